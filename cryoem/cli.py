@@ -1,0 +1,224 @@
+"""The command ``cryoem``: run the pipeline, say what this machine has, fetch maps.
+
+Everything heavy is imported inside the commands, so that ``cryoem --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+import cryoem
+
+PACKAGES = {
+    "numpy": "numpy",
+    "tensorflow": "tensorflow",
+    "keras": "keras",
+    "astra": "astra-toolbox",
+    "finufft": "finufft",
+    "numba": "numba",
+}
+SPEAK_FOR_THEMSELVES = (ValueError, OSError, RuntimeError, ImportError)
+
+app = typer.Typer(
+    name="cryoem",
+    help="Single-particle cryo-EM: from a density map to orientations and back, in notebooks.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _errors_in_one_sentence(command):
+    """End a command that raises with one sentence on stderr and exit code 1; ``--debug`` lets the traceback through."""
+
+    @functools.wraps(command)
+    def wrapped(*args, debug: bool, **kwargs):
+        try:
+            command(*args, debug=debug, **kwargs)
+        except (typer.Exit, typer.BadParameter):
+            raise
+        except KeyboardInterrupt:
+            _end("interrupted; the same command goes on from the last complete phase", code=130)
+        except Exception as error:
+            if debug:
+                raise
+            sentence = " ".join(str(error).split())
+            if not isinstance(error, SPEAK_FOR_THEMSELVES):
+                sentence = f"unexpected {type(error).__name__}: {sentence} (--debug shows where)"
+            _end(sentence, code=1)
+
+    return wrapped
+
+
+@app.command()
+@_errors_in_one_sentence
+def run(
+    profile: Annotated[str, typer.Option(help="Size of the run: quick, paper or toy.")] = "quick",
+    map_name: Annotated[
+        str | None, typer.Option("--map", help="Registry name such as 5j0n, or the path of a map.")
+    ] = None,
+    run_name: Annotated[
+        str | None, typer.Option("--run", help="Name of the run; the profile's by default.")
+    ] = None,
+    noise_variance: Annotated[
+        float | None, typer.Option(help="Variance of the noise; clean images have 1.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random number.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Any setting that `cryoem settings` lists; repeatable."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Execute every phase again, from scratch.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Run the notebooks of the four phases and write one report.
+
+    Phases that are complete with the same settings are kept; a run that was killed goes on where it stopped.
+
+    \b
+    Example:
+      cryoem run --profile quick --map 5j0n --noise-variance 16 --set refinement_rounds=4
+    """
+    from cryoem import pipeline
+
+    try:
+        overrides = _overrides(settings or [], noise_variance=noise_variance, seed=seed)
+        pipeline.get_profile(profile, **overrides)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    summary = pipeline.run(profile=profile, map_name=map_name, run=run_name, overrides=overrides, force=force)
+    typer.echo(f"{summary.text}\n\nReport: {summary.report}")
+
+
+@app.command()
+@_errors_in_one_sentence
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Say which versions, devices and folders are used here.
+
+    \b
+    Example:
+      cryoem info --json
+    """
+    from cryoem.folders import data_folder
+    from cryoem.projectors import resolve_backend
+
+    backend = resolve_backend("auto")
+    report = {
+        "cryoem": cryoem.__version__,
+        "python": sys.version.split()[0],
+        **{name: _version(distribution) for name, distribution in PACKAGES.items()},
+        "gpus_of_tensorflow": _tensorflow_gpus(),
+        "gpu_of_astra": backend == "astra",
+        "projection_backend": backend,
+        "data_folder": str(data_folder()),
+    }
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+        return
+    for name, value in report.items():
+        typer.echo(f"{name.replace('_', ' '):<20} {_in_words(value)}")
+
+
+@app.command()
+@_errors_in_one_sentence
+def fetch(
+    name: Annotated[str, typer.Argument(help="Registry name, PDB id or EMDB id.")],
+    debug: Debug = False,
+) -> None:
+    """Download a map or an atomic model, unless it is here already, and print its path.
+
+    \b
+    Example:
+      cryoem fetch 5j0n
+    """
+    from cryoem import registry
+
+    typer.echo(registry.fetch(name))
+
+
+@app.command()
+@_errors_in_one_sentence
+def settings(debug: Debug = False) -> None:
+    """List the settings that --set takes, and their values in each profile.
+
+    \b
+    Example:
+      cryoem settings
+    """
+    from dataclasses import fields
+
+    from cryoem.pipeline import PROFILES
+
+    for field in fields(next(iter(PROFILES.values()))):
+        if field.name != "name":
+            values = ", ".join(f"{name} {getattr(profile, field.name)}" for name, profile in PROFILES.items())
+            typer.echo(f"{field.name:<22} {field.metadata['meaning']} ({values})")
+
+
+def _overrides(settings: list[str], **options) -> dict[str, object]:
+    """Settings from ``--set`` and from the options of their own; ValueError for one that is given twice."""
+    from cryoem.pipeline import parse_setting
+
+    overrides = {name: value for name, value in options.items() if value is not None}
+    for text in settings:
+        name, value = parse_setting(text)
+        if name in overrides:
+            raise ValueError(f"{name} must be given once, got {overrides[name]!r} and {value!r}")
+        overrides[name] = value
+    return overrides
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _tensorflow_gpus() -> list[str] | None:
+    """Names of the GPUs, None without TensorFlow; asked in a process of its own, because it logs whatever one does."""
+    if _version("tensorflow") is None:
+        return None
+    question = (
+        "import tensorflow as tf; print(*(d.name for d in tf.config.list_physical_devices('GPU')), sep='\\n')"
+    )
+    answer = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        raise RuntimeError(
+            f"tensorflow {_version('tensorflow')} does not start: {answer.stderr.strip()[-300:]}"
+        )
+    return answer.stdout.split()
+
+
+def _in_words(value) -> str:
+    if value is None:
+        return "not installed"
+    if isinstance(value, bool):
+        return "yes" if value else "none visible"
+    if isinstance(value, list):
+        return ", ".join(value) or "none visible"
+    return value
+
+
+def _end(sentence: str, *, code: int) -> None:
+    typer.echo(f"cryoem: {sentence}", err=True)
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    app()

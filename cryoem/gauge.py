@@ -1,0 +1,266 @@
+"""What distances leave open, settled from the images themselves.
+
+Distances between orientations do not change under ``R -> A R B`` nor under ``R -> R^T``.  B only redraws the particle's
+frame; A turns every image's own axes, and with it wrong no reconstruction works.  A and the transposition show in the
+images: the slices of two images meet in a common line, a direction in each image's Fourier transform along
+which the two must agree.  The score of a candidate is the mean correlation along the lines that it predicts.
+
+A and Rz(pi) A score the same: turning every image by half a turn gives the mirror image of the particle, which no
+projection can tell from the particle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from scipy.optimize import minimize
+from scipy.spatial.transform import Rotation
+
+N_ANGLES = 360
+CANDIDATES = 20_000
+SHORTLIST = 12
+COARSE_RADII = 16
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """Orientations in a gauge that fits the images.
+
+    ``rotations``: n orientations, ``turn * R_hat`` or ``turn * R_hat^T``; ``score``: mean correlation along
+    common lines, 1 for a perfect match; ``inverted``: whether the transpose was taken; ``turn``: the rotation
+    A of the image axes; ``runner_up``: score of the best candidate of the other inversion, after the same
+    refinement: how clear the choice was.
+    """
+
+    rotations: Rotation
+    score: float
+    inverted: bool
+    turn: Rotation
+    runner_up: float
+
+
+def fix_gauge(
+    images: np.ndarray,
+    rotations: Rotation,
+    *,
+    pairs: int = 600,
+    refinement_pairs: int = 40_000,
+    rng: np.random.Generator | int | None = None,
+) -> Gauge:
+    """Find the rotation of the image axes, and whether to transpose, from common lines between the images.
+
+    Parameters
+    ----------
+    images : (n, y, x) real, y == x, the origin at pixel y // 2.
+    rotations : n orientations known up to ``R -> A R B`` and ``R -> R^T``, as recovered from distances.
+    pairs : pairs of images that score each of the candidates of the coarse search over SO(3).
+    refinement_pairs : pairs that score the local refinement of the best candidates.
+    rng : generator or seed of the choice of pairs.
+
+    Returns
+    -------
+    Gauge.
+
+    Raises
+    ------
+    ValueError : images are not (n, y, y), fewer than 3, not finite, constant, or not as many as rotations.
+
+    Source: van Heel, Ultramicroscopy 21 (1987) 111, for common lines.
+    """
+    images = _checked(images, rotations)
+    rng = np.random.default_rng(rng)
+    lines = _fourier_lines(images)
+    coarse, fine = _pairs(len(images), pairs, rng), _pairs(len(images), refinement_pairs, rng)
+    best = [
+        _search(lines, oriented.as_matrix().astype(np.float32), coarse, fine)
+        for oriented in (rotations, rotations.inv())
+    ]
+    inverted = bool(best[1][0] > best[0][0])
+    score, turn = best[inverted]
+    oriented = rotations.inv() if inverted else rotations
+    return Gauge(turn * oriented, score, inverted, turn, best[not inverted][0])
+
+
+def common_line_score(images: np.ndarray, rotations: Rotation, *, pairs: int = 2000, rng=None) -> float:
+    """Mean correlation along the common lines that orientations predict, in [-1, 1]; parameters as ``fix_gauge``."""
+    images = _checked(images, rotations)
+    chosen = _pairs(len(images), pairs, np.random.default_rng(rng))
+    identity = np.eye(3, dtype=np.float32)[None]
+    matrices = rotations.as_matrix().astype(np.float32)
+    return float(_score(_fourier_lines(images), matrices, chosen, identity)[0])
+
+
+def _search(lines, matrices, coarse, fine) -> tuple[float, Rotation]:
+    """Best score and turn over SO(3): a covering grid, then a simplex descent from the best few."""
+    grid = covering_rotations(CANDIDATES)
+    smooth = np.ascontiguousarray(lines[..., :COARSE_RADII])
+    scores = _score(smooth, matrices, coarse, grid.as_matrix().astype(np.float32))
+    shortlist = _distinct(grid[np.argsort(-scores)[: 40 * SHORTLIST]], SHORTLIST)
+    medium = [_climb(smooth, matrices, coarse, turn, size=0.08, tolerance=2e-3) for turn in shortlist]
+    _, turn = max(medium, key=lambda found: found[0])
+    return _climb(lines, matrices, fine, turn, size=0.02, tolerance=2e-5)
+
+
+def _climb(
+    lines, matrices, pairs, turn: Rotation, *, size: float, tolerance: float
+) -> tuple[float, Rotation]:
+    def loss(vector):
+        candidate = (Rotation.from_rotvec(vector) * turn).as_matrix().astype(np.float32)
+        return -_score(lines, matrices, pairs, candidate[None])[0]
+
+    simplex = np.vstack([np.zeros(3), size * np.eye(3)])
+    options = {"initial_simplex": simplex, "xatol": tolerance, "fatol": 1e-9, "maxfev": 200}
+    found = minimize(loss, np.zeros(3), method="Nelder-Mead", options=options)
+    return float(-found.fun), Rotation.from_rotvec(found.x) * turn
+
+
+def _distinct(rotations: Rotation, count: int, apart: float = 0.25) -> list[Rotation]:
+    """The first few of a ranked list that are at least ``apart`` radians from one another."""
+    kept: list[Rotation] = []
+    for candidate in rotations:
+        if all((candidate.inv() * other).magnitude() > apart for other in kept):
+            kept.append(candidate)
+        if len(kept) == count:
+            break
+    return kept
+
+
+def covering_rotations(n: int) -> Rotation:
+    """n rotations that cover SO(3) evenly, always the same.
+
+    Source: super-Fibonacci spirals, Alexa, CVPR 2022.
+    """
+    phi, psi = np.sqrt(2), 1.533751168755204288118041
+    s = np.arange(n) + 0.5
+    inner, outer = np.sqrt(s / n), np.sqrt(1 - s / n)
+    a, b = 2 * np.pi * s / phi, 2 * np.pi * s / psi
+    return Rotation.from_quat(
+        np.stack([inner * np.sin(a), inner * np.cos(a), outer * np.sin(b), outer * np.cos(b)], axis=1)
+    )
+
+
+def _pairs(n: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Random pairs of different images, or every pair where there are not more: (count, 2) int."""
+    every = n * (n - 1) // 2
+    if count >= every:
+        return np.stack(np.triu_indices(n, 1), axis=1)
+    first = rng.integers(n, size=count)
+    second = (first + rng.integers(1, n, size=count)) % n
+    return np.stack([first, second], axis=1)
+
+
+def _fourier_lines(images: np.ndarray) -> np.ndarray:
+    """Central lines of each image's Fourier transform: (n, N_ANGLES, radii) complex64, angles over [0, pi).
+
+    Each radius is weighted by the share of signal in the power spectrum, with the noise floor read off at the highest
+    frequencies, and each image is scaled to unit power.
+    """
+    import finufft
+
+    n, size = len(images), images.shape[1]
+    radius = np.arange(1, size // 2)  # Fourier pixels; zero frequency says nothing of orientation
+    angle = np.pi * np.arange(N_ANGLES) / N_ANGLES
+    fx = (2 * np.pi / size) * np.cos(angle)[:, None] * radius
+    fy = (2 * np.pi / size) * np.sin(angle)[:, None] * radius
+    plan = finufft.Plan(2, (size, size), eps=1e-4, isign=-1, n_trans=min(n, 64), dtype="complex64")
+    plan.setpts(fy.ravel().astype(np.float32), fx.ravel().astype(np.float32))
+    lines = np.empty((n, N_ANGLES, len(radius)), np.complex64)
+    centred = images - images.mean(axis=(1, 2), keepdims=True)
+    for start in range(0, n, plan.n_trans):
+        block = np.zeros((plan.n_trans, size, size), np.complex64)
+        count = min(plan.n_trans, n - start)
+        block[:count] = centred[start : start + count]
+        lines[start : start + count] = plan.execute(block).reshape(-1, *lines.shape[1:])[:count]
+    power = np.mean(np.abs(lines) ** 2, axis=(0, 1))
+    floor = power[-max(2, len(power) // 10) :].mean()
+    signal = np.clip(1 - floor / power, 0, 1)
+    lines = lines[..., signal > 1e-3] * np.sqrt(signal * radius)[signal > 1e-3].astype(np.float32)
+    scale = np.sqrt(np.mean(np.sum(np.abs(lines) ** 2, axis=2), axis=1))
+    return lines / scale[:, None, None]
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True)
+def _score(lines, matrices, pairs, turns):
+    """Mean correlation over pairs, for each candidate turn A of the image axes, ``R = A @ matrices``: (c,)."""
+    parts = 16
+    partial = np.zeros((len(turns), parts))
+    for task in numba.prange(len(turns) * parts):
+        turn, part = turns[task // parts], task % parts
+        total = 0.0
+        for p in range(part * len(pairs) // parts, (part + 1) * len(pairs) // parts):
+            i, j = pairs[p, 0], pairs[p, 1]
+            a, b = matrices[i], matrices[j]
+            # the two viewing directions in the particle's frame, and the line in which the slices meet
+            ux, uy, uz = _combine_rows(turn[2], a)
+            vx, vy, vz = _combine_rows(turn[2], b)
+            x, y, z = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+            total += _correlate(lines[i], lines[j], _angle(turn, a, x, y, z), _angle(turn, b, x, y, z))
+        partial[task // parts, part] = total
+    return partial.sum(axis=1) / len(pairs)
+
+
+@numba.njit(inline="always")
+def _combine_rows(weights, matrix):
+    return (
+        weights[0] * matrix[0, 0] + weights[1] * matrix[1, 0] + weights[2] * matrix[2, 0],
+        weights[0] * matrix[0, 1] + weights[1] * matrix[1, 1] + weights[2] * matrix[2, 1],
+        weights[0] * matrix[0, 2] + weights[1] * matrix[1, 2] + weights[2] * matrix[2, 2],
+    )
+
+
+@numba.njit(inline="always")
+def _angle(turn, matrix, x, y, z):
+    """Direction of a particle-frame vector in the image of orientation ``turn @ matrix``."""
+    p = matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] * z
+    q = matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z
+    r = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2] * z
+    along_y = turn[1, 0] * p + turn[1, 1] * q + turn[1, 2] * r
+    along_x = turn[0, 0] * p + turn[0, 1] * q + turn[0, 2] * r
+    return np.arctan2(along_y, along_x)
+
+
+@numba.njit(inline="always")
+def _nearest_lines(angle, n_angles):
+    """Indices and signs of the imaginary part of the two stored lines around an angle, and the second one's weight."""
+    position = (angle / np.pi) % 2 * n_angles
+    first = int(position)
+    second = first + 1
+    sign_first = np.float32(1 - 2 * ((first // n_angles) % 2))
+    sign_second = np.float32(1 - 2 * ((second // n_angles) % 2))
+    return first % n_angles, sign_first, second % n_angles, sign_second, np.float32(position - first)
+
+
+@numba.njit(fastmath=True, cache=True)
+def _correlate(a, b, angle_a, angle_b):
+    """Real part of the inner product of two central lines, interpolated linearly in angle; half a turn is stored."""
+    ia, sa, ja, ta, wa = _nearest_lines(angle_a, a.shape[0])
+    ib, sb, jb, tb, wb = _nearest_lines(angle_b, b.shape[0])
+    va, vb = np.float32(1) - wa, np.float32(1) - wb
+    total = np.float32(0)
+    for r in range(a.shape[1]):
+        real = (va * a[ia, r].real + wa * a[ja, r].real) * (vb * b[ib, r].real + wb * b[jb, r].real)
+        imaginary_a = va * sa * a[ia, r].imag + wa * ta * a[ja, r].imag
+        imaginary_b = vb * sb * b[ib, r].imag + wb * tb * b[jb, r].imag
+        total += real + imaginary_a * imaginary_b
+    return total
+
+
+def _checked(images: np.ndarray, rotations: Rotation) -> np.ndarray:
+    images = np.asarray(images, np.float32)
+    if images.ndim != 3 or images.shape[1] != images.shape[2]:
+        raise ValueError(f"images must be (n, y, x) with y == x, got {images.shape}")
+    if len(images) < 3:
+        raise ValueError(f"images must be at least 3 for common lines, got {len(images)}")
+    if len(images) != len(rotations):
+        raise ValueError(f"images and rotations must be equally many, got {len(images)} and {len(rotations)}")
+    if not np.isfinite(images).all():
+        raise ValueError(
+            f"images must be finite, got {np.count_nonzero(~np.isfinite(images))} NaN or infinite values"
+        )
+    if (np.ptp(images, axis=(1, 2)) == 0).any():
+        raise ValueError(
+            f"images must not be constant, got {np.sum(np.ptp(images, axis=(1, 2)) == 0)} constant ones"
+        )
+    return images

@@ -1,0 +1,108 @@
+"""Arrays in HDF5 files: named datasets with units, and the parameters that made them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+import cryoem
+from cryoem.pipeline.files import canonical_json, written_aside
+
+
+def save_arrays(path: Path, arrays: Mapping[str, tuple], *, parameters: dict) -> None:
+    """Write arrays to an HDF5 file, all of it or nothing.
+
+    Parameters
+    ----------
+    path : the file; its folder is made, an old file is replaced.
+    arrays : dataset name -> ``(array, units)`` or ``(array, units, description)``; numbers or booleans of any shape.
+    parameters : what made the arrays, anything JSON can hold; ``is_current`` compares them.
+
+    The file carries the attributes ``parameters`` (canonical JSON), ``cryoem_version`` and
+    ``created_unix_seconds``, every dataset ``units`` and ``description``.
+
+    Raises
+    ------
+    ValueError : an array does not hold numbers or booleans, its units are not text, or there is none at all.
+    """
+    if not arrays:
+        raise ValueError(f"arrays must name at least one dataset for {path}, got none")
+    datasets = {name: _checked(name, entry) for name, entry in arrays.items()}
+    with written_aside(path) as aside, h5py.File(aside, "w") as file:
+        file.attrs["parameters"] = canonical_json(parameters)
+        file.attrs["cryoem_version"] = cryoem.__version__
+        file.attrs["created_unix_seconds"] = time.time()
+        for name, (array, units, description) in datasets.items():
+            dataset = file.create_dataset(name, data=array)
+            dataset.attrs["units"] = units
+            dataset.attrs["description"] = description
+
+
+def load_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """Read datasets of an HDF5 file that ``save_arrays`` wrote.
+
+    Parameters
+    ----------
+    path : the file.
+    names : the datasets to read, all of them by default.
+
+    Returns
+    -------
+    Dataset name -> array.
+
+    Raises
+    ------
+    FileNotFoundError : there is no such file.
+    ValueError : the file is truncated or was not written by ``save_arrays``, or has no dataset of that name.
+    """
+    with _open(path) as file:
+        names = list(file) if names is None else list(names)
+        for name in names:
+            if name not in file:
+                raise ValueError(f"{path} must hold the dataset {name!r}, it holds {', '.join(file)}")
+        return {name: file[name][()] for name in names}
+
+
+def stored_parameters(path: Path) -> dict:
+    """The parameters that ``save_arrays`` stored with a file; raises as ``load_arrays``."""
+    with _open(path) as file:
+        return json.loads(file.attrs["parameters"])
+
+
+def is_current(path: Path, parameters: dict) -> bool:
+    """True when ``path`` is a whole file of ``save_arrays`` made with the same parameters."""
+    try:
+        return canonical_json(stored_parameters(path)) == canonical_json(parameters)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _open(path: Path) -> h5py.File:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path} is not a whole HDF5 file: {error}") from None
+    if "parameters" not in file.attrs:
+        file.close()
+        raise ValueError(f"{path} was not written by this package: it has no attribute 'parameters'")
+    return file
+
+
+def _checked(name: str, entry: tuple) -> tuple[np.ndarray, str, str]:
+    if not (
+        isinstance(entry, tuple) and len(entry) in (2, 3) and all(isinstance(text, str) for text in entry[1:])
+    ):
+        raise ValueError(
+            f"arrays[{name!r}] must be (array, units) or (array, units, description), got {entry!r:.80}"
+        )
+    array = np.asarray(entry[0])
+    if array.dtype.kind not in "biufc":
+        raise ValueError(f"arrays[{name!r}] must hold numbers or booleans, got dtype {array.dtype}")
+    return array, entry[1], entry[2] if len(entry) == 3 else ""

@@ -1,0 +1,124 @@
+"""Execute one notebook with papermill, in a kernel of the running interpreter, with progress."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import BinaryIO
+
+from tqdm import tqdm
+
+
+class NotebookError(RuntimeError):
+    """A cell raised, or the kernel died; the message is one sentence."""
+
+
+class Progress:
+    """A progress bar over the cells of a notebook; what the running cell prints last stands beside it.
+
+    papermill writes the cells' output to it as to a text stream.
+    """
+
+    def __init__(self, title: str, *, cells: int, visible: bool):
+        self._bar = tqdm(
+            total=cells,
+            desc=title,
+            leave=False,
+            dynamic_ncols=True,
+            disable=None if visible else True,  # None: no bar where the output is not a terminal
+            bar_format="{desc} |{bar:16}| cell {n_fmt}/{total_fmt} {elapsed}{postfix}",
+        )
+
+    def cell_started(self, cell, cell_index: int) -> None:
+        self._bar.n = cell_index + 1
+        self._bar.set_postfix_str("")
+
+    def write(self, text: str) -> None:
+        if line := last_line(text):
+            self._bar.set_postfix_str(line)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def last_line(text: str) -> str:
+    """The last line with something on it, as a terminal would show it: no colours, what was overwritten left out."""
+    plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
+    lines = [line.strip() for line in re.split(r"[\r\n\b]+", plain)]
+    return next((line for line in reversed(lines) if line), "")
+
+
+def execute_notebook(
+    notebook: Path, output: Path, *, parameters: dict, environment: dict[str, str], title: str, progress: bool
+) -> None:
+    """Execute a notebook from the top; ``output`` is saved after every cell.
+
+    Parameters
+    ----------
+    notebook, output : the notebook, never modified, and where the executed one goes.
+    parameters : injected after the cell tagged ``parameters``.
+    environment : variables added to the kernel's environment.
+    title : of the progress bar.
+    progress : whether to show it.
+
+    Raises
+    ------
+    NotebookError : a cell raised or the kernel died; ``output`` keeps what was executed, and a file of the same name
+        ending in ``.log`` what the kernel itself said.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    bar = Progress(title, cells=len(cells) + 1, visible=progress)  # and the cell that papermill injects
+    log = output.with_suffix(".log")
+    try:
+        with open(log, "wb") as log_file:
+            papermill.execute_notebook(
+                notebook,
+                output,
+                parameters=parameters,
+                kernel_name="python3",
+                language="python",
+                cwd=notebook.parent,
+                progress_bar=False,
+                stdout_file=bar,
+                stderr_file=bar,
+                on_cell_start=bar.cell_started,
+                coalesce_streams=True,
+                kernel_manager_class=_kernel_manager_class(environment, log_file),
+            )
+        log.unlink()
+    except PapermillExecutionError as error:
+        raise NotebookError(f"{error.ename}: {' '.join(error.evalue.split())}") from error
+    except DeadKernelError as error:
+        raise NotebookError("its kernel was killed or ran out of memory") from error
+    finally:
+        bar.close()
+
+
+def _kernel_manager_class(environment: dict[str, str], log_file: BinaryIO) -> type:
+    """Starts kernels with ``sys.executable``, whichever kernelspecs are installed; their own output goes to a file."""
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    # PYDEVD_...: else the debugger warns about frozen modules in every executed notebook
+    quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    spec = KernelSpec(**get_kernel_dict(), env=quiet | environment)
+
+    class RunningInterpreterKernelManager(AsyncKernelManager):
+        kernel_spec = spec
+
+        def __init__(self, **options):
+            super().__init__(transport_encryption="auto", **options)  # else the kernel warns of eavesdroppers
+
+        async def start_kernel(self, **options):
+            await super()._async_start_kernel(stdout=log_file, stderr=log_file, **options)
+
+    return RunningInterpreterKernelManager

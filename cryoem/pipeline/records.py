@@ -1,0 +1,178 @@
+"""What a run leaves on the disk, and whether it may be used.
+
+The record of a finished phase is ``phase.json``: its presence means that the phase is complete.
+It names the parameters that made the phase and the records of the earlier phases it was built on, so a phase is
+current only while nothing before it was made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import cryoem
+from cryoem.folders import data_folder
+from cryoem.pipeline.artefacts import is_current
+from cryoem.pipeline.files import canonical_json
+from cryoem.pipeline.profiles import Profile, settings_up_to
+from cryoem.pipeline.settings import is_path
+
+RECORD_FILE = "phase.json"
+CHECKPOINTS, FIGURES = "checkpoints", "figures"
+
+
+@dataclass(frozen=True)
+class PhaseInfo:
+    """A phase: its name is its folder, ``notebook`` is relative to the notebooks folder."""
+
+    name: str
+    number: int
+    title: str
+    notebook: str
+    description: str
+
+
+PHASES = {
+    info.name: info
+    for info in (
+        PhaseInfo(
+            name="0-data-preparation",
+            number=0,
+            title="Data preparation",
+            notebook="0-data-preparation/0-density-and-projections.ipynb",
+            description="A density map and its projections at random orientations.",
+        ),
+        PhaseInfo(
+            name="1-distance-estimation",
+            number=1,
+            title="Distance estimation",
+            notebook="1-distance-estimation/1-learn-distances.ipynb",
+            description="A network learns the distance between the orientations of two projections.",
+        ),
+        PhaseInfo(
+            name="2-orientation-recovery",
+            number=2,
+            title="Orientation recovery",
+            notebook="2-orientation-recovery/2-recover-orientations.ipynb",
+            description="Orientations from the distances, the gauge from the images.",
+        ),
+        PhaseInfo(
+            name="3-reconstruction",
+            number=3,
+            title="Reconstruction",
+            notebook="3-reconstruction/3-reconstruct-and-refine.ipynb",
+            description="A map from images and orientations, both refined, and its resolution.",
+        ),
+    )
+}
+
+
+def phase_info(name: str) -> PhaseInfo:
+    """The phase of that name.
+
+    Raises
+    ------
+    ValueError : no such phase.
+    """
+    if name not in PHASES:
+        raise ValueError(f"phase must be one of {', '.join(PHASES)}, got {name!r}")
+    return PHASES[name]
+
+
+def phase_parameters(profile: Profile, phase_name: str) -> dict:
+    """What makes the results of a phase what they are: package version, settings up to it, sha256 of a map file."""
+    info = phase_info(phase_name)
+    settings = settings_up_to(profile, info.number)
+    parameters = {"phase": info.name, "cryoem_version": cryoem.__version__, "profile": settings.pop("name")}
+    if is_path(profile.map_name):
+        with open(profile.map_name, "rb") as file:
+            parameters["map_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return parameters | settings
+
+
+def read_record(folder: Path) -> dict | None:
+    """The record of the phase in ``folder``; None where the phase is not complete."""
+    try:
+        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.get("status") == "complete" else None
+
+
+def earlier_record_ids(run_folder: Path, phase_name: str) -> dict[str, str]:
+    """Identifiers of the records that the phases before ``phase_name`` have now, phase name -> identifier."""
+    earlier = (info for info in PHASES.values() if info.number < phase_info(phase_name).number)
+    records = {info.name: read_record(run_folder / info.name) for info in earlier}
+    return {name: record["id"] for name, record in records.items() if record is not None}
+
+
+def is_complete(run_folder: Path, phase_name: str, profile: Profile) -> bool:
+    """True when a phase of a run is finished, with this profile's parameters, and nothing before it was made anew."""
+    return why_not_current(run_folder, phase_name, profile) is None
+
+
+def why_not_current(run_folder: Path, phase_name: str, profile: Profile) -> str | None:
+    """Why the results of a phase may not be used, as the end of a sentence; None when they may."""
+    record = read_record(run_folder / phase_name)
+    if record is None:
+        return "is not complete"
+    wanted, made_with = phase_parameters(profile, phase_name), record["parameters"]
+    if canonical_json(wanted) != canonical_json(made_with):
+        names = [name for name in wanted | made_with if wanted.get(name) != made_with.get(name)]
+        made, asked = (
+            ", ".join(f"{name}={values.get(name)!r}" for name in names) for values in (made_with, wanted)
+        )
+        return f"was made with {made} and not with {asked}"
+    for earlier, identifier in earlier_record_ids(run_folder, phase_name).items():
+        if record["built_on"].get(earlier) != identifier:
+            return f"was made before {earlier} was made anew"
+    return None
+
+
+def run_folder(run: str, runs_folder: Path | None = None) -> Path:
+    """Folder of a run, ``<data folder>/runs/<run>`` by default.
+
+    Raises
+    ------
+    ValueError : ``run`` is not letters, digits, dots, hyphens and underscores, or starts with a dot.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", run):
+        raise ValueError(f"run must be a folder name of letters, digits, '.', '-' and '_', got {run!r}")
+    return (data_folder() / "runs" if runs_folder is None else Path(runs_folder)) / run
+
+
+def discard_results(folder: Path, *, keep_made_with: dict | None) -> None:
+    """Remove what a phase left in its folder: record first, then figures, maps, half-written files.
+
+    Arrays and checkpoints stay where they were made with the parameters ``keep_made_with``; None keeps nothing.
+    Notebooks stay.
+    """
+    (folder / RECORD_FILE).unlink(missing_ok=True)
+    shutil.rmtree(folder / FIGURES, ignore_errors=True)
+    if not _made_with(folder / CHECKPOINTS / "parameters.json", keep_made_with):
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    for path in (*folder.glob("*.mrc"), *folder.glob(".*.partial")):
+        path.unlink()
+    for path in folder.glob("*.h5"):
+        if keep_made_with is None or not is_current(path, keep_made_with):
+            path.unlink()
+
+
+def saved_figures(folder: Path) -> list[tuple[str, str]]:
+    """The figures of the phase in ``folder`` in the order of saving: (caption, plotly figure as JSON)."""
+    contents = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / FIGURES).glob("*.json"))
+    ]
+    return [(content["caption"], json.dumps(content["figure"])) for content in contents]
+
+
+def _made_with(path: Path, parameters: dict | None) -> bool:
+    return (
+        parameters is not None
+        and path.is_file()
+        and path.read_text(encoding="utf-8") == canonical_json(parameters)
+    )

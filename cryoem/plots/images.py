@@ -1,0 +1,153 @@
+"""Grey-scale pictures: central slices of a density, galleries of projections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from cryoem.plots.checks import finite_array, positive_number
+from cryoem.plots.template import INK, MUTED, figure
+from cryoem.plots.ticks import round_below
+
+
+def density_slices(volume: np.ndarray, *, voxel_size_angstrom: float) -> go.Figure:
+    """The three central orthogonal slices of a density, through voxel ``n // 2``, grey: light is dense.
+
+    Parameters
+    ----------
+    volume : (z, y, x) density.
+    voxel_size_angstrom : edge of a voxel; axes are particle-frame angstrom with voxel ``n // 2`` at 0, second
+        axis up.
+
+    Raises
+    ------
+    ValueError : the map does not have three axes or is not finite; the voxel size is not positive.
+    """
+    volume = finite_array(volume, name="volume", ndim=3)
+    voxel_size_angstrom = positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
+    z, y, x = ((np.arange(n) - n // 2) * voxel_size_angstrom for n in volume.shape)
+    at_z, at_y, at_x = (n // 2 for n in volume.shape)
+    slices = (
+        ("x", x, "y", y, volume[at_z]),
+        ("x", x, "z", z, volume[:, at_y]),
+        ("y", y, "z", z, volume[:, :, at_x]),
+    )
+    titles = ["z = 0", "y = 0", "x = 0"]
+    fig = make_subplots(cols=3, subplot_titles=titles, horizontal_spacing=0.09)
+    for column, (across, across_angstrom, up, up_angstrom, values) in enumerate(slices, start=1):
+        fig.add_trace(
+            go.Heatmap(
+                z=values.astype(np.float32),
+                x=across_angstrom,
+                y=up_angstrom,
+                coloraxis="coloraxis",
+                hovertemplate=f"{across} %{{x:.1f}} Å<br>{up} %{{y:.1f}} Å<br>%{{z:.4g}}<extra></extra>",
+            ),
+            row=1,
+            col=column,
+        )
+        anchor = "x" if column == 1 else f"x{column}"
+        fig.update_xaxes(title_text=f"{across} (Å)", constrain="domain", row=1, col=column)
+        fig.update_yaxes(
+            title_text=f"{up} (Å)",
+            scaleanchor=anchor,
+            constrain="domain",
+            constraintoward="top",
+            row=1,
+            col=column,
+        )
+    lowest, highest = np.percentile(np.concatenate([s[-1].ravel() for s in slices]), [0.1, 99.9])
+    fig.update_xaxes(showgrid=False)
+    fig.update_yaxes(showgrid=False, title_standoff=4)
+    fig.update_layout(
+        template="cryoem",
+        height=360,
+        coloraxis={
+            "colorscale": "gray",
+            "cmin": lowest,
+            "cmax": highest,
+            "colorbar": {"title": {"text": "density"}},
+        },
+    )
+    return fig
+
+
+def projection_gallery(
+    images: np.ndarray, *, pixel_size_angstrom: float, columns: int = 6, titles: Sequence[str] | None = None
+) -> go.Figure:
+    """Images in a grid of grey panels, each with its own contrast, with one scale bar.
+
+    Parameters
+    ----------
+    images : (n, y, x), drawn from left to right and top to bottom, x to the right and y up.
+    pixel_size_angstrom : edge of a pixel, for the scale bar.
+    columns : panels in a row.
+    titles : one short title an image, drawn above it.
+
+    Raises
+    ------
+    ValueError : ``images`` does not have three axes or is not finite; titles and images differ in number; a
+        size or ``columns`` is not positive.
+    """
+    images = finite_array(images, name="images", ndim=3)
+    pixel_size_angstrom = positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, got {columns}")
+    if titles is not None and len(titles) != len(images):
+        raise ValueError(f"titles must have one entry an image, {len(images)}, got {len(titles)}")
+    n, height, width = images.shape
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    gap = max(2, width // 24)
+    headroom = gap if titles is None else max(gap, height // 7)
+    pitch_y, pitch_x = height + headroom, width + gap
+    mosaic = np.full((rows * pitch_y, columns * pitch_x - gap), 255, np.uint8)
+    annotations = []
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        bottom, left = (rows - 1 - row) * pitch_y, column * pitch_x
+        mosaic[bottom : bottom + height, left : left + width] = _grey(image)
+        if titles is not None:
+            annotations.append(
+                {
+                    "text": titles[index],
+                    "x": left + width / 2 - 0.5,
+                    "y": bottom + height,
+                    "yanchor": "bottom",
+                    "showarrow": False,
+                    "font": {"size": 12, "color": MUTED},
+                    "borderpad": 1,
+                }
+            )
+    fig = figure(
+        annotations=annotations,
+        height=int(np.clip(950 * mosaic.shape[0] / mosaic.shape[1], 180, 1400)) + 54,
+        margin={"l": 10, "r": 10, "t": 34, "b": 20},
+    )
+    fig.add_trace(
+        go.Heatmap(z=mosaic, colorscale="gray", zmin=0, zmax=255, showscale=False, hoverinfo="skip")
+    )
+    axis = {"visible": False, "constrain": "domain"}
+    fig.update_xaxes(axis, range=[-0.5, mosaic.shape[1] - 0.5])
+    fig.update_yaxes(axis, range=[-0.5 - 0.16 * height, mosaic.shape[0] - 0.5], scaleanchor="x")
+    _add_scale_bar(fig, width=width, height=height, pixel_size_angstrom=pixel_size_angstrom)
+    return fig
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    """8-bit grey levels of an image: enough to look at, a quarter of the size of floats."""
+    lowest, highest = np.percentile(image, [0.5, 99.5])
+    contrast = highest - lowest or 1.0
+    return (255 * np.clip((image - lowest) / contrast, 0, 1)).round().astype(np.uint8)
+
+
+def _add_scale_bar(fig: go.Figure, *, width: int, height: int, pixel_size_angstrom: float) -> None:
+    bar_angstrom = round_below(0.5 * width * pixel_size_angstrom)
+    bar_px, below = bar_angstrom / pixel_size_angstrom, -0.5 - 0.1 * height
+    fig.add_shape(type="line", x0=-0.5, x1=bar_px - 0.5, y0=below, y1=below, line={"color": INK, "width": 4})
+    fig.add_annotation(
+        x=bar_px, y=below, text=f"{bar_angstrom:g} Å", showarrow=False, xanchor="left", xshift=6
+    )

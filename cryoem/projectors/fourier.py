@@ -1,0 +1,288 @@
+"""Central slices of a volume's Fourier transform, evaluated off the grid, and the exact adjoint.
+
+The transform of the volume is sampled on a grid finer than the volume needs (``OVERSAMPLING``), and read between grid
+points with a Kaiser-Bessel kernel of ``WIDTH`` points a side, whose roll-off in real space is divided out beforehand.
+This is the non-uniform FFT specialised to rotated half-planes of a real volume: one pass over a table-driven kernel, no
+plan, no sorting, threads over images.  A real volume needs only the half of the grid with k_x >= 0; a guard band around
+it removes every modulo from the inner loop.
+
+Frequencies are in cycles per voxel; the origin of real space is voxel ``n // 2`` on every axis.
+
+Source: Jackson et al., IEEE Trans. Med. Imaging 10 (1991) 473; Beatty et al., ibid. 24 (2005) 799 (kernel shape).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import scipy.fft
+from scipy.special import i0
+
+OVERSAMPLING = 2.0
+WIDTH = 4
+TABLE_STEPS = 1024
+_BETA = np.pi * np.sqrt((WIDTH / OVERSAMPLING) ** 2 * (OVERSAMPLING - 0.5) ** 2 - 0.8)
+_GUARD = WIDTH
+
+
+def _kernel_table() -> np.ndarray:
+    """Kernel weights of the ``WIDTH`` nearest grid points, by fractional position: (TABLE_STEPS + 1, WIDTH) float32."""
+    fraction = np.arange(TABLE_STEPS + 2)[:, None] / TABLE_STEPS
+    distance = np.arange(WIDTH)[None, :] - (WIDTH // 2 - 1) - fraction
+    inside = np.clip(1 - (2 * distance / WIDTH) ** 2, 0, None)
+    return np.where(np.abs(distance) <= WIDTH / 2, i0(_BETA * np.sqrt(inside)) / i0(_BETA), 0).astype(
+        np.float32
+    )
+
+
+KERNEL_TABLE = _kernel_table()
+
+
+def _roll_off(n: int, n_grid: int) -> np.ndarray:
+    """Fourier transform of the kernel at the n voxel positions of one axis: (n,) float64."""
+    position = (np.arange(n) - n // 2) / n_grid
+    argument = np.sqrt((_BETA**2 - (np.pi * WIDTH * position) ** 2).astype(complex))
+    return WIDTH / i0(_BETA) * np.sinc(argument / np.pi * 1j).real
+
+
+@dataclass(frozen=True)
+class GridShape:
+    """The oversampled Fourier grid of a volume: its size on each axis and the shape of the stored, guarded half."""
+
+    volume: tuple[int, int, int]
+
+    @property
+    def full(self) -> tuple[int, int, int]:
+        """Grid points on each axis (z, y, x), even numbers with small factors."""
+        return tuple(
+            2 * scipy.fft.next_fast_len(int(np.ceil(OVERSAMPLING * n / 2)), real=True) for n in self.volume
+        )
+
+    @property
+    def stored(self) -> tuple[int, int, int]:
+        """Shape of the half grid k_x >= 0 with a guard band on each side."""
+        nz, ny, nx = self.full
+        return nz + 2 * _GUARD, ny + 2 * _GUARD, nx // 2 + 1 + 2 * _GUARD
+
+    @property
+    def roll_off(self) -> np.ndarray:
+        """Roll-off of the interpolation kernel in real space, the shape of the volume, float32."""
+        z, y, x = (_roll_off(n, m) for n, m in zip(self.volume, self.full, strict=True))
+        return (z[:, None, None] * y[:, None] * x).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class VolumeTransform:
+    """Oversampled, guarded half transform of a real volume, ready to be read between grid points.
+
+    ``values`` is complex64 of ``shape.stored``; index (GUARD, GUARD, GUARD) in each stored axis is frequency
+    zero after a shift of half a grid in z and y.
+    """
+
+    values: np.ndarray
+    shape: GridShape
+
+
+def transform(volume: np.ndarray) -> VolumeTransform:
+    """Transform a real (z, y, x) volume for off-grid reading."""
+    shape = GridShape(volume.shape)
+    padded = np.zeros(shape.full, np.float32)
+    padded[_box(shape)] = volume / shape.roll_off
+    padded = scipy.fft.ifftshift(padded)
+    half = scipy.fft.fftshift(scipy.fft.rfftn(padded, workers=-1), axes=(0, 1))
+    return VolumeTransform(_add_guard(half), shape)
+
+
+def _box(shape: GridShape) -> tuple[slice, ...]:
+    """Where the volume sits in the padded array: voxel n // 2 at index m // 2."""
+    return tuple(
+        slice(m // 2 - n // 2, m // 2 - n // 2 + n) for n, m in zip(shape.volume, shape.full, strict=True)
+    )
+
+
+def _negate(half: np.ndarray) -> np.ndarray:
+    """The conjugate at (-k_z, -k_y) of an array whose first two axes are even and shifted."""
+    return np.roll(half[::-1, ::-1], (1, 1), axis=(0, 1)).conj()
+
+
+def _add_guard(half: np.ndarray) -> np.ndarray:
+    """Extend the half grid periodically in z and y and by Hermitian symmetry in x."""
+    twin = _negate(half)
+    left, right = twin[..., _GUARD:0:-1], twin[..., -2 : -2 - _GUARD : -1]
+    wide = np.concatenate([left, half, right], axis=2)
+    return np.pad(wide, ((_GUARD, _GUARD), (_GUARD, _GUARD), (0, 0)), mode="wrap")
+
+
+def _fold_guard(guarded: np.ndarray) -> np.ndarray:
+    """Bring what was added to the guard back into the half grid, and add every sample's Hermitian twin."""
+    rows = guarded[_GUARD:-_GUARD]
+    rows[:_GUARD] += guarded[-_GUARD:]
+    rows[-_GUARD:] += guarded[:_GUARD]
+    wide = rows[:, _GUARD:-_GUARD]
+    wide[:, :_GUARD] += rows[:, -_GUARD:]
+    wide[:, -_GUARD:] += rows[:, :_GUARD]
+    twin = _negate(wide)
+    half = wide[..., _GUARD:-_GUARD].copy()
+    half[..., : _GUARD + 1] += twin[..., _GUARD::-1]
+    half[..., -_GUARD - 1 :] += twin[..., : -_GUARD - 2 : -1]
+    return half
+
+
+def read_slices(spectrum: VolumeTransform, matrices: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
+    """Values of the volume's transform on central slices.
+
+    Parameters
+    ----------
+    spectrum : from ``transform``.
+    matrices : (n, 3, 3) orientations R; the slice of R is spanned by its first two rows.
+    frequencies : (m, 2) in-plane (f_x, f_y), cycles per voxel, each within [-0.5, 0.5].
+
+    Returns
+    -------
+    (n, m) complex64.
+    """
+    values = np.empty((len(matrices), len(frequencies)), np.complex64)
+    _read(
+        spectrum.values.view(np.float32),
+        np.array(spectrum.shape.full),
+        KERNEL_TABLE,
+        np.ascontiguousarray(matrices, np.float32),
+        np.ascontiguousarray(frequencies, np.float32),
+        values,
+    )
+    return values
+
+
+def spread_slices(
+    values: np.ndarray, matrices: np.ndarray, frequencies: np.ndarray, shape: GridShape
+) -> np.ndarray:
+    """Add slice values and their Hermitian twins into the Fourier grid.
+
+    Parameters
+    ----------
+    values : (n, m) complex, at the same points as in ``read_slices``.
+    matrices, frequencies : as in ``read_slices``.
+    shape : of the grid.
+
+    Returns
+    -------
+    Half grid k_x >= 0, complex64, shifted in z and y: twice the adjoint of ``read_slices`` over real volumes.
+    """
+    chunks = min(numba.get_num_threads(), len(matrices))
+    grids = np.zeros((chunks, *shape.stored), np.complex64)
+    _spread(
+        np.ascontiguousarray(values, np.complex64),
+        np.array(shape.full),
+        KERNEL_TABLE,
+        np.ascontiguousarray(matrices, np.float32),
+        np.ascontiguousarray(frequencies, np.float32),
+        grids.view(np.float32),
+    )
+    return _fold_guard(grids.sum(axis=0))
+
+
+def untransform(half: np.ndarray, shape: GridShape) -> np.ndarray:
+    """Un-normalised inverse transform of a half grid, cropped to the volume and divided by the kernel's roll-off.
+
+    With ``spread_slices`` before it, twice the adjoint of ``transform`` followed by ``read_slices``: (z, y, x) float32.
+    """
+    spectrum = scipy.fft.ifftshift(half, axes=(0, 1))
+    padded = scipy.fft.irfftn(spectrum, s=shape.full, workers=-1, norm="forward")
+    return scipy.fft.fftshift(padded)[_box(shape)] / shape.roll_off
+
+
+@numba.njit(inline="always")
+def _place(fx, fy, r, nx, ny, nz):
+    """Grid position of an in-plane frequency, wrapped into the stored half; True where its conjugate is meant."""
+    kx = (fx * r[0, 0] + fy * r[1, 0]) * nx
+    ky = (fx * r[0, 1] + fy * r[1, 1]) * ny
+    kz = (fx * r[0, 2] + fy * r[1, 2]) * nz
+    kx -= nx * np.round(kx / nx)
+    if kx < 0:
+        return -kx, -ky, -kz, True
+    return kx, ky, kz, False
+
+
+@numba.njit(inline="always")
+def _weigh(position, table, weights, repeat):
+    """Fill the kernel weights around a position, each ``repeat`` times; return the index of the first grid point."""
+    base = np.floor(position)
+    scaled = (position - base) * np.float32(TABLE_STEPS)
+    row = int(scaled)
+    t = np.float32(scaled - row)
+    for i in range(WIDTH):
+        for k in range(repeat):
+            weights[repeat * i + k] = table[row, i] + t * (table[row + 1, i] - table[row, i])
+    return int(base) - (WIDTH // 2 - 1)
+
+
+@numba.njit(inline="always")
+def sample(grid, full, table, matrix, fx, fy, wx, wy, wz):
+    """Real and imaginary part of the transform at one point of a slice.
+
+    ``grid`` is the guarded half grid seen as float32, real and imaginary parts side by side; ``full`` its (z,
+    y, x) size; ``table`` from ``_kernel_table``; wx (2 WIDTH), wy, wz (WIDTH) are scratch.
+    """
+    nz, ny, nx = full
+    kx, ky, kz, conjugate = _place(fx, fy, matrix, nx, ny, nz)
+    ix = 2 * (_weigh(kx, table, wx, 2) + _GUARD)
+    iy = (_weigh(ky, table, wy, 1) + ny // 2) % ny + _GUARD
+    iz = (_weigh(kz, table, wz, 1) + nz // 2) % nz + _GUARD
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.float32(0)
+    for a in range(WIDTH):
+        for b in range(WIDTH):
+            w = wz[a] * wy[b]
+            g = grid[iz + a, iy + b, ix : ix + 8]
+            s0 += w * g[0]
+            s1 += w * g[1]
+            s2 += w * g[2]
+            s3 += w * g[3]
+            s4 += w * g[4]
+            s5 += w * g[5]
+            s6 += w * g[6]
+            s7 += w * g[7]
+    real = s0 * wx[0] + s2 * wx[2] + s4 * wx[4] + s6 * wx[6]
+    imaginary = s1 * wx[1] + s3 * wx[3] + s5 * wx[5] + s7 * wx[7]
+    return real, -imaginary if conjugate else imaginary
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True)
+def _read(grid, full, table, matrices, frequencies, values):
+    for i in numba.prange(matrices.shape[0]):
+        wx, wy, wz = np.empty(2 * WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+        for j in range(frequencies.shape[0]):
+            fx, fy = frequencies[j, 0], frequencies[j, 1]
+            real, imaginary = sample(grid, full, table, matrices[i], fx, fy, wx, wy, wz)
+            values[i, j] = complex(real, imaginary)
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True)
+def _spread(values, full, table, matrices, frequencies, grids):
+    nz, ny, nx = full
+    n, chunks = matrices.shape[0], grids.shape[0]
+    for chunk in numba.prange(chunks):
+        wx, wy, wz = np.empty(2 * WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+        for i in range(chunk * n // chunks, (chunk + 1) * n // chunks):
+            for j in range(frequencies.shape[0]):
+                kx, ky, kz, conjugate = _place(frequencies[j, 0], frequencies[j, 1], matrices[i], nx, ny, nz)
+                ix = 2 * (_weigh(kx, table, wx, 2) + _GUARD)
+                iy = (_weigh(ky, table, wy, 1) + ny // 2) % ny + _GUARD
+                iz = (_weigh(kz, table, wz, 1) + nz // 2) % nz + _GUARD
+                re = values[i, j].real
+                im = -values[i, j].imag if conjugate else values[i, j].imag
+                v0, v1, v2, v3 = wx[0] * re, wx[0] * im, wx[2] * re, wx[2] * im
+                v4, v5, v6, v7 = wx[4] * re, wx[4] * im, wx[6] * re, wx[6] * im
+                for a in range(WIDTH):
+                    for b in range(WIDTH):
+                        w = wz[a] * wy[b]
+                        g = grids[chunk, iz + a, iy + b, ix : ix + 8]
+                        g[0] += w * v0
+                        g[1] += w * v1
+                        g[2] += w * v2
+                        g[3] += w * v3
+                        g[4] += w * v4
+                        g[5] += w * v5
+                        g[6] += w * v6
+                        g[7] += w * v7

@@ -1,0 +1,132 @@
+"""Comparison of images with central slices, fused with reading the slices so that none is ever stored.
+
+Everything here works on half-planes: an image is its transform at m in-plane frequencies, weighted by
+``weights`` (how many elements of the full plane each stands for).  Orientations change from the left, ``R ->
+exp(delta) R``, so that the third component of delta turns the image in its plane.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from cryoem.projectors.fourier import KERNEL_TABLE, WIDTH, VolumeTransform, sample
+
+
+def correlate_candidates(
+    spectrum: VolumeTransform,
+    planes: np.ndarray,
+    matrices: np.ndarray,
+    frequencies: np.ndarray,
+    weights: np.ndarray,
+) -> np.ndarray:
+    """Normalised correlation of each image with the slices of its own candidate orientations.
+
+    Parameters
+    ----------
+    spectrum : transform of the reference volume.
+    planes : (n, m) complex64, the images' transforms.
+    matrices : (n, c, 3, 3) candidates.
+    frequencies : (m, 2) cycles per pixel.
+    weights : (m,).
+
+    Returns
+    -------
+    (n, c) float32 in [-1, 1].
+    """
+    scores = np.empty(matrices.shape[:2], np.float32)
+    _correlate(*_arguments(spectrum, planes, matrices, frequencies, weights), scores)
+    return scores
+
+
+def gauss_newton_steps(
+    spectrum: VolumeTransform,
+    planes: np.ndarray,
+    rotations: Rotation,
+    frequencies: np.ndarray,
+    weights: np.ndarray,
+    *,
+    difference: float,
+) -> np.ndarray:
+    """The change of each orientation that a linearised slice asks for.
+
+    Minimises ``|F - a S(exp(delta) R)|^2`` over delta, with the contrast a from least squares and the derivative of the
+    slice from central differences of ``difference`` radians.
+
+    Parameters: as ``correlate_candidates``; rotations: n current orientations.
+
+    Returns
+    -------
+    (n, 3) rotation vectors delta, radians.
+    """
+    turns = Rotation.from_rotvec(difference * np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)]))
+    matrices = np.einsum("cij,njk->ncik", turns.as_matrix(), rotations.as_matrix())  # (n, 7, 3, 3)
+    hessians = np.zeros((len(planes), 3, 3))
+    gradients = np.zeros((len(planes), 3))
+    _normal_equations(
+        *_arguments(spectrum, planes, matrices, frequencies, weights),
+        1 / (2 * difference),
+        hessians,
+        gradients,
+    )
+    damping = 1e-3 * np.trace(hessians, axis1=1, axis2=2)[:, None, None] * np.eye(3) + 1e-30 * np.eye(3)
+    return np.linalg.solve(hessians + damping, gradients[..., None])[..., 0]
+
+
+def _arguments(spectrum, planes, matrices, frequencies, weights):
+    return (
+        spectrum.values.view(np.float32),
+        np.array(spectrum.shape.full),
+        KERNEL_TABLE,
+        np.ascontiguousarray(planes, np.complex64),
+        np.ascontiguousarray(matrices, np.float32),
+        np.ascontiguousarray(frequencies, np.float32),
+        np.ascontiguousarray(weights, np.float32),
+    )
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True)
+def _correlate(grid, full, table, planes, matrices, frequencies, weights, scores):
+    n, c = scores.shape
+    for task in numba.prange(n * c):
+        i, k = task // c, task % c
+        wx, wy, wz = np.empty(2 * WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+        cross = power = total = 0.0
+        for j in range(len(weights)):
+            re, im = sample(
+                grid, full, table, matrices[i, k], frequencies[j, 0], frequencies[j, 1], wx, wy, wz
+            )
+            value = planes[i, j]
+            cross += weights[j] * (re * value.real + im * value.imag)
+            power += weights[j] * (re * re + im * im)
+            total += weights[j] * (value.real * value.real + value.imag * value.imag)
+        scores[i, k] = cross / np.sqrt(max(power * total, 1e-30))
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True)
+def _normal_equations(grid, full, table, planes, matrices, frequencies, weights, slope, hessians, gradients):
+    """``matrices`` (n, 7, 3, 3): the current orientation, three forward turns, three backward turns."""
+    n, m = planes.shape
+    for i in numba.prange(n):
+        wx, wy, wz = np.empty(2 * WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+        slices = np.empty((7, m), np.complex64)
+        for k in range(7):
+            for j in range(m):
+                re, im = sample(
+                    grid, full, table, matrices[i, k], frequencies[j, 0], frequencies[j, 1], wx, wy, wz
+                )
+                slices[k, j] = complex(re, im)
+        cross = power = 0.0
+        for j in range(m):
+            cross += weights[j] * (slices[0, j].conjugate() * planes[i, j]).real
+            power += weights[j] * (slices[0, j].real ** 2 + slices[0, j].imag ** 2)
+        contrast = cross / max(power, 1e-30)
+        for j in range(m):
+            residual = planes[i, j] - contrast * slices[0, j]
+            for a in range(3):
+                da = contrast * slope * (slices[1 + a, j] - slices[4 + a, j])
+                gradients[i, a] += weights[j] * (da.conjugate() * residual).real
+                for b in range(3):
+                    db = contrast * slope * (slices[1 + b, j] - slices[4 + b, j])
+                    hessians[i, a, b] += weights[j] * (da.conjugate() * db).real

@@ -1,0 +1,159 @@
+"""A density map from images and their orientations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from cryoem.projectors import backproject, fourier, half_planes_from_images, plane_frequencies, project
+from cryoem.volumes import DensityMap
+
+METHODS = ("fourier", "cgls")
+DAMPING = 1e-3
+
+
+def reconstruct(
+    images: np.ndarray,
+    rotations: Rotation,
+    *,
+    pixel_size_angstrom: float,
+    method: str = "fourier",
+    iterations: int = 20,
+    damping: float = DAMPING,
+    backend: str = "auto",
+    callback: Callable[[int, float], None] | None = None,
+) -> DensityMap:
+    """Reconstruct the density whose projections the images are.
+
+    Parameters
+    ----------
+    images : (n, y, x) real, y == x.
+    rotations : n orientations, particle to microscope coordinates.
+    pixel_size_angstrom : side of a pixel, and of a voxel of the result.
+    method : ``"fourier"`` direct inversion, every slice gridded and divided by the sampling density;
+        ``"cgls"`` conjugate gradients on the least-squares problem, through ``project`` and its adjoint on
+        any backend.
+    iterations : of ``"cgls"``.
+    damping : of ``"fourier"``, the sampling density, relative to its mean, below which a frequency fades out.
+    backend : of the projector that ``"cgls"`` uses.
+    callback : called with the iteration and the relative residual of ``"cgls"``.
+
+    Returns
+    -------
+    DensityMap of (y, y, y) voxels, the particle's origin at voxel y // 2.
+
+    Raises
+    ------
+    ValueError : images are not (n, y, y), fewer than 2, not finite, or not as many as rotations; the pixel size or the
+        iterations are not positive; the method is unknown.
+
+    Source: direct Fourier inversion after Penczek, Methods Enzymol. 482 (2010) 1; CGLS after Björck, Numerical Methods
+    for Least Squares Problems (1996), 7.4.
+    """
+    images = _checked(images, rotations)
+    if pixel_size_angstrom <= 0:
+        raise ValueError(f"pixel_size_angstrom must be positive, got {pixel_size_angstrom}")
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    if method == "fourier":
+        volume = invert_slices(images, rotations.as_matrix(), damping=damping)
+    else:
+        volume = _cgls(images, rotations, iterations, backend, callback)
+    return DensityMap(volume.astype(np.float32), pixel_size_angstrom)
+
+
+def invert_slices(images: np.ndarray, matrices: np.ndarray, *, damping: float = DAMPING) -> np.ndarray:
+    """Direct Fourier inversion of (n, y, y) images at (n, 3, 3) orientations: (y, y, y) float32."""
+    size = images.shape[1]
+    inside, frequencies = disc_frequencies(size)
+    sums = grid_slices(half_planes_from_images(images)[:, inside], matrices, frequencies, size)
+    return sums.invert(damping=damping)
+
+
+def disc_frequencies(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The half-plane elements of an image inside its Nyquist circle: (m,) indices and (m, 2) cycles per pixel."""
+    frequencies = plane_frequencies(size)
+    inside = np.flatnonzero(np.hypot(*frequencies.T) < 0.5)
+    return inside, frequencies[inside]
+
+
+def once_each(frequencies: np.ndarray) -> np.ndarray:
+    """Weights that count every Hermitian pair of a half-plane once: 0.5 where the half-plane holds both twins, (m,)."""
+    return np.where(frequencies[:, 0] == 0, 0.5, 1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class SliceSums:
+    """Slices gridded into Fourier space: sums of values and of sampling density, half grids of a cubic volume.
+
+    Sums of disjoint sets of images add and subtract.
+    """
+
+    values: np.ndarray
+    density: np.ndarray
+    size: int
+
+    def __add__(self, other: SliceSums) -> SliceSums:
+        return SliceSums(self.values + other.values, self.density + other.density, self.size)
+
+    def __sub__(self, other: SliceSums) -> SliceSums:
+        return SliceSums(self.values - other.values, self.density - other.density, self.size)
+
+    def invert(self, *, damping: float = DAMPING) -> np.ndarray:
+        """The volume whose slices these are: (size, size, size) float32."""
+        shape = fourier.GridShape((self.size,) * 3)
+        floor = damping * self.density[self.density > 0].mean()
+        average = self.values / (np.maximum(self.density, 0) + floor)
+        return fourier.untransform(average, shape) * (shape.roll_off.max() / np.prod(shape.full))
+
+
+def grid_slices(planes: np.ndarray, matrices: np.ndarray, frequencies: np.ndarray, size: int) -> SliceSums:
+    """Grid (n, m) slices at (n, 3, 3) orientations and (m, 2) in-plane frequencies for a volume of ``size``
+    voxels a side.
+    """
+    shape = fourier.GridShape((size,) * 3)
+    once = once_each(frequencies)
+    values = fourier.spread_slices(planes * once, matrices, frequencies, shape)
+    density = fourier.spread_slices(np.broadcast_to(once, planes.shape), matrices, frequencies, shape)
+    return SliceSums(values, density.real.copy(), size)
+
+
+def _cgls(images: np.ndarray, rotations: Rotation, iterations: int, backend: str, callback) -> np.ndarray:
+    """Conjugate gradients on ``min |project(v) - images|^2`` from zero."""
+    n = images.shape[1]
+    volume = np.zeros((n, n, n), np.float32)
+    residual = images.copy()
+    gradient = backproject(residual, rotations, volume_shape=volume.shape, backend=backend)
+    direction, energy = gradient.copy(), float(np.vdot(gradient, gradient))
+    start = max(float(np.linalg.norm(images)), 1e-30)
+    for iteration in range(iterations):
+        projected = project(direction, rotations, image_size=n, backend=backend)
+        step = energy / max(float(np.vdot(projected, projected)), 1e-30)
+        volume += step * direction
+        residual -= step * projected
+        gradient = backproject(residual, rotations, volume_shape=volume.shape, backend=backend)
+        energy, previous = float(np.vdot(gradient, gradient)), energy
+        direction = gradient + energy / max(previous, 1e-30) * direction
+        if callback is not None:
+            callback(iteration, float(np.linalg.norm(residual)) / start)
+    return volume
+
+
+def _checked(images: np.ndarray, rotations: Rotation) -> np.ndarray:
+    images = np.asarray(images, np.float32)
+    if images.ndim != 3 or images.shape[1] != images.shape[2]:
+        raise ValueError(f"images must be (n, y, x) with y == x, got {images.shape}")
+    if len(images) < 2:
+        raise ValueError(f"images must be at least 2 for a reconstruction, got {len(images)}")
+    if len(images) != len(rotations):
+        raise ValueError(f"images and rotations must be equally many, got {len(images)} and {len(rotations)}")
+    if not np.isfinite(images).all():
+        raise ValueError(
+            f"images must be finite, got {np.count_nonzero(~np.isfinite(images))} NaN or infinite values"
+        )
+    return images

@@ -1,0 +1,99 @@
+"""Gauss-Newton descent of the recovery loss on unit quaternions.
+
+``d = 2 arccos |<q_i, q_j>|`` changes by ``2 t_ij . delta`` when q_i moves by a tangent ``delta``, with t_ij the unit
+tangent at q_i that points away from q_j.  Every image therefore has its own 3 x 3 normal equations against all
+references, formed in one pass over the distances, and all images move at once.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+STEP = 0.7
+
+
+@numba.njit(parallel=True, cache=True)
+def _normal_equations(distances, quaternions, references, robust_width):
+    """Per image: H (4, 4), g (4,), the summed squared residual and its count; a reference at zero distance is
+    skipped.
+    """
+    n, m = distances.shape
+    hessians, gradients = np.zeros((n, 4, 4)), np.zeros((n, 4))
+    squares, counts = np.zeros(n), np.zeros(n)
+    for i in numba.prange(n):
+        q = quaternions[i]
+        t = np.empty(4)
+        for j in range(m):
+            p = references[j]
+            c = q[0] * p[0] + q[1] * p[1] + q[2] * p[2] + q[3] * p[3]
+            sign = 1.0 if c >= 0 else -1.0
+            norm = 0.0
+            for k in range(4):
+                t[k] = c * q[k] - p[k]
+                norm += t[k] * t[k]
+            norm = np.sqrt(norm)
+            if norm < 1e-12:
+                squares[i] += distances[i, j] ** 2
+                continue
+            residual = distances[i, j] - 2 * np.arctan2(norm, abs(c))
+            squares[i] += residual * residual
+            counts[i] += 1
+            weight = 1.0 / (1.0 + (residual / robust_width) ** 2)
+            for k in range(4):
+                t[k] *= sign / norm
+                gradients[i, k] += 2 * weight * residual * t[k]
+                for h in range(k + 1):
+                    hessians[i, k, h] += 4 * weight * t[k] * t[h]
+        for k in range(4):
+            for h in range(k):
+                hessians[i, h, k] = hessians[i, k, h]
+    return hessians, gradients, squares, counts
+
+
+def polish_against(
+    distances: np.ndarray,
+    quaternions: np.ndarray,
+    references: np.ndarray | None,
+    *,
+    rounds: int,
+    robust_width: float,
+) -> tuple[np.ndarray, list[float]]:
+    """Descend the squared error of the distances.
+
+    Parameters
+    ----------
+    distances : (n, m) radians.
+    quaternions : (n, 4) start.
+    references : (m, 4) quaternions that stay fixed, or None: the references are the images themselves (m == n).
+    rounds : Gauss-Newton rounds at the most; it stops when the loss no longer falls by a ten-thousandth.
+    robust_width : residuals beyond this many radians lose weight (Cauchy); infinity for plain least squares.
+
+    Returns
+    -------
+    quaternions (n, 4) and the loss before each round and after the last, mean squared residual over pairs, rad^2.
+    """
+    losses: list[float] = []
+    best = quaternions
+    step = 1.0 if references is not None else STEP
+    for _ in range(rounds + 1):
+        against = quaternions if references is None else references
+        hessians, gradients, squares, counts = _normal_equations(
+            distances, quaternions, against, robust_width
+        )
+        losses.append(float(squares.sum() / max(counts.sum(), 1)))
+        if len(losses) > 1 and losses[-1] >= min(losses[:-1]):
+            break
+        best = quaternions
+        if len(losses) > 1 and losses[-1] > losses[-2] * (1 - 1e-4):
+            break
+        damping = 1e-9 + 1e-6 * np.trace(hessians, axis1=1, axis2=2)
+        along = (
+            np.einsum("ni,nj->nij", quaternions, quaternions)
+            * (1 + np.trace(hessians, axis1=1, axis2=2))[:, None, None]
+        )
+        system = hessians + along + damping[:, None, None] * np.eye(4)
+        move = np.linalg.solve(system, gradients[..., None])[..., 0]
+        quaternions = quaternions + step * move
+        quaternions /= np.linalg.norm(quaternions, axis=1, keepdims=True)
+    return best, losses

@@ -1,0 +1,54 @@
+"""A start for orientation recovery by linear algebra alone.
+
+Two facts carry it.  Within a cap of orientations closer than pi/2 to one of them, all quaternions can be signed so that
+their inner products are positive; cos(d/2) is then their Gram matrix, of rank 4, and its eigenvectors are quaternions.
+And ``(1 + cos d_ij) / 2 = <q_i, q_j>^2 = <q_i q_i^T, q_j q_j^T>`` is linear in the lift ``q q^T`` (10 numbers), so that
+from quaternions of some images every other one follows by least squares; alternating this over all images settles it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+MIN_CAP = 12
+ROUNDS = 12
+_ROWS, _COLUMNS = np.triu_indices(4)
+
+
+def spectral_start(distances: np.ndarray) -> np.ndarray | None:
+    """Quaternions (n, 4) of all images from their (n, n) distances in radians, up to an orthogonal map of R^4.
+
+    Returns None where no image has ``MIN_CAP`` neighbours within pi/2, too few for a start.
+    """
+    near = distances < np.pi / 2
+    cap = np.flatnonzero(near[np.argmax(near.sum(axis=1))])
+    if len(cap) < MIN_CAP:
+        return None
+    quaternions = _gram_quaternions(np.cos(distances[np.ix_(cap, cap)] / 2))
+    overlap_squared = (1 + np.cos(distances)) / 2
+    quaternions = locate(overlap_squared[:, cap], quaternions)
+    for _ in range(ROUNDS):
+        quaternions = locate(overlap_squared, quaternions)
+    return quaternions
+
+
+def locate(overlap_squared: np.ndarray, quaternions: np.ndarray) -> np.ndarray:
+    """Quaternions (n, 4) of images from their (n, m) squared overlaps with m known quaternions (m, 4)."""
+    lifts = _lift(quaternions)
+    coefficients = np.linalg.lstsq(lifts.T @ lifts, lifts.T @ overlap_squared.T, rcond=1e-10)[0].T
+    matrices = np.zeros((len(coefficients), 4, 4))
+    matrices[:, _ROWS, _COLUMNS] = coefficients
+    matrices[:, _COLUMNS, _ROWS] = coefficients
+    return np.linalg.eigh(matrices)[1][:, :, -1]
+
+
+def _lift(quaternions: np.ndarray) -> np.ndarray:
+    """The 10 numbers whose inner product with those of a symmetric matrix X is q^T X q: (n, 10)."""
+    products = quaternions[:, _ROWS] * quaternions[:, _COLUMNS]
+    return products * np.where(_ROWS == _COLUMNS, 1, 2)
+
+
+def _gram_quaternions(gram: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(gram)
+    quaternions = vectors[:, -4:] * np.sqrt(np.maximum(values[-4:], 0))
+    return quaternions / np.maximum(np.linalg.norm(quaternions, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,265 @@
+"""Refinement of orientations by projection matching, from the images alone.
+
+Each round grids the images, in four folds, with their current orientations.  Two folds against two give
+half-maps, whose Fourier shell correlation says how far each shell can be trusted.  Every image is then
+compared with slices of the map of the *other three* folds, Wiener-filtered by that trust and masked: a map
+that holds the image's own noise would pull it back to where it was.  Orientations move by random search in a
+shrinking ball in the first rounds, then by Gauss-Newton steps on the slice itself.  All work is done at the
+coarsest image size that holds the trusted shells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+from scipy.spatial.transform import Rotation
+
+from cryoem.projectors import half_planes_from_images
+from cryoem.projectors.fourier import transform
+from cryoem.projectors.matching import correlate_candidates, gauss_newton_steps
+from cryoem.reconstruction import SliceSums, disc_frequencies, grid_slices, once_each
+from cryoem.resolution import FSC, fourier_shell_correlation, shell_index
+from cryoem.rotations import random_small_rotations
+from cryoem.volumes import DensityMap, low_pass, soft_mask, soft_sphere
+
+FOLDS = 4
+LEAST_TRUSTED = 0.143
+LARGEST_STEP = 0.15
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Refined orientations and the map that they give.
+
+    ``rotations``: n orientations; ``map``: reconstruction from all images; ``half_maps``: from two halves of them;
+    ``mask``: (y, y, y) soft mask that the last round used; ``fsc``: between the half-maps under that mask;
+    ``history``: one dict a round with ``round``, ``kind`` (search or gradient), ``score`` (mean correlation
+    of images and slices), ``moved_rad`` (mean change of orientation), ``resolution_angstrom`` (half-maps at
+    0.143, under the mask).
+    """
+
+    rotations: Rotation
+    map: DensityMap
+    half_maps: tuple[DensityMap, DensityMap]
+    mask: np.ndarray
+    fsc: FSC
+    history: list[dict]
+
+
+def refine(
+    images: np.ndarray,
+    rotations: Rotation,
+    *,
+    pixel_size_angstrom: float,
+    search_rounds: int = 3,
+    gradient_rounds: int = 5,
+    candidates: int = 24,
+    search_radius: float = 0.12,
+    tolerance: float = 5e-4,
+    rng: np.random.Generator | int | None = None,
+    callback: Callable[[dict, Rotation], None] | None = None,
+) -> Refinement:
+    """Refine orientations against the map that they give, round by round, without any ground truth.
+
+    Parameters
+    ----------
+    images : (n, y, x) real, y == x.
+    rotations : n orientations in the images' gauge (see ``gauge.fix_gauge``).
+    pixel_size_angstrom : side of a pixel.
+    search_rounds : rounds of random search, the radius halving each time from ``search_radius`` (radians).
+    gradient_rounds : rounds of Gauss-Newton steps after them, at the most.
+    candidates : random rotations tried for each image in a search round.
+    tolerance : radians; a gradient round that moves orientations by less than this on average is the last.
+    rng : generator or seed of folds and candidates.
+    callback : called after each round with its history entry and the orientations.
+
+    Returns
+    -------
+    Refinement.
+
+    Raises
+    ------
+    ValueError : images are not (n, y, y), fewer than 16, not finite, or not as many as rotations; a count is negative.
+
+    Source: Penczek et al., Ultramicroscopy 53 (1994) 251, for projection matching.
+    """
+    images = _checked(images, rotations)
+    if min(search_rounds, gradient_rounds) < 0 or candidates < 1:
+        raise ValueError(
+            "search_rounds and gradient_rounds must not be negative and candidates must be positive, "
+            f"got {search_rounds}, {gradient_rounds}, {candidates}"
+        )
+    rng = np.random.default_rng(rng)
+    size = images.shape[1]
+    planes = half_planes_from_images(images)
+    fold = rng.permutation(len(images)) % FOLDS
+    trusted = size // 2  # the finest shell worth looking at
+    history: list[dict] = []
+    for round_ in range(search_rounds + gradient_rounds):
+        radius = search_radius / 2**round_ if round_ < search_rounds else None
+        work = _working_set(planes, size, trusted)
+        sums = _grid_folds(work, rotations, fold)
+        fsc, mask = _trust(sums)
+        last = _last_trusted_shell(fsc)
+        matched = work.within(last)
+        moved = np.empty((len(images), 3, 3))
+        scores = np.empty(len(images))
+        for f in range(FOLDS):
+            reference = transform(_filtered(_total(sums) - sums[f], fsc, mask))
+            members = np.flatnonzero(fold == f)
+            args = reference, matched.planes[members], rotations[members], matched.frequencies
+            found, scores[members] = (
+                _descend(*args) if radius is None else _search(*args, candidates, radius, rng)
+            )
+            moved[members] = found.as_matrix()
+        entry = {
+            "round": round_ + 1,
+            "kind": "gradient" if radius is None else "search",
+            "score": float(scores.mean()),
+            "moved_rad": float((Rotation.from_matrix(moved) * rotations.inv()).magnitude().mean()),
+            "resolution_angstrom": size
+            / work.size
+            * pixel_size_angstrom
+            * fsc.resolution_angstrom(LEAST_TRUSTED),
+        }
+        rotations = Rotation.from_matrix(moved)
+        trusted = min(size // 2, int(1.3 * last) + 4)
+        history.append(entry)
+        if callback is not None:
+            callback(entry, rotations)
+        if radius is None and entry["moved_rad"] < tolerance:
+            break
+    return _conclude(planes, rotations, fold, size, pixel_size_angstrom, history)
+
+
+@dataclass(frozen=True)
+class _WorkingSet:
+    """Images at a coarser size, as their transforms inside the Nyquist circle of that size."""
+
+    planes: np.ndarray  # (n, m) complex64
+    frequencies: np.ndarray  # (m, 2) cycles per coarse pixel
+    size: int
+
+    def within(self, shell: int) -> _WorkingSet:
+        radius = np.hypot(*self.frequencies.T) * self.size
+        kept = np.flatnonzero((radius > 0.5) & (radius < shell + 0.5))
+        return _WorkingSet(np.ascontiguousarray(self.planes[:, kept]), self.frequencies[kept], self.size)
+
+
+def _working_set(planes: np.ndarray, size: int, shell: int) -> _WorkingSet:
+    """Fourier-crop half-planes of ``size`` to the smallest good even size that holds ``shell``."""
+    coarse = min(size, 2 * scipy.fft.next_fast_len(shell + 1, real=True))
+    _, frequencies = disc_frequencies(coarse)
+    k = np.rint(frequencies * coarse).astype(int)  # (m, 2): k_x >= 0, k_y of either sign
+    index = (k[:, 1] % size) * (size // 2 + 1) + k[:, 0]
+    return _WorkingSet(np.ascontiguousarray(planes[:, index]), frequencies, coarse)
+
+
+def _grid_folds(work: _WorkingSet, rotations: Rotation, fold: np.ndarray) -> list[SliceSums]:
+    matrices = rotations.as_matrix()
+    return [
+        grid_slices(work.planes[fold == f], matrices[fold == f], work.frequencies, work.size)
+        for f in range(FOLDS)
+    ]
+
+
+def _total(sums: list[SliceSums]) -> SliceSums:
+    return sum(sums[1:], sums[0])
+
+
+def _trust(sums: list[SliceSums]) -> tuple[FSC, np.ndarray]:
+    """FSC between two halves of the folds inside the mask of the particle, and that mask."""
+    a, b = _total(sums[::2]).invert(), _total(sums[1::2]).invert()
+    size = len(a)
+    sphere = soft_sphere(a.shape, 0.45 * size, 0.05 * size)
+    coarse = fourier_shell_correlation(a, b, mask=sphere)
+    blurred = low_pass(
+        DensityMap(((a + b) / 2 * sphere).astype(np.float32), 1.0), 2 * coarse.resolution_angstrom(0.5)
+    )
+    mask = sphere * soft_mask(blurred, extend_px=0.03 * size, edge_px=0.05 * size)
+    return fourier_shell_correlation(a, b, mask=mask), mask
+
+
+def _last_trusted_shell(fsc: FSC) -> int:
+    below = np.flatnonzero(fsc.correlation < LEAST_TRUSTED)
+    return max(int(below[0]) if len(below) else len(fsc.correlation), 4)
+
+
+def _filtered(sums: SliceSums, fsc: FSC, mask: np.ndarray) -> np.ndarray:
+    """The masked map of some of the folds, Wiener-filtered: half-maps of FSC f have a signal-to-noise of f /
+    (1 - f).
+    """
+    correlation = np.clip(np.concatenate([[1.0], fsc.correlation]), 0, 0.9999)
+    correlation[_last_trusted_shell(fsc) + 1 :] = 0
+    ratio = correlation / (1 - correlation) * 2 * (FOLDS - 1) / FOLDS
+    weight = np.append(ratio / (1 + ratio), 0).astype(np.float32)
+    shells = np.minimum(shell_index(sums.size), len(weight) - 1)
+    spectrum = scipy.fft.rfftn(sums.invert(), workers=-1) * weight[shells]
+    return scipy.fft.irfftn(spectrum, s=(sums.size,) * 3, workers=-1) * mask
+
+
+def _search(reference, planes, rotations: Rotation, frequencies, candidates: int, radius: float, rng):
+    """The best of the current orientation and random ones around it, and its correlation (n,)."""
+    n = len(planes)
+    around = random_small_rotations((n, candidates), radius=radius, rng=rng)
+    turns = np.concatenate([np.zeros((n, 1, 3)), around], axis=1)
+    matrices = Rotation.from_rotvec(turns.reshape(-1, 3)).as_matrix().reshape(n, -1, 3, 3)
+    matrices = matrices @ rotations.as_matrix()[:, None]
+    scores = correlate_candidates(reference, planes, matrices, frequencies, once_each(frequencies))
+    best = np.argmax(scores, axis=1)
+    return Rotation.from_matrix(matrices[np.arange(n), best]), scores[np.arange(n), best]
+
+
+def _descend(reference, planes, rotations: Rotation, frequencies):
+    """Two Gauss-Newton steps, each kept only where the correlation grows; and the correlation (n,)."""
+    weights = once_each(frequencies)
+    finest = np.hypot(*frequencies.T).max() * reference.shape.volume[0]  # Fourier pixels
+    difference = 0.5 / (np.pi * finest)
+
+    def correlation(oriented: Rotation) -> np.ndarray:
+        return correlate_candidates(reference, planes, oriented.as_matrix()[:, None], frequencies, weights)[
+            :, 0
+        ]
+
+    score = correlation(rotations)
+    for _ in range(2):
+        step = gauss_newton_steps(reference, planes, rotations, frequencies, weights, difference=difference)
+        length = np.linalg.norm(step, axis=1, keepdims=True)
+        moved = (
+            Rotation.from_rotvec(step * np.minimum(1, LARGEST_STEP / np.maximum(length, 1e-12))) * rotations
+        )
+        moved_score = correlation(moved)
+        better = (moved_score > score)[:, None, None]
+        rotations = Rotation.from_matrix(np.where(better, moved.as_matrix(), rotations.as_matrix()))
+        score = np.maximum(score, moved_score)
+    return rotations, score
+
+
+def _conclude(
+    planes, rotations: Rotation, fold, size: int, pixel_size_angstrom: float, history
+) -> Refinement:
+    """Maps at full size from the final orientations."""
+    sums = _grid_folds(_working_set(planes, size, size // 2), rotations, fold)
+    _, mask = _trust(sums)
+    full, a, b = (s.invert() for s in (_total(sums), _total(sums[::2]), _total(sums[1::2])))
+    fsc = fourier_shell_correlation(a, b, voxel_size_angstrom=pixel_size_angstrom, mask=mask)
+    full, a, b = (DensityMap(v.astype(np.float32), pixel_size_angstrom) for v in (full, a, b))
+    return Refinement(rotations, full, (a, b), mask, fsc, history)
+
+
+def _checked(images: np.ndarray, rotations: Rotation) -> np.ndarray:
+    images = np.asarray(images, np.float32)
+    if images.ndim != 3 or images.shape[1] != images.shape[2]:
+        raise ValueError(f"images must be (n, y, x) with y == x, got {images.shape}")
+    if len(images) < 4 * FOLDS:
+        raise ValueError(f"images must be at least {4 * FOLDS} for a refinement, got {len(images)}")
+    if len(images) != len(rotations):
+        raise ValueError(f"images and rotations must be equally many, got {len(images)} and {len(rotations)}")
+    if not np.isfinite(images).all():
+        raise ValueError(
+            f"images must be finite, got {np.count_nonzero(~np.isfinite(images))} NaN or infinite values"
+        )
+    return images

@@ -1,0 +1,149 @@
+"""Resolution of density maps: Fourier shell correlation, against the truth and between half-maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+
+
+@dataclass(frozen=True)
+class FSC:
+    """A Fourier shell correlation curve.
+
+    ``frequency``: (shells,) 1/angstrom, the shells' middles from shell 1 to Nyquist; ``correlation``:
+    (shells,) in [-1, 1]; ``phase_randomised``: the same after phase randomisation, where the curve is
+    corrected for its mask.
+    """
+
+    frequency: np.ndarray
+    correlation: np.ndarray
+    phase_randomised: np.ndarray | None = None
+
+    def resolution_angstrom(self, threshold: float) -> float:
+        """Where the curve first falls below ``threshold``, linearly between shells; Nyquist where it never does.
+
+        Raises
+        ------
+        ValueError : ``threshold`` is outside (0, 1).
+        """
+        if not 0 < threshold < 1:
+            raise ValueError(f"threshold must be between 0 and 1, got {threshold}")
+        below = np.flatnonzero(self.correlation < threshold)
+        if len(below) == 0:
+            return float(1 / self.frequency[-1])
+        i = below[0]
+        if i == 0:
+            return float(1 / self.frequency[0])
+        high, low = self.correlation[i - 1], self.correlation[i]
+        t = (high - threshold) / (high - low)
+        return float(1 / (self.frequency[i - 1] + t * (self.frequency[i] - self.frequency[i - 1])))
+
+
+def fourier_shell_correlation(
+    a: np.ndarray, b: np.ndarray, *, voxel_size_angstrom: float = 1.0, mask: np.ndarray | None = None
+) -> FSC:
+    """Correlation of two volumes on shells of spatial frequency.
+
+    Parameters
+    ----------
+    a, b : (n, n, n) real volumes of the same cubic shape.
+    voxel_size_angstrom : side of a voxel.
+    mask : (n, n, n) in [0, 1], multiplied into both; none by default.
+
+    Returns
+    -------
+    FSC with n // 2 shells, each one Fourier voxel wide.
+
+    Raises
+    ------
+    ValueError : shapes differ or are not cubic, values are not finite, or a volume (masked) is constant zero.
+
+    Source: Harauz and van Heel, Optik 73 (1986) 146.
+    """
+    a, b = (_checked(name, v) for name, v in (("a", a), ("b", b)))
+    if a.shape != b.shape:
+        raise ValueError(f"a and b must have the same shape, got {a.shape} and {b.shape}")
+    if mask is not None:
+        a, b = a * mask, b * mask
+    n = a.shape[0]
+    fa, fb = scipy.fft.rfftn(a, workers=-1), scipy.fft.rfftn(b, workers=-1)
+    return FSC(np.arange(1, n // 2 + 1) / (n * voxel_size_angstrom), _shell_correlation(fa, fb, n))
+
+
+def masked_half_map_fsc(
+    a: np.ndarray,
+    b: np.ndarray,
+    mask: np.ndarray,
+    *,
+    voxel_size_angstrom: float,
+    rng: np.random.Generator | int | None = None,
+) -> FSC:
+    """FSC of two half-maps under a soft mask, corrected by phase randomisation for what the mask itself correlates.
+
+    Beyond the shell where the unmasked curve falls below 0.8, phases of both maps are made random; what still
+    correlates under the mask there is the mask's doing, and ``(FSC - FSC_random) / (1 - FSC_random)``
+    remains.
+
+    Parameters, raises: as ``fourier_shell_correlation``; rng: generator or seed of the random phases.
+
+    Source: Chen et al., Ultramicroscopy 135 (2013) 24.
+    """
+    rng = np.random.default_rng(rng)
+    plain = fourier_shell_correlation(a, b, voxel_size_angstrom=voxel_size_angstrom)
+    masked = fourier_shell_correlation(a, b, voxel_size_angstrom=voxel_size_angstrom, mask=mask)
+    below = np.flatnonzero(plain.correlation < 0.8)
+    first = below[0] + 1 if len(below) else len(plain.correlation)
+    scrambled = [_randomise_phases(v, first, rng) for v in (a, b)]
+    random = fourier_shell_correlation(
+        *scrambled, voxel_size_angstrom=voxel_size_angstrom, mask=mask
+    ).correlation
+    corrected = masked.correlation.copy()
+    beyond = np.arange(1, len(corrected) + 1) > first + 1
+    corrected[beyond] = ((masked.correlation - random) / np.maximum(1 - random, 1e-6))[beyond]
+    return FSC(masked.frequency, corrected, random)
+
+
+def shell_index(n: int) -> np.ndarray:
+    """Nearest shell of each element of ``rfftn`` of an (n, n, n) volume: (n, n, n // 2 + 1) int."""
+    full, half = np.fft.fftfreq(n) * n, np.fft.rfftfreq(n) * n
+    radius = np.sqrt(full[:, None, None] ** 2 + full[:, None] ** 2 + half**2)
+    return np.rint(radius).astype(int)
+
+
+def _shell_correlation(fa: np.ndarray, fb: np.ndarray, n: int) -> np.ndarray:
+    shells = shell_index(n).ravel()
+    twins = np.full(fa.shape, 2.0)
+    twins[..., 0] = 1
+    if n % 2 == 0:
+        twins[..., -1] = 1
+
+    def total(values):
+        return np.bincount(shells, (twins * values).ravel(), minlength=n)[1 : n // 2 + 1]
+
+    cross = total((fa * fb.conj()).real)
+    return cross / np.sqrt(np.maximum(total(np.abs(fa) ** 2) * total(np.abs(fb) ** 2), 1e-300))
+
+
+def _randomise_phases(volume: np.ndarray, first_shell: int, rng: np.random.Generator) -> np.ndarray:
+    """Replace phases from a shell on by those of white noise, which keeps the volume real."""
+    n = volume.shape[0]
+    spectrum = scipy.fft.rfftn(np.asarray(volume, np.float64), workers=-1)
+    noise = scipy.fft.rfftn(rng.normal(size=volume.shape), workers=-1)
+    beyond = shell_index(n) >= first_shell
+    spectrum[beyond] = np.abs(spectrum[beyond]) * np.exp(1j * np.angle(noise[beyond]))
+    return scipy.fft.irfftn(spectrum, s=volume.shape, workers=-1)
+
+
+def _checked(name: str, volume: np.ndarray) -> np.ndarray:
+    volume = np.asarray(volume, np.float64)
+    if volume.ndim != 3 or len(set(volume.shape)) != 1 or volume.size == 0:
+        raise ValueError(f"{name} must be a cubic (n, n, n) volume, got shape {volume.shape}")
+    if not np.isfinite(volume).all():
+        raise ValueError(
+            f"{name} must be finite, got {np.count_nonzero(~np.isfinite(volume))} NaN or infinite values"
+        )
+    if not volume.any():
+        raise ValueError(f"{name} must not be zero everywhere, got a volume of zeros")
+    return volume

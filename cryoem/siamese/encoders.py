@@ -1,0 +1,135 @@
+"""Encoders: Keras models from images to features, one pass an image.
+
+``"polar"``      the default.  The image is resampled on circles about its origin, and convolved along the
+                 angle only, with the radii as channels.  A rotation of the image is then a circular shift,
+                 and the features are read off as the harmonics 0 and 1 of the angle: exactly how the rows of
+                 R change when an image turns in its plane (the third row stays, the first two turn).  The
+                 network therefore has to learn the viewing direction alone, two of the three angles.
+                 Features of an image and of its mirror image, the projection from the opposite direction, are
+                 tied in the same way.
+``"published"``  seven convolutions and a global average, n_features = 512 (arXiv 2104.06237, section 4.2), kept as the
+                 baseline.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+ARCHITECTURES = ("polar", "published")
+
+
+@keras.saving.register_keras_serializable("cryoem")
+class Standardize(layers.Layer):
+    """Zero mean and unit variance of each (y, x) image."""
+
+    def call(self, images):
+        """(b, y, x) -> (b, y, x)"""
+        mean = ops.mean(images, axis=(1, 2), keepdims=True)
+        deviation = ops.std(images, axis=(1, 2), keepdims=True)
+        return (images - mean) / ops.maximum(deviation, 1e-6)
+
+
+@keras.saving.register_keras_serializable("cryoem")
+class PolarSampling(layers.Layer):
+    """Bilinear samples of (b, y, x) images on circles about pixel n // 2: (b, angle, radius)."""
+
+    def __init__(self, n_angles: int, n_radii: int, **kwargs):
+        super().__init__(**kwargs)
+        self.n_angles, self.n_radii = n_angles, n_radii
+
+    def build(self, input_shape):
+        """Precompute, for every sample, its four pixels and their weights."""
+        n = input_shape[-1]
+        angle = 2 * np.pi * np.arange(self.n_angles) / self.n_angles
+        outer = (n - 1) // 2 - 0.5
+        radius = (np.arange(self.n_radii) + 0.5) * outer / self.n_radii
+        x = n // 2 + np.cos(angle)[:, None] * radius
+        y = n // 2 + np.sin(angle)[:, None] * radius
+        x0, y0 = np.floor(x).astype(int), np.floor(y).astype(int)
+        tx, ty = x - x0, y - y0
+        self._pixels = [((y0 + j) * n + x0 + i).ravel().astype("int32") for j in (0, 1) for i in (0, 1)]
+        weights = [(ty if j else 1 - ty) * (tx if i else 1 - tx) for j in (0, 1) for i in (0, 1)]
+        self._weights = [w.ravel().astype("float32") for w in weights]
+
+    def call(self, images):
+        """(b, y, x) -> (b, angle, radius)"""
+        flat = ops.reshape(images, (-1, images.shape[1] * images.shape[2]))
+        samples = sum(ops.take(flat, p, axis=1) * w for p, w in zip(self._pixels, self._weights, strict=True))
+        return ops.reshape(samples, (-1, self.n_angles, self.n_radii))
+
+    def get_config(self):
+        return {**super().get_config(), "n_angles": self.n_angles, "n_radii": self.n_radii}
+
+
+@keras.saving.register_keras_serializable("cryoem")
+class CircularPad(layers.Layer):
+    """Pad (b, angle, c) periodically along the angle by ``width`` on both sides."""
+
+    def __init__(self, width: int, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+
+    def call(self, x):
+        """(b, a, c) -> (b, a + 2 width, c)"""
+        return ops.concatenate([x[:, -self.width :], x, x[:, : self.width]], axis=1)
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+@keras.saving.register_keras_serializable("cryoem")
+class AngularHarmonics(layers.Layer):
+    """Harmonics 0 and 1 of (b, angle, 3 c) -> (b, 3 c): c means, then the cosine and sine parts of c first harmonics.
+
+    The first third of the channels gives the means; the other two thirds the real and imaginary part of a
+    complex signal, whose first harmonic turns by psi when the signal is shifted by psi.
+    """
+
+    def call(self, x):
+        """(b, a, 3c) -> (b, 3c)"""
+        n_angles, c = x.shape[1], x.shape[2] // 3
+        angle = 2 * np.pi * np.arange(n_angles) / n_angles
+        cosine, sine = (f(angle).astype("float32")[:, None] for f in (np.cos, np.sin))
+        still, real, imaginary = x[..., :c], x[..., c : 2 * c], x[..., 2 * c :]
+        mean = ops.mean(still, axis=1)
+        turned_real = ops.mean(real * cosine - imaginary * sine, axis=1)
+        turned_imaginary = ops.mean(real * sine + imaginary * cosine, axis=1)
+        return ops.concatenate([mean, turned_real, turned_imaginary], axis=-1)
+
+
+def _circular_convolution(x, channels: int, width: int):
+    return layers.Conv1D(channels, width, use_bias=False)(CircularPad(width // 2)(x))
+
+
+def _residual_block(x, channels: int, width: int):
+    y = layers.LayerNormalization()(x)
+    y = _circular_convolution(y, channels, width)
+    y = layers.Activation("gelu")(y)
+    y = _circular_convolution(y, channels, width)
+    return layers.Add()([x, y])
+
+
+def polar_encoder(
+    image_size: int,
+    *,
+    n_features: int = 96,
+    n_angles: int = 64,
+    n_radii: int = 28,
+    channels: int = 128,
+    width: int = 5,
+    blocks: int = 4,
+    pool: int = 2,
+) -> keras.Model:
+    images = keras.Input((image_size, image_size))
+    x = Standardize()(images)
+    x = PolarSampling(n_angles, n_radii)(x)
+    x = layers.Dense(channels)(x)
+    for b in range(blocks):
+        x = _residual_block(x, channels, width)
+        if b < pool:
+            x = layers.AveragePooling1D(2)(x)
+    x = layers.LayerNormalization()(x)
+    x = layers.Dense(n_features)(x)
+    return keras.Model(images, AngularHarmonics()(x))

@@ -1,0 +1,149 @@
+"""Density of an atomic model, from electron form factors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from cryoem.volumes.boxes import three_sizes
+from cryoem.volumes.maps import DensityMap, check_positive
+
+LARGEST_BOX_VOXELS = 1024**3
+RELATIVE_CUTOFF = 1e-5  # an atom's density is followed down to this fraction of its peak
+
+
+def density_from_model(
+    model,
+    *,
+    voxel_size_angstrom: float,
+    resolution_angstrom: float,
+    margin_angstrom: float | None = None,
+    box_size: int | tuple[int, int, int] | None = None,
+    keep_waters: bool = False,
+    keep_hydrogens: bool = False,
+) -> DensityMap:
+    """Electrostatic potential of an atomic model at a given resolution, centred.
+
+    Parameters
+    ----------
+    model : path of an mmCIF or PDB file (gzipped or not), or a ``gemmi.Structure``, which is not modified.
+        Of several models the first is used.
+    voxel_size_angstrom : edge of the voxels.
+    resolution_angstrom : every atom is blurred by a Gaussian whose Fourier transform falls to 1/e at this
+        resolution (B = 4 resolution^2, in place of the B factors of the file); at least two voxels.
+    margin_angstrom : solvent around the outermost atoms, by default one resolution; without effect on a given
+        box.
+    box_size : edge, or edges (z, y, x), in voxels; by default the smallest box that holds the molecule and
+        the margin.
+    keep_waters, keep_hydrogens : whether these atoms count.
+
+    Returns
+    -------
+    DensityMap (z, y, x) in the axes of the model, its centre of mass on voxel ``n // 2``, zero far from it, in
+    form factor units (angstrom per cubic angstrom).  The origin tells where the model lay: the two overlay.
+
+    Raises
+    ------
+    FileNotFoundError : no such file.
+    ValueError : the file cannot be read or has no atoms, a length is out of range, or ``box_size`` is too
+        small.
+
+    Source: form factors of Peng et al., Acta Cryst. A52 (1996) 257, as tabulated by gemmi; the meaning of
+    resolution is that of Chimera's molmap.
+    """
+    import gemmi
+
+    check_positive("voxel_size_angstrom", voxel_size_angstrom)
+    if not (np.isfinite(resolution_angstrom) and resolution_angstrom >= 2 * voxel_size_angstrom):
+        raise ValueError(
+            f"resolution_angstrom must be at least two voxels of {voxel_size_angstrom} angstrom, "
+            f"got {resolution_angstrom}"
+        )
+    margin = resolution_angstrom if margin_angstrom is None else margin_angstrom
+    if not (np.isfinite(margin) and margin >= 0):
+        raise ValueError(f"margin_angstrom must be finite and not negative, got {margin_angstrom}")
+    name, atoms = _atoms(model, keep_waters, keep_hydrogens)
+    positions = np.array([atom.pos.tolist() for atom in atoms])  # (n, 3): x, y, z
+    # the integral of an atom's potential is its form factor at 0, so these weights give the density's centre of mass
+    weights = np.array([atom.occ * sum(atom.element.c4322.a) for atom in atoms])
+    if not np.isfinite(positions).all() or not weights.sum() > 0:
+        raise ValueError(
+            f"{name} must have finite coordinates and occupied atoms, got a total of {weights.sum()}"
+        )
+    positions -= weights @ positions / weights.sum()
+    mass_centre = np.array(atoms[0].pos.tolist()) - positions[0]
+    shape = _box(name, positions, voxel_size_angstrom, margin, box_size)
+    centre_angstrom = np.array([n // 2 for n in reversed(shape)]) * voxel_size_angstrom
+
+    calculator = gemmi.DensityCalculatorE()
+    calculator.blur = 4 * resolution_angstrom**2
+    calculator.cutoff = RELATIVE_CUTOFF * weights.max() * (4 * np.pi / calculator.blur) ** 1.5
+    nx, ny, nz = reversed(shape)
+    edges = [n * voxel_size_angstrom for n in (nx, ny, nz)]
+    calculator.grid.set_unit_cell(gemmi.UnitCell(*edges, 90, 90, 90))
+    calculator.grid.set_size(nx, ny, nz)
+    blurred = gemmi.Atom()
+    for atom, position in zip(atoms, (positions + centre_angstrom).tolist(), strict=True):
+        blurred.element, blurred.occ, blurred.pos = atom.element, atom.occ, gemmi.Position(*position)
+        blurred.b_iso = 0
+        calculator.add_atom_density_to_grid(blurred)
+    data = np.ascontiguousarray(calculator.grid.array.T, dtype=np.float32)  # (x, y, z) -> (z, y, x)
+    return DensityMap(data, voxel_size_angstrom, tuple(mass_centre - centre_angstrom))
+
+
+def _atoms(model, keep_waters: bool, keep_hydrogens: bool) -> tuple[str, list]:
+    """Name of the model, for messages, and the atoms that count."""
+    import gemmi
+
+    if isinstance(model, gemmi.Structure):
+        name, structure = f"structure {model.name!r}", model.clone()
+    else:
+        name, structure = os.fspath(model), _read_structure(Path(model))
+    if len(structure) > 0:
+        if not keep_hydrogens:
+            structure.remove_hydrogens()
+        if not keep_waters:
+            structure.remove_waters()
+    atoms = [site.atom.clone() for site in structure[0].all()] if len(structure) > 0 else []
+    if not atoms:
+        raise ValueError(f"{name} must have atoms other than those left out, got none")
+    return name, atoms
+
+
+def _read_structure(path: Path):
+    import gemmi
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no atomic model at {path}")
+    try:
+        return gemmi.read_structure(str(path))
+    except (RuntimeError, ValueError, IndexError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} must be an atomic model in mmCIF or PDB format, got: {reason}") from None
+
+
+def _box(
+    name: str, positions: np.ndarray, voxel_size_angstrom: float, margin: float, box_size
+) -> tuple[int, int, int]:
+    """Shape (z, y, x) of a box that holds positions (n, 3) given from voxel n // 2."""
+    from scipy.fft import next_fast_len
+
+    reach_px = np.abs(positions[:, ::-1]).max(axis=0) / voxel_size_angstrom  # z, y, x
+    if box_size is None:
+        half = np.ceil(reach_px + margin / voxel_size_angstrom)
+        if np.prod(2 * half + 1) > LARGEST_BOX_VOXELS:
+            edges = " x ".join(f"{2 * n + 1:.0f}" for n in half)
+            raise ValueError(
+                f"voxel_size_angstrom must not be this small: {voxel_size_angstrom} gives {edges} voxels"
+            )
+        return tuple(next_fast_len(2 * int(n) + 1, real=True) for n in half)
+    shape = three_sizes("box_size", box_size)
+    too_small = [(n - 1) // 2 < reach for n, reach in zip(shape, reach_px, strict=True)]
+    if any(too_small):
+        needed = " x ".join(str(2 * int(np.ceil(reach)) + 1) for reach in reach_px)
+        raise ValueError(
+            f"box_size must be at least {needed} voxels (z, y, x) to hold {name}, got {box_size}"
+        )
+    return shape

@@ -1,0 +1,55 @@
+"""What several tests share: real data where there are some, a seed, a small volume, a data folder of their own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is first imported
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cryoem_home(tmp_path_factory: pytest.TempPathFactory):
+    """A data folder that is empty at the start, for this process and those it starts: never the user's."""
+    home = tmp_path_factory.mktemp("cryoem-home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRYOEM_HOME", str(home))
+        yield home
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real maps and particles that ``CRYOEM_DATA`` names; tests read it and never write to it."""
+    named = os.environ.get("CRYOEM_DATA")
+    if not named:
+        pytest.skip("CRYOEM_DATA is not set: it names the folder of real data that this test reads")
+    folder = Path(named)
+    if not folder.is_dir():
+        pytest.fail(f"CRYOEM_DATA must name a folder, got {named}")
+    return folder.resolve()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def small_volume() -> np.ndarray:
+    """(24, 20, 22) float32: a smooth particle without symmetry, off centre, that vanishes towards the faces.
+
+    The sides differ, so that swapped axes show.
+    """
+    rng = np.random.default_rng(7)
+    shape = np.array([24, 20, 22])
+    grid = np.stack(np.meshgrid(*(np.arange(n) - n // 2 for n in shape), indexing="ij"), axis=-1)
+    volume = np.zeros(shape)
+    for _ in range(12):
+        centre = 0.5 + rng.uniform(-0.14, 0.14, 3) * shape
+        width = rng.uniform(1.3, 1.9)
+        weight = rng.choice([-0.4, 1.0], p=[0.25, 0.75]) * rng.uniform(0.6, 1.4)
+        volume += weight * np.exp(-((grid - centre) ** 2).sum(axis=-1) / (2 * width**2))
+    return volume.astype(np.float32)
