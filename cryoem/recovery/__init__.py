@@ -43,7 +43,7 @@ def recover_orientations(
     rounds: int = 60,
     robust_width: float = np.inf,
     steps: int = 30_000,
-    learning_rate: float = 0.01,
+    learning_rate: float = 0.05,
     rng: np.random.Generator | int | None = None,
 ) -> Recovery:
     """Recover orientations from pairwise distances by minimising ``mean (d_hat_ij - d(q_i, q_j))^2``.

@@ -1,14 +1,12 @@
 """Encoders: Keras models from images to features, one pass an image.
 
-``"polar"``      the default.  The image is resampled on circles about its origin, and convolved along the
-                 angle only, with the radii as channels.  A rotation of the image is then a circular shift,
-                 and the features are read off as the harmonics 0 and 1 of the angle: exactly how the rows of
-                 R change when an image turns in its plane (the third row stays, the first two turn).  The
-                 network therefore has to learn the viewing direction alone, two of the three angles.
-                 Features of an image and of its mirror image, the projection from the opposite direction, are
-                 tied in the same way.
-``"published"``  seven convolutions and a global average, n_features = 512 (arXiv 2104.06237, section 4.2), kept as the
-                 baseline.
+``"polar"``, the default: the image is resampled on circles about its origin and convolved along the angle
+only, with the radii as channels.  A rotation of the image is then a circular shift, and the features are read
+off as the harmonics 0 and 1 of the angle, which is how the rows of R change when an image turns in its plane:
+the third row stays, the first two turn.  The network so has to learn the viewing direction alone, two of the
+three angles.
+
+``"published"``: seven convolutions and a global average (arXiv 2104.06237, section 4.2), kept as the baseline.
 """
 
 from __future__ import annotations
@@ -18,6 +16,10 @@ import numpy as np
 from keras import layers, ops
 
 ARCHITECTURES = ("polar", "published")
+N_ANGLES = 64
+KERNEL_WIDTH = 5
+POOLED_BLOCKS = 2
+PUBLISHED_CONVOLUTIONS = ((32, 7), (64, 5), (128, 3), (256, 3), (256, 3), (512, 3), (512, 3))
 
 
 @keras.saving.register_keras_serializable("cryoem")
@@ -99,37 +101,77 @@ class AngularHarmonics(layers.Layer):
         return ops.concatenate([mean, turned_real, turned_imaginary], axis=-1)
 
 
-def _circular_convolution(x, channels: int, width: int):
-    return layers.Conv1D(channels, width, use_bias=False)(CircularPad(width // 2)(x))
-
-
-def _residual_block(x, channels: int, width: int):
-    y = layers.LayerNormalization()(x)
-    y = _circular_convolution(y, channels, width)
-    y = layers.Activation("gelu")(y)
-    y = _circular_convolution(y, channels, width)
-    return layers.Add()([x, y])
-
-
-def polar_encoder(
+def build_encoder(
     image_size: int,
     *,
-    n_features: int = 96,
-    n_angles: int = 64,
-    n_radii: int = 28,
+    architecture: str = "polar",
+    n_features: int | None = None,
     channels: int = 128,
-    width: int = 5,
     blocks: int = 4,
-    pool: int = 2,
 ) -> keras.Model:
-    images = keras.Input((image_size, image_size))
+    """An encoder of square images.
+
+    Parameters
+    ----------
+    image_size : side of the images, pixels, at least 8.
+    architecture : ``"polar"`` or ``"published"``.
+    n_features : length of the feature vector, 96 for ``"polar"`` (a multiple of 3) and 512 for
+        ``"published"`` by default.
+    channels, blocks : width and number of residual blocks of ``"polar"``.
+
+    Returns
+    -------
+    Keras model (b, y, x) -> (b, n_features), float32; features are not normalised.
+
+    Raises
+    ------
+    ValueError : the architecture is unknown, the images are too small, or ``n_features`` does not suit.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
+    if image_size < 8:
+        raise ValueError(f"image_size must be at least 8 pixels, got {image_size}")
+    if architecture == "published":
+        return _published(image_size, 512 if n_features is None else n_features)
+    n_features = 96 if n_features is None else n_features
+    if n_features < 3 or n_features % 3:
+        raise ValueError(
+            f"n_features of the polar encoder must be a positive multiple of 3, got {n_features}"
+        )
+    return _polar(image_size, n_features, channels, blocks)
+
+
+def _polar(image_size: int, n_features: int, channels: int, blocks: int) -> keras.Model:
+    images = keras.Input((image_size, image_size), name="images")
     x = Standardize()(images)
-    x = PolarSampling(n_angles, n_radii)(x)
+    x = PolarSampling(N_ANGLES, max(4, image_size // 2 - 1))(x)
     x = layers.Dense(channels)(x)
-    for b in range(blocks):
-        x = _residual_block(x, channels, width)
-        if b < pool:
+    for block in range(blocks):
+        x = _residual_block(x, channels)
+        if block < POOLED_BLOCKS:
             x = layers.AveragePooling1D(2)(x)
     x = layers.LayerNormalization()(x)
     x = layers.Dense(n_features)(x)
-    return keras.Model(images, AngularHarmonics()(x))
+    return keras.Model(images, AngularHarmonics()(x), name="polar_encoder")
+
+
+def _residual_block(x, channels: int):
+    y = layers.LayerNormalization()(x)
+    y = _circular_convolution(y, channels)
+    y = layers.Activation("gelu")(y)
+    y = _circular_convolution(y, channels)
+    return layers.Add()([x, y])
+
+
+def _circular_convolution(x, channels: int):
+    return layers.Conv1D(channels, KERNEL_WIDTH, use_bias=False)(CircularPad(KERNEL_WIDTH // 2)(x))
+
+
+def _published(image_size: int, n_features: int) -> keras.Model:
+    images = keras.Input((image_size, image_size), name="images")
+    x = layers.Reshape((image_size, image_size, 1))(Standardize()(images))
+    for filters, width in PUBLISHED_CONVOLUTIONS:
+        x = layers.Conv2D(filters, width, padding="same", activation="relu")(x)
+        x = layers.MaxPooling2D(2, padding="same")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(images, layers.Dense(n_features)(x), name="published_encoder")

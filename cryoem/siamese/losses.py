@@ -71,6 +71,33 @@ def euclidean_loss(y_true, y_pred):
 LOSSES = {"kernel": kernel_loss, "cosine": cosine_loss, "euclidean": euclidean_loss}
 
 
+def _kernel_distance(similarity):
+    return ops.arccos(ops.clip((3 * similarity - 1) / 2, -1, 1))
+
+
+def _cosine_distance(similarity):
+    return ops.minimum(2 * ops.arccos(ops.clip(similarity, -1, 1)), np.pi)
+
+
+def _euclidean_distance(similarity):
+    return ops.minimum(np.pi / 2 * ops.sqrt(ops.maximum(2 - 2 * similarity, 0)), np.pi)
+
+
+_DECODERS = {"kernel": _kernel_distance, "cosine": _cosine_distance, "euclidean": _euclidean_distance}
+
+
+def _distance_error(kind: str):
+    def distance_error_rad(y_true, y_pred):
+        features = _unit(y_pred)
+        distance = _DECODERS[kind](ops.matmul(features, ops.transpose(features)))
+        return _off_diagonal_mean(ops.abs(distance - true_distance(y_true)))
+
+    return distance_error_rad
+
+
+METRICS = {kind: _distance_error(kind) for kind in KINDS}
+
+
 def distances_from_features(features: np.ndarray, others: np.ndarray, *, kind: str) -> np.ndarray:
     """Decode features into distances.
 
@@ -91,8 +118,4 @@ def distances_from_features(features: np.ndarray, others: np.ndarray, *, kind: s
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9) for x in (features, others))
     similarity = (a @ b.T).astype(np.float32)
-    if kind == "kernel":
-        return np.arccos(np.clip((3 * similarity - 1) / 2, -1, 1))
-    if kind == "cosine":
-        return np.minimum(2 * np.arccos(np.clip(similarity, -1, 1)), np.pi)
-    return np.minimum(np.pi / 2 * np.sqrt(np.maximum(2 - 2 * similarity, 0)), np.pi)
+    return ops.convert_to_numpy(_DECODERS[kind](similarity))

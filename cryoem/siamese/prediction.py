@@ -1,0 +1,162 @@
+"""Distances between images from a trained encoder, and its storage."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from cryoem.siamese.encoders import build_encoder
+from cryoem.siamese.losses import distances_from_features
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """The arguments that rebuild an encoder: those of ``build_encoder``, and the feature distance it was
+    trained with.
+    """
+
+    image_size: int
+    architecture: str = "polar"
+    n_features: int | None = None
+    channels: int = 128
+    blocks: int = 4
+    feature_distance: str = "kernel"
+
+    def build(self) -> keras.Model:
+        """A fresh encoder; raises as ``build_encoder``."""
+        arguments = asdict(self)
+        del arguments["image_size"], arguments["feature_distance"]
+        return build_encoder(self.image_size, **arguments)
+
+
+def encode(
+    encoder: keras.Model, images: np.ndarray, *, both_views: bool = True, batch_size: int = 128
+) -> np.ndarray:
+    """Unit features of images.
+
+    Parameters
+    ----------
+    encoder : (b, y, x) -> (b, f).
+    images : (n, y, x) of the encoder's size.
+    both_views : also encode each image's mirror image in x, which is the projection from the opposite direction and so
+        has a known orientation; distances then come from the mean of both kernels.
+    batch_size : images of one pass.
+
+    Returns
+    -------
+    (n, f) float32, or (n, 2 f) for both views.
+
+    Raises
+    ------
+    ValueError : images are not of the encoder's size, or not finite.
+    """
+    images = np.asarray(images, np.float32)
+    expected = tuple(encoder.input_shape[1:])
+    if images.ndim != 3 or images.shape[1:] != expected:
+        raise ValueError(
+            f"images must be (n, {expected[0]}, {expected[1]}) for this encoder, got {images.shape}"
+        )
+    if not np.isfinite(images).all():
+        raise ValueError(
+            f"images must be finite, got {np.count_nonzero(~np.isfinite(images))} NaN or infinite values"
+        )
+    views = [images, _mirrored(images)] if both_views else [images]
+    features = [_unit(encoder.predict(view, batch_size=batch_size, verbose=0)) for view in views]
+    return np.concatenate(features, axis=1) / np.float32(np.sqrt(len(views)))
+
+
+def predict_distances(
+    encoder: keras.Model, images: np.ndarray, *, feature_distance: str = "kernel", both_views: bool = True
+) -> np.ndarray:
+    """Estimated geodesic distances between the orientations of all pairs of images.
+
+    Parameters
+    ----------
+    encoder : trained with ``feature_distance``.
+    images : (n, y, x) of the encoder's size, n at least 2.
+    both_views : as in ``encode``.
+
+    Returns
+    -------
+    (n, n) float32 radians in [0, pi], symmetric, zero on the diagonal.
+
+    Raises
+    ------
+    ValueError : fewer than 2 images, or as ``encode``.
+    """
+    if len(images) < 2:
+        raise ValueError(f"images must be at least 2 to have a distance, got {len(images)}")
+    features = encode(encoder, images, both_views=both_views)
+    distances = distances_from_features(features, features, kind=feature_distance)
+    distances = (distances + distances.T) / 2
+    np.fill_diagonal(distances, 0)
+    return distances
+
+
+def save_encoder(path: str | os.PathLike, encoder: keras.Model, settings: EncoderSettings) -> None:
+    """Write ``path`` (``.weights.h5``) and the settings beside it (``.json``); each appears whole or not at all.
+
+    Raises
+    ------
+    ValueError : ``path`` does not end in ``.weights.h5``.
+    """
+    path = _checked_path(path)
+    aside = path.with_name(f".partial-{path.name}")
+    encoder.save_weights(aside)
+    os.replace(aside, path)
+    aside.with_suffix(".json").write_text(json.dumps(asdict(settings), indent=2), encoding="utf-8")
+    os.replace(aside.with_suffix(".json"), _settings_path(path))
+
+
+def load_encoder(path: str | os.PathLike) -> tuple[keras.Model, EncoderSettings]:
+    """The encoder that ``save_encoder`` wrote.
+
+    Raises
+    ------
+    FileNotFoundError : the weights or the settings are not there.
+    ValueError : ``path`` does not end in ``.weights.h5``, or a file is damaged or of another encoder.
+    """
+    path = _checked_path(path)
+    for needed in (path, _settings_path(path)):
+        if not needed.is_file():
+            raise FileNotFoundError(f"no such file of an encoder: {needed}")
+    try:
+        settings = EncoderSettings(**json.loads(_settings_path(path).read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{_settings_path(path)} does not hold the settings of an encoder: {error}"
+        ) from None
+    encoder = settings.build()
+    try:
+        encoder.load_weights(path)
+    except Exception as error:  # Keras, h5py and TensorFlow each raise their own kinds
+        raise ValueError(
+            f"{path} does not hold the weights of this encoder: {str(error).splitlines()[0]}"
+        ) from None
+    return encoder, settings
+
+
+def _mirrored(images: np.ndarray) -> np.ndarray:
+    """Images mirrored in x about pixel n // 2."""
+    flipped = images[:, :, ::-1]
+    return np.roll(flipped, 1, axis=2) if images.shape[2] % 2 == 0 else flipped
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9)
+
+
+def _settings_path(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".weights.h5") + ".json")
+
+
+def _checked_path(path: str | os.PathLike) -> Path:
+    path = Path(path)
+    if not path.name.endswith(".weights.h5"):
+        raise ValueError(f"path must end in .weights.h5, got {path}")
+    return path

@@ -1,0 +1,76 @@
+"""Training data that never repeats: fresh projections of a map, with fresh noise and shifts, for every step."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from cryoem.imaging import add_noise, clean_deviation, shift
+from cryoem.projectors import fourier, images_from_half_planes, plane_frequencies
+from cryoem.rotations import random_rotations
+from cryoem.volumes import DensityMap
+
+
+class ProjectionStream(keras.utils.PyDataset):
+    """Batches of (images, quaternions) simulated on the fly; the same seed gives the same batches.
+
+    Images are made at the network's size straight away: only the low frequencies of each slice are read, which equals
+    projecting at ``image_size`` and Fourier-cropping.
+
+    Parameters
+    ----------
+    density_map : the particle.
+    image_size : side of the full images, pixels of one voxel, that the noise and the shifts are meant for.
+    network_image_size : side of the images given to the network, at most ``image_size``.
+    batch_size, steps : images of a batch, batches of an epoch.
+    noise_variance, shift_limit_px, coverage : as in ``imaging.simulate``.
+    seed : of all batches.
+
+    Raises
+    ------
+    ValueError : the network's images are larger than the full ones, or a count is below 1.
+    """
+
+    def __init__(
+        self,
+        density_map: DensityMap,
+        *,
+        image_size: int,
+        network_image_size: int,
+        batch_size: int,
+        steps: int,
+        noise_variance: float = 0.0,
+        shift_limit_px: float = 0.0,
+        coverage: str = "so3",
+        seed: int = 0,
+    ):
+        super().__init__()
+        if not 2 <= network_image_size <= image_size:
+            raise ValueError(
+                f"network_image_size must be between 2 and image_size {image_size}, got {network_image_size}"
+            )
+        if min(batch_size, steps) < 1:
+            raise ValueError(f"batch_size and steps must be at least 1, got {batch_size} and {steps}")
+        self.epoch = 0
+        self._batch_size, self._steps, self._seed, self._coverage = batch_size, steps, seed, coverage
+        self._size = network_image_size
+        shrink = network_image_size / image_size
+        self._noise_variance = noise_variance * shrink**2
+        self._shift_limit_px = shift_limit_px * shrink
+        self._spectrum = fourier.transform(density_map.data)
+        self._frequencies = plane_frequencies(network_image_size) * shrink
+        self._scale = shrink**2 / clean_deviation(density_map, image_size=image_size, coverage=coverage)
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Batch ``index`` of the current epoch: images (b, y, x) float32, quaternions (b, 4) float32 xyzw."""
+        rng = np.random.default_rng([self._seed, self.epoch, index])
+        rotations = random_rotations(self._batch_size, coverage=self._coverage, rng=rng)
+        slices = fourier.read_slices(self._spectrum, rotations.as_matrix(), self._frequencies)
+        images = images_from_half_planes(slices, self._size) * np.float32(self._scale)
+        if self._shift_limit_px:
+            limit = self._shift_limit_px
+            images = shift(images, rng.triangular(-limit, 0, limit, (len(images), 2)))
+        return add_noise(images, self._noise_variance, rng=rng), rotations.as_quat().astype(np.float32)

@@ -1,0 +1,136 @@
+"""Training of an encoder with ``model.fit``: schedule, checkpoints, early stop, resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from cryoem.siamese.losses import LOSSES, METRICS
+from cryoem.siamese.stream import ProjectionStream
+
+WARM_UP_STEPS = 50
+LAST_RATE = 0.05
+
+
+def train(
+    encoder: keras.Model,
+    stream: ProjectionStream,
+    *,
+    epochs: int,
+    validation: tuple[np.ndarray, np.ndarray],
+    feature_distance: str = "kernel",
+    learning_rate: float = 2e-3,
+    patience: int | None = None,
+    seconds: float | None = None,
+    checkpoints: str | os.PathLike | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: int = 0,
+) -> dict[str, list[float]]:
+    """Train an encoder so that the distances of its features are those of the orientations.
+
+    AdamW with a short linear warm-up and a cosine fall of the learning rate over all epochs.
+
+    Parameters
+    ----------
+    encoder : from ``build_encoder``; trained in place.
+    stream : fresh batches; its length is the number of steps of an epoch.
+    epochs : to train for.
+    validation : (images (n, y, x), quaternions (n, 4)) that the stream does not hold.
+    feature_distance : ``"kernel"``, ``"cosine"`` or ``"euclidean"``, see ``losses``.
+    learning_rate : at its highest.
+    patience : stop after so many epochs without a lower validation loss; never by default.
+    seconds : stop after the epoch in which this time has passed; never by default.
+    checkpoints : folder that is written after every epoch and from which an interrupted training goes on, with the same
+        numbers as if it had not been interrupted; none by default.
+    callbacks, verbose : passed to ``model.fit``.
+
+    Returns
+    -------
+    History, one value an epoch: ``loss``, ``val_loss``, ``distance_error_rad`` and ``val_distance_error_rad`` (mean
+    absolute error of the distances of a batch), ``learning_rate``, ``step``, ``seconds`` (since the start, all
+    interrupted trainings counted).
+
+    Raises
+    ------
+    ValueError : ``feature_distance`` is unknown, ``epochs`` is below 1, or the validation set is not of one length.
+    """
+    if feature_distance not in LOSSES:
+        raise ValueError(f"feature_distance must be one of {', '.join(LOSSES)}, got {feature_distance!r}")
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    images, quaternions = validation
+    if len(images) != len(quaternions) or len(images) < 2:
+        raise ValueError(
+            f"validation must be two or more images with a quaternion each, got {len(images)} and {len(quaternions)}"
+        )
+    total = epochs * len(stream)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        LAST_RATE * learning_rate,
+        decay_steps=max(1, total - WARM_UP_STEPS),
+        alpha=LAST_RATE,
+        warmup_target=learning_rate,
+        warmup_steps=min(WARM_UP_STEPS, total - 1),
+    )
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=1e-3, clipnorm=1.0)
+    encoder.compile(optimizer=optimizer, loss=LOSSES[feature_distance], metrics=[METRICS[feature_distance]])
+    record = _Record(stream, None if checkpoints is None else Path(checkpoints) / "history.json", seconds)
+    followers = [record, *callbacks]
+    if patience is not None:
+        followers.append(keras.callbacks.EarlyStopping(monitor="val_loss", patience=patience))
+    if checkpoints is not None:
+        backup = keras.callbacks.BackupAndRestore(str(Path(checkpoints) / "state"), delete_checkpoint=False)
+        followers.insert(0, backup)
+    encoder.fit(
+        stream,
+        epochs=epochs,
+        validation_data=(images, quaternions.astype(np.float32)),
+        validation_batch_size=min(128, len(images)),
+        callbacks=followers,
+        verbose=verbose,
+        shuffle=False,
+    )
+    return record.history
+
+
+class _Record(keras.callbacks.Callback):
+    """Keep the history, across interruptions; tell the stream its epoch; stop when the time is up."""
+
+    def __init__(self, stream: ProjectionStream, path: Path | None, seconds: float | None):
+        super().__init__()
+        self._stream, self._path, self._limit = stream, path, seconds
+        self.history: dict[str, list[float]] = {}
+        if path is not None and path.is_file():
+            self.history = json.loads(path.read_text(encoding="utf-8"))
+        self._elapsed_before = self.history["seconds"][-1] if self.history else 0.0
+
+    def on_train_begin(self, logs=None):
+        self._start = time.monotonic()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._stream.epoch = epoch
+        for values in self.history.values():
+            del values[epoch:]
+
+    def on_epoch_end(self, epoch, logs=None):
+        elapsed = self._elapsed_before + time.monotonic() - self._start
+        numbers = {name: float(value) for name, value in logs.items()}
+        numbers["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        for name, value in (numbers | {"step": (epoch + 1) * len(self._stream), "seconds": elapsed}).items():
+            self.history.setdefault(name, []).append(value)
+        if self._path is not None:
+            _write_whole(self._path, json.dumps(self.history))
+        if self._limit is not None and elapsed >= self._limit:
+            self.model.stop_training = True
+
+
+def _write_whole(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
