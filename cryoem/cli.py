@@ -89,7 +89,7 @@ def run(
 
     \b
     Example:
-      cryoem run --profile quick --map 5j0n --noise-variance 16 --set refinement_rounds=4
+      cryoem run --profile quick --map 5j0n --noise-variance 16 --set gradient_rounds=4
     """
     from cryoem import pipeline
 

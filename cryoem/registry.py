@@ -17,6 +17,8 @@ from cryoem.folders import data_folder
 from cryoem.volumes import DensityMap, density_from_model, low_pass, phantom, read_map, resample
 
 DEFAULT_VOXEL_SIZE_ANGSTROM = 4.0
+PHANTOM_BOX_ANGSTROM = 256.0
+SMALLEST_PHANTOM = 16
 MAP_SUFFIXES = (".mrc", ".map", ".ccp4", ".mrcs")
 MODEL_SUFFIXES = (".cif", ".mmcif", ".pdb", ".ent")
 
@@ -153,7 +155,10 @@ def load(
     if re.fullmatch("phantom(-[A-Za-z0-9]+)?", name):
         symmetry = name.partition("-")[2] or "C1"
         return phantom(
-            symmetry=symmetry, voxel_size_angstrom=made_at, resolution_angstrom=resolution_angstrom
+            symmetry=symmetry,
+            size=max(SMALLEST_PHANTOM, round(PHANTOM_BOX_ANGSTROM / made_at)),
+            voxel_size_angstrom=made_at,
+            resolution_angstrom=resolution_angstrom,
         )
     is_path = isinstance(name_or_path, Path) or os.sep in name or _suffix(name) != ""
     path = Path(name) if is_path else fetch(name)

@@ -67,7 +67,7 @@ phase.record(recovery_error_rad=np.float32(0.125), n_images=1650)
     MAP: """
 images = phase.load("0-data-preparation", "projections", ["images"])["images"]
 phase.record(headline=True, resolution_angstrom=8.25)
-phase.record(rounds=phase.profile.refinement_rounds, noise_variance=images.max())
+phase.record(rounds=phase.profile.gradient_rounds, noise_variance=images.max())
 """,
 }
 
@@ -141,7 +141,7 @@ def story(tmp_path_factory):
         told.whole = pipeline.run(profile="toy", notebooks=notebooks, progress=False)
         told.files = {path.name: path.read_text() for path in told.folder.glob("*.*") if path.is_file()}
         told.repeated = pipeline.run(profile="toy", notebooks=notebooks, progress=False)
-        overrides = {"refinement_rounds": 5}
+        overrides = {"gradient_rounds": 5}
         told.changed = pipeline.run(profile="toy", notebooks=notebooks, overrides=overrides, progress=False)
     return told
 
@@ -260,7 +260,7 @@ def test_a_dead_owner_of_the_lock_is_named_and_a_clean_end_is_not(tmp_path):
 def test_profiles_know_their_names_and_the_paper_its_sizes():
     assert all(pipeline.get_profile(name).name == name for name in ("quick", "paper", "toy"))
     paper = pipeline.get_profile("paper")
-    assert (paper.n_train, paper.n_validation, paper.n_test) == (2512, 838, 1650)
+    assert (paper.n_validation, paper.n_test) == (838, 1650)
     assert paper.image_size == 116
 
 
@@ -270,9 +270,9 @@ def test_profiles_know_their_names_and_the_paper_its_sizes():
         ("fast", {}, "profile must be one of quick, paper, toy, got 'fast'"),
         ("toy", {"steps": 3}, "a profile has no setting 'steps', only seed, "),
         ("toy", {"name": "x"}, "a profile has no setting 'name', only seed, "),
-        ("toy", {"training_steps": "many"}, "training_steps must be int, got 'many'"),
-        ("toy", {"training_steps": 0}, "training_steps must be at least 1, got 0"),
-        ("toy", {"training_steps": True}, "training_steps must be int, got True"),
+        ("toy", {"training_epochs": "many"}, "training_epochs must be int, got 'many'"),
+        ("toy", {"training_epochs": 0}, "training_epochs must be at least 1, got 0"),
+        ("toy", {"training_epochs": True}, "training_epochs must be int, got True"),
         ("toy", {"noise_variance": float("nan")}, "noise_variance must be finite, got nan"),
         ("toy", {"noise_variance": -1}, "noise_variance must be at least 0, got -1.0"),
         ("toy", {"landmarks": 1.5}, "landmarks must be int or None, got 1.5"),
@@ -292,7 +292,7 @@ def test_overrides_take_the_type_of_the_setting():
 
 
 def test_settings_are_read_from_text():
-    assert pipeline.parse_setting("training_steps=12") == ("training_steps", 12)
+    assert pipeline.parse_setting("training_epochs=12") == ("training_epochs", 12)
     assert pipeline.parse_setting("noise_variance=16") == ("noise_variance", 16.0)
     assert pipeline.parse_setting("training_seconds=none") == ("training_seconds", None)
     assert pipeline.parse_setting("recovery_method=sgd") == ("recovery_method", "sgd")
@@ -448,7 +448,7 @@ def test_a_missing_file_of_a_complete_phase_is_named(home):
 def test_an_earlier_phase_with_other_parameters_is_refused(home):
     finish_phases(home, [DATA])
     phase = pipeline.open_phase(
-        DISTANCES, profile="toy", overrides={"noise_variance": 16, "training_steps": 5}
+        DISTANCES, profile="toy", overrides={"noise_variance": 16, "training_epochs": 5}
     )
     with pytest.raises(pipeline.StalePhaseError) as caught:
         phase.load(DATA, "numbers")
@@ -467,8 +467,8 @@ def test_parameters_of_later_phases_do_not_matter_to_earlier_ones(home):
 def test_a_phase_cannot_read_the_settings_of_a_later_one(home):
     phase = pipeline.open_phase(DATA, profile="toy")
     assert phase.profile.n_test == 16
-    with pytest.raises(AttributeError, match="no setting 'training_steps', only name, seed"):
-        _ = phase.profile.training_steps
+    with pytest.raises(AttributeError, match="no setting 'training_epochs', only name, seed"):
+        _ = phase.profile.training_epochs
 
 
 def test_making_a_phase_anew_invalidates_what_was_built_on_it(home):

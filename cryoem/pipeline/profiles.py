@@ -33,20 +33,31 @@ class Profile:
         "voxels of the map; None: as it comes", None, phase=0, minimum=0.1
     )
     image_size: int | None = setting(
-        "side of the images, px; None: the map's longest", None, phase=0, minimum=8
+        "side of the images, px; None: what holds the map", None, phase=0, minimum=8
     )
-    n_train: int = setting("projections to train on", 500, phase=0, minimum=1)
-    n_validation: int = setting("projections to validate on", 200, phase=0, minimum=1)
-    n_test: int = setting("projections whose orientations are recovered", 500, phase=0, minimum=8)
-    noise_variance: float = setting("variance of the noise; clean images have 1", 0.0, phase=0, minimum=0)
+    coverage: str = setting("orientations", "so3", phase=0, choices=("so3", "euler", "half", "quarter"))
+    n_validation: int = setting("projections to validate on", 256, phase=0, minimum=2)
+    n_test: int = setting("projections whose orientations are recovered", 800, phase=0, minimum=16)
+    noise_variance: float = setting("variance of the noise; clean images have 1", 1.0, phase=0, minimum=0)
     shift_limit_px: float = setting("largest shift of an image, px", 0.0, phase=0, minimum=0)
 
     # 1, distance estimation
-    network_image_size: int = setting("side the network sees, px", 58, phase=1, minimum=8)
+    network_image_size: int = setting("largest side that the network sees, px", 58, phase=1, minimum=8)
     architecture: str = setting("the encoder", "polar", phase=1, choices=("polar", "published"))
-    training_steps: int = setting("most steps of training", 650, phase=1, minimum=1)
-    training_seconds: float | None = setting("longest training, s; None: no limit", 120.0, phase=1, minimum=1)
+    feature_distance: str = setting(
+        "how features give a distance", "kernel", phase=1, choices=("kernel", "cosine", "euclidean")
+    )
+    channels: int = setting("width of the polar encoder", 128, phase=1, minimum=4)
+    training_epochs: int = setting("epochs of training", 10, phase=1, minimum=1)
+    steps_per_epoch: int = setting("steps of an epoch", 50, phase=1, minimum=1)
     batch_size: int = setting("images of a training step", 128, phase=1, minimum=2)
+    patience_epochs: int | None = setting(
+        "epochs without progress before training stops; None: no early stop", 20, phase=1, minimum=1
+    )
+    training_seconds: float | None = setting("longest training, s; None: no limit", None, phase=1, minimum=1)
+    expected_distance_error_rad: float = setting(
+        "the validation error must be below this", 0.25, phase=1, minimum=0
+    )
 
     # 2, orientation recovery
     recovery_method: str = setting(
@@ -58,14 +69,21 @@ class Profile:
     landmarks: int | None = setting(
         "images that distances are measured to; None: all", None, phase=2, minimum=8
     )
-    gauge_pairs: int = setting("pairs of images that fix the gauge", 600, phase=2, minimum=1)
+    gauge_pairs: int = setting("pairs of images that search the gauge", 600, phase=2, minimum=1)
+    expected_pose_error_rad: float = setting(
+        "the pose error before refinement must be below this", 0.2, phase=2, minimum=0
+    )
 
     # 3, reconstruction
     reconstruction_method: str = setting(
         "how the map is made", "fourier", phase=3, choices=("fourier", "cgls")
     )
-    refinement_rounds: int = setting("rounds of projection matching", 8, phase=3, minimum=0)
+    search_rounds: int = setting("rounds of refinement by search", 2, phase=3, minimum=0)
+    gradient_rounds: int = setting("most rounds of refinement by gradient", 4, phase=3, minimum=0)
     refinement_candidates: int = setting("rotations tried for an image in a round", 24, phase=3, minimum=1)
+    expected_refined_error_rad: float = setting(
+        "the pose error after refinement must be below this", 0.05, phase=3, minimum=0
+    )
 
     def __post_init__(self):
         hints = get_type_hints(Profile)
@@ -83,26 +101,32 @@ PROFILES = {
         Profile(),
         Profile(
             name="paper",
-            image_size=116,
-            n_train=2512,
             n_validation=838,
             n_test=1650,
-            training_steps=20_000,
-            training_seconds=None,
+            noise_variance=0.0,
+            training_epochs=200,
+            steps_per_epoch=100,
+            search_rounds=3,
+            gradient_rounds=6,
         ),
         Profile(
             name="toy",
-            image_size=24,
-            n_train=16,
-            n_validation=16,
-            n_test=16,
+            voxel_size_angstrom=10.0,
+            n_validation=32,
+            n_test=100,
+            noise_variance=0.01,
             network_image_size=24,
-            training_steps=3,
-            batch_size=8,
-            training_seconds=None,
-            gauge_pairs=20,
-            refinement_rounds=1,
-            refinement_candidates=4,
+            channels=32,
+            training_epochs=8,
+            steps_per_epoch=50,
+            batch_size=32,
+            gauge_pairs=200,
+            search_rounds=1,
+            gradient_rounds=2,
+            refinement_candidates=8,
+            expected_distance_error_rad=0.4,
+            expected_pose_error_rad=0.3,
+            expected_refined_error_rad=0.1,
         ),
     )
 }

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from cryoem.recovery.few import enumerated_starts
 from cryoem.recovery.polish import polish_against
 from cryoem.recovery.spectral import locate, spectral_start
 
 METHODS = ("spectral", "spectral+refine", "sgd")
-RANDOM_STARTS = 10
 SYMMETRY_TOLERANCE = 1e-3
+FEWEST_IMAGES = 5
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,9 @@ class Recovery:
     """Recovered orientations.
 
     ``rotations``: n orientations in an arbitrary gauge; ``losses``: mean squared error of the distances (rad^2) at each
-    round; ``frames``: a few intermediate sets of orientations, the last one being ``rotations``; ``start``:
-    ``"spectral"`` or ``"random"``, which is used where the images are too few or too spread for the spectral
-    start.
+    round; ``frames``: the orientations of each round, the last being ``rotations``; ``start``:
+    ``"spectral"`` or ``"enumerated"``, where the images are too few or too spread for that, or ``"random"`` for
+    the stochastic method.
     """
 
     rotations: Rotation
@@ -57,7 +58,7 @@ def recover_orientations(
     rounds : Gauss-Newton rounds at the most.
     robust_width : residuals beyond this many radians lose weight; plain least squares by default.
     steps, learning_rate : of ``"sgd"``.
-    rng : generator or seed, for landmarks, random starts and ``"sgd"``.
+    rng : generator or seed, for landmarks, enumerated starts and ``"sgd"``.
 
     Returns
     -------
@@ -65,8 +66,8 @@ def recover_orientations(
 
     Raises
     ------
-    ValueError : distances are not square, not finite, not symmetric, fewer than 4 images, or negative beyond noise; the
-        method is unknown; landmarks are not between 4 and n.
+    ValueError : distances are not square, not finite, not symmetric, fewer than 5 images, or negative beyond noise; the
+        method is unknown; landmarks are not between 5 and n.
 
     Source: docs/conventions.md, "The gauge"; SCIENCE of the loss: arXiv 2104.06237, eq. 6.
     """
@@ -74,8 +75,8 @@ def recover_orientations(
     n = len(distances)
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if landmarks is not None and not 4 <= landmarks <= n:
-        raise ValueError(f"landmarks must be between 4 and the {n} images, got {landmarks}")
+    if landmarks is not None and not FEWEST_IMAGES <= landmarks <= n:
+        raise ValueError(f"landmarks must be between {FEWEST_IMAGES} and the {n} images, got {landmarks}")
     rng = np.random.default_rng(rng)
     if method == "sgd":
         from cryoem.recovery.stochastic import descend
@@ -90,38 +91,36 @@ def recover_orientations(
     known = anchor.rotations.as_quat()
     columns = distances[:, chosen]
     start = locate((1 + np.cos(columns)) / 2, known)
-    quaternions, losses = polish_against(columns, start, known, rounds=rounds, robust_width=robust_width)
-    frames = (Rotation.from_quat(start), Rotation.from_quat(quaternions))
-    return Recovery(frames[-1], np.array(losses), frames, anchor.start)
+    visited, losses = polish_against(columns, start, known, rounds=rounds, robust_width=robust_width)
+    return _recovery(visited, losses, anchor.start)
 
 
 def _recover_square(distances, rounds: int, robust_width: float, rng: np.random.Generator) -> Recovery:
-    """All pairs: spectral start where it applies, the best of several random starts otherwise."""
-    start = spectral_start(distances)
-    if start is not None:
-        return _polish(distances, start, rounds, robust_width, "spectral")
-    candidates = []
-    for _ in range(RANDOM_STARTS):
-        quaternions = Rotation.random(len(distances), rng=rng).as_quat()
-        candidates.append(_polish(distances, quaternions, max(rounds, 60), robust_width, "random"))
-    return min(candidates, key=lambda recovery: recovery.losses[-1])
+    """All pairs: the spectral start where it applies, the best of the enumerated ones otherwise."""
+    spectral = spectral_start(distances)
+    if spectral is not None:
+        visited, losses = polish_against(distances, spectral, None, rounds=rounds, robust_width=robust_width)
+        return _recovery(visited, losses, "spectral")
+    found = []
+    for start in enumerated_starts(distances, rng):
+        visited, losses = polish_against(distances, start, None, rounds=rounds, robust_width=robust_width)
+        found.append(_recovery(visited, losses, "enumerated"))
+    if not found:
+        raise ValueError("distances must fit orientations, and no four of these images do")
+    return min(found, key=lambda recovery: recovery.losses[-1])
 
 
-def _polish(distances, quaternions, rounds: int, robust_width: float, start: str) -> Recovery:
-    frames = [Rotation.from_quat(quaternions)]
-    quaternions, losses = polish_against(
-        distances, quaternions, None, rounds=rounds, robust_width=robust_width
-    )
-    frames.append(Rotation.from_quat(quaternions))
-    return Recovery(frames[-1], np.array(losses), tuple(frames), start)
+def _recovery(visited: list[np.ndarray], losses: list[float], start: str) -> Recovery:
+    frames = tuple(Rotation.from_quat(quaternions) for quaternions in visited)
+    return Recovery(frames[-1], np.array(losses), frames, start)
 
 
 def _checked(distances: np.ndarray) -> np.ndarray:
     distances = np.asarray(distances)
     if distances.ndim != 2 or distances.shape[0] != distances.shape[1]:
         raise ValueError(f"distances must be a square (n, n) matrix, got shape {distances.shape}")
-    if len(distances) < 4:
-        raise ValueError(f"distances must be between at least 4 images, got {len(distances)}")
+    if len(distances) < FEWEST_IMAGES:
+        raise ValueError(f"distances must be between at least {FEWEST_IMAGES} images, got {len(distances)}")
     distances = distances.astype(np.float64, copy=False)
     bad = distances.size - np.count_nonzero(np.isfinite(distances))
     if bad:

@@ -11,6 +11,8 @@ import numba
 import numpy as np
 
 STEP = 0.7
+LEAST_GAIN = 1e-4
+SHORTEST_STEP = 0.05
 
 
 @numba.njit(parallel=True, cache=True)
@@ -58,7 +60,7 @@ def polish_against(
     *,
     rounds: int,
     robust_width: float,
-) -> tuple[np.ndarray, list[float]]:
+) -> tuple[list[np.ndarray], list[float]]:
     """Descend the squared error of the distances.
 
     Parameters
@@ -66,34 +68,45 @@ def polish_against(
     distances : (n, m) radians.
     quaternions : (n, 4) start.
     references : (m, 4) quaternions that stay fixed, or None: the references are the images themselves (m == n).
-    rounds : Gauss-Newton rounds at the most; it stops when the loss no longer falls by a ten-thousandth.
+    rounds : Gauss-Newton rounds at the most; it stops when the loss no longer falls by ``LEAST_GAIN``.
     robust_width : residuals beyond this many radians lose weight (Cauchy); infinity for plain least squares.
 
     Returns
     -------
-    quaternions (n, 4) and the loss before each round and after the last, mean squared residual over pairs, rad^2.
+    The quaternions (n, 4) of every round, the best last, and their losses, mean squared residual over pairs, rad^2.
     """
-    losses: list[float] = []
-    best = quaternions
-    step = 1.0 if references is not None else STEP
+    largest = 1.0 if references is not None else STEP
+    step = largest
+    visited, losses = [], []
+    move = None
     for _ in range(rounds + 1):
-        against = quaternions if references is None else references
-        hessians, gradients, squares, counts = _normal_equations(
-            distances, quaternions, against, robust_width
-        )
-        losses.append(float(squares.sum() / max(counts.sum(), 1)))
-        if len(losses) > 1 and losses[-1] >= min(losses[:-1]):
+        candidate = quaternions if move is None else _moved(quaternions, step * move)
+        against = candidate if references is None else references
+        hessians, gradients, squares, counts = _normal_equations(distances, candidate, against, robust_width)
+        loss = float(squares.sum() / max(counts.sum(), 1))
+        if losses and loss >= losses[-1]:
+            step /= 2
+            if step < SHORTEST_STEP * largest:
+                break
+            continue
+        settled = bool(losses) and loss > losses[-1] * (1 - LEAST_GAIN)
+        quaternions, step = candidate, min(largest, 1.5 * step)
+        visited.append(quaternions)
+        losses.append(loss)
+        if settled:
             break
-        best = quaternions
-        if len(losses) > 1 and losses[-1] > losses[-2] * (1 - 1e-4):
-            break
-        damping = 1e-9 + 1e-6 * np.trace(hessians, axis1=1, axis2=2)
-        along = (
-            np.einsum("ni,nj->nij", quaternions, quaternions)
-            * (1 + np.trace(hessians, axis1=1, axis2=2))[:, None, None]
-        )
-        system = hessians + along + damping[:, None, None] * np.eye(4)
-        move = np.linalg.solve(system, gradients[..., None])[..., 0]
-        quaternions = quaternions + step * move
-        quaternions /= np.linalg.norm(quaternions, axis=1, keepdims=True)
-    return best, losses
+        move = _gauss_newton_move(hessians, gradients, quaternions)
+    return visited, losses
+
+
+def _gauss_newton_move(hessians: np.ndarray, gradients: np.ndarray, quaternions: np.ndarray) -> np.ndarray:
+    """Tangent moves (n, 4) that solve the normal equations; stiff along the quaternion itself, which may not change."""
+    stiffness = 1 + np.trace(hessians, axis1=1, axis2=2)
+    along = np.einsum("n,ni,nj->nij", stiffness, quaternions, quaternions)
+    damping = 1e-6 * stiffness[:, None, None] * np.eye(4)
+    return np.linalg.solve(hessians + along + damping, gradients[..., None])[..., 0]
+
+
+def _moved(quaternions: np.ndarray, move: np.ndarray) -> np.ndarray:
+    moved = quaternions + move
+    return moved / np.linalg.norm(moved, axis=1, keepdims=True)

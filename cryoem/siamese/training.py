@@ -16,6 +16,7 @@ from cryoem.siamese.stream import ProjectionStream
 
 WARM_UP_STEPS = 50
 LAST_RATE = 0.05
+HISTORY_FILE = "history.json"
 
 
 def train(
@@ -79,15 +80,15 @@ def train(
     )
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=1e-3, clipnorm=1.0)
     encoder.compile(optimizer=optimizer, loss=LOSSES[feature_distance], metrics=[METRICS[feature_distance]])
-    record = _Record(stream, None if checkpoints is None else Path(checkpoints) / "history.json", seconds)
+    folder = None if checkpoints is None else Path(checkpoints)
+    first_epoch = 0 if folder is None else _restore(encoder, folder)
+    record = _Record(stream, folder, seconds, first_epoch)
     followers = [record, *callbacks]
     if patience is not None:
         followers.append(keras.callbacks.EarlyStopping(monitor="val_loss", patience=patience))
-    if checkpoints is not None:
-        backup = keras.callbacks.BackupAndRestore(str(Path(checkpoints) / "state"), delete_checkpoint=False)
-        followers.insert(0, backup)
     encoder.fit(
         stream,
+        initial_epoch=first_epoch,
         epochs=epochs,
         validation_data=(images, quaternions.astype(np.float32)),
         validation_batch_size=min(128, len(images)),
@@ -99,23 +100,26 @@ def train(
 
 
 class _Record(keras.callbacks.Callback):
-    """Keep the history, across interruptions; tell the stream its epoch; stop when the time is up."""
+    """Keep the history and, in ``folder``, the state of the training; tell the stream its epoch; stop when
+    time is up.
+    """
 
-    def __init__(self, stream: ProjectionStream, path: Path | None, seconds: float | None):
+    def __init__(
+        self, stream: ProjectionStream, folder: Path | None, seconds: float | None, first_epoch: int
+    ):
         super().__init__()
-        self._stream, self._path, self._limit = stream, path, seconds
+        self._stream, self._folder, self._limit = stream, folder, seconds
         self.history: dict[str, list[float]] = {}
-        if path is not None and path.is_file():
-            self.history = json.loads(path.read_text(encoding="utf-8"))
-        self._elapsed_before = self.history["seconds"][-1] if self.history else 0.0
+        if first_epoch:
+            kept = json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))
+            self.history = {name: values[:first_epoch] for name, values in kept.items()}
+        self._elapsed_before = self.history["seconds"][-1] if first_epoch else 0.0
 
     def on_train_begin(self, logs=None):
         self._start = time.monotonic()
 
     def on_epoch_begin(self, epoch, logs=None):
         self._stream.epoch = epoch
-        for values in self.history.values():
-            del values[epoch:]
 
     def on_epoch_end(self, epoch, logs=None):
         elapsed = self._elapsed_before + time.monotonic() - self._start
@@ -123,14 +127,41 @@ class _Record(keras.callbacks.Callback):
         numbers["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         for name, value in (numbers | {"step": (epoch + 1) * len(self._stream), "seconds": elapsed}).items():
             self.history.setdefault(name, []).append(value)
-        if self._path is not None:
-            _write_whole(self._path, json.dumps(self.history))
+        if self._folder is not None:
+            _save_state(self.model, self._folder, epoch + 1, self.history)
         if self._limit is not None and elapsed >= self._limit:
             self.model.stop_training = True
 
 
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+def _save_state(encoder: keras.Model, folder: Path, epochs_done: int, history: dict) -> None:
+    """Write history, then weights and optimizer, whose file name says the epoch; the older state goes last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f".partial-{HISTORY_FILE}"
+    aside.write_text(json.dumps(history), encoding="utf-8")
+    os.replace(aside, folder / HISTORY_FILE)
+    aside = folder / ".partial-state.weights.h5"
+    encoder.save_weights(aside, overwrite=True)
+    os.replace(aside, _state_path(folder, epochs_done))
+    for epoch in _saved_epochs(folder):
+        if epoch < epochs_done:
+            _state_path(folder, epoch).unlink()
+
+
+def _restore(encoder: keras.Model, folder: Path) -> int:
+    """Load the latest state of an interrupted training, if there is one; the number of epochs it had done."""
+    epochs = _saved_epochs(folder)
+    if not epochs:
+        return 0
+    encoder.optimizer.build(encoder.trainable_variables)
+    encoder.load_weights(_state_path(folder, max(epochs)))
+    return max(epochs)
+
+
+def _state_path(folder: Path, epochs_done: int) -> Path:
+    return folder / f"after-epoch-{epochs_done}.weights.h5"
+
+
+def _saved_epochs(folder: Path) -> list[int]:
+    return [
+        int(path.name.split(".")[0].rsplit("-", 1)[1]) for path in folder.glob("after-epoch-*.weights.h5")
+    ]

@@ -3,7 +3,7 @@
 A map is an array (z, y, x) whose origin is voxel ``n // 2`` of each axis, for even and odd sizes alike.
 """
 
-from cryoem.volumes.boxes import centre, crop_or_pad, cube, resample
+from cryoem.volumes.boxes import centre, crop_or_pad, cube, enclosing_image_size, resample
 from cryoem.volumes.filters import low_pass, soft_mask, soft_sphere
 from cryoem.volumes.maps import DensityMap, read_map, write_map
 from cryoem.volumes.models import density_from_model
@@ -15,6 +15,7 @@ __all__ = [
     "crop_or_pad",
     "cube",
     "density_from_model",
+    "enclosing_image_size",
     "low_pass",
     "phantom",
     "read_map",

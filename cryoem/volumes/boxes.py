@@ -56,6 +56,18 @@ def cube(density_map: DensityMap, size: int | None = None) -> DensityMap:
     return crop_or_pad(density_map, max(density_map.data.shape) if size is None else size)
 
 
+def enclosing_image_size(density_map: DensityMap) -> int:
+    """Side, in pixels of one voxel, of images that hold a map's projections from every direction.
+
+    A cubic box is taken to leave room around its particle, and gives its own side; another box is taken to fit tightly,
+    and gives its diagonal, rounded down to an even number.
+    """
+    shape = density_map.data.shape
+    if len(set(shape)) == 1:
+        return shape[0]
+    return int(np.hypot.reduce(np.array(shape, float)) // 2 * 2)
+
+
 def resample(density_map: DensityMap, voxel_size_angstrom: float) -> DensityMap:
     """Sample a map at another voxel size: its Fourier series, cut off at the lower of the two Nyquist frequencies.
 
