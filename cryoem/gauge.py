@@ -15,13 +15,19 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
 N_ANGLES = 360
 CANDIDATES = 20_000
 SHORTLIST = 12
 COARSE_RADII = 16
+SEARCH_RADII = (0.12, 0.06, 0.03)
+SUMMIT_RADII = (0.02, 0.01, 0.005, 0.005)
+_ROWS, _COLUMNS = np.triu_indices(3)
+_AXES = np.vstack([np.zeros((1, 3)), np.eye(3), -np.eye(3)])
+_EDGES = np.array([v for v in np.ndindex(3, 3, 3) if sum(x != 1 for x in v) == 2]) - 1
+_STENCIL = np.vstack([_AXES, _EDGES / np.sqrt(2)])
+_BALL = np.vstack([_STENCIL, _STENCIL[1:] / 2])
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,7 @@ def fix_gauge(
     lines = _fourier_lines(images)
     coarse, fine = _pairs(len(images), pairs, rng), _pairs(len(images), refinement_pairs, rng)
     best = [
-        _search(lines, oriented.as_matrix().astype(np.float32), coarse, fine)
-        for oriented in (rotations, rotations.inv())
+        _search(lines, _float_matrices(oriented), coarse, fine) for oriented in (rotations, rotations.inv())
     ]
     inverted = bool(best[1][0] > best[0][0])
     score, turn = best[inverted]
@@ -88,32 +93,44 @@ def common_line_score(images: np.ndarray, rotations: Rotation, *, pairs: int = 2
     images = _checked(images, rotations)
     chosen = _pairs(len(images), pairs, np.random.default_rng(rng))
     identity = np.eye(3, dtype=np.float32)[None]
-    matrices = rotations.as_matrix().astype(np.float32)
-    return float(_score(_fourier_lines(images), matrices, chosen, identity)[0])
+    return float(_score(_fourier_lines(images), _float_matrices(rotations), chosen, identity)[0])
 
 
 def _search(lines, matrices, coarse, fine) -> tuple[float, Rotation]:
-    """Best score and turn over SO(3): a covering grid, then a simplex descent from the best few."""
-    grid = covering_rotations(CANDIDATES)
+    """Best score and turn over SO(3): a covering grid, then closer and closer around the best few, then a summit."""
     smooth = np.ascontiguousarray(lines[..., :COARSE_RADII])
-    scores = _score(smooth, matrices, coarse, grid.as_matrix().astype(np.float32))
+    grid = covering_rotations(CANDIDATES)
+    scores = _score(smooth, matrices, coarse, _float_matrices(grid))
     shortlist = _distinct(grid[np.argsort(-scores)[: 40 * SHORTLIST]], SHORTLIST)
-    medium = [_climb(smooth, matrices, coarse, turn, size=0.08, tolerance=2e-3) for turn in shortlist]
-    _, turn = max(medium, key=lambda found: found[0])
-    return _climb(lines, matrices, fine, turn, size=0.02, tolerance=2e-5)
+    for radius in SEARCH_RADII:
+        around = Rotation.from_rotvec(radius * _BALL)
+        clouds = Rotation.concatenate([around * turn for turn in shortlist])
+        scores = _score(smooth, matrices, coarse, _float_matrices(clouds)).reshape(len(shortlist), -1)
+        shortlist = [around[k] * turn for k, turn in zip(scores.argmax(axis=1), shortlist, strict=True)]
+    turn = shortlist[int(scores.max(axis=1).argmax())]
+    for radius in SUMMIT_RADII:
+        turn, score = _climb(lines, matrices, fine, turn, radius)
+    return score, turn
 
 
-def _climb(
-    lines, matrices, pairs, turn: Rotation, *, size: float, tolerance: float
-) -> tuple[float, Rotation]:
-    def loss(vector):
-        candidate = (Rotation.from_rotvec(vector) * turn).as_matrix().astype(np.float32)
-        return -_score(lines, matrices, pairs, candidate[None])[0]
+def _climb(lines, matrices, pairs, turn: Rotation, radius: float) -> tuple[Rotation, float]:
+    """One step to the summit of the quadratic through 19 scores around ``turn``; the best of them if it has none."""
+    steps = radius * _STENCIL
+    scores = _score(lines, matrices, pairs, _float_matrices(Rotation.from_rotvec(steps) * turn))
+    terms = np.column_stack([np.ones(len(steps)), steps, steps[:, _ROWS] * steps[:, _COLUMNS]])
+    fit = np.linalg.lstsq(terms, scores, rcond=None)[0]
+    curvature = np.zeros((3, 3))
+    curvature[_ROWS, _COLUMNS] = fit[4:]
+    curvature = curvature + curvature.T
+    best = steps[scores.argmax()]
+    if np.linalg.eigvalsh(curvature)[-1] < 0:
+        summit = np.linalg.solve(curvature, -fit[1:4])
+        best = summit * min(1, 1.5 * radius / max(np.linalg.norm(summit), 1e-12))
+    return Rotation.from_rotvec(best) * turn, float(scores.max())
 
-    simplex = np.vstack([np.zeros(3), size * np.eye(3)])
-    options = {"initial_simplex": simplex, "xatol": tolerance, "fatol": 1e-9, "maxfev": 200}
-    found = minimize(loss, np.zeros(3), method="Nelder-Mead", options=options)
-    return float(-found.fun), Rotation.from_rotvec(found.x) * turn
+
+def _float_matrices(rotations: Rotation) -> np.ndarray:
+    return np.ascontiguousarray(rotations.as_matrix(), np.float32)
 
 
 def _distinct(rotations: Rotation, count: int, apart: float = 0.25) -> list[Rotation]:

@@ -10,6 +10,7 @@ coarsest image size that holds the trusted shells.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,11 +22,12 @@ from cryoem.projectors import half_planes_from_images
 from cryoem.projectors.fourier import transform
 from cryoem.projectors.matching import correlate_candidates, gauss_newton_steps
 from cryoem.reconstruction import SliceSums, disc_frequencies, grid_slices, once_each
-from cryoem.resolution import FSC, fourier_shell_correlation, shell_index
+from cryoem.resolution import FSC, fourier_shell_correlation, masked_half_map_fsc, shell_index
 from cryoem.rotations import random_small_rotations
 from cryoem.volumes import DensityMap, low_pass, soft_mask, soft_sphere
 
 FOLDS = 4
+SHELLS_PER_RADIAN = 2.0  # finer shells than this over the search radius turn by more than a search can follow
 LEAST_TRUSTED = 0.143
 LARGEST_STEP = 0.15
 
@@ -35,7 +37,8 @@ class Refinement:
     """Refined orientations and the map that they give.
 
     ``rotations``: n orientations; ``map``: reconstruction from all images; ``half_maps``: from two halves of them;
-    ``mask``: (y, y, y) soft mask that the last round used; ``fsc``: between the half-maps under that mask;
+    ``mask``: (y, y, y) soft mask that the last round used; ``fsc``: between the half-maps under that mask,
+    corrected for it by phase randomisation (the halves shared references, so it is an optimistic curve);
     ``history``: one dict a round with ``round``, ``kind`` (search or gradient), ``score`` (mean correlation
     of images and slices), ``moved_rad`` (mean change of orientation), ``resolution_angstrom`` (half-maps at
     0.143, under the mask).
@@ -55,10 +58,10 @@ def refine(
     *,
     pixel_size_angstrom: float,
     search_rounds: int = 3,
-    gradient_rounds: int = 5,
+    gradient_rounds: int = 4,
     candidates: int = 24,
     search_radius: float = 0.12,
-    tolerance: float = 5e-4,
+    tolerance: float = 1e-3,
     rng: np.random.Generator | int | None = None,
     callback: Callable[[dict, Rotation], None] | None = None,
 ) -> Refinement:
@@ -100,10 +103,11 @@ def refine(
     history: list[dict] = []
     for round_ in range(search_rounds + gradient_rounds):
         radius = search_radius / 2**round_ if round_ < search_rounds else None
-        work = _working_set(planes, size, trusted)
+        finest = trusted if radius is None else min(trusted, math.ceil(SHELLS_PER_RADIAN / radius))
+        work = _working_set(planes, size, finest)
         sums = _grid_folds(work, rotations, fold)
         fsc, mask = _trust(sums)
-        last = _last_trusted_shell(fsc)
+        last = min(finest, _last_trusted_shell(fsc))
         matched = work.within(last)
         moved = np.empty((len(images), 3, 3))
         scores = np.empty(len(images))
@@ -126,7 +130,8 @@ def refine(
             * fsc.resolution_angstrom(LEAST_TRUSTED),
         }
         rotations = Rotation.from_matrix(moved)
-        trusted = min(size // 2, int(1.3 * last) + 4)
+        if last < finest:
+            trusted = min(size // 2, int(1.3 * last) + 4)
         history.append(entry)
         if callback is not None:
             callback(entry, rotations)
@@ -245,7 +250,7 @@ def _conclude(
     sums = _grid_folds(_working_set(planes, size, size // 2), rotations, fold)
     _, mask = _trust(sums)
     full, a, b = (s.invert() for s in (_total(sums), _total(sums[::2]), _total(sums[1::2])))
-    fsc = fourier_shell_correlation(a, b, voxel_size_angstrom=pixel_size_angstrom, mask=mask)
+    fsc = masked_half_map_fsc(a, b, mask, voxel_size_angstrom=pixel_size_angstrom, rng=0)
     full, a, b = (DensityMap(v.astype(np.float32), pixel_size_angstrom) for v in (full, a, b))
     return Refinement(rotations, full, (a, b), mask, fsc, history)
 

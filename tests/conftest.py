@@ -8,6 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cryoem import volumes
+from cryoem.projectors import project
+from cryoem.rotations import random_rotations
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is first imported
 
 
@@ -53,3 +57,20 @@ def small_volume() -> np.ndarray:
         weight = rng.choice([-0.4, 1.0], p=[0.25, 0.75]) * rng.uniform(0.6, 1.4)
         volume += weight * np.exp(-((grid - centre) ** 2).sum(axis=-1) / (2 * width**2))
     return volume.astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def particle() -> np.ndarray:
+    """(32, 32, 32) float32, read-only: the phantom without symmetry."""
+    density = volumes.phantom(size=32).data.copy()
+    density.flags.writeable = False
+    return density
+
+
+@pytest.fixture(scope="session")
+def views(particle):
+    """300 images (n, 32, 32) of the particle without noise, read-only, and their orientations."""
+    rotations = random_rotations(300, rng=1)
+    images = project(particle, rotations, backend="fourier")
+    images.flags.writeable = False
+    return images, rotations

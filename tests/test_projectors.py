@@ -417,7 +417,7 @@ def test_project_refuses_an_image_size_that_is_no_number(size):
 
 
 def test_project_refuses_complex_volumes():
-    with pytest.raises(ValueError, match="volume must .*complex"):
+    with pytest.raises(ValueError, match=r"volume must .*complex"):
         cpu(np.ones((4, 4, 4), complex), random_rotations(1, rng=0))
 
 
@@ -457,9 +457,9 @@ def test_astra_without_a_gpu_is_one_sentence_and_no_dead_process(small_volume, m
     if astra_gpu.is_usable():
         monkeypatch.setattr(astra_gpu, "is_usable", lambda: False)
     rotations = random_rotations(2, rng=0)
-    with pytest.raises(RuntimeError, match='^backend="astra" needs astra-toolbox and a visible GPU'):
+    with pytest.raises(RuntimeError, match=r'^backend="astra" needs astra-toolbox and a visible GPU'):
         project(small_volume, rotations, backend="astra")
-    with pytest.raises(RuntimeError, match='^backend="astra" needs'):
+    with pytest.raises(RuntimeError, match=r'^backend="astra" needs'):
         backproject(np.ones((2, 8, 8)), rotations, volume_shape=(8, 8, 8), backend="astra")
     np.testing.assert_array_equal(project(small_volume, rotations), cpu(small_volume, rotations))
 
