@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from cryoem.checks import many_rotations
+
 MIRROR = np.diag([1.0, 1.0, -1.0])
 REWEIGHTED_ROUNDS = 30
 
@@ -44,7 +46,7 @@ def recovery_error(true: Rotation, recovered: Rotation) -> float:
 
     Raises
     ------
-    ValueError : the two are not equally many.
+    ValueError : the two are not equally many, empty, or a single rotation.
 
     Source: arXiv 2104.06237, eq. 7, solved by Procrustes instead of by descent.
     """
@@ -64,7 +66,7 @@ def pose_error(true: Rotation, recovered: Rotation) -> float:
 
     Raises
     ------
-    ValueError : the two are not equally many.
+    ValueError : the two are not equally many, empty, or a single rotation.
     """
     return align_frame(true, recovered).mean_error
 
@@ -74,7 +76,7 @@ def align_to(true: Rotation, recovered: Rotation) -> Alignment:
 
     Shapes, errors raised: as ``recovery_error``.
     """
-    _check_lengths(true, recovered)
+    _check(true, recovered)
     direct = _best_two_sided(true.as_quat(), recovered.as_quat())
     inverse = _best_two_sided(true.as_quat(), recovered.inv().as_quat())
     inverted = _angles(true, inverse).mean() < _angles(true, direct).mean()
@@ -87,7 +89,7 @@ def align_frame(true: Rotation, recovered: Rotation) -> Alignment:
 
     Shapes, errors raised: as ``pose_error``.
     """
-    _check_lengths(true, recovered)
+    _check(true, recovered)
     plain = _best_right(true, recovered)
     mirrored = _best_right(true, mirror(recovered))
     is_mirrored = _angles(true, mirrored).mean() < _angles(true, plain).mean()
@@ -106,11 +108,11 @@ def _angles(a: Rotation, b: Rotation) -> np.ndarray:
     return (a.inv() * b).magnitude()
 
 
-def _check_lengths(true: Rotation, recovered: Rotation) -> None:
+def _check(true: Rotation, recovered: Rotation) -> None:
+    many_rotations(true, name="true")
+    many_rotations(recovered, name="recovered")
     if len(true) != len(recovered):
-        raise ValueError(
-            f"true and recovered must be equally many orientations, got {len(true)} and {len(recovered)}"
-        )
+        raise ValueError(f"true and recovered must be equally many, got {len(true)} and {len(recovered)}")
 
 
 def _best_right(true: Rotation, recovered: Rotation) -> Rotation:

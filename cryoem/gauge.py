@@ -17,10 +17,13 @@ import numba
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from cryoem.checks import many_rotations, square_images, whole_number
+
 N_ANGLES = 360
 CANDIDATES = 20_000
 SHORTLIST = 12
 COARSE_RADII = 16
+LEAST_SIGNAL = 1e-3
 SEARCH_RADII = (0.12, 0.06, 0.03)
 SUMMIT_RADII = (0.02, 0.01, 0.005, 0.005)
 _ROWS, _COLUMNS = np.triu_indices(3)
@@ -52,7 +55,7 @@ def fix_gauge(
     rotations: Rotation,
     *,
     pairs: int = 600,
-    refinement_pairs: int = 40_000,
+    refinement_pairs: int = 200_000,
     rng: np.random.Generator | int | None = None,
 ) -> Gauge:
     """Find the rotation of the image axes, and whether to transpose, from common lines between the images.
@@ -76,6 +79,8 @@ def fix_gauge(
     Source: van Heel, Ultramicroscopy 21 (1987) 111, for common lines.
     """
     images = _checked(images, rotations)
+    pairs = whole_number(pairs, name="pairs", at_least=1)
+    refinement_pairs = whole_number(refinement_pairs, name="refinement_pairs", at_least=1)
     rng = np.random.default_rng(rng)
     lines = _fourier_lines(images)
     coarse, fine = _pairs(len(images), pairs, rng), _pairs(len(images), refinement_pairs, rng)
@@ -89,7 +94,7 @@ def fix_gauge(
 
 
 def common_line_score(images: np.ndarray, rotations: Rotation, *, pairs: int = 2000, rng=None) -> float:
-    """Mean correlation along the common lines that orientations predict, in [-1, 1]; parameters as ``fix_gauge``."""
+    """Agreement along the common lines that orientations predict, in [-1, 1]; parameters as ``fix_gauge``."""
     images = _checked(images, rotations)
     chosen = _pairs(len(images), pairs, np.random.default_rng(rng))
     identity = np.eye(3, dtype=np.float32)[None]
@@ -109,11 +114,11 @@ def _search(lines, matrices, coarse, fine) -> tuple[float, Rotation]:
         shortlist = [around[k] * turn for k, turn in zip(scores.argmax(axis=1), shortlist, strict=True)]
     turn = shortlist[int(scores.max(axis=1).argmax())]
     for radius in SUMMIT_RADII:
-        turn, score = _climb(lines, matrices, fine, turn, radius)
-    return score, turn
+        turn = _climb(lines, matrices, fine, turn, radius)
+    return float(_score(lines, matrices, fine, _float_matrices(turn)[None])[0]), turn
 
 
-def _climb(lines, matrices, pairs, turn: Rotation, radius: float) -> tuple[Rotation, float]:
+def _climb(lines, matrices, pairs, turn: Rotation, radius: float) -> Rotation:
     """One step to the summit of the quadratic through 19 scores around ``turn``; the best of them if it has none."""
     steps = radius * _STENCIL
     scores = _score(lines, matrices, pairs, _float_matrices(Rotation.from_rotvec(steps) * turn))
@@ -126,7 +131,7 @@ def _climb(lines, matrices, pairs, turn: Rotation, radius: float) -> tuple[Rotat
     if np.linalg.eigvalsh(curvature)[-1] < 0:
         summit = np.linalg.solve(curvature, -fit[1:4])
         best = summit * min(1, 1.5 * radius / max(np.linalg.norm(summit), 1e-12))
-    return Rotation.from_rotvec(best) * turn, float(scores.max())
+    return Rotation.from_rotvec(best) * turn
 
 
 def _float_matrices(rotations: Rotation) -> np.ndarray:
@@ -193,19 +198,28 @@ def _fourier_lines(images: np.ndarray) -> np.ndarray:
     power = np.mean(np.abs(lines) ** 2, axis=(0, 1))
     floor = power[-max(2, len(power) // 10) :].mean()
     signal = np.clip(1 - floor / power, 0, 1)
-    lines = lines[..., signal > 1e-3] * np.sqrt(signal * radius)[signal > 1e-3].astype(np.float32)
+    if not (
+        signal > LEAST_SIGNAL
+    ).any():  # nothing rises above the highest frequencies: no reason to prefer any radius
+        signal = np.ones_like(signal)
+    kept = signal > LEAST_SIGNAL
+    lines = lines[..., kept] * np.sqrt(signal * radius)[kept].astype(np.float32)
     scale = np.sqrt(np.mean(np.sum(np.abs(lines) ** 2, axis=2), axis=1))
     return lines / scale[:, None, None]
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)
 def _score(lines, matrices, pairs, turns):
-    """Mean correlation over pairs, for each candidate turn A of the image axes, ``R = A @ matrices``: (c,)."""
+    """Agreement along common lines for each candidate turn A of the image axes, ``R = A @ matrices``: (c,).
+
+    Inner products of all lines over the mean power of all lines, so that strong lines count for more but a candidate
+    gains nothing by choosing them; 1 where every line agrees.
+    """
     parts = 16
-    partial = np.zeros((len(turns), parts))
+    products, powers = np.zeros((len(turns), parts)), np.zeros((len(turns), parts))
     for task in numba.prange(len(turns) * parts):
         turn, part = turns[task // parts], task % parts
-        total = 0.0
+        total = power = 0.0
         for p in range(part * len(pairs) // parts, (part + 1) * len(pairs) // parts):
             i, j = pairs[p, 0], pairs[p, 1]
             a, b = matrices[i], matrices[j]
@@ -213,9 +227,14 @@ def _score(lines, matrices, pairs, turns):
             ux, uy, uz = _combine_rows(turn[2], a)
             vx, vy, vz = _combine_rows(turn[2], b)
             x, y, z = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
-            total += _correlate(lines[i], lines[j], _angle(turn, a, x, y, z), _angle(turn, b, x, y, z))
-        partial[task // parts, part] = total
-    return partial.sum(axis=1) / len(pairs)
+            product, mean_power = _compare(
+                lines[i], lines[j], _angle(turn, a, x, y, z), _angle(turn, b, x, y, z)
+            )
+            total += product
+            power += mean_power
+        products[task // parts, part] = total
+        powers[task // parts, part] = power
+    return products.sum(axis=1) / powers.sum(axis=1)
 
 
 @numba.njit(inline="always")
@@ -250,34 +269,26 @@ def _nearest_lines(angle, n_angles):
 
 
 @numba.njit(fastmath=True, cache=True)
-def _correlate(a, b, angle_a, angle_b):
-    """Real part of the inner product of two central lines, interpolated linearly in angle; half a turn is stored."""
+def _compare(a, b, angle_a, angle_b):
+    """Real inner product of two central lines and the mean of their powers, interpolated linearly in angle."""
     ia, sa, ja, ta, wa = _nearest_lines(angle_a, a.shape[0])
     ib, sb, jb, tb, wb = _nearest_lines(angle_b, b.shape[0])
     va, vb = np.float32(1) - wa, np.float32(1) - wb
-    total = np.float32(0)
+    product = power = np.float32(0)
     for r in range(a.shape[1]):
-        real = (va * a[ia, r].real + wa * a[ja, r].real) * (vb * b[ib, r].real + wb * b[jb, r].real)
+        real_a = va * a[ia, r].real + wa * a[ja, r].real
+        real_b = vb * b[ib, r].real + wb * b[jb, r].real
         imaginary_a = va * sa * a[ia, r].imag + wa * ta * a[ja, r].imag
         imaginary_b = vb * sb * b[ib, r].imag + wb * tb * b[jb, r].imag
-        total += real + imaginary_a * imaginary_b
-    return total
+        product += real_a * real_b + imaginary_a * imaginary_b
+        power += real_a * real_a + imaginary_a * imaginary_a + real_b * real_b + imaginary_b * imaginary_b
+    return product, power / 2
 
 
 def _checked(images: np.ndarray, rotations: Rotation) -> np.ndarray:
-    images = np.asarray(images, np.float32)
-    if images.ndim != 3 or images.shape[1] != images.shape[2]:
-        raise ValueError(f"images must be (n, y, x) with y == x, got {images.shape}")
-    if len(images) < 3:
-        raise ValueError(f"images must be at least 3 for common lines, got {len(images)}")
-    if len(images) != len(rotations):
-        raise ValueError(f"images and rotations must be equally many, got {len(images)} and {len(rotations)}")
-    if not np.isfinite(images).all():
-        raise ValueError(
-            f"images must be finite, got {np.count_nonzero(~np.isfinite(images))} NaN or infinite values"
-        )
-    if (np.ptp(images, axis=(1, 2)) == 0).any():
-        raise ValueError(
-            f"images must not be constant, got {np.sum(np.ptp(images, axis=(1, 2)) == 0)} constant ones"
-        )
+    images = square_images(images, at_least=3, smallest_px=8)
+    many_rotations(rotations, count=len(images))
+    constant = np.count_nonzero(np.ptp(images, axis=(1, 2)) == 0)
+    if constant:
+        raise ValueError(f"images must not be constant, got {constant} constant ones of {len(images)}")
     return images

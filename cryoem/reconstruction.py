@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from cryoem.checks import many_rotations, positive_number, square_images, whole_number
 from cryoem.projectors import backproject, fourier, half_planes_from_images, plane_frequencies, project
 from cryoem.volumes import DensityMap
 
@@ -47,19 +48,19 @@ def reconstruct(
 
     Raises
     ------
-    ValueError : images are not (n, y, y), fewer than 2, not finite, or not as many as rotations; the pixel size or the
-        iterations are not positive; the method is unknown.
+    ValueError : images are not (n, y, y), fewer than 2, smaller than 4 px, not finite, or not as many as rotations; the
+        pixel size, the damping or the iterations are not positive; the method is unknown.
 
     Source: direct Fourier inversion after Penczek, Methods Enzymol. 482 (2010) 1; CGLS after Björck, Numerical Methods
     for Least Squares Problems (1996), 7.4.
     """
-    images = _checked(images, rotations)
-    if pixel_size_angstrom <= 0:
-        raise ValueError(f"pixel_size_angstrom must be positive, got {pixel_size_angstrom}")
+    images = square_images(images, at_least=2, smallest_px=4)
+    many_rotations(rotations, count=len(images))
+    positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
+    positive_number(damping, name="damping")
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if iterations < 1:
-        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    iterations = whole_number(iterations, name="iterations", at_least=1)
     if method == "fourier":
         volume = invert_slices(images, rotations.as_matrix(), damping=damping)
     else:
@@ -142,18 +143,3 @@ def _cgls(images: np.ndarray, rotations: Rotation, iterations: int, backend: str
         if callback is not None:
             callback(iteration, float(np.linalg.norm(residual)) / start)
     return volume
-
-
-def _checked(images: np.ndarray, rotations: Rotation) -> np.ndarray:
-    images = np.asarray(images, np.float32)
-    if images.ndim != 3 or images.shape[1] != images.shape[2]:
-        raise ValueError(f"images must be (n, y, x) with y == x, got {images.shape}")
-    if len(images) < 2:
-        raise ValueError(f"images must be at least 2 for a reconstruction, got {len(images)}")
-    if len(images) != len(rotations):
-        raise ValueError(f"images and rotations must be equally many, got {len(images)} and {len(rotations)}")
-    if not np.isfinite(images).all():
-        raise ValueError(
-            f"images must be finite, got {np.count_nonzero(~np.isfinite(images))} NaN or infinite values"
-        )
-    return images

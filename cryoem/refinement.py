@@ -18,6 +18,7 @@ import numpy as np
 import scipy.fft
 from scipy.spatial.transform import Rotation
 
+from cryoem.checks import many_rotations, positive_number, square_images, whole_number
 from cryoem.projectors import half_planes_from_images
 from cryoem.projectors.fourier import transform
 from cryoem.projectors.matching import correlate_candidates, gauss_newton_steps
@@ -69,7 +70,7 @@ def refine(
 
     Parameters
     ----------
-    images : (n, y, x) real, y == x.
+    images : (n, y, x) real, y == x, at least 16 of 12 px, the particle brighter than its surroundings.
     rotations : n orientations in the images' gauge (see ``gauge.fix_gauge``).
     pixel_size_angstrom : side of a pixel.
     search_rounds : rounds of random search, the radius halving each time from ``search_radius`` (radians).
@@ -85,18 +86,21 @@ def refine(
 
     Raises
     ------
-    ValueError : images are not (n, y, y), fewer than 16, not finite, or not as many as rotations; a count is negative.
+    ValueError : images are not (n, y, y), too few or too small, not finite, constant, or not as many as
+        rotations; a count is negative or a size not positive.
 
     Source: Penczek et al., Ultramicroscopy 53 (1994) 251, for projection matching.
     """
-    images = _checked(images, rotations)
-    if min(search_rounds, gradient_rounds) < 0 or candidates < 1:
-        raise ValueError(
-            "search_rounds and gradient_rounds must not be negative and candidates must be positive, "
-            f"got {search_rounds}, {gradient_rounds}, {candidates}"
-        )
+    images = square_images(images, at_least=4 * FOLDS, smallest_px=12)
+    many_rotations(rotations, count=len(images))
+    positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
+    positive_number(search_radius, name="search_radius")
+    search_rounds = whole_number(search_rounds, name="search_rounds", at_least=0)
+    gradient_rounds = whole_number(gradient_rounds, name="gradient_rounds", at_least=0)
+    candidates = whole_number(candidates, name="candidates", at_least=1)
     rng = np.random.default_rng(rng)
     size = images.shape[1]
+    images, unit = _normalised(images)
     planes = half_planes_from_images(images)
     fold = rng.permutation(len(images)) % FOLDS
     trusted = size // 2  # the finest shell worth looking at
@@ -137,7 +141,21 @@ def refine(
             callback(entry, rotations)
         if radius is None and entry["moved_rad"] < tolerance:
             break
-    return _conclude(planes, rotations, fold, size, pixel_size_angstrom, history)
+    return _conclude(planes, size, unit, rotations, fold, pixel_size_angstrom, history)
+
+
+def _normalised(images: np.ndarray) -> tuple[np.ndarray, float]:
+    """Images without their background, the mean outside the inscribed circle, in units of their deviation;
+    that unit.
+    """
+    n = images.shape[1]
+    y, x = np.indices((n, n)) - n // 2
+    outside = np.hypot(y, x) > 0.5 * n - 1
+    images = images - images[:, outside].mean(axis=1)[:, None, None]
+    unit = float(images.std())
+    if unit == 0:
+        raise ValueError(f"images must not be constant, got {len(images)} constant ones")
+    return images / np.float32(unit), unit
 
 
 @dataclass(frozen=True)
@@ -181,9 +199,8 @@ def _trust(sums: list[SliceSums]) -> tuple[FSC, np.ndarray]:
     size = len(a)
     sphere = soft_sphere(a.shape, 0.45 * size, 0.05 * size)
     coarse = fourier_shell_correlation(a, b, mask=sphere)
-    blurred = low_pass(
-        DensityMap(((a + b) / 2 * sphere).astype(np.float32), 1.0), 2 * coarse.resolution_angstrom(0.5)
-    )
+    blur = min(2 * coarse.resolution_angstrom(0.5), size / 3)
+    blurred = low_pass(DensityMap(((a + b) / 2 * sphere).astype(np.float32), 1.0), blur)
     mask = sphere * soft_mask(blurred, extend_px=0.03 * size, edge_px=0.05 * size)
     return fourier_shell_correlation(a, b, mask=mask), mask
 
@@ -244,27 +261,12 @@ def _descend(reference, planes, rotations: Rotation, frequencies):
 
 
 def _conclude(
-    planes, rotations: Rotation, fold, size: int, pixel_size_angstrom: float, history
+    planes, unit: float, rotations: Rotation, fold, pixel_size_angstrom: float, history
 ) -> Refinement:
-    """Maps at full size from the final orientations."""
+    """Maps at full size, in the images' own units, from the final orientations."""
     sums = _grid_folds(_working_set(planes, size, size // 2), rotations, fold)
     _, mask = _trust(sums)
-    full, a, b = (s.invert() for s in (_total(sums), _total(sums[::2]), _total(sums[1::2])))
-    fsc = masked_half_map_fsc(a, b, mask, voxel_size_angstrom=pixel_size_angstrom, rng=0)
-    full, a, b = (DensityMap(v.astype(np.float32), pixel_size_angstrom) for v in (full, a, b))
+    volumes = [s.invert() * unit for s in (_total(sums), _total(sums[::2]), _total(sums[1::2]))]
+    fsc = masked_half_map_fsc(*volumes[1:], mask, voxel_size_angstrom=pixel_size_angstrom, rng=0)
+    full, a, b = (DensityMap(v.astype(np.float32), pixel_size_angstrom) for v in volumes)
     return Refinement(rotations, full, (a, b), mask, fsc, history)
-
-
-def _checked(images: np.ndarray, rotations: Rotation) -> np.ndarray:
-    images = np.asarray(images, np.float32)
-    if images.ndim != 3 or images.shape[1] != images.shape[2]:
-        raise ValueError(f"images must be (n, y, x) with y == x, got {images.shape}")
-    if len(images) < 4 * FOLDS:
-        raise ValueError(f"images must be at least {4 * FOLDS} for a refinement, got {len(images)}")
-    if len(images) != len(rotations):
-        raise ValueError(f"images and rotations must be equally many, got {len(images)} and {len(rotations)}")
-    if not np.isfinite(images).all():
-        raise ValueError(
-            f"images must be finite, got {np.count_nonzero(~np.isfinite(images))} NaN or infinite values"
-        )
-    return images

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 
+from cryoem.checks import finite_array, positive_number
+
 
 @dataclass(frozen=True)
 class FSC:
@@ -58,15 +60,15 @@ def fourier_shell_correlation(
 
     Raises
     ------
-    ValueError : shapes differ or are not cubic, values are not finite, or a volume (masked) is constant zero.
+    ValueError : shapes differ or are not cubic, values are not finite, a volume is zero everywhere (under the mask), or
+        the voxel size is not positive.
 
     Source: Harauz and van Heel, Optik 73 (1986) 146.
     """
-    a, b = (_checked(name, v) for name, v in (("a", a), ("b", b)))
-    if a.shape != b.shape:
-        raise ValueError(f"a and b must have the same shape, got {a.shape} and {b.shape}")
-    if mask is not None:
-        a, b = a * mask, b * mask
+    positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
+    if np.shape(a) != np.shape(b):
+        raise ValueError(f"a and b must have the same shape, got {np.shape(a)} and {np.shape(b)}")
+    a, b = _masked("a", a, mask), _masked("b", b, mask)
     n = a.shape[0]
     fa, fb = scipy.fft.rfftn(a, workers=-1), scipy.fft.rfftn(b, workers=-1)
     return FSC(np.arange(1, n // 2 + 1) / (n * voxel_size_angstrom), _shell_correlation(fa, fb, n))
@@ -136,14 +138,18 @@ def _randomise_phases(volume: np.ndarray, first_shell: int, rng: np.random.Gener
     return scipy.fft.irfftn(spectrum, s=volume.shape, workers=-1)
 
 
-def _checked(name: str, volume: np.ndarray) -> np.ndarray:
-    volume = np.asarray(volume, np.float64)
-    if volume.ndim != 3 or len(set(volume.shape)) != 1 or volume.size == 0:
-        raise ValueError(f"{name} must be a cubic (n, n, n) volume, got shape {volume.shape}")
-    if not np.isfinite(volume).all():
+def _masked(name: str, volume: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    volume = finite_array(volume, name=name, ndim=3, dtype=np.float64)
+    if len(set(volume.shape)) != 1 or volume.shape[0] < 2:
         raise ValueError(
-            f"{name} must be finite, got {np.count_nonzero(~np.isfinite(volume))} NaN or infinite values"
+            f"{name} must be a cubic volume of at least 2 voxels a side, got shape {volume.shape}"
         )
+    if mask is not None:
+        mask = finite_array(mask, name="mask", ndim=3)
+        if mask.shape != volume.shape:
+            raise ValueError(f"mask must have the volumes' shape {volume.shape}, got {mask.shape}")
+        volume = volume * mask
     if not volume.any():
-        raise ValueError(f"{name} must not be zero everywhere, got a volume of zeros")
+        where = "everywhere" if mask is None else "everywhere under the mask"
+        raise ValueError(f"{name} must not be zero {where}, got only zeros")
     return volume

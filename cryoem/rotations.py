@@ -12,6 +12,8 @@ import re
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from cryoem.checks import whole_number
+
 COVERAGES = ("so3", "euler", "half", "quarter")
 
 
@@ -38,8 +40,7 @@ def random_rotations(
 
     Source: arXiv 2104.06237, section on sampling; uniform SO(3) has a uniform cosine of the tilt angle.
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    n = whole_number(n, name="n", at_least=1)
     if coverage not in COVERAGES:
         raise ValueError(f"coverage must be one of {', '.join(COVERAGES)}, got {coverage!r}")
     rng = np.random.default_rng(rng)

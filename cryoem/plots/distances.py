@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import plotly.graph_objects as go
 
-from cryoem.plots.checks import finite_array, non_empty_mapping, thinned
+from cryoem.checks import finite_array
+from cryoem.plots.checks import non_empty_mapping, thinned
 from cryoem.plots.template import (
     INK,
     LEGEND_ABOVE,

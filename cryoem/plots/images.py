@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from cryoem.plots.checks import finite_array, positive_number
+from cryoem.checks import finite_array, positive_number
 from cryoem.plots.template import INK, MUTED, figure
 from cryoem.plots.ticks import round_below
 

@@ -8,7 +8,8 @@ import numpy as np
 import plotly.graph_objects as go
 from scipy.spatial.transform import Rotation
 
-from cryoem.plots.checks import many_rotations, thinned
+from cryoem.checks import many_rotations
+from cryoem.plots.checks import thinned
 from cryoem.plots.template import INK, figure
 from cryoem.rotations import to_relion_euler_deg, viewing_directions
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from cryoem.plots.checks import finite_array, non_empty_mapping
+from cryoem.checks import finite_array
+from cryoem.plots.checks import non_empty_mapping
 from cryoem.plots.template import LEGEND_ABOVE, MUTED, figure, named_colours
 from cryoem.plots.ticks import round_below
 from cryoem.resolution import FSC

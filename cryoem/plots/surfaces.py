@@ -11,7 +11,7 @@ from scipy.ndimage import affine_transform
 from skimage.filters import threshold_otsu
 from skimage.measure import marching_cubes
 
-from cryoem.plots.checks import finite_array, positive_number
+from cryoem.checks import finite_array, positive_number
 
 # About 16 bytes a triangle in the page: all surfaces of one figure together stay below 2 MB.
 TRIANGLES_PER_FIGURE = 100_000

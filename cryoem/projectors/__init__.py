@@ -11,6 +11,8 @@ import numpy as np
 import scipy.fft
 from scipy.spatial.transform import Rotation
 
+from cryoem.checks import finite_array, square_images, whole_number
+
 BACKENDS = ("auto", "fourier", "astra")
 BATCH = 256
 
@@ -38,9 +40,9 @@ def project(
 
     Source: the central-slice theorem; accuracy is stated in ``docs/conventions.md``.
     """
-    volume = _checked("volume", volume)
-    n = max(volume.shape) if image_size is None else _checked_size(image_size)
-    matrices = np.atleast_3d(rotations.as_matrix()).reshape(-1, 3, 3)
+    volume = finite_array(volume, name="volume", ndim=3, dtype=np.float32)
+    n = max(volume.shape) if image_size is None else whole_number(image_size, name="image_size", at_least=2)
+    matrices = rotations.as_matrix().reshape(-1, 3, 3)
     if resolve_backend(backend) == "astra":
         from cryoem.projectors import astra_gpu
 
@@ -80,22 +82,21 @@ def backproject(
         positive numbers; ``backend`` is unknown.
     RuntimeError : ``backend="astra"`` where no usable GPU is visible.
     """
-    images = _checked("images", images)
-    matrices = np.atleast_3d(rotations.as_matrix()).reshape(-1, 3, 3)
-    if images.shape[1] != images.shape[2] or len(images) != len(matrices):
-        raise ValueError(
-            f"images must be ({len(matrices)}, y, x) with y == x, one a rotation, got {images.shape}"
-        )
-    if len(volume_shape) != 3 or min(volume_shape) < 1:
-        raise ValueError(f"volume_shape must be three positive numbers, got {volume_shape}")
+    images = square_images(images)
+    matrices = rotations.as_matrix().reshape(-1, 3, 3)
+    if len(images) != len(matrices):
+        raise ValueError(f"images must be one for each of the {len(matrices)} rotations, got {len(images)}")
+    if np.ndim(volume_shape) != 1 or len(volume_shape) != 3:
+        raise ValueError(f"volume_shape must be three sizes (z, y, x), got {volume_shape}")
+    volume_shape = tuple(whole_number(n, name="volume_shape", at_least=1) for n in volume_shape)
     if resolve_backend(backend) == "astra":
         from cryoem.projectors import astra_gpu
 
-        return astra_gpu.backproject(images, matrices, tuple(volume_shape))
+        return astra_gpu.backproject(images, matrices, volume_shape)
     from cryoem.projectors import fourier
 
     working = max(images.shape[1], *volume_shape)
-    shape = fourier.GridShape(tuple(volume_shape))
+    shape = fourier.GridShape(volume_shape)
     frequencies = plane_frequencies(working)
     weights = _twin_count(working) / (2 * working**2)
     half = 0
@@ -161,19 +162,3 @@ def _pad(images: np.ndarray, size: int) -> np.ndarray:
     before = size // 2 - images.shape[1] // 2
     after = size - images.shape[1] - before
     return np.pad(images, ((0, 0), (before, after), (before, after)))
-
-
-def _checked(name: str, array: np.ndarray) -> np.ndarray:
-    array = np.asarray(array, np.float32)
-    if array.ndim != 3 or 0 in array.shape:
-        raise ValueError(f"{name} must have three non-empty axes, got shape {array.shape}")
-    bad = array.size - np.count_nonzero(np.isfinite(array))
-    if bad:
-        raise ValueError(f"{name} must be finite, got {bad} NaN or infinite values of {array.size}")
-    return array
-
-
-def _checked_size(image_size: int) -> int:
-    if int(image_size) != image_size or image_size < 2:
-        raise ValueError(f"image_size must be a whole number of at least 2 pixels, got {image_size}")
-    return int(image_size)

@@ -55,10 +55,9 @@ class GridShape:
 
     @property
     def full(self) -> tuple[int, int, int]:
-        """Grid points on each axis (z, y, x), even numbers with small factors."""
-        return tuple(
-            2 * scipy.fft.next_fast_len(int(np.ceil(OVERSAMPLING * n / 2)), real=True) for n in self.volume
-        )
+        """Grid points on each axis (z, y, x), even numbers with small factors, never fewer than the guard needs."""
+        halves = (max(int(np.ceil(OVERSAMPLING * n / 2)), 2 * _GUARD) for n in self.volume)
+        return tuple(2 * scipy.fft.next_fast_len(half, real=True) for half in halves)
 
     @property
     def stored(self) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from cryoem.checks import finite_array, whole_number
 from cryoem.recovery.few import enumerated_starts
 from cryoem.recovery.polish import polish_against
 from cryoem.recovery.spectral import locate, spectral_start
@@ -18,16 +19,18 @@ from cryoem.recovery.spectral import locate, spectral_start
 METHODS = ("spectral", "spectral+refine", "sgd")
 SYMMETRY_TOLERANCE = 1e-3
 FEWEST_IMAGES = 5
+FEWEST_LANDMARKS = 12
+POLISHED_STARTS = 8
 
 
 @dataclass(frozen=True)
 class Recovery:
     """Recovered orientations.
 
-    ``rotations``: n orientations in an arbitrary gauge; ``losses``: mean squared error of the distances (rad^2) at each
-    round; ``frames``: the orientations of each round, the last being ``rotations``; ``start``:
-    ``"spectral"`` or ``"enumerated"``, where the images are too few or too spread for that, or ``"random"`` for
-    the stochastic method.
+    ``rotations``: n orientations in an arbitrary gauge; ``losses``: mean squared error of the distances (rad^2) at
+    each round, its robust counterpart where a ``robust_width`` was given; ``frames``: the orientations of each
+    round, the last being ``rotations``; ``start``: ``"spectral"``, or ``"enumerated"`` where the images are too few
+    or too spread for that, or ``"random"`` for the stochastic method.
     """
 
     rotations: Rotation
@@ -66,8 +69,9 @@ def recover_orientations(
 
     Raises
     ------
-    ValueError : distances are not square, not finite, not symmetric, fewer than 5 images, or negative beyond noise; the
-        method is unknown; landmarks are not between 5 and n.
+    ValueError : distances are not square, not finite, not symmetric, of fewer than 5 images, or not radians;
+        the method is unknown; landmarks are fewer than 12 or more than n; a count is negative or a width not
+        positive.
 
     Source: docs/conventions.md, "The gauge"; SCIENCE of the loss: arXiv 2104.06237, eq. 6.
     """
@@ -75,8 +79,11 @@ def recover_orientations(
     n = len(distances)
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if landmarks is not None and not FEWEST_IMAGES <= landmarks <= n:
-        raise ValueError(f"landmarks must be between {FEWEST_IMAGES} and the {n} images, got {landmarks}")
+    if landmarks is not None and whole_number(landmarks, name="landmarks", at_least=FEWEST_LANDMARKS) > n:
+        raise ValueError(f"landmarks must be at most the {n} images, got {landmarks}")
+    rounds = whole_number(rounds, name="rounds", at_least=0)
+    if not robust_width > 0:
+        raise ValueError(f"robust_width must be positive, got {robust_width}")
     rng = np.random.default_rng(rng)
     if method == "sgd":
         from cryoem.recovery.stochastic import descend
@@ -97,17 +104,20 @@ def recover_orientations(
 
 def _recover_square(distances, rounds: int, robust_width: float, rng: np.random.Generator) -> Recovery:
     """All pairs: the spectral start where it applies, the best of the enumerated ones otherwise."""
+
+    def polished(quaternions, most_rounds):
+        return polish_against(distances, quaternions, None, rounds=most_rounds, robust_width=robust_width)
+
     spectral = spectral_start(distances)
     if spectral is not None:
-        visited, losses = polish_against(distances, spectral, None, rounds=rounds, robust_width=robust_width)
-        return _recovery(visited, losses, "spectral")
-    found = []
-    for start in enumerated_starts(distances, rng):
-        visited, losses = polish_against(distances, start, None, rounds=rounds, robust_width=robust_width)
-        found.append(_recovery(visited, losses, "enumerated"))
-    if not found:
+        return _recovery(*polished(spectral, rounds), "spectral")
+    starts = enumerated_starts(distances, rng)
+    if not starts:
         raise ValueError("distances must fit orientations, and no four of these images do")
-    return min(found, key=lambda recovery: recovery.losses[-1])
+    promising = sorted(starts, key=lambda start: polished(start, 0)[1][-1])[:POLISHED_STARTS]
+    return min(
+        (_recovery(*polished(start, rounds), "enumerated") for start in promising), key=lambda r: r.losses[-1]
+    )
 
 
 def _recovery(visited: list[np.ndarray], losses: list[float], start: str) -> Recovery:
@@ -116,18 +126,21 @@ def _recovery(visited: list[np.ndarray], losses: list[float], start: str) -> Rec
 
 
 def _checked(distances: np.ndarray) -> np.ndarray:
-    distances = np.asarray(distances)
-    if distances.ndim != 2 or distances.shape[0] != distances.shape[1]:
-        raise ValueError(f"distances must be a square (n, n) matrix, got shape {distances.shape}")
+    """A contiguous float64 copy with a zero diagonal."""
+    if np.ndim(distances) != 2 or np.shape(distances)[0] != np.shape(distances)[1]:
+        raise ValueError(f"distances must be a square (n, n) matrix, got shape {np.shape(distances)}")
     if len(distances) < FEWEST_IMAGES:
         raise ValueError(f"distances must be between at least {FEWEST_IMAGES} images, got {len(distances)}")
-    distances = distances.astype(np.float64, copy=False)
-    bad = distances.size - np.count_nonzero(np.isfinite(distances))
-    if bad:
-        raise ValueError(f"distances must be finite, got {bad} NaN or infinite values of {distances.size}")
+    distances = finite_array(distances, name="distances", ndim=2, dtype=np.float64).copy()
+    np.fill_diagonal(distances, 0)
     asymmetry = np.abs(distances - distances.T).max()
     if asymmetry > SYMMETRY_TOLERANCE:
         raise ValueError(
             f"distances must be symmetric, got entries that differ from their mirror by {asymmetry:.3g} rad"
+        )
+    middle = np.median(distances[np.triu_indices(len(distances), 1)])
+    if not 0 <= middle <= np.pi:
+        raise ValueError(
+            f"distances must be radians between 0 and pi but for errors, got a median of {middle:.3g}"
         )
     return distances

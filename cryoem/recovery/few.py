@@ -12,6 +12,7 @@ from itertools import product
 import numpy as np
 
 BASES = 30
+NEGATIVE_TOLERANCE = 0.05  # of the smallest eigenvalue, for distances with errors
 _PATTERNS = np.array([(1, *signs) for signs in product((1, -1), repeat=3)], dtype=float)
 
 
@@ -28,16 +29,16 @@ def enumerated_starts(distances: np.ndarray, rng: np.random.Generator) -> list[n
         for a, b, c in _PATTERNS[:, 1:]:
             signs = np.array([[1, 1, 1, 1], [1, 1, a, b], [1, a, 1, c], [1, b, c, 1]])
             values, vectors = np.linalg.eigh(signs * gram)
-            if values[0] > 1e-9:
-                starts.append(_place(overlaps[:, base], vectors * np.sqrt(values)))
+            if values[0] > -NEGATIVE_TOLERANCE:
+                starts.append(_place(overlaps[:, base], vectors * np.sqrt(np.maximum(values, 0))))
     return starts
 
 
 def _place(overlaps: np.ndarray, base: np.ndarray) -> np.ndarray:
     """Quaternions (n, 4) from their unsigned overlaps (n, 4) with four known ones (4, 4)."""
     signed = np.abs(overlaps)[:, None] * _PATTERNS  # (n, 8, 4)
-    candidates = np.linalg.solve(base, signed[..., None])[..., 0]
-    lengths = np.linalg.norm(candidates, axis=2)
-    best = np.argmin(np.abs(lengths - 1), axis=1)
+    candidates = signed @ np.linalg.pinv(base, rcond=1e-5).T
+    misfit = np.linalg.norm(candidates @ base.T - signed, axis=2)
+    best = np.argmin(misfit + np.abs(np.linalg.norm(candidates, axis=2) - 1), axis=1)
     chosen = candidates[np.arange(len(candidates)), best]
     return chosen / np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-12)

@@ -17,7 +17,7 @@ SHORTEST_STEP = 0.05
 
 @numba.njit(parallel=True, cache=True)
 def _normal_equations(distances, quaternions, references, robust_width):
-    """Per image: H (4, 4), g (4,), the summed squared residual and its count; a reference at zero distance is
+    """Per image: H (4, 4), g (4,), the summed loss and its count; a reference at zero distance is
     skipped.
     """
     n, m = distances.shape
@@ -39,9 +39,10 @@ def _normal_equations(distances, quaternions, references, robust_width):
                 squares[i] += distances[i, j] ** 2
                 continue
             residual = distances[i, j] - 2 * np.arctan2(norm, abs(c))
-            squares[i] += residual * residual
             counts[i] += 1
-            weight = 1.0 / (1.0 + (residual / robust_width) ** 2)
+            squared = (residual / robust_width) ** 2
+            squares[i] += residual * residual if squared == 0 else robust_width**2 * np.log1p(squared)
+            weight = 1.0 / (1.0 + squared)
             for k in range(4):
                 t[k] *= sign / norm
                 gradients[i, k] += 2 * weight * residual * t[k]
@@ -73,7 +74,8 @@ def polish_against(
 
     Returns
     -------
-    The quaternions (n, 4) of every round, the best last, and their losses, mean squared residual over pairs, rad^2.
+    The quaternions (n, 4) of every round, the best last, and their losses over pairs, rad^2: the mean of r^2, or of
+    ``w^2 log(1 + r^2 / w^2)`` for a finite width w.
     """
     largest = 1.0 if references is not None else STEP
     step = largest

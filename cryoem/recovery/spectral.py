@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 MIN_CAP = 12
+LEAST_SPREAD = 1e-4
 ROUNDS = 12
 _ROWS, _COLUMNS = np.triu_indices(4)
 
@@ -18,13 +19,17 @@ _ROWS, _COLUMNS = np.triu_indices(4)
 def spectral_start(distances: np.ndarray) -> np.ndarray | None:
     """Quaternions (n, 4) of all images from their (n, n) distances in radians, up to an orthogonal map of R^4.
 
-    Returns None where no image has ``MIN_CAP`` neighbours within pi/2, too few for a start.
+    Returns None where no image has ``MIN_CAP`` neighbours within pi/2, or where these hold fewer than ten
+    different lifts, too few for a start.
     """
     near = distances < np.pi / 2
     cap = np.flatnonzero(near[np.argmax(near.sum(axis=1))])
     if len(cap) < MIN_CAP:
         return None
     quaternions = _gram_quaternions(np.cos(distances[np.ix_(cap, cap)] / 2))
+    spread = np.linalg.svd(_lift(quaternions), compute_uv=False)
+    if spread[-1] < LEAST_SPREAD * spread[0]:
+        return None
     overlap_squared = (1 + np.cos(distances)) / 2
     quaternions = locate(overlap_squared[:, cap], quaternions)
     for _ in range(ROUNDS):

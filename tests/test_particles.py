@@ -1,0 +1,97 @@
+"""The particle stack: what it accepts, and the sentence with which it refuses."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from cryoem.particles import ParticleStack
+from cryoem.rotations import random_rotations
+
+IMAGES = np.arange(3 * 4 * 4, dtype=np.float64).reshape(3, 4, 4)
+
+
+def test_a_stack_of_images_alone():
+    stack = ParticleStack(IMAGES, 1.5)
+    assert len(stack) == 3
+    assert stack.images.dtype == np.float32
+    np.testing.assert_array_equal(stack.images, IMAGES)
+    assert (stack.rotations, stack.shifts_px, stack.defocus_angstrom, stack.symmetry) == (
+        None,
+        None,
+        None,
+        "C1",
+    )
+
+
+def test_a_stack_of_everything():
+    rotations = random_rotations(3, rng=0)
+    stack = ParticleStack(IMAGES, 1.5, rotations, np.ones((3, 2)), np.full(3, 1e4), "D2")
+    assert stack.rotations is rotations
+    assert stack.shifts_px.shape == (3, 2)
+    assert stack.defocus_angstrom.shape == (3,)
+    assert stack.symmetry == "D2"
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((4, 4)), r"images must be \(n, y, x\) with y == x, not empty, got \(4, 4\)"),
+        (np.zeros((3, 4, 5)), r"images must be \(n, y, x\) with y == x, not empty, got \(3, 4, 5\)"),
+        (np.zeros((0, 4, 4)), r"images must be \(n, y, x\) with y == x, not empty, got \(0, 4, 4\)"),
+        (np.zeros((3, 0, 0)), r"images must be \(n, y, x\) with y == x, not empty, got \(3, 0, 0\)"),
+        (np.where(IMAGES == 5, np.nan, IMAGES), "images must be finite, got 1 NaN or infinite values of 48"),
+        (np.where(IMAGES < 2, np.inf, IMAGES), "images must be finite, got 2 NaN or infinite values of 48"),
+    ],
+)
+def test_wrong_images_are_one_sentence(images, message):
+    with pytest.raises(ValueError, match=message):
+        ParticleStack(images, 1.0)
+
+
+@pytest.mark.parametrize("size", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_pixel_must_have_a_size(size):
+    with pytest.raises(ValueError, match=f"pixel_size_angstrom must be positive.*, got {size}"):
+        ParticleStack(IMAGES, size)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rotations", random_rotations(2, rng=0)),
+        ("shifts_px", np.zeros((4, 2))),
+        ("defocus_angstrom", np.zeros(1)),
+    ],
+)
+def test_what_is_known_must_be_known_of_each_image(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be one for each of the 3 images, got {len(value)}"):
+        ParticleStack(IMAGES, 1.0, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rotations", Rotation.identity()),
+        ("shifts_px", np.zeros((3, 3))),
+        ("shifts_px", np.zeros(3)),
+        ("shifts_px", np.full((3, 2), np.nan)),
+        ("defocus_angstrom", 1e4),
+        ("defocus_angstrom", np.zeros((3, 2))),
+    ],
+    ids=[
+        "single-rotation",
+        "three-shifts",
+        "flat-shifts",
+        "nan-shifts",
+        "scalar-defocus",
+        "astigmatic-defocus",
+    ],
+)
+def test_what_is_known_must_have_its_shape(name, value):
+    with pytest.raises(ValueError, match=f"^{name} must"):
+        ParticleStack(IMAGES, 1.0, **{name: value})
+
+
+def test_a_stack_cannot_be_changed():
+    stack = ParticleStack(IMAGES, 1.0)
+    with pytest.raises(AttributeError):
+        stack.images = IMAGES
