@@ -1,6 +1,7 @@
 # make demo            the quick pipeline on a phantom particle    (MAP=5j0n, an own file, PROFILE=paper, ARGS=...)
 # make lab             JupyterLab in notebooks/
 # make test            the tests                                   (ARGS="-k gauge")
+# make bench           the benchmarks, into docs/benchmarks.md     (EXTRAS=dev,astra,baselines for ASPIRE)
 # make lint            ruff, as the checks run it                  (make format repairs)
 #
 # Each makes .venv if it is missing and installs the project there. PYTHON=... names the interpreter to start from,
@@ -19,7 +20,7 @@ INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 IS_3_11 := -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lab lint format
+.PHONY: help install demo test lab bench lint format
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +56,9 @@ test: $(INSTALLED)
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks $(ARGS)
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/write_report.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

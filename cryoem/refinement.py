@@ -261,7 +261,7 @@ def _descend(reference, planes, rotations: Rotation, frequencies):
 
 
 def _conclude(
-    planes, unit: float, rotations: Rotation, fold, pixel_size_angstrom: float, history
+    planes, size: int, unit: float, rotations: Rotation, fold, pixel_size_angstrom: float, history
 ) -> Refinement:
     """Maps at full size, in the images' own units, from the final orientations."""
     sums = _grid_folds(_working_set(planes, size, size // 2), rotations, fold)

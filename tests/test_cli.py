@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from types import SimpleNamespace
 
 import pytest
@@ -159,6 +160,9 @@ def test_settings_lists_every_setting_with_its_values():
     result = invoke("settings")
     assert result.exit_code == 0
     lines = {line.split()[0]: line for line in result.stdout.splitlines()}
-    assert lines["n_test"].endswith("(quick 500, paper 1650, toy 16)")
-    for name in lines:
-        assert pipeline.get_profile("toy", **{name: getattr(pipeline.PROFILES["toy"], name)})
+    assert lines.keys() == {field.name for field in fields(pipeline.Profile)} - {"name"}
+    for name, line in lines.items():
+        quick, paper, toy = (
+            getattr(pipeline.get_profile(profile), name) for profile in ("quick", "paper", "toy")
+        )
+        assert line.endswith(f" (quick {quick}, paper {paper}, toy {toy})")

@@ -51,7 +51,12 @@ def test_perturbed_distances_have_one_error_for_each_pair(deviation):
     # five standard errors of each estimate
     assert errors.std() == pytest.approx(deviation, rel=5 / np.sqrt(2 * errors.size))
     assert abs(errors.mean()) < 5 * deviation / np.sqrt(errors.size)
-    assert noisy.min() < 0  # not clipped, as the docstring says
+
+
+def test_perturbed_distances_are_not_clipped():
+    distances = exact_distances(random_rotations(50, rng=0))
+    noisy = perturbed_distances(distances, standard_deviation=0.8, rng=1)
+    assert noisy.min() < 0
     assert noisy.max() > np.pi
 
 

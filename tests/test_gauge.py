@@ -122,36 +122,35 @@ def test_images_stay_as_they_were(views, quick_search):
     np.testing.assert_array_equal(images, views[0][:10])
 
 
+@pytest.mark.parametrize("function", [fix_gauge, common_line_score])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda images: images[0], r"images must be \(n, y, x\) with y == x, got \(32, 32\)"),
-        (lambda images: images[:, 1:], r"images must be \(n, y, x\) with y == x, got \(5, 31, 32\)"),
-        (lambda images: images[:2], "images must be at least 3 for common lines, got 2"),
-        (lambda images: images[:4], "images and rotations must be equally many, got 4 and 5"),
-        (lambda images: images * np.nan, "images must be finite, got 5120 NaN"),
-        (lambda images: images * 0 + 1, "images must not be constant, got 5 constant ones"),
+        (lambda images: images[0], r"images must be a non-empty array with 3 axes, got shape \(32, 32\)"),
+        (lambda images: images[:, 1:], r"images must be \(n, y, x\) with y == x >= 8, got \(5, 31, 32\)"),
+        (lambda images: images[:, :7, :7], r"images must be .* y == x >= 8, got \(5, 7, 7\)"),
+        (lambda images: images[:2], "images must be at least 3, got 2"),
+        (lambda images: images[:4], "rotations must be as many as the images, 4, got 5"),
+        (lambda images: images * np.nan, "images must be finite, got 5120 non-finite values of 5120"),
+        (lambda images: images * 0 + 1, "images must not be constant, got 5 constant ones of 5"),
     ],
+    ids=["one image", "not square", "too small", "too few", "too few for the rotations", "nan", "constant"],
 )
-def test_images_that_are_none_are_refused(views, change, message):
-    for function in (fix_gauge, common_line_score):
-        with pytest.raises(ValueError, match=message):
-            function(change(views[0][:5]), views[1][:5])
+def test_images_that_are_none_are_refused(views, function, change, message):
+    with pytest.raises(ValueError, match=message):
+        function(change(views[0][:5]), views[1][:5])
 
 
 def test_one_orientation_for_many_images_is_refused(views):
-    with pytest.raises(ValueError, match="images and rotations must be equally many, got 5 and"):
+    with pytest.raises(ValueError, match=r"rotations must hold at least one .*got a single"):
         fix_gauge(views[0][:5], views[1][0])
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_images_too_small_for_lines_are_refused(size):
-    images = np.random.default_rng(0).normal(size=(6, size, size))
-    with pytest.raises(ValueError, match=f"images must .*got .*{size}"):
-        fix_gauge(images, random_rotations(6, rng=0))
-
-
 @pytest.mark.parametrize("pairs", [0, -1, 2.5])
-def test_a_number_of_pairs_that_is_none_is_refused(views, pairs):
-    with pytest.raises(ValueError, match=f"pairs must .*got {pairs}"):
-        fix_gauge(views[0][:5], views[1][:5], pairs=pairs)
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [(fix_gauge, "pairs"), (fix_gauge, "refinement_pairs"), (common_line_score, "pairs")],
+)
+def test_a_number_of_pairs_that_is_none_is_refused(views, function, name, pairs):
+    with pytest.raises(ValueError, match=f"^{name} must be a whole number of at least 1, got {pairs}"):
+        function(views[0][:5], views[1][:5], **{name: pairs})

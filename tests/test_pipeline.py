@@ -17,7 +17,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from cryoem import folders, pipeline
+from cryoem import folders, pipeline, volumes
 from cryoem.pipeline.execution import last_line
 from cryoem.pipeline.files import written_aside
 from cryoem.pipeline.lock import locked
@@ -25,6 +25,7 @@ from cryoem.pipeline.records import saved_figures
 from cryoem.pipeline.summary import with_unit
 
 DATA, DISTANCES, ORIENTATIONS, MAP = pipeline.PHASES
+TOY = pipeline.get_profile("toy")
 
 PARAMETERS_CELL = "profile = 'toy'\nmap_name = None\nrun = None\noverrides = {}"
 OPENING_CELL = """
@@ -183,7 +184,7 @@ def test_only_what_is_missing_is_executed(story):
     assert story.repeated.executed == ()
     assert story.repeated.seconds == story.whole.seconds
     assert story.changed.executed == (MAP,)
-    assert story.whole.numbers[MAP]["rounds"] == 1
+    assert story.whole.numbers[MAP]["rounds"] == TOY.gradient_rounds != 5
     assert story.changed.numbers[MAP]["rounds"] == 5
 
 
@@ -261,7 +262,9 @@ def test_profiles_know_their_names_and_the_paper_its_sizes():
     assert all(pipeline.get_profile(name).name == name for name in ("quick", "paper", "toy"))
     paper = pipeline.get_profile("paper")
     assert (paper.n_validation, paper.n_test) == (838, 1650)
-    assert paper.image_size == 116
+    box_of_5j0n = volumes.DensityMap(np.zeros((69, 57, 75)), 3.667)
+    assert paper.image_size is None  # then what holds the map, 116 px for the paper's
+    assert volumes.enclosing_image_size(box_of_5j0n) == 116
 
 
 @pytest.mark.parametrize(
@@ -453,7 +456,8 @@ def test_an_earlier_phase_with_other_parameters_is_refused(home):
     with pytest.raises(pipeline.StalePhaseError) as caught:
         phase.load(DATA, "numbers")
     assert str(caught.value).startswith(
-        f"phase {DATA} of run 'toy' was made with noise_variance=0.0 and not with noise_variance=16.0; run "
+        f"phase {DATA} of run 'toy' was made with noise_variance={TOY.noise_variance} and not with "
+        "noise_variance=16.0; run "
     )
 
 
@@ -466,7 +470,7 @@ def test_parameters_of_later_phases_do_not_matter_to_earlier_ones(home):
 
 def test_a_phase_cannot_read_the_settings_of_a_later_one(home):
     phase = pipeline.open_phase(DATA, profile="toy")
-    assert phase.profile.n_test == 16
+    assert phase.profile.n_test == TOY.n_test
     with pytest.raises(AttributeError, match="no setting 'training_epochs', only name, seed"):
         _ = phase.profile.training_epochs
 

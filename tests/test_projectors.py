@@ -186,7 +186,7 @@ def test_backprojection_is_the_adjoint_of_projection(shape, size):
 def test_backprojection_smears_a_pixel_along_its_line_of_sight():
     image = np.zeros((1, 17, 17))
     image[0, 8 - 3, 8 + 2] = 1  # y = -3, x = 2
-    (smeared,) = (cpu_adjoint(image, Rotation.identity(1), (17, 17, 17)),)
+    smeared = cpu_adjoint(image, Rotation.identity(1), (17, 17, 17))
     np.testing.assert_allclose(smeared[:, 5, 10], 1, atol=5 * INTERPOLATION)
     smeared[:, 5, 10] = 0
     assert np.abs(smeared).max() < 5 * INTERPOLATION
@@ -194,7 +194,7 @@ def test_backprojection_smears_a_pixel_along_its_line_of_sight():
 
 def test_many_images_are_the_same_as_one_at_a_time(small_volume, monkeypatch):
     rotations = random_rotations(7, rng=1)
-    images, smeared = cpu(small_volume, rotations), None
+    images = cpu(small_volume, rotations)
     smeared = cpu_adjoint(images, rotations, small_volume.shape)
     monkeypatch.setattr(projectors, "BATCH", 1)
     one_by_one = np.concatenate([cpu(small_volume, r) for r in rotations])
@@ -355,8 +355,6 @@ def test_integers_and_read_only_arrays_project():
     expected = cpu(counts.astype(np.float32), rotations)
     counts.flags.writeable = False
     np.testing.assert_array_equal(cpu(counts, rotations), expected)
-    before = counts.copy()
-    np.testing.assert_array_equal(counts, before)
 
 
 def test_arguments_stay_as_they_were(small_volume):
@@ -395,59 +393,42 @@ def with_nan(array):
     [
         ({"volume": np.ones((4, 4))}, r"volume must .*got shape \(4, 4\)"),
         ({"volume": np.ones((4, 0, 4))}, r"volume must .*got shape \(4, 0, 4\)"),
-        (
-            {"volume": with_nan(np.ones((4, 4, 4)))},
-            "volume must be finite, got 1 NaN or infinite values of 64",
-        ),
-        ({"image_size": 1}, "image_size must .*got 1"),
+        ({"volume": with_nan(np.ones((4, 4, 4)))}, "volume must be finite, got 1 non-finite values of 64"),
+        ({"volume": np.full((4, 4, 4), 1e300)}, "volume must be finite, got 64"),  # in single precision
+        ({"volume": np.ones((4, 4, 4), complex)}, "volume must hold real numbers, got complex128"),
+        ({"rotations": np.eye(3)}, "rotations must be a scipy Rotation, got ndarray"),
+        ({"image_size": 1}, "image_size must be a whole number of at least 2, got 1"),
         ({"image_size": 8.5}, r"image_size must .*got 8\.5"),
+        ({"image_size": np.nan}, r"image_size must .*got nan"),
+        ({"image_size": np.inf}, r"image_size must .*got inf"),
         ({"backend": "cuda"}, "backend must be one of auto, fourier, astra, got 'cuda'"),
     ],
 )
 def test_project_refuses(arguments, message):
     call = {"volume": np.ones((4, 4, 4)), "rotations": random_rotations(2, rng=0)} | arguments
     with pytest.raises(ValueError, match=message):
-        project(call.pop("volume"), call.pop("rotations"), **call)
-
-
-@pytest.mark.parametrize("size", [np.nan, np.inf])
-def test_project_refuses_an_image_size_that_is_no_number(size):
-    with pytest.raises(ValueError, match=f"image_size must .*got {size}"):
-        cpu(np.ones((4, 4, 4)), random_rotations(1, rng=0), image_size=size)
-
-
-def test_project_refuses_complex_volumes():
-    with pytest.raises(ValueError, match=r"volume must .*complex"):
-        cpu(np.ones((4, 4, 4), complex), random_rotations(1, rng=0))
-
-
-def test_project_refuses_values_that_float32_cannot_hold():
-    with pytest.raises(ValueError, match="volume must be finite, got 64"):
-        cpu(np.full((4, 4, 4), 1e300), random_rotations(1, rng=0))
+        project(**call)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"images": np.ones((2, 8, 7))}, r"images must be \(2, y, x\) with y == x.*got \(2, 8, 7\)"),
-        ({"images": np.ones((3, 8, 8))}, r"images must be \(2, y, x\).*got \(3, 8, 8\)"),
+        ({"images": np.ones((2, 8, 7))}, r"images must be \(n, y, x\) with y == x, got \(2, 8, 7\)"),
+        ({"images": np.ones((3, 8, 8))}, "images must be one for each of the 2 rotations, got 3"),
         ({"images": np.ones((8, 8))}, r"images must .*got shape \(8, 8\)"),
-        ({"images": with_nan(np.ones((2, 8, 8)))}, "images must be finite, got 1 NaN"),
-        ({"volume_shape": (8, 8)}, r"volume_shape must be three positive numbers, got \(8, 8\)"),
-        ({"volume_shape": (8, 0, 8)}, r"volume_shape must be three positive numbers, got \(8, 0, 8\)"),
+        ({"images": with_nan(np.ones((2, 8, 8)))}, "images must be finite, got 1 non-finite values of 128"),
+        ({"rotations": np.eye(3)}, "rotations must be a scipy Rotation, got ndarray"),
+        ({"volume_shape": 8}, r"volume_shape must be three sizes \(z, y, x\), got 8"),
+        ({"volume_shape": (8, 8)}, r"volume_shape must be three sizes \(z, y, x\), got \(8, 8\)"),
+        ({"volume_shape": (8, 0, 8)}, "volume_shape must be a whole number of at least 1, got 0"),
+        ({"volume_shape": (8.5, 8, 8)}, r"volume_shape must .*got 8\.5"),
         ({"backend": "cuda"}, "backend must be one of auto, fourier, astra, got 'cuda'"),
     ],
 )
 def test_backproject_refuses(arguments, message):
-    call = {"images": np.ones((2, 8, 8)), "volume_shape": (8, 8, 8)} | arguments
+    call = {"images": np.ones((2, 8, 8)), "rotations": random_rotations(2, rng=0), "volume_shape": (8, 8, 8)}
     with pytest.raises(ValueError, match=message):
-        backproject(call.pop("images"), random_rotations(2, rng=0), **call)
-
-
-@pytest.mark.parametrize("shape", [8, (8.5, 8, 8)])
-def test_backproject_refuses_a_volume_shape_that_is_not_three_whole_numbers(shape):
-    with pytest.raises(ValueError, match="volume_shape must be three positive numbers, got"):
-        cpu_adjoint(np.ones((2, 8, 8)), random_rotations(2, rng=0), shape)
+        backproject(**(call | arguments))
 
 
 # --- ASTRA

@@ -47,8 +47,14 @@ def test_both_methods_agree(views):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("size", [16, 17])
-@pytest.mark.parametrize("offset", [(0, 0, 0), (2, -3, 4)])
+@pytest.mark.parametrize(
+    ("size", "offset"),
+    [
+        (4, (0, -1, 1)),
+        (5, (1, 0, -1)),
+        *((n, offset) for n in (16, 17) for offset in ((0, 0, 0), (2, -3, 4))),
+    ],
+)
 def test_a_point_comes_back_on_its_voxel(offset, size, method):
     density = np.zeros((size,) * 3)
     voxel = tuple(size // 2 + np.array(offset))
@@ -56,10 +62,10 @@ def test_a_point_comes_back_on_its_voxel(offset, size, method):
     rotations = random_rotations(150, rng=1)
     found = rebuilt(project(density, rotations, backend="fourier"), rotations, method)
     assert np.unravel_index(found.argmax(), found.shape) == voxel
-    if (
-        method == "fourier"
-    ):  # the ball of measured frequencies holds pi / 6 of the point, its rim a little more
-        assert np.pi / 6 < found.max() < 1.35 * np.pi / 6
+    if method == "fourier":
+        # all that is measured of the point are the frequencies inside a ball, and a little at its rim
+        measured = np.mean(sum(f**2 for f in np.ix_(*[np.fft.fftfreq(size)] * 3)) < 0.25)
+        assert measured < found.max() < 1.35 * measured
     around = np.abs(found).copy()
     around[tuple(slice(v - 1, v + 2) for v in voxel)] = 0
     assert around.max() < 0.2 * found.max()
@@ -182,12 +188,14 @@ def test_the_map_knows_its_voxel_size(views):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda images: images[0], r"images must be \(n, y, x\) with y == x, got \(32, 32\)"),
-        (lambda images: images[:, :, 1:], r"images must be \(n, y, x\) with y == x, got \(5, 32, 31\)"),
-        (lambda images: images[:1], "images must be at least 2 for a reconstruction, got 1"),
-        (lambda images: images[:4], "images and rotations must be equally many, got 4 and 5"),
-        (lambda images: images * np.nan, "images must be finite, got 5120 NaN"),
+        (lambda images: images[0], r"images must be a non-empty array with 3 axes, got shape \(32, 32\)"),
+        (lambda images: images[:, :, 1:], r"images must be \(n, y, x\) with y == x >= 4, got \(5, 32, 31\)"),
+        (lambda images: images[:, :3, :3], r"images must be .* y == x >= 4, got \(5, 3, 3\)"),
+        (lambda images: images[:1], "images must be at least 2, got 1"),
+        (lambda images: images[:4], "rotations must be as many as the images, 4, got 5"),
+        (lambda images: images * np.nan, "images must be finite, got 5120 non-finite values of 5120"),
     ],
+    ids=["one image", "not square", "too small", "too few", "too few for the rotations", "nan"],
 )
 def test_images_that_are_none_are_refused(views, change, message):
     with pytest.raises(ValueError, match=message):
@@ -195,43 +203,26 @@ def test_images_that_are_none_are_refused(views, change, message):
 
 
 def test_one_orientation_for_many_images_is_refused(views):
-    with pytest.raises(ValueError, match="images and rotations must be equally many, got 5 and"):
+    with pytest.raises(ValueError, match=r"rotations must hold at least one .*got a single"):
         rebuilt(views[0][:5], Rotation.identity())
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("name", "value", "asked"),
     [
-        ({"pixel_size_angstrom": 0.0}, r"pixel_size_angstrom must be positive.*got 0\.0"),
-        ({"pixel_size_angstrom": -4.0}, r"pixel_size_angstrom must be positive.*got -4\.0"),
-        ({"method": "sirt"}, "method must be one of fourier, cgls, got 'sirt'"),
-        ({"method": "cgls", "iterations": 0}, "iterations must be at least 1, got 0"),
+        ("pixel_size_angstrom", 0.0, "be a positive number"),
+        ("pixel_size_angstrom", -4.0, "be a positive number"),
+        ("pixel_size_angstrom", np.nan, "be a positive number"),
+        ("damping", 0.0, "be a positive number"),
+        ("damping", -1.0, "be a positive number"),
+        ("damping", np.nan, "be a positive number"),
+        ("iterations", 0, "be a whole number of at least 1"),
+        ("iterations", 1.5, "be a whole number of at least 1"),
+        ("method", "sirt", "be one of fourier, cgls"),
+        ("backend", "cuda", "be one of auto, fourier, astra"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(views, options, message):
-    with pytest.raises(ValueError, match=message):
+def test_options_that_make_no_sense_are_refused(views, name, value, asked):
+    options = {"method": "cgls", name: value}
+    with pytest.raises(ValueError, match=f"^{name} must {asked}, got {value!r}$"):
         rebuilt(views[0][:5], views[1][:5], **options)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"pixel_size_angstrom": np.nan},
-        {"damping": 0.0},
-        {"damping": -1.0},
-        {"damping": np.nan},
-        {"iterations": 1.5},
-    ],
-)
-def test_numbers_out_of_range_are_refused(views, options):
-    ((name, value),) = options.items()
-    method = "cgls" if name == "iterations" else "fourier"
-    with pytest.raises(ValueError, match=f"{name} must .*got {value}"):
-        rebuilt(views[0][:5], views[1][:5], method, **options)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("size", [2, 3])
-def test_tiny_images_make_tiny_maps(size, method):
-    images = np.random.default_rng(0).normal(size=(20, size, size))
-    assert rebuilt(images, random_rotations(20, rng=0), method).shape == (size,) * 3

@@ -6,6 +6,7 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.evaluation import recovery_error
 from cryoem.recovery import recover_orientations
+from cryoem.recovery.spectral import spectral_start
 from cryoem.rotations import COVERAGES, geodesic_distance, random_rotations, random_small_rotations
 
 EXACT = 1e-5  # radians, E_OR from exact distances
@@ -77,6 +78,23 @@ def test_a_tilt_series_is_recovered(n):
     assert error_of(rotations, distances_of(rotations)) < np.sqrt(EXACT)
 
 
+@pytest.mark.parametrize(
+    "rotations",
+    [
+        random_rotations(12, rng=0),  # nowhere a cap of 12
+        Rotation.from_rotvec(np.linspace(-1.6, 1.4, 40)[:, None] * [0, 1, 0]),  # caps on a common circle
+        random_rotations(9, coverage="quarter", rng=0)[np.arange(60) % 9],  # caps of 9 different images
+    ],
+    ids=["few", "tilt series", "copies"],
+)
+def test_without_a_cap_of_enough_different_images_the_start_is_enumerated(rotations):
+    distances = distances_of(rotations)
+    assert spectral_start(distances) is None
+    recovery = recover_orientations(distances, rng=0)
+    assert recovery.start == "enumerated"
+    assert recovery_error(rotations, recovery.rotations) < EXACT
+
+
 @pytest.mark.parametrize(("n", "seed"), [(20, 0), (20, 8), (24, 11), (40, 1), (100, 2)])
 def test_images_that_come_twice_do_no_harm(n, seed):
     rotations = random_rotations(n // 2, rng=seed)[np.arange(n) // 2]
@@ -97,7 +115,7 @@ def test_distances_of_exactly_zero_and_pi_are_met():
     assert error_of(rotations, distances) < EXACT
 
 
-@pytest.mark.parametrize("landmarks", [8, 20, 60, 199, 200])
+@pytest.mark.parametrize("landmarks", [12, 20, 60, 199, 200])
 def test_landmarks_suffice_for_exact_distances(landmarks):
     rotations = random_rotations(200, rng=1)
     recovery = recover_orientations(distances_of(rotations), landmarks=landmarks, rng=0)
@@ -168,11 +186,10 @@ def test_recovery_reports_its_loss_and_its_way():
     assert recovery.start == "spectral"
 
 
-@pytest.mark.parametrize("options", [{}, {"landmarks": 20}, {"method": "spectral"}])
-@pytest.mark.parametrize("n", [12, 100])
+@pytest.mark.parametrize("options", [{}, {"landmarks": 12}, {"method": "spectral"}])
+@pytest.mark.parametrize("n", [16, 100])
 def test_same_seed_same_orientations(n, options):
     noisy = distances_of(random_rotations(n, rng=1), 0.1)
-    options = {k: min(v, 8) if k == "landmarks" and n == 12 else v for k, v in options.items()}
     first, second = (recover_orientations(noisy, rng=3, **options).rotations.as_quat() for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
@@ -219,6 +236,8 @@ def test_the_diagonal_is_not_used(value):
 
 
 GOOD = distances_of(random_rotations(12, rng=0))
+# neighbours on a ring of five are identical, and the others half a turn apart
+PENTAGON = np.pi * np.array([[min((i - j) % 5, (j - i) % 5) > 1 for j in range(5)] for i in range(5)])
 
 
 def changed(**at) -> np.ndarray:
@@ -234,15 +253,14 @@ def changed(**at) -> np.ndarray:
         (GOOD[:5, :6], r"distances must be a square \(n, n\) matrix, got shape \(5, 6\)"),
         (GOOD[0], r"distances must be a square \(n, n\) matrix, got shape \(12,\)"),
         (1.0, r"distances must be a square \(n, n\) matrix, got shape \(\)"),
-        (GOOD[:1, :1], r"distances must be .*images, got 1"),
-        (GOOD[:3, :3], r"distances must be .*images, got 3"),
-        (GOOD[:0, :0], r"distances must be .*images, got 0"),
-        (changed(upper=np.nan), "distances must be finite, got 1 NaN or infinite values of 144"),
-        (
-            changed(upper=np.inf, lower=np.inf),
-            "distances must be finite, got 2 NaN or infinite values of 144",
-        ),
+        (GOOD[:4, :4], "distances must be between at least 5 images, got 4"),
+        (GOOD[:0, :0], "distances must be between at least 5 images, got 0"),
+        (changed(upper=np.nan), "distances must be finite, got 1 non-finite values of 144"),
+        (changed(upper=np.inf, lower=np.inf), "distances must be finite, got 2 non-finite values of 144"),
         (changed(upper=1.0, lower=1.5), r"distances must be symmetric, got .* by 0\.5 rad"),
+        (-GOOD, r"distances must be radians between 0 and pi .*got a median of -2\."),
+        (np.rad2deg(GOOD), r"distances must be radians between 0 and pi .*got a median of 1\d\d"),
+        (PENTAGON, "distances must fit orientations, and no four of these images do"),
     ],
 )
 def test_distances_that_are_none_are_refused(distances, message):
@@ -250,56 +268,20 @@ def test_distances_that_are_none_are_refused(distances, message):
         recover_orientations(distances)
 
 
-def test_negative_distances_are_refused():
-    with pytest.raises(ValueError, match=r"distances must .*negative|distances must .*-3\.1"):
-        recover_orientations(-GOOD)
-
-
-def test_distances_in_degrees_are_refused():
-    with pytest.raises(ValueError, match=r"distances must .*rad"):
-        recover_orientations(np.rad2deg(GOOD))
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"method": "magic"}, r"method must be one of spectral, spectral\+refine, sgd, got 'magic'"),
-        ({"landmarks": 2}, r"landmarks must be between .* and the 12 images, got 2"),
-        ({"landmarks": 13}, r"landmarks must be between .* and the 12 images, got 13"),
+        ({"landmarks": 11}, "landmarks must be a whole number of at least 12, got 11"),
+        ({"landmarks": 12.5}, r"landmarks must be a whole number .*got 12\.5"),
+        ({"landmarks": 13}, "landmarks must be at most the 12 images, got 13"),
+        ({"rounds": -1}, "rounds must be a whole number of at least 0, got -1"),
+        ({"rounds": 1.5}, r"rounds must be a whole number .*got 1\.5"),
+        ({"robust_width": 0.0}, r"robust_width must be positive, got 0\.0"),
+        ({"robust_width": np.nan}, "robust_width must be positive, got nan"),
+        ({"method": "sgd", "steps": 1.5}, r"steps must .*got 1\.5"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         recover_orientations(GOOD, **options)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"robust_width": 0.0}, {"robust_width": np.nan}, {"rounds": -1}, {"rounds": 1.5}, {"landmarks": 8.5}],
-)
-def test_numbers_out_of_range_are_refused(options):
-    ((name, value),) = options.items()
-    with pytest.raises(ValueError, match=f"{name} must .*got {value}"):
-        recover_orientations(GOOD, **options)
-
-
-# --- the published method
-
-
-def test_stochastic_descent_falls_and_repeats():
-    rotations = random_rotations(40, rng=1)
-    distances = distances_of(rotations)
-    first, second = (
-        recover_orientations(distances, method="sgd", steps=200, learning_rate=0.05, rng=2) for _ in range(2)
-    )
-    assert first.losses[-1] < 0.3 * first.losses[0]
-    assert recovery_error(rotations, first.rotations) < 0.5 * recovery_error(rotations, first.frames[0])
-    assert first.start == "random"
-    np.testing.assert_allclose(second.rotations.as_quat(), first.rotations.as_quat(), atol=1e-5)
-
-
-@pytest.mark.parametrize("options", [{"steps": 0}, {"learning_rate": 0.0}])
-def test_stochastic_descent_refuses(options):
-    ((name, value),) = options.items()
-    with pytest.raises(ValueError, match=f"{name} must be .*got {value}"):
-        recover_orientations(GOOD, method="sgd", **options)

@@ -10,7 +10,7 @@ from cryoem.reconstruction import reconstruct
 from cryoem.refinement import refine
 from cryoem.resolution import fourier_shell_correlation, masked_half_map_fsc
 from cryoem.rotations import random_small_rotations
-from cryoem.volumes import phantom
+from cryoem.volumes import crop_or_pad, phantom
 
 N = 200
 PIXEL_ANGSTROM = 4.0
@@ -155,28 +155,37 @@ def test_arguments_stay_as_they_were(images, start):
     np.testing.assert_array_equal(rotations.as_quat(), quaternions)
 
 
+def with_a_blank(images):
+    images = images.copy()
+    images[3] = 0
+    return images
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("change", "scale"),
     [
-        lambda images: 1e4 * images,
-        lambda images: 1e-4 * images,
-        lambda images: np.asfortranarray(images.astype(np.float64)),
+        (lambda images: 1e4 * images, 1e4),
+        (lambda images: 1e-4 * images, 1e-4),
+        (lambda images: np.asfortranarray(images.astype(np.float64)), 1),
+        (lambda images: images + 5, 1),
+        (lambda images: images - images.mean(axis=(1, 2), keepdims=True), 1),
+        (with_a_blank, 1),
     ],
-    ids=["bright", "faint", "float64"],
+    ids=["bright", "faint", "float64", "background", "zero mean", "one blank"],
 )
-def test_contrast_and_type_of_the_images_do_not_matter(images, true, start, change):
+def test_contrast_and_background_do_not_matter_and_the_map_has_the_units_of_the_images(
+    images, true, start, particle, change, scale
+):
     found = refined(change(images), start)
     assert pose_error(true, found.rotations) < pose_error(true, start) / 4
+    assert np.vdot(found.map.data, particle) / np.vdot(particle, particle) == pytest.approx(scale, rel=0.02)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [lambda images: images + 5, lambda images: images - images.mean(axis=(1, 2), keepdims=True)],
-    ids=["brighter", "zero mean"],
-)
-def test_the_background_of_the_images_does_not_matter(images, true, start, change):
-    found = refined(change(images), start)
-    assert pose_error(true, found.rotations) < pose_error(true, start) / 4
+@pytest.mark.parametrize("size", [12, 13])
+def test_the_smallest_images_make_a_map(true, start, size):
+    density = crop_or_pad(phantom(size=16), size).data
+    found = refined(project(density, true, backend="fourier"), start).map.data
+    assert np.corrcoef(found.ravel(), density.ravel())[0, 1] > 0.95
 
 
 def test_images_of_nothing_but_noise_end_in_a_map_all_the_same(true):
@@ -192,14 +201,15 @@ def test_images_of_nothing_but_noise_end_in_a_map_all_the_same(true):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda images: images[0], r"images must be \(n, y, x\) with y == x, got \(32, 32\)"),
-        (lambda images: images[:, 1:], r"images must be \(n, y, x\) with y == x, got \(20, 31, 32\)"),
-        (lambda images: images[:15], "images must be at least 16 for a refinement, got 15"),
-        (lambda images: images[:19], "images and rotations must be equally many, got 19 and 20"),
-        (lambda images: images * np.nan, "images must be finite, got 20480 NaN"),
-        (lambda images: images * 0, "images must"),
+        (lambda images: images[0], r"images must be a non-empty array with 3 axes, got shape \(32, 32\)"),
+        (lambda images: images[:, 1:], r"images must be \(n, y, x\) with y == x >= 12, got \(20, 31, 32\)"),
+        (lambda images: images[:, :11, :11], r"images must be .* y == x >= 12, got \(20, 11, 11\)"),
+        (lambda images: images[:15], "images must be at least 16, got 15"),
+        (lambda images: images[:19], "rotations must be as many as the images, 19, got 20"),
+        (lambda images: images * np.nan, "images must be finite, got 20480 non-finite values of 20480"),
+        (lambda images: images * 0 + 0.1, "images must not be constant, got 20 constant ones"),
     ],
-    ids=["one image", "not square", "too few", "too few for the rotations", "nan", "zero"],
+    ids=["one image", "not square", "too small", "too few", "too few for the rotations", "nan", "constant"],
 )
 def test_images_that_are_none_are_refused(images, start, change, message):
     with pytest.raises(ValueError, match=message):
@@ -207,27 +217,22 @@ def test_images_that_are_none_are_refused(images, start, change, message):
 
 
 def test_one_orientation_for_many_images_is_refused(images, start):
-    with pytest.raises(ValueError, match="images and rotations must be equally many, got 20 and"):
+    with pytest.raises(ValueError, match=r"rotations must hold at least one .*got a single"):
         refined(images[:20], start[0])
 
 
-@pytest.mark.parametrize("options", [{"search_rounds": -1}, {"gradient_rounds": -1}, {"candidates": 0}])
-def test_counts_out_of_range_are_refused(images, start, options):
-    ((name, value),) = options.items()
-    with pytest.raises(ValueError, match=f"{name}.* must .*got .*{value}"):
-        refined(images[:20], start[:20], **options)
-
-
 @pytest.mark.parametrize(
-    "options",
+    ("name", "value", "asked"),
     [
-        {"pixel_size_angstrom": 0.0},
-        {"pixel_size_angstrom": -1.0},
-        {"search_radius": np.nan},
-        {"search_radius": 0.0},
+        ("search_rounds", -1, "a whole number of at least 0"),
+        ("gradient_rounds", -1, "a whole number of at least 0"),
+        ("candidates", 0, "a whole number of at least 1"),
+        ("pixel_size_angstrom", 0.0, "a positive number"),
+        ("pixel_size_angstrom", -1.0, "a positive number"),
+        ("search_radius", 0.0, "a positive number"),
+        ("search_radius", np.nan, "a positive number"),
     ],
 )
-def test_numbers_out_of_range_are_refused(images, start, options):
-    ((name, value),) = options.items()
-    with pytest.raises(ValueError, match=f"{name} must .*got {value}"):
-        refined(images[:20], start[:20], search_rounds=1, gradient_rounds=0, **options)
+def test_numbers_out_of_range_are_refused(images, start, name, value, asked):
+    with pytest.raises(ValueError, match=f"^{name} must be {asked}, got {value}$"):
+        refined(images[:20], start[:20], **{name: value})

@@ -595,7 +595,7 @@ def tiny_stream(kind=ProjectionStream, **options) -> ProjectionStream:
         "image_size": 16,
         "network_image_size": 12,
         "batch_size": 8,
-        "steps": 3,
+        "steps": 2,
         "noise_variance": 0.5,
     }
     return kind(TINY, **(defaults | options))
@@ -785,29 +785,30 @@ def fail_at_call(number: int):
 
 @apply(uncompiled)
 def test_training_stops_when_the_validation_loss_no_longer_falls():
-    _, history = tiny_training(epochs=8, learning_rate=0.0, patience=2)
+    _, history = tiny_training(epochs=5, learning_rate=0.0, patience=2)
     assert len(set(history["val_loss"])) == 1  # nothing is learned at this rate
     assert len(history["loss"]) == 3
 
 
 @apply(uncompiled)
 def test_a_resumed_training_stops_as_early_as_an_uninterrupted_one(tmp_path):
-    options = {"epochs": 8, "learning_rate": 0.0, "patience": 2}
+    options = {"epochs": 4, "learning_rate": 0.0, "patience": 1}  # alone it stops after 2 epochs
     with pytest.raises(Interrupted):
-        tiny_training(checkpoints=tmp_path, callbacks=[Stop(2, interrupt)], **options)
+        tiny_training(checkpoints=tmp_path, callbacks=[Stop(1, interrupt)], **options)
     _, history = tiny_training(checkpoints=tmp_path, **options)
-    assert len(history["loss"]) == 3
+    assert len(history["loss"]) == 2
 
 
 @apply(uncompiled)
 @pytest.mark.parametrize(
-    "limit", [{"patience": 2, "learning_rate": 0.0}, {"seconds": 1e-6}], ids=["patience", "time"]
+    "limit", [{"patience": 1, "learning_rate": 0.0}, {"seconds": 1e-6}], ids=["patience", "time"]
 )
 def test_a_training_that_stopped_is_not_trained_further_when_called_again(tmp_path, limit):
     """As when the kernel is killed between the end of the training and that of the phase."""
-    first = tiny_training(epochs=8, checkpoints=tmp_path, **limit)
-    assert len(first[1]["loss"]) < 8
-    assert_same_training(first, tiny_training(SETTINGS.build(), epochs=8, checkpoints=tmp_path, **limit))
+    encoder, history = tiny_training(epochs=4, checkpoints=tmp_path, **limit)
+    assert len(history["loss"]) < 4
+    again = tiny_training(SETTINGS.build(), epochs=4, checkpoints=tmp_path, **limit)
+    assert_same_training((encoder, history), again)
 
 
 @apply(uncompiled)
@@ -815,11 +816,11 @@ def test_training_stops_after_the_time_allowed(tmp_path):
     _, history = tiny_training(seconds=1e-6)
     assert len(history["loss"]) == 1
     with pytest.raises(Interrupted):
-        tiny_training(checkpoints=tmp_path, callbacks=[Stop(2, interrupt)])  # after two epochs
+        tiny_training(epochs=6, checkpoints=tmp_path, callbacks=[Stop(2, interrupt)])  # after two epochs
     kept = json.loads((tmp_path / "history.json").read_text())
     kept["seconds"] = [100.0, 200.0]
     (tmp_path / "history.json").write_text(json.dumps(kept))
-    _, history = tiny_training(checkpoints=tmp_path, seconds=200.0)  # 200 of them are spent
+    _, history = tiny_training(epochs=6, checkpoints=tmp_path, seconds=200.0)  # 200 of them are spent
     assert len(history["loss"]) <= 3
     assert history["seconds"][-1] >= 200.0
 
@@ -852,6 +853,7 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path, damage):
     assert "\n" not in str(caught.value)
 
 
+@apply(uncompiled)
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,4 +1,4 @@
-"""The published stochastic recovery: it solves small problems from some of its random starts, and says from which."""
+"""The published stochastic recovery: it solves small problems from some of its random starts, and tells from which."""
 
 import numpy as np
 import pytest
@@ -22,20 +22,20 @@ def recover(distances, **options):
     return recover_orientations(distances, method="sgd", **({"steps": 60, "rng": 0} | options))
 
 
-def test_the_start_with_the_least_loss_solves_an_exact_problem(problem):
+def test_some_start_solves_an_exact_problem_and_its_loss_tells(problem):
     rotations, distances = problem
-    recoveries = [recover(distances, steps=1500, rng=seed) for seed in range(6)]
-    best = min(recoveries, key=lambda recovery: recovery.losses[-1])
-    assert recovery_error(rotations, best.rotations) < EXACT
-    # the others end in local minima, and their loss tells
-    for recovery in recoveries:
+    for seed in range(12):  # every second or third start ends in the solution, the others in a local minimum
+        recovery = recover(distances, steps=1000, rng=seed)
         solved = recovery_error(rotations, recovery.rotations) < EXACT
         assert solved == (recovery.losses[-1] < EXACT**2)
+        if solved:
+            return
+    pytest.fail("no start of twelve recovered the orientations")
 
 
 def test_the_loss_falls_from_that_of_random_orientations(problem):
     rotations, distances = problem
-    recovery = recover(distances, steps=400)
+    recovery = recover(distances, steps=300)
     assert recovery.start == "random"
     assert len(recovery.losses) == FRAMES
     assert len(recovery.frames) == FRAMES + 1

@@ -15,14 +15,14 @@ from cryoem.resolution import FSC
 
 
 def fourier_shell_correlation(
-    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], *, thresholds: Sequence[float] = (0.5, 0.143)
+    curves: Mapping[str, tuple], *, thresholds: Sequence[float] = (0.5, 0.143)
 ) -> go.Figure:
     """Fourier shell correlations with the resolution at which each first falls below each threshold.
 
     Parameters
     ----------
     curves : name -> (frequency, correlation), both (n,): shells in 1/angstrom, rising, and correlations in
-        [-1, 1].
+        [-1, 1].  A third element is the one threshold that this curve is read at.
     thresholds : correlations in (0, 1) drawn as dashed lines, a curve's crossing marked with its resolution
         where there is one.
 
@@ -36,7 +36,8 @@ def fourier_shell_correlation(
     crossings: dict[float, list] = {threshold: [] for threshold in thresholds}
     for name, colour in named_colours(non_empty_mapping(curves, name="curves")).items():
         frequency, correlation = (
-            finite_array(values, name=f"curves[{name!r}]", ndim=1).astype(float) for values in curves[name]
+            finite_array(values, name=f"curves[{name!r}]", ndim=1).astype(float)
+            for values in curves[name][:2]
         )
         if len(frequency) != len(correlation):
             raise ValueError(
@@ -62,10 +63,10 @@ def fourier_shell_correlation(
                 hovertemplate=f"%{{customdata:.1f}} Å<br>correlation %{{y:.3f}}<extra>{name}</extra>",
             )
         )
-        for threshold in thresholds:
+        for threshold in curves[name][2:] or thresholds:
             if correlation[0] >= threshold > correlation.min():
                 at_angstrom = FSC(frequency, correlation).resolution_angstrom(threshold)
-                crossings[threshold].append((1 / at_angstrom, colour))
+                crossings.setdefault(threshold, []).append((1 / at_angstrom, colour))
     for threshold, found in crossings.items():
         _add_threshold(fig, threshold, found, flip_beyond=0.85 * highest)
     ticks = np.round(np.arange(0, highest + 1e-9, round_below(highest / 4)), 10)
@@ -75,7 +76,7 @@ def fourier_shell_correlation(
         tickvals=ticks,
         ticktext=["0"] + [f"{t:g}<br><b>{1 / t:.3g} Å</b>" for t in ticks[1:]],
     )
-    lowest = min(-0.05, *(float(np.min(c)) - 0.03 for _, c in curves.values()))
+    lowest = min(-0.05, *(float(np.min(curve[1])) - 0.03 for curve in curves.values()))
     fig.update_yaxes(title_text="Fourier shell correlation", range=[lowest, 1.04])
     fig.update_layout(showlegend=True, legend=LEGEND_ABOVE)
     return fig
