@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 
 import numpy as np
@@ -12,7 +13,12 @@ def finite_array(values, *, name: str, ndim: int, dtype=None) -> np.ndarray:
     """``values`` as a non-empty, finite, real array of ``ndim`` axes (of ``dtype``), else a ValueError naming
     ``name``.
     """
-    values = np.asarray(values)
+    try:
+        values = np.asarray(values)
+    except ValueError:
+        raise ValueError(
+            f"{name} must be a non-empty array with {ndim} axes, got rows of unequal lengths"
+        ) from None
     if values.ndim != ndim or values.size == 0:
         raise ValueError(f"{name} must be a non-empty array with {ndim} axes, got shape {values.shape}")
     if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool) or np.iscomplexobj(values):
@@ -47,6 +53,10 @@ def many_rotations(rotations: Rotation, *, name: str = "rotations", count: int |
         raise ValueError(
             f"{name} must hold at least one rotation in a sequence, got a single or an empty one"
         )
+    if rotations.as_quat().ndim != 2:
+        raise ValueError(
+            f"{name} must be one sequence of rotations, got shape {rotations.as_quat().shape[:-1]}"
+        )
     if count is not None and len(rotations) != count:
         raise ValueError(f"{name} must be as many as the images, {count}, got {len(rotations)}")
     return rotations
@@ -54,15 +64,19 @@ def many_rotations(rotations: Rotation, *, name: str = "rotations", count: int |
 
 def positive_number(value: float, *, name: str) -> float:
     """``value`` as a float above zero, else a ValueError naming ``name``."""
-    if not (isinstance(value, numbers.Real) and np.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a positive number, got {value}")
+    if not (isinstance(value, numbers.Real) and math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be a positive number, got {_shown(value)}")
     return float(value)
 
 
 def whole_number(value: int, *, name: str, at_least: int) -> int:
     """``value`` as an int of at least ``at_least``, else a ValueError naming ``name``."""
-    if not (
-        isinstance(value, numbers.Real) and np.isfinite(value) and int(value) == value and value >= at_least
-    ):
-        raise ValueError(f"{name} must be a whole number of at least {at_least}, got {value}")
+    whole = isinstance(value, numbers.Real) and math.isfinite(value) and int(value) == value
+    if not (whole and value >= at_least):
+        raise ValueError(f"{name} must be a whole number of at least {at_least}, got {_shown(value)}")
     return int(value)
+
+
+def _shown(value) -> str:
+    """A value as an error shows it: text in quotes, so that "4" is not taken for a number."""
+    return repr(value) if isinstance(value, str) else str(value)

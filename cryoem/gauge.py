@@ -96,6 +96,7 @@ def fix_gauge(
 def common_line_score(images: np.ndarray, rotations: Rotation, *, pairs: int = 2000, rng=None) -> float:
     """Agreement along the common lines that orientations predict, in [-1, 1]; parameters as ``fix_gauge``."""
     images = _checked(images, rotations)
+    pairs = whole_number(pairs, name="pairs", at_least=1)
     chosen = _pairs(len(images), pairs, np.random.default_rng(rng))
     identity = np.eye(3, dtype=np.float32)[None]
     return float(_score(_fourier_lines(images), _float_matrices(rotations), chosen, identity)[0])

@@ -123,9 +123,9 @@ def test_shifts_are_triangular(particle):
     [
         ({"noise_variance": -0.5}, "noise_variance must not be negative, got -0.5"),
         ({"shift_limit_px": -1}, "shift_limit_px must not be negative, got -1"),
-        ({"n": 0}, "n must be at least 1, got 0"),
+        ({"n": 0}, "n must be .*at least 1, got 0"),
         ({"coverage": "sphere"}, "coverage must be one of so3, euler, half, quarter, got 'sphere'"),
-        ({"image_size": 1}, "image_size must be a whole number of at least 2 pixels, got 1"),
+        ({"image_size": 1}, "image_size must be a whole number of at least 2.*, got 1"),
         ({"backend": "magic"}, "backend must be one of auto, fourier, astra, got 'magic'"),
     ],
 )

@@ -7,7 +7,6 @@ import html
 import json
 import math
 import re
-from pathlib import Path
 
 import h5py
 import nbformat
@@ -188,10 +187,9 @@ def test_the_report_is_one_page_with_each_figure_once(executed):
     saved = [saved for name in pipeline.PHASES for saved in saved_figures(executed.folder / name)]
     assert embedded == [json.loads(figure) for _, figure in saved]
     assert len(saved) >= 12
-    captions = [caption for caption, _ in saved]
+    captions = [html.unescape(text) for text in re.findall(r"<figcaption>(.*?)</figcaption>", own)]
+    assert captions == [caption for caption, _ in saved]
     assert len(set(captions)) == len(captions)
-    for caption in captions:
-        assert own.count(f"{html.escape(caption, quote=False)}<") == 1 or own.count(html.escape(caption)) == 1
     for figure in embedded:  # nothing in a figure is fetched either
         assert not re.search(r'"(source|url|href)": *"https?:', json.dumps(figure))
 
@@ -211,31 +209,13 @@ def test_the_executed_notebooks_show_their_figures_and_no_warnings(executed):
 
 
 @pytest.mark.notebooks
-def test_figures_have_axes_with_titles(executed):
-    for name in pipeline.PHASES:
-        for caption, figure in saved_figures(executed.folder / name):
-            content = json.loads(figure)
-            assert content["data"], caption
-            layout = content["layout"]
-            flat = [key for key in layout if re.fullmatch(r"[xy]axis\d*", key)]
-            named = [key for key in flat if layout[key].get("title", {}).get("text")]
-            assert "scene" in layout or named, caption
-    fsc = json.loads(dict(reversed(pair) for pair in figures_by_name(executed.folder / MAP))["fsc"])
-    titles = fsc["layout"]["xaxis"]["title"]["text"] + fsc["layout"]["yaxis"]["title"]["text"]
-    assert "Å" in titles
-
-
-def figures_by_name(folder: Path) -> list[tuple[str, str]]:
-    contents = [json.loads(path.read_text()) for path in sorted((folder / "figures").glob("*.json"))]
-    return [(json.dumps(content["figure"]), content["name"]) for content in contents]
-
-
-@pytest.mark.notebooks
 def test_maps_can_be_read(executed):
     size = executed.numbers[DATA]["image_size_px"]
     names = (f"{DATA}/density.mrc", f"{MAP}/map.mrc", f"{MAP}/map-half-1.mrc", f"{MAP}/map-half-2.mrc")
     maps = {name: volumes.read_map(executed.folder / name) for name in names}
-    assert {path.name for path in executed.folder.rglob("*.mrc")} == {Path(name).name for name in names}
+    assert {path.name for path in executed.folder.rglob("*.mrc")} == {
+        name.rpartition("/")[2] for name in names
+    }
     for density in maps.values():
         assert density.data.shape == (size, size, size)
         assert density.voxel_size_angstrom == pytest.approx(10.0, rel=FLOAT32)

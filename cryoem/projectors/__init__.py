@@ -42,7 +42,7 @@ def project(
     """
     volume = finite_array(volume, name="volume", ndim=3, dtype=np.float32)
     n = max(volume.shape) if image_size is None else whole_number(image_size, name="image_size", at_least=2)
-    matrices = rotations.as_matrix().reshape(-1, 3, 3)
+    matrices = _matrices(rotations)
     if resolve_backend(backend) == "astra":
         from cryoem.projectors import astra_gpu
 
@@ -83,7 +83,7 @@ def backproject(
     RuntimeError : ``backend="astra"`` where no usable GPU is visible.
     """
     images = square_images(images)
-    matrices = rotations.as_matrix().reshape(-1, 3, 3)
+    matrices = _matrices(rotations)
     if len(images) != len(matrices):
         raise ValueError(f"images must be one for each of the {len(matrices)} rotations, got {len(images)}")
     if np.ndim(volume_shape) != 1 or len(volume_shape) != 3:
@@ -162,3 +162,10 @@ def _pad(images: np.ndarray, size: int) -> np.ndarray:
     before = size // 2 - images.shape[1] // 2
     after = size - images.shape[1] - before
     return np.pad(images, ((0, 0), (before, after), (before, after)))
+
+
+def _matrices(rotations: Rotation) -> np.ndarray:
+    """(n, 3, 3) of one rotation or a sequence of n."""
+    if not isinstance(rotations, Rotation):
+        raise ValueError(f"rotations must be a scipy Rotation, got {type(rotations).__name__}")
+    return rotations.as_matrix().reshape(-1, 3, 3)

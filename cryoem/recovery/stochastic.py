@@ -12,6 +12,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from cryoem.checks import positive_number, whole_number
+
 PAIRS = 256
 FRAMES = 20
 
@@ -36,10 +38,8 @@ def descend(
     ------
     ValueError : ``steps`` is below 1 or the learning rate is not positive.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    if learning_rate <= 0:
-        raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+    steps = whole_number(steps, name="steps", at_least=1)
+    learning_rate = positive_number(learning_rate, name="learning_rate")
     import keras
     import tensorflow as tf
     from tensorflow_graphics.geometry.transformation import quaternion
