@@ -69,6 +69,13 @@ def positive_number(value: float, *, name: str) -> float:
     return float(value)
 
 
+def not_negative(value: float, *, name: str) -> float:
+    """``value`` as a finite float of at least zero, else a ValueError naming ``name``."""
+    if not (isinstance(value, numbers.Real) and math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be a finite number of at least 0, got {_shown(value)}")
+    return float(value)
+
+
 def whole_number(value: int, *, name: str, at_least: int) -> int:
     """``value`` as an int of at least ``at_least``, else a ValueError naming ``name``."""
     whole = isinstance(value, numbers.Real) and math.isfinite(value) and int(value) == value

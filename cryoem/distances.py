@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.spatial.distance import pdist, squareform
 from scipy.spatial.transform import Rotation
 
+from cryoem.checks import finite_array, not_negative
 from cryoem.rotations import geodesic_distance
 
 
@@ -42,8 +44,7 @@ def perturbed_distances(
     distances = np.asarray(distances, np.float64)
     if distances.ndim != 2 or distances.shape[0] != distances.shape[1]:
         raise ValueError(f"distances must be a square (n, n) matrix, got shape {distances.shape}")
-    if standard_deviation < 0:
-        raise ValueError(f"standard_deviation must not be negative, got {standard_deviation}")
+    not_negative(standard_deviation, name="standard_deviation")
     errors = np.triu(np.random.default_rng(rng).normal(0, standard_deviation, distances.shape), 1)
     return distances + errors + errors.T
 
@@ -61,13 +62,8 @@ def euclidean_distances(images: np.ndarray) -> np.ndarray:
 
     A baseline: images may differ greatly by an in-plane rotation alone, and the distance saturates.
     """
-    images = np.asarray(images, np.float32)
-    if images.ndim != 3:
-        raise ValueError(f"images must be (n, y, x), got {images.shape}")
-    flat = images.reshape(len(images), -1)
-    squares = np.einsum("ij,ij->i", flat, flat)
-    distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * flat @ flat.T, 0))
-    np.fill_diagonal(distances, 0)
+    images = finite_array(images, name="images", ndim=3, dtype=np.float64)
+    distances = squareform(pdist(images.reshape(len(images), -1)))
     if distances.max() == 0:
         raise ValueError(f"images must differ, got {len(images)} times the same")
-    return distances * np.float32(np.pi / distances.max())
+    return (distances * (np.pi / distances.max())).astype(np.float32)

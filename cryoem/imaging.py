@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 
+from cryoem.checks import finite_array, not_negative, positive_number, square_images
 from cryoem.particles import ParticleStack
 from cryoem.projectors import (
     half_planes_from_images,
@@ -26,6 +27,10 @@ class ContrastTransfer:
 
     ``voltage_kv`` kilovolts; ``spherical_aberration_mm`` millimetres; ``amplitude_contrast`` in [0, 1];
     ``b_factor_angstrom2`` of the envelope ``exp(-B k^2 / 4)``; ``defocus_angstrom`` lowest and highest underfocus.
+
+    Raises
+    ------
+    ValueError : a value is out of its range.
     """
 
     voltage_kv: float = 300.0
@@ -33,6 +38,18 @@ class ContrastTransfer:
     amplitude_contrast: float = 0.07
     b_factor_angstrom2: float = 50.0
     defocus_angstrom: tuple[float, float] = (5_000.0, 20_000.0)
+
+    def __post_init__(self):
+        positive_number(self.voltage_kv, name="voltage_kv")
+        not_negative(self.spherical_aberration_mm, name="spherical_aberration_mm")
+        not_negative(self.b_factor_angstrom2, name="b_factor_angstrom2")
+        if not 0 <= self.amplitude_contrast <= 1:
+            raise ValueError(f"amplitude_contrast must be between 0 and 1, got {self.amplitude_contrast}")
+        low, high = self.defocus_angstrom
+        if not -np.inf < low <= high < np.inf:
+            raise ValueError(
+                f"defocus_angstrom must be a finite lowest and highest value, got {self.defocus_angstrom}"
+            )
 
     @property
     def wavelength_angstrom(self) -> float:
@@ -95,10 +112,8 @@ def simulate(
 
     Source: arXiv 2104.06237, section 4.1.
     """
-    if noise_variance < 0:
-        raise ValueError(f"noise_variance must not be negative, got {noise_variance}")
-    if shift_limit_px < 0:
-        raise ValueError(f"shift_limit_px must not be negative, got {shift_limit_px}")
+    not_negative(noise_variance, name="noise_variance")
+    not_negative(shift_limit_px, name="shift_limit_px")
     rng = np.random.default_rng(rng)
     rotations = random_rotations(n, coverage=coverage, rng=rng)
     size = max(density_map.data.shape) if image_size is None else image_size
@@ -136,9 +151,14 @@ def clean_deviation(
 def add_noise(
     images: np.ndarray, variance: float, *, rng: np.random.Generator | int | None = None
 ) -> np.ndarray:
-    """Images plus white Gaussian noise of a variance: (n, y, x) float32."""
-    images = np.asarray(images, np.float32)
-    if variance == 0:
+    """Images plus white Gaussian noise of a variance: (n, y, x) float32.
+
+    Raises
+    ------
+    ValueError : images are not three-dimensional or not finite, or the variance is negative.
+    """
+    images = finite_array(images, name="images", ndim=3, dtype=np.float32)
+    if not_negative(variance, name="variance") == 0:
         return images
     noise = np.random.default_rng(rng).standard_normal(images.shape, dtype=np.float32)
     return images + np.float32(np.sqrt(variance)) * noise
@@ -158,9 +178,10 @@ def shift(images: np.ndarray, shifts_px: np.ndarray) -> np.ndarray:
 
     Raises
     ------
-    ValueError : shifts are not (n, 2).
+    ValueError : images are not (n, y, y), or shifts are not (n, 2), or either is not finite.
     """
-    shifts_px = np.asarray(shifts_px, float)
+    images = square_images(images)
+    shifts_px = finite_array(shifts_px, name="shifts_px", ndim=2, dtype=float)
     if shifts_px.shape != (len(images), 2):
         raise ValueError(f"shifts_px must be ({len(images)}, 2), got {shifts_px.shape}")
     size = images.shape[1]
@@ -171,7 +192,21 @@ def shift(images: np.ndarray, shifts_px: np.ndarray) -> np.ndarray:
 def apply_ctf(
     images: np.ndarray, ctf: ContrastTransfer, defocus_angstrom: np.ndarray, *, pixel_size_angstrom: float
 ) -> np.ndarray:
-    """Images as seen through a contrast transfer function: (n, y, x) float32; one defocus an image, (n,) angstrom."""
+    """Images as seen through a contrast transfer function: (n, y, x) float32.
+
+    ``defocus_angstrom`` is (n,), one for each image; ``pixel_size_angstrom`` the side of a pixel.
+
+    Raises
+    ------
+    ValueError : images are not (n, y, y) or not finite, defoci are not one for each, or the pixel size is not positive.
+    """
+    images = square_images(images)
+    positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
+    defocus_angstrom = finite_array(defocus_angstrom, name="defocus_angstrom", ndim=1)
+    if len(defocus_angstrom) != len(images):
+        raise ValueError(
+            f"defocus_angstrom must be one for each of the {len(images)} images, got {len(defocus_angstrom)}"
+        )
     size = images.shape[1]
     frequency = np.hypot(*plane_frequencies(size).T) / pixel_size_angstrom
     transfer = ctf.at(frequency, defocus_angstrom).astype(np.float32)
@@ -195,9 +230,7 @@ def downsample(images: np.ndarray, size: int) -> np.ndarray:
     ------
     ValueError : images are not (n, y, y), or ``size`` is not between 2 and y.
     """
-    images = np.asarray(images, np.float32)
-    if images.ndim != 3 or images.shape[1] != images.shape[2]:
-        raise ValueError(f"images must be (n, y, x) with y == x, got {images.shape}")
+    images = square_images(images)
     full = images.shape[1]
     if not 2 <= size <= full:
         raise ValueError(f"size must be between 2 and the images' {full} px, got {size}")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from cryoem.checks import finite_array, many_rotations, positive_number, square_images
+
 
 @dataclass(frozen=True)
 class ParticleStack:
@@ -35,18 +37,14 @@ class ParticleStack:
     symmetry: str = "C1"
 
     def __post_init__(self):
-        images = np.asarray(self.images, np.float32)
-        if images.ndim != 3 or images.shape[1] != images.shape[2] or images.size == 0:
-            raise ValueError(f"images must be (n, y, x) with y == x, not empty, got {images.shape}")
-        bad = images.size - np.count_nonzero(np.isfinite(images))
-        if bad:
-            raise ValueError(f"images must be finite, got {bad} NaN or infinite values of {images.size}")
-        if not self.pixel_size_angstrom > 0:
-            raise ValueError(f"pixel_size_angstrom must be positive, got {self.pixel_size_angstrom}")
-        for name in ("rotations", "shifts_px", "defocus_angstrom"):
+        images = square_images(self.images)
+        positive_number(self.pixel_size_angstrom, name="pixel_size_angstrom")
+        if self.rotations is not None:
+            many_rotations(self.rotations, count=len(images))
+        for name, shape in (("shifts_px", (len(images), 2)), ("defocus_angstrom", (len(images),))):
             value = getattr(self, name)
-            if value is not None and len(value) != len(images):
-                raise ValueError(f"{name} must be one for each of the {len(images)} images, got {len(value)}")
+            if value is not None and finite_array(value, name=name, ndim=len(shape)).shape != shape:
+                raise ValueError(f"{name} must be {shape}, one for each image, got {np.shape(value)}")
         object.__setattr__(self, "images", images)
 
     def __len__(self) -> int:

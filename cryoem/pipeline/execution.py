@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import BinaryIO
@@ -108,8 +109,11 @@ def _kernel_manager_class(environment: dict[str, str], log_file: BinaryIO) -> ty
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
-    # PYDEVD_...: else the debugger warns about frozen modules in every executed notebook
-    quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    # else the debugger warns of frozen modules, and TensorFlow of every instruction set, in each executed notebook
+    quiet = {
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
+    }
     spec = KernelSpec(**get_kernel_dict(), env=quiet | environment)
 
     class RunningInterpreterKernelManager(AsyncKernelManager):

@@ -15,6 +15,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from cryoem.checks import whole_number
+
 ARCHITECTURES = ("polar", "published")
 N_ANGLES = 64
 KERNEL_WIDTH = 5
@@ -125,19 +127,20 @@ def build_encoder(
 
     Raises
     ------
-    ValueError : the architecture is unknown, the images are too small, or ``n_features`` does not suit.
+    ValueError : the architecture is unknown, the images are too small, a count is not a positive whole number, or
+        ``n_features`` does not suit.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
-    if image_size < 8:
-        raise ValueError(f"image_size must be at least 8 pixels, got {image_size}")
+    image_size = whole_number(image_size, name="image_size", at_least=8)
+    default = 512 if architecture == "published" else 96
+    n_features = whole_number(default if n_features is None else n_features, name="n_features", at_least=1)
     if architecture == "published":
-        return _published(image_size, 512 if n_features is None else n_features)
-    n_features = 96 if n_features is None else n_features
-    if n_features < 3 or n_features % 3:
-        raise ValueError(
-            f"n_features of the polar encoder must be a positive multiple of 3, got {n_features}"
-        )
+        return _published(image_size, n_features)
+    channels = whole_number(channels, name="channels", at_least=1)
+    blocks = whole_number(blocks, name="blocks", at_least=1)
+    if n_features % 3:
+        raise ValueError(f"n_features of the polar encoder must be a multiple of 3, got {n_features}")
     return _polar(image_size, n_features, channels, blocks)
 
 

@@ -42,7 +42,7 @@ def true_distance(quaternions):
 def _off_diagonal_mean(squares):
     """Mean of a (B, B) matrix without its diagonal, which every unit feature meets for nothing."""
     batch = ops.cast(ops.shape(squares)[0], squares.dtype)
-    return (ops.sum(squares) - ops.trace(squares)) / (batch * (batch - 1))
+    return (ops.sum(squares) - ops.trace(squares)) / ops.maximum(batch * (batch - 1), 1)
 
 
 @keras.saving.register_keras_serializable("cryoem")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -11,7 +12,8 @@ import keras
 import numpy as np
 
 from cryoem.siamese.encoders import build_encoder
-from cryoem.siamese.losses import distances_from_features
+from cryoem.siamese.losses import KINDS, distances_from_features
+from cryoem.siamese.training import first_line
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,12 @@ class EncoderSettings:
     channels: int = 128
     blocks: int = 4
     feature_distance: str = "kernel"
+
+    def __post_init__(self):
+        if self.feature_distance not in KINDS:
+            raise ValueError(
+                f"feature_distance must be one of {', '.join(KINDS)}, got {self.feature_distance!r}"
+            )
 
     def build(self) -> keras.Model:
         """A fresh encoder; raises as ``build_encoder``."""
@@ -99,7 +107,9 @@ def predict_distances(
 
 
 def save_encoder(path: str | os.PathLike, encoder: keras.Model, settings: EncoderSettings) -> None:
-    """Write ``path`` (``.weights.h5``) and the settings beside it (``.json``); each appears whole or not at all.
+    """Write ``path`` (``.weights.h5``), and beside it (``.json``) the settings and the weights' sha256.
+
+    Each appears whole or not at all, and settings are only ever taken with the weights they were written with.
 
     Raises
     ------
@@ -108,8 +118,9 @@ def save_encoder(path: str | os.PathLike, encoder: keras.Model, settings: Encode
     path = _checked_path(path)
     aside = path.with_name(f".partial-{path.name}")
     encoder.save_weights(aside)
+    description = {"settings": asdict(settings), "weights_sha256": _sha256(aside)}
     os.replace(aside, path)
-    aside.with_suffix(".json").write_text(json.dumps(asdict(settings), indent=2), encoding="utf-8")
+    aside.with_suffix(".json").write_text(json.dumps(description, indent=2), encoding="utf-8")
     os.replace(aside.with_suffix(".json"), _settings_path(path))
 
 
@@ -126,19 +137,27 @@ def load_encoder(path: str | os.PathLike) -> tuple[keras.Model, EncoderSettings]
         if not needed.is_file():
             raise FileNotFoundError(f"no such file of an encoder: {needed}")
     try:
-        settings = EncoderSettings(**json.loads(_settings_path(path).read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
+        description = json.loads(_settings_path(path).read_text(encoding="utf-8"))
+        settings, expected = EncoderSettings(**description["settings"]), description["weights_sha256"]
+        encoder = settings.build()
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{_settings_path(path)} does not hold the settings of an encoder: {error}"
+            f"{_settings_path(path)} does not hold the settings of an encoder: {first_line(error)}"
         ) from None
-    encoder = settings.build()
+    if _sha256(path) != expected:
+        raise ValueError(
+            f"{path} must have the sha256 {expected} that its settings name, got {_sha256(path)}"
+        )
     try:
         encoder.load_weights(path)
     except Exception as error:  # Keras, h5py and TensorFlow each raise their own kinds
-        raise ValueError(
-            f"{path} does not hold the weights of this encoder: {str(error).splitlines()[0]}"
-        ) from None
+        raise ValueError(f"{path} does not hold the weights of this encoder: {first_line(error)}") from None
     return encoder, settings
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _mirrored(images: np.ndarray) -> np.ndarray:

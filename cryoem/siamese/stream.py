@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+from scipy.spatial.transform import Rotation
 
-from cryoem.imaging import add_noise, clean_deviation, shift
-from cryoem.projectors import fourier, images_from_half_planes, plane_frequencies
+from cryoem.checks import not_negative, whole_number
+from cryoem.imaging import add_noise, clean_deviation, downsample, shift
+from cryoem.projectors import fourier, images_from_half_planes, plane_frequencies, project
 from cryoem.rotations import random_rotations
 from cryoem.volumes import DensityMap
 
@@ -28,7 +30,8 @@ class ProjectionStream(keras.utils.PyDataset):
 
     Raises
     ------
-    ValueError : the network's images are larger than the full ones, or a count is below 1.
+    ValueError : the network's images are larger than the full ones, a batch has fewer than 2 images, an epoch
+        no batch, or noise or shifts are negative.
     """
 
     def __init__(
@@ -49,28 +52,41 @@ class ProjectionStream(keras.utils.PyDataset):
             raise ValueError(
                 f"network_image_size must be between 2 and image_size {image_size}, got {network_image_size}"
             )
-        if min(batch_size, steps) < 1:
-            raise ValueError(f"batch_size and steps must be at least 1, got {batch_size} and {steps}")
+        batch_size = whole_number(batch_size, name="batch_size", at_least=2)
+        steps = whole_number(steps, name="steps", at_least=1)
+        not_negative(noise_variance, name="noise_variance")
+        not_negative(shift_limit_px, name="shift_limit_px")
         self.epoch = 0
         self._batch_size, self._steps, self._seed, self._coverage = batch_size, steps, seed, coverage
-        self._size = network_image_size
+        self._image_size, self._size = image_size, network_image_size
         shrink = network_image_size / image_size
         self._noise_variance = noise_variance * shrink**2
         self._shift_limit_px = shift_limit_px * shrink
+        self._map = density_map
+        self._reads_slices = image_size >= max(density_map.data.shape)
         self._spectrum = fourier.transform(density_map.data)
         self._frequencies = plane_frequencies(network_image_size) * shrink
-        self._scale = shrink**2 / clean_deviation(density_map, image_size=image_size, coverage=coverage)
+        self._shrink = shrink
+        self._deviation = clean_deviation(density_map, image_size=image_size, coverage=coverage)
 
     def __len__(self) -> int:
         return self._steps
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Batch ``index`` of the current epoch: images (b, y, x) float32, quaternions (b, 4) float32 xyzw."""
-        rng = np.random.default_rng([self._seed, self.epoch, index])
+        # a spawn key, so that no batch shares its random numbers with data drawn from the seed itself
+        rng = np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(self.epoch, index)))
         rotations = random_rotations(self._batch_size, coverage=self._coverage, rng=rng)
-        slices = fourier.read_slices(self._spectrum, rotations.as_matrix(), self._frequencies)
-        images = images_from_half_planes(slices, self._size) * np.float32(self._scale)
+        images = self._project(rotations) / np.float32(self._deviation)
         if self._shift_limit_px:
             limit = self._shift_limit_px
             images = shift(images, rng.triangular(-limit, 0, limit, (len(images), 2)))
         return add_noise(images, self._noise_variance, rng=rng), rotations.as_quat().astype(np.float32)
+
+    def _project(self, rotations: Rotation) -> np.ndarray:
+        """Clean images at the network's size; images smaller than the map are cropped before they are coarsened."""
+        if not self._reads_slices:
+            full = project(self._map.data, rotations, image_size=self._image_size, backend="fourier")
+            return downsample(full, self._size)
+        slices = fourier.read_slices(self._spectrum, rotations.as_matrix(), self._frequencies)
+        return images_from_half_planes(slices, self._size) * np.float32(self._shrink**2)

@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from cryoem.checks import positive_number, square_images, whole_number
 from cryoem.siamese.losses import LOSSES, METRICS
 from cryoem.siamese.stream import ProjectionStream
 
@@ -59,17 +60,23 @@ def train(
 
     Raises
     ------
-    ValueError : ``feature_distance`` is unknown, ``epochs`` is below 1, or the validation set is not of one length.
+    ValueError : ``feature_distance`` is unknown, ``epochs`` is below 1, the learning rate is not positive,
+        the validation set does not suit the encoder, or ``checkpoints`` hold a damaged state.
     """
     if feature_distance not in LOSSES:
         raise ValueError(f"feature_distance must be one of {', '.join(LOSSES)}, got {feature_distance!r}")
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}")
-    images, quaternions = validation
-    if len(images) != len(quaternions) or len(images) < 2:
+    epochs = whole_number(epochs, name="epochs", at_least=1)
+    positive_number(learning_rate, name="learning_rate")
+    images, quaternions = (
+        square_images(validation[0], name="validation images", at_least=2),
+        np.asarray(validation[1]),
+    )
+    if images.shape[1:] != encoder.input_shape[1:]:
         raise ValueError(
-            f"validation must be two or more images with a quaternion each, got {len(images)} and {len(quaternions)}"
+            f"validation images must be {encoder.input_shape[1:]} for this encoder, got {images.shape[1:]}"
         )
+    if quaternions.shape != (len(images), 4):
+        raise ValueError(f"validation must hold {len(images)} quaternions (n, 4), got {quaternions.shape}")
     total = epochs * len(stream)
     schedule = keras.optimizers.schedules.CosineDecay(
         LAST_RATE * learning_rate,
@@ -81,39 +88,55 @@ def train(
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=1e-3, clipnorm=1.0)
     encoder.compile(optimizer=optimizer, loss=LOSSES[feature_distance], metrics=[METRICS[feature_distance]])
     folder = None if checkpoints is None else Path(checkpoints)
-    first_epoch = 0 if folder is None else _restore(encoder, folder)
-    record = _Record(stream, folder, seconds, first_epoch)
-    followers = [record, *callbacks]
-    if patience is not None:
-        followers.append(keras.callbacks.EarlyStopping(monitor="val_loss", patience=patience))
+    first_epoch, history = (0, {}) if folder is None else _restore(encoder, folder)
+    record = _Record(stream, folder, history, patience=patience, seconds=seconds)
+    if record.is_over():
+        return history
     encoder.fit(
         stream,
         initial_epoch=first_epoch,
         epochs=epochs,
         validation_data=(images, quaternions.astype(np.float32)),
-        validation_batch_size=min(128, len(images)),
-        callbacks=followers,
+        validation_batch_size=_validation_batch(len(images)),
+        callbacks=[record, *callbacks],
         verbose=verbose,
         shuffle=False,
     )
     return record.history
 
 
+def _validation_batch(n: int) -> int:
+    """At most 128 images, such that the last batch of n is not a single one, which has no pair."""
+    return next(size for size in range(min(128, n), 1, -1) if n % size != 1)
+
+
 class _Record(keras.callbacks.Callback):
-    """Keep the history and, in ``folder``, the state of the training; tell the stream its epoch; stop when
-    time is up.
+    """Keep the history and, in ``folder``, the state of the training; tell the stream its epoch; stop when it
+    is over.
     """
 
     def __init__(
-        self, stream: ProjectionStream, folder: Path | None, seconds: float | None, first_epoch: int
+        self,
+        stream: ProjectionStream,
+        folder: Path | None,
+        history: dict,
+        *,
+        patience: int | None,
+        seconds: float | None,
     ):
         super().__init__()
-        self._stream, self._folder, self._limit = stream, folder, seconds
-        self.history: dict[str, list[float]] = {}
-        if first_epoch:
-            kept = json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))
-            self.history = {name: values[:first_epoch] for name, values in kept.items()}
-        self._elapsed_before = self.history["seconds"][-1] if first_epoch else 0.0
+        self.history: dict[str, list[float]] = history
+        self._stream, self._folder, self._patience, self._limit = stream, folder, patience, seconds
+        self._elapsed_before = history["seconds"][-1] if history else 0.0
+
+    def is_over(self) -> bool:
+        """True when the time is up, or the validation loss has not fallen for ``patience`` epochs."""
+        if not self.history:
+            return False
+        if self._limit is not None and self.history["seconds"][-1] >= self._limit:
+            return True
+        losses = self.history["val_loss"]
+        return self._patience is not None and len(losses) - 1 - int(np.nanargmin(losses)) >= self._patience
 
     def on_train_begin(self, logs=None):
         self._start = time.monotonic()
@@ -122,14 +145,15 @@ class _Record(keras.callbacks.Callback):
         self._stream.epoch = epoch
 
     def on_epoch_end(self, epoch, logs=None):
-        elapsed = self._elapsed_before + time.monotonic() - self._start
         numbers = {name: float(value) for name, value in logs.items()}
         numbers["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        for name, value in (numbers | {"step": (epoch + 1) * len(self._stream), "seconds": elapsed}).items():
+        numbers["step"] = (epoch + 1) * len(self._stream)
+        numbers["seconds"] = self._elapsed_before + time.monotonic() - self._start
+        for name, value in numbers.items():
             self.history.setdefault(name, []).append(value)
         if self._folder is not None:
             _save_state(self.model, self._folder, epoch + 1, self.history)
-        if self._limit is not None and elapsed >= self._limit:
+        if self.is_over():
             self.model.stop_training = True
 
 
@@ -147,14 +171,29 @@ def _save_state(encoder: keras.Model, folder: Path, epochs_done: int, history: d
             _state_path(folder, epoch).unlink()
 
 
-def _restore(encoder: keras.Model, folder: Path) -> int:
-    """Load the latest state of an interrupted training, if there is one; the number of epochs it had done."""
+def _restore(encoder: keras.Model, folder: Path) -> tuple[int, dict[str, list[float]]]:
+    """Load the latest state of an interrupted training; the number of epochs it had done and their history."""
     epochs = _saved_epochs(folder)
     if not epochs:
-        return 0
-    encoder.optimizer.build(encoder.trainable_variables)
-    encoder.load_weights(_state_path(folder, max(epochs)))
-    return max(epochs)
+        return 0, {}
+    latest = max(epochs)
+    try:
+        kept = json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))
+        history = {name: values[:latest] for name, values in kept.items()}
+        if not history or {len(values) for values in history.values()} != {latest}:
+            raise ValueError(f"its history does not hold {latest} epochs")
+        encoder.optimizer.build(encoder.trainable_variables)
+        encoder.load_weights(_state_path(folder, latest))
+    except Exception as error:  # Keras, h5py and TensorFlow each raise their own kinds
+        raise ValueError(
+            f"checkpoints {folder} hold no usable training state, remove it to train anew: {first_line(error)}"
+        ) from None
+    return latest, history
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":")
 
 
 def _state_path(folder: Path, epochs_done: int) -> Path:
