@@ -121,8 +121,8 @@ def test_shifts_are_triangular(particle):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"noise_variance": -0.5}, "noise_variance must not be negative, got -0.5"),
-        ({"shift_limit_px": -1}, "shift_limit_px must not be negative, got -1"),
+        ({"noise_variance": -0.5}, "noise_variance must be a finite number of at least 0, got -0.5"),
+        ({"shift_limit_px": -1}, "shift_limit_px must be a finite number of at least 0, got -1"),
         ({"n": 0}, "n must be .*at least 1, got 0"),
         ({"coverage": "sphere"}, "coverage must be one of so3, euler, half, quarter, got 'sphere'"),
         ({"image_size": 1}, "image_size must be a whole number of at least 2.*, got 1"),
@@ -170,7 +170,7 @@ def test_noise_needs_no_global_state():
 
 
 def test_noise_of_negative_variance_is_refused():
-    with pytest.raises(ValueError, match=r"variance must not be negative, got -1"):
+    with pytest.raises(ValueError, match=r"^variance must be a finite number of at least 0, got -1"):
         add_noise(np.zeros((1, 8, 8)), -1, rng=0)
 
 
@@ -209,10 +209,18 @@ def test_a_shift_can_be_undone(size, rng):
     np.testing.assert_allclose(shift(moved, -moves), images, atol=FLOAT32)
 
 
-@pytest.mark.parametrize("shifts", [np.zeros((2, 2)), np.zeros((3, 3)), np.zeros(3), np.zeros((2, 3))])
-def test_shifts_of_a_wrong_shape_are_refused(shifts):
-    with pytest.raises(ValueError, match=r"shifts_px must be \(3, 2\), got \("):
-        shift(np.zeros((3, 8, 8), np.float32), shifts)
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 2), r"shifts_px must be \(3, 2\), got \(2, 2\)"),
+        ((3, 3), r"shifts_px must be \(3, 2\), got \(3, 3\)"),
+        ((2, 3), r"shifts_px must be \(3, 2\), got \(2, 3\)"),
+        ((3,), r"shifts_px must be a non-empty array with 2 axes, got shape \(3,\)"),
+    ],
+)
+def test_shifts_of_a_wrong_shape_are_refused(shape, message):
+    with pytest.raises(ValueError, match=message):
+        shift(np.zeros((3, 8, 8), np.float32), np.zeros(shape))
 
 
 def test_images_to_shift_must_be_square():
@@ -368,7 +376,7 @@ def test_downsampling_twice_is_downsampling_once():
     [
         ((2, 9, 9), 10, "size must be between 2 and the images' 9 px, got 10"),
         ((2, 9, 9), 1, "size must be between 2 and the images' 9 px, got 1"),
-        ((9, 9), 4, r"images must be \(n, y, x\) with y == x, got \(9, 9\)"),
+        ((9, 9), 4, r"images must be a non-empty array with 3 axes, got shape \(9, 9\)"),
         ((2, 9, 8), 4, r"images must be \(n, y, x\) with y == x, got \(2, 9, 8\)"),
     ],
 )

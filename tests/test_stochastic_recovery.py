@@ -81,9 +81,9 @@ def test_identical_orientations_do_not_break_the_gradient():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be positive.*, got nan"),
+        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be a positive number, got 0.0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a positive number, got nan"),
     ],
 )
 def test_a_wrong_descent_is_one_sentence(problem, options, message):

@@ -107,7 +107,7 @@ def predict_distances(
 
 
 def save_encoder(path: str | os.PathLike, encoder: keras.Model, settings: EncoderSettings) -> None:
-    """Write ``path`` (``.weights.h5``), and beside it (``.json``) the settings and the weights' sha256.
+    """Write ``path`` (``.weights.h5``), and beside it (``.json``) the settings and the sha256 of both.
 
     Each appears whole or not at all, and settings are only ever taken with the weights they were written with.
 
@@ -118,7 +118,7 @@ def save_encoder(path: str | os.PathLike, encoder: keras.Model, settings: Encode
     path = _checked_path(path)
     aside = path.with_name(f".partial-{path.name}")
     encoder.save_weights(aside)
-    description = {"settings": asdict(settings), "weights_sha256": _sha256(aside)}
+    description = {"settings": asdict(settings), "sha256": _sha256(aside, settings)}
     os.replace(aside, path)
     aside.with_suffix(".json").write_text(json.dumps(description, indent=2), encoding="utf-8")
     os.replace(aside.with_suffix(".json"), _settings_path(path))
@@ -138,15 +138,16 @@ def load_encoder(path: str | os.PathLike) -> tuple[keras.Model, EncoderSettings]
             raise FileNotFoundError(f"no such file of an encoder: {needed}")
     try:
         description = json.loads(_settings_path(path).read_text(encoding="utf-8"))
-        settings, expected = EncoderSettings(**description["settings"]), description["weights_sha256"]
+        settings, expected = EncoderSettings(**description["settings"]), description["sha256"]
         encoder = settings.build()
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{_settings_path(path)} does not hold the settings of an encoder: {first_line(error)}"
         ) from None
-    if _sha256(path) != expected:
+    found = _sha256(path, settings)
+    if found != expected:
         raise ValueError(
-            f"{path} must have the sha256 {expected} that its settings name, got {_sha256(path)}"
+            f"{path} and its settings must have the sha256 {expected} written with them, got {found}"
         )
     try:
         encoder.load_weights(path)
@@ -155,9 +156,11 @@ def load_encoder(path: str | os.PathLike) -> tuple[keras.Model, EncoderSettings]
     return encoder, settings
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(path: Path, settings: EncoderSettings) -> str:
+    """Of the weights and the settings together: neither is taken with another's."""
+    digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
+    digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _mirrored(images: np.ndarray) -> np.ndarray:

@@ -75,8 +75,12 @@ def train(
         raise ValueError(
             f"validation images must be {encoder.input_shape[1:]} for this encoder, got {images.shape[1:]}"
         )
-    if quaternions.shape != (len(images), 4):
-        raise ValueError(f"validation must hold {len(images)} quaternions (n, 4), got {quaternions.shape}")
+    if quaternions.shape != (len(images), 4) or not np.allclose(
+        np.linalg.norm(quaternions, axis=1), 1, atol=1e-3
+    ):
+        raise ValueError(
+            f"validation must hold {len(images)} unit quaternions (n, 4), got shape {quaternions.shape}"
+        )
     total = epochs * len(stream)
     schedule = keras.optimizers.schedules.CosineDecay(
         LAST_RATE * learning_rate,
@@ -135,8 +139,8 @@ class _Record(keras.callbacks.Callback):
             return False
         if self._limit is not None and self.history["seconds"][-1] >= self._limit:
             return True
-        losses = self.history["val_loss"]
-        return self._patience is not None and len(losses) - 1 - int(np.nanargmin(losses)) >= self._patience
+        losses = np.nan_to_num(self.history["val_loss"], nan=np.inf)
+        return self._patience is not None and len(losses) - 1 - int(np.argmin(losses)) >= self._patience
 
     def on_train_begin(self, logs=None):
         self._start = time.monotonic()
