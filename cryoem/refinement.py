@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import scipy.fft
@@ -112,28 +113,19 @@ def refine(
         sums = _grid_folds(work, rotations, fold)
         fsc, mask = _trust(sums)
         last = min(finest, _last_trusted_shell(fsc))
-        matched = work.within(last)
-        moved = np.empty((len(images), 3, 3))
-        scores = np.empty(len(images))
-        for f in range(FOLDS):
-            reference = transform(_filtered(_total(sums) - sums[f], fsc, mask))
-            members = np.flatnonzero(fold == f)
-            args = reference, matched.planes[members], rotations[members], matched.frequencies
-            found, scores[members] = (
-                _descend(*args) if radius is None else _search(*args, candidates, radius, rng)
-            )
-            moved[members] = found.as_matrix()
+        step = _descend
+        if radius is not None:
+            step = partial(_search, candidates=candidates, radius=radius, rng=rng)
+        moved, scores = _match_folds(step, work.within(last), rotations, fold, sums, fsc, mask)
+        coarse_pixel_angstrom = size / work.size * pixel_size_angstrom
         entry = {
             "round": round_ + 1,
             "kind": "gradient" if radius is None else "search",
             "score": float(scores.mean()),
-            "moved_rad": float((Rotation.from_matrix(moved) * rotations.inv()).magnitude().mean()),
-            "resolution_angstrom": size
-            / work.size
-            * pixel_size_angstrom
-            * fsc.resolution_angstrom(LEAST_TRUSTED),
+            "moved_rad": float((moved * rotations.inv()).magnitude().mean()),
+            "resolution_angstrom": coarse_pixel_angstrom * fsc.resolution_angstrom(LEAST_TRUSTED),
         }
-        rotations = Rotation.from_matrix(moved)
+        rotations = moved
         if last < finest:
             trusted = min(size // 2, int(1.3 * last) + 4)
         history.append(entry)
@@ -223,7 +215,20 @@ def _filtered(sums: SliceSums, fsc: FSC, mask: np.ndarray) -> np.ndarray:
     return scipy.fft.irfftn(spectrum, s=(sums.size,) * 3, workers=-1) * mask
 
 
-def _search(reference, planes, rotations: Rotation, frequencies, candidates: int, radius: float, rng):
+def _match_folds(step, matched: _WorkingSet, rotations: Rotation, fold, sums, fsc: FSC, mask):
+    """Orientations after one step of every image against the map of the other folds, and its correlation (n,)."""
+    moved, scores = np.empty((len(rotations), 3, 3)), np.empty(len(rotations))
+    for f in range(FOLDS):
+        reference = transform(_filtered(_total(sums) - sums[f], fsc, mask))
+        members = np.flatnonzero(fold == f)
+        found, scores[members] = step(
+            reference, matched.planes[members], rotations[members], matched.frequencies
+        )
+        moved[members] = found.as_matrix()
+    return Rotation.from_matrix(moved), scores
+
+
+def _search(reference, planes, rotations: Rotation, frequencies, *, candidates: int, radius: float, rng):
     """The best of the current orientation and random ones around it, and its correlation (n,)."""
     n = len(planes)
     around = random_small_rotations((n, candidates), radius=radius, rng=rng)

@@ -34,11 +34,11 @@ def detector_vectors(matrices: np.ndarray) -> np.ndarray:
 def _geometries(matrices: np.ndarray, volume_shape: tuple[int, int, int], size: int):
     import astra
 
-    half_voxel = [(n - 1) / 2 - n // 2 for n in volume_shape]  # ASTRA's middle minus our origin, (z, y, x)
-    nz, ny, nx = volume_shape
-    window = [half_voxel[2], half_voxel[1], half_voxel[0]]
-    low = [w - n / 2 for w, n in zip(window, (nx, ny, nz), strict=True)]
-    high = [w + n / 2 for w, n in zip(window, (nx, ny, nz), strict=True)]
+    # ASTRA's window of the volume, (x, y, z), such that the middle of voxel n // 2 is the origin
+    sizes = volume_shape[::-1]
+    low = [-0.5 - n // 2 for n in sizes]
+    high = [edge + n for edge, n in zip(low, sizes, strict=True)]
+    nx, ny, nz = sizes
     volume = astra.create_vol_geom(ny, nx, nz, low[0], high[0], low[1], high[1], low[2], high[2])
     vectors = detector_vectors(matrices)
     half_pixel = (size - 1) / 2 - size // 2
