@@ -48,7 +48,7 @@ def _errors_in_one_sentence(command):
         except (typer.Exit, typer.BadParameter):
             raise
         except KeyboardInterrupt:
-            _end("interrupted; the same command goes on from the last complete phase", code=130)
+            _end("interrupted; the same command goes on where it stopped", code=130)
         except Exception as error:
             if debug:
                 raise
@@ -167,7 +167,7 @@ def settings(debug: Debug = False) -> None:
     for field in fields(next(iter(PROFILES.values()))):
         if field.name != "name":
             values = ", ".join(f"{name} {getattr(profile, field.name)}" for name, profile in PROFILES.items())
-            typer.echo(f"{field.name:<22} {field.metadata['meaning']} ({values})")
+            typer.echo(f"{field.name:<28} {field.metadata['meaning']} ({values})")
 
 
 def _overrides(settings: list[str], **options) -> dict[str, object]:

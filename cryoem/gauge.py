@@ -191,6 +191,7 @@ def _fourier_lines(images: np.ndarray) -> np.ndarray:
     plan.setpts(fy.ravel().astype(np.float32), fx.ravel().astype(np.float32))
     lines = np.empty((n, N_ANGLES, len(radius)), np.complex64)
     centred = images - images.mean(axis=(1, 2), keepdims=True)
+    centred /= centred.std()
     for start in range(0, n, plan.n_trans):
         block = np.zeros((plan.n_trans, size, size), np.complex64)
         count = min(plan.n_trans, n - start)

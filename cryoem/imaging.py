@@ -15,7 +15,7 @@ from cryoem.projectors import (
     plane_frequencies,
     project,
 )
-from cryoem.rotations import random_rotations
+from cryoem.rotations import point_group, random_rotations
 from cryoem.volumes import DensityMap
 
 REFERENCE_PROJECTIONS = 200
@@ -108,12 +108,13 @@ def simulate(
 
     Raises
     ------
-    ValueError : a number is out of range, or the map projects to nothing.
+    ValueError : a number is out of range, the map projects to nothing, or there is no such point group.
 
     Source: arXiv 2104.06237, section 4.1.
     """
     not_negative(noise_variance, name="noise_variance")
     not_negative(shift_limit_px, name="shift_limit_px")
+    point_group(symmetry)
     rng = np.random.default_rng(rng)
     rotations = random_rotations(n, coverage=coverage, rng=rng)
     size = max(density_map.data.shape) if image_size is None else image_size

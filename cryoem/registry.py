@@ -15,10 +15,10 @@ from pathlib import Path
 
 from cryoem.folders import data_folder
 from cryoem.volumes import DensityMap, density_from_model, low_pass, phantom, read_map, resample
+from cryoem.volumes.phantom import SMALLEST_SIZE
 
 DEFAULT_VOXEL_SIZE_ANGSTROM = 4.0
 PHANTOM_BOX_ANGSTROM = 256.0
-SMALLEST_PHANTOM = 16
 MAP_SUFFIXES = (".mrc", ".map", ".ccp4", ".mrcs")
 MODEL_SUFFIXES = (".cif", ".mmcif", ".pdb", ".ent")
 
@@ -156,7 +156,7 @@ def load(
         symmetry = name.partition("-")[2] or "C1"
         return phantom(
             symmetry=symmetry,
-            size=max(SMALLEST_PHANTOM, round(PHANTOM_BOX_ANGSTROM / made_at)),
+            size=max(SMALLEST_SIZE, round(PHANTOM_BOX_ANGSTROM / made_at)),
             voxel_size_angstrom=made_at,
             resolution_angstrom=resolution_angstrom,
         )
@@ -175,6 +175,11 @@ def load(
         density_map = low_pass(density_map, resolution_angstrom)
     if voxel_size_angstrom is not None and voxel_size_angstrom != density_map.voxel_size_angstrom:
         density_map = resample(density_map, voxel_size_angstrom)
+    low, high = density_map.data.min(), density_map.data.max()
+    if not (high > low and high > 0):
+        raise ValueError(
+            f"{path} must hold a particle brighter than its surroundings, got densities {low} to {high}"
+        )
     return density_map
 
 

@@ -122,7 +122,7 @@ def point_group(symmetry: str) -> Rotation:
     ------
     ValueError : the name is none of these.
     """
-    match = re.fullmatch(r"([CD])([1-9]\d*)|([TOI])", symmetry.upper())
+    match = re.fullmatch(r"([CD])([1-9]\d*)|([TOI])", str(symmetry).upper())
     if match is None:
         raise ValueError(f"symmetry must be Cn, Dn, T, O or I, got {symmetry!r}")
     name = match.group(3) or match.group(1) + match.group(2)

@@ -53,8 +53,8 @@ def edit_header(path, **fields):
         ({"data": np.zeros((2, 2, 2), complex)}, "real numbers, got complex128"),
         ({"data": np.array([[[np.nan, np.inf, 1.0]]])}, "got 1 NaN and 1 infinite voxels of 3"),
         ({"data": np.full((1, 1, 2), 1e300)}, "got 0 NaN and 2 infinite"),
-        ({"voxel_size_angstrom": 0.0}, "voxel_size_angstrom must be positive and finite, got 0.0"),
-        ({"voxel_size_angstrom": np.nan}, "voxel_size_angstrom must be positive and finite, got nan"),
+        ({"voxel_size_angstrom": 0.0}, "voxel_size_angstrom must be a positive number, got 0.0"),
+        ({"voxel_size_angstrom": np.nan}, "voxel_size_angstrom must be a positive number, got nan"),
         ({"origin": (0.0, np.inf, 0.0)}, "origin must be three finite numbers"),
         ({"origin": (0.0, 0.0)}, "origin must be three finite numbers"),
     ],
@@ -343,7 +343,7 @@ def test_resampling_coarser_keeps_the_mean_when_the_boxes_agree(shape):
 def test_resample_refuses_a_voxel_larger_than_the_box():
     with pytest.raises(ValueError, match=r"voxel_size_angstrom must be below the box edge of 12\.5, got 100"):
         volumes.resample(random_map(), 100.0)
-    with pytest.raises(ValueError, match="voxel_size_angstrom must be positive and finite, got -1"):
+    with pytest.raises(ValueError, match="voxel_size_angstrom must be a positive number, got -1"):
         volumes.resample(random_map(), -1.0)
 
 
@@ -364,7 +364,7 @@ def test_low_pass_keeps_the_mean_and_refuses_nonsense():
     assert volumes.low_pass(before, 10.0).data.mean() == pytest.approx(
         before.data.mean(), abs=FLOAT32_TOLERANCE
     )
-    with pytest.raises(ValueError, match="resolution_angstrom must be positive and finite, got 0"):
+    with pytest.raises(ValueError, match="resolution_angstrom must be a positive number, got 0"):
         volumes.low_pass(before, 0)
     with pytest.raises(ValueError, match=r"edge must be in \(0, 2\], got 0"):
         volumes.low_pass(before, 10.0, edge=0)
@@ -502,7 +502,7 @@ def test_the_structure_given_is_not_modified():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"voxel_size_angstrom": 0.0}, "voxel_size_angstrom must be positive and finite, got 0.0"),
+        ({"voxel_size_angstrom": 0.0}, "voxel_size_angstrom must be a positive number, got 0.0"),
         (
             {"resolution_angstrom": 3.0},
             "resolution_angstrom must be at least two voxels of 2.0 angstrom, got 3.0",
@@ -610,7 +610,7 @@ def test_unsymmetric_phantom_determines_its_orientation_at_20_angstrom():
     [
         ({"symmetry": "X9"}, "symmetry must be .* got 'X9'"),
         ({"size": 8}, "size must be at least 16 voxels, got 8"),
-        ({"voxel_size_angstrom": -4.0}, "voxel_size_angstrom must be positive and finite, got -4.0"),
+        ({"voxel_size_angstrom": -4.0}, "voxel_size_angstrom must be a positive number, got -4.0"),
         ({"resolution_angstrom": 4.0}, "resolution_angstrom must be at least two voxels"),
         ({"resolution_angstrom": 65.0}, "at most a quarter of the box of 256 angstrom, got 65.0"),
     ],

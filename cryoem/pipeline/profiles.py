@@ -39,7 +39,9 @@ class Profile:
     n_validation: int = setting("projections to validate on", 256, phase=0, minimum=2)
     n_test: int = setting("projections whose orientations are recovered", 800, phase=0, minimum=16)
     noise_variance: float = setting("variance of the noise; clean images have 1", 1.0, phase=0, minimum=0)
-    shift_limit_px: float = setting("largest shift of an image, px", 0.0, phase=0, minimum=0)
+    shift_limit_px: float = setting(
+        "largest shift of an image, px; phases 2 and 3 do not correct it yet", 0.0, phase=0, minimum=0
+    )
 
     # 1, distance estimation
     network_image_size: int = setting("largest side that the network sees, px", 58, phase=1, minimum=8)
@@ -67,7 +69,7 @@ class Profile:
         choices=("spectral", "spectral+refine", "sgd"),
     )
     landmarks: int | None = setting(
-        "images that distances are measured to; None: all", None, phase=2, minimum=8
+        "images that distances are measured to; None: all", None, phase=2, minimum=12
     )
     gauge_pairs: int = setting("pairs of images that search the gauge", 600, phase=2, minimum=1)
     expected_pose_error_rad: float = setting(
@@ -79,7 +81,7 @@ class Profile:
         "how the map is made", "fourier", phase=3, choices=("fourier", "cgls")
     )
     search_rounds: int = setting("rounds of refinement by search", 2, phase=3, minimum=0)
-    gradient_rounds: int = setting("most rounds of refinement by gradient", 4, phase=3, minimum=0)
+    gradient_rounds: int = setting("most rounds of refinement by gradient", 4, phase=3, minimum=1)
     refinement_candidates: int = setting("rotations tried for an image in a round", 24, phase=3, minimum=1)
     expected_refined_error_rad: float = setting(
         "the pose error after refinement must be below this", 0.05, phase=3, minimum=0
@@ -101,6 +103,10 @@ PROFILES = {
         Profile(),
         Profile(
             name="paper",
+            map_name="5j0n",
+            expected_distance_error_rad=0.1,
+            expected_pose_error_rad=0.1,
+            expected_refined_error_rad=0.01,
             n_validation=838,
             n_test=1650,
             noise_variance=0.0,

@@ -23,6 +23,7 @@ from cryoem.pipeline.settings import is_path
 
 RECORD_FILE = "phase.json"
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
+JUDGEMENT = "expected_"
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,13 @@ def phase_info(name: str) -> PhaseInfo:
 
 
 def phase_parameters(profile: Profile, phase_name: str) -> dict:
-    """What makes the results of a phase what they are: package version, settings up to it, sha256 of a map file."""
+    """What makes the results of a phase what they are: package version, settings up to it, sha256 of a map file.
+
+    What a phase is merely judged by, the ``expected_...`` settings, is left out: another bar makes nothing anew.
+    """
     info = phase_info(phase_name)
     settings = settings_up_to(profile, info.number)
+    settings = {name: value for name, value in settings.items() if not name.startswith(JUDGEMENT)}
     parameters = {"phase": info.name, "cryoem_version": cryoem.__version__, "profile": settings.pop("name")}
     if is_path(profile.map_name):
         with open(profile.map_name, "rb") as file:

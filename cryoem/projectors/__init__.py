@@ -1,4 +1,5 @@
-"""Projection of a density along the microscope's z-axis, and its exact adjoint.
+"""Projection of a density along the microscope's z-axis, and its adjoint: exact on the CPU, matched up to ASTRA's
+interpolation on a GPU.
 
 ``project`` and ``backproject`` are the only doors; algorithms call them and never build geometry.  Two backends:
 ``"fourier"`` reads central slices of the volume's Fourier transform on the CPU; ``"astra"`` traces rays on a GPU.

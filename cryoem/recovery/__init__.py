@@ -73,7 +73,7 @@ def recover_orientations(
         the method is unknown; landmarks are fewer than 12 or more than n; a count is negative or a width not
         positive.
 
-    Source: docs/conventions.md, "The gauge"; SCIENCE of the loss: arXiv 2104.06237, eq. 6.
+    Source: the loss is that of arXiv 2104.06237, eq. 6; docs/conventions.md says what it leaves open.
     """
     distances = _checked(distances)
     n = len(distances)

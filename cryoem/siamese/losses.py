@@ -10,7 +10,8 @@ Kinds of feature distance
                  function of two rotations (the inner product of vec(R) / sqrt 3) and so can be met exactly.
                  The default.
 ``"cosine"``     the published one, 2 arccos of the cosine similarity (arXiv 2104.06237, eq. 5); no embedding
-can meet it. ``"euclidean"``  the distance of the features themselves, scaled to [0, pi] for unit features.
+                 can meet it.
+``"euclidean"``  the distance of the features themselves, scaled to [0, pi] for unit features.
 """
 
 from __future__ import annotations
@@ -98,6 +99,11 @@ def _distance_error(kind: str):
 METRICS = {kind: _distance_error(kind) for kind in KINDS}
 
 
+def unit_features(features: np.ndarray) -> np.ndarray:
+    """(n, f) features scaled to length 1."""
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9)
+
+
 def distances_from_features(features: np.ndarray, others: np.ndarray, *, kind: str) -> np.ndarray:
     """Decode features into distances.
 
@@ -116,6 +122,5 @@ def distances_from_features(features: np.ndarray, others: np.ndarray, *, kind: s
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9) for x in (features, others))
-    similarity = (a @ b.T).astype(np.float32)
+    similarity = (unit_features(features) @ unit_features(others).T).astype(np.float32)
     return ops.convert_to_numpy(_DECODERS[kind](similarity))

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from cryoem.siamese.encoders import build_encoder
-from cryoem.siamese.losses import KINDS, distances_from_features
+from cryoem.siamese.losses import KINDS, distances_from_features, unit_features
 from cryoem.siamese.training import first_line
 
 
@@ -74,7 +74,7 @@ def encode(
             f"images must be finite, got {np.count_nonzero(~np.isfinite(images))} NaN or infinite values"
         )
     views = [images, _mirrored(images)] if both_views else [images]
-    features = [_unit(encoder.predict(view, batch_size=batch_size, verbose=0)) for view in views]
+    features = [unit_features(encoder.predict(view, batch_size=batch_size, verbose=0)) for view in views]
     return np.concatenate(features, axis=1) / np.float32(np.sqrt(len(views)))
 
 
@@ -167,10 +167,6 @@ def _mirrored(images: np.ndarray) -> np.ndarray:
     """Images mirrored in x about pixel n // 2."""
     flipped = images[:, :, ::-1]
     return np.roll(flipped, 1, axis=2) if images.shape[2] % 2 == 0 else flipped
-
-
-def _unit(features: np.ndarray) -> np.ndarray:
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9)
 
 
 def _settings_path(path: Path) -> Path:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cryoem.volumes.maps import DensityMap, check_positive
+from cryoem.checks import positive_number
+from cryoem.volumes.maps import DensityMap
 
 
 def centre(density_map: DensityMap, *, threshold: float = 0.0) -> DensityMap:
@@ -86,7 +87,7 @@ def resample(density_map: DensityMap, voxel_size_angstrom: float) -> DensityMap:
     ------
     ValueError : the voxel size is not positive, or so large that an axis would have no voxel left.
     """
-    check_positive("voxel_size_angstrom", voxel_size_angstrom)
+    positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
     step = voxel_size_angstrom / density_map.voxel_size_angstrom
     sizes = [round(n / step) for n in density_map.data.shape]
     if min(sizes) < 1:

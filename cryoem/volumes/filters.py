@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import fft, ndimage
 
-from cryoem.volumes.maps import DensityMap, check_positive
+from cryoem.checks import positive_number
+from cryoem.volumes.maps import DensityMap
 
 
 def low_pass(density_map: DensityMap, resolution_angstrom: float, *, edge: float = 0.1) -> DensityMap:
@@ -25,7 +26,7 @@ def low_pass(density_map: DensityMap, resolution_angstrom: float, *, edge: float
     ------
     ValueError : ``resolution_angstrom`` is not positive or ``edge`` is out of range.
     """
-    check_positive("resolution_angstrom", resolution_angstrom)
+    positive_number(resolution_angstrom, name="resolution_angstrom")
     if not 0 < edge <= 2:
         raise ValueError(f"edge must be in (0, 2], got {edge}")
     *leading, last = density_map.data.shape

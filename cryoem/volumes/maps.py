@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cryoem.checks import positive_number
+
 HEADER_BYTES = 1024
 DTYPES_BY_MODE = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 LARGEST_AXIS_PX = 2**20
@@ -51,19 +53,13 @@ class DensityMap:
             raise ValueError(
                 f"data must be finite, got {n_nan} NaN and {n_infinite} infinite voxels of {data.size}"
             )
-        check_positive("voxel_size_angstrom", self.voxel_size_angstrom)
+        positive_number(self.voxel_size_angstrom, name="voxel_size_angstrom")
         origin = tuple(float(value) for value in self.origin)
         if len(origin) != 3 or not np.isfinite(origin).all():
             raise ValueError(f"origin must be three finite numbers (x, y, z), got {self.origin}")
         object.__setattr__(self, "data", data)
         object.__setattr__(self, "voxel_size_angstrom", float(self.voxel_size_angstrom))
         object.__setattr__(self, "origin", origin)
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raise a ValueError that names the argument unless ``value`` is a positive finite number."""
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
 def read_map(path: str | os.PathLike, *, default_voxel_size_angstrom: float = 1.0) -> DensityMap:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cryoem.checks import positive_number
 from cryoem.volumes.boxes import three_sizes
-from cryoem.volumes.maps import DensityMap, check_positive
+from cryoem.volumes.maps import DensityMap
 
 LARGEST_BOX_VOXELS = 1024**3
 RELATIVE_CUTOFF = 1e-5  # an atom's density is followed down to this fraction of its peak
@@ -55,7 +56,7 @@ def density_from_model(
     """
     import gemmi
 
-    check_positive("voxel_size_angstrom", voxel_size_angstrom)
+    positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
     if not (np.isfinite(resolution_angstrom) and resolution_angstrom >= 2 * voxel_size_angstrom):
         raise ValueError(
             f"resolution_angstrom must be at least two voxels of {voxel_size_angstrom} angstrom, "

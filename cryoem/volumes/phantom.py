@@ -8,9 +8,10 @@ from itertools import pairwise
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from cryoem.checks import positive_number
 from cryoem.rotations import point_group
 from cryoem.volumes.chains import double_helix, helix, loop, strand
-from cryoem.volumes.maps import DensityMap, check_positive
+from cryoem.volumes.maps import DensityMap
 from cryoem.volumes.models import density_from_model
 
 SMALLEST_SIZE = 16
@@ -95,7 +96,7 @@ def phantom(
     group = point_group(symmetry)
     if size < SMALLEST_SIZE:
         raise ValueError(f"size must be at least {SMALLEST_SIZE} voxels, got {size}")
-    check_positive("voxel_size_angstrom", voxel_size_angstrom)
+    positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
     if resolution_angstrom is None:
         resolution_angstrom = 2 * voxel_size_angstrom
     box_angstrom = size * voxel_size_angstrom
