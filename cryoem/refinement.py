@@ -6,6 +6,9 @@ compared with slices of the map of the *other three* folds, Wiener-filtered by t
 that holds the image's own noise would pull it back to where it was.  Orientations move by random search in a
 shrinking ball in the first rounds, then by Gauss-Newton steps on the slice itself.  All work is done at the
 coarsest image size that holds the trusted shells.
+
+The half-maps that the resolution is read from are refined apart: two halves of the images go the same way from
+the same start, without ever sharing a map.
 """
 
 from __future__ import annotations
@@ -38,12 +41,12 @@ LARGEST_STEP = 0.15
 class Refinement:
     """Refined orientations and the map that they give.
 
-    ``rotations``: n orientations; ``map``: reconstruction from all images; ``half_maps``: from two halves of them;
-    ``mask``: (y, y, y) soft mask that the last round used; ``fsc``: between the half-maps under that mask,
-    corrected for it by phase randomisation (the halves shared references, so it is an optimistic curve);
-    ``history``: one dict a round with ``round``, ``kind`` (search or gradient), ``score`` (mean correlation
-    of images and slices), ``moved_rad`` (mean change of orientation), ``resolution_angstrom`` (half-maps at
-    0.143, under the mask).
+    ``rotations``: n orientations; ``map``: reconstruction from all images; ``half_maps``: from two random halves, each
+    refined for itself from the same start; ``mask``: (y, y, y) soft mask made of them; ``fsc``: between the
+    half-maps under that mask, corrected for it by phase randomisation; ``history``: one dict a round with
+    ``round``, ``kind`` (search or gradient), ``score`` (mean correlation of images and slices), ``moved_rad``
+    (mean change of orientation), ``resolution_angstrom`` (of two halves of the folds, at 0.143 under the
+    mask: it steers the refinement, and is not a resolution to quote).
     """
 
     rotations: Rotation
@@ -103,21 +106,51 @@ def refine(
     size = images.shape[1]
     images, unit = _normalised(images)
     planes = half_planes_from_images(images)
-    fold = rng.permutation(len(images)) % FOLDS
-    trusted = size // 2  # the finest shell worth looking at
+    plan = _Plan(
+        size, pixel_size_angstrom, search_rounds, gradient_rounds, candidates, search_radius, tolerance
+    )
+    refined, history = _follow(plan, planes, rotations, rng, callback)
+    members = np.array_split(rng.permutation(len(images)), 2)
+    halves = [_follow(plan, planes[half], rotations[half], rng, None)[0] for half in members]
+    # each half is free to drift as a whole; its frame, and that alone, is taken from the refinement of all images
+    halves = [
+        found * (found.inv() * refined[half]).mean() for found, half in zip(halves, members, strict=True)
+    ]
+    return _conclude(plan, planes, unit, refined, halves, members, history)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What every round needs to know; see ``refine``."""
+
+    size: int
+    pixel_size_angstrom: float
+    search_rounds: int
+    gradient_rounds: int
+    candidates: int
+    search_radius: float
+    tolerance: float
+
+
+def _follow(
+    plan: _Plan, planes: np.ndarray, rotations: Rotation, rng, callback
+) -> tuple[Rotation, list[dict]]:
+    """All rounds on one set of images: their orientations and the history."""
+    fold = rng.permutation(len(planes)) % FOLDS
+    trusted = plan.size // 2  # the finest shell worth looking at
     history: list[dict] = []
-    for round_ in range(search_rounds + gradient_rounds):
-        radius = search_radius / 2**round_ if round_ < search_rounds else None
+    for round_ in range(plan.search_rounds + plan.gradient_rounds):
+        radius = plan.search_radius / 2**round_ if round_ < plan.search_rounds else None
         finest = trusted if radius is None else min(trusted, math.ceil(SHELLS_PER_RADIAN / radius))
-        work = _working_set(planes, size, finest)
+        work = _working_set(planes, plan.size, finest)
         sums = _grid_folds(work, rotations, fold)
         fsc, mask = _trust(sums)
         last = min(finest, _last_trusted_shell(fsc))
         step = _descend
         if radius is not None:
-            step = partial(_search, candidates=candidates, radius=radius, rng=rng)
+            step = partial(_search, candidates=plan.candidates, radius=radius, rng=rng)
         moved, scores = _match_folds(step, work.within(last), rotations, fold, sums, fsc, mask)
-        coarse_pixel_angstrom = size / work.size * pixel_size_angstrom
+        coarse_pixel_angstrom = plan.size / work.size * plan.pixel_size_angstrom
         entry = {
             "round": round_ + 1,
             "kind": "gradient" if radius is None else "search",
@@ -127,13 +160,13 @@ def refine(
         }
         rotations = moved
         if last < finest:
-            trusted = min(size // 2, int(1.3 * last) + 4)
+            trusted = min(plan.size // 2, int(1.3 * last) + 4)
         history.append(entry)
         if callback is not None:
             callback(entry, rotations)
-        if radius is None and entry["moved_rad"] < tolerance:
+        if radius is None and entry["moved_rad"] < plan.tolerance:
             break
-    return _conclude(planes, size, unit, rotations, fold, pixel_size_angstrom, history)
+    return rotations, history
 
 
 def _normalised(images: np.ndarray) -> tuple[np.ndarray, float]:
@@ -265,13 +298,16 @@ def _descend(reference, planes, rotations: Rotation, frequencies):
     return rotations, score
 
 
-def _conclude(
-    planes, size: int, unit: float, rotations: Rotation, fold, pixel_size_angstrom: float, history
-) -> Refinement:
-    """Maps at full size, in the images' own units, from the final orientations."""
-    sums = _grid_folds(_working_set(planes, size, size // 2), rotations, fold)
-    _, mask = _trust(sums)
-    volumes = [s.invert() * unit for s in (_total(sums), _total(sums[::2]), _total(sums[1::2]))]
-    fsc = masked_half_map_fsc(*volumes[1:], mask, voxel_size_angstrom=pixel_size_angstrom, rng=0)
-    full, a, b = (DensityMap(v.astype(np.float32), pixel_size_angstrom) for v in volumes)
+def _conclude(plan: _Plan, planes, unit: float, rotations: Rotation, halves, members, history) -> Refinement:
+    """Maps at full size, in the images' own units: of all images, and of halves that never saw each other."""
+    work = _working_set(planes, plan.size, plan.size // 2)
+    half_sums = [
+        grid_slices(work.planes[half], found.as_matrix(), work.frequencies, work.size)
+        for found, half in zip(halves, members, strict=True)
+    ]
+    a, b = (sums.invert() * unit for sums in half_sums)
+    full = grid_slices(work.planes, rotations.as_matrix(), work.frequencies, work.size).invert() * unit
+    _, mask = _trust(half_sums)
+    fsc = masked_half_map_fsc(a, b, mask, voxel_size_angstrom=plan.pixel_size_angstrom, rng=0)
+    full, a, b = (DensityMap(v.astype(np.float32), plan.pixel_size_angstrom) for v in (full, a, b))
     return Refinement(rotations, full, (a, b), mask, fsc, history)

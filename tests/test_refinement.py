@@ -133,6 +133,19 @@ def test_refinement_returns_what_belongs_together(result):
     np.testing.assert_allclose(result.fsc.frequency, expected.frequency)
 
 
+@pytest.mark.parametrize("noise", [0, 4])
+def test_wrong_orientations_do_not_make_half_maps_agree(images, true, noise):
+    """Halves that shared their references would agree to some 20 angstrom whatever the orientations."""
+    rng = np.random.default_rng(0)
+    noisy = images + noise * images.std() * rng.normal(size=images.shape).astype(np.float32)
+    wrong = refined(noisy, Rotation.random(len(true), rng=rng))
+    right = refined(noisy, disturbed(true))
+    assert pose_error(true, wrong.rotations) > 1
+    nyquist = 1 / right.fsc.frequency[-1]
+    assert wrong.fsc.resolution_angstrom(0.143) > 2.5 * nyquist
+    assert right.fsc.resolution_angstrom(0.143) < 0.7 * wrong.fsc.resolution_angstrom(0.143)
+
+
 def test_same_seed_same_result(images, start):
     options = {"search_rounds": 1, "gradient_rounds": 1}
     first, second, other = (refined(images[:60], start[:60], rng=seed, **options) for seed in (3, 3, 4))
