@@ -157,9 +157,10 @@ def test_the_numbers_are_sane(executed):
     assert numbers["common_line_agreement"] > numbers["common_line_agreement_of_runner_up"]
     nyquist = 2 * toy.voxel_size_angstrom
     assert numbers["nyquist_angstrom"] == nyquist
-    for name in ("resolution", "half_map_resolution", "resolution_before", "resolution_of_true_orientations"):
+    names = ("against_truth", "unmasked_before", "unmasked_of_true_orientations")
+    for name in (*(f"resolution_{kind}" for kind in names), "half_map_resolution_masked"):
         assert nyquist <= numbers[f"{name}_angstrom"] < 10 * nyquist
-    assert numbers["resolution_angstrom"] <= numbers["resolution_before_angstrom"]
+    assert numbers["resolution_against_truth_angstrom"] <= numbers["resolution_unmasked_before_angstrom"]
 
 
 @pytest.mark.notebooks
