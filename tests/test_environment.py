@@ -176,3 +176,27 @@ def test_notebooks_are_committed_without_outputs():
         if any(cell.get("outputs") or cell.get("execution_count") for cell in cells):
             dirty.append(path.relative_to(ROOT).as_posix())
     assert not dirty
+
+
+@pytest.mark.parametrize(
+    ("row", "quantity"),
+    [
+        ("E_OR, error of the recovered orientations", "E_OR"),
+        ("pose error, gauge from the images", "pose error, gauge from the images"),
+        ("resolution with these orientations, FSC 0.5, clean images", "FSC 0.5, clean images"),
+        ("pose error after refinement", "pose error, refined"),
+        ("resolution between half-maps refined apart, masked, 0.143", "half-maps 0.143, masked"),
+        ("training", "training"),
+    ],
+)
+def test_the_readme_quotes_the_benchmarks(row, quantity):
+    (cells,) = re.findall(rf"^\| {re.escape(row)} \| ([^|]+) \| ([^|]+) \|", read("README.md"), re.MULTILINE)
+    sections = re.findall(
+        r"^### 5j0n, noise variance (0|16),(.*?)(?=^###|\Z)", read("docs/benchmarks.md"), re.M | re.S
+    )
+    assert [noise for noise, _ in sections] == ["0", "16"]
+    for quoted, (_, section) in zip(cells, sections, strict=True):
+        (measured,) = re.findall(rf"^\| {re.escape(quantity)} +\|[^|]+\| ([0-9.]+)", section, re.MULTILINE)
+        number = re.match(r"[0-9.]+", quoted).group()
+        decimals = len(number.partition(".")[2])
+        assert number == f"{float(measured):.{decimals}f}"

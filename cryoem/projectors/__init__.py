@@ -36,7 +36,8 @@ def project(
 
     Raises
     ------
-    ValueError : the volume is not 3-D or not finite, ``image_size`` is below 2, or ``backend`` is unknown.
+    ValueError : the volume is not 3-D, real and finite, rotations are no ``Rotation``, ``image_size`` is below 2, or
+        ``backend`` is unknown.
     RuntimeError : ``backend="astra"`` where no usable GPU is visible.
 
     Source: the central-slice theorem; accuracy is stated in ``docs/conventions.md``.
