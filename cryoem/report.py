@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from cryoem.plots.progress import readable_duration
-
 # a figure without a height of its own is drawn this tall, as the plotly template has it
 _USUAL_HEIGHT_PX = 440
 
@@ -132,3 +130,16 @@ def _layout(figure_json: str, *, name: str) -> dict:
 def _inside_script(figure_json: str) -> str:
     """JSON that cannot end the script element around it: ``<`` occurs in its strings only, and escapes."""
     return figure_json.replace("<", "\\u003c")
+
+
+def readable_duration(seconds: float) -> str:
+    """``0.4 s``, ``42 s``, ``3 min 07 s`` or ``2 h 05 min``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"

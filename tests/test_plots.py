@@ -51,7 +51,6 @@ EXAMPLES = {
     ),
     "fourier_shell_correlation": lambda: plots.fourier_shell_correlation({"a": ([0.1, 0.2], [1.0, 0.0])}),
     "refinement_history": lambda: plots.refinement_history({"score": [0.1, 0.2]}),
-    "pipeline_timings": lambda: plots.pipeline_timings({"a": 1.0}),
 }
 
 
@@ -65,12 +64,11 @@ def test_every_figure_wears_the_template_and_titles_its_axes(name):
     else:
         axes = [*figure.select_xaxes(), *figure.select_yaxes()]
     untitled = [a for a in axes if a.visible is not False and not a.title.text]
-    # phases name themselves
-    assert len(untitled) == (name == "pipeline_timings")
+    assert untitled == []
 
 
 def test_every_public_figure_has_an_example():
-    helpers = {"automatic_level", "readable_duration", "surface_mesh"}
+    helpers = {"automatic_level", "surface_mesh"}
     assert set(EXAMPLES) == set(plots.__all__) - helpers
 
 
@@ -316,22 +314,6 @@ def test_refinement_panels_read_units_from_names():
     assert annotations(figure) == ["<b>2</b>", "<b>9.25</b>"]
 
 
-def test_timings_keep_their_order_and_add_up():
-    figure = plots.pipeline_timings({"first": 30, "second": 95.4})
-    assert list(figure.data[0].y) == ["first", "second"]
-    assert figure.layout.yaxis.autorange == "reversed"
-    assert list(figure.data[0].text) == ["30 s", "1 min 35 s"]
-    assert figure.layout.title.text == "total 2 min 05 s"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.04, "0.0 s"), (9.96, "10 s"), (59.6, "1 min 00 s"), (3599.7, "1 h 00 min"), (7500, "2 h 05 min")],
-)
-def test_readable_duration_carries_over(seconds, text):
-    assert plots.readable_duration(seconds) == text
-
-
 @pytest.mark.parametrize(("value", "rounded"), [(1, 1), (1.9, 1), (2, 2), (49, 20), (0.07, 0.05), (999, 500)])
 def test_round_below(value, rounded):
     assert round_below(value) == pytest.approx(rounded)
@@ -412,7 +394,6 @@ WRONG = {
     r"history\['b'\] must have one number a round, 2, got shape \(1,\)": lambda: plots.refinement_history(
         {"a": [1, 2], "b": [1]}
     ),
-    r"seconds\['a'\] must be a time of 0 or more, got -1": lambda: plots.pipeline_timings({"a": -1}),
 }
 
 

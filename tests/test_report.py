@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
 
-from cryoem.report import render_report, render_text_summary
+from cryoem.report import readable_duration, render_report, render_text_summary
 
 SUMMARY = {
     "Result": {"resolution": "8.0 Å", "pose error": "2.2°"},
@@ -139,3 +139,11 @@ def test_text_summary_aligns_its_columns():
 
 def test_text_summary_of_nothing_is_empty():
     assert render_text_summary({}, {}) == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (9.96, "10 s"), (59.6, "1 min 00 s"), (3599.7, "1 h 00 min"), (7500, "2 h 05 min")],
+)
+def test_readable_duration_carries_over(seconds, text):
+    assert readable_duration(seconds) == text

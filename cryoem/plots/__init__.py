@@ -7,7 +7,7 @@ from cryoem.plots.curves import error_histogram, learning_curves, recovery_loss
 from cryoem.plots.distances import bias_against_distance, distance_histograms, predicted_against_true
 from cryoem.plots.images import density_slices, projection_gallery
 from cryoem.plots.orientations import coverage_sphere, recovered_against_true
-from cryoem.plots.progress import pipeline_timings, readable_duration, refinement_history
+from cryoem.plots.progress import refinement_history
 from cryoem.plots.resolution import fourier_shell_correlation
 from cryoem.plots.surfaces import automatic_level, density_isosurface, surface_mesh
 
@@ -21,10 +21,8 @@ __all__ = [
     "error_histogram",
     "fourier_shell_correlation",
     "learning_curves",
-    "pipeline_timings",
     "predicted_against_true",
     "projection_gallery",
-    "readable_duration",
     "recovered_against_true",
     "recovery_loss",
     "refinement_history",

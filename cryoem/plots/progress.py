@@ -1,4 +1,4 @@
-"""How a run went: the rounds of a refinement, the time of each phase."""
+"""How a refinement went, round by round."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from cryoem.plots.checks import non_empty_mapping
-from cryoem.plots.template import GREEN, INK, figure, named_colours
+from cryoem.plots.template import named_colours
 
 _UNITS = {"deg": "°", "rad": "rad", "angstrom": "Å", "px": "px", "seconds": "s"}
 
@@ -72,55 +72,3 @@ def _title_with_unit(name: str) -> str:
     words = name.split("_")
     unit = _UNITS.get(words[-1])
     return " ".join(words) if unit is None else f"{' '.join(words[:-1])} ({unit})"
-
-
-def pipeline_timings(seconds: Mapping[str, float]) -> go.Figure:
-    """How long each phase took, as bars from top to bottom in the order given.
-
-    Parameters
-    ----------
-    seconds : phase -> seconds, not negative.
-
-    Raises
-    ------
-    ValueError : a time is negative or not finite.
-    """
-    seconds = non_empty_mapping(seconds, name="seconds")
-    for name, value in seconds.items():
-        if not (np.isfinite(value) and value >= 0):
-            raise ValueError(f"seconds[{name!r}] must be a time of 0 or more, got {value}")
-    total = sum(seconds.values())
-    fig = figure(
-        height=120 + 44 * len(seconds),
-        title={"text": f"total {readable_duration(total)}"},
-    )
-    fig.add_trace(
-        go.Bar(
-            x=list(seconds.values()),
-            y=list(seconds),
-            orientation="h",
-            marker={"color": GREEN, "cornerradius": 4},
-            width=0.62,
-            text=[readable_duration(value) for value in seconds.values()],
-            textposition="outside",
-            cliponaxis=False,
-            textfont={"color": INK},
-            hovertemplate="%{y}: %{text}<extra></extra>",
-        )
-    )
-    fig.update_xaxes(title_text="time (s)", range=[0, 1.15 * max(*seconds.values(), 1e-9)])
-    fig.update_yaxes(autorange="reversed", showgrid=False, ticks="", tickfont={"size": 13})
-    return fig
-
-
-def readable_duration(seconds: float) -> str:
-    """``0.4 s``, ``42 s``, ``3 min 07 s`` or ``2 h 05 min``."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min"
