@@ -1,0 +1,23 @@
+"""Particle images and what is known of each: in memory, in files, and as tables that other programs read.
+
+A stack is an array (n, y, x) of square images whose origin is pixel ``n // 2`` of both axes.
+"""
+
+from cryoem.particles.alignments import relion_tables, xmipp_table
+from cryoem.particles.files import ParticleFile, open_particles
+from cryoem.particles.stack import ParticleStack
+from cryoem.particles.tables import read_xmd
+from cryoem.particles.writing import StackWriter, write_stack, write_star, write_xmd
+
+__all__ = [
+    "ParticleFile",
+    "ParticleStack",
+    "StackWriter",
+    "open_particles",
+    "read_xmd",
+    "relion_tables",
+    "write_stack",
+    "write_star",
+    "write_xmd",
+    "xmipp_table",
+]
