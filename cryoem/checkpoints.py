@@ -1,0 +1,123 @@
+"""Trainings that can be watched, stopped and resumed: history, checkpoints, early stop, learning rate."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+WARM_UP_STEPS = 50
+LAST_RATE = 0.05
+HISTORY_FILE = "history.json"
+
+
+def cosine_adamw(learning_rate: float, steps: int) -> keras.optimizers.Optimizer:
+    """AdamW with a short linear warm-up and a cosine fall of the learning rate over all ``steps``."""
+    schedule = keras.optimizers.schedules.CosineDecay(
+        LAST_RATE * learning_rate,
+        decay_steps=max(1, steps - WARM_UP_STEPS),
+        alpha=LAST_RATE,
+        warmup_target=learning_rate,
+        warmup_steps=min(WARM_UP_STEPS, steps - 1),
+    )
+    return keras.optimizers.AdamW(schedule, weight_decay=1e-3, clipnorm=1.0)
+
+
+class Record(keras.callbacks.Callback):
+    """Keep the history and, in ``folder``, the state of the training; tell the stream its epoch; stop when it
+    is over.
+    """
+
+    def __init__(
+        self,
+        stream: keras.utils.PyDataset,
+        folder: Path | None,
+        history: dict,
+        *,
+        patience: int | None,
+        seconds: float | None,
+    ):
+        super().__init__()
+        self.history: dict[str, list[float]] = history
+        self._stream, self._folder, self._patience, self._limit = stream, folder, patience, seconds
+        self._elapsed_before = history["seconds"][-1] if history else 0.0
+
+    def is_over(self) -> bool:
+        """True when the time is up, or the validation loss has not fallen for ``patience`` epochs."""
+        if not self.history:
+            return False
+        if self._limit is not None and self.history["seconds"][-1] >= self._limit:
+            return True
+        losses = np.nan_to_num(self.history["val_loss"], nan=np.inf)
+        return self._patience is not None and len(losses) - 1 - int(np.argmin(losses)) >= self._patience
+
+    def on_train_begin(self, logs=None):
+        self._start = time.monotonic()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._stream.epoch = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        numbers = {name: float(value) for name, value in logs.items()}
+        numbers["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        numbers["step"] = (epoch + 1) * len(self._stream)
+        numbers["seconds"] = self._elapsed_before + time.monotonic() - self._start
+        for name, value in numbers.items():
+            self.history.setdefault(name, []).append(value)
+        if self._folder is not None:
+            _save_state(self.model, self._folder, epoch + 1, self.history)
+        if self.is_over():
+            self.model.stop_training = True
+
+
+def _save_state(model: keras.Model, folder: Path, epochs_done: int, history: dict) -> None:
+    """Write history, then weights and optimizer, whose file name says the epoch; the older state goes last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f".partial-{HISTORY_FILE}"
+    aside.write_text(json.dumps(history), encoding="utf-8")
+    os.replace(aside, folder / HISTORY_FILE)
+    aside = folder / ".partial-state.weights.h5"
+    model.save_weights(aside, overwrite=True)
+    os.replace(aside, _state_path(folder, epochs_done))
+    for epoch in _saved_epochs(folder):
+        if epoch < epochs_done:
+            _state_path(folder, epoch).unlink()
+
+
+def restore(model: keras.Model, folder: Path) -> tuple[int, dict[str, list[float]]]:
+    """Load the latest state of an interrupted training; the number of epochs it had done and their history."""
+    epochs = _saved_epochs(folder)
+    if not epochs:
+        return 0, {}
+    latest = max(epochs)
+    try:
+        kept = json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))
+        history = {name: values[:latest] for name, values in kept.items()}
+        if not history or {len(values) for values in history.values()} != {latest}:
+            raise ValueError(f"its history does not hold {latest} epochs")
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(_state_path(folder, latest))
+    except Exception as error:  # Keras, h5py and TensorFlow each raise their own kinds
+        raise ValueError(
+            f"checkpoints {folder} hold no usable training state, remove it to train anew: {first_line(error)}"
+        ) from None
+    return latest, history
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":")
+
+
+def _state_path(folder: Path, epochs_done: int) -> Path:
+    return folder / f"after-epoch-{epochs_done}.weights.h5"
+
+
+def _saved_epochs(folder: Path) -> list[int]:
+    return [
+        int(path.name.split(".")[0].rsplit("-", 1)[1]) for path in folder.glob("after-epoch-*.weights.h5")
+    ]

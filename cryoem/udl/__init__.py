@@ -1,0 +1,1 @@
+"""Rigid alignment of particle images without labels: unsupervised difference learning (UDL, JUDL)."""

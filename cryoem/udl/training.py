@@ -1,0 +1,319 @@
+"""Training of an aligner on particle images, without labels.
+
+``"udl"``, pair-wise: the difference of two images' angles must be what the circular correlation of their spectra says, for
+many partners of every image.  Each of these pseudo-labels is coarse and some are wrong, but their errors are those of the
+partner as much as of the image, so that the network learns what they have in common.  That its angle turns by exactly what
+an image is turned by (the difference that arXiv 2205.11829 trains on) is built into the polar network, and an image against
+itself has angle 0, so that there is no bias to calibrate.
+
+``"judl"``, joint: images are aligned to their own average, twins and shifts included, and the angles under which the
+average explains each image best become the pseudo-labels; a well aligned set is what reconstructs every member well.  The
+average replaces the published autoencoder as the thing that aligned images are reconstructed from.
+
+Both start from a template of spectra that is aligned classically; see ``classical``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from cryoem.checkpoints import Record, cosine_adamw, restore
+from cryoem.checks import finite_array, positive_number, square_images, whole_number
+from cryoem.udl.aligner import Aligner
+from cryoem.udl.classical import (
+    iterated_template,
+    mean_spectrum,
+    neighbour_pairs,
+    pair_angles,
+    synchronise,
+    wrapped,
+)
+from cryoem.udl.network import build_polar_network
+from cryoem.udl.registration import align_images, filter_reference, mean_power, register
+from cryoem.udl.spectra import PolarGrid, polar_grid, polar_spectra
+
+METHODS = ("udl", "judl")
+FEWEST_IMAGES = 8
+PARTNERS = 8
+SYNCHRONISED_ROUNDS = 5
+REFERENCE_ROUNDS = (
+    (1000, 0),
+    (1000, 0),
+    (3000, 2),
+)  # images, Gauss-Newton steps of each round of the average
+
+
+@dataclass(frozen=True)
+class Training:
+    """A trained ``aligner``, and the ``history`` of its training, one value an epoch, see ``train``."""
+
+    aligner: Aligner
+    history: dict[str, list[float]]
+
+
+def train(
+    images: np.ndarray,
+    *,
+    method: str = "judl",
+    symmetry: str = "C1",
+    epochs: int = 5,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    validation_fraction: float = 0.1,
+    true_angles_rad: np.ndarray | None = None,
+    seconds: float | None = None,
+    checkpoints: str | os.PathLike | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: int = 0,
+    rng: np.random.Generator | int | None = 0,
+) -> Training:
+    """Train a polar aligner on the images it is to align (or on some of them).
+
+    Parameters
+    ----------
+    images : (n, y, x), n >= 8, of one class.
+    method : ``"udl"`` or ``"judl"``, see the module.
+    symmetry : of the class in its plane, ``"C1"``, ``"C2"``, ...
+    epochs, batch_size, learning_rate : of AdamW; the rate is the highest of a cosine.
+    validation_fraction : of the images, the last ones, that are not trained on.
+    true_angles_rad : (n,), only to watch the true error (``val_error_deg``); nothing is trained on them.
+    seconds : stop after the epoch in which this time has passed.
+    checkpoints : folder that is written after every epoch and that an interrupted training goes on from.
+    callbacks, verbose : passed to ``model.fit``.
+    rng : of pairs and of the order of batches.
+
+    Returns
+    -------
+    Training.  Its history: ``loss`` and ``val_loss``, the mean of sin(pi / period x disagreement with the pseudo-labels),
+    which needs no truth; ``seconds``, ``step``, ``learning_rate``; ``val_error_deg`` where the truth is given: the mean error
+    of pairs of validation images (``"udl"``), or of validation images up to a constant (``"judl"``).
+
+    Raises
+    ------
+    ValueError : images are not (n, y, y), too few, not finite or constant; the method or symmetry is unknown; a number is
+        out of its range; or ``checkpoints`` hold a damaged state.
+    """
+    images = square_images(images, at_least=FEWEST_IMAGES, smallest_px=16)
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    epochs = whole_number(epochs, name="epochs", at_least=1)
+    batch_size = whole_number(batch_size, name="batch_size", at_least=2)
+    positive_number(learning_rate, name="learning_rate")
+    if not 0 < validation_fraction <= 0.5:
+        raise ValueError(f"validation_fraction must be above 0 and at most 0.5, got {validation_fraction}")
+    if true_angles_rad is not None:
+        true_angles_rad = finite_array(true_angles_rad, name="true_angles_rad", ndim=1, dtype=float)
+        if len(true_angles_rad) != len(images):
+            raise ValueError(f"true_angles_rad must be {len(images)}, got {len(true_angles_rad)}")
+    rng = np.random.default_rng(rng)
+    grid = polar_grid(images.shape[1], symmetry=symmetry)
+    spectra = polar_spectra(images, grid)
+    held_out = max(2, round(validation_fraction * len(images)))
+    parts = np.arange(len(images) - held_out), np.arange(len(images) - held_out, len(images))
+
+    network = build_polar_network(grid)
+    if method == "udl":
+        template, targets = _pairwise_labels(spectra, parts, grid, rng)
+        model, reference = _pair_model(network, grid), None
+    else:
+        template, targets, reference = _joint_labels(images, spectra, parts, grid)
+        model = network
+    network.get_layer("template").warm_start(template)
+    aligner = Aligner(network, grid, reference, method)
+    stream, validation = (
+        _LabelledSpectra(
+            spectra, *labels, grid, batch_size, epoch_size=len(rows), seed=int(rng.integers(2**31))
+        )
+        for rows, labels in zip(parts, targets, strict=True)
+    )
+    watch = _true_error(aligner, spectra, parts[1], true_angles_rad)
+    history = fit(
+        model,
+        stream,
+        validation,
+        epochs=epochs,
+        loss=direction_loss,
+        learning_rate=learning_rate,
+        seconds=seconds,
+        checkpoints=checkpoints,
+        callbacks=[*watch, *callbacks],
+        verbose=verbose,
+    )
+    return Training(aligner, history)
+
+
+def fit(
+    model: keras.Model,
+    stream: keras.utils.PyDataset,
+    validation: keras.utils.PyDataset,
+    *,
+    epochs: int,
+    loss,
+    learning_rate: float,
+    seconds: float | None = None,
+    checkpoints: str | os.PathLike | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: int = 0,
+) -> dict[str, list[float]]:
+    """``model.fit`` with the schedule, the history and the checkpoints that all trainings of this folder share.
+
+    Arguments as in ``train``; ``stream`` and ``validation`` give batches (inputs, targets), and a stream's ``epoch`` is set
+    before each epoch.
+    """
+    model.compile(optimizer=cosine_adamw(learning_rate, epochs * len(stream)), loss=loss)
+    folder = None if checkpoints is None else Path(checkpoints)
+    first_epoch, history = (0, {}) if folder is None else restore(model, folder)
+    record = Record(stream, folder, history, patience=None, seconds=seconds)
+    if not record.is_over():
+        model.fit(
+            stream,
+            initial_epoch=first_epoch,
+            epochs=epochs,
+            validation_data=validation,
+            callbacks=[*callbacks, record],
+            verbose=verbose,
+            shuffle=False,
+        )
+    return record.history
+
+
+def direction_loss(true, predicted):
+    """Sine of half the angle between unit vectors (..., 2): like the angle itself when small, bounded when wrong."""
+    return ops.mean(ops.sqrt(ops.maximum(1 - ops.sum(true * predicted, axis=-1), 0) / 2 + 1e-6))
+
+
+def pair_error_deg(estimated_rad: np.ndarray, true_rad: np.ndarray, *, period_rad: float = np.pi) -> float:
+    """Mean error of the angles between neighbours in a stack, degrees, modulo the period."""
+    error = wrapped(np.diff(estimated_rad) - np.diff(true_rad), period_rad)
+    return float(np.degrees(np.abs(error).mean()))
+
+
+def joint_error_deg(estimated_rad: np.ndarray, true_rad: np.ndarray, *, period_rad: float = np.pi) -> float:
+    """Mean error of angles to one reference, degrees, modulo the period, up to the best constant."""
+    error = np.asarray(estimated_rad) - np.asarray(true_rad)
+    constants = np.linspace(0, period_rad, 361)[:-1]
+    for width in (period_rad / 360, period_rad / 360**2 * 20):
+        costs = [np.abs(wrapped(error - c, period_rad)).mean() for c in constants]
+        best = constants[int(np.argmin(costs))]
+        constants = best + width * np.linspace(-1, 1, 41)
+    return float(np.degrees(min(costs)))
+
+
+class _LabelledSpectra(keras.utils.PyDataset):
+    """Shuffled batches of spectra, one input or two, and unit vectors for their angles.
+
+    An epoch takes ``epoch_size`` rows and the next one the following, so that every epoch has its own pairs.
+    """
+
+    def __init__(self, spectra, rows, angles_rad, grid, batch_size, *, epoch_size, seed):
+        super().__init__()
+        self.epoch = 0
+        self._spectra, self._rows, self._seed, self._epoch_size = spectra, rows, seed, epoch_size
+        turns = grid.periods * angles_rad
+        self._targets = np.stack([np.cos(turns), np.sin(turns)], axis=1).astype(np.float32)
+        self._batch_size = min(batch_size, epoch_size)
+
+    def __len__(self):
+        return self._epoch_size // self._batch_size
+
+    def __getitem__(self, index):
+        order = np.random.default_rng((self._seed, self.epoch)).permutation(self._epoch_size)
+        chosen = order[index * self._batch_size : (index + 1) * self._batch_size]
+        chosen = (chosen + self.epoch * self._epoch_size) % len(self._rows)
+        rows = self._rows[chosen]
+        inputs = self._spectra[rows] if rows.ndim == 1 else tuple(self._spectra[r] for r in rows.T)
+        return inputs, self._targets[chosen]
+
+
+@keras.saving.register_keras_serializable("cryoem")
+class TurnBack(keras.layers.Layer):
+    """Two unit vectors (b, 2) to the direction of the second seen from the first."""
+
+    def call(self, first, second):
+        """(b, 2), (b, 2) -> (b, 2)"""
+        cos = first[:, 0] * second[:, 0] + first[:, 1] * second[:, 1]
+        sin = first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0]
+        return ops.stack([cos, sin], axis=1)
+
+
+def _pair_model(network: keras.Model, grid: PolarGrid) -> keras.Model:
+    first, second = (keras.Input((grid.n_angles, grid.n_radii), name=n) for n in ("first", "second"))
+    return keras.Model([first, second], TurnBack()(network(first), network(second)), name="udl")
+
+
+def _pairwise_labels(spectra, parts, grid, rng):
+    """A template from synchronised pairs, and (pairs, angles) for training and for validation."""
+    targets = []
+    for rows in parts:
+        pairs = rows[neighbour_pairs(len(rows), PARTNERS, rng=rng)]
+        angles = _angles_of_pairs(spectra, pairs, grid)
+        targets.append((pairs, angles))
+    pairs, angles = targets[0]
+    together = synchronise(pairs, angles, period_rad=grid.period_rad)
+    return mean_spectrum(spectra[parts[0]], together, period_rad=grid.period_rad), targets
+
+
+def _angles_of_pairs(spectra, pairs, grid, block=2000):
+    return np.concatenate(
+        [
+            pair_angles(spectra[p[:, 0]], spectra[p[:, 1]], period_rad=grid.period_rad)
+            for p in np.array_split(pairs, -(-len(pairs) // block))
+        ]
+    )
+
+
+def _joint_labels(images, spectra, parts, grid):
+    """A template, (rows, angles) for training and for validation from the class average, and this average."""
+    training, held_out = parts
+    angles, template = start_together(spectra[training], grid)
+    average, power = class_average(images[training], angles)
+    filtered = filter_reference(average, power)
+    starts = angles, pair_angles(template[None], spectra[held_out], period_rad=grid.period_rad)
+    found = [register(images[rows], filtered, start) for rows, start in zip(parts, starts, strict=True)]
+    labels = [registration.angles_rad for registration in found]
+    average = align_images(images[training], labels[0], found[0].shifts_px).mean(axis=0)
+    template = mean_spectrum(spectra[training], labels[0], period_rad=grid.period_rad)
+    return template, list(zip(parts, labels, strict=True)), average
+
+
+def class_average(images: np.ndarray, angles_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The average of images whose angles are known modulo half a turn, and their mean power.
+
+    It begins as one image and takes in more of them, twins and shifts settled against the average before.
+    Returns (y, x) and (y, x // 2 + 1), see ``registration.mean_power``.
+    """
+    power = mean_power(images[: REFERENCE_ROUNDS[-1][0]])
+    average = align_images(images[:1], angles_rad[:1], np.zeros((1, 2)))[0]
+    for count, steps in REFERENCE_ROUNDS:
+        some = images[:count]
+        found = register(some, filter_reference(average, power), angles_rad[:count], steps=steps)
+        average = align_images(some, found.angles_rad, found.shifts_px).mean(axis=0)
+    return average, power
+
+
+def start_together(spectra: np.ndarray, grid: PolarGrid) -> tuple[np.ndarray, np.ndarray]:
+    """Angles of spectra and their template, from synchronised pairs followed by an iterated template."""
+    pairs = neighbour_pairs(len(spectra), PARTNERS, rng=0)
+    angles = synchronise(pairs, _angles_of_pairs(spectra, pairs, grid), period_rad=grid.period_rad)
+    template = mean_spectrum(spectra, angles, period_rad=grid.period_rad)
+    return iterated_template(spectra, start=template, rounds=SYNCHRONISED_ROUNDS, period_rad=grid.period_rad)
+
+
+def _true_error(aligner, spectra, rows, true_angles_rad):
+    """A callback that adds the true error of the validation images to the logs; none without the truth."""
+    if true_angles_rad is None:
+        return []
+    measure = pair_error_deg if aligner.method == "udl" else joint_error_deg
+
+    def measured(epoch, logs):
+        angles = aligner.angles_of_spectra(spectra[rows])
+        logs["val_error_deg"] = measure(angles, true_angles_rad[rows], period_rad=aligner.grid.period_rad)
+
+    return [keras.callbacks.LambdaCallback(on_epoch_end=measured)]
