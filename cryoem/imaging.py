@@ -68,8 +68,8 @@ class ContrastTransfer:
         wavelength = self.wavelength_angstrom
         aberration = np.pi / 2 * self.spherical_aberration_mm * 1e7 * wavelength**3 * k2**2
         phase = np.pi * wavelength * np.asarray(defocus_angstrom)[:, None] * k2 - aberration
-        contrast = self.amplitude_contrast
-        transfer = -np.sqrt(1 - contrast**2) * np.sin(phase) - contrast * np.cos(phase)
+        # sqrt(1 - A^2) sin g + A cos g = sin(g + arcsin A)
+        transfer = -np.sin(phase + np.arcsin(self.amplitude_contrast))
         return transfer * np.exp(-self.b_factor_angstrom2 * k2 / 4)
 
 

@@ -44,6 +44,16 @@ EXAMPLES = {
     "predicted_against_true": lambda: plots.predicted_against_true(np.arange(3.0), np.arange(3.0)),
     "bias_against_distance": lambda: plots.bias_against_distance(np.arange(3.0), {"a": np.arange(3.0)}),
     "learning_curves": lambda: plots.learning_curves({"loss": [2.0, 1.0]}),
+    "loss_beside_error": lambda: plots.loss_beside_error(
+        {"loss": [2.0, 1.0], "val_loss": [2.0, 1.0], "val_error_deg": [0.2, 0.1]}
+    ),
+    "method_comparison": lambda: plots.method_comparison({"a": [1.0]}, names=["one"]),
+    "polar_spectra": lambda: plots.polar_spectra(
+        np.eye(4)[None].repeat(2, 0),
+        frequencies_per_angstrom=np.arange(4.0),
+        period_deg=180,
+        titles=["a", "b"],
+    ),
     "recovery_loss": lambda: plots.recovery_loss(np.array([2.0, 1.0])),
     "error_histogram": lambda: plots.error_histogram({"a": np.array([0.1, 0.2])}),
     "recovered_against_true": lambda: plots.recovered_against_true(
@@ -401,3 +411,42 @@ WRONG = {
 def test_wrong_arguments_are_named_with_what_was_seen(message):
     with pytest.raises(ValueError, match=message):
         WRONG[message]()
+
+
+# --- two-dimensional alignment
+
+
+def test_methods_are_compared_set_by_set_on_a_log_axis():
+    fig = plots.method_comparison({"a": [1.0, 2.0], "b": [0.1, 20.0]}, names=["one", "two"])
+    assert [trace.name for trace in fig.data] == ["a", "b"]
+    np.testing.assert_array_equal(fig.data[1].x, [0.1, 20.0])
+    assert list(fig.data[0].y) == ["one", "two"]
+    assert fig.layout.xaxis.type == "log"
+    assert "degrees" in fig.layout.xaxis.title.text
+
+
+@pytest.mark.parametrize("errors", [[1.0], [1.0, 0.0], [1.0, -2.0]])
+def test_methods_need_one_positive_error_a_set(errors):
+    with pytest.raises(ValueError, match=r"errors_deg\['a'\] must be 2 positive errors"):
+        plots.method_comparison({"a": errors}, names=["one", "two"])
+
+
+def test_losses_stand_beside_the_true_error():
+    fig = plots.loss_beside_error({"loss": [3, 2], "val_loss": [3, 2.5], "val_error_deg": [0.5, 0.4]})
+    assert [list(trace.y) for trace in fig.data] == [[3, 2], [3, 2.5], [0.5, 0.4]]
+    assert "degrees" in fig.layout.yaxis2.title.text
+    with pytest.raises(ValueError, match="history must hold val_error_deg, got loss, val_loss"):
+        plots.loss_beside_error({"loss": [1], "val_loss": [1]})
+    with pytest.raises(ValueError, match="lists of one length, got 1, 1 and 2"):
+        plots.loss_beside_error({"loss": [1], "val_loss": [1], "val_error_deg": [1, 2]})
+
+
+def test_polar_spectra_have_an_angle_and_a_frequency_axis():
+    spectra = np.arange(24.0).reshape(2, 4, 3)
+    fig = plots.polar_spectra(
+        spectra, frequencies_per_angstrom=np.array([0.1, 0.2, 0.3]), period_deg=180, titles=["a", "b"]
+    )
+    np.testing.assert_array_equal(fig.data[1].z, spectra[1])
+    np.testing.assert_array_equal(fig.data[0].y, [0, 45, 90, 135])
+    with pytest.raises(ValueError, match=r"spectra must match 3 frequencies and 1 titles, got \(2, 4, 3\)"):
+        plots.polar_spectra(spectra, frequencies_per_angstrom=np.ones(3), period_deg=180, titles=["a"])

@@ -3,6 +3,7 @@
 Importing this package registers the plotly template ``cryoem``, which every figure here uses.
 """
 
+from cryoem.plots.alignment import loss_beside_error, method_comparison, polar_spectra
 from cryoem.plots.curves import error_histogram, learning_curves, recovery_loss
 from cryoem.plots.distances import bias_against_distance, distance_histograms, predicted_against_true
 from cryoem.plots.images import density_slices, projection_gallery
@@ -21,6 +22,9 @@ __all__ = [
     "error_histogram",
     "fourier_shell_correlation",
     "learning_curves",
+    "loss_beside_error",
+    "method_comparison",
+    "polar_spectra",
     "predicted_against_true",
     "projection_gallery",
     "recovered_against_true",

@@ -7,7 +7,6 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from cryoem.checkpoints import first_line
@@ -27,8 +26,8 @@ class Aligner:
     """From particle images to their in-plane angles.
 
     ``network``: (b, n_angles, n_radii) spectra -> (b, 2) unit vectors, Keras or anything that is called like it;
-    ``grid``: of the spectra; ``reference``: (y, x) class average at angle 0, or None where only differences of angles mean
-    anything; ``method`` that trained it, ``"udl"`` or ``"judl"``.
+    ``grid``: of the spectra; ``reference``: (y, x) class average at angle 0, or None where only differences of
+    angles mean anything; ``method`` that trained it, ``"udl"`` or ``"judl"``.
     """
 
     network: object
@@ -54,7 +53,7 @@ class Aligner:
         """Angles of (n, n_angles, n_radii) polar spectra: (n,) in [0, ``grid.period_rad``)."""
         vectors = np.concatenate(
             [
-                keras.ops.convert_to_numpy(self.network(spectra[start : start + BATCH]))
+                np.asarray(self.network(spectra[start : start + BATCH]))
                 for start in range(0, len(spectra), BATCH)
             ]
         )

@@ -1,13 +1,14 @@
 """The polar network: from the polar spectrum of one image to a unit vector, the angle in units of its period.
 
 In polar coordinates a rotation is a circular shift, and every layer moves with it, so that the network's angle turns by
-exactly what the image is turned by: there is nothing to learn about rotation as such.  What is learned is where to look:
+exactly what the image is turned by: there is nothing to learn about rotation as such.  What is learned is
+where to look:
 
-- ``RingGate``: from how strong and how anisotropic each ring of frequencies is, a weight for each ring, so that the zeros
-  of this image's contrast transfer, and rings of noise, have no say;
+- ``RingGate``: from how strong and how anisotropic each ring of frequencies is, a weight for each ring, so
+  that the zeros of this image's contrast transfer, and rings of noise, have no say;
 - two small circular convolutions that clean the spectrum;
-- ``TemplateMatch``: circular correlation with a template, warm-started from the spectra themselves, and the mean direction
-  of a softmax over the angles.
+- ``TemplateMatch``: circular correlation with a template, warm-started from the spectra themselves, and the
+  mean direction of a softmax over the angles.
 
 A pair's angle is the difference of two images' angles: one pass an image, not one a pair.
 """

@@ -58,7 +58,7 @@ class FilteredReference:
 
 
 def circular_mask(size: int, *, edge_px: float = 4.0) -> np.ndarray:
-    """(size, size) float32, 1 inside the circle that touches the image's sides, a soft edge of ``edge_px`` within it."""
+    """(size, size) float32, 1 inside the largest circle, softened over its last ``edge_px``."""
     axis = np.arange(size) - size // 2
     distance = np.hypot(axis[:, None], axis)
     return np.clip(((size - 1) // 2 - distance) / edge_px, 0, 1).astype(np.float32)

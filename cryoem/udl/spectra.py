@@ -1,9 +1,9 @@
-"""Power spectra of particle images on polar grids: a shift leaves them as they are, a rotation moves them along the angle.
+"""Power spectra of particle images on polar grids: shifts leave them alone, rotations move them along the angle.
 
 The magnitude of a Fourier transform does not know where the particle stands, and it is centrosymmetric: half a
-turn is the whole circle of angles.  The image is masked softly and padded to twice its side, so that the spectrum is read
-between its frequencies without loss, then its logarithm is sampled along rays.  A class with an n-fold axis along
-the view repeats itself even sooner, and its sectors are averaged.
+turn is the whole circle of angles.  The image is masked softly and padded to twice its side, so that the
+spectrum is read between its frequencies without loss, then its logarithm is sampled along rays.  A class with
+an n-fold axis along the view repeats itself even sooner, and its sectors are averaged.
 
 Source: arXiv 2205.11829, section 3 (rotation from centred log power spectra); the polar grid is ours.
 """
@@ -34,7 +34,8 @@ class PolarGrid:
 
     Raises
     ------
-    ValueError : a count is not a positive whole number, the images are below 16 px, or rings pass the Nyquist frequency.
+    ValueError : a count is not a positive whole number, the images are below 16 px, or rings pass the Nyquist
+        frequency.
     """
 
     image_size: int

@@ -4,8 +4,8 @@ Three kinds, from one class average:
 
 - ``"clean"``: rotation, shift, |contrast transfer|;
 - ``"noise"``: plus white noise of 10 times the image's variance;
-- ``"ssnr"``: plus, below 10 angstrom / pixel size frequencies from the origin, complex noise of 3 times the mean Fourier
-  magnitude of the noisy image.
+- ``"ssnr"``: plus, below 10 angstrom / pixel size frequencies from the origin, complex noise of 3 times the
+  mean Fourier magnitude of the noisy image.
 
 Source: arXiv 2205.11829, section 4.1; J. Struct. Biol. 2023 107940.
 """
@@ -13,6 +13,7 @@ Source: arXiv 2205.11829, section 4.1; J. Struct. Biol. 2023 107940.
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,15 +129,23 @@ def simulate_particles(
     shifts = rng.integers(-limit, limit + 1, (n, 2)).astype(float)
     defocus = np.zeros(n) if ctf is None else rng.uniform(*ctf.defocus_angstrom, n)
     images = np.empty((n, size, size), np.float32)
-    for start in range(0, n, BLOCK):
-        block = slice(start, min(n, start + BLOCK))
+    blocks = [slice(start, min(n, start + BLOCK)) for start in range(0, n, BLOCK)]
+    for block in blocks:
         copies = np.broadcast_to(average.image, images[block].shape)
-        turned = rotate_images(copies, angles[block], shifts[block])
+        images[block] = rotate_images(copies, angles[block], shifts[block])
+
+    def degrade(block, block_rng):
+        seen = images[block]
         if ctf is not None:
-            turned = _through_microscope(turned, ctf, defocus[block], average.pixel_size_angstrom)
+            seen = _through_microscope(seen, ctf, defocus[block], average.pixel_size_angstrom)
         images[block] = (
-            turned if noise == "clean" else _noisy(turned, noise, average.pixel_size_angstrom, rng)
+            seen if noise == "clean" else _noisy(seen, noise, average.pixel_size_angstrom, block_rng)
         )
+
+    with ThreadPoolExecutor(
+        os.cpu_count()
+    ) as threads:  # a generator a block: the images do not depend on their number
+        list(threads.map(degrade, blocks, rng.spawn(len(blocks))))
     return SyntheticParticles(images, angles, shifts, defocus, average.pixel_size_angstrom)
 
 
@@ -164,7 +173,7 @@ def _through_microscope(images, ctf, defocus_angstrom, pixel_size_angstrom):
     transfer = (
         np.abs(ctf.at(frequency.ravel(), defocus_angstrom)).astype(np.float32).reshape(-1, *frequency.shape)
     )
-    return scipy.fft.irfft2(scipy.fft.rfft2(images, workers=-1) * transfer, s=(size, size), workers=-1)
+    return scipy.fft.irfft2(scipy.fft.rfft2(images) * transfer, s=(size, size))
 
 
 def _noisy(images, noise, pixel_size_angstrom, rng):
@@ -172,12 +181,16 @@ def _noisy(images, noise, pixel_size_angstrom, rng):
     images = images + deviation * rng.standard_normal(images.shape, dtype=np.float32)
     if noise == "ssnr":
         size = images.shape[1]
-        magnitude = np.abs(scipy.fft.rfft2(images, workers=-1))
-        mean = (2 * magnitude.sum((1, 2)) - magnitude[..., 0].sum(1) - magnitude[..., -1].sum(1) * (size % 2 == 0)) / size**2  # fmt: skip
+        magnitude = np.abs(scipy.fft.rfft2(images))
+        twice = np.full(
+            magnitude.shape[-1], 2.0
+        )  # the half-plane's columns stand for two, but for the first and last
+        twice[[0, -1] if size % 2 == 0 else [0]] = 1
+        mean = (magnitude @ twice).sum(axis=1) / size**2
         distance = np.hypot(scipy.fft.fftfreq(size)[:, None], scipy.fft.rfftfreq(size)) * size
         ky, kx = np.nonzero(distance <= COLOURED_ANGSTROM / pixel_size_angstrom)
         values = rng.standard_normal((len(images), len(ky), 2), dtype=np.float32).view(np.complex64)[..., 0]
         spectra = np.zeros(magnitude.shape, np.complex64)
         spectra[:, ky, kx] = COLOURED_MAGNITUDE * mean[:, None] * values
-        images = images + scipy.fft.irfft2(spectra, s=(size, size), workers=-1)
+        images = images + scipy.fft.irfft2(spectra, s=(size, size))
     return images

@@ -1,14 +1,15 @@
 """Training of an aligner on particle images, without labels.
 
-``"udl"``, pair-wise: the difference of two images' angles must be what the circular correlation of their spectra says, for
-many partners of every image.  Each of these pseudo-labels is coarse and some are wrong, but their errors are those of the
-partner as much as of the image, so that the network learns what they have in common.  That its angle turns by exactly what
-an image is turned by (the difference that arXiv 2205.11829 trains on) is built into the polar network, and an image against
-itself has angle 0, so that there is no bias to calibrate.
+``"udl"``, pair-wise: the difference of two images' angles must be what the circular correlation of their
+spectra says, for many partners of every image.  Each of these pseudo-labels is coarse and some are wrong, but
+their errors are those of the partner as much as of the image, so that the network learns what they have in
+common.  That its angle turns by exactly what an image is turned by (the difference that arXiv 2205.11829
+trains on) is built into the polar network, and an image against itself has angle 0, so that there is no bias
+to calibrate.
 
 ``"judl"``, joint: images are aligned to their own average, twins and shifts included, and the angles under which the
-average explains each image best become the pseudo-labels; a well aligned set is what reconstructs every member well.  The
-average replaces the published autoencoder as the thing that aligned images are reconstructed from.
+average explains each image best become the pseudo-labels; a well aligned set is what reconstructs every member
+well.  The average replaces the published autoencoder as the thing that aligned images are reconstructed from.
 
 Both start from a template of spectra that is aligned classically; see ``classical``.
 """
@@ -91,14 +92,15 @@ def train(
 
     Returns
     -------
-    Training.  Its history: ``loss`` and ``val_loss``, the mean of sin(pi / period x disagreement with the pseudo-labels),
-    which needs no truth; ``seconds``, ``step``, ``learning_rate``; ``val_error_deg`` where the truth is given: the mean error
-    of pairs of validation images (``"udl"``), or of validation images up to a constant (``"judl"``).
+    Training.  Its history: ``loss`` and ``val_loss``, the mean of sin(pi / period x disagreement with the
+    pseudo-labels), which needs no truth; ``seconds``, ``step``, ``learning_rate``; ``val_error_deg`` where the
+    truth is given: the mean error of pairs of validation images (``"udl"``), or of validation images up to a
+    constant (``"judl"``).
 
     Raises
     ------
-    ValueError : images are not (n, y, y), too few, not finite or constant; the method or symmetry is unknown; a number is
-        out of its range; or ``checkpoints`` hold a damaged state.
+    ValueError : images are not (n, y, y), too few, not finite or constant; the method or symmetry is unknown;
+        a number is out of its range; or ``checkpoints`` hold a damaged state.
     """
     images = square_images(images, at_least=FEWEST_IMAGES, smallest_px=16)
     if method not in METHODS:
@@ -164,8 +166,8 @@ def fit(
 ) -> dict[str, list[float]]:
     """``model.fit`` with the schedule, the history and the checkpoints that all trainings of this folder share.
 
-    Arguments as in ``train``; ``stream`` and ``validation`` give batches (inputs, targets), and a stream's ``epoch`` is set
-    before each epoch.
+    Arguments as in ``train``; ``stream`` and ``validation`` give batches (inputs, targets), and a stream's
+    ``epoch`` is set before each epoch.
     """
     model.compile(optimizer=cosine_adamw(learning_rate, epochs * len(stream)), loss=loss)
     folder = None if checkpoints is None else Path(checkpoints)

@@ -1,0 +1,83 @@
+"""The notebooks of phase 4: how they are written, and that each reaches its headline number at toy size."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import nbformat
+import pytest
+
+from cryoem.folders import notebooks_folder
+from cryoem.pipeline.execution import NotebookError, execute_notebook
+
+FOLDER = notebooks_folder() / "4-udl-alignment"
+LONGEST_CELL = 40  # lines: a screen
+TOY = {
+    "4.1-synthetic-particles": {"images": 200, "image_size": 64},
+    "4.2-pairwise-udl": {"images": 300, "held_out": 80, "image_size": 64, "epochs": 1, "expected_ratio": 1.0},
+    "4.3-joint-judl": {"images": 300, "held_out": 80, "image_size": 64, "epochs": 1},
+    "4.5-your-own-stack": {"images": 300, "image_size": 64, "epochs": 1},
+    "4.6-export-and-use-elsewhere": {"images": 150, "image_size": 64, "epochs": 1},
+}
+EACH = pytest.mark.parametrize("name", TOY)
+
+
+def cells_of(name: str) -> list[nbformat.NotebookNode]:
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells
+
+
+def execute(name: str, home, **parameters) -> nbformat.NotebookNode:
+    executed = home / f"{name}.ipynb"
+    execute_notebook(
+        FOLDER / f"{name}.ipynb",
+        executed,
+        parameters={**TOY[name], **parameters},
+        environment={"CRYOEM_HOME": str(home)},
+        title="",
+        progress=False,
+    )
+    return nbformat.read(executed, as_version=4)
+
+
+def test_each_notebook_is_tested():
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == set(TOY)
+
+
+@EACH
+def test_notebooks_hold_no_results_and_one_parameters_cell(name):
+    cells = cells_of(name)
+    assert re.match(rf"# Phase {name[:3]}: \S.*\n\n\S", cells[0].source)
+    assert [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])] == [cells[1]]
+    assert set(TOY[name]) <= {statement.targets[0].id for statement in ast.parse(cells[1].source).body}
+    for cell in cells:
+        assert cell.source.strip()
+        if cell.cell_type == "code":
+            assert not cell.outputs
+            assert cell.execution_count is None
+            assert len(cell.source.splitlines()) <= LONGEST_CELL
+
+
+@EACH
+def test_notebooks_end_by_asserting_their_headline_number(name):
+    last = cells_of(name)[-1]
+    asserts = [node for node in ast.walk(ast.parse(last.source)) if isinstance(node, ast.Assert)]
+    assert asserts
+    assert all(node.msg is not None for node in asserts)
+
+
+@pytest.mark.notebooks
+@EACH
+def test_notebooks_run_at_toy_size(name, tmp_path):
+    cells = execute(name, tmp_path).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    errors = "".join(output.text for output in outputs if output.get("name") == "stderr")
+    assert "Warning" not in errors
+    figures = [o for o in outputs if "application/vnd.plotly.v1+json" in o.get("data", {})]
+    assert len(figures) >= (0 if name.startswith("4.6") else 3)
+
+
+@pytest.mark.notebooks
+def test_a_missed_headline_stops_the_notebook_with_the_number(tmp_path):
+    with pytest.raises(NotebookError, match=r"must be below 0\.0001 degrees, but is \d"):
+        execute("4.1-synthetic-particles", tmp_path, expected_error_deg=1e-4)
