@@ -104,6 +104,58 @@ def run(
 
 @app.command()
 @_errors_in_one_sentence
+def align2d(
+    particles: Annotated[
+        str, typer.Argument(help="Stack (.mrcs, .mrc) or table (.star, .xmd) of particles.")
+    ],
+    out: Annotated[str, typer.Option(help="Folder to be made for the result.")],
+    model: Annotated[
+        str | None, typer.Option(help="Folder of a saved or exported aligner; trained by default.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="judl, udl, or template, which trains nothing.")] = "judl",
+    symmetry: Annotated[str, typer.Option(help="Of the class in its plane: C1, C2, ...")] = "C1",
+    pixel_size: Annotated[
+        float | None, typer.Option(help="Angstrom; where the file does not say it.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Of training.")] = 5,
+    seconds: Annotated[float | None, typer.Option(help="Train no longer than this.")] = None,
+    max_training_images: Annotated[int, typer.Option(help="So many at most are trained on.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
+    export: Annotated[bool, typer.Option("--export", help="Also write a stand-alone model.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Align the particle images of one class in their plane.
+
+    Writes the aligned stack, tables for RELION and XMIPP, the averages before and after, and the trained model.
+
+    \b
+    Example:
+      cryoem align2d particles.mrcs --out aligned/
+    """
+    from cryoem.udl.stacks import align_file
+
+    result = align_file(
+        particles,
+        out,
+        model=model,
+        method=method,
+        symmetry=symmetry,
+        pixel_size_angstrom=pixel_size,
+        max_training_images=max_training_images,
+        epochs=epochs,
+        seconds=seconds,
+        rng=seed,
+        progress=True,
+        export=export,
+    )
+    typer.echo(
+        f"{result.images:,} images aligned in {result.seconds:.0f} s ({result.method}); half-set averages agree to "
+        f"{result.resolution_angstrom:.1f} Å\n\nResult: {result.folder}"
+    )
+
+
+@app.command()
+@_errors_in_one_sentence
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     debug: Debug = False,

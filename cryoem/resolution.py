@@ -74,6 +74,31 @@ def fourier_shell_correlation(
     return FSC(np.arange(1, n // 2 + 1) / (n * voxel_size_angstrom), _shell_correlation(fa, fb, n))
 
 
+def fourier_ring_correlation(a: np.ndarray, b: np.ndarray, *, pixel_size_angstrom: float = 1.0) -> FSC:
+    """Correlation of two images on rings of spatial frequency: the same as for volumes, one dimension less.
+
+    ``a`` and ``b`` are (n, n) real images; returns an FSC with n // 2 rings.
+
+    Raises
+    ------
+    ValueError : shapes differ or are not square, values are not finite, an image is zero everywhere, or the
+        pixel size is not positive.
+
+    Source: Saxton and Baumeister, J. Microsc. 127 (1982) 127.
+    """
+    positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
+    if np.shape(a) != np.shape(b):
+        raise ValueError(f"a and b must have the same shape, got {np.shape(a)} and {np.shape(b)}")
+    a, b = (finite_array(v, name=name, ndim=2, dtype=np.float64) for name, v in (("a", a), ("b", b)))
+    n = len(a)
+    if a.shape != (n, n) or n < 2:
+        raise ValueError(f"a and b must be square images of at least 2 px a side, got shape {a.shape}")
+    if not (a.any() and b.any()):
+        raise ValueError("a and b must not be zero everywhere, got only zeros")
+    fa, fb = scipy.fft.rfftn(a), scipy.fft.rfftn(b)
+    return FSC(np.arange(1, n // 2 + 1) / (n * pixel_size_angstrom), _shell_correlation(fa, fb, n))
+
+
 def masked_half_map_fsc(
     a: np.ndarray,
     b: np.ndarray,
@@ -107,15 +132,17 @@ def masked_half_map_fsc(
     return FSC(masked.frequency, corrected, random)
 
 
-def shell_index(n: int) -> np.ndarray:
-    """Nearest shell of each element of ``rfftn`` of an (n, n, n) volume: (n, n, n // 2 + 1) int."""
+def shell_index(n: int, *, ndim: int = 3) -> np.ndarray:
+    """Nearest shell of each element of ``rfftn`` of an (n, n, n) volume, or of an (n, n) image: int, of its shape."""
     full, half = np.fft.fftfreq(n) * n, np.fft.rfftfreq(n) * n
-    radius = np.sqrt(full[:, None, None] ** 2 + full[:, None] ** 2 + half**2)
-    return np.rint(radius).astype(int)
+    squared = full[:, None] ** 2 + half**2
+    if ndim == 3:
+        squared = full[:, None, None] ** 2 + squared
+    return np.rint(np.sqrt(squared)).astype(int)
 
 
 def _shell_correlation(fa: np.ndarray, fb: np.ndarray, n: int) -> np.ndarray:
-    shells = shell_index(n).ravel()
+    shells = shell_index(n, ndim=fa.ndim).ravel()
     twins = np.full(fa.shape, 2.0)
     twins[..., 0] = 1
     if n % 2 == 0:

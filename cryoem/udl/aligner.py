@@ -51,12 +51,10 @@ class Aligner:
 
     def angles_of_spectra(self, spectra: np.ndarray) -> np.ndarray:
         """Angles of (n, n_angles, n_radii) polar spectra: (n,) in [0, ``grid.period_rad``)."""
-        vectors = np.concatenate(
-            [
-                np.asarray(self.network(spectra[start : start + BATCH]))
-                for start in range(0, len(spectra), BATCH)
-            ]
-        )
+        # predict_on_batch runs a Keras model as a compiled graph, twice as fast as calling it
+        evaluate = getattr(self.network, "predict_on_batch", self.network)
+        batches = (spectra[start : start + BATCH] for start in range(0, len(spectra), BATCH))
+        vectors = np.concatenate([np.asarray(evaluate(batch)) for batch in batches])
         turns = np.arctan2(vectors[:, 1].astype(float), vectors[:, 0])
         return np.mod(turns / self.grid.periods, self.grid.period_rad)
 
@@ -105,17 +103,32 @@ def load_aligner(folder: str | os.PathLike) -> Aligner:
     return Aligner(network, grid, reference, method)
 
 
+def read_format(folder: Path) -> str:
+    """The format of the aligner in a folder; errors as ``load_aligner``."""
+    return _settings(folder)["format"]
+
+
 def read_settings(folder: Path, expected_format: str) -> tuple[PolarGrid, str]:
     """Grid and method of the aligner in a folder; errors as ``load_aligner``."""
+    settings = _settings(folder)
+    try:
+        if settings["format"] != expected_format:
+            raise ValueError(f"its format is {settings['format']!r}, not {expected_format!r}")
+        return PolarGrid(**settings["grid"]), settings["method"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"model {folder} cannot be read: {first_line(error)}") from None
+
+
+def _settings(folder: Path) -> dict:
     path = folder / SETTINGS_FILE
     if not path.is_file():
         raise FileNotFoundError(f"model {folder} is not there: no {SETTINGS_FILE} in it")
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-        if settings["format"] != expected_format:
-            raise ValueError(f"its format is {settings['format']!r}, not {expected_format!r}")
-        return PolarGrid(**settings["grid"]), settings["method"]
-    except (ValueError, KeyError, TypeError) as error:
+        if not isinstance(settings, dict) or "format" not in settings:
+            raise ValueError("it does not say its format")
+        return settings
+    except ValueError as error:
         raise ValueError(f"model {folder} cannot be read: {first_line(error)}") from None
 
 

@@ -41,7 +41,7 @@ from cryoem.udl.registration import align_images, filter_reference, mean_power, 
 from cryoem.udl.spectra import PolarGrid, polar_grid, polar_spectra
 
 METHODS = ("udl", "judl")
-FEWEST_IMAGES = 8
+FEWEST_IMAGES = 4
 PARTNERS = 8
 SYNCHRONISED_ROUNDS = 5
 REFERENCE_ROUNDS = (
@@ -79,7 +79,7 @@ def train(
 
     Parameters
     ----------
-    images : (n, y, x), n >= 8, of one class.
+    images : (n, y, x), n >= 4, of one class.
     method : ``"udl"`` or ``"judl"``, see the module.
     symmetry : of the class in its plane, ``"C1"``, ``"C2"``, ...
     epochs, batch_size, learning_rate : of AdamW; the rate is the highest of a cosine.
