@@ -1,4 +1,4 @@
-"""2-D alignment on the fourteen synthetic sets of the second paper: networks beside classical methods on the same images.
+"""2-D alignment on the fourteen synthetic sets of the second paper: networks and classical methods on the same images.
 
 python benchmarks/alignment.py                      all sets, 10,000 images each (three quarters of an hour)
 python benchmarks/alignment.py --sets 1-noise 4-ssnr --images 3000
@@ -32,7 +32,14 @@ TEMPLATE_OF_300 = {
     "ssnr": (0.6, 0.7, 2.5, 4.3, 0.6, 6.1, 7.8),
     "noise": (0.6, 0.6, 1.2, 1.0, 0.5, 1.2, 2.4),
 }
-COLUMNS = ("pairs, classical", "pairs, UDL", "template", "JUDL network", "JUDL aligned", "training UDL + JUDL")
+COLUMNS = (
+    "pairs, classical",
+    "pairs, UDL",
+    "template",
+    "JUDL network",
+    "JUDL aligned",
+    "training UDL + JUDL",
+)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +69,17 @@ def load_exported(folder: str | os.PathLike) -> Aligner:
         reference = read_reference(folder, grid)
     except Exception as error:  # TensorFlow and NumPy raise their own kinds
         raise ValueError(f"model {folder} cannot be read: {first_line(error)}") from None
-    return Aligner(computation.serve, grid, reference, method)
+    return Aligner(_Exported(computation), grid, reference, method)
+
+
+@dataclass(frozen=True)
+class _Exported:
+    """Keeps the loaded artefact alive: its functions do not hold on to its variables."""
+
+    computation: object
+
+    def __call__(self, spectra: np.ndarray):
+        return self.computation.serve(np.asarray(spectra, np.float32))
 
 
 def load_model(folder: str | os.PathLike) -> Aligner:
