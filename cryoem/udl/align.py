@@ -73,7 +73,9 @@ def align(
     """
     images = square_images(stack.images if isinstance(stack, ParticleStack) else stack)
     filtered = prepare_reference(images, model, reference)
-    found, aligned, correntropy = align_block(images, model, filtered)
+    # how a reference of one's own stands against the model's zero, the model says itself
+    zero = 0.0 if reference is None else model.angles(np.asarray(reference)[None])[0]
+    found, aligned, correntropy = align_block(images, model, filtered, zero_rad=zero)
     return Alignment(
         found.angles_rad,
         found.shifts_px,
@@ -132,10 +134,13 @@ def prepare_reference(
 
 
 def align_block(
-    images: np.ndarray, model: Aligner, reference: FilteredReference
+    images: np.ndarray, model: Aligner, reference: FilteredReference, *, zero_rad: float = 0.0
 ) -> tuple[Registration, np.ndarray, np.ndarray]:
-    """Some images, each by itself: where they stand, the aligned (n, y, x) images, and their correntropy (n,)."""
-    found = register(images, reference, model.angles(images))
+    """Some images, each by itself: where they stand, the aligned (n, y, x) images, and their correntropy (n,).
+
+    ``zero_rad`` is the reference's own angle by the model.
+    """
+    found = register(images, reference, model.angles(images) - zero_rad)
     aligned = align_images(images, found.angles_rad, found.shifts_px)
     return found, aligned, _correntropy(aligned, reference.image)
 

@@ -154,8 +154,7 @@ def _sample(particles: ParticleFile, most: int, rng: np.random.Generator) -> np.
 def _no_constant_image(particles: ParticleFile, images: np.ndarray, numbers: np.ndarray) -> None:
     constant = np.ptp(images.reshape(len(images), -1), axis=1) == 0
     if constant.any():
-        raise
-        ValueError(
+        raise ValueError(
             f"{particles.path} must hold images with structure, image {numbers[constant][0] + 1} is constant"
         )
 
