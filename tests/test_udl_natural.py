@@ -309,7 +309,7 @@ def test_absent_photographs_are_named(tmp_path):
         load_photographs([], size=20)
     with pytest.raises(FileNotFoundError, match=r"no folder of photographs at .*nowhere"):
         load_photographs(tmp_path / "nowhere", size=20)
-    with pytest.raises(FileNotFoundError, match=r"no photograph at .*gone\.png"):
+    with pytest.raises(FileNotFoundError, match=r"no picture at .*gone\.png"):
         load_photographs([tmp_path / "gone.png"], size=20)
     file = save(tmp_path / "one.png", np.zeros((30, 30), np.uint8))
     with pytest.raises(ValueError, match=r"a folder or a list of files, got the file .*one\.png"):

@@ -18,10 +18,10 @@ import numba
 import numpy as np
 
 from cryoem.checks import finite_array, not_negative, positive_number, whole_number
+from cryoem.udl.pictures import read_grey
 from cryoem.udl.rotation import read_spline, to_coefficients, turned_back
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
-SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*")
 NOISES = ("clean", "gaussian", "salt-and-pepper")
 SMALLEST_PX = 8
 MASK_EDGE = 0.1  # width of the mask's soft edge, of its radius
@@ -62,7 +62,7 @@ def load_photographs(folder_or_paths: str | Path | Iterable[str | Path], *, size
         [0, 1] as floating point, or is smaller than ``size``.
     """
     size = whole_number(size, name="size", at_least=SMALLEST_PX)
-    return [_reduced(_grey(path), size, path) for path in _photograph_paths(folder_or_paths)]
+    return [_reduced(read_grey(path), size, path) for path in _photograph_paths(folder_or_paths)]
 
 
 def natural_pairs(
@@ -174,33 +174,6 @@ def _photograph_paths(folder_or_paths) -> list[Path]:
     if not paths:
         raise ValueError(f"{folder} must hold photographs ({', '.join(SUFFIXES)}), got none")
     return paths
-
-
-def _grey(path: Path) -> np.ndarray:
-    """A picture file as (y, x) float32 in [0, 1]."""
-    import skimage.color
-    import skimage.io
-    import skimage.util
-
-    if not path.is_file():
-        raise FileNotFoundError(f"no photograph at {path}")
-    with path.open("rb") as file:
-        start = file.read(4)
-    if not start.startswith(SIGNATURES):  # scikit-image would try every reader that it knows
-        raise ValueError(f"{path} must be a JPEG, PNG or TIFF file, got one that starts with {start!r}")
-    try:
-        pixels = np.asarray(skimage.io.imread(path))
-    except Exception as error:  # each of the readers below scikit-image raises its own kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path} cannot be read as a picture: {reason}") from error
-    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
-        raise ValueError(f"{path} must be one grey or RGB picture, got an array of shape {pixels.shape}")
-    if not (pixels.dtype in (bool, np.uint8, np.uint16) or np.issubdtype(pixels.dtype, np.floating)):
-        raise ValueError(f"{path} must hold 8-bit, 16-bit or floating-point grey levels, got {pixels.dtype}")
-    pixels = skimage.util.img_as_float32(pixels)
-    if not (pixels.min() >= 0 and pixels.max() <= 1):
-        raise ValueError(f"{path} must have values in [0, 1], got {pixels.min():.6g} to {pixels.max():.6g}")
-    return pixels if pixels.ndim == 2 else skimage.color.rgb2gray(pixels)
 
 
 def _reduced(grey: np.ndarray, size: int, path: Path) -> np.ndarray:

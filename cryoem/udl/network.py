@@ -77,14 +77,18 @@ class PolarPad(layers.Layer):
 class TemplateMatch(layers.Layer):
     """Direction in which (b, angle, radius) spectra agree with a template: (b, 2) unit vectors.
 
-    The template is a fixed start plus a learned change.
+    The template is a fixed start plus a learned change; ``initializer`` is that of the start.
     """
+
+    def __init__(self, initializer="glorot_uniform", **kwargs):
+        super().__init__(**kwargs)
+        self.initializer = keras.initializers.get(initializer)
 
     def build(self, input_shape):
         """Create the start (set by ``warm_start``), the learned change and the sharpness of the softmax."""
         _, n_angles, n_radii = input_shape
         shape = (n_angles, n_radii)
-        self.start = self.add_weight(shape=shape, initializer="glorot_uniform", trainable=False, name="start")
+        self.start = self.add_weight(shape=shape, initializer=self.initializer, trainable=False, name="start")
         self.change = self.add_weight(shape=shape, initializer="zeros", name="change")
         self.log_sharpness = self.add_weight(
             shape=(), initializer=keras.initializers.Constant(np.log(SHARPNESS)), name="log_sharpness"
@@ -113,25 +117,32 @@ class TemplateMatch(layers.Layer):
         where = ops.softmax(ops.exp(self.log_sharpness) * scores, axis=-1)
         return unit_vector(ops.matmul(where, self._directions))
 
+    def get_config(self):
+        return {**super().get_config(), "initializer": keras.initializers.serialize(self.initializer)}
+
 
 def unit_vector(x):
     """(..., 2) vectors at length 1; one of length zero stays so."""
     return x / ops.sqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), 1e-12))
 
 
-def build_polar_network(grid: PolarGrid) -> keras.Model:
+def build_polar_network(grid: PolarGrid, *, seed: int = 0) -> keras.Model:
     """The network of a polar grid: (b, n_angles, n_radii) -> (b, 2), (cos, sin) of ``periods`` times the angle.
 
-    The template is random; ``network.get_layer("template").warm_start(...)`` gives it a better one.
+    The template is random; ``network.get_layer("template").warm_start(...)`` gives it a better one.  ``seed``
+    is that of the initial weights.
     """
+    start = [keras.initializers.GlorotUniform(seed=seed + layer) for layer in range(3)]
     spectra = keras.Input((grid.n_angles, grid.n_radii), name="spectra")
     rings = layers.LayerNormalization()(RingStatistics()(spectra))
-    gates = layers.Dense(GATE_WIDTH, activation="gelu")(rings)
+    gates = layers.Dense(GATE_WIDTH, activation="gelu", kernel_initializer=start[0])(rings)
     gates = layers.Dense(grid.n_radii, kernel_initializer="zeros")(gates)
     x = WithoutRings()(spectra)
     cleaner = layers.Reshape((grid.n_angles, grid.n_radii, 1))(x)
-    cleaner = layers.Conv2D(FILTERS, KERNEL, activation="gelu")(PolarPad(KERNEL)(cleaner))
+    cleaner = layers.Conv2D(FILTERS, KERNEL, activation="gelu", kernel_initializer=start[1])(
+        PolarPad(KERNEL)(cleaner)
+    )
     cleaner = layers.Conv2D(1, KERNEL, kernel_initializer="zeros")(PolarPad(KERNEL)(cleaner))
     x = layers.Add()([x, layers.Reshape((grid.n_angles, grid.n_radii))(cleaner)])
     x = RingGate()(x, gates)
-    return keras.Model(spectra, TemplateMatch(name="template")(x), name="polar_aligner")
+    return keras.Model(spectra, TemplateMatch(start[2], name="template")(x), name="polar_aligner")

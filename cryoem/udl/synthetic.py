@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import scipy.fft
-import skimage.io
 import skimage.transform
 from scipy.spatial.transform import Rotation
 
 from cryoem.checks import finite_array, not_negative, positive_number, whole_number
 from cryoem.imaging import ContrastTransfer
+from cryoem.udl.pictures import read_grey
 from cryoem.udl.rotation import rotate_images
 
 NOISES = ("clean", "noise", "ssnr")
@@ -75,14 +75,8 @@ def read_class_average(
     FileNotFoundError : there is no such file.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"class average {path} is not there")
-    try:
-        picture = skimage.io.imread(path)
-    except Exception as error:  # each plugin raises its own kind
-        raise ValueError(f"class average {path} is no readable picture: {type(error).__name__}") from None
-    picture = picture[..., :3].mean(axis=-1) if picture.ndim == 3 else picture
-    if picture.ndim != 2 or picture.shape[0] != picture.shape[1]:
+    picture = read_grey(path)
+    if picture.shape[0] != picture.shape[1]:
         raise ValueError(f"class average {path} must be a square picture, got shape {picture.shape}")
     return _class_average(picture, pixel_size_angstrom, image_size, name=f"class average {path}")
 

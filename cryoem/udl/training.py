@@ -120,7 +120,7 @@ def train(
     held_out = max(2, round(validation_fraction * len(images)))
     parts = np.arange(len(images) - held_out), np.arange(len(images) - held_out, len(images))
 
-    network = build_polar_network(grid)
+    network = build_polar_network(grid, seed=int(rng.integers(2**31)))
     if method == "udl":
         template, targets = _pairwise_labels(spectra, parts, grid, rng)
         model, reference = _pair_model(network, grid), None
@@ -201,11 +201,9 @@ def joint_error_deg(estimated_rad: np.ndarray, true_rad: np.ndarray, *, period_r
     """Mean error of angles to one reference, degrees, modulo the period, up to the best constant."""
     error = np.asarray(estimated_rad) - np.asarray(true_rad)
     constants = np.linspace(0, period_rad, 361)[:-1]
-    for width in (period_rad / 360, period_rad / 360**2 * 20):
-        costs = [np.abs(wrapped(error - c, period_rad)).mean() for c in constants]
-        best = constants[int(np.argmin(costs))]
-        constants = best + width * np.linspace(-1, 1, 41)
-    return float(np.degrees(min(costs)))
+    costs = [np.abs(wrapped(error - c, period_rad)).mean() for c in constants]
+    left = wrapped(error - constants[int(np.argmin(costs))], period_rad)
+    return float(np.degrees(np.abs(wrapped(left - np.median(left), period_rad)).mean()))
 
 
 class _LabelledSpectra(keras.utils.PyDataset):
