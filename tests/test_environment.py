@@ -200,3 +200,12 @@ def test_the_readme_quotes_the_benchmarks(row, quantity):
         number = re.match(r"[0-9.]+", quoted).group()
         decimals = len(number.partition(".")[2])
         assert number == f"{float(measured):.{decimals}f}"
+
+
+def test_the_readme_quotes_the_alignment_benchmark():
+    measured = json.loads(read("notebooks/4-udl-alignment/fourteen-sets.json"))
+    rows = re.findall(r"^\| (\d-(?:noise|ssnr)) \| (.*) \|$", read("README.md"), re.MULTILINE)
+    assert len(rows) == 3
+    for name, cells in rows:
+        expected = [measured[name][key] for key in ("pair", "udl", "template", "judl", "aligned")]
+        assert cells.split(" | ") == [f"{error:.2f}°" for error in expected]

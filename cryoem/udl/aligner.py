@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -70,17 +71,26 @@ def save_aligner(aligner: Aligner, folder: str | os.PathLike) -> Path:
     ------
     ValueError : the folder holds something already.
     """
+    return write_folder(
+        aligner, folder, FORMAT, lambda place: aligner.network.save_weights(place / WEIGHTS_FILE)
+    )
+
+
+def write_folder(
+    aligner: Aligner, folder: str | os.PathLike, form: str, write_network: Callable[[Path], object]
+) -> Path:
+    """Write the network by ``write_network``, the reference, and last the JSON: a folder that holds it is whole."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"folder {folder} must be new or empty")
     folder.mkdir(parents=True, exist_ok=True)
-    aligner.network.save_weights(folder / WEIGHTS_FILE)
+    write_network(folder)
     if aligner.reference is not None:
         np.save(folder / REFERENCE_FILE, aligner.reference, allow_pickle=False)
-    settings = {"format": FORMAT, "method": aligner.method, "grid": asdict(aligner.grid)}
+    settings = {"format": form, "method": aligner.method, "grid": asdict(aligner.grid)}
     aside = folder / f".partial-{SETTINGS_FILE}"
     aside.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-    os.replace(aside, folder / SETTINGS_FILE)  # last: a folder with it is whole
+    os.replace(aside, folder / SETTINGS_FILE)
     return folder
 
 

@@ -5,9 +5,8 @@ It runs without Keras and without the code that built or trained the network.
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +14,12 @@ import numpy as np
 from cryoem.checkpoints import first_line
 from cryoem.udl.aligner import (
     FORMAT,
-    REFERENCE_FILE,
-    SETTINGS_FILE,
     Aligner,
     load_aligner,
     read_format,
     read_reference,
     read_settings,
+    write_folder,
 )
 
 EXPORTED_FORMAT = "cryoem exported aligner 1"
@@ -36,20 +34,14 @@ def export_aligner(aligner: Aligner, folder: str | os.PathLike) -> Path:
     ------
     ValueError : the folder holds something already, or the aligner's network is no Keras model.
     """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"folder {folder} must be new or empty")
     if not hasattr(aligner.network, "export"):
         raise ValueError(f"aligner must hold a Keras network, got {type(aligner.network).__name__}")
-    folder.mkdir(parents=True, exist_ok=True)
-    aligner.network.export(folder / COMPUTATION, verbose=False)
-    if aligner.reference is not None:
-        np.save(folder / REFERENCE_FILE, aligner.reference, allow_pickle=False)
-    settings = {"format": EXPORTED_FORMAT, "method": aligner.method, "grid": asdict(aligner.grid)}
-    aside = folder / f".partial-{SETTINGS_FILE}"
-    aside.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-    os.replace(aside, folder / SETTINGS_FILE)  # last: a folder with it is whole
-    return folder
+    return write_folder(
+        aligner,
+        folder,
+        EXPORTED_FORMAT,
+        lambda place: aligner.network.export(place / COMPUTATION, verbose=False),
+    )
 
 
 def load_exported(folder: str | os.PathLike) -> Aligner:
