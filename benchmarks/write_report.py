@@ -1,8 +1,8 @@
 """Run every benchmark in turn and write what they print into docs/benchmarks.md, whole or not at all.
 
-    python benchmarks/write_report.py       about a quarter of an hour on two cores; also `make bench`
+    python benchmarks/write_report.py       about an hour on two cores; also `make bench`
 
-ASPIRE is compared with where the extra ``baselines`` is installed.
+ASPIRE is compared with where the extra ``baselines`` is installed; alignment reads CRYOEM_DATA/class-averages.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ QUESTIONS = (
     "recovery.py --stochastic",
     "end_to_end.py --noise-variance 0",
     "end_to_end.py --noise-variance 16",
+    "alignment.py --json notebooks/4-udl-alignment/fourteen-sets.json",
 )
 PACKAGES = ("numpy", "scipy", "numba", "tensorflow", "keras")
 
@@ -38,7 +39,9 @@ def main() -> None:
         script, *options = shlex.split(question)
         print(f"running {question}", flush=True)
         command = [sys.executable, str(HERE / script), *options]
-        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        output = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, text=True, cwd=HERE.parent
+        ).stdout
         text += f"\n`python benchmarks/{question}`\n" + output[output.index("\n###") :]
     aside = REPORT.with_suffix(".partial")
     aside.write_text(text, encoding="utf-8")
