@@ -1,0 +1,119 @@
+"""Pairs of natural images: one network trained by differences (UDL), by labels and by a spatial transformer (STN).
+
+python benchmarks/natural.py                         the table of three methods and three noises (about 10 minutes)
+python benchmarks/natural.py --methods udl stn --noises clean --json table.json
+
+Photographs are those of CRYOEM_DATA/natural-images: three to train on, three whose crops are measured.  Crops are of
+64 px, turned by the full circle, displaced by up to 2 px and enlarged by 0.5 to 1.5.  Noise is as published:
+a variance of 10 times that of the crops, or 40 % of the pixels set to 0 or 1.  Errors are mean errors in degrees
+modulo 360 (chance: 90), without the truth in any calibration.  The methods take different numbers of steps, so that
+they take about the same time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from table import print_table
+
+from cryoem.udl.natural import NOISES, load_photographs, natural_pairs
+from cryoem.udl.natural_network import build_polar_pair_network
+from cryoem.udl.pair_streams import PairStream, natural_draw
+from cryoem.udl.pairs import METHODS, train_pairs
+
+HELD_OUT = ("000000000139", "000000000285", "000000000632")
+IMAGE_SIZE, SHIFT_LIMIT_PX, MAGNIFICATION = 64, 2.0, (0.5, 1.5)
+BATCH_SIZE, EPOCHS, LEARNING_RATE = 64, 4, 2e-3
+STEPS = {"udl": 320, "supervised": 640, "stn": 400}
+HELD_OUT_BATCHES = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, metavar="METHOD")
+    parser.add_argument("--noises", nargs="+", default=NOISES, choices=NOISES, metavar="NOISE")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    folder = Path(os.environ["CRYOEM_DATA"]) / "natural-images"
+    paths = sorted(folder.glob("*.jpg"))
+    training, held_out = (
+        load_photographs([path for path in paths if (path.stem in HELD_OUT) == chosen], size=300)
+        for chosen in (False, True)
+    )
+    results: dict[str, dict[str, dict]] = {}
+    for noise in arguments.noises:
+        for method in arguments.methods:
+            history = measure(method, noise, training, held_out)
+            results.setdefault(method, {})[noise] = history
+            print(f"{method}, {noise}: {history['val_error_deg'][-1]:.2f} deg", flush=True)
+            if arguments.json:
+                arguments.json.write_text(json.dumps(results, indent=2), encoding="utf-8")
+    crops = HELD_OUT_BATCHES * BATCH_SIZE
+    print(f"\n### {crops:,} pairs of crops of held-out photographs, mean error in degrees modulo 360\n")
+    print("| method | " + " | ".join(arguments.noises) + " | training |")
+    print("|---" * (2 + len(arguments.noises)) + "|")
+    for method, of_noise in results.items():
+        errors = " | ".join(f"{history['val_error_deg'][-1]:.2f}" for history in of_noise.values())
+        times = " + ".join(f"{history['seconds'][-1]:.0f}" for history in of_noise.values())
+        print(f"| {method} | {errors} | {times} s |")
+    if set(arguments.methods) == set(METHODS) and set(arguments.noises) == set(NOISES):
+        print_table("Natural images, summary", summary(results))
+
+
+def measure(method: str, noise: str, training: list[np.ndarray], held_out: list[np.ndarray]) -> dict:
+    """The history of one training."""
+    options = {
+        "image_size": IMAGE_SIZE,
+        "shift_limit_px": SHIFT_LIMIT_PX,
+        "magnification": MAGNIFICATION,
+        "noise": noise,
+    }
+    if noise != "clean":
+        options["noise_level"] = gaussian_level(training) if noise == "gaussian" else 0.4
+    stream = PairStream(
+        natural_draw(training, **options), batch_size=BATCH_SIZE, steps=STEPS[method] // EPOCHS, seed=1
+    )
+    validation = PairStream(
+        natural_draw(held_out, **options), batch_size=BATCH_SIZE, steps=HELD_OUT_BATCHES, seed=2
+    )
+    udl = {"displacement_px": SHIFT_LIMIT_PX, "split_pixels": noise != "clean"} if method == "udl" else {}
+    network = build_polar_pair_network(IMAGE_SIZE, rng=0)
+    return train_pairs(
+        network,
+        stream,
+        method=method,
+        validation=validation,
+        epochs=EPOCHS,
+        learning_rate=LEARNING_RATE,
+        **udl,
+    )
+
+
+def gaussian_level(photographs: list[np.ndarray]) -> float:
+    """Standard deviation of noise of 10 times the mean variance of clean crops."""
+    crops = natural_pairs(photographs, 512, image_size=IMAGE_SIZE, magnification=MAGNIFICATION, rng=0).first
+    return float(np.sqrt(10 * crops.var(axis=(1, 2)).mean()))
+
+
+def summary(results: dict[str, dict[str, dict]]) -> list[tuple[str, str, str]]:
+    """What was asked of the whole table."""
+    error = {m: {n: h["val_error_deg"][-1] for n, h in row.items()} for m, row in results.items()}
+    udl, stn = error["udl"], error["stn"]
+    seconds = [history["seconds"][-1] for row in results.values() for history in row.values()]
+    return [
+        ("UDL on clean images, over STN", "< 1", f"{udl['clean'] / stn['clean']:.2f}"),
+        *((f"UDL on {n}, over STN", "-", f"{udl[n] / stn[n]:.2f}") for n in NOISES[1:]),
+        *((f"UDL on {n}, over clean", ">= 1", f"{udl[n] / udl['clean']:.1f}") for n in NOISES[1:]),
+        ("UDL, worst noise", "<< 90 deg", f"{max(udl.values()):.1f} deg"),
+        ("all trainings", "<= 15 min", f"{sum(seconds) / 60:.1f} min"),
+    ]
+
+
+if __name__ == "__main__":
+    main()

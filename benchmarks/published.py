@@ -1,0 +1,123 @@
+"""The published pair network on spectra of particles: its size, its speed, and that UDL lowers its loss.
+
+python benchmarks/published.py                       30 steps of 2 pairs of 128 px (some minutes on two cores)
+python benchmarks/published.py --steps 200 --batch-size 32       for a GPU
+
+The network has the published widths.  The time of a published training on a GPU is an estimate from the number of
+operations, not measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+from table import print_table
+
+from cryoem.udl.pair_streams import PairStream, power_spectra, stack_draw
+from cryoem.udl.pairs import predict_angles, train_pairs
+from cryoem.udl.published import PUBLISHED_FILTERS, build_pair_network
+from cryoem.udl.synthetic import read_class_average, simulate_particles
+
+PIXEL_SIZE_ANGSTROM = 2.08  # of center-1.png
+PARTICLES = 64
+GPU_FLOPS = 20e12  # sustained, an assumption: a third of the nominal float32 rate of a current GPU
+PUBLISHED_BATCH, PUBLISHED_STEPS = 32, 12_000  # one fall of the published learning rate
+
+
+class Losses(keras.callbacks.Callback):
+    """The loss and the time of every single step."""
+
+    def __init__(self):
+        super().__init__()
+        self.losses, self.ends = [], []
+
+    def on_train_batch_end(self, batch, logs=None):
+        total = logs["loss"] * (batch + 1)  # Keras reports the mean of the epoch so far
+        self.losses.append(total if batch == 0 else total - self._total)
+        self._total = total
+        self.ends.append(time.perf_counter())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    arguments = parser.parse_args()
+    size, batch_size = arguments.image_size, arguments.batch_size
+    average = read_class_average(
+        Path(os.environ["CRYOEM_DATA"]) / "class-averages" / "center-1.png",
+        image_size=size,
+        pixel_size_angstrom=PIXEL_SIZE_ANGSTROM,
+    )
+    particles = simulate_particles(average, PARTICLES, noise="noise", rng=1)
+    draw = stack_draw(power_spectra(particles.images), particles.angles_rad)
+    network = build_pair_network(size, rng=0)
+    stream = PairStream(draw, batch_size=batch_size, steps=arguments.steps, seed=1)
+    validation = PairStream(draw, batch_size=batch_size, steps=2, seed=2)
+
+    watch = Losses()
+    train_pairs(
+        network,
+        stream,
+        validation=validation,
+        epochs=1,
+        periods=2,
+        learning_rate=arguments.learning_rate,
+        callbacks=[watch],
+    )
+    step_seconds = float(np.median(np.diff(watch.ends)))
+    first, second, _ = stream[0]
+    first, second = (np.concatenate([x] * -(-16 // batch_size)) for x in (first, second))
+    predict_angles(network, first, second, periods=2)  # compiles
+    start = time.perf_counter()
+    predict_angles(network, first, second, periods=2)
+    pairs_per_second = len(first) / (time.perf_counter() - start)
+
+    third = max(1, arguments.steps // 3)
+    operations = 2 * multiplications(size)  # of one pair, forward
+    estimate = 3 * 2 * operations * PUBLISHED_BATCH / GPU_FLOPS  # back costs twice; UDL sees each pair twice
+    rows = [
+        ("parameters", "-", f"{network.count_params() / 1e6:.1f} million"),
+        ("inference", "-", f"{pairs_per_second:.2f} pairs/s"),
+        (f"UDL step of {batch_size} pairs", "-", f"{step_seconds:.2f} s"),
+        (f"loss, first {third} steps", "-", f"{np.mean(watch.losses[:third]):.3f}"),
+        (f"loss, last {third} steps", "below", f"{np.mean(watch.losses[-third:]):.3f}"),
+        ("operations of a pair, forward", "-", f"{operations / 1e9:.1f} GFLOP"),
+        (
+            f"GPU, step of {PUBLISHED_BATCH} at {GPU_FLOPS / 1e12:.0f} TFLOP/s",
+            "-",
+            f"{estimate:.3f} s (estimate, not measured)",
+        ),
+        (
+            f"GPU, {PUBLISHED_STEPS:,} such steps",
+            "-",
+            f"{estimate * PUBLISHED_STEPS / 60:.0f} min (estimate, not measured)",
+        ),
+    ]
+    print_table(f"Published pair network, {size} px", rows)
+
+
+def multiplications(image_size: int) -> float:
+    """Of the convolutions of one pair: the mask branch at full size, then bottleneck blocks of halving sides."""
+    total, width_in, side = 0.0, 1, image_size
+    for width in (4, 8, 16, 32, 1):
+        total += 9 * width_in * width * side**2
+        width_in = width
+    width_in = 1
+    for width in PUBLISHED_FILTERS:
+        total += (2 * width_in * width + 10 * width**2) * side**2
+        width_in, side = width, side // 2
+    return 2 * total
+
+
+if __name__ == "__main__":
+    main()
