@@ -37,7 +37,14 @@ from cryoem.udl.classical import (
     wrapped,
 )
 from cryoem.udl.network import build_polar_network
-from cryoem.udl.registration import align_images, filter_reference, mean_power, register
+from cryoem.udl.registration import (
+    Registration,
+    align_images,
+    filter_reference,
+    mean_power,
+    register,
+    turn,
+)
 from cryoem.udl.spectra import PolarGrid, polar_grid, polar_spectra
 
 METHODS = ("udl", "judl")
@@ -294,8 +301,17 @@ def class_average(images: np.ndarray, angles_rad: np.ndarray) -> tuple[np.ndarra
     for count, steps in REFERENCE_ROUNDS:
         some = images[:count]
         found = register(some, filter_reference(average, power), angles_rad[:count], steps=steps)
-        average = align_images(some, found.angles_rad, found.shifts_px).mean(axis=0)
+        average = align_images(some, found.angles_rad, _about_the_centre(found)).mean(axis=0)
     return average, power
+
+
+def _about_the_centre(found: Registration) -> np.ndarray:
+    """Shifts against the reference moved to where the particles stand on average: (n, 2).
+
+    Particles are picked about the middle of their images; the one image that an average begins as need not be.
+    """
+    offset = turn(found.shifts_px, -found.angles_rad).mean(axis=0)
+    return found.shifts_px - turn(np.broadcast_to(offset, found.shifts_px.shape), found.angles_rad)
 
 
 def start_together(spectra: np.ndarray, grid: PolarGrid) -> tuple[np.ndarray, np.ndarray]:
