@@ -20,15 +20,16 @@ from pathlib import Path
 import numpy as np
 from table import print_table
 
-from cryoem.udl.natural import NOISES, load_photographs, natural_pairs
+from cryoem.udl.natural import NOISES, load_photographs, published_noise_level
 from cryoem.udl.natural_network import build_polar_pair_network
 from cryoem.udl.pair_streams import PairStream, natural_draw
 from cryoem.udl.pairs import METHODS, train_pairs
 
 HELD_OUT = ("000000000139", "000000000285", "000000000632")
 IMAGE_SIZE, SHIFT_LIMIT_PX, MAGNIFICATION = 64, 2.0, (0.5, 1.5)
-BATCH_SIZE, EPOCHS, LEARNING_RATE = 64, 4, 2e-3
-STEPS = {"udl": 320, "supervised": 640, "stn": 400}
+BORDER_PX = 6.0  # the mask's edge, 3 px, and a displacement
+BATCH_SIZE, EPOCHS, LEARNING_RATE = 64, 4, 3e-3
+STEPS = {"udl": 1600, "supervised": 2400, "stn": 2400}
 HELD_OUT_BATCHES = 20
 
 
@@ -68,24 +69,20 @@ def main() -> None:
 
 def measure(method: str, noise: str, training: list[np.ndarray], held_out: list[np.ndarray]) -> dict:
     """The history of one training."""
-    options = {
-        "image_size": IMAGE_SIZE,
-        "shift_limit_px": SHIFT_LIMIT_PX,
-        "magnification": MAGNIFICATION,
-        "noise": noise,
-    }
-    if noise != "clean":
-        options["noise_level"] = gaussian_level(training) if noise == "gaussian" else 0.4
+    options = {"image_size": IMAGE_SIZE, "shift_limit_px": SHIFT_LIMIT_PX, "magnification": MAGNIFICATION}
+    noises = {"noise": noise, "noise_level": published_noise_level(training, noise, **options)}
     stream = PairStream(
-        natural_draw(training, **options), batch_size=BATCH_SIZE, steps=STEPS[method] // EPOCHS, seed=1
+        natural_draw(training, **options, **noises),
+        batch_size=BATCH_SIZE,
+        steps=STEPS[method] // EPOCHS,
+        seed=1,
     )
     validation = PairStream(
-        natural_draw(held_out, **options), batch_size=BATCH_SIZE, steps=HELD_OUT_BATCHES, seed=2
+        natural_draw(held_out, **options, **noises), batch_size=BATCH_SIZE, steps=HELD_OUT_BATCHES, seed=2
     )
     udl = {"displacement_px": SHIFT_LIMIT_PX, "split_pixels": noise != "clean"} if method == "udl" else {}
-    network = build_polar_pair_network(IMAGE_SIZE, rng=0)
     return train_pairs(
-        network,
+        build_polar_pair_network(IMAGE_SIZE, border_px=BORDER_PX, rng=0),
         stream,
         method=method,
         validation=validation,
@@ -93,12 +90,6 @@ def measure(method: str, noise: str, training: list[np.ndarray], held_out: list[
         learning_rate=LEARNING_RATE,
         **udl,
     )
-
-
-def gaussian_level(photographs: list[np.ndarray]) -> float:
-    """Standard deviation of noise of 10 times the mean variance of clean crops."""
-    crops = natural_pairs(photographs, 512, image_size=IMAGE_SIZE, magnification=MAGNIFICATION, rng=0).first
-    return float(np.sqrt(10 * crops.var(axis=(1, 2)).mean()))
 
 
 def summary(results: dict[str, dict[str, dict]]) -> list[tuple[str, str, str]]:

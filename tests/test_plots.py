@@ -174,6 +174,10 @@ def test_gallery_places_images_row_by_row_and_bar_in_angstrom():
     assert annotations(figure)[-1] == "20 Å"
 
 
+def test_gallery_without_a_scale_has_no_bar():
+    assert not plots.projection_gallery(np.zeros((2, 24, 24))).layout.shapes
+
+
 # orientations
 
 

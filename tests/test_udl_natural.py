@@ -5,7 +5,7 @@ import pytest
 import skimage.io
 from scipy import ndimage
 
-from cryoem.udl.natural import circular_mask, load_photographs, natural_pairs
+from cryoem.udl.natural import circular_mask, load_photographs, natural_pairs, published_noise_level
 from cryoem.udl.rotation import rotate_images
 
 SIZE = 48
@@ -329,3 +329,12 @@ def test_real_photographs_make_pairs(real_data):
     inside = disc(128, 40)
     error = np.sqrt(np.square(turned - pairs.second)[:, inside].mean())
     assert error < 0.1 * pairs.second[:, inside].std()
+
+
+def test_published_noise_is_ten_times_as_strong_as_the_crops():
+    photographs = [texture((120, 140), rng=i) for i in range(2)]
+    clean = natural_pairs(photographs, 400, image_size=SIZE, rng=1).first.var(axis=(1, 2)).mean()
+    level = published_noise_level(photographs, "gaussian", image_size=SIZE)
+    assert level**2 == pytest.approx(10 * clean, rel=0.05)
+    assert published_noise_level(photographs, "salt-and-pepper", image_size=SIZE) == 0.4
+    assert published_noise_level(photographs, "clean", image_size=SIZE) is None

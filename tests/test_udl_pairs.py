@@ -192,16 +192,46 @@ def test_errors_are_taken_modulo_the_period():
 def test_differences_hold_for_the_angle_up_to_a_constant_alone(factor, constant_rad, fits):
     stream = PairStream(blobs, batch_size=32, steps=1)
     model, loss = _training_model(compass_network(factor, constant_rad), "udl", 1)
-    inputs, target = _Batches(stream, "udl", 1, 0.0, False)[0]
+    inputs, target = _Batches(stream, "udl", 1, False, 0.0, False)[0]
     value = float(loss(target, model(list(inputs))))
     assert value < 0.02 if fits else value > 0.4
+
+
+@pytest.mark.parametrize(("constant_rad", "fits"), [(0, True), (2.0, False)])
+def test_an_image_against_itself_asks_for_the_constant_too(constant_rad, fits):
+    model, loss = _training_model(compass_network(1, constant_rad), "udl", 1, True)
+    inputs, target = _Batches(PairStream(blobs, batch_size=32, steps=1), "udl", 1, True, 0.0, False)[0]
+    value = float(loss(target, model(list(inputs))))
+    assert value < 0.02 if fits else value > 0.3
+
+
+def test_the_second_image_alone_is_displaced():
+    turned = []
+    for limit in (0.0, 5.0):
+        batches = _Batches(PairStream(blobs, batch_size=8, steps=1), "udl", 1, False, limit, False)
+        batches._stream.rng = lambda *key: np.random.default_rng(4)
+        turned.append(batches[0][0][2:])
+    np.testing.assert_array_equal(turned[0][0], turned[1][0])
+    assert np.abs(turned[0][1] - turned[1][1]).max() > 0.1
+
+
+def test_the_border_is_not_read(rng):
+    images = rng.normal(size=(2, 2, SIZE, SIZE)).astype(np.float32)
+    network = build_polar_pair_network(SIZE, **TOY, border_px=6)
+    axis = np.arange(SIZE) - SIZE // 2
+    outside = np.hypot(axis[:, None], axis) > SIZE // 2 - 5
+    other = images.copy()
+    other[..., outside] = np.sort(other[..., outside])  # the mean and the variance are those before
+    assert not np.array_equal(other, images)
+    answers = [network.predict(list(x), verbose=0) for x in (images, other)]
+    np.testing.assert_allclose(*answers, atol=1e-4)
 
 
 def test_a_network_that_ignores_the_first_image_fails():
     first, second = (keras.Input((SIZE, SIZE), name=name) for name in ("first", "second"))
     network = keras.Model([first, second], Compass()(second))
     model, loss = _training_model(network, "udl", 1)
-    inputs, target = _Batches(PairStream(blobs, batch_size=32, steps=1), "udl", 1, 0.0, False)[0]
+    inputs, target = _Batches(PairStream(blobs, batch_size=32, steps=1), "udl", 1, False, 0.0, False)[0]
     assert float(loss(target, model(list(inputs)))) > 0.4
 
 
@@ -228,7 +258,7 @@ def test_split_images_hold_no_pixel_twice(photographs):
     stream = PairStream(
         lambda n, rng: (np.ones((n, SIZE, SIZE), np.float32),) * 2 + (np.zeros(n),), batch_size=2, steps=1
     )
-    batches = _Batches(stream, "udl", 1, 0.0, True)
+    batches = _Batches(stream, "udl", 1, False, 0.0, True)
     batches._stream.rng = lambda *key: _NoTurn(np.random.default_rng(0))
     (first, _, turned, _), _ = batches[0]
     np.testing.assert_allclose(first + turned, 1, atol=1e-5)
@@ -347,7 +377,11 @@ def test_labels_are_needed_for_supervised_training(rng):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"groups": 3}, "groups must divide the 8 channels, got 3"), ({"blocks": 0}, "blocks must be")],
+    [
+        ({"groups": 3}, "groups must divide the 8 channels, got 3"),
+        ({"blocks": 0}, "blocks must be"),
+        ({"border_px": 9}, "border_px must be at most a quarter of the 32 px, got 9"),
+    ],
 )
 def test_the_network_names_what_does_not_suit(changes, message):
     with pytest.raises(ValueError, match=message):

@@ -76,14 +76,18 @@ def density_slices(volume: np.ndarray, *, voxel_size_angstrom: float) -> go.Figu
 
 
 def projection_gallery(
-    images: np.ndarray, *, pixel_size_angstrom: float, columns: int = 6, titles: Sequence[str] | None = None
+    images: np.ndarray,
+    *,
+    pixel_size_angstrom: float | None = None,
+    columns: int = 6,
+    titles: Sequence[str] | None = None,
 ) -> go.Figure:
-    """Images in a grid of grey panels, each with its own contrast, with one scale bar.
+    """Images in a grid of grey panels, each with its own contrast, with one scale bar if their scale is known.
 
     Parameters
     ----------
     images : (n, y, x), drawn from left to right and top to bottom, x to the right and y up.
-    pixel_size_angstrom : edge of a pixel, for the scale bar.
+    pixel_size_angstrom : edge of a pixel, for the scale bar; None for no bar (photographs).
     columns : panels in a row.
     titles : one short title an image, drawn above it.
 
@@ -93,7 +97,8 @@ def projection_gallery(
         size or ``columns`` is not positive.
     """
     images = finite_array(images, name="images", ndim=3)
-    pixel_size_angstrom = positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
+    if pixel_size_angstrom is not None:
+        positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
     if columns < 1:
         raise ValueError(f"columns must be at least 1, got {columns}")
     if titles is not None and len(titles) != len(images):
@@ -133,7 +138,8 @@ def projection_gallery(
     axis = {"visible": False, "constrain": "domain"}
     fig.update_xaxes(axis, range=[-0.5, mosaic.shape[1] - 0.5])
     fig.update_yaxes(axis, range=[-0.5 - 0.16 * height, mosaic.shape[0] - 0.5], scaleanchor="x")
-    _add_scale_bar(fig, width=width, height=height, pixel_size_angstrom=pixel_size_angstrom)
+    if pixel_size_angstrom is not None:
+        _add_scale_bar(fig, width=width, height=height, pixel_size_angstrom=pixel_size_angstrom)
     return fig
 
 

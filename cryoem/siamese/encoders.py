@@ -37,17 +37,20 @@ class Standardize(layers.Layer):
 
 @keras.saving.register_keras_serializable("cryoem")
 class PolarSampling(layers.Layer):
-    """Bilinear samples of (b, y, x) images on circles about pixel n // 2: (b, angle, radius)."""
+    """Bilinear samples of (b, y, x) images on circles about pixel n // 2: (b, angle, radius).
 
-    def __init__(self, n_angles: int, n_radii: int, **kwargs):
+    The outermost ``border_px`` of the largest circle that the image holds are not read.
+    """
+
+    def __init__(self, n_angles: int, n_radii: int, border_px: float = 0.0, **kwargs):
         super().__init__(**kwargs)
-        self.n_angles, self.n_radii = n_angles, n_radii
+        self.n_angles, self.n_radii, self.border_px = n_angles, n_radii, border_px
 
     def build(self, input_shape):
         """Precompute, for every sample, its four pixels and their weights."""
         n = input_shape[-1]
         angle = 2 * np.pi * np.arange(self.n_angles) / self.n_angles
-        outer = (n - 1) // 2 - 0.5
+        outer = (n - 1) // 2 - 0.5 - self.border_px
         radius = (np.arange(self.n_radii) + 0.5) * outer / self.n_radii
         x = n // 2 + np.cos(angle)[:, None] * radius
         y = n // 2 + np.sin(angle)[:, None] * radius
@@ -64,7 +67,12 @@ class PolarSampling(layers.Layer):
         return ops.reshape(samples, (-1, self.n_angles, self.n_radii))
 
     def get_config(self):
-        return {**super().get_config(), "n_angles": self.n_angles, "n_radii": self.n_radii}
+        return {
+            **super().get_config(),
+            "n_angles": self.n_angles,
+            "n_radii": self.n_radii,
+            "border_px": self.border_px,
+        }
 
 
 @keras.saving.register_keras_serializable("cryoem")

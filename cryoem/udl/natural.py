@@ -145,6 +145,20 @@ def natural_pairs(
     return NaturalPairs(first, second, angles, shifts)
 
 
+def published_noise_level(photographs: Sequence[np.ndarray], noise: str, **options) -> float | None:
+    """What arXiv 2205.11829 takes for ``noise_level``: 40 % of the pixels, or a variance of 10 times that of the crops.
+
+    The variance is the mean of that of 512 clean crops; ``options`` are those of ``natural_pairs``, of which
+    ``image_size`` is needed.  None for ``"clean"``.
+    """
+    if noise == "clean":
+        return None
+    if noise == "salt-and-pepper":
+        return 0.4
+    crops = natural_pairs(photographs, 512, rng=0, **options).first
+    return float(np.sqrt(10 * crops.var(axis=(1, 2)).mean()))
+
+
 def circular_mask(image_size: int) -> np.ndarray:
     """(image_size, image_size) float32: 1 about pixel n // 2, falling as a squared sine to 0 at the border."""
     axis = np.arange(image_size) - image_size // 2

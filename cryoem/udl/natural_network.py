@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from cryoem.checks import whole_number
+from cryoem.checks import not_negative, whole_number
 from cryoem.siamese.encoders import CircularPad, PolarSampling, Standardize
 from cryoem.udl.published import UnitLength
 
@@ -109,6 +109,7 @@ def build_polar_pair_network(
     blocks: int = 2,
     groups: int = 4,
     dense: int = 256,
+    border_px: float = 0.0,
     rng: np.random.Generator | int | None = None,
 ) -> keras.Model:
     """The network of a pair of square images, by way of their matches over the angle.
@@ -119,6 +120,8 @@ def build_polar_pair_network(
     channels, blocks : width and number of the residual blocks of circular convolutions.
     groups : of channels that are matched on their own; it divides ``channels``.
     dense : width of the layer that reads the matches.
+    border_px : width of the ring at the border of the circle that is not read.  Where training displaces images that
+        have been masked, it must hide the mask's edge, displaced: this edge would give the displacement away.
     rng : generator or seed of the initial weights.
 
     Returns
@@ -129,7 +132,8 @@ def build_polar_pair_network(
 
     Raises
     ------
-    ValueError : a size or number is not a whole number as stated, or ``groups`` does not divide ``channels``.
+    ValueError : a size or number is not a whole number as stated, ``groups`` does not divide ``channels``, or
+        ``border_px`` is more than a quarter of the side.
     """
     image_size = whole_number(image_size, name="image_size", at_least=SMALLEST_PX)
     channels = whole_number(channels, name="channels", at_least=1)
@@ -138,23 +142,27 @@ def build_polar_pair_network(
     dense = whole_number(dense, name="dense", at_least=1)
     if channels % groups:
         raise ValueError(f"groups must divide the {channels} channels, got {groups}")
+    border_px = not_negative(border_px, name="border_px")
+    if border_px > image_size / 4:
+        raise ValueError(f"border_px must be at most a quarter of the {image_size} px, got {border_px:g}")
     rng = np.random.default_rng(rng)
 
     def start():
         return keras.initializers.GlorotUniform(seed=int(rng.integers(2**31)))
 
     inputs = [keras.Input((image_size, image_size), name=name) for name in ("first", "second")]
-    features = _features(image_size, channels, blocks, start)
+    features = _features(image_size, channels, blocks, border_px, start)
     matches = CircularMatches(groups)(*(features(image) for image in inputs))  # (b, angle, groups)
     x = layers.Dense(dense, activation="relu", kernel_initializer=start())(layers.Flatten()(matches))
     answer = UnitLength(name="cos_sin")(layers.Dense(2, use_bias=False, kernel_initializer=start())(x))
     return keras.Model(inputs, answer, name="polar_pair_network")
 
 
-def _features(image_size: int, channels: int, blocks: int, start) -> keras.Model:
+def _features(image_size: int, channels: int, blocks: int, border_px: float, start) -> keras.Model:
     """(b, y, x) -> (b, angle, channels)"""
     images = keras.Input((image_size, image_size))
-    x = PolarSampling(N_ANGLES, image_size // 2 - 1)(Standardize()(images))
+    n_radii = image_size // 2 - 1 - int(border_px)
+    x = PolarSampling(N_ANGLES, n_radii, border_px)(Standardize()(images))
     x = layers.Dense(channels, kernel_initializer=start())(x)
     for _ in range(blocks):
         y = CircularPad(KERNEL_WIDTH // 2)(layers.LayerNormalization()(x))

@@ -1,12 +1,15 @@
 """Training of pair networks f(a, b), the angle from image a to image b: by differences, by labels, by warping.
 
 ``"udl"``, unsupervised difference learning (arXiv 2205.11829): a and b are turned by known random angles alpha
-and beta, and the answer must change by beta - alpha.  Nothing else is known, so the answer is left with a
-constant, the bias, which is calibrated after every epoch without the truth: what the network says of an image
-and the same image turned by a known angle, less that angle, is the bias.  Differences ask for consistency
-alone, and two things that turn with the images are consistent and wrong: the displacement of b, and noise.  So
-the turned images may be displaced anew (``displacement_px``), and they may hold the one half of the pixels and
-those before the turn the other (``split_pixels``), so that noise that is independent between pixels has no say.
+and beta, and the answer must change by beta - alpha.  Differences ask for consistency alone, and what is consistent can
+be wrong in three ways:
+
+- By a constant, the bias.  It is calibrated after every epoch without the truth: what the network says of an image
+  and the same image turned by a known angle, less that angle, is the bias.  It may be another one for every pair; so
+  the answer for b and b turned, which must be beta, is part of the loss (``against_itself``).
+- By the displacement of b, which turns with b.  So b turned may be displaced anew (``displacement_px``).
+- By noise, which turns too.  So the turned images may hold the one half of the pixels and those before the turn the
+  other (``split_pixels``): noise that is independent between pixels then has no say.
 
 ``"supervised"``: the answer must be the true angle.
 
@@ -43,6 +46,7 @@ def train_pairs(
     validation: PairStream,
     epochs: int,
     periods: int = 1,
+    against_itself: bool = True,
     displacement_px: float = 0.0,
     split_pixels: bool = False,
     learning_rate: float = 1e-3,
@@ -61,8 +65,10 @@ def train_pairs(
     method : ``"udl"``, ``"supervised"`` or ``"stn"``, see the module; the first and the last use no angles.
     epochs, learning_rate : of AdamW; the rate is the highest of a cosine.
     periods : of the angle in a full turn, 1 for images, 2 for centrosymmetric spectra.
-    displacement_px, split_pixels : for ``"udl"``: limit of the displacement U[-limit, limit] along x and y of the
-        turned images; whether they and those before hold disjoint random halves of the pixels, the others being 0.
+    against_itself, displacement_px, split_pixels : for ``"udl"``: whether the loss holds the second image against
+        itself turned (False: differences alone, as published); limit of the displacement U[-limit, limit] along x and
+        y of the second image when turned; whether turned images and those before hold disjoint random halves of the
+        pixels, the others being 0.
     seconds, checkpoints, callbacks, verbose : as in ``training.train``.
 
     Returns
@@ -84,8 +90,8 @@ def train_pairs(
     displacement_px = not_negative(displacement_px, name="displacement_px")
     if method != "udl" and (displacement_px or split_pixels):
         raise ValueError(f"displacement_px and split_pixels are for method 'udl' alone, got {method!r}")
-    options = (method, periods, displacement_px, split_pixels)
-    model, loss = _training_model(network, method, periods)
+    options = (method, periods, against_itself, displacement_px, split_pixels)
+    model, loss = _training_model(network, method, periods, against_itself)
     watch = _Watch(network, stream if method == "udl" else None, validation, periods)
     return fit(
         model,
@@ -138,7 +144,7 @@ def angle_errors_deg(estimated_rad: np.ndarray, true_rad: np.ndarray, *, periods
     return np.degrees(np.abs(wrapped(difference, 2 * np.pi / periods)))
 
 
-def _training_model(network: keras.Model, method: str, periods: int):
+def _training_model(network: keras.Model, method: str, periods: int, against_itself: bool = False):
     """A model whose answer is compared with the targets of ``_Batches``, and the loss that compares them."""
     first, second = (keras.Input(x.shape[1:], name=x.name) for x in network.inputs)
     answer = network([first, second])
@@ -147,7 +153,10 @@ def _training_model(network: keras.Model, method: str, periods: int):
     if method == "stn":
         return keras.Model([first, second], TurnImages(periods)(first, answer)), masked_square
     turned = [keras.Input(x.shape[1:], name=f"turned_{x.name}") for x in network.inputs]
-    return keras.Model([first, second, *turned], TurnBack()(answer, network(turned))), direction_loss
+    answers = [TurnBack()(answer, network(turned))]
+    if against_itself:
+        answers.append(network([second, turned[1]]))
+    return keras.Model([first, second, *turned], ops.stack(answers, axis=1)), direction_loss
 
 
 def masked_square(true, predicted):
@@ -171,11 +180,15 @@ def random_half(shape: tuple[int, int, int], periods: int, rng: np.random.Genera
 class _Batches(keras.utils.PyDataset):
     """The inputs and targets of a method from the pairs of a stream."""
 
-    def __init__(self, stream: PairStream, method: str, periods: int, displacement_px: float, split: bool):
+    def __init__(self, stream, method, periods, against_itself, displacement_px, split_pixels):
         super().__init__()
         self.epoch = 0
         self._stream, self._method, self._periods = stream, method, periods
-        self._displacement_px, self._split = displacement_px, split
+        self._against_itself, self._displacement_px, self._split = (
+            against_itself,
+            displacement_px,
+            split_pixels,
+        )
 
     def __len__(self):
         return len(self._stream)
@@ -192,22 +205,23 @@ class _Batches(keras.utils.PyDataset):
         return self._with_turned(first, second, self._stream.rng(self.epoch, index, 1))
 
     def _with_turned(self, first, second, rng):
-        """The pairs, the pairs turned, and by how much this changes their angle."""
+        """The pairs, the pairs turned, and by how much this changes their angle; the turn of the second, if asked."""
         before, turned, angles = [], [], rng.uniform(0, 2 * np.pi, (2, len(first)))
-        for images, angle in zip((first, second), angles, strict=True):
+        limits = 0.0, self._displacement_px
+        for images, angle, limit in zip((first, second), angles, limits, strict=True):
             kept = left = images
             if self._split:
                 chosen = random_half(images.shape, self._periods, rng)
                 kept, left = images * chosen, images * ~chosen
-            limit = self._displacement_px
             shifts = rng.uniform(-limit, limit, (len(images), 2))
             before.append(kept)
             turned.append(rotate_images(left, angle, shifts, outside="edge-mean"))
-        return (*before, *turned), self._vectors(angles[1] - angles[0])
+        asked = [angles[1] - angles[0], angles[1]] if self._against_itself else [angles[1] - angles[0]]
+        return (*before, *turned), self._vectors(np.stack(asked, axis=1))
 
     def _vectors(self, angles_rad):
         turns = self._periods * angles_rad
-        return np.stack([np.cos(turns), np.sin(turns)], axis=1).astype(np.float32)
+        return np.stack([np.cos(turns), np.sin(turns)], axis=-1).astype(np.float32)
 
 
 class _Watch(keras.callbacks.Callback):

@@ -136,9 +136,8 @@ def simulate_particles(
             seen if noise == "clean" else _noisy(seen, noise, average.pixel_size_angstrom, block_rng)
         )
 
-    with ThreadPoolExecutor(
-        os.cpu_count()
-    ) as threads:  # a generator a block: the images do not depend on their number
+    # A generator of its own for each block: the images do not depend on the number of threads.
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
         list(threads.map(degrade, blocks, rng.spawn(len(blocks))))
     return SyntheticParticles(images, angles, shifts, defocus, average.pixel_size_angstrom)
 
@@ -176,9 +175,8 @@ def _noisy(images, noise, pixel_size_angstrom, rng):
     if noise == "ssnr":
         size = images.shape[1]
         magnitude = np.abs(scipy.fft.rfft2(images))
-        twice = np.full(
-            magnitude.shape[-1], 2.0
-        )  # the half-plane's columns stand for two, but for the first and last
+        # The half-plane's columns stand for two, but for the first and an even size's last.
+        twice = np.full(magnitude.shape[-1], 2.0)
         twice[[0, -1] if size % 2 == 0 else [0]] = 1
         mean = (magnitude @ twice).sum(axis=1) / size**2
         distance = np.hypot(scipy.fft.fftfreq(size)[:, None], scipy.fft.rfftfreq(size)) * size
