@@ -17,6 +17,13 @@ TOY = {
     "4.1-synthetic-particles": {"images": 200, "image_size": 64},
     "4.2-pairwise-udl": {"images": 300, "held_out": 80, "image_size": 64, "epochs": 1, "expected_ratio": 1.0},
     "4.3-joint-judl": {"images": 300, "held_out": 80, "image_size": 64, "epochs": 1},
+    "4.4-natural-images": {
+        "image_size": 32,
+        "steps": {"udl": 60, "supervised": 60, "stn": 60},
+        "epochs": 1,
+        "held_out_batches": 2,
+        "noises": ["clean", "salt-and-pepper"],
+    },
     "4.5-your-own-stack": {"images": 300, "image_size": 64, "epochs": 1},
     "4.6-export-and-use-elsewhere": {"images": 150, "image_size": 64, "epochs": 1},
 }
