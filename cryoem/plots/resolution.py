@@ -15,7 +15,10 @@ from cryoem.resolution import FSC
 
 
 def fourier_shell_correlation(
-    curves: Mapping[str, tuple], *, thresholds: Sequence[float] = (0.5, 0.143)
+    curves: Mapping[str, tuple],
+    *,
+    thresholds: Sequence[float] = (0.5, 0.143),
+    title: str = "Fourier shell correlation",
 ) -> go.Figure:
     """Fourier shell correlations with the resolution at which each first falls below each threshold.
 
@@ -25,6 +28,7 @@ def fourier_shell_correlation(
         [-1, 1].  A third element is the one threshold that this curve is read at.
     thresholds : correlations in (0, 1) drawn as dashed lines, a curve's crossing marked with its resolution
         where there is one.
+    title : of the vertical axis, such as that of ring correlations of images.
 
     Raises
     ------
@@ -77,7 +81,7 @@ def fourier_shell_correlation(
         ticktext=["0"] + [f"{t:g}<br><b>{1 / t:.3g} Å</b>" for t in ticks[1:]],
     )
     lowest = min(-0.05, *(float(np.min(curve[1])) - 0.03 for curve in curves.values()))
-    fig.update_yaxes(title_text="Fourier shell correlation", range=[lowest, 1.04])
+    fig.update_yaxes(title_text=title, range=[lowest, 1.04])
     fig.update_layout(showlegend=True, legend=LEGEND_ABOVE)
     return fig
 
