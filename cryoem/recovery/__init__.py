@@ -1,7 +1,8 @@
 """Orientations from their pairwise distances.
 
 Distances determine orientations up to ``R -> A R B`` for any two rotations A, B and up to ``R -> R^T``; see
-``gauge`` for what fixes that.
+``gauge`` for what fixes that.  Of a symmetric particle, with the axes of ``rotations.point_group``, B is such that it
+maps the group onto itself, and R and R^T can be told apart.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from cryoem.checks import finite_array, whole_number
 from cryoem.recovery.few import enumerated_starts
 from cryoem.recovery.polish import polish_against
 from cryoem.recovery.spectral import locate, spectral_start
+from cryoem.recovery.symmetric import place, reach_of, symmetric_starts
+from cryoem.rotations import point_group
 
 METHODS = ("spectral", "spectral+refine", "sgd")
 SYMMETRY_TOLERANCE = 1e-3
@@ -43,6 +46,7 @@ def recover_orientations(
     distances: np.ndarray,
     *,
     method: str = "spectral+refine",
+    symmetry: str = "C1",
     landmarks: int | None = None,
     rounds: int = 60,
     robust_width: float = np.inf,
@@ -57,6 +61,7 @@ def recover_orientations(
     distances : (n, n) radians, symmetric; the diagonal is not used.
     method : ``"spectral"`` linear algebra only; ``"spectral+refine"`` followed by Gauss-Newton rounds over all pairs;
         ``"sgd"`` the published stochastic descent from random orientations (arXiv 2104.06237, section 3.2).
+    symmetry : point group G of the particle; the distances are then ``min_g d(R_i, R_j g)``.  Not for ``"sgd"``.
     landmarks : use only the distances to this many randomly chosen images, O(n * landmarks); all by default.
     rounds : Gauss-Newton rounds at the most.
     robust_width : residuals beyond this many radians lose weight; plain least squares by default.
@@ -70,7 +75,8 @@ def recover_orientations(
     Raises
     ------
     ValueError : distances are not square, not finite, not symmetric, of fewer than 5 images, or not radians;
-        the method is unknown; landmarks are fewer than 12 or more than n; a count is negative or a width not
+        the method or the point group is unknown, or they do not go together; no image of a symmetric particle has
+        enough others near it; landmarks are fewer than 12 or more than n; a count is negative or a width not
         positive.
 
     Source: the loss is that of arXiv 2104.06237, eq. 6; docs/conventions.md says what it leaves open.
@@ -85,29 +91,43 @@ def recover_orientations(
     if not robust_width > 0:
         raise ValueError(f"robust_width must be positive, got {robust_width}")
     rng = np.random.default_rng(rng)
+    group = point_group(symmetry)
+    group = group if len(group) > 1 else None
     if method == "sgd":
+        if group is not None:
+            raise ValueError(f"symmetry must be C1 for the stochastic method, got {symmetry!r}")
         from cryoem.recovery.stochastic import descend
 
         frames, losses = descend(distances, steps=steps, learning_rate=learning_rate, rng=rng)
         return Recovery(frames[-1], losses, frames, "random")
     rounds = 0 if method == "spectral" else rounds
     if landmarks is None or landmarks == n:
-        return _recover_square(distances, rounds, robust_width, rng)
+        return _recover_square(distances, group, rounds, robust_width, rng)
     chosen = np.sort(rng.choice(n, landmarks, replace=False))
-    anchor = _recover_square(distances[np.ix_(chosen, chosen)], rounds, robust_width, rng)
+    anchor = _recover_square(distances[np.ix_(chosen, chosen)], group, rounds, robust_width, rng)
     known = anchor.rotations.as_quat()
     columns = distances[:, chosen]
-    start = locate((1 + np.cos(columns)) / 2, known)
-    visited, losses = polish_against(columns, start, known, rounds=rounds, robust_width=robust_width)
+    if group is None:
+        start = locate((1 + np.cos(columns)) / 2, known)
+    else:
+        start = place(columns, known, reach_of(group))
+    visited, losses = polish_against(
+        columns, start, known, rounds=rounds, robust_width=robust_width, group=group
+    )
     return _recovery(visited, losses, anchor.start)
 
 
-def _recover_square(distances, rounds: int, robust_width: float, rng: np.random.Generator) -> Recovery:
+def _recover_square(distances, group, rounds: int, robust_width: float, rng: np.random.Generator) -> Recovery:
     """All pairs: the spectral start where it applies, the best of the enumerated ones otherwise."""
 
     def polished(quaternions, most_rounds):
-        return polish_against(distances, quaternions, None, rounds=most_rounds, robust_width=robust_width)
+        return polish_against(
+            distances, quaternions, None, rounds=most_rounds, robust_width=robust_width, group=group
+        )
 
+    if group is not None:
+        starts = symmetric_starts(distances, group, rng)
+        return min((_recovery(*polished(s, rounds), "spectral") for s in starts), key=lambda r: r.losses[-1])
     spectral = spectral_start(distances)
     if spectral is not None:
         return _recovery(*polished(spectral, rounds), "spectral")

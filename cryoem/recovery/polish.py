@@ -2,13 +2,15 @@
 
 ``d = 2 arccos |<q_i, q_j>|`` changes by ``2 t_ij . delta`` when q_i moves by a tangent ``delta``, with t_ij the unit
 tangent at q_i that points away from q_j.  Every image therefore has its own 3 x 3 normal equations against all
-references, formed in one pass over the distances, and all images move at once.
+references, formed in one pass over the distances, and all images move at once.  Of a symmetric particle, it is the
+nearest copy of a reference that counts.
 """
 
 from __future__ import annotations
 
 import numba
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 STEP = 0.7
 LEAST_GAIN = 1e-4
@@ -16,9 +18,9 @@ SHORTEST_STEP = 0.05
 
 
 @numba.njit(parallel=True, cache=True)
-def _normal_equations(distances, quaternions, references, robust_width):
-    """Per image: H (4, 4), g (4,), the summed loss and its count; a reference at zero distance is
-    skipped.
+def _normal_equations(distances, quaternions, copies, robust_width):
+    """Per image: H (4, 4), g (4,), the summed loss and its count, against the nearest of the copies (m, k, 4) of each
+    reference; one at zero distance, and one whose distance is NaN, is skipped.
     """
     n, m = distances.shape
     hessians, gradients = np.zeros((n, 4, 4)), np.zeros((n, 4))
@@ -27,8 +29,15 @@ def _normal_equations(distances, quaternions, references, robust_width):
         q = quaternions[i]
         t = np.empty(4)
         for j in range(m):
-            p = references[j]
+            if np.isnan(distances[i, j]):
+                continue
+            p = copies[j, 0]
             c = q[0] * p[0] + q[1] * p[1] + q[2] * p[2] + q[3] * p[3]
+            for k in range(1, copies.shape[1]):
+                other = copies[j, k]
+                overlap = q[0] * other[0] + q[1] * other[1] + q[2] * other[2] + q[3] * other[3]
+                if abs(overlap) > abs(c):
+                    p, c = other, overlap
             sign = 1.0 if c >= 0 else -1.0
             norm = 0.0
             for k in range(4):
@@ -61,16 +70,18 @@ def polish_against(
     *,
     rounds: int,
     robust_width: float,
+    group: Rotation | None = None,
 ) -> tuple[list[np.ndarray], list[float]]:
     """Descend the squared error of the distances.
 
     Parameters
     ----------
-    distances : (n, m) radians.
+    distances : (n, m) radians; NaN where a pair is to be left out.
     quaternions : (n, 4) start.
     references : (m, 4) quaternions that stay fixed, or None: the references are the images themselves (m == n).
     rounds : Gauss-Newton rounds at the most; it stops when the loss no longer falls by ``LEAST_GAIN``.
     robust_width : residuals beyond this many radians lose weight (Cauchy); infinity for plain least squares.
+    group : the rotations of the particle's point group, in the frame of the orientations; none by default.
 
     Returns
     -------
@@ -84,7 +95,8 @@ def polish_against(
     for _ in range(rounds + 1):
         candidate = quaternions if move is None else _moved(quaternions, step * move)
         against = candidate if references is None else references
-        hessians, gradients, squares, counts = _normal_equations(distances, candidate, against, robust_width)
+        copies = against[:, None] if group is None else right_multiples(against, group)
+        hessians, gradients, squares, counts = _normal_equations(distances, candidate, copies, robust_width)
         loss = float(squares.sum() / max(counts.sum(), 1))
         if losses and loss >= losses[-1]:
             step /= 2
@@ -99,6 +111,12 @@ def polish_against(
             break
         move = _gauss_newton_move(hessians, gradients, quaternions)
     return visited, losses
+
+
+def right_multiples(quaternions: np.ndarray, group: Rotation) -> np.ndarray:
+    """All ``q g`` of quaternions (n, 4) and the k rotations of a group: (n, k, 4)."""
+    copies = [(Rotation.from_quat(quaternions) * g).as_quat() for g in group]
+    return np.ascontiguousarray(np.stack(copies, axis=1))
 
 
 def _gauss_newton_move(hessians: np.ndarray, gradients: np.ndarray, quaternions: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ def spectral_start(distances: np.ndarray) -> np.ndarray | None:
     cap = np.flatnonzero(near[np.argmax(near.sum(axis=1))])
     if len(cap) < MIN_CAP:
         return None
-    quaternions = _gram_quaternions(np.cos(distances[np.ix_(cap, cap)] / 2))
+    quaternions = gram_quaternions(np.cos(distances[np.ix_(cap, cap)] / 2))
     spread = np.linalg.svd(_lift(quaternions), compute_uv=False)
     if spread[-1] < LEAST_SPREAD * spread[0]:
         return None
@@ -53,7 +53,8 @@ def _lift(quaternions: np.ndarray) -> np.ndarray:
     return products * np.where(_ROWS == _COLUMNS, 1, 2)
 
 
-def _gram_quaternions(gram: np.ndarray) -> np.ndarray:
+def gram_quaternions(gram: np.ndarray) -> np.ndarray:
+    """Quaternions (n, 4) of the given inner products (n, n), as nearly as four dimensions allow."""
     values, vectors = np.linalg.eigh(gram)
     quaternions = vectors[:, -4:] * np.sqrt(np.maximum(values[-4:], 0))
     return quaternions / np.maximum(np.linalg.norm(quaternions, axis=1, keepdims=True), 1e-12)
