@@ -15,7 +15,14 @@ FOLDER = notebooks_folder() / "4-udl-alignment"
 LONGEST_CELL = 40  # lines: a screen
 TOY = {
     "4.1-synthetic-particles": {"images": 200, "image_size": 64},
-    "4.2-pairwise-udl": {"images": 300, "held_out": 80, "image_size": 64, "epochs": 1, "expected_ratio": 1.0},
+    "4.2-pairwise-udl": {
+        "images": 300,
+        "held_out": 80,
+        "image_size": 64,
+        "epochs": 1,
+        "epochs_from_nothing": 4,
+        "expected_ratio": 1.0,
+    },
     "4.3-joint-judl": {"images": 300, "held_out": 80, "image_size": 64, "epochs": 1},
     "4.4-natural-images": {
         "image_size": 32,

@@ -45,7 +45,8 @@ EXAMPLES = {
     "bias_against_distance": lambda: plots.bias_against_distance(np.arange(3.0), {"a": np.arange(3.0)}),
     "learning_curves": lambda: plots.learning_curves({"loss": [2.0, 1.0]}),
     "loss_beside_error": lambda: plots.loss_beside_error(
-        {"loss": [2.0, 1.0], "val_loss": [2.0, 1.0], "val_error_deg": [0.2, 0.1]}
+        {"loss": [2.0, 1.0], "val_loss": [2.0, 1.0], "val_error_deg": [0.2, 0.1]},
+        untrained={"val_loss": 3.0, "val_error_deg": 0.3},
     ),
     "method_comparison": lambda: plots.method_comparison({"a": [1.0]}, names=["one"]),
     "polar_spectra": lambda: plots.polar_spectra(
@@ -439,6 +440,16 @@ def test_losses_stand_beside_the_true_error():
     fig = plots.loss_beside_error({"loss": [3, 2], "val_loss": [3, 2.5], "val_error_deg": [0.5, 0.4]})
     assert [list(trace.y) for trace in fig.data] == [[3, 2], [3, 2.5], [0.5, 0.4]]
     assert "degrees" in fig.layout.yaxis2.title.text
+    fig = plots.loss_beside_error(
+        {"loss": [3, 2], "val_loss": [3, 2.5], "val_error_deg": [0.5, 0.4]},
+        untrained={"val_loss": 4, "val_error_deg": 0.9},
+    )
+    assert [list(trace.x) for trace in fig.data] == [[1, 2], [0, 1, 2], [0, 1, 2]]
+    assert [list(trace.y) for trace in fig.data] == [[3, 2], [4, 3, 2.5], [0.9, 0.5, 0.4]]
+    with pytest.raises(ValueError, match="untrained must hold val_loss and val_error_deg, got val_loss"):
+        plots.loss_beside_error(
+            {"loss": [1], "val_loss": [1], "val_error_deg": [1]}, untrained={"val_loss": 4}
+        )
     with pytest.raises(ValueError, match="history must hold val_error_deg, got loss, val_loss"):
         plots.loss_beside_error({"loss": [1], "val_loss": [1]})
     with pytest.raises(ValueError, match="lists of one length, got 1, 1 and 2"):

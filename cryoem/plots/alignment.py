@@ -57,12 +57,15 @@ def method_comparison(errors_deg: Mapping[str, Sequence[float]], *, names: Seque
     return fig
 
 
-def loss_beside_error(history: Mapping[str, Sequence[float]]) -> go.Figure:
+def loss_beside_error(
+    history: Mapping[str, Sequence[float]], *, untrained: Mapping[str, float] | None = None
+) -> go.Figure:
     """What can be watched without labels, and what it stands for: the losses, and the true error, over the epochs.
 
     Parameters
     ----------
     history : lists of one length: ``loss``, ``val_loss`` and ``val_error_deg`` (degrees), one value an epoch.
+    untrained : ``val_loss`` and ``val_error_deg`` before the first epoch, drawn as epoch 0.
 
     Raises
     ------
@@ -79,15 +82,22 @@ def loss_beside_error(history: Mapping[str, Sequence[float]]) -> go.Figure:
             f"history must hold lists of one length, got {len(loss)}, {len(held_out)} and {len(error)}"
         )
     epochs = np.arange(1, len(loss) + 1)
+    all_epochs = epochs
+    if untrained is not None:
+        before = non_empty_mapping(untrained, name="untrained")
+        if not {"val_loss", "val_error_deg"} <= set(before):
+            raise ValueError(f"untrained must hold val_loss and val_error_deg, got {', '.join(before)}")
+        held_out, error = np.r_[before["val_loss"], held_out], np.r_[before["val_error_deg"], error]
+        all_epochs = np.arange(len(held_out))
     fig = make_subplots(cols=2, horizontal_spacing=0.12)
-    for column, values, name, colour in (
-        (1, loss, "training images", BLUE),
-        (1, held_out, "held-out images", VERMILION),
-        (2, error, "held-out images", VERMILION),
+    for column, x, values, name, colour in (
+        (1, epochs, loss, "training images", BLUE),
+        (1, all_epochs, held_out, "held-out images", VERMILION),
+        (2, all_epochs, error, "held-out images", VERMILION),
     ):
         fig.add_trace(
             go.Scatter(
-                x=epochs,
+                x=x,
                 y=values,
                 mode="lines+markers",
                 line={"color": colour},

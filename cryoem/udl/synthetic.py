@@ -22,8 +22,9 @@ import scipy.fft
 import skimage.transform
 from scipy.spatial.transform import Rotation
 
-from cryoem.checks import finite_array, not_negative, positive_number, whole_number
+from cryoem.checks import finite_array, positive_number, whole_number
 from cryoem.imaging import ContrastTransfer
+from cryoem.particles import open_particles
 from cryoem.udl.pictures import read_grey
 from cryoem.udl.rotation import rotate_images
 
@@ -33,6 +34,7 @@ WHITE_VARIANCE = 10.0
 COLOURED_MAGNITUDE = 3.0
 COLOURED_ANGSTROM = 10.0
 BLOCK = 256
+STACKS = (".mrc", ".mrcs", ".star", ".xmd")
 
 
 @dataclass(frozen=True)
@@ -61,24 +63,62 @@ class SyntheticParticles:
 def read_class_average(
     path: str | os.PathLike, *, pixel_size_angstrom: float, image_size: int = 128
 ) -> ClassAverage:
-    """Read a class average from a picture file, resized.
+    """Read a class average from a picture file or a stack of class averages, resized.
 
     Parameters
     ----------
-    path : PNG, JPEG or TIFF, grey or coloured, square.
+    path : PNG, JPEG or TIFF, grey or coloured, square; or a stack as ``particles.open_particles`` reads it,
+        whose first image is taken.
     pixel_size_angstrom : of the file; the result's grows by the change of size.
     image_size : of the result, pixels.
 
     Raises
     ------
-    ValueError : the file is no picture, not square, or constant.
+    ValueError : the file is no picture and no stack, not square, or constant.
     FileNotFoundError : there is no such file.
     """
     path = Path(path)
-    picture = read_grey(path)
+    if path.suffix.lower() in STACKS:
+        picture = open_particles(path, pixel_size_angstrom=pixel_size_angstrom).read([0])[0]
+    else:
+        picture = read_grey(path)
+    return class_average(
+        picture, pixel_size_angstrom=pixel_size_angstrom, image_size=image_size, name=f"class average {path}"
+    )
+
+
+def class_average(
+    picture: np.ndarray, *, pixel_size_angstrom: float, image_size: int = 128, name: str = "picture"
+) -> ClassAverage:
+    """A class average from an array (y, y), resized, its border taken for the background.
+
+    Parameters
+    ----------
+    picture : (y, y) grey values.
+    pixel_size_angstrom : of the picture; the result's grows by the change of size.
+    image_size : of the result, pixels.
+    name : of the picture in errors.
+
+    Raises
+    ------
+    ValueError : the picture is not (y, y), not finite or constant, or a number is out of its range.
+    """
+    positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
+    image_size = whole_number(image_size, name="image_size", at_least=16)
+    picture = finite_array(picture, name=name, ndim=2, dtype=np.float32)
     if picture.shape[0] != picture.shape[1]:
-        raise ValueError(f"class average {path} must be a square picture, got shape {picture.shape}")
-    return _class_average(picture, pixel_size_angstrom, image_size, name=f"class average {path}")
+        raise ValueError(f"{name} must be square, got shape {picture.shape}")
+    size = len(picture)
+    if size != image_size:
+        picture = skimage.transform.resize(
+            picture, (image_size, image_size), order=3, anti_aliasing=image_size < size
+        )
+    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    picture = picture - np.median(border)
+    if not picture.std() > 0:
+        raise ValueError(f"{name} must have structure, got a constant picture")
+    image = (picture / picture.std()).astype(np.float32)
+    return ClassAverage(image, pixel_size_angstrom * size / image_size)
 
 
 def phantom_class_average(*, image_size: int = 128, seed: int = 1) -> ClassAverage:
@@ -88,7 +128,9 @@ def phantom_class_average(*, image_size: int = 128, seed: int = 1) -> ClassAvera
 
     density = phantom(symmetry="C1", size=64, rng=seed)
     picture = project(density.data, Rotation.from_euler("ZYZ", [[0.3, 1.1, 0.5]]))[0]
-    return _class_average(picture, density.voxel_size_angstrom, image_size, name="phantom")
+    return class_average(
+        picture, pixel_size_angstrom=density.voxel_size_angstrom, image_size=image_size, name="phantom"
+    )
 
 
 def simulate_particles(
@@ -111,14 +153,17 @@ def simulate_particles(
 
     Raises
     ------
-    ValueError : ``n`` is not a positive whole number, the noise is unknown, or the shift is negative.
+    ValueError : ``n`` is not a positive whole number, the noise is unknown, or the shift is no whole number of
+        pixels from 0 to half of the image's side.
     """
     n = whole_number(n, name="n", at_least=1)
     if noise not in NOISES:
         raise ValueError(f"noise must be one of {', '.join(NOISES)}, got {noise!r}")
-    limit = int(not_negative(shift_limit_px, name="shift_limit_px"))
-    rng = np.random.default_rng(rng)
+    limit = whole_number(shift_limit_px, name="shift_limit_px", at_least=0)
     size = len(average.image)
+    if limit > size // 2:
+        raise ValueError(f"shift_limit_px must be at most half of the image's {size} px, got {limit}")
+    rng = np.random.default_rng(rng)
     angles = rng.uniform(0, 2 * np.pi, n)
     shifts = rng.integers(-limit, limit + 1, (n, 2)).astype(float)
     defocus = np.zeros(n) if ctf is None else rng.uniform(*ctf.defocus_angstrom, n)
@@ -142,23 +187,6 @@ def simulate_particles(
     return SyntheticParticles(images, angles, shifts, defocus, average.pixel_size_angstrom)
 
 
-def _class_average(picture, pixel_size_angstrom, image_size, *, name):
-    positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
-    image_size = whole_number(image_size, name="image_size", at_least=16)
-    picture = finite_array(picture, name=name, ndim=2, dtype=np.float32)
-    size = len(picture)
-    if size != image_size:
-        picture = skimage.transform.resize(
-            picture, (image_size, image_size), order=3, anti_aliasing=image_size < size
-        )
-    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
-    picture = picture - np.median(border)
-    if not picture.std() > 0:
-        raise ValueError(f"{name} must have structure, got a constant picture")
-    image = (picture / picture.std()).astype(np.float32)
-    return ClassAverage(image, pixel_size_angstrom * size / image_size)
-
-
 def _through_microscope(images, ctf, defocus_angstrom, pixel_size_angstrom):
     """Images times the magnitude of the contrast transfer: (n, y, x) float32."""
     size = images.shape[1]
@@ -175,14 +203,19 @@ def _noisy(images, noise, pixel_size_angstrom, rng):
     if noise == "ssnr":
         size = images.shape[1]
         magnitude = np.abs(scipy.fft.rfft2(images))
-        # The half-plane's columns stand for two, but for the first and an even size's last.
+        # The half-plane's columns stand for two, but for these, which are their own mirror images.
+        alone = [0, -1] if size % 2 == 0 else [0]
         twice = np.full(magnitude.shape[-1], 2.0)
-        twice[[0, -1] if size % 2 == 0 else [0]] = 1
+        twice[alone] = 1
         mean = (magnitude @ twice).sum(axis=1) / size**2
         distance = np.hypot(scipy.fft.fftfreq(size)[:, None], scipy.fft.rfftfreq(size)) * size
         ky, kx = np.nonzero(distance <= COLOURED_ANGSTROM / pixel_size_angstrom)
         values = rng.standard_normal((len(images), len(ky), 2), dtype=np.float32).view(np.complex64)[..., 0]
         spectra = np.zeros(magnitude.shape, np.complex64)
         spectra[:, ky, kx] = COLOURED_MAGNITUDE * mean[:, None] * values
+        mirrored = np.conj(spectra[:, -np.arange(size)][:, :, alone])
+        spectra[:, :, alone] = (spectra[:, :, alone] + mirrored) / np.sqrt(
+            2
+        )  # of a real image, at full power
         images = images + scipy.fft.irfft2(spectra, s=(size, size))
     return images

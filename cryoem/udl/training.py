@@ -11,7 +11,9 @@ to calibrate.
 average explains each image best become the pseudo-labels; a well aligned set is what reconstructs every member
 well.  The average replaces the published autoencoder as the thing that aligned images are reconstructed from.
 
-Both start from a template of spectra that is aligned classically; see ``classical``.
+Both start from a template of spectra that is aligned classically (see ``classical``), and what training adds to it
+can be read off ``Training.untrained``.  Under ``"udl"`` that is little: the partners' mistakes average out in the
+template already.  From random weights, ``warm_start=False``, the same pairs teach everything, only not as well.
 """
 
 from __future__ import annotations
@@ -60,10 +62,14 @@ REFERENCE_ROUNDS = (
 
 @dataclass(frozen=True)
 class Training:
-    """A trained ``aligner``, and the ``history`` of its training, one value an epoch, see ``train``."""
+    """A trained ``aligner``, and the ``history`` of its training, one value an epoch, see ``train``.
+
+    ``untrained``: what ``val_loss``, and ``val_error_deg`` where there is one, were before the first epoch.
+    """
 
     aligner: Aligner
     history: dict[str, list[float]]
+    untrained: dict[str, float]
 
 
 def train(
@@ -75,6 +81,7 @@ def train(
     batch_size: int = 128,
     learning_rate: float = 1e-3,
     validation_fraction: float = 0.1,
+    warm_start: bool = True,
     true_angles_rad: np.ndarray | None = None,
     seconds: float | None = None,
     checkpoints: str | os.PathLike | None = None,
@@ -91,6 +98,7 @@ def train(
     symmetry : of the class in its plane, ``"C1"``, ``"C2"``, ...
     epochs, batch_size, learning_rate : of AdamW; the rate is the highest of a cosine.
     validation_fraction : of the images, the last ones, that are not trained on.
+    warm_start : begin with the classical template, not with random weights.
     true_angles_rad : (n,), only to watch the true error (``val_error_deg``); nothing is trained on them.
     seconds : stop after the epoch in which this time has passed.
     checkpoints : folder that is written after every epoch and that an interrupted training goes on from.
@@ -134,7 +142,8 @@ def train(
     else:
         template, targets, reference = _joint_labels(images, spectra, parts, grid)
         model = network
-    network.get_layer("template").warm_start(template)
+    if warm_start:
+        network.get_layer("template").warm_start(template)
     aligner = Aligner(network, grid, reference, method)
     stream, validation = (
         _LabelledSpectra(
@@ -142,7 +151,9 @@ def train(
         )
         for rows, labels in zip(parts, targets, strict=True)
     )
-    watch = _true_error(aligner, spectra, parts[1], true_angles_rad)
+    measure = _true_error(aligner, spectra, parts[1], true_angles_rad)
+    untrained = {"val_loss": _loss(model, validation), **measure()}
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda _, logs: logs.update(measure()))
     history = fit(
         model,
         stream,
@@ -152,10 +163,10 @@ def train(
         learning_rate=learning_rate,
         seconds=seconds,
         checkpoints=checkpoints,
-        callbacks=[*watch, *callbacks],
+        callbacks=[watch, *callbacks],
         verbose=verbose,
     )
-    return Training(aligner, history)
+    return Training(aligner, history, untrained)
 
 
 def fit(
@@ -322,14 +333,21 @@ def start_together(spectra: np.ndarray, grid: PolarGrid) -> tuple[np.ndarray, np
     return iterated_template(spectra, start=template, rounds=SYNCHRONISED_ROUNDS, period_rad=grid.period_rad)
 
 
+def _loss(model, validation):
+    """The loss of all batches of a stream, as it is."""
+    batches = [validation[index] for index in range(len(validation))]
+    losses = [direction_loss(targets, model.predict_on_batch(inputs)) for inputs, targets in batches]
+    return float(np.mean([ops.convert_to_numpy(loss) for loss in losses]))
+
+
 def _true_error(aligner, spectra, rows, true_angles_rad):
-    """A callback that adds the true error of the validation images to the logs; none without the truth."""
+    """A function that measures the true error of the validation images: a dictionary, empty without the truth."""
     if true_angles_rad is None:
-        return []
-    measure = pair_error_deg if aligner.method == "udl" else joint_error_deg
+        return dict
+    error = pair_error_deg if aligner.method == "udl" else joint_error_deg
 
-    def measured(epoch, logs):
+    def measure():
         angles = aligner.angles_of_spectra(spectra[rows])
-        logs["val_error_deg"] = measure(angles, true_angles_rad[rows], period_rad=aligner.grid.period_rad)
+        return {"val_error_deg": error(angles, true_angles_rad[rows], period_rad=aligner.grid.period_rad)}
 
-    return [keras.callbacks.LambdaCallback(on_epoch_end=measured)]
+    return measure
