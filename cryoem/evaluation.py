@@ -8,6 +8,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.checks import many_rotations
+from cryoem.rotations import point_group
+from cryoem.symmetric_evaluation import best_map
 
 MIRROR = np.diag([1.0, 1.0, -1.0])
 REWEIGHTED_ROUNDS = 30
@@ -33,12 +35,13 @@ class Alignment:
         return float(self.errors.mean())
 
 
-def recovery_error(true: Rotation, recovered: Rotation) -> float:
+def recovery_error(true: Rotation, recovered: Rotation, *, symmetry: str = "C1") -> float:
     """E_OR: the mean error after the best map in O(4), what distances alone can determine.
 
     Parameters
     ----------
     true, recovered : n orientations each.
+    symmetry : point group G of the particle; see ``align_to``.
 
     Returns
     -------
@@ -50,15 +53,16 @@ def recovery_error(true: Rotation, recovered: Rotation) -> float:
 
     Source: arXiv 2104.06237, eq. 7, solved by Procrustes instead of by descent.
     """
-    return align_to(true, recovered).mean_error
+    return align_to(true, recovered, symmetry=symmetry).mean_error
 
 
-def pose_error(true: Rotation, recovered: Rotation) -> float:
+def pose_error(true: Rotation, recovered: Rotation, *, symmetry: str = "C1") -> float:
     """Mean error where only the particle's frame and its handedness are free, what images can determine.
 
     Parameters
     ----------
     true, recovered : n orientations each.
+    symmetry : point group G of the particle; see ``align_frame``.
 
     Returns
     -------
@@ -68,15 +72,22 @@ def pose_error(true: Rotation, recovered: Rotation) -> float:
     ------
     ValueError : the two are not equally many, empty, or a single rotation.
     """
-    return align_frame(true, recovered).mean_error
+    return align_frame(true, recovered, symmetry=symmetry).mean_error
 
 
-def align_to(true: Rotation, recovered: Rotation) -> Alignment:
+def align_to(true: Rotation, recovered: Rotation, *, symmetry: str = "C1") -> Alignment:
     """The recovered orientations moved onto the true ones by the best ``R -> A R B`` or ``R -> A R^T B``.
+
+    With ``symmetry``, of a group G as ``rotations.point_group`` has it, by ``R -> A R N g`` instead, N a rotation that
+    maps G onto itself and g in G the one that brings this image nearest: distances between symmetric particles
+    tell R from R^T and say how the axes lie.
 
     Shapes, errors raised: as ``recovery_error``.
     """
     _check(true, recovered)
+    if len(point_group(symmetry)) > 1:
+        best = best_map(true, recovered, symmetry, turned=True)
+        return Alignment(best, _angles(true, best))
     direct = _best_two_sided(true.as_quat(), recovered.as_quat())
     inverse = _best_two_sided(true.as_quat(), recovered.inv().as_quat())
     inverted = _angles(true, inverse).mean() < _angles(true, direct).mean()
@@ -84,14 +95,21 @@ def align_to(true: Rotation, recovered: Rotation) -> Alignment:
     return Alignment(best, _angles(true, best), inverted=bool(inverted))
 
 
-def align_frame(true: Rotation, recovered: Rotation) -> Alignment:
+def align_frame(true: Rotation, recovered: Rotation, *, symmetry: str = "C1") -> Alignment:
     """The recovered orientations moved onto the true ones by the best rotation of the particle's frame, and mirror.
+
+    With ``symmetry``, of a group G as ``rotations.point_group`` has it, only frames in which the particle has G are
+    possible, and of the copies ``R g`` the nearest counts.
 
     Shapes, errors raised: as ``pose_error``.
     """
     _check(true, recovered)
-    plain = _best_right(true, recovered)
-    mirrored = _best_right(true, mirror(recovered))
+    if len(point_group(symmetry)) > 1:
+        plain, mirrored = (
+            best_map(true, moved, symmetry, turned=False) for moved in (recovered, mirror(recovered))
+        )
+    else:
+        plain, mirrored = _best_right(true, recovered), _best_right(true, mirror(recovered))
     is_mirrored = _angles(true, mirrored).mean() < _angles(true, plain).mean()
     best = mirrored if is_mirrored else plain
     return Alignment(best, _angles(true, best), mirrored=bool(is_mirrored))

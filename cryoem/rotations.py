@@ -131,6 +131,45 @@ def point_group(symmetry: str) -> Rotation:
     return group[identity_first]
 
 
+def normaliser(symmetry: str) -> tuple[Rotation, bool]:
+    """Rotations N that map a point group onto itself, ``N G N^-1 = G``: the frames in which a symmetric particle can be
+    described alike.
+
+    Parameters
+    ----------
+    symmetry : as for ``point_group``, more than C1.
+
+    Returns
+    -------
+    rotations, and whether any rotation about z belongs to them too (C_n); these are then sampled 36 times within
+    a period of the group.
+
+    Raises
+    ------
+    ValueError : the name is none of these, or C1, whose normaliser is every rotation.
+    """
+    order = len(point_group(symmetry))
+    name = str(symmetry).upper()
+    if order == 1:
+        raise ValueError(f"symmetry must be more than C1, got {symmetry!r}")
+    if name[0] == "C":
+        about = Rotation.from_rotvec(
+            np.linspace(0, 2 * np.pi / order, 36, endpoint=False)[:, None] * [0, 0, 1]
+        )
+        return Rotation.concatenate([about, about * Rotation.from_rotvec([np.pi, 0, 0])]), True
+    if name in ("D2", "T"):
+        return point_group("O"), False
+    if name == "D1":
+        raise ValueError(f"symmetry must be Cn, Dn from D2 on, T, O or I, got {symmetry!r}")
+    return point_group(f"D{order}" if name[0] == "D" else name), False
+
+
+def copies_of(rotations: Rotation, group: Rotation) -> np.ndarray:
+    """Quaternions of all ``R g``: (n, k, 4) for n orientations and the k rotations of a group."""
+    copies = [(rotations * g).as_quat().reshape(-1, 4) for g in group]
+    return np.ascontiguousarray(np.stack(copies, axis=1))
+
+
 def geodesic_distance(a: Rotation, b: Rotation, *, symmetry: str = "C1") -> np.ndarray:
     """Rotation angle between every pair of orientations.
 

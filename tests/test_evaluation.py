@@ -9,6 +9,8 @@ from cryoem.evaluation import align_frame, align_to, mirror, pose_error, recover
 from cryoem.rotations import (
     from_relion_euler_deg,
     geodesic_distance,
+    normaliser,
+    point_group,
     random_rotations,
     random_small_rotations,
 )
@@ -176,3 +178,54 @@ FOUR = random_rotations(4, rng=0)
 def test_orientations_that_cannot_be_compared_are_refused(error, true, recovered, message):
     with pytest.raises(ValueError, match=message):
         error(true, recovered)
+
+
+GROUPS = ["C2", "C3", "C4", "D2", "D3", "D4", "T", "O", "I"]
+
+
+def scattered(rotations: Rotation, symmetry: str) -> Rotation:
+    """Every orientation at a copy of its own."""
+    group = point_group(symmetry)
+    return rotations * group[np.random.default_rng(7).integers(len(group), size=len(rotations))]
+
+
+@pytest.mark.parametrize("symmetry", GROUPS)
+def test_the_normaliser_maps_the_group_onto_itself(symmetry):
+    group, (frames, about_axis) = point_group(symmetry), normaliser(symmetry)
+    if about_axis:
+        frames = Rotation.concatenate([frames, Rotation.from_rotvec([[0, 0, 0.123]])])
+    for frame in frames:
+        moved = frame * group * frame.inv()
+        assert geodesic_distance(moved, group).min(axis=1).max() < 1e-6
+    outside = Rotation.from_rotvec([0.3, 0.2, 0.1])
+    assert geodesic_distance(outside * group * outside.inv(), group).min(axis=1).max() > 0.1
+
+
+@pytest.mark.parametrize("symmetry", GROUPS)
+def test_copies_of_a_symmetric_particle_do_not_count_as_errors(symmetry):
+    true = random_rotations(60, rng=0)
+    frames, about_axis = normaliser(symmetry)
+    frame = frames[len(frames) // 2] * Rotation.from_rotvec([0, 0, 0.07 * about_axis])
+    turn = random_rotations(1, rng=1)[0]
+    same = scattered(true * frame, symmetry)
+    assert pose_error(true, same, symmetry=symmetry) < 1e-6
+    assert pose_error(true, mirror(same), symmetry=symmetry) < 1e-6
+    assert recovery_error(true, turn * same, symmetry=symmetry) < 1e-6
+    assert pose_error(true, turn * same, symmetry=symmetry) > 0.1
+    assert recovery_error(true, same.inv(), symmetry=symmetry) > 0.1
+
+
+@pytest.mark.parametrize("symmetry", ["C2", "C4", "D2", "D3"])
+def test_errors_of_a_symmetric_particle_have_the_size_that_they_have(symmetry):
+    true = random_rotations(300, rng=0)
+    off = turned(true, 0.05)
+    expected = (true.inv() * off).magnitude().mean()
+    recovered = random_rotations(1, rng=1)[0] * scattered(off, symmetry)
+    assert recovery_error(true, recovered, symmetry=symmetry) == pytest.approx(expected, rel=0.03)
+    assert pose_error(true, scattered(off, symmetry), symmetry=symmetry) == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize(("symmetry", "sentence"), [("C1", "more than C1, got 'C1'"), ("D1", "from D2 on")])
+def test_a_normaliser_needs_axes(symmetry, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        normaliser(symmetry)

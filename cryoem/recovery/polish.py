@@ -12,6 +12,8 @@ import numba
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from cryoem.rotations import copies_of
+
 STEP = 0.7
 LEAST_GAIN = 1e-4
 SHORTEST_STEP = 0.05
@@ -95,7 +97,7 @@ def polish_against(
     for _ in range(rounds + 1):
         candidate = quaternions if move is None else _moved(quaternions, step * move)
         against = candidate if references is None else references
-        copies = against[:, None] if group is None else right_multiples(against, group)
+        copies = against[:, None] if group is None else copies_of(Rotation.from_quat(against), group)
         hessians, gradients, squares, counts = _normal_equations(distances, candidate, copies, robust_width)
         loss = float(squares.sum() / max(counts.sum(), 1))
         if losses and loss >= losses[-1]:
@@ -111,12 +113,6 @@ def polish_against(
             break
         move = _gauss_newton_move(hessians, gradients, quaternions)
     return visited, losses
-
-
-def right_multiples(quaternions: np.ndarray, group: Rotation) -> np.ndarray:
-    """All ``q g`` of quaternions (n, 4) and the k rotations of a group: (n, k, 4)."""
-    copies = [(Rotation.from_quat(quaternions) * g).as_quat() for g in group]
-    return np.ascontiguousarray(np.stack(copies, axis=1))
 
 
 def _gauss_newton_move(hessians: np.ndarray, gradients: np.ndarray, quaternions: np.ndarray) -> np.ndarray:
