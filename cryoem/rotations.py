@@ -166,8 +166,8 @@ def normaliser(symmetry: str) -> tuple[Rotation, bool]:
 
 def copies_of(rotations: Rotation, group: Rotation) -> np.ndarray:
     """Quaternions of all ``R g``: (n, k, 4) for n orientations and the k rotations of a group."""
-    copies = [(rotations * g).as_quat().reshape(-1, 4) for g in group]
-    return np.ascontiguousarray(np.stack(copies, axis=1))
+    each, copies = np.atleast_2d(rotations.as_quat())[:, None], group.as_quat()[None]
+    return (Rotation.from_quat(each) * Rotation.from_quat(copies)).as_quat()
 
 
 def geodesic_distance(a: Rotation, b: Rotation, *, symmetry: str = "C1") -> np.ndarray:

@@ -1,7 +1,8 @@
 """A start for the orientations of a symmetric particle, from distances that its point group has reduced.
 
 The distance is ``min_g d(R_i, R_j g)``.  Orientations that are closer than half of the group's smallest angle are
-nearer to each other than to any other copy: between them it is the plain distance, whichever copies they are.  So a cap of images is laid out by the Gram matrix of its quaternions, and the map grows outwards, each image at the copy
+nearer to each other than to any other copy: between them it is the plain distance, whichever copies they are.  So a
+cap of images is laid out by the Gram matrix of its quaternions, and the map grows outwards, each image at the copy
 nearest to what is there, while distances beyond half of the angle are left out.  They say in the end where
 the map closes on itself: how the group's axes lie in it, and whether all orientations are transposed, which plain
 distances cannot tell.  The best of a grid of frames is refined, and the map turned into the frame of ``point_group``.
