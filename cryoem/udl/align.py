@@ -14,6 +14,7 @@ from cryoem.checks import square_images
 from cryoem.particles import ParticleStack
 from cryoem.udl.aligner import Aligner
 from cryoem.udl.classical import pair_angles
+from cryoem.udl.joint import class_average, start_together
 from cryoem.udl.registration import (
     FilteredReference,
     Registration,
@@ -24,7 +25,6 @@ from cryoem.udl.registration import (
     register,
 )
 from cryoem.udl.spectra import PolarGrid, polar_grid, polar_spectra
-from cryoem.udl.training import class_average, start_together
 
 METHODS = ("udl", "judl", "template")
 CORRENTROPY_WIDTH = 1.0  # in standard deviations of the images

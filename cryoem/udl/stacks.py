@@ -29,8 +29,9 @@ from cryoem.resolution import fourier_ring_correlation
 from cryoem.udl.align import METHODS, align_block, prepare_reference, template_aligner
 from cryoem.udl.aligner import Aligner, save_aligner
 from cryoem.udl.export import export_aligner, load_model
+from cryoem.udl.joint import FEWEST_IMAGES
 from cryoem.udl.registration import circular_mask
-from cryoem.udl.training import FEWEST_IMAGES, train
+from cryoem.udl.training import train
 
 MOST_TRAINING_IMAGES = 10_000
 BLOCK = 512

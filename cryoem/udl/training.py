@@ -28,34 +28,13 @@ from keras import ops
 from cryoem.checkpoints import Record, cosine_adamw, restore
 from cryoem.checks import finite_array, positive_number, square_images, whole_number
 from cryoem.udl.aligner import Aligner
-from cryoem.udl.classical import (
-    iterated_template,
-    mean_spectrum,
-    neighbour_pairs,
-    pair_angles,
-    synchronise,
-    wrapped,
-)
+from cryoem.udl.classical import mean_spectrum, neighbour_pairs, pair_angles, synchronise, wrapped
+from cryoem.udl.joint import FEWEST_IMAGES, PARTNERS, angles_of_pairs, class_average, start_together
 from cryoem.udl.network import build_polar_network
-from cryoem.udl.registration import (
-    Registration,
-    align_images,
-    filter_reference,
-    mean_power,
-    register,
-    turn,
-)
+from cryoem.udl.registration import align_images, filter_reference, register
 from cryoem.udl.spectra import PolarGrid, polar_grid, polar_spectra
 
 METHODS = ("udl", "judl")
-FEWEST_IMAGES = 4
-PARTNERS = 8
-SYNCHRONISED_ROUNDS = 5
-REFERENCE_ROUNDS = (
-    (1000, 0),
-    (1000, 0),
-    (3000, 2),
-)  # images, Gauss-Newton steps of each round of the average
 
 
 @dataclass(frozen=True)
@@ -260,20 +239,11 @@ def _pairwise_labels(spectra, parts, grid, rng):
     targets = []
     for rows in parts:
         pairs = rows[neighbour_pairs(len(rows), PARTNERS, rng=rng)]
-        angles = _angles_of_pairs(spectra, pairs, grid)
+        angles = angles_of_pairs(spectra, pairs, grid)
         targets.append((pairs, angles))
     pairs, angles = targets[0]
     together = synchronise(pairs, angles, period_rad=grid.period_rad)
     return mean_spectrum(spectra[parts[0]], together, period_rad=grid.period_rad), targets
-
-
-def _angles_of_pairs(spectra, pairs, grid, block=2000):
-    return np.concatenate(
-        [
-            pair_angles(spectra[p[:, 0]], spectra[p[:, 1]], period_rad=grid.period_rad)
-            for p in np.array_split(pairs, -(-len(pairs) // block))
-        ]
-    )
 
 
 def _joint_labels(images, spectra, parts, grid):
@@ -288,38 +258,6 @@ def _joint_labels(images, spectra, parts, grid):
     average = align_images(images[training], labels[0], found[0].shifts_px).mean(axis=0)
     template = mean_spectrum(spectra[training], labels[0], period_rad=grid.period_rad)
     return template, list(zip(parts, labels, strict=True)), average
-
-
-def class_average(images: np.ndarray, angles_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The average of images whose angles are known modulo half a turn, and their mean power.
-
-    It begins as one image and takes in more of them, twins and shifts settled against the average before.
-    Returns (y, x) and (y, x // 2 + 1), see ``registration.mean_power``.
-    """
-    power = mean_power(images[: REFERENCE_ROUNDS[-1][0]])
-    average = align_images(images[:1], angles_rad[:1], np.zeros((1, 2)))[0]
-    for count, steps in REFERENCE_ROUNDS:
-        some = images[:count]
-        found = register(some, filter_reference(average, power), angles_rad[:count], steps=steps)
-        average = align_images(some, found.angles_rad, _about_the_centre(found)).mean(axis=0)
-    return average, power
-
-
-def _about_the_centre(found: Registration) -> np.ndarray:
-    """Shifts against the reference moved to where the particles stand on average: (n, 2).
-
-    Particles are picked about the middle of their images; the one image that an average begins as need not be.
-    """
-    offset = turn(found.shifts_px, -found.angles_rad).mean(axis=0)
-    return found.shifts_px - turn(np.broadcast_to(offset, found.shifts_px.shape), found.angles_rad)
-
-
-def start_together(spectra: np.ndarray, grid: PolarGrid) -> tuple[np.ndarray, np.ndarray]:
-    """Angles of spectra and their template, from synchronised pairs followed by an iterated template."""
-    pairs = neighbour_pairs(len(spectra), PARTNERS, rng=0)
-    angles = synchronise(pairs, _angles_of_pairs(spectra, pairs, grid), period_rad=grid.period_rad)
-    template = mean_spectrum(spectra, angles, period_rad=grid.period_rad)
-    return iterated_template(spectra, start=template, rounds=SYNCHRONISED_ROUNDS, period_rad=grid.period_rad)
 
 
 def _true_error(aligner, spectra, rows, true_angles_rad):
