@@ -17,7 +17,7 @@ from cryoem.udl.align import align, template_aligner
 from cryoem.udl.aligner import load_aligner, save_aligner
 from cryoem.udl.classical import wrapped
 from cryoem.udl.export import export_aligner, load_exported, load_model
-from cryoem.udl.registration import align_images
+from cryoem.udl.registration import align_images, circular_mask
 from cryoem.udl.rotation import rotate_images
 from cryoem.udl.training import train
 
@@ -89,6 +89,38 @@ def test_images_come_back_in_the_pose_of_a_given_reference(average, clean, align
 def test_the_template_needs_no_training(clean):
     angles, _ = misalignment(align(clean.images, template_aligner(clean.images)), clean)
     assert np.abs(angles).max() < np.deg2rad(1)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-3, 1e3, 1e25])
+@pytest.mark.parametrize("kind", ["the model's reference", "a given reference", "a new template"])
+def test_the_scale_of_the_images_changes_nothing(kind, scale, average, clean, aligner):
+    scaled = clean.images * np.float32(scale)
+
+    def aligned(images):
+        if kind == "a new template":
+            return align(images, template_aligner(images))
+        return align(images, aligner, reference=average.image if kind == "a given reference" else None)
+
+    expected, found = aligned(clean.images), aligned(scaled)
+    assert np.abs(wrapped(found.angles_rad - expected.angles_rad, 2 * np.pi)).max() < 1e-4
+    np.testing.assert_allclose(found.shifts_px, expected.shifts_px, atol=1e-3)
+    np.testing.assert_allclose(found.correlation, expected.correlation, atol=1e-4)
+    np.testing.assert_allclose(found.correntropy, expected.correntropy, atol=1e-4)
+
+
+def test_images_beyond_single_precision_are_refused(clean, aligner):
+    with pytest.raises(ValueError, match=r"images must have a standard deviation .* got 9.97e\+35"):
+        align(clean.images * np.float32(1e36), aligner)
+
+
+def test_structure_outside_the_circle_alone_is_none(clean, aligner):
+    images = clean.images.copy()
+    images[4][circular_mask(SIZE) > 0] = 3.0
+    assert np.ptp(images[4]) > 1
+    with pytest.raises(ValueError, match="images must have structure, got 1 constant ones, first 4"):
+        aligner.angles(images)
+    with pytest.raises(ValueError, match="reference must have structure, got a constant image"):
+        align(clean.images, aligner, reference=images[4])
 
 
 def test_models_come_back_as_they_were(aligner, clean, tmp_path):
