@@ -10,6 +10,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from cryoem.errors import first_line
+
 WARM_UP_STEPS = 50
 LAST_RATE = 0.05
 HISTORY_FILE = "history.json"
@@ -106,11 +108,6 @@ def restore(model: keras.Model, folder: Path) -> tuple[int, dict[str, list[float
             f"checkpoints {folder} hold no usable training state, remove it to train anew: {first_line(error)}"
         ) from None
     return latest, history
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its kind where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":")
 
 
 def _state_path(folder: Path, epochs_done: int) -> Path:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoem.checkpoints import first_line
 from cryoem.checks import square_images
-from cryoem.udl.network import build_polar_network
+from cryoem.errors import first_line
 from cryoem.udl.spectra import PolarGrid, polar_spectra
 
 SETTINGS_FILE = "aligner.json"
@@ -102,6 +101,8 @@ def load_aligner(folder: str | os.PathLike) -> Aligner:
     FileNotFoundError : there is no aligner in the folder.
     ValueError : what is there cannot be read as one.
     """
+    from cryoem.udl.network import build_polar_network  # imports Keras
+
     folder = Path(folder)
     grid, method = read_settings(folder, FORMAT)
     try:

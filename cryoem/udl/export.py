@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoem.checkpoints import first_line
+from cryoem.errors import first_line
 from cryoem.udl.aligner import (
     FORMAT,
     Aligner,
