@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import mrcfile
 import numpy as np
@@ -17,6 +19,7 @@ from cryoem.udl.align import align, template_aligner
 from cryoem.udl.aligner import load_aligner, save_aligner
 from cryoem.udl.classical import wrapped
 from cryoem.udl.export import export_aligner, load_exported, load_model
+from cryoem.udl.network import build_polar_network
 from cryoem.udl.registration import align_images, circular_mask
 from cryoem.udl.rotation import rotate_images
 from cryoem.udl.training import train
@@ -38,6 +41,15 @@ def clean(average):
 @pytest.fixture(scope="module")
 def aligner(clean):
     return train(clean.images, method="judl", epochs=1, batch_size=16).aligner
+
+
+@pytest.fixture(scope="module")
+def models(aligner, tmp_path_factory):
+    """A folder with the aligner, ``saved`` and ``exported``; tests read it only."""
+    folder = tmp_path_factory.mktemp("models")
+    save_aligner(aligner, folder / "saved")
+    export_aligner(aligner, folder / "exported")
+    return folder
 
 
 @pytest.fixture
@@ -138,6 +150,68 @@ def test_models_come_back_as_they_were(aligner, clean, tmp_path):
         export_aligner(aligner, tmp_path / "exported")
 
 
+def edited(change):
+    """A change to the settings of a model's folder."""
+
+    def damage(folder):
+        settings = json.loads((folder / "aligner.json").read_text())
+        change(settings)
+        (folder / "aligner.json").write_text(json.dumps(settings))
+
+    return damage
+
+
+DAMAGES = {
+    "fold": (edited(lambda s: s["grid"].update(fold=2)), "its aligner.json is not as it was"),
+    "rings": (edited(lambda s: s["grid"].update(lowest=1)), "its aligner.json is not as it was"),
+    "angles": (edited(lambda s: s["grid"].update(n_angles=64)), "its aligner.json is not as it"),
+    "size": (edited(lambda s: s["grid"].update(image_size=48.0)), "its aligner.json is not as"),
+    "no sums": (edited(lambda s: s.pop("sha256")), "its aligner.json is not as it was written"),
+    "format": (edited(lambda s: s.update(format="bogus")), "its format must be .* got 'bogus'"),
+    "nan reference": (
+        lambda folder: np.save(folder / "reference.npy", np.full((SIZE, SIZE), np.nan, np.float32)),
+        "its reference.npy is not as it was written",
+    ),
+    "text": (
+        lambda folder: (folder / "reference.npy").write_text("an average"),
+        "its reference.npy is not as it was written",
+    ),
+    "no reference": (lambda folder: (folder / "reference.npy").unlink(), "its reference.npy is missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["saved", "exported"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_model_that_was_changed_is_refused(damage, form, models, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(models / form, folder)
+    load_model(folder)
+    change, sentence = DAMAGES[damage]
+    change(folder)
+    with pytest.raises(ValueError, match=f"model {folder} cannot be read: {sentence}"):
+        load_model(folder)
+
+
+def test_a_network_that_answers_nonsense_is_refused(aligner, tmp_path):
+    nan = build_polar_network(aligner.grid)
+    nan.set_weights([np.full_like(weight, np.nan) for weight in nan.get_weights()])
+    save_aligner(replace(aligner, network=nan), tmp_path / "nan")
+    with pytest.raises(ValueError, match=r"nan cannot be read: its network must answer with finite"):
+        load_model(tmp_path / "nan")
+    other = build_polar_network(replace(aligner.grid, n_angles=64))
+    for write, name in ((save_aligner, "saved"), (export_aligner, "exported")):
+        write(replace(aligner, network=other), tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name} cannot be read: .+"):
+            load_model(tmp_path / name)
+
+
+def test_a_grid_is_of_whole_numbers(aligner):
+    with pytest.raises(ValueError, match=r"image_size must be a whole number of at least 16, got 48\.5"):
+        replace(aligner.grid, image_size=48.5)
+    sizes = [replace(aligner.grid, image_size=side).image_size for side in (48.0, np.int64(48))]
+    assert [type(side) for side in sizes] == [int, int]
+
+
 def test_a_file_becomes_a_folder_that_other_programs_read(stack_file, clean, tmp_path):
     before = stack_file.read_bytes()
     result = stacks.align_file(stack_file, tmp_path / "aligned", epochs=1, export=True)
@@ -229,7 +303,7 @@ def test_bad_models_end_in_one_sentence_and_leave_nothing(stack_file, aligner, a
     before = {path.name for path in tmp_path.iterdir()}
     for model, sentence in (
         ("other-size", "is for images of 32 px, got 48 px"),
-        ("damaged", "damaged cannot be read"),
+        ("damaged", "damaged cannot be read: its aligner.weights.h5 is not as it was written"),
         ("no-json", "no-json cannot be read"),
         ("missing", "missing is not there"),
     ):
