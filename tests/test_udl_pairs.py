@@ -318,13 +318,13 @@ def test_a_resumed_training_goes_on_as_if_it_had_not_stopped(tmp_path, photograp
             if epoch == 1:
                 raise KeyboardInterrupt
 
-    def train(folder, *callbacks):
+    def train(folder, *callbacks, displacement_px=1.0):
         return train_pairs(
             dense_network(),
             stream,
             validation=validation,
             epochs=2,
-            displacement_px=1.0,
+            displacement_px=displacement_px,
             split_pixels=True,
             checkpoints=folder,
             callbacks=callbacks,
@@ -336,6 +336,8 @@ def test_a_resumed_training_goes_on_as_if_it_had_not_stopped(tmp_path, photograp
     resumed = train(tmp_path / "parts")
     for name in ("loss", "val_loss", "bias_deg", "val_error_deg", "step"):
         np.testing.assert_allclose(resumed[name], whole[name], rtol=1e-4, err_msg=name)
+    with pytest.raises(ValueError, match="are of another training, with options"):
+        train(tmp_path / "parts", displacement_px=2.0)
 
 
 def test_spectra_without_truth_train_modulo_half_a_turn(rng):

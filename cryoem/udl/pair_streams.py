@@ -36,7 +36,7 @@ class PairStream(keras.utils.PyDataset):
         self.epoch = 0
         self.batch_size = whole_number(batch_size, name="batch_size", at_least=1)
         self._steps = whole_number(steps, name="steps", at_least=1)
-        self._draw, self._seed = draw, seed
+        self._draw, self.seed = draw, seed
 
     def __len__(self) -> int:
         return self._steps
@@ -51,7 +51,7 @@ class PairStream(keras.utils.PyDataset):
 
     def rng(self, *key: int) -> np.random.Generator:
         """A generator of its own for every key."""
-        return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=key))
+        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
 
 def natural_draw(photographs: Sequence[np.ndarray], **options) -> Draw:

@@ -80,7 +80,8 @@ def train_pairs(
     Raises
     ------
     ValueError : the method is unknown, a number is out of its range, ``"supervised"`` gets pairs without angles, a
-        method other than ``"udl"`` a displacement or a split, or ``checkpoints`` hold a damaged state.
+        method other than ``"udl"`` a displacement or a split, or ``checkpoints`` hold a damaged state, or that of other
+        options or another seed.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -102,6 +103,7 @@ def train_pairs(
         learning_rate=learning_rate,
         seconds=seconds,
         checkpoints=checkpoints,
+        made_from={"options": options, "seed": stream.seed, "batch_size": stream.batch_size},
         callbacks=[watch, *callbacks],
         verbose=verbose,
     )

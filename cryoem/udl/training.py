@@ -17,7 +17,7 @@ Both start from a template of spectra that is aligned classically; see ``classic
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from cryoem.checkpoints import Record, cosine_adamw, restore
+from cryoem.checkpoints import Record, cosine_adamw, digest, restore
 from cryoem.checks import finite_array, positive_number, square_images, whole_number
 from cryoem.udl.aligner import Aligner
 from cryoem.udl.classical import mean_spectrum, neighbour_pairs, pair_angles, synchronise, wrapped
@@ -86,7 +86,7 @@ def train(
     Raises
     ------
     ValueError : images are not (n, y, y), too few, not finite or constant; the method or symmetry is unknown;
-        a number is out of its range; or ``checkpoints`` hold a damaged state.
+        a number is out of its range; or ``checkpoints`` hold a damaged state, or that of another training.
     """
     images = square_images(images, at_least=FEWEST_IMAGES, smallest_px=16)
     if method not in METHODS:
@@ -100,6 +100,15 @@ def train(
         true_angles_rad = finite_array(true_angles_rad, name="true_angles_rad", ndim=1, dtype=float)
         if len(true_angles_rad) != len(images):
             raise ValueError(f"true_angles_rad must be {len(images)}, got {len(true_angles_rad)}")
+    made_from = {
+        "images": digest(images),
+        "method": method,
+        "symmetry": symmetry,
+        "batch_size": batch_size,
+        "validation_fraction": validation_fraction,
+        "true_angles_rad": true_angles_rad is not None,
+        "rng": None if rng is None else digest(np.random.default_rng(rng)),
+    }
     rng = np.random.default_rng(rng)
     grid = polar_grid(images.shape[1], symmetry=symmetry)
     spectra = polar_spectra(images, grid)
@@ -131,6 +140,7 @@ def train(
         learning_rate=learning_rate,
         seconds=seconds,
         checkpoints=checkpoints,
+        made_from=made_from,
         callbacks=[*watch, *callbacks],
         verbose=verbose,
     )
@@ -147,17 +157,19 @@ def fit(
     learning_rate: float,
     seconds: float | None = None,
     checkpoints: str | os.PathLike | None = None,
+    made_from: Mapping[str, object] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int = 0,
 ) -> dict[str, list[float]]:
     """``model.fit`` with the schedule, the history and the checkpoints that all trainings of this folder share.
 
     Arguments as in ``train``; ``stream`` and ``validation`` give batches (inputs, targets), and a stream's
-    ``epoch`` is set before each epoch.
+    ``epoch`` is set before each epoch.  ``made_from`` is what else the numbers come from, see ``checkpoints.restore``.
     """
     model.compile(optimizer=cosine_adamw(learning_rate, epochs * len(stream)), loss=loss)
     folder = None if checkpoints is None else Path(checkpoints)
-    first_epoch, history = (0, {}) if folder is None else restore(model, folder)
+    made_from = {"epochs": epochs, "steps": len(stream), "learning_rate": learning_rate, **(made_from or {})}
+    first_epoch, history = (0, {}) if folder is None else restore(model, folder, made_from)
     record = Record(stream, folder, history, patience=None, seconds=seconds)
     if not record.is_over():
         model.fit(
