@@ -91,8 +91,8 @@ def stated_pixel_sizes(path: Path, particles: pd.DataFrame, optics: pd.DataFrame
 def named_images(path: Path, names: Sequence[str]) -> StackedImages:
     """The images that a table at ``path`` names as number@stack, the numbers from 1.
 
-    A stack is looked for from the table's folder upwards, since RELION and XMIPP name files from the project's folder;
-    last, under its bare name beside the table.
+    RELION and XMIPP name files from the project's folder, which they are started in: a stack is looked for from the
+    table's folder upwards, then from the current working folder; last, under its bare name beside the table.
 
     Warns
     -----
@@ -143,14 +143,15 @@ def named_images(path: Path, names: Sequence[str]) -> StackedImages:
 def _locate(table: Path, stack: str) -> tuple[Path, bool]:
     """Where a stack lies, and whether that is where the table says, rather than its bare name beside the table."""
     folder = Path(os.path.abspath(table)).parent
-    for parent in (folder, *folder.parents):
+    for parent in (folder, *folder.parents, Path.cwd()):
         if (parent / stack).is_file():  # an absolute name stays itself
             return parent / stack, True
     beside = folder / Path(stack).name
     if beside.is_file():
         return beside, False
     raise FileNotFoundError(
-        f"{table} names the stack {stack}, which is neither in {folder} nor in a folder above"
+        f"{table} names the stack {stack}, which is neither in {folder} nor in a folder above "
+        "nor from the working folder"
     )
 
 
