@@ -109,7 +109,7 @@ def named_images(path: Path, names: Sequence[str]) -> StackedImages:
         raise ValueError(f"{path} must name images as number@stack, got {names[parts.index(None)]!r}")
     places: dict[str, int] = {}
     stack_of = np.array([places.setdefault(part[2], len(places)) for part in parts])
-    found = [_locate(path, stack) for stack in places]
+    found = [locate_stack(path, stack) for stack in places]
     moved = [stack for stack, (_, as_named) in zip(places, found, strict=True) if not as_named]
     if moved:
         others = f" (and {len(moved) - 1} others)" if len(moved) > 1 else ""
@@ -140,8 +140,18 @@ def named_images(path: Path, names: Sequence[str]) -> StackedImages:
     return StackedImages(stacks, stack_of, numbers - 1)
 
 
-def _locate(table: Path, stack: str) -> tuple[Path, bool]:
-    """Where a stack lies, and whether that is where the table says, rather than its bare name beside the table."""
+def stack_name(image: str) -> str:
+    """The stack of an image's name, number@stack."""
+    return IMAGE_NAME.fullmatch(image)[2]
+
+
+def locate_stack(table: Path, stack: str) -> tuple[Path, bool]:
+    """Where a stack lies, and whether that is where the table says, rather than its bare name beside the table.
+
+    Raises
+    ------
+    FileNotFoundError : it is in none of the places that ``named_images`` looks in.
+    """
     folder = Path(os.path.abspath(table)).parent
     for parent in (folder, *folder.parents, Path.cwd()):
         if (parent / stack).is_file():  # an absolute name stays itself
