@@ -361,7 +361,7 @@ def test_an_interruption_leaves_nothing(stop, stack_file, models, tmp_path, monk
 
 
 SLOW_ALIGNMENT = """
-import sys, time
+import signal, sys, time
 from cryoem import cli
 from cryoem.udl import stacks
 
@@ -370,6 +370,7 @@ def slow(*_):
     time.sleep(60)
 
 stacks._made = slow
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
 sys.argv = ["cryoem", *sys.argv[1:]]
 cli.app()
 """

@@ -184,7 +184,7 @@ def _photograph_paths(folder_or_paths) -> list[Path]:
         raise FileNotFoundError(f"no folder of photographs at {folder}")
     if not folder.is_dir():
         raise ValueError(f"folder_or_paths must be a folder or a list of files, got the file {folder}")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
     if not paths:
         raise ValueError(f"{folder} must hold photographs ({', '.join(SUFFIXES)}), got none")
     return paths
