@@ -23,7 +23,7 @@ from cryoem.cli import app
 from cryoem.particles import open_particles, read_xmd, relion_tables, write_stack, write_star
 from cryoem.rotations import from_relion_euler_deg
 from cryoem.udl import stacks, synthetic
-from cryoem.udl.align import align, prepare_reference, template_aligner
+from cryoem.udl.align import align, align_block, prepare_reference, template_aligner
 from cryoem.udl.aligner import load_aligner, save_aligner
 from cryoem.udl.classical import wrapped
 from cryoem.udl.export import export_aligner, load_exported, load_model
@@ -419,6 +419,13 @@ def test_a_place_that_cannot_be_written_is_said_before_anything_is_read(stack_fi
     with pytest.raises(ValueError, match=r"^out must be a new or an empty folder, got .*file, which holds"):
         stacks.align_file(stack_file, tmp_path / "file")
 
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "ismount", lambda _: True)
+        with pytest.raises(
+            ValueError, match=r"^out must be a folder that can be replaced, got the mounted .*new$"
+        ):
+            stacks.align_file(stack_file, tmp_path / "new")
+
     def forbidden(path, *_):
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
@@ -563,6 +570,7 @@ def test_an_exported_model_needs_neither_keras_nor_the_training(stack_file, mode
         ({}, None, 60),
         ({"MOST_SAMPLE_BYTES": 4 * SIZE**2 * 20 + 5}, None, 20),
         ({"MOST_SAMPLE_BYTES": 1}, None, 4),
+        ({"MOST_BLOCK_BYTES": 4 * SIZE**2 * 7 + 5}, None, 60),
         ({"IMAGES_FOR_POWER": 30}, None, 60),
         ({"IMAGES_FOR_POWER": 30}, "saved", 30),
     ],
@@ -570,18 +578,24 @@ def test_an_exported_model_needs_neither_keras_nor_the_training(stack_file, mode
 def test_the_images_read_at_once_are_bounded(
     limits, model, expected, stack_file, models, tmp_path, monkeypatch
 ):
-    seen = []
+    seen, blocks = [], []
 
     def seeing(*arguments):
         seen.append(len(arguments[0]))
         return prepare_reference(*arguments)
 
+    def aligning(images, *arguments):
+        blocks.append(len(images))
+        return align_block(images, *arguments)
+
     for name, value in limits.items():
         monkeypatch.setattr(stacks, name, value)
     monkeypatch.setattr(stacks, "prepare_reference", seeing)
+    monkeypatch.setattr(stacks, "align_block", aligning)
     options = {"method": "template"} if model is None else {"model": models / model}
     result = stacks.align_file(stack_file, tmp_path / "out", **options)
     assert (seen, result.images) == ([expected], 60)
+    assert blocks == ([7] * 8 + [4] if "MOST_BLOCK_BYTES" in limits else [60])
 
 
 def test_a_single_image_has_no_resolution(clean, models, tmp_path):

@@ -33,7 +33,7 @@ from cryoem.whole_folder import whole_folder
 
 MOST_TRAINING_IMAGES = 10_000
 MOST_SAMPLE_BYTES = 4_000_000_000
-BLOCK = 512
+BLOCK, MOST_BLOCK_BYTES = 512, 256_000_000
 HALF_SET_THRESHOLD = 0.143
 STACK_FILE, AVERAGES_FILE = "aligned.mrcs", "averages.mrcs"
 
@@ -66,7 +66,7 @@ def align_file(
     max_training_images: int = MOST_TRAINING_IMAGES,
     epochs: int | None = None,
     seconds: float | None = None,
-    block: int = BLOCK,
+    block: int | None = None,
     rng: np.random.Generator | int | None = 0,
     progress: bool = False,
     export: bool = False,
@@ -90,7 +90,7 @@ def align_file(
     max_training_images : so many at most, chosen at random, are read at once: for training and for the first average.
         With a model 3,000 at most, and never more than 4 GB (15,000 images of 256 px, 950 of 1024 px).
     epochs, seconds : of training, as in ``training.train``; 5 epochs by default.
-    block : images in memory at a time while aligning.
+    block : images in memory at a time while aligning; by default 512, or fewer that take 256 MB.
     rng : of the choice and of the training.
     progress : show on stderr how far it is.
     export : also write the aligner as a stand-alone artefact.
@@ -104,20 +104,12 @@ def align_file(
     OSError : a file cannot be read or written, or ``out`` cannot be made.
     """
     began = time.monotonic()
-    plan = None if model is not None else _Plan.of(method, symmetry, epochs, seconds, export)
-    if model is not None:
-        _refuse_options(
-            f"model {model} is used as it is",
-            method=method,
-            symmetry=symmetry,
-            epochs=epochs,
-            seconds=seconds,
-            export=export or None,
-        )
+    plan = _plan(model, method, symmetry, epochs, seconds, export or None)
     max_training_images = whole_number(
         max_training_images, name="max_training_images", at_least=FEWEST_IMAGES
     )
-    block = whole_number(block, name="block", at_least=1)
+    if block is not None:
+        block = whole_number(block, name="block", at_least=1)
     if isinstance(rng, Number):
         rng = whole_number(rng, name="rng", at_least=0)
     with whole_folder(out) as folder:
@@ -132,6 +124,8 @@ def align_file(
         _say("making the reference", progress)
         reference = prepare_reference(sample, aligner)
         del sample
+        if block is None:
+            block = max(1, min(BLOCK, MOST_BLOCK_BYTES // _image_bytes(particles)))
         summary = _align_blocks(particles, names, aligner, reference, folder, block, progress)
         if plan is not None and plan.method != "template":
             save_aligner(aligner, folder / "model")
@@ -151,7 +145,7 @@ def align_file(
 
 @dataclass(frozen=True)
 class _Plan:
-    """How an aligner is made of the images."""
+    """How an aligner is made of the images: options of ``align_file``."""
 
     method: str
     symmetry: str
@@ -159,22 +153,24 @@ class _Plan:
     seconds: float | None
     export: bool
 
-    @classmethod
-    def of(cls, method, symmetry, epochs, seconds, export) -> _Plan:
-        """Options of ``align_file``, checked and with their defaults in place."""
-        method = "judl" if method is None else method
-        if method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-        if method == "template":
-            _refuse_options(
-                "method 'template' trains nothing", epochs=epochs, seconds=seconds, export=export or None
-            )
-        symmetry = "C1" if symmetry is None else symmetry
-        cyclic_order(symmetry)
-        epochs = whole_number(5 if epochs is None else epochs, name="epochs", at_least=1)
-        if seconds is not None:
-            seconds = positive_number(seconds, name="seconds")
-        return cls(method, symmetry, epochs, seconds, export)
+
+def _plan(model, method, symmetry, epochs, seconds, export) -> _Plan | None:
+    """The options that are None where they were not given, checked and with their defaults; None with a model."""
+    training = {"epochs": epochs, "seconds": seconds, "export": export}
+    if model is not None:
+        _refuse_options(f"model {model} is used as it is", method=method, symmetry=symmetry, **training)
+        return None
+    method = "judl" if method is None else method
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method == "template":
+        _refuse_options("method 'template' trains nothing", **training)
+    symmetry = "C1" if symmetry is None else symmetry
+    cyclic_order(symmetry)
+    epochs = whole_number(5 if epochs is None else epochs, name="epochs", at_least=1)
+    if seconds is not None:
+        seconds = positive_number(seconds, name="seconds")
+    return _Plan(method, symmetry, epochs, seconds, bool(export))
 
 
 def _refuse_options(because: str, **options) -> None:
@@ -198,17 +194,21 @@ def _sample(
     particles: ParticleFile, aligner: Aligner | None, most: int, rng: np.random.Generator, progress: bool
 ) -> np.ndarray:
     """Images to make the aligner or the reference of, chosen at random, in the file's order."""
-    n, image_bytes = len(particles), 4 * particles.image_size**2
+    n = len(particles)
     if (aligner is None or aligner.reference is None) and n < FEWEST_IMAGES:
         purpose = "to train on" if aligner is None else "for this model, which has no reference"
         raise ValueError(f"{particles.path} must hold at least {FEWEST_IMAGES} images {purpose}, got {n}")
-    most = max(FEWEST_IMAGES, min(most, MOST_SAMPLE_BYTES // image_bytes))
+    most = max(FEWEST_IMAGES, min(most, MOST_SAMPLE_BYTES // _image_bytes(particles)))
     chosen = np.arange(n) if n <= most else np.sort(rng.choice(n, most, replace=False))
     _say(f"reading {len(chosen):,} images", progress)
     images = particles.read(chosen)
     _no_constant_image(particles, images, chosen)
     image_deviation(images)  # refuses what single precision cannot hold, before any training
     return images
+
+
+def _image_bytes(particles: ParticleFile) -> int:
+    return 4 * particles.image_size**2
 
 
 def _made(sample: np.ndarray, plan: _Plan, rng: np.random.Generator, progress: bool) -> Aligner:
