@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from cryoem.errors import first_line
+
 WARM_UP_STEPS = 50
 LAST_RATE = 0.05
 HISTORY_FILE = "history.json"
+MADE_FROM_FILE = "made-from.json"
 
 
 def cosine_adamw(learning_rate: float, steps: int) -> keras.optimizers.Optimizer:
@@ -88,12 +93,39 @@ def _save_state(model: keras.Model, folder: Path, epochs_done: int, history: dic
             _state_path(folder, epoch).unlink()
 
 
-def restore(model: keras.Model, folder: Path) -> tuple[int, dict[str, list[float]]]:
-    """Load the latest state of an interrupted training; the number of epochs it had done and their history."""
+def restore(
+    model: keras.Model, folder: Path, made_from: Mapping[str, object]
+) -> tuple[int, dict[str, list[float]]]:
+    """Load the latest state of an interrupted training; the number of epochs it had done and their history.
+
+    ``made_from`` is what the training's numbers come from, by name, as JSON has it; see ``digest`` for arrays.  A
+    folder without a state is given it, one with a state must have been made from the same.
+
+    Raises
+    ------
+    ValueError : the state is damaged, or of a training that was made from something else.
+    """
+    made_from = json.loads(json.dumps(made_from, default=float))  # as it comes back from the file
     epochs = _saved_epochs(folder)
     if not epochs:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MADE_FROM_FILE).write_text(json.dumps(made_from, indent=2), encoding="utf-8")
         return 0, {}
     latest = max(epochs)
+    try:
+        before = json.loads((folder / MADE_FROM_FILE).read_text(encoding="utf-8"))
+        names = sorted(made_from.keys() | before.keys())
+    except Exception as error:
+        raise _unusable(folder, error) from None
+    others = [
+        f"{name} {before.get(name)!r} and not {made_from.get(name)!r}"
+        for name in names
+        if before.get(name) != made_from.get(name)
+    ]
+    if others:
+        raise ValueError(
+            f"checkpoints {folder} are of another training, with {', '.join(others)}; remove it to train anew"
+        )
     try:
         kept = json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))
         history = {name: values[:latest] for name, values in kept.items()}
@@ -102,15 +134,23 @@ def restore(model: keras.Model, folder: Path) -> tuple[int, dict[str, list[float
         model.optimizer.build(model.trainable_variables)
         model.load_weights(_state_path(folder, latest))
     except Exception as error:  # Keras, h5py and TensorFlow each raise their own kinds
-        raise ValueError(
-            f"checkpoints {folder} hold no usable training state, remove it to train anew: {first_line(error)}"
-        ) from None
+        raise _unusable(folder, error) from None
     return latest, history
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its kind where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":")
+def _unusable(folder: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"checkpoints {folder} hold no usable training state, remove it to train anew: {first_line(error)}"
+    )
+
+
+def digest(value: np.ndarray | np.random.Generator) -> str:
+    """A checksum of an array's shape, kind and values, or of a generator's state, for ``restore``."""
+    if isinstance(value, np.random.Generator):
+        content = repr(value.bit_generator.state).encode()
+    else:
+        content = f"{value.shape} {value.dtype}".encode() + np.ascontiguousarray(value).tobytes()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _state_path(folder: Path, epochs_done: int) -> Path:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import functools
 import json
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
@@ -38,30 +41,56 @@ app = typer.Typer(
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-def _errors_in_one_sentence(command):
-    """End a command that raises with one sentence on stderr and exit code 1; ``--debug`` lets the traceback through."""
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which is to end a command as Ctrl-C does."""
 
-    @functools.wraps(command)
-    def wrapped(*args, debug: bool, **kwargs):
-        try:
-            command(*args, debug=debug, **kwargs)
-        except (typer.Exit, typer.BadParameter):
-            raise
-        except KeyboardInterrupt:
-            _end("interrupted; the same command goes on where it stopped", code=130)
-        except Exception as error:
-            if debug:
+
+def _errors_in_one_sentence(*, afterwards: str):
+    """End a command that raises with one sentence on stderr and exit code 1; ``--debug`` lets the traceback through.
+
+    ``afterwards`` says what an interrupted command leaves and how to go on.
+    """
+
+    def decorated(command):
+        @functools.wraps(command)
+        def wrapped(*args, debug: bool, **kwargs):
+            try:
+                command(*args, debug=debug, **kwargs)
+            except (typer.Exit, typer.BadParameter):
                 raise
-            sentence = " ".join(str(error).split())
-            if not isinstance(error, SPEAK_FOR_THEMSELVES):
-                sentence = f"unexpected {type(error).__name__}: {sentence} (--debug shows where)"
-            _end(sentence, code=1)
+            except _Terminated:
+                _end(f"terminated; {afterwards}", code=128 + signal.SIGTERM)
+            except KeyboardInterrupt:
+                _end(f"interrupted; {afterwards}", code=128 + signal.SIGINT)
+            except Exception as error:
+                if debug:
+                    raise
+                sentence = " ".join(str(error).split())
+                if not isinstance(error, SPEAK_FOR_THEMSELVES):
+                    sentence = f"unexpected {type(error).__name__}: {sentence} (--debug shows where)"
+                _end(sentence, code=1)
 
-    return wrapped
+        return wrapped
+
+    return decorated
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM raise ``_Terminated``, so that what is half done is cleared away."""
+
+    def raise_terminated(*_):
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @app.command()
-@_errors_in_one_sentence
+@_errors_in_one_sentence(afterwards="the same command goes on where it stopped")
 def run(
     profile: Annotated[str, typer.Option(help="Size of the run: quick, paper or toy.")] = "quick",
     map_name: Annotated[
@@ -103,7 +132,7 @@ def run(
 
 
 @app.command()
-@_errors_in_one_sentence
+@_errors_in_one_sentence(afterwards="nothing was written, and the same command starts anew")
 def align2d(
     particles: Annotated[
         str, typer.Argument(help="Stack (.mrcs, .mrc) or table (.star, .xmd) of particles.")
@@ -112,21 +141,27 @@ def align2d(
     model: Annotated[
         str | None, typer.Option(help="Folder of a saved or exported aligner; trained by default.")
     ] = None,
-    method: Annotated[str, typer.Option(help="judl, udl, or template, which trains nothing.")] = "judl",
-    symmetry: Annotated[str, typer.Option(help="Of the class in its plane: C1, C2, ...")] = "C1",
+    method: Annotated[
+        str | None, typer.Option(help="judl, udl, or template, which trains nothing; judl by default.")
+    ] = None,
+    symmetry: Annotated[
+        str | None, typer.Option(help="Of the class in its plane: C1, C2, ...; C1 by default.")
+    ] = None,
     pixel_size: Annotated[
         float | None, typer.Option(help="Angstrom; where the file does not say it.")
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Of training.")] = 5,
+    epochs: Annotated[int | None, typer.Option(help="Of training; 5 by default.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Train no longer than this.")] = None,
     max_training_images: Annotated[int, typer.Option(help="So many at most are trained on.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random number.")] = 0,
     export: Annotated[bool, typer.Option("--export", help="Also write a stand-alone model.")] = False,
     debug: Debug = False,
 ) -> None:
     """Align the particle images of one class in their plane.
 
-    Writes the aligned stack, tables for RELION and XMIPP, the averages before and after, and the trained model.
+    Writes the aligned stack, tables for RELION and XMIPP, the averages before and after, and the trained model; all
+    of it at the end, or nothing.  Start it in the folder that RELION or XMIPP is started in, as the tables name a bare
+    stack from there.
 
     \b
     Example:
@@ -134,28 +169,32 @@ def align2d(
     """
     from cryoem.udl.stacks import align_file
 
-    result = align_file(
-        particles,
-        out,
-        model=model,
-        method=method,
-        symmetry=symmetry,
-        pixel_size_angstrom=pixel_size,
-        max_training_images=max_training_images,
-        epochs=epochs,
-        seconds=seconds,
-        rng=seed,
-        progress=True,
-        export=export,
-    )
+    with _sigterm_raises():
+        result = align_file(
+            particles,
+            out,
+            model=model,
+            method=method,
+            symmetry=symmetry,
+            pixel_size_angstrom=pixel_size,
+            max_training_images=max_training_images,
+            epochs=epochs,
+            seconds=seconds,
+            rng=seed,
+            progress=True,
+            export=export,
+        )
+    agreement = "a single image has no halves to compare"
+    if result.resolution_angstrom is not None:
+        agreement = f"half-set averages agree to {result.resolution_angstrom:.1f} Å"
+    images = "1 image" if result.images == 1 else f"{result.images:,} images"
     typer.echo(
-        f"{result.images:,} images aligned in {result.seconds:.0f} s ({result.method}); half-set averages agree to "
-        f"{result.resolution_angstrom:.1f} Å\n\nResult: {result.folder}"
+        f"{images} aligned in {result.seconds:.0f} s ({result.method}); {agreement}\n\nResult: {result.folder}"
     )
 
 
 @app.command()
-@_errors_in_one_sentence
+@_errors_in_one_sentence(afterwards="nothing was changed")
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     debug: Debug = False,
@@ -187,7 +226,7 @@ def info(
 
 
 @app.command()
-@_errors_in_one_sentence
+@_errors_in_one_sentence(afterwards="nothing was written, and the same command starts anew")
 def fetch(
     name: Annotated[str, typer.Argument(help="Registry name, PDB id or EMDB id.")],
     debug: Debug = False,
@@ -204,7 +243,7 @@ def fetch(
 
 
 @app.command()
-@_errors_in_one_sentence
+@_errors_in_one_sentence(afterwards="nothing was changed")
 def settings(debug: Debug = False) -> None:
     """List the settings that --set takes, and their values in each profile.
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import cryoem
 from cryoem import pipeline, registry
 from cryoem.cli import app
+from cryoem.udl import stacks
 
 HELP_SECONDS = 0.5
 
@@ -113,14 +114,43 @@ def test_an_error_is_one_sentence_on_stderr_and_code_1(monkeypatch):
         assert invoke("run", "--debug").exception is error
 
 
-def test_an_interrupt_says_how_to_go_on(monkeypatch):
-    def interrupted(**_):
+def test_an_interrupt_says_what_it_leaves_and_how_to_go_on(monkeypatch):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "run", interrupted)
-    result = invoke("run")
-    assert result.exit_code == 130
-    assert result.stderr.startswith("cryoem: interrupted; the same command goes on")
+    monkeypatch.setattr(stacks, "align_file", interrupted)
+    monkeypatch.setattr(registry, "fetch", interrupted)
+    anew = "nothing was written, and the same command starts anew"
+    for arguments, sentence in (
+        (["run"], "the same command goes on where it stopped"),
+        (["align2d", "a.mrcs", "--out", "b"], anew),
+        (["fetch", "5j0n"], anew),
+    ):
+        result = invoke(*arguments)
+        assert (result.exit_code, result.stderr) == (130, f"cryoem: interrupted; {sentence}\n")
+
+
+def test_align2d_hands_over_what_was_given_and_nothing_else(monkeypatch):
+    call = {}
+
+    def align_file(particles, out, **options):
+        call.update(options, particles=particles, out=out)
+        return SimpleNamespace(images=1, seconds=2.0, method="judl", resolution_angstrom=None, folder=out)
+
+    monkeypatch.setattr(stacks, "align_file", align_file)
+    result = invoke("align2d", "a.mrcs", "--out", "b", "--model", "m")
+    assert result.stdout == (
+        "1 image aligned in 2 s (judl); a single image has no halves to compare\n\nResult: b\n"
+    )
+    not_given = dict.fromkeys(["method", "symmetry", "pixel_size_angstrom", "epochs", "seconds"])
+    assert call == {
+        **not_given, "particles": "a.mrcs", "out": "b", "model": "m", "max_training_images": 10_000, "rng": 0,
+        "export": False, "progress": True,
+    }  # fmt: skip
+    refused = invoke("align2d", "a.mrcs", "--out", "b", "--seed", "-1")
+    assert refused.exit_code == 2
+    assert "Invalid value for '--seed'" in refused.stderr
 
 
 def test_a_missing_map_is_one_sentence(tmp_path):

@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from cryoem import imaging, particles
 from cryoem.particles import StackWriter, open_particles, relion_tables, xmipp_table
+from cryoem.particles.tables import read_star
 from cryoem.projectors import project
 from cryoem.rotations import from_relion_euler_deg
 
@@ -422,6 +423,16 @@ def test_the_nearest_folder_wins_and_absolute_names_do(project_folder, monkeypat
     np.testing.assert_array_equal(images[1], some_images(5, 7, seed=1)[0])
 
 
+def test_names_from_the_working_folder_are_found_as_relion_finds_them(
+    project_folder, tmp_path_factory, monkeypatch
+):
+    path = star(tmp_path_factory.mktemp("elsewhere") / "p.star", ["2@Extract/job1/a.mrcs"])
+    with pytest.raises(FileNotFoundError, match="nor from the working folder"):
+        open_particles(path)
+    monkeypatch.chdir(project_folder)
+    np.testing.assert_array_equal(open_particles(path).read([0])[0], some_images(5, 7, seed=1)[1])
+
+
 def test_a_stack_beside_the_table_only_is_taken_with_a_warning(tmp_path):
     mrc(tmp_path / "a.mrcs", some_images())
     path = star(tmp_path / "a.star", ["2@Extract/job1/a.mrcs"])
@@ -438,7 +449,8 @@ def test_a_stack_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         open_particles(path)
     assert one_sentence(error) == (
-        f"{path} names the stack Extract/a.mrcs, which is neither in {tmp_path} nor in a folder above"
+        f"{path} names the stack Extract/a.mrcs, which is neither in {tmp_path} nor in a folder above "
+        "nor from the working folder"
     )
 
 
@@ -788,6 +800,31 @@ def test_an_xmipp_file_comes_back(tmp_path):
     pd.testing.assert_frame_equal(particles.read_xmd(tmp_path / "a.xmd"), table, check_dtype=False, rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["a b", "a  b ", "ä", "3@b", "a:b", "a=b", "_a", "$;x", "nan", "007", "a,b", "a\\b", "loop_", "[x]"],
+)
+def test_image_names_come_back(tmp_path, name):
+    name = f"000001@{name}/a.mrc:mrcs"
+    table = pd.DataFrame({"rlnImageName": [name], "image": [name], "rlnOpticsGroup": [1]})
+    particles.write_star(tmp_path / "a.star", table, optics=table[["rlnOpticsGroup"]])
+    particles.write_xmd(tmp_path / "a.xmd", table[["image"]])
+    assert list(read_star(tmp_path / "a.star")[0].rlnImageName) == [name]
+    assert list(particles.read_xmd(tmp_path / "a.xmd").image) == [name]
+
+
+@pytest.mark.parametrize("name", ["a#b", "a'b", 'a"b', "a'b c", "a b'", "a\nb", "a\tb", "a\u2028b"])
+def test_image_names_that_no_table_holds_are_refused(tmp_path, name):
+    name = f"1@{name}"
+    table = pd.DataFrame({"rlnImageName": [name], "image": [name], "rlnOpticsGroup": [1]})
+    sentence = f"names must be without #, quotes and line breaks, .* got {re.escape(repr(name))}$"
+    with pytest.raises(ValueError, match=sentence):
+        particles.write_star(tmp_path / "a.star", table, optics=table)
+    with pytest.raises(ValueError, match=sentence):
+        particles.write_xmd(tmp_path / "a.xmd", table)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_xmipp_file_of_one_row_without_a_loop(tmp_path):
     (tmp_path / "a.xmd").write_text("# XMIPP_STAR_1 * \n# \ndata_noname\n _image 000001@a.stk\n _maxCC 0.5\n")
     table = particles.read_xmd(tmp_path / "a.xmd")
@@ -978,6 +1015,10 @@ def test_columns_of_the_input_are_kept_but_for_old_poses():
             **dict.fromkeys(["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnAnglePsiPrior"], 77.0),
             **dict.fromkeys(["rlnOriginX", "rlnOriginY", "rlnOriginXAngst", "rlnOriginXPriorAngst"], 77.0),
             "rlnClassNumber": 77,
+            **dict.fromkeys(["rlnMaxValueProbDistribution", "rlnNrOfSignificantSamples"], 77.0),
+            **dict.fromkeys(["rlnLogLikeliContribution", "rlnAnglePsiFlip", "rlnAnglePsiFlipRatio"], 77.0),
+            "rlnIsFlip": 77,
+            "rlnRandomSubset": [1, 2, 1],
         },
         index=[5, 6, 7],
     )
@@ -995,6 +1036,7 @@ def test_columns_of_the_input_are_kept_but_for_old_poses():
     assert not (table.drop(columns="rlnImageName") == 77).any().any()
     assert not {"rlnAngleRot", "rlnAngleTilt", "rlnAnglePsiPrior", "rlnOriginX", "rlnOriginY"} & set(table)
     assert table["rlnImageName"].tolist() == names_of(3)
+    assert table["rlnRandomSubset"].tolist() == [1, 2, 1]
     assert table["rlnDefocusU"].tolist() == [1.0, 2.0, 3.0]
     assert table["rlnOpticsGroup"].tolist() == [2, 1, 2]
     assert table["rlnClassNumber"].tolist() == [1, 2, 1]

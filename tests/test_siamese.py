@@ -802,7 +802,11 @@ def test_every_batch_of_a_training_is_fresh():
 def test_an_interrupted_training_goes_on_to_the_same_numbers(uninterrupted, tmp_path):
     with pytest.raises(Interrupted):
         tiny_training(checkpoints=tmp_path, callbacks=[Stop(2, interrupt)])
-    assert {path.name for path in tmp_path.iterdir()} == {"history.json", "after-epoch-2.weights.h5"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "history.json",
+        "made-from.json",
+        "after-epoch-2.weights.h5",
+    }
     keras.utils.set_random_seed(77)  # the weights come from the checkpoint
     stream = tiny_stream(RecordedStream)
     resumed = tiny_training(SETTINGS.build(), stream=stream, checkpoints=tmp_path)
@@ -839,6 +843,29 @@ def test_a_checkpoint_half_written_is_not_used(uninterrupted_eagerly, tmp_path, 
     monkeypatch.undo()
     assert len(list(tmp_path.glob("after-epoch-*"))) == (2 if when == "older-state" else 1)
     assert_same_training(uninterrupted_eagerly, tiny_training(checkpoints=tmp_path))
+
+
+@apply(uncompiled)
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"epochs": 5}, "epochs 4 and not 5;"),
+        ({"learning_rate": 1e-5}, "learning_rate 0.002 and not 1e-05;"),
+        ({"feature_distance": "cosine"}, "feature_distance 'kernel' and not 'cosine';"),
+        ({"stream": {"seed": 3}}, "seed 0 and not 3;"),
+        (
+            {"stream": {"batch_size": 4, "noise_variance": 2.0}},
+            "batch_size 8 and not 4, noise_variance 0.5 and not",
+        ),
+    ],
+)
+def test_the_state_of_another_training_is_refused(changed, sentence, tmp_path):
+    options = {"epochs": 4, "checkpoints": tmp_path}
+    tiny_training(seconds=1e-6, **options)
+    if "stream" in changed:
+        changed = {"stream": tiny_stream(**changed["stream"])}
+    with pytest.raises(ValueError, match=f"are of another training, with {sentence}"):
+        tiny_training(**(options | changed))
 
 
 def fail_at_call(number: int):
@@ -908,9 +935,11 @@ def test_validation_loss_is_finite_for_any_number_of_images(n):
 
 @apply(uncompiled)
 @pytest.mark.filterwarnings("ignore:Skipping nested container")  # outside of tests a warning stops nothing
-@pytest.mark.parametrize("damage", ["weights", "history", "short-history", "no-history", "other-encoder"])
+@pytest.mark.parametrize(
+    "damage", ["weights", "history", "short-history", "no-history", "no-made-from", "other-encoder"]
+)
 def test_a_damaged_checkpoint_is_one_sentence(tmp_path, damage):
-    tiny_training(epochs=1, checkpoints=tmp_path)
+    tiny_training(epochs=2, seconds=1e-6, checkpoints=tmp_path)
     weights, history = tmp_path / "after-epoch-1.weights.h5", tmp_path / "history.json"
     settings = SETTINGS
     if damage == "weights":
@@ -921,6 +950,8 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path, damage):
         history.write_text(json.dumps(json.loads(history.read_text()) | {"val_loss": []}))
     elif damage == "no-history":
         history.unlink()
+    elif damage == "no-made-from":
+        (tmp_path / "made-from.json").unlink()
     else:
         settings = replace(SETTINGS, channels=8)
     message = f"^checkpoints {tmp_path} hold no usable training state, remove it to train anew: ."

@@ -288,11 +288,31 @@ def test_an_interrupted_training_goes_on_with_the_same_numbers(noisy, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"method": "judl"}, "method 'udl' and not 'judl';"),
+        ({"epochs": 4}, "epochs 3 and not 4;"),
+        ({"rng": 1}, "rng '.{16}' and not '.{16}';"),
+        ({"learning_rate": 2e-3}, "learning_rate 0.001 and not 0.002;"),
+        ({"images": slice(None, None, -1)}, "images '.{16}' and not '.{16}';"),
+    ],
+)
+def test_the_state_of_another_training_is_refused(noisy, tmp_path, changed, sentence):
+    arguments = {"method": "udl", "batch_size": 32, "epochs": 3, "checkpoints": tmp_path}
+    training.train(noisy.images, **arguments, seconds=1e-9)
+    changed = changed.copy()
+    images = noisy.images[changed.pop("images", slice(None))]
+    with pytest.raises(ValueError, match=f"are of another training, with {sentence}"):
+        training.train(images, **(arguments | changed))
+
+
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ({"method": "magic"}, "method must be one of udl, judl, got 'magic'"),
         ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
         ({"learning_rate": -1.0}, "learning_rate must be a positive number"),
+        ({"seconds": -5}, "seconds must be a positive number, got -5"),
         ({"validation_fraction": 0.9}, "validation_fraction must be above 0 and at most 0.5, got 0.9"),
         ({"true_angles_rad": np.zeros(3)}, "true_angles_rad must be 120, got 3"),
         ({"symmetry": "D7"}, "symmetry must be a cyclic group"),

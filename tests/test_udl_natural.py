@@ -1,11 +1,12 @@
 """Pairs of crops of photographs: their geometry, their noise, what they must not give away, and reading the files."""
 
 import numpy as np
+import PIL.Image
 import pytest
 import skimage.io
 from scipy import ndimage
 
-from cryoem.udl.natural import circular_mask, load_photographs, natural_pairs, published_noise_level
+from cryoem.udl.natural import crop_mask, load_photographs, natural_pairs, published_noise_level
 from cryoem.udl.rotation import rotate_images
 
 SIZE = 48
@@ -113,7 +114,7 @@ def test_nothing_outside_a_photograph_is_read(size, magnification):
 
 @pytest.mark.parametrize("size", [SIZE, SIZE + 1])
 def test_all_that_shows_is_inside_a_circle_about_the_origin(size):
-    mask = circular_mask(size)
+    mask = crop_mask(size)
     assert mask[size // 2, size // 2] == 1
     about_origin = mask[-size | 1 :, -size | 1 :] if size % 2 else mask[1:, 1:]
     np.testing.assert_allclose(about_origin, np.rot90(about_origin), atol=1e-6)
@@ -155,7 +156,7 @@ def noises():
         kind: natural_pairs([photograph], 60, noise=kind, noise_level=level, **options)
         for kind, level in levels.items()
     }
-    return clean, noisy, circular_mask(SIZE) == 1
+    return clean, noisy, crop_mask(SIZE) == 1
 
 
 def test_gaussian_noise_is_white_and_fresh_for_each_crop(noises):
@@ -261,6 +262,19 @@ def test_photographs_become_grey_levels_in_the_order_of_their_names(tmp_path):
     np.testing.assert_array_equal(chosen[1], photographs[0])
 
 
+def test_opacity_and_folders_are_left_out(tmp_path):
+    grey = np.tile(np.arange(0, 240, 6, dtype=np.uint8), (40, 1))
+    opacity = grey[:, ::-1]
+    save(tmp_path / "a.png", grey)
+    save(tmp_path / "b.png", np.stack([grey, grey, grey, opacity], axis=-1))
+    PIL.Image.fromarray(np.stack([grey, opacity], axis=-1)).save(tmp_path / "c.png")
+    (tmp_path / "d.jpg").mkdir()
+    plain, *others = load_photographs(tmp_path, size=40)
+    assert len(others) == 2
+    for other in others:
+        np.testing.assert_allclose(other, plain, atol=1e-6)
+
+
 def test_photographs_are_reduced_without_aliasing(tmp_path):
     picture = np.full((160, 120), 100, np.uint8)
     picture[:, ::2] = 200
@@ -295,7 +309,7 @@ def test_every_unusable_file_is_named(tmp_path):
     refused(b"II*\0" + bytes(2), "cannot be read as a picture", "short.tif")
     refused(b"II*\0" + bytes(40), r"must be one grey or RGB picture, .* \(0,\)", "without-pages.tif")
     refused(np.zeros((19, 30), np.uint8), "must be at least 20 px on both sides, got 30 x 19")
-    refused(np.zeros((30, 30, 4), np.uint8), r"must be one grey or RGB picture, .* \(30, 30, 4\)")
+    refused(np.zeros((30, 30, 4), np.uint8), r"must be one grey or RGB picture, .* \(30, 30, 4\)", "inks.tif")
     refused(np.zeros((5, 30, 30), np.float32), r"must be one grey or RGB .* \(5, 30, 30\)", "many.tif")
     refused(np.full((30, 30), 7.0, np.float32), r"must have values in \[0, 1\], got 7 to 7", "high.tif")
     refused(np.full((30, 30), np.nan, np.float32), r"values in \[0, 1\], got nan", "nan.tif")

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 from scipy import ndimage
 
-from cryoem.udl.natural import circular_mask, natural_pairs
+from cryoem.udl.natural import crop_mask, natural_pairs
 from cryoem.udl.natural_network import CircularMatches, TurnImages, build_polar_pair_network
 from cryoem.udl.pair_streams import PairStream, natural_draw, power_spectra, stack_draw
 from cryoem.udl.pairs import (
@@ -107,7 +107,7 @@ def blobs(n, rng):
 @pytest.mark.parametrize("size", [31, 32])
 def test_the_sampler_turns_as_rotate_images_does(size, rng):
     images = ndimage.gaussian_filter(rng.normal(size=(6, size, size)), (0, 2, 2)).astype(np.float32)
-    images *= circular_mask(size)
+    images *= crop_mask(size)
     angles = np.array([0, 0.3, np.pi / 2, 2.5, np.pi, -1.0])
     turned = np.asarray(TurnImages()(images, vectors(angles)))
     assert np.abs(turned[0] - images[0]).max() < 1e-6
@@ -318,13 +318,13 @@ def test_a_resumed_training_goes_on_as_if_it_had_not_stopped(tmp_path, photograp
             if epoch == 1:
                 raise KeyboardInterrupt
 
-    def train(folder, *callbacks):
+    def train(folder, *callbacks, displacement_px=1.0):
         return train_pairs(
             dense_network(),
             stream,
             validation=validation,
             epochs=2,
-            displacement_px=1.0,
+            displacement_px=displacement_px,
             split_pixels=True,
             checkpoints=folder,
             callbacks=callbacks,
@@ -336,6 +336,8 @@ def test_a_resumed_training_goes_on_as_if_it_had_not_stopped(tmp_path, photograp
     resumed = train(tmp_path / "parts")
     for name in ("loss", "val_loss", "bias_deg", "val_error_deg", "step"):
         np.testing.assert_allclose(resumed[name], whole[name], rtol=1e-4, err_msg=name)
+    with pytest.raises(ValueError, match="are of another training, with options"):
+        train(tmp_path / "parts", displacement_px=2.0)
 
 
 def test_spectra_without_truth_train_modulo_half_a_turn(rng):

@@ -7,12 +7,13 @@ from cryoem.particles.alignments import relion_tables, xmipp_table
 from cryoem.particles.files import ParticleFile, open_particles
 from cryoem.particles.stack import ParticleStack
 from cryoem.particles.tables import read_xmd
-from cryoem.particles.writing import StackWriter, write_stack, write_star, write_xmd
+from cryoem.particles.writing import StackWriter, check_image_names, write_stack, write_star, write_xmd
 
 __all__ = [
     "ParticleFile",
     "ParticleStack",
     "StackWriter",
+    "check_image_names",
     "open_particles",
     "read_xmd",
     "relion_tables",

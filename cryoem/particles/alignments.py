@@ -32,7 +32,13 @@ OF_OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")  # 
 OLD_POSE = (
     *(f"rlnAngle{angle}{kind}" for angle in ("Rot", "Tilt", "Psi") for kind in ("", "Prior", "FlipRatio")),
     *(f"rlnOrigin{axis}{unit}" for axis in "XYZ" for unit in ("", "Angst", "Prior", "PriorAngst")),
+    "rlnAnglePsiFlip",
+    "rlnIsFlip",
+    "rlnOrientationsID",
     "rlnClassNumber",
+    "rlnMaxValueProbDistribution",  # these three: how well the older pose suited
+    "rlnNrOfSignificantSamples",
+    "rlnLogLikeliContribution",
 )
 
 
@@ -64,7 +70,7 @@ def relion_tables(
     class_numbers : (n,) from 1; all 1 by default.
     scores : more columns by name, (n,) numbers each.
     table : the STAR table that the images come from, one row an image in the same order.  Its columns are kept, but for
-        those of older poses, classes and priors, which another alignment made void.
+        those of older poses, their probabilities, classes and priors, which another alignment made void.
     optics : the optics groups of ``table``, kept; without them groups are made from ``table``, with the microscope's
         constants that RELION 3.0 kept with the particles.
 

@@ -102,7 +102,7 @@ def open_particles(path: str | os.PathLike, *, pixel_size_angstrom: float | None
     ----------
     path : an MRC stack (``.mrcs``, ``.mrc``; modes 0, 1, 2, 6 and 12, either byte order), a RELION STAR file
         (``.star``; 3.0, 3.1 or 5) or an XMIPP metadata file (``.xmd``).  The stacks that a table names are looked for
-        in its folder and the folders above, then under their bare names beside it.
+        in its folder and the folders above, from the working folder, then under their bare names beside it.
     pixel_size_angstrom : side of a pixel; by default what the STAR file states or, where it states nothing, what the
         headers of the stacks say.
 

@@ -91,8 +91,8 @@ def stated_pixel_sizes(path: Path, particles: pd.DataFrame, optics: pd.DataFrame
 def named_images(path: Path, names: Sequence[str]) -> StackedImages:
     """The images that a table at ``path`` names as number@stack, the numbers from 1.
 
-    A stack is looked for from the table's folder upwards, since RELION and XMIPP name files from the project's folder;
-    last, under its bare name beside the table.
+    RELION and XMIPP name files from the project's folder, which they are started in: a stack is looked for from the
+    table's folder upwards, then from the current working folder; last, under its bare name beside the table.
 
     Warns
     -----
@@ -109,7 +109,7 @@ def named_images(path: Path, names: Sequence[str]) -> StackedImages:
         raise ValueError(f"{path} must name images as number@stack, got {names[parts.index(None)]!r}")
     places: dict[str, int] = {}
     stack_of = np.array([places.setdefault(part[2], len(places)) for part in parts])
-    found = [_locate(path, stack) for stack in places]
+    found = [locate_stack(path, stack) for stack in places]
     moved = [stack for stack, (_, as_named) in zip(places, found, strict=True) if not as_named]
     if moved:
         others = f" (and {len(moved) - 1} others)" if len(moved) > 1 else ""
@@ -140,17 +140,28 @@ def named_images(path: Path, names: Sequence[str]) -> StackedImages:
     return StackedImages(stacks, stack_of, numbers - 1)
 
 
-def _locate(table: Path, stack: str) -> tuple[Path, bool]:
-    """Where a stack lies, and whether that is where the table says, rather than its bare name beside the table."""
+def stack_name(image: str) -> str:
+    """The stack of an image's name, number@stack."""
+    return IMAGE_NAME.fullmatch(image)[2]
+
+
+def locate_stack(table: Path, stack: str) -> tuple[Path, bool]:
+    """Where a stack lies, and whether that is where the table says, rather than its bare name beside the table.
+
+    Raises
+    ------
+    FileNotFoundError : it is in none of the places that ``named_images`` looks in.
+    """
     folder = Path(os.path.abspath(table)).parent
-    for parent in (folder, *folder.parents):
+    for parent in (folder, *folder.parents, Path.cwd()):
         if (parent / stack).is_file():  # an absolute name stays itself
             return parent / stack, True
     beside = folder / Path(stack).name
     if beside.is_file():
         return beside, False
     raise FileNotFoundError(
-        f"{table} names the stack {stack}, which is neither in {folder} nor in a folder above"
+        f"{table} names the stack {stack}, which is neither in {folder} nor in a folder above "
+        "nor from the working folder"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -152,11 +152,25 @@ def write_stack(path: str | os.PathLike, images: np.ndarray, *, pixel_size_angst
         stack.write(images)
 
 
+def check_image_names(names: Iterable[str], *, name: str) -> None:
+    """Refuse image names that do not come back from a table as they were: RELION and XMIPP know no way to escape.
+
+    Raises
+    ------
+    ValueError : one has a ``#``, a quote, or a character that is not printed, such as a line break; ``name`` is named.
+    """
+    for image in map(str, names):
+        if not image.isprintable() or any(mark in image for mark in "#'\""):
+            raise ValueError(
+                f"{name} must be without #, quotes and line breaks, which tables of images cannot hold, got {image!r}"
+            )
+
+
 def write_star(path: str | os.PathLike, table: pd.DataFrame, *, optics: pd.DataFrame) -> None:
     """Write a STAR file as of RELION 3.1, ``data_optics`` and ``data_particles``.
 
     RELION looks for the stacks that rlnImageName names from the folder it is started in, and takes a name for a stack
-    only where it ends in ``.mrcs``.
+    only where it ends in ``.mrcs``, or another name in ``:mrcs``.
 
     Parameters
     ----------
@@ -168,12 +182,14 @@ def write_star(path: str | os.PathLike, table: pd.DataFrame, *, optics: pd.DataF
     ------
     FileNotFoundError : the folder does not exist.
     OSError : the file cannot be written.
-    ValueError : the name does not end in ``.star``, or a table is empty or lacks rlnImageName or rlnOpticsGroup.
+    ValueError : the name does not end in ``.star``, a table is empty or lacks rlnImageName or rlnOpticsGroup, or an
+        image has a name that ``check_image_names`` refuses.
     """
     import starfile
 
     path = _named(path, ".star")
     _with_column(table, RELION_IMAGE, name="table")
+    check_image_names(table[RELION_IMAGE], name="image names")
     _with_column(optics, "rlnOpticsGroup", name="optics")
     text = starfile.to_string({"optics": optics, "particles": table}, float_format=DIGITS, na_rep="nan")
     _, _, blocks = text.partition("\n")  # the first line is a time stamp: equal tables give equal files
@@ -187,10 +203,12 @@ def write_xmd(path: str | os.PathLike, table: pd.DataFrame) -> None:
     ------
     FileNotFoundError : the folder does not exist.
     OSError : the file cannot be written.
-    ValueError : the name does not end in ``.xmd``, or the table is empty or lacks ``image``.
+    ValueError : the name does not end in ``.xmd``, the table is empty or lacks ``image``, or an image has a name that
+        ``check_image_names`` refuses.
     """
     path = _named(path, ".xmd")
     _with_column(table, XMIPP_IMAGE, name="table")
+    check_image_names(table[XMIPP_IMAGE], name="image names")
     labels = "".join(f" _{column}\n" for column in table.columns)
     rows = table.map(_quoted).to_csv(
         sep="\t", header=False, index=False, float_format=DIGITS, na_rep="nan", quoting=csv.QUOTE_NONE

@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from cryoem.checkpoints import first_line
+from cryoem.errors import first_line
 from cryoem.siamese.encoders import build_encoder
 from cryoem.siamese.losses import KINDS, distances_from_features, unit_features
 

@@ -28,6 +28,8 @@ class ProjectionStream(keras.utils.PyDataset):
     noise_variance, shift_limit_px, coverage : as in ``imaging.simulate``.
     seed : of all batches.
 
+    Its ``made_from`` says all of this in numbers and words, for ``checkpoints.restore``.
+
     Raises
     ------
     ValueError : the network's images are larger than the full ones, a batch has fewer than 2 images, an epoch
@@ -57,6 +59,17 @@ class ProjectionStream(keras.utils.PyDataset):
         not_negative(noise_variance, name="noise_variance")
         not_negative(shift_limit_px, name="shift_limit_px")
         self.epoch = 0
+        self.made_from = {
+            "map": f"{density_map.data.shape} voxels of {density_map.voxel_size_angstrom:.4g} angstrom, "
+            f"deviation {density_map.data.std():.3g}",
+            "image_size": image_size,
+            "network_image_size": network_image_size,
+            "batch_size": batch_size,
+            "noise_variance": noise_variance,
+            "shift_limit_px": shift_limit_px,
+            "coverage": coverage,
+            "seed": seed,
+        }
         self._batch_size, self._steps, self._seed, self._coverage = batch_size, steps, seed, coverage
         self._image_size, self._size = image_size, network_image_size
         shrink = network_image_size / image_size

@@ -56,7 +56,8 @@ def train(
     Raises
     ------
     ValueError : ``feature_distance`` is unknown, ``epochs`` is below 1, the learning rate is not positive,
-        the validation set does not suit the encoder, or ``checkpoints`` hold a damaged state.
+        the validation set does not suit the encoder, or ``checkpoints`` hold a damaged state, or that of another
+        training.
     """
     if feature_distance not in LOSSES:
         raise ValueError(f"feature_distance must be one of {', '.join(LOSSES)}, got {feature_distance!r}")
@@ -80,7 +81,15 @@ def train(
     optimizer = cosine_adamw(learning_rate, total)
     encoder.compile(optimizer=optimizer, loss=LOSSES[feature_distance], metrics=[METRICS[feature_distance]])
     folder = None if checkpoints is None else Path(checkpoints)
-    first_epoch, history = (0, {}) if folder is None else restore(encoder, folder)
+    made_from = {
+        "epochs": epochs,
+        "steps": len(stream),
+        "learning_rate": learning_rate,
+        "feature_distance": feature_distance,
+        "validation_images": len(images),
+        **stream.made_from,
+    }
+    first_epoch, history = (0, {}) if folder is None else restore(encoder, folder, made_from)
     record = Record(stream, folder, history, patience=patience, seconds=seconds)
     if record.is_over():
         return history

@@ -10,25 +10,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cryoem.checks import square_images
+from cryoem.checks import finite_array, square_images
 from cryoem.particles import ParticleStack
 from cryoem.udl.aligner import Aligner
 from cryoem.udl.classical import pair_angles
+from cryoem.udl.joint import class_average, start_together
 from cryoem.udl.registration import (
     FilteredReference,
     Registration,
     align_images,
     circular_mask,
     filter_reference,
+    flat_images,
+    image_deviation,
     mean_power,
     register,
 )
 from cryoem.udl.spectra import PolarGrid, polar_grid, polar_spectra
-from cryoem.udl.training import class_average, start_together
 
 METHODS = ("udl", "judl", "template")
 CORRENTROPY_WIDTH = 1.0  # in standard deviations of the images
 IMAGES_FOR_POWER = 3000
+IMAGES_FOR_AMPLITUDE = 256
+WEAKEST_AMPLITUDE = 0.03  # of a reference as strong as the images, noise and all
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,8 @@ def align(
     ----------
     stack : particle stack, or (n, y, x) images.
     model : from ``training.train``, ``template_aligner`` or ``export.load_model``.
-    reference : (y, x) image at angle 0; the model's by default, and where it has none (UDL) the average that the images
-        themselves give under the model's angles.
+    reference : (y, x) image at angle 0, in any units; the model's by default, and where it has none (UDL) the average
+        that the images themselves give under the model's angles.
 
     Raises
     ------
@@ -115,7 +119,7 @@ class TemplateMatcher:
 def prepare_reference(
     images: np.ndarray, model: Aligner, reference: np.ndarray | None = None
 ) -> FilteredReference:
-    """The reference that ``align_block`` takes, its noise measured on the first of (n, y, x) images.
+    """The reference that ``align_block`` takes, its strength and its noise measured on the first of (n, y, x) images.
 
     Arguments and errors as for ``align``.
     """
@@ -123,14 +127,35 @@ def prepare_reference(
         raise ValueError(
             f"images must be {model.grid.image_size} px a side for this model, got {images.shape[1]}"
         )
-    if reference is None:
-        reference = model.reference
-    if reference is None:
-        reference = class_average(images, model.angles(images))[0]
-    reference = np.asarray(reference, np.float32)
-    if reference.shape != images.shape[1:]:
-        raise ValueError(f"reference must be {images.shape[1:]} as the images, got {reference.shape}")
-    return filter_reference(reference, mean_power(images[:IMAGES_FOR_POWER]))
+    deviation = image_deviation(images)
+    power = mean_power(images[:IMAGES_FOR_POWER])
+    if reference is None and model.reference is None:
+        return filter_reference(class_average(images, model.angles(images))[0], power)
+    given = finite_array(
+        model.reference if reference is None else reference, name="reference", ndim=2, dtype=np.float64
+    )
+    if given.shape != images.shape[1:]:
+        raise ValueError(f"reference must be {images.shape[1:]} as the images, got {given.shape}")
+    if flat_images(given[None])[0]:
+        raise ValueError("reference must have structure, got a constant image")
+    zero = 0.0 if reference is None else model.angles(given[None])[0]
+    some, reference = images[:IMAGES_FOR_AMPLITUDE], given * (deviation / given.std())
+    return filter_reference(_at_amplitude_of(some, model.angles(some) - zero, reference, power), power)
+
+
+def _at_amplitude_of(
+    images: np.ndarray, angles_rad: np.ndarray, reference: np.ndarray, power: np.ndarray
+) -> np.ndarray:
+    """A (y, x) reference as strong as the particles of some images, which the images' noise does not tell.
+
+    What it is multiplied by is the least-squares fit of the images' average, aligned to the reference.
+    """
+    filtered = filter_reference(reference, power)
+    found = register(images, filtered, angles_rad, steps=0)
+    average = align_images(images, found.angles_rad, found.shifts_px).mean(axis=0, dtype=np.float64)
+    shown = filtered.image.astype(np.float64)
+    amplitude = np.sum((average - average.mean()) * shown) / np.sum(shown**2)
+    return reference * max(amplitude, WEAKEST_AMPLITUDE)
 
 
 def align_block(
@@ -153,8 +178,8 @@ def _correntropy(aligned: np.ndarray, reference: np.ndarray) -> np.ndarray:
     inside = circular_mask(len(reference)) > 0.5
 
     def standardised(values):
-        centred = values - values.mean(axis=-1, keepdims=True)
-        return centred / np.maximum(centred.std(axis=-1, keepdims=True), 1e-12)
+        centred = values - values.mean(axis=-1, keepdims=True, dtype=np.float64)  # squares of any scale
+        return centred / np.maximum(centred.std(axis=-1, keepdims=True), np.finfo(np.float64).tiny)
 
     difference = standardised(aligned[:, inside]) - standardised(reference[inside])
     return np.exp(-(difference**2) / (2 * CORRENTROPY_WIDTH**2)).mean(axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -10,15 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoem.checkpoints import first_line
 from cryoem.checks import square_images
-from cryoem.udl.network import build_polar_network
+from cryoem.errors import first_line
 from cryoem.udl.spectra import PolarGrid, polar_spectra
 
 SETTINGS_FILE = "aligner.json"
 WEIGHTS_FILE = "aligner.weights.h5"
 REFERENCE_FILE = "reference.npy"
-FORMAT = "cryoem polar aligner 1"
+FORMAT = "cryoem polar aligner 2"
 BATCH = 512
 
 
@@ -52,12 +52,16 @@ class Aligner:
 
     def angles_of_spectra(self, spectra: np.ndarray) -> np.ndarray:
         """Angles of (n, n_angles, n_radii) polar spectra: (n,) in [0, ``grid.period_rad``)."""
+        vectors = self.vectors_of_spectra(spectra)
+        turns = np.arctan2(vectors[:, 1].astype(float), vectors[:, 0])
+        return np.mod(turns / self.grid.periods, self.grid.period_rad)
+
+    def vectors_of_spectra(self, spectra: np.ndarray) -> np.ndarray:
+        """What the network says of (n, n_angles, n_radii) polar spectra: (n, 2)."""
         # predict_on_batch runs a Keras model as a compiled graph, twice as fast as calling it
         evaluate = getattr(self.network, "predict_on_batch", self.network)
         batches = (spectra[start : start + BATCH] for start in range(0, len(spectra), BATCH))
-        vectors = np.concatenate([np.asarray(evaluate(batch)) for batch in batches])
-        turns = np.arctan2(vectors[:, 1].astype(float), vectors[:, 0])
-        return np.mod(turns / self.grid.periods, self.grid.period_rad)
+        return np.concatenate([np.asarray(evaluate(batch)) for batch in batches])
 
     def between(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """By how much the second of each pair of images is turned against the first: (n,) in [0, period_rad)."""
@@ -79,7 +83,10 @@ def save_aligner(aligner: Aligner, folder: str | os.PathLike) -> Path:
 def write_folder(
     aligner: Aligner, folder: str | os.PathLike, form: str, write_network: Callable[[Path], object]
 ) -> Path:
-    """Write the network by ``write_network``, the reference, and last the JSON: a folder that holds it is whole."""
+    """Write the network by ``write_network``, the reference, and last the JSON: a folder that holds it is whole.
+
+    The JSON lists the checksums of the other files and has one of its own.
+    """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"folder {folder} must be new or empty")
@@ -87,7 +94,14 @@ def write_folder(
     write_network(folder)
     if aligner.reference is not None:
         np.save(folder / REFERENCE_FILE, aligner.reference, allow_pickle=False)
-    settings = {"format": form, "method": aligner.method, "grid": asdict(aligner.grid)}
+    written = sorted(path for path in folder.rglob("*") if path.is_file())
+    settings = {
+        "format": form,
+        "method": aligner.method,
+        "grid": asdict(aligner.grid),
+        "files": {path.relative_to(folder).as_posix(): _sha256(path.read_bytes()) for path in written},
+    }
+    settings["sha256"] = _sha256_of_settings(settings)
     aside = folder / f".partial-{SETTINGS_FILE}"
     aside.write_text(json.dumps(settings, indent=2), encoding="utf-8")
     os.replace(aside, folder / SETTINGS_FILE)
@@ -100,33 +114,38 @@ def load_aligner(folder: str | os.PathLike) -> Aligner:
     Raises
     ------
     FileNotFoundError : there is no aligner in the folder.
-    ValueError : what is there cannot be read as one.
+    ValueError : what is there cannot be read as one, or is not as it was written.
     """
+    return read_folder(folder, FORMAT, _read_weights)
+
+
+def read_folder(
+    folder: str | os.PathLike, form: str, read_network: Callable[[Path, PolarGrid], object]
+) -> Aligner:
+    """Read what ``write_folder`` wrote, the network by ``read_network``; errors as ``load_aligner``."""
     folder = Path(folder)
-    grid, method = read_settings(folder, FORMAT)
+    settings = _settings(folder)
     try:
-        network = build_polar_network(grid)
-        network.load_weights(folder / WEIGHTS_FILE)
-        reference = read_reference(folder, grid)
-    except Exception as error:  # Keras, h5py and NumPy each raise their own kinds
+        if settings["format"] != form:
+            raise ValueError(f"its format is {settings['format']!r}, not {form!r}")
+        _check_sums(folder, settings)
+        grid = PolarGrid(**settings["grid"])
+        reference = None
+        if REFERENCE_FILE in settings["files"]:
+            reference = np.load(folder / REFERENCE_FILE, allow_pickle=False)
+            side = (grid.image_size, grid.image_size)
+            if reference.shape != side or not np.isfinite(reference).all():
+                raise ValueError(f"its reference must be {side} and finite, got {reference.shape}")
+        aligner = Aligner(read_network(folder, grid), grid, reference, settings["method"])
+        _check_answer(aligner)
+    except Exception as error:  # Keras, h5py, TensorFlow and NumPy each raise their own kinds
         raise ValueError(f"model {folder} cannot be read: {first_line(error)}") from None
-    return Aligner(network, grid, reference, method)
+    return aligner
 
 
 def read_format(folder: Path) -> str:
     """The format of the aligner in a folder; errors as ``load_aligner``."""
     return _settings(folder)["format"]
-
-
-def read_settings(folder: Path, expected_format: str) -> tuple[PolarGrid, str]:
-    """Grid and method of the aligner in a folder; errors as ``load_aligner``."""
-    settings = _settings(folder)
-    try:
-        if settings["format"] != expected_format:
-            raise ValueError(f"its format is {settings['format']!r}, not {expected_format!r}")
-        return PolarGrid(**settings["grid"]), settings["method"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"model {folder} cannot be read: {first_line(error)}") from None
 
 
 def _settings(folder: Path) -> dict:
@@ -142,11 +161,37 @@ def _settings(folder: Path) -> dict:
         raise ValueError(f"model {folder} cannot be read: {first_line(error)}") from None
 
 
-def read_reference(folder: Path, grid: PolarGrid) -> np.ndarray | None:
-    """The reference image of the aligner in a folder, None where it has none."""
-    if not (folder / REFERENCE_FILE).is_file():
-        return None
-    reference = np.load(folder / REFERENCE_FILE, allow_pickle=False)
-    if reference.shape != (grid.image_size, grid.image_size):
-        raise ValueError(f"its reference is {reference.shape}, not {grid.image_size} px a side")
-    return reference
+def _check_sums(folder: Path, settings: dict) -> None:
+    """Hold the files of a folder against the checksums of its settings, and these against their own."""
+    if settings.get("sha256") != _sha256_of_settings(settings):
+        raise ValueError(f"its {SETTINGS_FILE} is not as it was written")
+    for name, expected in settings["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"its {name} is missing")
+        if _sha256(path.read_bytes()) != expected:
+            raise ValueError(f"its {name} is not as it was written")
+
+
+def _sha256_of_settings(settings: dict) -> str:
+    others = {name: value for name, value in settings.items() if name != "sha256"}
+    return _sha256(json.dumps(others, sort_keys=True).encode())
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read_weights(folder: Path, grid: PolarGrid):
+    from cryoem.udl.network import build_polar_network  # imports Keras
+
+    network = build_polar_network(grid)
+    network.load_weights(folder / WEIGHTS_FILE)
+    return network
+
+
+def _check_answer(aligner: Aligner) -> None:
+    """Ask the network about two flat spectra: a damaged one, or one of another grid, shows."""
+    answer = aligner.vectors_of_spectra(np.ones((2, aligner.grid.n_angles, aligner.grid.n_radii), np.float32))
+    if answer.shape != (2, 2) or not np.isfinite(answer).all():
+        raise ValueError(f"its network must answer with finite (n, 2) vectors, got {answer.tolist()}")

@@ -11,18 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoem.checkpoints import first_line
-from cryoem.udl.aligner import (
-    FORMAT,
-    Aligner,
-    load_aligner,
-    read_format,
-    read_reference,
-    read_settings,
-    write_folder,
-)
+from cryoem.udl.aligner import FORMAT, Aligner, load_aligner, read_folder, read_format, write_folder
+from cryoem.udl.spectra import PolarGrid
 
-EXPORTED_FORMAT = "cryoem exported aligner 1"
+EXPORTED_FORMAT = "cryoem exported aligner 2"
 COMPUTATION = "computation"
 
 
@@ -50,18 +42,15 @@ def load_exported(folder: str | os.PathLike) -> Aligner:
     Raises
     ------
     FileNotFoundError : there is no aligner in the folder.
-    ValueError : what is there cannot be read as one.
+    ValueError : what is there cannot be read as one, or is not as it was written.
     """
+    return read_folder(folder, EXPORTED_FORMAT, _read_computation)
+
+
+def _read_computation(folder: Path, _grid: PolarGrid):
     import tensorflow as tf
 
-    folder = Path(folder)
-    grid, method = read_settings(folder, EXPORTED_FORMAT)
-    try:
-        computation = tf.saved_model.load(str(folder / COMPUTATION))
-        reference = read_reference(folder, grid)
-    except Exception as error:  # TensorFlow and NumPy raise their own kinds
-        raise ValueError(f"model {folder} cannot be read: {first_line(error)}") from None
-    return Aligner(_Exported(computation), grid, reference, method)
+    return _Exported(tf.saved_model.load(str(folder / COMPUTATION)))
 
 
 @dataclass(frozen=True)
@@ -77,4 +66,9 @@ class _Exported:
 def load_model(folder: str | os.PathLike) -> Aligner:
     """Read a saved or an exported aligner, whichever the folder holds; errors as for either."""
     folder = Path(folder)
-    return load_aligner(folder) if read_format(folder) == FORMAT else load_exported(folder)
+    form = read_format(folder)
+    if form not in (FORMAT, EXPORTED_FORMAT):
+        raise ValueError(
+            f"model {folder} cannot be read: its format must be {FORMAT!r} or {EXPORTED_FORMAT!r}, got {form!r}"
+        )
+    return load_aligner(folder) if form == FORMAT else load_exported(folder)

@@ -138,7 +138,7 @@ def natural_pairs(
     splines = _Splines(photographs, chosen)
     first = splines.crops(to_photograph, centres, scale, image_size, radius)
     second = splines.crops(second_to_photograph, second_centres, scale, image_size, radius)
-    mask = circular_mask(image_size)
+    mask = crop_mask(image_size)
     for crops in (first, second):
         _add_noise(crops, noise, noise_level, rng)
         _apply_mask(crops, mask)
@@ -159,7 +159,7 @@ def published_noise_level(photographs: Sequence[np.ndarray], noise: str, **optio
     return float(np.sqrt(10 * crops.var(axis=(1, 2)).mean()))
 
 
-def circular_mask(image_size: int) -> np.ndarray:
+def crop_mask(image_size: int) -> np.ndarray:
     """(image_size, image_size) float32: 1 about pixel n // 2, falling as a squared sine to 0 at the border."""
     axis = np.arange(image_size) - image_size // 2
     radius = _radius(image_size)
@@ -184,7 +184,7 @@ def _photograph_paths(folder_or_paths) -> list[Path]:
         raise FileNotFoundError(f"no folder of photographs at {folder}")
     if not folder.is_dir():
         raise ValueError(f"folder_or_paths must be a folder or a list of files, got the file {folder}")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
     if not paths:
         raise ValueError(f"{folder} must hold photographs ({', '.join(SUFFIXES)}), got none")
     return paths

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.fft
 
 from cryoem.checks import finite_array, square_images, whole_number
-from cryoem.udl.natural import circular_mask, natural_pairs
+from cryoem.udl.natural import crop_mask, natural_pairs
 
 _APART = 2**31  # an epoch that no training reaches
 
@@ -36,7 +36,7 @@ class PairStream(keras.utils.PyDataset):
         self.epoch = 0
         self.batch_size = whole_number(batch_size, name="batch_size", at_least=1)
         self._steps = whole_number(steps, name="steps", at_least=1)
-        self._draw, self._seed = draw, seed
+        self._draw, self.seed = draw, seed
 
     def __len__(self) -> int:
         return self._steps
@@ -51,7 +51,7 @@ class PairStream(keras.utils.PyDataset):
 
     def rng(self, *key: int) -> np.random.Generator:
         """A generator of its own for every key."""
-        return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=key))
+        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
 
 def natural_draw(photographs: Sequence[np.ndarray], **options) -> Draw:
@@ -105,7 +105,7 @@ def power_spectra(images: np.ndarray) -> np.ndarray:
     images = square_images(images, smallest_px=8)
     magnitude = np.abs(scipy.fft.fftshift(scipy.fft.fft2(images, workers=-1), axes=(1, 2)))
     spectra = np.log1p(magnitude).astype(np.float32)
-    mask = circular_mask(images.shape[1])
+    mask = crop_mask(images.shape[1])
     mean = np.einsum("nyx,yx->n", spectra, mask)[:, None, None] / mask.sum()
     spectra = (spectra - mean) * mask
     low = spectra.min(axis=(1, 2), keepdims=True)

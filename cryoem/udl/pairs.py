@@ -28,7 +28,7 @@ from keras import ops
 
 from cryoem.checks import not_negative, positive_number, whole_number
 from cryoem.udl.classical import wrapped
-from cryoem.udl.natural import circular_mask
+from cryoem.udl.natural import crop_mask
 from cryoem.udl.natural_network import TurnImages
 from cryoem.udl.pair_streams import PairStream
 from cryoem.udl.rotation import rotate_images
@@ -80,7 +80,8 @@ def train_pairs(
     Raises
     ------
     ValueError : the method is unknown, a number is out of its range, ``"supervised"`` gets pairs without angles, a
-        method other than ``"udl"`` a displacement or a split, or ``checkpoints`` hold a damaged state.
+        method other than ``"udl"`` a displacement or a split, or ``checkpoints`` hold a damaged state, or that of other
+        options or another seed.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -102,6 +103,7 @@ def train_pairs(
         learning_rate=learning_rate,
         seconds=seconds,
         checkpoints=checkpoints,
+        made_from={"options": options, "seed": stream.seed, "batch_size": stream.batch_size},
         callbacks=[watch, *callbacks],
         verbose=verbose,
     )
@@ -161,7 +163,7 @@ def _training_model(network: keras.Model, method: str, periods: int, against_its
 
 def masked_square(true, predicted):
     """Mean squared difference of images (b, y, x) inside their circle."""
-    mask = circular_mask(true.shape[1])
+    mask = crop_mask(true.shape[1])
     return ops.mean(ops.sum(ops.square(true - predicted) * mask, axis=(1, 2))) / mask.sum()
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*")
+PNG = b"\x89PNG"
+SIGNATURES = (b"\xff\xd8\xff", PNG, b"II*\0", b"MM\0*")
 
 
 def read_grey(path: Path) -> np.ndarray:
-    """A picture file as (y, x) float32 in [0, 1], colours weighted as the eye does.
+    """A picture file as (y, x) float32 in [0, 1], colours weighted as the eye does, the opacity of a PNG left out.
 
     Raises
     ------
@@ -32,6 +33,8 @@ def read_grey(path: Path) -> np.ndarray:
     except Exception as error:  # each of the readers below scikit-image raises its own kinds
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} cannot be read as a picture: {reason}") from error
+    if start == PNG and pixels.ndim == 3 and pixels.shape[2] in (2, 4):  # in other files four may be inks
+        pixels = pixels[..., 0] if pixels.shape[2] == 2 else pixels[..., :3]
     if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
         raise ValueError(f"{path} must be one grey or RGB picture, got an array of shape {pixels.shape}")
     if not (pixels.dtype in (bool, np.uint8, np.uint16) or np.issubdtype(pixels.dtype, np.floating)):

@@ -23,6 +23,7 @@ BLOCK = 256
 STEPS = 3
 LONGEST_STEP_RAD = np.deg2rad(3.0)
 LONGEST_STEP_PX = 1.0
+SMALLEST_DEVIATION, LARGEST_DEVIATION = 1e-28, 1e28  # of images, for products of them in single precision
 SEARCHED_FRACTION = 0.2  # shifts are looked for up to this fraction of the image's side
 
 
@@ -64,23 +65,49 @@ def circular_mask(size: int, *, edge_px: float = 4.0) -> np.ndarray:
     return np.clip(((size - 1) // 2 - distance) / edge_px, 0, 1).astype(np.float32)
 
 
+def flat_images(images: np.ndarray) -> np.ndarray:
+    """Which of (n, y, x) images are constant inside the largest circle, whatever lies outside it: (n,) bool."""
+    inside = circular_mask(images.shape[1]) > 0
+    blocks = (images[start : start + BLOCK] for start in range(0, len(images), BLOCK))
+    return np.concatenate([np.ptp(block[:, inside], axis=1) == 0 for block in blocks])
+
+
+def image_deviation(images: np.ndarray) -> float:
+    """Root of the mean variance of (n, y, x) images.
+
+    Raises
+    ------
+    ValueError : it is beyond 1e-28 to 1e28, where single precision ends.
+    """
+    blocks = (images[start : start + BLOCK] for start in range(0, len(images), BLOCK))
+    total = sum(block.var(axis=(1, 2), dtype=np.float64).sum() for block in blocks)
+    deviation = float(np.sqrt(total / len(images)))
+    if not SMALLEST_DEVIATION < deviation < LARGEST_DEVIATION:
+        raise ValueError(
+            f"images must have a standard deviation between {SMALLEST_DEVIATION:g} and {LARGEST_DEVIATION:g}, "
+            f"got {deviation:.3g}"
+        )
+    return deviation
+
+
 def filter_reference(reference: np.ndarray, image_power: np.ndarray) -> FilteredReference:
     """Prepare a reference for ``register``.
 
     Parameters
     ----------
-    reference : (y, x) image.
+    reference : (y, x) image, in the units of the images.
     image_power : (y, x // 2 + 1) mean squared Fourier magnitude of the masked images, see ``mean_power``.
 
     Raises
     ------
-    ValueError : the reference is constant.
+    ValueError : the reference is constant inside the largest circle.
     """
     size = len(reference)
+    reference = np.asarray(reference, np.float64)
+    if flat_images(reference[None])[0]:
+        raise ValueError("reference must have structure, got a constant image")
     image = (reference - reference.mean()) * circular_mask(size)
     spectrum = scipy.fft.rfft2(image)
-    if not np.abs(spectrum).max() > 1e-12:
-        raise ValueError("reference must have structure, got a constant image")
     signal = _by_ring(np.abs(spectrum) ** 2)
     total = _by_ring(image_power)
     noise = np.maximum(total - signal, 0.02 * total + 1e-9 * total.max())
@@ -118,7 +145,8 @@ def mean_power(images: np.ndarray) -> np.ndarray:
     for start in range(0, len(images), BLOCK):
         block = images[start : start + BLOCK]
         block = (block - block.mean(axis=(1, 2), keepdims=True)) * mask
-        total += np.sum(np.abs(scipy.fft.rfft2(block, workers=-1)) ** 2, axis=0)
+        magnitude = np.abs(scipy.fft.rfft2(block, workers=-1))
+        total += np.square(magnitude, dtype=np.float64).sum(axis=0)
     return total / len(images)
 
 

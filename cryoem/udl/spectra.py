@@ -18,7 +18,7 @@ import numpy as np
 import scipy.fft
 
 from cryoem.checks import square_images, whole_number
-from cryoem.udl.registration import circular_mask
+from cryoem.udl.registration import circular_mask, flat_images
 
 SMALLEST_PX = 16
 BLOCK = 256
@@ -45,9 +45,9 @@ class PolarGrid:
     fold: int = 1
 
     def __post_init__(self):
-        whole_number(self.image_size, name="image_size", at_least=SMALLEST_PX)
-        for name in ("n_angles", "lowest", "n_radii", "fold"):
-            whole_number(getattr(self, name), name=name, at_least=1)
+        for name in ("image_size", "n_angles", "lowest", "n_radii", "fold"):
+            least = SMALLEST_PX if name == "image_size" else 1
+            object.__setattr__(self, name, whole_number(getattr(self, name), name=name, at_least=least))
         if self.lowest + self.n_radii > self.image_size // 2 + 1:
             raise ValueError(
                 f"n_radii must leave rings below the Nyquist frequency {self.image_size // 2}, "
@@ -103,12 +103,12 @@ def polar_spectra(images: np.ndarray, grid: PolarGrid) -> np.ndarray:
 
     Raises
     ------
-    ValueError : images are not of the grid's size or not finite, or one is constant.
+    ValueError : images are not of the grid's size or not finite, or one is constant inside the largest circle.
     """
     images = square_images(images)
     if images.shape[1] != grid.image_size:
         raise ValueError(f"images must be {grid.image_size} px a side for this model, got {images.shape[1]}")
-    flat = np.ptp(images.reshape(len(images), -1), axis=1) == 0
+    flat = flat_images(images)
     if flat.any():
         raise ValueError(f"images must have structure, got {flat.sum()} constant ones, first {flat.argmax()}")
     pixels, weights = _samples(grid)
@@ -119,7 +119,8 @@ def polar_spectra(images: np.ndarray, grid: PolarGrid) -> np.ndarray:
     for start in range(0, len(images), BLOCK):
         block = images[start : start + BLOCK]
         block = block - block.mean(axis=(1, 2), keepdims=True)
-        block /= np.maximum(block.std(axis=(1, 2), keepdims=True), TINY)
+        deviation = block.std(axis=(1, 2), keepdims=True, dtype=np.float64)  # squares of any scale
+        block = (block / deviation).astype(np.float32)
         rows = scipy.fft.rfft(block * mask, n=side, axis=2, workers=-1)[:, :, :columns]
         transform = np.ascontiguousarray(scipy.fft.fft(rows, n=side, axis=1, workers=-1))  # (b, 2 y, columns)
         _read(transform.reshape(len(block), -1), pixels, weights, spectra[start : start + BLOCK])

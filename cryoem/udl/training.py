@@ -19,7 +19,7 @@ template already.  From random weights, ``warm_start=False``, the same pairs tea
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,37 +27,16 @@ import keras
 import numpy as np
 from keras import ops
 
-from cryoem.checkpoints import Record, cosine_adamw, restore
+from cryoem.checkpoints import Record, cosine_adamw, digest, restore
 from cryoem.checks import finite_array, positive_number, square_images, whole_number
 from cryoem.udl.aligner import Aligner
-from cryoem.udl.classical import (
-    iterated_template,
-    mean_spectrum,
-    neighbour_pairs,
-    pair_angles,
-    synchronise,
-    wrapped,
-)
+from cryoem.udl.classical import mean_spectrum, neighbour_pairs, pair_angles, synchronise, wrapped
+from cryoem.udl.joint import FEWEST_IMAGES, PARTNERS, angles_of_pairs, class_average, start_together
 from cryoem.udl.network import build_polar_network
-from cryoem.udl.registration import (
-    Registration,
-    align_images,
-    filter_reference,
-    mean_power,
-    register,
-    turn,
-)
+from cryoem.udl.registration import align_images, filter_reference, register
 from cryoem.udl.spectra import PolarGrid, polar_grid, polar_spectra
 
 METHODS = ("udl", "judl")
-FEWEST_IMAGES = 4
-PARTNERS = 8
-SYNCHRONISED_ROUNDS = 5
-REFERENCE_ROUNDS = (
-    (1000, 0),
-    (1000, 0),
-    (3000, 2),
-)  # images, Gauss-Newton steps of each round of the average
 
 
 @dataclass(frozen=True)
@@ -115,7 +94,7 @@ def train(
     Raises
     ------
     ValueError : images are not (n, y, y), too few, not finite or constant; the method or symmetry is unknown;
-        a number is out of its range; or ``checkpoints`` hold a damaged state.
+        a number is out of its range; or ``checkpoints`` hold a damaged state, or that of another training.
     """
     images = square_images(images, at_least=FEWEST_IMAGES, smallest_px=16)
     if method not in METHODS:
@@ -123,12 +102,24 @@ def train(
     epochs = whole_number(epochs, name="epochs", at_least=1)
     batch_size = whole_number(batch_size, name="batch_size", at_least=2)
     positive_number(learning_rate, name="learning_rate")
+    if seconds is not None:
+        seconds = positive_number(seconds, name="seconds")
     if not 0 < validation_fraction <= 0.5:
         raise ValueError(f"validation_fraction must be above 0 and at most 0.5, got {validation_fraction}")
     if true_angles_rad is not None:
         true_angles_rad = finite_array(true_angles_rad, name="true_angles_rad", ndim=1, dtype=float)
         if len(true_angles_rad) != len(images):
             raise ValueError(f"true_angles_rad must be {len(images)}, got {len(true_angles_rad)}")
+    made_from = {
+        "images": digest(images),
+        "method": method,
+        "symmetry": symmetry,
+        "batch_size": batch_size,
+        "validation_fraction": validation_fraction,
+        "warm_start": warm_start,
+        "true_angles_rad": true_angles_rad is not None,
+        "rng": None if rng is None else digest(np.random.default_rng(rng)),
+    }
     rng = np.random.default_rng(rng)
     grid = polar_grid(images.shape[1], symmetry=symmetry)
     spectra = polar_spectra(images, grid)
@@ -163,6 +154,7 @@ def train(
         learning_rate=learning_rate,
         seconds=seconds,
         checkpoints=checkpoints,
+        made_from=made_from,
         callbacks=[watch, *callbacks],
         verbose=verbose,
     )
@@ -179,17 +171,19 @@ def fit(
     learning_rate: float,
     seconds: float | None = None,
     checkpoints: str | os.PathLike | None = None,
+    made_from: Mapping[str, object] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int = 0,
 ) -> dict[str, list[float]]:
     """``model.fit`` with the schedule, the history and the checkpoints that all trainings of this folder share.
 
     Arguments as in ``train``; ``stream`` and ``validation`` give batches (inputs, targets), and a stream's
-    ``epoch`` is set before each epoch.
+    ``epoch`` is set before each epoch.  ``made_from`` is what else the numbers come from, see ``checkpoints.restore``.
     """
     model.compile(optimizer=cosine_adamw(learning_rate, epochs * len(stream)), loss=loss)
     folder = None if checkpoints is None else Path(checkpoints)
-    first_epoch, history = (0, {}) if folder is None else restore(model, folder)
+    made_from = {"epochs": epochs, "steps": len(stream), "learning_rate": learning_rate, **(made_from or {})}
+    first_epoch, history = (0, {}) if folder is None else restore(model, folder, made_from)
     record = Record(stream, folder, history, patience=None, seconds=seconds)
     if not record.is_over():
         model.fit(
@@ -271,20 +265,11 @@ def _pairwise_labels(spectra, parts, grid, rng):
     targets = []
     for rows in parts:
         pairs = rows[neighbour_pairs(len(rows), PARTNERS, rng=rng)]
-        angles = _angles_of_pairs(spectra, pairs, grid)
+        angles = angles_of_pairs(spectra, pairs, grid)
         targets.append((pairs, angles))
     pairs, angles = targets[0]
     together = synchronise(pairs, angles, period_rad=grid.period_rad)
     return mean_spectrum(spectra[parts[0]], together, period_rad=grid.period_rad), targets
-
-
-def _angles_of_pairs(spectra, pairs, grid, block=2000):
-    return np.concatenate(
-        [
-            pair_angles(spectra[p[:, 0]], spectra[p[:, 1]], period_rad=grid.period_rad)
-            for p in np.array_split(pairs, -(-len(pairs) // block))
-        ]
-    )
 
 
 def _joint_labels(images, spectra, parts, grid):
@@ -299,38 +284,6 @@ def _joint_labels(images, spectra, parts, grid):
     average = align_images(images[training], labels[0], found[0].shifts_px).mean(axis=0)
     template = mean_spectrum(spectra[training], labels[0], period_rad=grid.period_rad)
     return template, list(zip(parts, labels, strict=True)), average
-
-
-def class_average(images: np.ndarray, angles_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The average of images whose angles are known modulo half a turn, and their mean power.
-
-    It begins as one image and takes in more of them, twins and shifts settled against the average before.
-    Returns (y, x) and (y, x // 2 + 1), see ``registration.mean_power``.
-    """
-    power = mean_power(images[: REFERENCE_ROUNDS[-1][0]])
-    average = align_images(images[:1], angles_rad[:1], np.zeros((1, 2)))[0]
-    for count, steps in REFERENCE_ROUNDS:
-        some = images[:count]
-        found = register(some, filter_reference(average, power), angles_rad[:count], steps=steps)
-        average = align_images(some, found.angles_rad, _about_the_centre(found)).mean(axis=0)
-    return average, power
-
-
-def _about_the_centre(found: Registration) -> np.ndarray:
-    """Shifts against the reference moved to where the particles stand on average: (n, 2).
-
-    Particles are picked about the middle of their images; the one image that an average begins as need not be.
-    """
-    offset = turn(found.shifts_px, -found.angles_rad).mean(axis=0)
-    return found.shifts_px - turn(np.broadcast_to(offset, found.shifts_px.shape), found.angles_rad)
-
-
-def start_together(spectra: np.ndarray, grid: PolarGrid) -> tuple[np.ndarray, np.ndarray]:
-    """Angles of spectra and their template, from synchronised pairs followed by an iterated template."""
-    pairs = neighbour_pairs(len(spectra), PARTNERS, rng=0)
-    angles = synchronise(pairs, _angles_of_pairs(spectra, pairs, grid), period_rad=grid.period_rad)
-    template = mean_spectrum(spectra, angles, period_rad=grid.period_rad)
-    return iterated_template(spectra, start=template, rounds=SYNCHRONISED_ROUNDS, period_rad=grid.period_rad)
 
 
 def _loss(model, validation):
