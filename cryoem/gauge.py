@@ -7,6 +7,9 @@ which the two must agree.  The score of a candidate is the mean correlation alon
 
 A and Rz(pi) A score the same: turning every image by half a turn gives the mirror image of the particle, which no
 projection can tell from the particle.
+
+Of a symmetric particle, every image is a slice at all copies ``R g`` of its orientation, and so meets every other
+image, and itself, in more lines.  Its distances have told R from R^T already.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.checks import many_rotations, square_images, whole_number
+from cryoem.rotations import point_group
 
 N_ANGLES = 360
 CANDIDATES = 20_000
@@ -40,7 +44,7 @@ class Gauge:
     ``rotations``: n orientations, ``turn * R_hat`` or ``turn * R_hat^T``; ``score``: mean correlation along
     common lines, 1 for a perfect match; ``inverted``: whether the transpose was taken; ``turn``: the rotation
     A of the image axes; ``runner_up``: score of the best candidate of the other inversion, after the same
-    refinement: how clear the choice was.
+    refinement: how clear the choice was; NaN with symmetry, where there is none to make.
     """
 
     rotations: Rotation
@@ -54,6 +58,7 @@ def fix_gauge(
     images: np.ndarray,
     rotations: Rotation,
     *,
+    symmetry: str = "C1",
     pairs: int = 600,
     refinement_pairs: int = 200_000,
     rng: np.random.Generator | int | None = None,
@@ -64,6 +69,7 @@ def fix_gauge(
     ----------
     images : (n, y, x) real, y == x, the origin at pixel y // 2.
     rotations : n orientations known up to ``R -> A R B`` and ``R -> R^T``, as recovered from distances.
+    symmetry : point group G of the particle; orientations are then known up to ``R -> A R``, in its frame.
     pairs : pairs of images that score each of the candidates of the coarse search over SO(3).
     refinement_pairs : pairs that score the local refinement of the best candidates.
     rng : generator or seed of the choice of pairs.
@@ -74,7 +80,8 @@ def fix_gauge(
 
     Raises
     ------
-    ValueError : images are not (n, y, y), fewer than 3, not finite, constant, or not as many as rotations.
+    ValueError : images are not (n, y, y), fewer than 3, not finite, constant, or not as many as rotations,
+        or the point group is unknown.
 
     Source: van Heel, Ultramicroscopy 21 (1987) 111, for common lines.
     """
@@ -83,23 +90,30 @@ def fix_gauge(
     refinement_pairs = whole_number(refinement_pairs, name="refinement_pairs", at_least=1)
     rng = np.random.default_rng(rng)
     lines = _fourier_lines(images)
-    coarse, fine = _pairs(len(images), pairs, rng), _pairs(len(images), refinement_pairs, rng)
-    best = [
-        _search(lines, _float_matrices(oriented), coarse, fine) for oriented in (rotations, rotations.inv())
-    ]
+    group = point_group(symmetry)
+    n = len(images) * len(group)
+    coarse, fine = _pairs(n, pairs, rng), _pairs(n, refinement_pairs, rng)
+    candidates = (rotations, rotations.inv()) if len(group) == 1 else (rotations,)
+    best = [_search(lines, _copies(oriented, group), coarse, fine) for oriented in candidates]
+    if len(best) == 1:
+        score, turn = best[0]
+        return Gauge(turn * rotations, score, False, turn, float("nan"))
     inverted = bool(best[1][0] > best[0][0])
     score, turn = best[inverted]
     oriented = rotations.inv() if inverted else rotations
     return Gauge(turn * oriented, score, inverted, turn, best[not inverted][0])
 
 
-def common_line_score(images: np.ndarray, rotations: Rotation, *, pairs: int = 2000, rng=None) -> float:
+def common_line_score(
+    images: np.ndarray, rotations: Rotation, *, symmetry: str = "C1", pairs: int = 2000, rng=None
+) -> float:
     """Agreement along the common lines that orientations predict, in [-1, 1]; parameters as ``fix_gauge``."""
     images = _checked(images, rotations)
     pairs = whole_number(pairs, name="pairs", at_least=1)
-    chosen = _pairs(len(images), pairs, np.random.default_rng(rng))
+    group = point_group(symmetry)
+    chosen = _pairs(len(images) * len(group), pairs, np.random.default_rng(rng))
     identity = np.eye(3, dtype=np.float32)[None]
-    return float(_score(_fourier_lines(images), _float_matrices(rotations), chosen, identity)[0])
+    return float(_score(_fourier_lines(images), _copies(rotations, group), chosen, identity)[0])
 
 
 def _search(lines, matrices, coarse, fine) -> tuple[float, Rotation]:
@@ -133,6 +147,11 @@ def _climb(lines, matrices, pairs, turn: Rotation, radius: float) -> Rotation:
         summit = np.linalg.solve(curvature, -fit[1:4])
         best = summit * min(1, 1.5 * radius / max(np.linalg.norm(summit), 1e-12))
     return Rotation.from_rotvec(best) * turn
+
+
+def _copies(rotations: Rotation, group: Rotation) -> np.ndarray:
+    """Matrices of all orientations, then of all their copies by the next rotation of the group, and so on."""
+    return np.concatenate([_float_matrices(rotations * g) for g in group])
 
 
 def _float_matrices(rotations: Rotation) -> np.ndarray:
@@ -214,6 +233,8 @@ def _fourier_lines(images: np.ndarray) -> np.ndarray:
 def _score(lines, matrices, pairs, turns):
     """Agreement along common lines for each candidate turn A of the image axes, ``R = A @ matrices``: (c,).
 
+    Matrix p is that of image ``p % n``, for n images.
+
     Inner products of all lines over the mean power of all lines, so that strong lines count for more but a candidate
     gains nothing by choosing them; 1 where every line agrees.
     """
@@ -230,7 +251,10 @@ def _score(lines, matrices, pairs, turns):
             vx, vy, vz = _combine_rows(turn[2], b)
             x, y, z = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
             product, mean_power = _compare(
-                lines[i], lines[j], _angle(turn, a, x, y, z), _angle(turn, b, x, y, z)
+                lines[i % len(lines)],
+                lines[j % len(lines)],
+                _angle(turn, a, x, y, z),
+                _angle(turn, b, x, y, z),
             )
             total += product
             power += mean_power

@@ -10,10 +10,12 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.checks import many_rotations, positive_number, square_images, whole_number
 from cryoem.projectors import backproject, fourier, half_planes_from_images, plane_frequencies, project
+from cryoem.rotations import point_group
 from cryoem.volumes import DensityMap
 
 METHODS = ("fourier", "cgls")
 DAMPING = 1e-3
+IDENTITY = np.eye(3)[None]
 
 
 def reconstruct(
@@ -21,6 +23,7 @@ def reconstruct(
     rotations: Rotation,
     *,
     pixel_size_angstrom: float,
+    symmetry: str = "C1",
     method: str = "fourier",
     iterations: int = 20,
     damping: float = DAMPING,
@@ -34,6 +37,8 @@ def reconstruct(
     images : (n, y, x) real, y == x.
     rotations : n orientations, particle to microscope coordinates.
     pixel_size_angstrom : side of a pixel, and of a voxel of the result.
+    symmetry : point group of the particle, in the frame of ``rotations.point_group``: every image counts at all of its
+        copies ``R g``, so that the map has the symmetry.
     method : ``"fourier"`` direct inversion, every slice gridded and divided by the sampling density;
         ``"cgls"`` conjugate gradients on the least-squares problem, through ``project`` and its adjoint on
         any backend.
@@ -49,7 +54,7 @@ def reconstruct(
     Raises
     ------
     ValueError : images are not (n, y, y), fewer than 2, smaller than 4 px, not finite, or not as many as rotations; the
-        pixel size, the damping or the iterations are not positive; the method is unknown.
+        pixel size, the damping or the iterations are not positive; the method or the point group is unknown.
 
     Source: direct Fourier inversion after Penczek, Methods Enzymol. 482 (2010) 1; CGLS after Björck, Numerical Methods
     for Least Squares Problems (1996), 7.4.
@@ -61,18 +66,24 @@ def reconstruct(
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     iterations = whole_number(iterations, name="iterations", at_least=1)
+    group = point_group(symmetry)
     if method == "fourier":
-        volume = invert_slices(images, rotations.as_matrix(), damping=damping)
+        volume = invert_slices(images, rotations.as_matrix(), group=group.as_matrix(), damping=damping)
     else:
-        volume = _cgls(images, rotations, iterations, backend, callback)
+        copies = Rotation.concatenate([rotations * g for g in group])
+        volume = _cgls(np.concatenate([images] * len(group)), copies, iterations, backend, callback)
     return DensityMap(volume.astype(np.float32), pixel_size_angstrom)
 
 
-def invert_slices(images: np.ndarray, matrices: np.ndarray, *, damping: float = DAMPING) -> np.ndarray:
-    """Direct Fourier inversion of (n, y, y) images at (n, 3, 3) orientations: (y, y, y) float32."""
+def invert_slices(
+    images: np.ndarray, matrices: np.ndarray, *, group: np.ndarray = IDENTITY, damping: float = DAMPING
+) -> np.ndarray:
+    """Direct Fourier inversion of (n, y, y) images at (n, 3, 3) orientations and all copies by (k, 3, 3) rotations of a
+    group: (y, y, y) float32.
+    """
     size = images.shape[1]
     inside, frequencies = disc_frequencies(size)
-    sums = grid_slices(half_planes_from_images(images)[:, inside], matrices, frequencies, size)
+    sums = grid_slices(half_planes_from_images(images)[:, inside], matrices, frequencies, size, group=group)
     return sums.invert(damping=damping)
 
 
@@ -113,15 +124,25 @@ class SliceSums:
         return fourier.untransform(average, shape) * (shape.roll_off.max() / np.prod(shape.full))
 
 
-def grid_slices(planes: np.ndarray, matrices: np.ndarray, frequencies: np.ndarray, size: int) -> SliceSums:
+def grid_slices(
+    planes: np.ndarray,
+    matrices: np.ndarray,
+    frequencies: np.ndarray,
+    size: int,
+    *,
+    group: np.ndarray = IDENTITY,
+) -> SliceSums:
     """Grid (n, m) slices at (n, 3, 3) orientations and (m, 2) in-plane frequencies for a volume of ``size``
-    voxels a side.
+    voxels a side; each at all copies by the (k, 3, 3) rotations of a group.
     """
     shape = fourier.GridShape((size,) * 3)
     once = once_each(frequencies)
-    values = fourier.spread_slices(planes * once, matrices, frequencies, shape)
-    density = fourier.spread_slices(np.broadcast_to(once, planes.shape), matrices, frequencies, shape)
-    return SliceSums(values, density.real.copy(), size)
+    weighted, ones = planes * once, np.broadcast_to(once, planes.shape)
+    values = density = 0
+    for g in group:
+        values = values + fourier.spread_slices(weighted, matrices @ g, frequencies, shape)
+        density = density + fourier.spread_slices(ones, matrices @ g, frequencies, shape).real
+    return SliceSums(values, np.ascontiguousarray(density), size)
 
 
 def _cgls(images: np.ndarray, rotations: Rotation, iterations: int, backend: str, callback) -> np.ndarray:

@@ -28,7 +28,7 @@ from cryoem.projectors.fourier import transform
 from cryoem.projectors.matching import correlate_candidates, gauss_newton_steps
 from cryoem.reconstruction import SliceSums, disc_frequencies, grid_slices, once_each
 from cryoem.resolution import FSC, fourier_shell_correlation, masked_half_map_fsc, shell_index
-from cryoem.rotations import random_small_rotations
+from cryoem.rotations import normaliser, point_group, random_small_rotations
 from cryoem.volumes import DensityMap, low_pass, soft_mask, soft_sphere
 
 FOLDS = 4
@@ -62,6 +62,7 @@ def refine(
     rotations: Rotation,
     *,
     pixel_size_angstrom: float,
+    symmetry: str = "C1",
     search_rounds: int = 3,
     gradient_rounds: int = 4,
     candidates: int = 24,
@@ -77,6 +78,7 @@ def refine(
     images : (n, y, x) real, y == x, at least 16 of 12 px, the particle brighter than its surroundings.
     rotations : n orientations in the images' gauge (see ``gauge.fix_gauge``).
     pixel_size_angstrom : side of a pixel.
+    symmetry : point group of the particle, in the frame of ``rotations.point_group``; maps are made with it.
     search_rounds : rounds of random search, the radius halving each time from ``search_radius`` (radians).
     gradient_rounds : rounds of Gauss-Newton steps after them, at the most.
     candidates : random rotations tried for each image in a search round.
@@ -91,7 +93,7 @@ def refine(
     Raises
     ------
     ValueError : images are not (n, y, y), too few or too small, not finite, constant, or not as many as
-        rotations; a count is negative or a size not positive.
+        rotations; a count is negative or a size not positive; the point group is unknown.
 
     Source: Penczek et al., Ultramicroscopy 53 (1994) 251, for projection matching.
     """
@@ -107,24 +109,40 @@ def refine(
     images, unit = _normalised(images)
     planes = half_planes_from_images(images)
     plan = _Plan(
-        size, pixel_size_angstrom, search_rounds, gradient_rounds, candidates, search_radius, tolerance
+        size,
+        pixel_size_angstrom,
+        point_group(symmetry).as_matrix(),
+        search_rounds,
+        gradient_rounds,
+        candidates,
+        search_radius,
+        tolerance,
     )
     refined, history = _follow(plan, planes, rotations, rng, callback)
     members = np.array_split(rng.permutation(len(images)), 2)
     halves = [_follow(plan, planes[half], rotations[half], rng, None)[0] for half in members]
     # each half is free to drift as a whole; its frame, and that alone, is taken from the refinement of all images
     halves = [
-        found * (found.inv() * refined[half]).mean() for found, half in zip(halves, members, strict=True)
+        found * _drift(found, refined[half], symmetry) for found, half in zip(halves, members, strict=True)
     ]
     return _conclude(plan, planes, unit, refined, halves, members, history)
 
 
+def _drift(found: Rotation, wanted: Rotation, symmetry: str) -> Rotation:
+    """The turn of the particle's frame from one set of orientations to another: only what the symmetry leaves free."""
+    if len(point_group(symmetry)) == 1:
+        return (found.inv() * wanted).mean()
+    angle = np.median((found.inv() * wanted).as_rotvec()[:, 2]) if normaliser(symmetry)[1] else 0.0
+    return Rotation.from_rotvec([0, 0, angle])
+
+
 @dataclass(frozen=True)
 class _Plan:
-    """What every round needs to know; see ``refine``."""
+    """What every round needs to know; see ``refine``.  ``group``: (k, 3, 3) rotations of the point group."""
 
     size: int
     pixel_size_angstrom: float
+    group: np.ndarray
     search_rounds: int
     gradient_rounds: int
     candidates: int
@@ -143,7 +161,7 @@ def _follow(
         radius = plan.search_radius / 2**round_ if round_ < plan.search_rounds else None
         finest = trusted if radius is None else min(trusted, math.ceil(SHELLS_PER_RADIAN / radius))
         work = _working_set(planes, plan.size, finest)
-        sums = _grid_folds(work, rotations, fold)
+        sums = _grid_folds(work, rotations, fold, plan.group)
         fsc, mask = _trust(sums)
         last = min(finest, _last_trusted_shell(fsc))
         step = _descend
@@ -206,10 +224,12 @@ def _working_set(planes: np.ndarray, size: int, shell: int) -> _WorkingSet:
     return _WorkingSet(np.ascontiguousarray(planes[:, index]), frequencies, coarse)
 
 
-def _grid_folds(work: _WorkingSet, rotations: Rotation, fold: np.ndarray) -> list[SliceSums]:
+def _grid_folds(
+    work: _WorkingSet, rotations: Rotation, fold: np.ndarray, group: np.ndarray
+) -> list[SliceSums]:
     matrices = rotations.as_matrix()
     return [
-        grid_slices(work.planes[fold == f], matrices[fold == f], work.frequencies, work.size)
+        grid_slices(work.planes[fold == f], matrices[fold == f], work.frequencies, work.size, group=group)
         for f in range(FOLDS)
     ]
 
@@ -301,12 +321,13 @@ def _descend(reference, planes, rotations: Rotation, frequencies):
 def _conclude(plan: _Plan, planes, unit: float, rotations: Rotation, halves, members, history) -> Refinement:
     """Maps at full size, in the images' own units: of all images, and of halves that never saw each other."""
     work = _working_set(planes, plan.size, plan.size // 2)
-    half_sums = [
-        grid_slices(work.planes[half], found.as_matrix(), work.frequencies, work.size)
-        for found, half in zip(halves, members, strict=True)
-    ]
+
+    def gridded(images, oriented):
+        return grid_slices(images, oriented.as_matrix(), work.frequencies, work.size, group=plan.group)
+
+    half_sums = [gridded(work.planes[half], found) for found, half in zip(halves, members, strict=True)]
     a, b = (sums.invert() * unit for sums in half_sums)
-    full = grid_slices(work.planes, rotations.as_matrix(), work.frequencies, work.size).invert() * unit
+    full = gridded(work.planes, rotations).invert() * unit
     _, mask = _trust(half_sums)
     fsc = masked_half_map_fsc(a, b, mask, voxel_size_angstrom=plan.pixel_size_angstrom, rng=0)
     full, a, b = (DensityMap(v.astype(np.float32), plan.pixel_size_angstrom) for v in (full, a, b))

@@ -33,7 +33,7 @@ from cryoem.siamese import (
     train,
 )
 from cryoem.siamese.encoders import AngularHarmonics, PolarSampling
-from cryoem.siamese.losses import LOSSES, METRICS, true_distance, true_kernel
+from cryoem.siamese.losses import loss_of, metric_of, true_distance, true_kernel
 from cryoem.volumes import DensityMap, phantom
 
 FLOAT32 = 1e-5  # a few operations on numbers of order 1 in single precision
@@ -90,16 +90,16 @@ def test_the_kernel_is_that_of_the_rotation_matrices():
 
 def test_matrix_features_meet_the_kernel_exactly():
     rotations = random_rotations(20, rng=1)
-    loss = float(LOSSES["kernel"](quaternions32(rotations), 7.5 * matrix_features(rotations)))
+    loss = float(loss_of("kernel")(quaternions32(rotations), 7.5 * matrix_features(rotations)))
     assert 0 <= loss < FLOAT32**2
-    other = float(LOSSES["kernel"](quaternions32(rotations), matrix_features(rotations[::-1])))
+    other = float(loss_of("kernel")(quaternions32(rotations), matrix_features(rotations[::-1])))
     assert other > 0.1
 
 
 def test_quaternions_about_one_axis_meet_the_published_distance():
     angles = np.linspace(0, np.pi / 2, 9)  # all pairs closer than pi: no overlap changes sign
     rotations = Rotation.from_rotvec(angles[:, None] * [0, 0, 1])
-    assert float(LOSSES["cosine"](quaternions32(rotations), quaternions32(rotations))) < FLOAT32
+    assert float(loss_of("cosine")(quaternions32(rotations), quaternions32(rotations))) < FLOAT32
 
 
 def test_points_on_a_small_arc_meet_the_euclidean_distance():
@@ -107,7 +107,7 @@ def test_points_on_a_small_arc_meet_the_euclidean_distance():
     rotations = Rotation.from_rotvec([[0, 0, 0], [d, 0, 0]])
     half = np.arcsin(d / np.pi)  # a chord of length 2 d / pi
     features = np.array([[np.cos(half), np.sin(half)], [np.cos(half), -np.sin(half)]], np.float32)
-    assert float(LOSSES["euclidean"](quaternions32(rotations), features)) < FLOAT32**2 * 10
+    assert float(loss_of("euclidean")(quaternions32(rotations), features)) < FLOAT32**2 * 10
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -126,8 +126,8 @@ def test_losses_and_metrics_are_means_over_all_different_pairs(kind, rng):
         "cosine": np.minimum(2 * np.arccos(similarity), np.pi),
         "euclidean": np.minimum(np.pi / 2 * np.sqrt(2 - 2 * similarity), np.pi),
     }[kind]
-    loss = float(LOSSES[kind](quaternions32(rotations), features))
-    error = float(METRICS[kind](quaternions32(rotations), features))
+    loss = float(loss_of(kind)(quaternions32(rotations), features))
+    error = float(metric_of(kind)(quaternions32(rotations), features))
     assert loss == pytest.approx(np.mean(residual**2), rel=10 * FLOAT32)
     assert error == pytest.approx(np.abs(decoded - distance).mean(), rel=10 * FLOAT32)
 
@@ -138,8 +138,8 @@ def test_the_sign_of_a_quaternion_does_not_matter(kind, rng):
     features = rng.normal(size=(10, 5)).astype(np.float32)
     flipped = quaternions * rng.choice([-1, 1], (10, 1)).astype(np.float32)
     assert (flipped != quaternions).any()
-    assert float(LOSSES[kind](flipped, features)) == float(LOSSES[kind](quaternions, features))
-    assert float(METRICS[kind](flipped, features)) == float(METRICS[kind](quaternions, features))
+    assert float(loss_of(kind)(flipped, features)) == float(loss_of(kind)(quaternions, features))
+    assert float(metric_of(kind)(flipped, features)) == float(metric_of(kind)(quaternions, features))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -148,7 +148,7 @@ def test_gradients_are_finite_at_equal_opposite_and_vanishing_features(kind):
     quaternions[1] = quaternions[0]
     features = tf.Variable([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])
     with tf.GradientTape() as tape:
-        loss = LOSSES[kind](quaternions, features)
+        loss = loss_of(kind)(quaternions, features)
     assert np.isfinite(float(loss))
     assert np.isfinite(tape.gradient(loss, features).numpy()).all()
 
@@ -783,7 +783,7 @@ def test_one_epoch_of_training_runs(architecture, kind):
     changed = [not np.array_equal(a, b) for a, b in zip(before, encoder.get_weights(), strict=True)]
     assert all(changed)
     images, quaternions = tiny_validation()
-    loss = float(LOSSES[kind](quaternions.astype(np.float32), encoder.predict(images, verbose=0)))
+    loss = float(loss_of(kind)(quaternions.astype(np.float32), encoder.predict(images, verbose=0)))
     assert history["val_loss"][0] == pytest.approx(loss, rel=10 * FLOAT32)
     predicted = predict_distances(encoder, images, feature_distance=kind, both_views=False)
     rotations = Rotation.from_quat(quaternions)

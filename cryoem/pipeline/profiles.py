@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import get_type_hints
 
 from cryoem.pipeline.settings import checked, from_text, located, setting
+from cryoem.rotations import point_group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class Profile:
     # 0, data preparation
     seed: int = setting("seed of every random number", 0, phase=0, minimum=0)
     map_name: str = setting("phantom, a registry name such as 5j0n, or the path of a map", "phantom", phase=0)
+    symmetry: str = setting("point group of the particle, such as C1, C4, D2", "C1", phase=0)
     voxel_size_angstrom: float | None = setting(
         "voxels of the map; None: as it comes", None, phase=0, minimum=0.1
     )
@@ -94,6 +96,7 @@ class Profile:
                 field.name, getattr(self, field.name), hints[field.name], **field.metadata["rules"]
             )
             object.__setattr__(self, field.name, value)
+        point_group(self.symmetry)
         object.__setattr__(self, "map_name", located(self.map_name))
 
 

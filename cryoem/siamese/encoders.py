@@ -4,7 +4,7 @@
 only, with the radii as channels.  A rotation of the image is then a circular shift, and the features are read
 off as the harmonics 0 and 1 of the angle, which is how the rows of R change when an image turns in its plane:
 the third row stays, the first two turn.  The network so has to learn the viewing direction alone, two of the
-three angles.
+three angles.  Features of symmetric particles are of higher degree (see ``kernels``), and so are their harmonics.
 
 ``"published"``: seven convolutions and a global average (arXiv 2104.06237, section 4.2), kept as the baseline.
 """
@@ -16,6 +16,7 @@ import numpy as np
 from keras import layers, ops
 
 from cryoem.checks import whole_number
+from cryoem.siamese.kernels import highest_harmonic
 
 ARCHITECTURES = ("polar", "published")
 N_ANGLES = 64
@@ -93,22 +94,31 @@ class CircularPad(layers.Layer):
 
 @keras.saving.register_keras_serializable("cryoem")
 class AngularHarmonics(layers.Layer):
-    """Harmonics 0 and 1 of (b, angle, 3 c) -> (b, 3 c): c means, then the cosine and sine parts of c first harmonics.
+    """Harmonics 0 to ``highest`` of (b, angle, (1 + 2 highest) c): (b, (1 + 2 highest) c).
 
-    The first third of the channels gives the means; the other two thirds the real and imaginary part of a
-    complex signal, whose first harmonic turns by psi when the signal is shifted by psi.
+    The first c channels give their means.  For each further harmonic m, 2 c channels are the real and imaginary part of
+    a complex signal, whose m-th harmonic turns by m psi when the signal is shifted by psi.
     """
 
+    def __init__(self, highest: int = 1, **kwargs):
+        super().__init__(**kwargs)
+        self.highest = highest
+
     def call(self, x):
-        """(b, a, 3c) -> (b, 3c)"""
-        n_angles, c = x.shape[1], x.shape[2] // 3
+        """(b, a, (1 + 2 h) c) -> (b, (1 + 2 h) c)"""
+        n_angles, c = x.shape[1], x.shape[2] // (1 + 2 * self.highest)
         angle = 2 * np.pi * np.arange(n_angles) / n_angles
-        cosine, sine = (f(angle).astype("float32")[:, None] for f in (np.cos, np.sin))
-        still, real, imaginary = x[..., :c], x[..., c : 2 * c], x[..., 2 * c :]
-        mean = ops.mean(still, axis=1)
-        turned_real = ops.mean(real * cosine - imaginary * sine, axis=1)
-        turned_imaginary = ops.mean(real * sine + imaginary * cosine, axis=1)
-        return ops.concatenate([mean, turned_real, turned_imaginary], axis=-1)
+        parts = [ops.mean(x[..., :c], axis=1)]
+        for harmonic in range(1, self.highest + 1):
+            cosine, sine = (f(harmonic * angle).astype("float32")[:, None] for f in (np.cos, np.sin))
+            real = x[..., (2 * harmonic - 1) * c : 2 * harmonic * c]
+            imaginary = x[..., 2 * harmonic * c : (2 * harmonic + 1) * c]
+            parts.append(ops.mean(real * cosine - imaginary * sine, axis=1))
+            parts.append(ops.mean(real * sine + imaginary * cosine, axis=1))
+        return ops.concatenate(parts, axis=-1)
+
+    def get_config(self):
+        return {**super().get_config(), "highest": self.highest}
 
 
 def build_encoder(
@@ -118,6 +128,7 @@ def build_encoder(
     n_features: int | None = None,
     channels: int = 128,
     blocks: int = 4,
+    symmetry: str = "C1",
 ) -> keras.Model:
     """An encoder of square images.
 
@@ -125,9 +136,10 @@ def build_encoder(
     ----------
     image_size : side of the images, pixels, at least 8.
     architecture : ``"polar"`` or ``"published"``.
-    n_features : length of the feature vector, 96 for ``"polar"`` (a multiple of 3) and 512 for
-        ``"published"`` by default.
+    n_features : length of the feature vector, 96 for ``"polar"`` (a multiple of 3, more with symmetry: of 1 + 2 p, see
+        ``kernels``) and 512 for ``"published"`` by default.
     channels, blocks : width and number of residual blocks of ``"polar"``.
+    symmetry : point group of the particle, which sets the harmonics of ``"polar"``.
 
     Returns
     -------
@@ -141,18 +153,21 @@ def build_encoder(
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
     image_size = whole_number(image_size, name="image_size", at_least=8)
-    default = 512 if architecture == "published" else 96
+    highest = highest_harmonic(symmetry)
+    default = 512 if architecture == "published" else (1 + 2 * highest) * -(-96 // (1 + 2 * highest))
     n_features = whole_number(default if n_features is None else n_features, name="n_features", at_least=1)
     if architecture == "published":
         return _published(image_size, n_features)
     channels = whole_number(channels, name="channels", at_least=1)
     blocks = whole_number(blocks, name="blocks", at_least=1)
-    if n_features % 3:
-        raise ValueError(f"n_features of the polar encoder must be a multiple of 3, got {n_features}")
-    return _polar(image_size, n_features, channels, blocks)
+    if n_features % (1 + 2 * highest):
+        raise ValueError(
+            f"n_features of the polar encoder must be a multiple of {1 + 2 * highest}, got {n_features}"
+        )
+    return _polar(image_size, n_features, channels, blocks, highest)
 
 
-def _polar(image_size: int, n_features: int, channels: int, blocks: int) -> keras.Model:
+def _polar(image_size: int, n_features: int, channels: int, blocks: int, highest: int) -> keras.Model:
     images = keras.Input((image_size, image_size), name="images")
     x = Standardize()(images)
     x = PolarSampling(N_ANGLES, max(4, image_size // 2 - 1))(x)
@@ -163,7 +178,7 @@ def _polar(image_size: int, n_features: int, channels: int, blocks: int) -> kera
             x = layers.AveragePooling1D(2)(x)
     x = layers.LayerNormalization()(x)
     x = layers.Dense(n_features)(x)
-    return keras.Model(images, AngularHarmonics()(x), name="polar_encoder")
+    return keras.Model(images, AngularHarmonics(highest)(x), name="polar_encoder")
 
 
 def _residual_block(x, channels: int):

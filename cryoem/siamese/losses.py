@@ -1,14 +1,14 @@
 """Losses over all pairs of a batch, and the distances that each kind of feature stands for.
 
 An encoder maps B images to features (B, n_features); a loss compares all B^2 pairs of features with the
-geodesic distances of the B orientations, so each image passes the network once.  ``y_true`` holds quaternions
-(B, 4), xyzw.
+distances of the B orientations, so each image passes the network once.  ``y_true`` holds quaternions
+(B, 4), xyzw.  Of a symmetric particle, distances are to the nearest copy.
 
 Kinds of feature distance
 -------------------------
 ``"kernel"``     the inner product of unit features is (1 + 2 cos d) / 3, which is a positive semi-definite
-                 function of two rotations (the inner product of vec(R) / sqrt 3) and so can be met exactly.
-                 The default.
+                 function of two rotations (the inner product of vec(R) / sqrt 3) and so can be met exactly;
+                 with symmetry, what ``kernels`` makes of it.  The default.
 ``"cosine"``     the published one, 2 arccos of the cosine similarity (arXiv 2104.06237, eq. 5); no embedding
                  can meet it.
 ``"euclidean"``  the distance of the features themselves, scaled to [0, pi] for unit features.
@@ -16,9 +16,12 @@ Kinds of feature distance
 
 from __future__ import annotations
 
-import keras
+from collections.abc import Callable
+
 import numpy as np
 from keras import ops
+
+from cryoem.siamese.kernels import kernel_of
 
 KINDS = ("kernel", "cosine", "euclidean")
 _CLIP = 1e-6
@@ -28,16 +31,23 @@ def _unit(features):
     return features / ops.maximum(ops.norm(features, axis=-1, keepdims=True), 1e-9)
 
 
-def true_kernel(quaternions):
-    """(1 + 2 cos d) / 3 of all pairs of (B, 4) quaternions: (B, B)."""
-    overlap = ops.matmul(quaternions, ops.transpose(quaternions))
-    return (4 * ops.square(overlap) - 1) / 3
+def _overlaps(quaternions, symmetry):
+    """|cos(d / 2)| between all pairs of (B, 4) quaternions and all copies of the second: (B, B, k)."""
+    copies = ops.einsum("na,kab->nkb", quaternions, kernel_of(symmetry).turns.astype("float32"))
+    return ops.abs(ops.einsum("ma,nka->mnk", quaternions, copies))
 
 
-def true_distance(quaternions):
-    """Geodesic distance of all pairs of (B, 4) quaternions: (B, B) radians."""
-    overlap = ops.abs(ops.matmul(quaternions, ops.transpose(quaternions)))
-    return 2 * ops.arccos(ops.clip(overlap, 0, 1 - _CLIP))
+def true_kernel(quaternions, symmetry: str = "C1"):
+    """What the inner products of all pairs of features should be, from (B, 4) quaternions: (B, B)."""
+    kernel = kernel_of(symmetry)
+    total = ops.sum(_overlaps(quaternions, symmetry) ** (2 * kernel.power), axis=-1)
+    return (total - kernel.mean) / (kernel.highest - kernel.mean)
+
+
+def true_distance(quaternions, symmetry: str = "C1"):
+    """Distance of all pairs of (B, 4) quaternions: (B, B) radians."""
+    nearest = ops.max(_overlaps(quaternions, symmetry), axis=-1)
+    return 2 * ops.arccos(ops.clip(nearest, 0, 1 - _CLIP))
 
 
 def _off_diagonal_mean(squares):
@@ -46,57 +56,83 @@ def _off_diagonal_mean(squares):
     return (ops.sum(squares) - ops.trace(squares)) / ops.maximum(batch * (batch - 1), 1)
 
 
-@keras.saving.register_keras_serializable("cryoem")
-def kernel_loss(y_true, y_pred):
-    """Mean squared error of the faithful kernel over all pairs of different images."""
-    features = _unit(y_pred)
-    return _off_diagonal_mean(ops.square(ops.matmul(features, ops.transpose(features)) - true_kernel(y_true)))
+def _kernel_loss(similarity, quaternions, symmetry):
+    return ops.square(similarity - true_kernel(quaternions, symmetry))
 
 
-@keras.saving.register_keras_serializable("cryoem")
-def cosine_loss(y_true, y_pred):
-    """Mean squared error of the published distance over all pairs of different images, rad^2."""
-    features = _unit(y_pred)
-    similarity = ops.clip(ops.matmul(features, ops.transpose(features)), -1 + _CLIP, 1 - _CLIP)
-    return _off_diagonal_mean(ops.square(2 * ops.arccos(similarity) - true_distance(y_true)))
+def _cosine_loss(similarity, quaternions, symmetry):
+    distance = 2 * ops.arccos(ops.clip(similarity, -1 + _CLIP, 1 - _CLIP))
+    return ops.square(distance - true_distance(quaternions, symmetry))
 
 
-@keras.saving.register_keras_serializable("cryoem")
-def euclidean_loss(y_true, y_pred):
-    """Mean squared error of the Euclidean feature distance over all pairs of different images, rad^2."""
-    features = _unit(y_pred)
-    squared = ops.maximum(2 - 2 * ops.matmul(features, ops.transpose(features)), _CLIP)
-    return _off_diagonal_mean(ops.square(np.pi / 2 * ops.sqrt(squared) - true_distance(y_true)))
+def _euclidean_loss(similarity, quaternions, symmetry):
+    distance = np.pi / 2 * ops.sqrt(ops.maximum(2 - 2 * similarity, _CLIP))
+    return ops.square(distance - true_distance(quaternions, symmetry))
 
 
-LOSSES = {"kernel": kernel_loss, "cosine": cosine_loss, "euclidean": euclidean_loss}
+_LOSSES = {"kernel": _kernel_loss, "cosine": _cosine_loss, "euclidean": _euclidean_loss}
 
 
-def _kernel_distance(similarity):
-    return ops.arccos(ops.clip((3 * similarity - 1) / 2, -1, 1))
+def loss_of(kind: str, symmetry: str = "C1") -> Callable:
+    """The loss (y_true, y_pred) of a kind of feature distance: the mean squared error, over all pairs of different
+    images, of the kernel, or of the distance in rad^2.
+
+    Raises
+    ------
+    ValueError : the kind or the point group is unknown.
+    """
+    _check(kind)
+    kernel_of(symmetry)
+
+    def loss(y_true, y_pred):
+        features = _unit(y_pred)
+        return _off_diagonal_mean(
+            _LOSSES[kind](ops.matmul(features, ops.transpose(features)), y_true, symmetry)
+        )
+
+    return loss
 
 
-def _cosine_distance(similarity):
+def metric_of(kind: str, symmetry: str = "C1") -> Callable:
+    """``distance_error_rad`` (y_true, y_pred): mean absolute error of the decoded distances; errors as ``loss_of``."""
+    _check(kind)
+    kernel_of(symmetry)
+
+    def distance_error_rad(y_true, y_pred):
+        features = _unit(y_pred)
+        distance = _DECODERS[kind](ops.matmul(features, ops.transpose(features)), symmetry)
+        return _off_diagonal_mean(ops.abs(distance - true_distance(y_true, symmetry)))
+
+    return distance_error_rad
+
+
+def _kernel_distance(similarity, symmetry):
+    kernel = kernel_of(symmetry)
+    if len(kernel.turns) == 1:
+        return ops.arccos(ops.clip((3 * similarity - 1) / 2, -1, 1))
+    table = kernel.distances.astype("float32")
+    far = ops.sqrt(ops.maximum(1 - similarity, 0))
+    position = ops.minimum(far / kernel.largest, 1) * (len(table) - 1)
+    below = ops.minimum(ops.floor(position), len(table) - 2)
+    share = position - below
+    index = ops.cast(below, "int32")
+    return (1 - share) * ops.take(table, index) + share * ops.take(table, index + 1)
+
+
+def _cosine_distance(similarity, symmetry):
     return ops.minimum(2 * ops.arccos(ops.clip(similarity, -1, 1)), np.pi)
 
 
-def _euclidean_distance(similarity):
+def _euclidean_distance(similarity, symmetry):
     return ops.minimum(np.pi / 2 * ops.sqrt(ops.maximum(2 - 2 * similarity, 0)), np.pi)
 
 
 _DECODERS = {"kernel": _kernel_distance, "cosine": _cosine_distance, "euclidean": _euclidean_distance}
 
 
-def _distance_error(kind: str):
-    def distance_error_rad(y_true, y_pred):
-        features = _unit(y_pred)
-        distance = _DECODERS[kind](ops.matmul(features, ops.transpose(features)))
-        return _off_diagonal_mean(ops.abs(distance - true_distance(y_true)))
-
-    return distance_error_rad
-
-
-METRICS = {kind: _distance_error(kind) for kind in KINDS}
+def _check(kind: str) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"feature_distance must be one of {', '.join(KINDS)}, got {kind!r}")
 
 
 def unit_features(features: np.ndarray) -> np.ndarray:
@@ -104,13 +140,15 @@ def unit_features(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9)
 
 
-def distances_from_features(features: np.ndarray, others: np.ndarray, *, kind: str) -> np.ndarray:
+def distances_from_features(
+    features: np.ndarray, others: np.ndarray, *, kind: str, symmetry: str = "C1"
+) -> np.ndarray:
     """Decode features into distances.
 
     Parameters
     ----------
     features, others : (n, f) and (m, f) float; normalised here.
-    kind : the feature distance that the encoder was trained with.
+    kind, symmetry : the feature distance that the encoder was trained with.
 
     Returns
     -------
@@ -118,9 +156,9 @@ def distances_from_features(features: np.ndarray, others: np.ndarray, *, kind: s
 
     Raises
     ------
-    ValueError : ``kind`` is not known.
+    ValueError : ``kind`` or the point group is not known.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     similarity = (unit_features(features) @ unit_features(others).T).astype(np.float32)
-    return ops.convert_to_numpy(_DECODERS[kind](similarity))
+    return ops.convert_to_numpy(_DECODERS[kind](similarity, symmetry))

@@ -19,7 +19,7 @@ from cryoem.siamese.losses import KINDS, distances_from_features, unit_features
 @dataclass(frozen=True)
 class EncoderSettings:
     """The arguments that rebuild an encoder: those of ``build_encoder``, and the feature distance it was
-    trained with.
+    trained with.  ``symmetry`` is the point group of the particle.
     """
 
     image_size: int
@@ -28,6 +28,7 @@ class EncoderSettings:
     channels: int = 128
     blocks: int = 4
     feature_distance: str = "kernel"
+    symmetry: str = "C1"
 
     def __post_init__(self):
         if self.feature_distance not in KINDS:
@@ -79,13 +80,18 @@ def encode(
 
 
 def predict_distances(
-    encoder: keras.Model, images: np.ndarray, *, feature_distance: str = "kernel", both_views: bool = True
+    encoder: keras.Model,
+    images: np.ndarray,
+    *,
+    feature_distance: str = "kernel",
+    symmetry: str = "C1",
+    both_views: bool = True,
 ) -> np.ndarray:
-    """Estimated geodesic distances between the orientations of all pairs of images.
+    """Estimated geodesic distances between the orientations of all pairs of images, with symmetry to the nearest copy.
 
     Parameters
     ----------
-    encoder : trained with ``feature_distance``.
+    encoder : trained with ``feature_distance`` and ``symmetry``.
     images : (n, y, x) of the encoder's size, n at least 2.
     both_views : as in ``encode``.
 
@@ -100,7 +106,7 @@ def predict_distances(
     if len(images) < 2:
         raise ValueError(f"images must be at least 2 to have a distance, got {len(images)}")
     features = encode(encoder, images, both_views=both_views)
-    distances = distances_from_features(features, features, kind=feature_distance)
+    distances = distances_from_features(features, features, kind=feature_distance, symmetry=symmetry)
     distances = (distances + distances.T) / 2
     np.fill_diagonal(distances, 0)
     return distances

@@ -11,7 +11,7 @@ import numpy as np
 
 from cryoem.checkpoints import Record, cosine_adamw, restore
 from cryoem.checks import positive_number, square_images, whole_number
-from cryoem.siamese.losses import LOSSES, METRICS
+from cryoem.siamese.losses import loss_of, metric_of
 from cryoem.siamese.stream import ProjectionStream
 
 
@@ -22,6 +22,7 @@ def train(
     epochs: int,
     validation: tuple[np.ndarray, np.ndarray],
     feature_distance: str = "kernel",
+    symmetry: str = "C1",
     learning_rate: float = 2e-3,
     patience: int | None = None,
     seconds: float | None = None,
@@ -40,6 +41,7 @@ def train(
     epochs : to train for.
     validation : (images (n, y, x), quaternions (n, 4)) that the stream does not hold.
     feature_distance : ``"kernel"``, ``"cosine"`` or ``"euclidean"``, see ``losses``.
+    symmetry : point group of the particle, as the encoder was built for.
     learning_rate : at its highest.
     patience : stop after so many epochs without a lower validation loss; never by default.
     seconds : stop after the epoch in which this time has passed; never by default.
@@ -55,12 +57,11 @@ def train(
 
     Raises
     ------
-    ValueError : ``feature_distance`` is unknown, ``epochs`` is below 1, the learning rate is not positive,
-        the validation set does not suit the encoder, or ``checkpoints`` hold a damaged state, or that of another
-        training.
+    ValueError : ``feature_distance`` or the point group is unknown, ``epochs`` is below 1, the learning rate is not
+        positive, the validation set does not suit the encoder, or ``checkpoints`` hold a damaged state, or that of
+        another training.
     """
-    if feature_distance not in LOSSES:
-        raise ValueError(f"feature_distance must be one of {', '.join(LOSSES)}, got {feature_distance!r}")
+    loss, metric = loss_of(feature_distance, symmetry), metric_of(feature_distance, symmetry)
     epochs = whole_number(epochs, name="epochs", at_least=1)
     positive_number(learning_rate, name="learning_rate")
     images, quaternions = (
@@ -79,13 +80,14 @@ def train(
         )
     total = epochs * len(stream)
     optimizer = cosine_adamw(learning_rate, total)
-    encoder.compile(optimizer=optimizer, loss=LOSSES[feature_distance], metrics=[METRICS[feature_distance]])
+    encoder.compile(optimizer=optimizer, loss=loss, metrics=[metric])
     folder = None if checkpoints is None else Path(checkpoints)
     made_from = {
         "epochs": epochs,
         "steps": len(stream),
         "learning_rate": learning_rate,
         "feature_distance": feature_distance,
+        "symmetry": symmetry,
         "validation_images": len(images),
         **stream.made_from,
     }
