@@ -1,6 +1,6 @@
 """Pairs of natural images: one network trained by differences (UDL), by labels and by a spatial transformer (STN).
 
-python benchmarks/natural.py                         the table of three methods and three noises (about 10 minutes)
+python benchmarks/natural.py                         the table of three methods and three noises (about 20 minutes)
 python benchmarks/natural.py --methods udl stn --noises clean --json table.json
 
 Photographs are those of CRYOEM_DATA/natural-images: three to train on, three whose crops are measured.  Crops are of
