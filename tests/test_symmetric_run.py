@@ -9,8 +9,7 @@ from cryoem.pipeline.records import read_record, run_folder
 def test_a_d2_particle_goes_through_all_phases():
     pipeline.run(profile="toy", map_name="phantom-D2", run="toy-D2", overrides={"symmetry": "D2"})
     distances, orientations, made = (
-        read_record(run_folder("toy-D2") / name)["numbers"]
-        for name in list(pipeline.PHASES)[1:]
+        read_record(run_folder("toy-D2") / name)["numbers"] for name in list(pipeline.PHASES)[1:]
     )
     assert distances["distance_error_rad"] < 0.2
     assert orientations["pose_error_rad"] < 0.15
