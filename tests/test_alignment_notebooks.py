@@ -16,14 +16,22 @@ LONGEST_CELL = 40  # lines: a screen
 TOY = {
     "4.1-synthetic-particles": {"images": 200, "image_size": 64},
     "4.2-pairwise-udl": {
-        "images": 300,
+        "noise": "clean",
+        "images": 600,
         "held_out": 80,
         "image_size": 64,
         "epochs": 1,
-        "epochs_from_nothing": 4,
-        "expected_ratio": 1.0,
+        "epochs_from_nothing": 20,
+        "expected_ratio": 1.2,
     },
-    "4.3-joint-judl": {"images": 300, "held_out": 80, "image_size": 64, "epochs": 1},
+    "4.3-joint-judl": {
+        "noise": "noise",
+        "images": 800,
+        "held_out": 200,
+        "image_size": 64,
+        "epochs": 4,
+        "expected_ratio": 1.1,
+    },
     "4.4-natural-images": {
         "image_size": 32,
         "steps": {"udl": 60, "supervised": 60, "stn": 60},
