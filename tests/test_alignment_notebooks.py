@@ -38,6 +38,7 @@ TOY = {
         "epochs": 1,
         "held_out_batches": 2,
         "noises": ["clean", "salt-and-pepper"],
+        "expected_ratio": 1.1,
     },
     "4.5-your-own-stack": {"images": 300, "image_size": 64, "epochs": 1},
     "4.6-export-and-use-elsewhere": {"images": 150, "image_size": 64, "epochs": 1},
