@@ -28,6 +28,7 @@ QUESTIONS = (
     "end_to_end.py --noise-variance 0",
     "end_to_end.py --noise-variance 16",
     "alignment.py --json notebooks/4-udl-alignment/fourteen-sets.json",
+    "particles.py",
     "natural.py",
     "published.py",
 )

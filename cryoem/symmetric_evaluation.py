@@ -26,6 +26,10 @@ def best_map(true: Rotation, recovered: Rotation, symmetry: str, *, turned: bool
     true, recovered : n orientations each, in frames of ``rotations.point_group``.
     symmetry : the point group, more than C1.
     turned : whether A, a turn of all images' axes, is free; the identity otherwise.
+
+    Raises
+    ------
+    ValueError : the group is unknown, or has no finite number of frames (C1), see ``rotations.normaliser``.
     """
     group = point_group(symmetry)
     frames, about_axis = normaliser(symmetry)

@@ -12,6 +12,8 @@ features tell all orientations apart: they are harmonics of degree p at most, an
 
 ``S`` is no function of the reduced distance alone, but nearly so: near 0 exactly, and else within the spread that
 ``SymmetricKernel.spread`` gives.  The distance that is read off it is the mean over all pairs of orientations.
+
+Source: sums and powers of positive definite functions are positive definite (Schur); this use of them is ours.
 """
 
 from __future__ import annotations

@@ -73,34 +73,34 @@ def _euclidean_loss(similarity, quaternions, symmetry):
 _LOSSES = {"kernel": _kernel_loss, "cosine": _cosine_loss, "euclidean": _euclidean_loss}
 
 
-def loss_of(kind: str, symmetry: str = "C1") -> Callable:
+def loss_of(feature_distance: str, symmetry: str = "C1") -> Callable:
     """The loss (y_true, y_pred) of a kind of feature distance: the mean squared error, over all pairs of different
     images, of the kernel, or of the distance in rad^2.
 
     Raises
     ------
-    ValueError : the kind or the point group is unknown.
+    ValueError : the feature distance or the point group is unknown.
     """
-    _check(kind)
+    _check(feature_distance)
     kernel_of(symmetry)
 
     def loss(y_true, y_pred):
         features = _unit(y_pred)
         return _off_diagonal_mean(
-            _LOSSES[kind](ops.matmul(features, ops.transpose(features)), y_true, symmetry)
+            _LOSSES[feature_distance](ops.matmul(features, ops.transpose(features)), y_true, symmetry)
         )
 
     return loss
 
 
-def metric_of(kind: str, symmetry: str = "C1") -> Callable:
+def metric_of(feature_distance: str, symmetry: str = "C1") -> Callable:
     """``distance_error_rad`` (y_true, y_pred): mean absolute error of the decoded distances; errors as ``loss_of``."""
-    _check(kind)
+    _check(feature_distance)
     kernel_of(symmetry)
 
     def distance_error_rad(y_true, y_pred):
         features = _unit(y_pred)
-        distance = _DECODERS[kind](ops.matmul(features, ops.transpose(features)), symmetry)
+        distance = _DECODERS[feature_distance](ops.matmul(features, ops.transpose(features)), symmetry)
         return _off_diagonal_mean(ops.abs(distance - true_distance(y_true, symmetry)))
 
     return distance_error_rad
@@ -130,9 +130,9 @@ def _euclidean_distance(similarity, symmetry):
 _DECODERS = {"kernel": _kernel_distance, "cosine": _cosine_distance, "euclidean": _euclidean_distance}
 
 
-def _check(kind: str) -> None:
-    if kind not in KINDS:
-        raise ValueError(f"feature_distance must be one of {', '.join(KINDS)}, got {kind!r}")
+def _check(feature_distance: str) -> None:
+    if feature_distance not in KINDS:
+        raise ValueError(f"feature_distance must be one of {', '.join(KINDS)}, got {feature_distance!r}")
 
 
 def unit_features(features: np.ndarray) -> np.ndarray:
