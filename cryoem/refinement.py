@@ -5,7 +5,7 @@ half-maps, whose Fourier shell correlation says how far each shell can be truste
 compared with slices of the map of the *other three* folds, Wiener-filtered by that trust and masked: a map
 that holds the image's own noise would pull it back to where it was.  Orientations move by random search in a
 shrinking ball in the first rounds, then by Gauss-Newton steps on the slice itself.  All work is done at the
-coarsest image size that holds the trusted shells.
+coarsest image size that holds the trusted shells.  Shifts, where there are any, move along with the orientations.
 
 The half-maps that the resolution is read from are refined apart: two halves of the images go the same way from
 the same start, without ever sharing a map.
@@ -22,10 +22,10 @@ import numpy as np
 import scipy.fft
 from scipy.spatial.transform import Rotation
 
-from cryoem.checks import many_rotations, positive_number, square_images, whole_number
-from cryoem.projectors import half_planes_from_images
+from cryoem.checks import finite_array, many_rotations, positive_number, square_images, whole_number
+from cryoem.projectors import half_planes_from_images, plane_frequencies
 from cryoem.projectors.fourier import transform
-from cryoem.projectors.matching import correlate_candidates, gauss_newton_steps
+from cryoem.projectors.matching import correlate_candidates, displaced, gauss_newton_steps
 from cryoem.reconstruction import SliceSums, disc_frequencies, grid_slices, once_each
 from cryoem.resolution import FSC, fourier_shell_correlation, masked_half_map_fsc, shell_index
 from cryoem.rotations import normaliser, point_group, random_small_rotations
@@ -35,21 +35,23 @@ FOLDS = 4
 SHELLS_PER_RADIAN = 2.0  # finer shells than this over the search radius turn by more than a search can follow
 LEAST_TRUSTED = 0.143
 LARGEST_STEP = 0.15
+LARGEST_SHIFT = 1.0  # coarse pixels
 
 
 @dataclass(frozen=True)
 class Refinement:
     """Refined orientations and the map that they give.
 
-    ``rotations``: n orientations; ``map``: reconstruction from all images; ``half_maps``: from two random halves, each
-    refined for itself from the same start; ``mask``: (y, y, y) soft mask made of them; ``fsc``: between the
-    half-maps under that mask, corrected for it by phase randomisation; ``history``: one dict a round with
-    ``round``, ``kind`` (search or gradient), ``score`` (mean correlation of images and slices), ``moved_rad``
-    (mean change of orientation), ``resolution_angstrom`` (of two halves of the folds, at 0.143 under the
-    mask: it steers the refinement, and is not a resolution to quote).
+    ``rotations``: n orientations; ``shifts_px`` (n, 2) (x, y): where the particles stand; ``map``: reconstruction from
+    all images; ``half_maps``: from two random halves, each refined for itself from the same start; ``mask``: (y, y, y)
+    soft mask made of them; ``fsc``: between the half-maps under that mask, corrected for it by phase randomisation;
+    ``history``: one dict a round with ``round``, ``kind`` (search or gradient), ``score`` (mean correlation of images
+    and slices), ``moved_rad`` (mean change of orientation), ``resolution_angstrom`` (of two halves of the folds, at
+    0.143 under the mask: it steers the refinement, and is not a resolution to quote).
     """
 
     rotations: Rotation
+    shifts_px: np.ndarray
     map: DensityMap
     half_maps: tuple[DensityMap, DensityMap]
     mask: np.ndarray
@@ -62,6 +64,7 @@ def refine(
     rotations: Rotation,
     *,
     pixel_size_angstrom: float,
+    shifts_px: np.ndarray | None = None,
     symmetry: str = "C1",
     search_rounds: int = 3,
     gradient_rounds: int = 4,
@@ -78,6 +81,8 @@ def refine(
     images : (n, y, x) real, y == x, at least 16 of 12 px, the particle brighter than its surroundings.
     rotations : n orientations in the images' gauge (see ``gauge.fix_gauge``).
     pixel_size_angstrom : side of a pixel.
+    shifts_px : (n, 2) displacement (x, y) of each particle, to start from; by default images are taken to be centred,
+        and shifts are not refined.
     symmetry : point group of the particle, in the frame of ``rotations.point_group``; maps are made with it.
     search_rounds : rounds of random search, the radius halving each time from ``search_radius`` (radians).
     gradient_rounds : rounds of Gauss-Newton steps after them, at the most.
@@ -106,6 +111,8 @@ def refine(
     candidates = whole_number(candidates, name="candidates", at_least=1)
     rng = np.random.default_rng(rng)
     size = images.shape[1]
+    moves = shifts_px is not None
+    shifts = np.zeros((len(images), 2)) if shifts_px is None else _checked_shifts(shifts_px, len(images))
     images, unit = _normalised(images)
     planes = half_planes_from_images(images)
     plan = _Plan(
@@ -117,23 +124,56 @@ def refine(
         candidates,
         search_radius,
         tolerance,
+        moves,
     )
-    refined, history = _follow(plan, planes, rotations, rng, callback)
+    refined, history = _follow(plan, planes, _Poses(rotations, shifts), rng, callback)
     members = np.array_split(rng.permutation(len(images)), 2)
-    halves = [_follow(plan, planes[half], rotations[half], rng, None)[0] for half in members]
+    halves = [
+        _follow(plan, planes[half], _Poses(rotations[half], shifts[half]), rng, None)[0] for half in members
+    ]
     # each half is free to drift as a whole; its frame, and that alone, is taken from the refinement of all images
     halves = [
-        found * _drift(found, refined[half], symmetry) for found, half in zip(halves, members, strict=True)
+        _without_drift(found, refined.of(half), symmetry) for found, half in zip(halves, members, strict=True)
     ]
     return _conclude(plan, planes, unit, refined, halves, members, history)
 
 
-def _drift(found: Rotation, wanted: Rotation, symmetry: str) -> Rotation:
-    """The turn of the particle's frame from one set of orientations to another: only what the symmetry leaves free."""
+@dataclass(frozen=True)
+class _Poses:
+    """``rotations``: n orientations; ``shifts_px`` (n, 2) (x, y): displacement of each particle."""
+
+    rotations: Rotation
+    shifts_px: np.ndarray
+
+    def of(self, members: np.ndarray) -> _Poses:
+        return _Poses(self.rotations[members], self.shifts_px[members])
+
+
+def _checked_shifts(shifts_px: np.ndarray, n: int) -> np.ndarray:
+    shifts_px = finite_array(shifts_px, name="shifts_px", ndim=2, dtype=float)
+    if shifts_px.shape != (n, 2):
+        raise ValueError(f"shifts_px must be ({n}, 2), got {shifts_px.shape}")
+    return shifts_px
+
+
+def _without_drift(found: _Poses, wanted: _Poses, symmetry: str) -> _Poses:
+    """Poses in the frame and about the origin of others, as far as the symmetry leaves these free."""
+    axes = np.eye(3)
     if len(point_group(symmetry)) == 1:
-        return (found.inv() * wanted).mean()
-    angle = np.median((found.inv() * wanted).as_rotvec()[:, 2]) if normaliser(symmetry)[1] else 0.0
-    return Rotation.from_rotvec([0, 0, angle])
+        frame = (found.rotations.inv() * wanted.rotations).mean()
+    else:
+        about_axis = normaliser(symmetry)[1]
+        turns = (found.rotations.inv() * wanted.rotations).as_rotvec()[:, 2]
+        frame = Rotation.from_rotvec([0, 0, np.median(turns) if about_axis else 0.0])
+        axes = axes[2:] if about_axis else axes[:0]
+    rotations = found.rotations * frame
+    seen = (
+        rotations.as_matrix()[:, :2] @ axes.T
+    )  # (n, 2, free axes): what a move of the origin does to shifts
+    origin = np.linalg.lstsq(
+        seen.reshape(-1, len(axes)), (wanted.shifts_px - found.shifts_px).ravel(), rcond=None
+    )[0]
+    return _Poses(rotations, found.shifts_px + seen @ origin)
 
 
 @dataclass(frozen=True)
@@ -148,43 +188,46 @@ class _Plan:
     candidates: int
     search_radius: float
     tolerance: float
+    moves: bool
 
 
-def _follow(
-    plan: _Plan, planes: np.ndarray, rotations: Rotation, rng, callback
-) -> tuple[Rotation, list[dict]]:
-    """All rounds on one set of images: their orientations and the history."""
+def _follow(plan: _Plan, planes: np.ndarray, poses: _Poses, rng, callback) -> tuple[_Poses, list[dict]]:
+    """All rounds on one set of images: their poses and the history."""
     fold = rng.permutation(len(planes)) % FOLDS
+    frequencies = plane_frequencies(plan.size)
     trusted = plan.size // 2  # the finest shell worth looking at
     history: list[dict] = []
     for round_ in range(plan.search_rounds + plan.gradient_rounds):
         radius = plan.search_radius / 2**round_ if round_ < plan.search_rounds else None
         finest = trusted if radius is None else min(trusted, math.ceil(SHELLS_PER_RADIAN / radius))
-        work = _working_set(planes, plan.size, finest)
-        sums = _grid_folds(work, rotations, fold, plan.group)
+        centred = displaced(planes, frequencies, -poses.shifts_px) if plan.moves else planes
+        work = _working_set(centred, plan.size, finest)
+        sums = _grid_folds(work, poses.rotations, fold, plan.group)
         fsc, mask = _trust(sums)
         last = min(finest, _last_trusted_shell(fsc))
-        step = _descend
+        step = partial(_descend, steps=2, moves=plan.moves)
         if radius is not None:
-            step = partial(_search, candidates=plan.candidates, radius=radius, rng=rng)
-        moved, scores = _match_folds(step, work.within(last), rotations, fold, sums, fsc, mask)
-        coarse_pixel_angstrom = plan.size / work.size * plan.pixel_size_angstrom
+            step = partial(_search, candidates=plan.candidates, radius=radius, rng=rng, moves=plan.moves)
+        moved, scores = _match_folds(step, work.within(last), poses.rotations, fold, sums, fsc, mask)
+        coarse_pixel = plan.size / work.size
         entry = {
             "round": round_ + 1,
             "kind": "gradient" if radius is None else "search",
             "score": float(scores.mean()),
-            "moved_rad": float((moved * rotations.inv()).magnitude().mean()),
-            "resolution_angstrom": coarse_pixel_angstrom * fsc.resolution_angstrom(LEAST_TRUSTED),
+            "moved_rad": float((moved.rotations * poses.rotations.inv()).magnitude().mean()),
+            "resolution_angstrom": coarse_pixel
+            * plan.pixel_size_angstrom
+            * fsc.resolution_angstrom(LEAST_TRUSTED),
         }
-        rotations = moved
+        poses = _Poses(moved.rotations, poses.shifts_px + coarse_pixel * moved.shifts_px)
         if last < finest:
             trusted = min(plan.size // 2, int(1.3 * last) + 4)
         history.append(entry)
         if callback is not None:
-            callback(entry, rotations)
+            callback(entry, poses.rotations)
         if radius is None and entry["moved_rad"] < plan.tolerance:
             break
-    return rotations, history
+    return poses, history
 
 
 def _normalised(images: np.ndarray) -> tuple[np.ndarray, float]:
@@ -269,20 +312,27 @@ def _filtered(sums: SliceSums, fsc: FSC, mask: np.ndarray) -> np.ndarray:
 
 
 def _match_folds(step, matched: _WorkingSet, rotations: Rotation, fold, sums, fsc: FSC, mask):
-    """Orientations after one step of every image against the map of the other folds, and its correlation (n,)."""
+    """One step of every image against the map of the other folds: orientations, how far the particles stand from where
+    they were taken to be, in coarse pixels, and the correlation (n,).
+    """
     moved, scores = np.empty((len(rotations), 3, 3)), np.empty(len(rotations))
+    shifts = np.empty((len(rotations), 2))
     for f in range(FOLDS):
         reference = transform(_filtered(_total(sums) - sums[f], fsc, mask))
         members = np.flatnonzero(fold == f)
         found, scores[members] = step(
             reference, matched.planes[members], rotations[members], matched.frequencies
         )
-        moved[members] = found.as_matrix()
-    return Rotation.from_matrix(moved), scores
+        moved[members], shifts[members] = found.rotations.as_matrix(), found.shifts_px
+    return _Poses(Rotation.from_matrix(moved), shifts), scores
 
 
-def _search(reference, planes, rotations: Rotation, frequencies, *, candidates: int, radius: float, rng):
-    """The best of the current orientation and random ones around it, and its correlation (n,)."""
+def _search(
+    reference, planes, rotations: Rotation, frequencies, *, candidates: int, radius: float, rng, moves: bool
+):
+    """The best of the current orientation and random ones around it, and its correlation (n,); where particles may
+    move, followed by one step.
+    """
     n = len(planes)
     around = random_small_rotations((n, candidates), radius=radius, rng=rng)
     turns = np.concatenate([np.zeros((n, 1, 3)), around], axis=1)
@@ -290,45 +340,62 @@ def _search(reference, planes, rotations: Rotation, frequencies, *, candidates: 
     matrices = matrices @ rotations.as_matrix()[:, None]
     scores = correlate_candidates(reference, planes, matrices, frequencies, once_each(frequencies))
     best = np.argmax(scores, axis=1)
-    return Rotation.from_matrix(matrices[np.arange(n), best]), scores[np.arange(n), best]
+    found = Rotation.from_matrix(matrices[np.arange(n), best])
+    if moves:
+        return _descend(reference, planes, found, frequencies, steps=1, moves=True)
+    return _Poses(found, np.zeros((n, 2))), scores[np.arange(n), best]
 
 
-def _descend(reference, planes, rotations: Rotation, frequencies):
-    """Two Gauss-Newton steps, each kept only where the correlation grows; and the correlation (n,)."""
+def _descend(reference, planes, rotations: Rotation, frequencies, *, steps: int, moves: bool):
+    """Gauss-Newton steps, each kept only where the correlation grows; poses and the correlation (n,)."""
     weights = once_each(frequencies)
     finest = np.hypot(*frequencies.T).max() * reference.shape.volume[0]  # Fourier pixels
     difference = 0.5 / (np.pi * finest)
 
-    def correlation(oriented: Rotation) -> np.ndarray:
-        return correlate_candidates(reference, planes, oriented.as_matrix()[:, None], frequencies, weights)[
-            :, 0
-        ]
+    def correlation(centred, oriented: Rotation) -> np.ndarray:
+        matrices = oriented.as_matrix()[:, None]
+        return correlate_candidates(reference, centred, matrices, frequencies, weights)[:, 0]
 
-    score = correlation(rotations)
-    for _ in range(2):
-        step = gauss_newton_steps(reference, planes, rotations, frequencies, weights, difference=difference)
-        length = np.linalg.norm(step, axis=1, keepdims=True)
-        moved = (
-            Rotation.from_rotvec(step * np.minimum(1, LARGEST_STEP / np.maximum(length, 1e-12))) * rotations
+    shifts, centred = np.zeros((len(planes), 2)), planes
+    score = correlation(centred, rotations)
+    for _ in range(steps):
+        step = gauss_newton_steps(
+            reference, centred, rotations, frequencies, weights, difference=difference, with_shifts=moves
         )
-        moved_score = correlation(moved)
-        better = (moved_score > score)[:, None, None]
-        rotations = Rotation.from_matrix(np.where(better, moved.as_matrix(), rotations.as_matrix()))
+        moved = Rotation.from_rotvec(_shortened(step[:, :3], LARGEST_STEP)) * rotations
+        moved_shifts, moved_planes = shifts, planes
+        if moves:
+            moved_shifts = shifts + _shortened(step[:, 3:], LARGEST_SHIFT)
+            moved_planes = displaced(planes, frequencies, -moved_shifts)
+        moved_score = correlation(moved_planes, moved)
+        better = moved_score > score
+        rotations = Rotation.from_matrix(
+            np.where(better[:, None, None], moved.as_matrix(), rotations.as_matrix())
+        )
+        shifts = np.where(better[:, None], moved_shifts, shifts)
+        centred = np.where(better[:, None], moved_planes, centred)
         score = np.maximum(score, moved_score)
-    return rotations, score
+    return _Poses(rotations, shifts), score
 
 
-def _conclude(plan: _Plan, planes, unit: float, rotations: Rotation, halves, members, history) -> Refinement:
+def _shortened(steps: np.ndarray, longest: float) -> np.ndarray:
+    length = np.linalg.norm(steps, axis=1, keepdims=True)
+    return steps * np.minimum(1, longest / np.maximum(length, 1e-12))
+
+
+def _conclude(plan: _Plan, planes, unit: float, poses: _Poses, halves, members, history) -> Refinement:
     """Maps at full size, in the images' own units: of all images, and of halves that never saw each other."""
-    work = _working_set(planes, plan.size, plan.size // 2)
 
-    def gridded(images, oriented):
-        return grid_slices(images, oriented.as_matrix(), work.frequencies, work.size, group=plan.group)
+    def gridded(images, found: _Poses) -> SliceSums:
+        centred = displaced(images, plane_frequencies(plan.size), -found.shifts_px) if plan.moves else images
+        work = _working_set(centred, plan.size, plan.size // 2)
+        matrices = found.rotations.as_matrix()
+        return grid_slices(work.planes, matrices, work.frequencies, work.size, group=plan.group)
 
-    half_sums = [gridded(work.planes[half], found) for found, half in zip(halves, members, strict=True)]
+    half_sums = [gridded(planes[half], found) for found, half in zip(halves, members, strict=True)]
     a, b = (sums.invert() * unit for sums in half_sums)
-    full = gridded(work.planes, rotations).invert() * unit
+    full = gridded(planes, poses).invert() * unit
     _, mask = _trust(half_sums)
     fsc = masked_half_map_fsc(a, b, mask, voxel_size_angstrom=plan.pixel_size_angstrom, rng=0)
     full, a, b = (DensityMap(v.astype(np.float32), plan.pixel_size_angstrom) for v in (full, a, b))
-    return Refinement(rotations, full, (a, b), mask, fsc, history)
+    return Refinement(poses.rotations, poses.shifts_px, full, (a, b), mask, fsc, history)

@@ -2,7 +2,8 @@
 
 Everything here works on half-planes: an image is its transform at m in-plane frequencies, weighted by
 ``weights`` (how many elements of the full plane each stands for).  Orientations change from the left, ``R ->
-exp(delta) R``, so that the third component of delta turns the image in its plane.
+exp(delta) R``, so that the third component of delta turns the image in its plane.  A displacement (x, y) of the image's
+content multiplies its transform by a phase.
 """
 
 from __future__ import annotations
@@ -40,6 +41,12 @@ def correlate_candidates(
     return scores
 
 
+def displaced(planes: np.ndarray, frequencies: np.ndarray, shifts_px: np.ndarray) -> np.ndarray:
+    """(n, m) transforms of images whose content is moved by (n, 2) shifts (x, y), in pixels of the frequencies."""
+    phase = np.exp(-2j * np.pi * (shifts_px @ frequencies.T.astype(float)))
+    return planes * phase.astype(np.complex64)
+
+
 def gauss_newton_steps(
     spectrum: VolumeTransform,
     planes: np.ndarray,
@@ -48,30 +55,41 @@ def gauss_newton_steps(
     weights: np.ndarray,
     *,
     difference: float,
+    with_shifts: bool = False,
 ) -> np.ndarray:
-    """The change of each orientation that a linearised slice asks for.
+    """The change of each orientation, and of each shift, that a linearised slice asks for.
 
     Minimises ``|F - a S(exp(delta) R)|^2`` over delta, with the contrast a from least squares and the derivative of the
-    slice from central differences of ``difference`` radians.
+    slice from central differences of ``difference`` radians; ``with_shifts`` also over a displacement of the slice.
 
     Parameters: as ``correlate_candidates``; rotations: n current orientations.
 
     Returns
     -------
-    (n, 3) rotation vectors delta, radians.
+    (n, 3) rotation vectors delta, radians; ``with_shifts`` (n, 5), followed by the displacement (x, y) in pixels.
     """
     turns = Rotation.from_rotvec(difference * np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)]))
     matrices = np.einsum("cij,njk->ncik", turns.as_matrix(), rotations.as_matrix())  # (n, 7, 3, 3)
-    hessians = np.zeros((len(planes), 3, 3))
-    gradients = np.zeros((len(planes), 3))
+    unknowns = 5 if with_shifts else 3
+    hessians = np.zeros((len(planes), unknowns, unknowns))
+    gradients = np.zeros((len(planes), unknowns))
     _normal_equations(
         *_arguments(spectrum, planes, matrices, frequencies, weights),
         1 / (2 * difference),
         hessians,
         gradients,
     )
-    damping = 1e-3 * np.trace(hessians, axis1=1, axis2=2)[:, None, None] * np.eye(3) + 1e-30 * np.eye(3)
-    return np.linalg.solve(hessians + damping, gradients[..., None])[..., 0]
+    # radians and pixels are damped each by what is usual among their own
+    diagonal = np.einsum("naa->na", hessians)
+    damping = np.concatenate(
+        [
+            np.repeat(part.sum(axis=1, keepdims=True), part.shape[1], axis=1)
+            for part in np.split(diagonal, [3], axis=1)
+        ],
+        axis=1,
+    )
+    hessians += (1e-3 * damping + 1e-30)[:, :, None] * np.eye(unknowns)
+    return np.linalg.solve(hessians, gradients[..., None])[..., 0]
 
 
 def _arguments(spectrum, planes, matrices, frequencies, weights):
@@ -106,8 +124,12 @@ def _correlate(grid, full, table, planes, matrices, frequencies, weights, scores
 
 @numba.njit(parallel=True, fastmath=True, cache=True)
 def _normal_equations(grid, full, table, planes, matrices, frequencies, weights, slope, hessians, gradients):
-    """``matrices`` (n, 7, 3, 3): the current orientation, three forward turns, three backward turns."""
+    """``matrices`` (n, 7, 3, 3): the current orientation, three forward turns, three backward turns.
+
+    Where the gradients are of five unknowns, the last two are displacements along x and y.
+    """
     n, m = planes.shape
+    unknowns = gradients.shape[1]
     for i in numba.prange(n):
         wx, wy, wz = np.empty(2 * WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
         slices = np.empty((7, m), np.complex64)
@@ -122,11 +144,14 @@ def _normal_equations(grid, full, table, planes, matrices, frequencies, weights,
             cross += weights[j] * (slices[0, j].conjugate() * planes[i, j]).real
             power += weights[j] * (slices[0, j].real ** 2 + slices[0, j].imag ** 2)
         contrast = cross / max(power, 1e-30)
+        change = np.empty(unknowns, np.complex64)
         for j in range(m):
             residual = planes[i, j] - contrast * slices[0, j]
             for a in range(3):
-                da = contrast * slope * (slices[1 + a, j] - slices[4 + a, j])
-                gradients[i, a] += weights[j] * (da.conjugate() * residual).real
-                for b in range(3):
-                    db = contrast * slope * (slices[1 + b, j] - slices[4 + b, j])
-                    hessians[i, a, b] += weights[j] * (da.conjugate() * db).real
+                change[a] = contrast * slope * (slices[1 + a, j] - slices[4 + a, j])
+            for a in range(3, unknowns):
+                change[a] = contrast * complex(0, -2 * np.pi * frequencies[j, a - 3]) * slices[0, j]
+            for a in range(unknowns):
+                gradients[i, a] += weights[j] * (change[a].conjugate() * residual).real
+                for b in range(unknowns):
+                    hessians[i, a, b] += weights[j] * (change[a].conjugate() * change[b]).real
