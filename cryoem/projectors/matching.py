@@ -3,7 +3,7 @@
 Everything here works on half-planes: an image is its transform at m in-plane frequencies, weighted by
 ``weights`` (how many elements of the full plane each stands for).  Orientations change from the left, ``R ->
 exp(delta) R``, so that the third component of delta turns the image in its plane.  A displacement (x, y) of the image's
-content multiplies its transform by a phase.
+content multiplies its transform by a phase, the microscope's contrast transfer each slice by a real number.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ def correlate_candidates(
     matrices: np.ndarray,
     frequencies: np.ndarray,
     weights: np.ndarray,
+    transfers: np.ndarray | None = None,
 ) -> np.ndarray:
     """Normalised correlation of each image with the slices of its own candidate orientations.
 
@@ -31,13 +32,14 @@ def correlate_candidates(
     matrices : (n, c, 3, 3) candidates.
     frequencies : (m, 2) cycles per pixel.
     weights : (m,).
+    transfers : (n, m) contrast transfer that slices are seen through; none by default.
 
     Returns
     -------
     (n, c) float32 in [-1, 1].
     """
     scores = np.empty(matrices.shape[:2], np.float32)
-    _correlate(*_arguments(spectrum, planes, matrices, frequencies, weights), scores)
+    _correlate(*_arguments(spectrum, planes, matrices, frequencies, weights, transfers), scores)
     return scores
 
 
@@ -53,6 +55,7 @@ def gauss_newton_steps(
     rotations: Rotation,
     frequencies: np.ndarray,
     weights: np.ndarray,
+    transfers: np.ndarray | None = None,
     *,
     difference: float,
     with_shifts: bool = False,
@@ -74,25 +77,21 @@ def gauss_newton_steps(
     hessians = np.zeros((len(planes), unknowns, unknowns))
     gradients = np.zeros((len(planes), unknowns))
     _normal_equations(
-        *_arguments(spectrum, planes, matrices, frequencies, weights),
+        *_arguments(spectrum, planes, matrices, frequencies, weights, transfers),
         1 / (2 * difference),
         hessians,
         gradients,
     )
     # radians and pixels are damped each by what is usual among their own
-    diagonal = np.einsum("naa->na", hessians)
-    damping = np.concatenate(
-        [
-            np.repeat(part.sum(axis=1, keepdims=True), part.shape[1], axis=1)
-            for part in np.split(diagonal, [3], axis=1)
-        ],
-        axis=1,
-    )
-    hessians += (1e-3 * damping + 1e-30)[:, :, None] * np.eye(unknowns)
+    alike = np.equal.outer(np.arange(unknowns) < 3, np.arange(unknowns) < 3)
+    damping = 1e-3 * np.einsum("naa->na", hessians) @ alike + 1e-30
+    hessians += damping[:, :, None] * np.eye(unknowns)
     return np.linalg.solve(hessians, gradients[..., None])[..., 0]
 
 
-def _arguments(spectrum, planes, matrices, frequencies, weights):
+def _arguments(spectrum, planes, matrices, frequencies, weights, transfers):
+    if transfers is None:
+        transfers = np.ones((1, len(weights)))
     return (
         spectrum.values.view(np.float32),
         np.array(spectrum.shape.full),
@@ -101,11 +100,12 @@ def _arguments(spectrum, planes, matrices, frequencies, weights):
         np.ascontiguousarray(matrices, np.float32),
         np.ascontiguousarray(frequencies, np.float32),
         np.ascontiguousarray(weights, np.float32),
+        np.ascontiguousarray(transfers, np.float32),
     )
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)
-def _correlate(grid, full, table, planes, matrices, frequencies, weights, scores):
+def _correlate(grid, full, table, planes, matrices, frequencies, weights, transfers, scores):
     n, c = scores.shape
     for task in numba.prange(n * c):
         i, k = task // c, task % c
@@ -115,6 +115,8 @@ def _correlate(grid, full, table, planes, matrices, frequencies, weights, scores
             re, im = sample(
                 grid, full, table, matrices[i, k], frequencies[j, 0], frequencies[j, 1], wx, wy, wz
             )
+            transfer = transfers[np.int64(i) % len(transfers), j]
+            re, im = transfer * re, transfer * im
             value = planes[i, j]
             cross += weights[j] * (re * value.real + im * value.imag)
             power += weights[j] * (re * re + im * im)
@@ -123,7 +125,9 @@ def _correlate(grid, full, table, planes, matrices, frequencies, weights, scores
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)
-def _normal_equations(grid, full, table, planes, matrices, frequencies, weights, slope, hessians, gradients):
+def _normal_equations(
+    grid, full, table, planes, matrices, frequencies, weights, transfers, slope, hessians, gradients
+):
     """``matrices`` (n, 7, 3, 3): the current orientation, three forward turns, three backward turns.
 
     Where the gradients are of five unknowns, the last two are displacements along x and y.
@@ -138,7 +142,7 @@ def _normal_equations(grid, full, table, planes, matrices, frequencies, weights,
                 re, im = sample(
                     grid, full, table, matrices[i, k], frequencies[j, 0], frequencies[j, 1], wx, wy, wz
                 )
-                slices[k, j] = complex(re, im)
+                slices[k, j] = transfers[np.int64(i) % len(transfers), j] * complex(re, im)
         cross = power = 0.0
         for j in range(m):
             cross += weights[j] * (slices[0, j].conjugate() * planes[i, j]).real
