@@ -203,13 +203,19 @@ def apply_ctf(
 
 
 def flip_phases(
-    images: np.ndarray, ctf: ContrastTransfer, defocus_angstrom: np.ndarray, *, pixel_size_angstrom: float
+    images: np.ndarray,
+    ctf: ContrastTransfer | None,
+    defocus_angstrom: np.ndarray | None,
+    *,
+    pixel_size_angstrom: float,
 ) -> np.ndarray:
     """Images seen through a contrast transfer, without the sign that it gave to each frequency: (n, y, x) float32.
 
-    What remains is seen through the transfer's magnitude; white noise stays white.  Parameters and errors are those of
-    ``apply_ctf``.
+    What remains is seen through its magnitude; white noise stays white.  Where there is no contrast transfer,
+    images stay as they are.  Parameters and errors are those of ``apply_ctf``.
     """
+    if ctf is None and defocus_angstrom is None:
+        return square_images(images)
     return _transferred(images, ctf, defocus_angstrom, pixel_size_angstrom, np.sign)
 
 

@@ -36,17 +36,19 @@ class Refinement:
     """Refined orientations and the map that they give.
 
     ``rotations``: n orientations; ``shifts_px`` (n, 2) (x, y): where the particles stand; ``map``: reconstruction from
-    all images; ``half_maps``: from two random halves, each refined for itself from the same start; ``mask``: (y, y, y)
-    soft mask made of them; ``fsc``: between the half-maps under that mask, corrected for it by phase randomisation;
-    ``history``: one dict a round with ``round``, ``kind`` (search or gradient), ``score`` (mean correlation of images
-    and slices), ``moved_rad`` (mean change of orientation), ``resolution_angstrom`` (of two halves of the folds, at
-    0.143 under the mask: it steers the refinement, and is not a resolution to quote).
+    all images; ``half_maps``: from two random halves, each refined for itself from the same start; ``subset`` (n,):
+    which of the two, 0 or 1, an image belongs to; ``mask``: (y, y, y) soft mask made of them; ``fsc``: between the
+    half-maps under that mask, corrected for it by phase randomisation; ``history``: one dict a round with
+    ``round``, ``kind`` (search or gradient), ``score`` (mean correlation of images and slices), ``moved_rad`` (mean
+    change of orientation), ``resolution_angstrom`` (of two halves of the folds, at 0.143 under the mask: it steers the
+    refinement, and is not a resolution to quote).
     """
 
     rotations: Rotation
     shifts_px: np.ndarray
     map: DensityMap
     half_maps: tuple[DensityMap, DensityMap]
+    subset: np.ndarray
     mask: np.ndarray
     fsc: FSC
     history: list[dict]
@@ -143,4 +145,5 @@ def _conclude(
     _, mask = trust(half_sums)
     fsc = masked_half_map_fsc(a, b, mask, voxel_size_angstrom=plan.pixel_size_angstrom, rng=0)
     full, a, b = (DensityMap(v.astype(np.float32), plan.pixel_size_angstrom) for v in (full, a, b))
-    return Refinement(poses.rotations, poses.shifts_px, full, (a, b), mask, fsc, history)
+    subset = np.isin(np.arange(len(images.planes)), members[1]).astype(int)
+    return Refinement(poses.rotations, poses.shifts_px, full, (a, b), subset, mask, fsc, history)
