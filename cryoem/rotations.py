@@ -223,9 +223,8 @@ def origin_displacements(
     ------
     ValueError : there is no such point group.
     """
-    left_alone = (
-        point_group(symmetry).as_matrix().mean(axis=0)
-    )  # projects onto what all rotations leave alone
+    # projects onto what all rotations leave alone; exactly nothing, where that is so
+    left_alone = np.round(point_group(symmetry).as_matrix().mean(axis=0), 12)
     seen = rotations.as_matrix()[:, :2] @ left_alone  # (n, 2, 3)
     origin = np.linalg.lstsq(seen.reshape(-1, 3), np.ravel(displacements_px), rcond=1e-9)[0]
     return seen @ origin
