@@ -5,7 +5,7 @@
     python benchmarks/end_to_end.py --noise-variance 16 --shift-limit-px 5
     python benchmarks/end_to_end.py --noise-variance 16 --shift-limit-px 5 --ctf
     python benchmarks/end_to_end.py --map phantom-D2 --symmetry D2 --image-size 64
-    python benchmarks/end_to_end.py --map beta-galactosidase.mrc --masked --symmetry D2 --image-size 100
+    python benchmarks/end_to_end.py --map beta-galactosidase --masked --symmetry D2 --image-size 100
 
 The truth enters only the reported errors. Resolutions are unmasked unless said otherwise.
 """
