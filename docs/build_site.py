@@ -50,7 +50,7 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         source, html = Path(scratch, "source"), Path(scratch, "html")
-        gather(source, executed)
+        gather(source, executed, profile=options.profile)
         arguments = ["-b", "html", "-q", "-W", "--keep-going", "-c", str(DOCS), "-d", f"{scratch}/doctrees"]
         if build_main([*arguments, str(source), str(html)]) != 0:
             sys.exit("build_site: Sphinx complained, see above; there is no new site")

@@ -24,8 +24,10 @@ extensions = [
 # Pages in Markdown, and notebooks, which arrive executed
 nb_execution_mode = "off"
 nb_output_stderr = "remove"  # progress bars
+nb_code_prompt_show = "Show the code"
+nb_code_prompt_hide = "Hide the code"
 nb_ipywidgets_js = {}  # else two scripts of other servers
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["attrs_block", "dollarmath"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]  # docs/benchmarks.md leaves out a level
 
@@ -50,6 +52,7 @@ html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {
     "logo": {"text": "cryoem", "image_light": "_static/logo.svg", "image_dark": "_static/logo.svg"},
+    "navbar_persistent": [],
     "show_toc_level": 2,
     "show_navbar_depth": 1,
     "use_download_button": False,

@@ -16,14 +16,17 @@ ROOT = Path(__file__).parents[2]
 REFERENCE = ("docs/conventions", "api/index", "docs/benchmarks")
 PROJECT = ("data/README", "CONTRIBUTING", "CHANGELOG")
 INJECTED = "injected-parameters"
+EXECUTED = "Executed when this site was built, at the size `{profile}`. The figures turn, zoom and tell their values."
+AS_WRITTEN = "Shown as it is written, without results: this site was built without executing it."
 
 
-def gather(folder: Path, executed: dict[str, Path]) -> None:
+def gather(folder: Path, executed: dict[str, Path], *, profile: str) -> None:
     """Fill a new folder with all pages.
 
     Parameters
     ----------
     folder : made here.
+    profile : with which notebooks were executed; the pages say so.
     executed : path within the notebooks folder -> executed notebook; the others are shown as they are written.
     """
     others = {path.relative_to(ROOT).with_suffix("").as_posix() for path in (ROOT / "docs").glob("*.md")}
@@ -32,7 +35,10 @@ def gather(folder: Path, executed: dict[str, Path]) -> None:
         if not page.startswith("api/"):
             _copy_page(f"{page}.md", folder)
     for name in all_notebooks():
-        _write_notebook(executed.get(name, notebooks_folder() / name), folder / "notebooks" / name)
+        about = EXECUTED.format(profile=profile) if name in executed else AS_WRITTEN
+        _write_notebook(
+            executed.get(name, notebooks_folder() / name), folder / "notebooks" / name, about=about
+        )
     api.write_pages(folder / "api")
     notebooks = [f"notebooks/{name.removesuffix('.ipynb')}" for name in all_notebooks()]
     contents = {"Notebooks": notebooks, "Reference": reference, "Project": PROJECT}
@@ -58,8 +64,8 @@ def _copy_page(name: str, folder: Path, *, to: str | None = None, after: str = "
     place.write_text(text + after, encoding="utf-8")
 
 
-def _write_notebook(source: Path, place: Path) -> None:
-    """Copy a notebook, its code folded, its figures alive, the parameters that it ran with in place of its own."""
+def _write_notebook(source: Path, place: Path, *, about: str) -> None:
+    """Copy a notebook: a line about it, code folded, figures alive, the parameters it ran with in place of its own."""
     notebook = json.loads(source.read_text(encoding="utf-8"))
     injected = [cell for cell in notebook["cells"] if INJECTED in cell["metadata"].get("tags", [])]
     if injected:
@@ -69,6 +75,11 @@ def _write_notebook(source: Path, place: Path) -> None:
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "hide-input"]
+    notebook["cells"].insert(1, _markdown(f"{{.about-this-page}}\n{about}"))
     embed_figures(notebook)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(json.dumps(notebook), encoding="utf-8")
+
+
+def _markdown(text: str) -> dict:
+    return {"cell_type": "markdown", "id": "about-this-page", "metadata": {}, "source": text}
