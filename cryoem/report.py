@@ -48,9 +48,7 @@ def render_report(
             raise ValueError(
                 f"figures[{index}] must belong to one of {list(phases)}, got the phase {phase!r}"
             )
-        by_phase[phase].append(
-            {"caption": caption, **_embeddable(figure_json, name=f"figures[{index}]")}
-        )
+        by_phase[phase].append({"caption": caption, **_embeddable(figure_json, name=f"figures[{index}]")})
     sections = [
         {
             "title": phase,
@@ -62,12 +60,16 @@ def render_report(
         for phase, about in phases.items()
     ]
     blocks = [{"title": section, "rows": list(rows.items())} for section, rows in summary.items()]
-    return _templates().get_template("report.html").render(
-        title=title,
-        headline=blocks[0] if blocks else None,
-        tables=blocks[1:],
-        sections=sections,
-        plotly_js=get_plotlyjs(),
+    return (
+        _templates()
+        .get_template("report.html")
+        .render(
+            title=title,
+            headline=blocks[0] if blocks else None,
+            tables=blocks[1:],
+            sections=sections,
+            plotly_js=get_plotlyjs(),
+        )
     )
 
 

@@ -102,7 +102,7 @@ class Tab:
             details = about["exceptionDetails"]
             self.errors.append(details.get("exception", {}).get("description", details["text"]))
         elif event == "Log.entryAdded" and about["entry"]["level"] == "error":
-            self.errors.append(about["entry"]["text"])
+            self.errors.append(f"{about['entry']['text']} {about['entry'].get('url', '')}")
 
     def open(self, url: str) -> None:
         self.call("Page.navigate", url=url)
@@ -115,14 +115,13 @@ class Tab:
             raise RuntimeError(answer["exceptionDetails"].get("exception", {}).get("description", expression))
         return answer["result"].get("value")
 
-    def wait_for(self, expression: str, *, seconds: float = 60):
-        """Value of an expression as soon as it counts as true."""
+    def wait_for(self, expression: str, *, seconds: float = 60) -> None:
+        """Wait until an expression counts as true."""
         deadline = time.monotonic() + seconds
-        while not (value := self.evaluate(expression)):
+        while not self.evaluate(f"Boolean({expression})"):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not true within {seconds:g} s: {expression}")
             time.sleep(0.1)
-        return value
 
     def drag(self, start: tuple[float, float], by: tuple[float, float], *, steps: int = 10) -> None:
         """Drag with the left button, from ``start`` (x, y) in pixels of the window."""

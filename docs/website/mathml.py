@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from docutils import nodes
-from docutils.utils.math import MathError, latex2mathml, wrap_math_code
+from docutils.utils.math import MathError, latex2mathml
 from sphinx.application import Sphinx
 
 
@@ -19,8 +19,6 @@ def to_mathml(tex: str, *, as_block: bool) -> str:
     ------
     ValueError : docutils cannot convert it.
     """
-    if as_block and r"\\" in tex:
-        tex = wrap_math_code(tex, as_block)
     try:
         return latex2mathml.tex2mathml(tex, as_block=as_block)
     except MathError as error:
