@@ -121,6 +121,13 @@ def test_a_pattern_without_a_notebook_is_an_error(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_toy_sizes_are_those_of_notebooks_that_exist():
+    listed = {path: json.loads(path.read_text()) for path in DOCS.parent.glob("notebooks/*/toy.json")}
+    assert listed
+    for path, sizes in listed.items():
+        assert sizes.keys() <= {notebook.stem for notebook in path.parent.glob("*.ipynb")}
+
+
 # --- the built pages
 
 

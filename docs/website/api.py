@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -34,27 +35,42 @@ COMMANDS = "cli"  # the commands speak for themselves, `cryoem --help`
 
 
 def write_pages(folder: Path) -> None:
-    """Write ``index.rst`` and a page for each module of the package into ``folder``."""
+    """Write ``index.rst`` and the pages of the modules into ``folder``, which is made.
+
+    A package is told by what it offers; one that offers nothing itself by pages of the modules in it.
+    """
     found = {module.name for module in pkgutil.iter_modules(cryoem.__path__)} - {COMMANDS}
     names = [name for name in PIPELINE if name in found] + sorted(found - set(PIPELINE))
     folder.mkdir(parents=True)
-    rows = []
     for name in names:
         module = importlib.import_module(f"cryoem.{name}")
-        (folder / f"{name}.rst").write_text(_page(module), encoding="utf-8")
-        rows += [f":doc:`{name}`", f"    {_first_sentence(module)}", ""]
-    contents = [".. toctree::", "   :hidden:", "", *(f"   {name}" for name in names)]
-    text = [*_title("API reference"), cryoem.__doc__ or "", "", *rows, *contents]
-    (folder / "index.rst").write_text("\n".join(text) + "\n", encoding="utf-8")
+        inner = _modules_to_tell(module)
+        for each in inner:
+            _write(folder / f"{name}.{each}.rst", [*_title(f"{name}.{each}"), *_automodule(f"{name}.{each}")])
+        contents = _contents(f"{name}.{each}" for each in inner)
+        _write(folder / f"{name}.rst", [*_title(name), *_automodule(name), *contents])
+    _write(folder / "index.rst", [*_title("API reference"), cryoem.__doc__, "", *_contents(names)])
 
 
-def _page(module: ModuleType) -> str:
-    """A module by what it offers; a package that offers nothing itself by the modules in it."""
-    lines = [*_title(module.__name__.removeprefix("cryoem.")), *_automodule(module.__name__)]
-    if hasattr(module, "__path__") and not _offers_something(module):
-        for inner in pkgutil.iter_modules(module.__path__):
-            lines += [*_title(inner.name, line="-"), *_automodule(f"{module.__name__}.{inner.name}")]
-    return "\n".join(lines) + "\n"
+def _write(page: Path, lines: list[str]) -> None:
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _modules_to_tell(module: ModuleType) -> list[str]:
+    """Names of the modules in a package that have pages of their own."""
+    if not hasattr(module, "__path__") or _offers_something(module):
+        return []
+    return [inner.name for inner in pkgutil.iter_modules(module.__path__)]
+
+
+def _contents(names: Iterable[str]) -> list[str]:
+    """A list of pages with what each is about, which is the table of contents, too."""
+    names, lines = list(names), []
+    for name in names:
+        lines += [f":doc:`{name}`", f"    {_first_sentence(importlib.import_module(f'cryoem.{name}'))}", ""]
+    if names:
+        lines += [".. toctree::", "   :hidden:", "", *(f"   {name}" for name in names)]
+    return lines
 
 
 def _offers_something(module: ModuleType) -> bool:
@@ -64,11 +80,11 @@ def _offers_something(module: ModuleType) -> bool:
 
 
 def _automodule(name: str) -> list[str]:
-    return [f".. automodule:: {name}", "   :members:", "   :member-order: bysource", ""]
+    return [f".. automodule:: cryoem.{name}", "   :members:", "   :member-order: bysource", ""]
 
 
-def _title(text: str, *, line: str = "=") -> list[str]:
-    return [text, line * len(text), ""]
+def _title(text: str) -> list[str]:
+    return [text, "=" * len(text), ""]
 
 
 def _first_sentence(module: ModuleType) -> str:
