@@ -20,7 +20,7 @@ from sphinx.cmd.build import build_main
 from website.executed import executed_notebooks, kept_home
 from website.pages import gather
 
-from cryoem.pipeline import PROFILES, PhaseFailedError
+from cryoem.pipeline import PROFILES, PhaseFailedError, RunInProgressError
 from cryoem.pipeline.execution import NotebookError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the API reference imports TensorFlow
@@ -45,7 +45,7 @@ def main() -> None:
         refuse_what_is_no_site(out)
         home = options.home or kept_home(WORK)
         executed = executed_notebooks(home, profile=options.profile, patterns=options.execute)
-    except (NotebookError, PhaseFailedError, ValueError) as error:
+    except (NotebookError, PhaseFailedError, RunInProgressError, FileNotFoundError, ValueError) as error:
         sys.exit(f"build_site: {error}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -23,8 +24,13 @@ PREFIX = "executed-"
 def all_notebooks() -> list[str]:
     """Paths within the notebooks folder, in the order of the phases."""
     folder = notebooks_folder()
-    found = (path.relative_to(folder) for path in folder.glob("*/*.ipynb"))
-    return sorted(path.as_posix() for path in found)
+    found = [path.relative_to(folder).as_posix() for path in folder.glob("[!.]*/*.ipynb")]
+    return sorted(found, key=_with_numbers)
+
+
+def _with_numbers(name: str) -> list:
+    """A key that sorts 4.10 after 4.2."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def kept_home(work: Path) -> Path:
