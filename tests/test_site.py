@@ -101,6 +101,8 @@ def test_formulas_are_mathml(website):
     block = to_mathml(r"a &= b \\ c &= d", as_block=True)
     assert 'display="block"' in block
     assert block.count("<mtr>") == 2
+    assert "<munderover>" not in to_mathml(r"\hat d_{ij} + \hat{\theta}_i", as_block=False)
+    assert to_mathml(r"\sin x \cos(y)", as_block=False).count("<mspace") == 2  # around x
     with pytest.raises(ValueError, match=r"a formula must be simple LaTeX, got '\\\\nonsense"):
         to_mathml(r"\nonsense{x}", as_block=False)
 

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 from docutils import nodes
 from docutils.utils.math import MathError, latex2mathml
 from sphinx.application import Sphinx
+
+# Else docutils puts the index of a d with a hat below the d,
+_ACCENT = re.compile(r"\\(?:hat|bar|tilde|vec|dot)\b\s*(?:\{[^{}]*\}|[A-Za-z]|\\[A-Za-z]+)")
+# and browsers write sin x cos y without spaces.
+_THIN_SPACE = '<mspace width="0.1667em"></mspace>'
+_AFTER_FUNCTION = re.compile(r'<mo>&ApplyFunction;</mo>(?!\s*(?:<mo stretchy="false">\(|<mfrac>|<mrow>))')
+_BEFORE_FUNCTION = re.compile(
+    r"(</(?:mi|mn|msub|msup|mfrac)>)(\s*<mi>[a-z]+</mi>\s*<mo>&ApplyFunction;</mo>)"
+)
 
 
 def setup(app: Sphinx) -> dict:
@@ -20,9 +31,10 @@ def to_mathml(tex: str, *, as_block: bool) -> str:
     ValueError : docutils cannot convert it.
     """
     try:
-        return latex2mathml.tex2mathml(tex, as_block=as_block)
+        mathml = latex2mathml.tex2mathml(_ACCENT.sub(r"{{}\g<0>}", tex), as_block=as_block)
     except MathError as error:
         raise ValueError(f"a formula must be simple LaTeX, got {tex!r}: {error}") from error
+    return _BEFORE_FUNCTION.sub(rf"\1{_THIN_SPACE}\2", _AFTER_FUNCTION.sub(rf"\g<0>{_THIN_SPACE}", mathml))
 
 
 def visit_inline(translator, node: nodes.math) -> None:
