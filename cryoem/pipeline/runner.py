@@ -126,7 +126,7 @@ def _is_done(folder: Path, info: PhaseInfo, source: Path, profile: Profile) -> b
     executed = _executed_notebook(folder, info)
     if not executed.is_file() or not is_complete(folder, info.name, profile):
         return False
-    return _code(_read(executed)) == _code(_read(source))
+    return code_of(_read(executed)) == code_of(_read(source))
 
 
 def _executed_notebook(folder: Path, info: PhaseInfo) -> Path:
@@ -137,7 +137,7 @@ def _read(notebook: Path) -> dict:
     return json.loads(notebook.read_text(encoding="utf-8"))
 
 
-def _code(notebook: dict) -> list[str]:
+def code_of(notebook: dict) -> list[str]:
     """The code of a notebook, cell by cell, without the cell that papermill injects."""
     cells = (cell for cell in notebook["cells"] if cell["cell_type"] == "code")
     return [
