@@ -228,9 +228,9 @@ def test_arrays_can_be_read_and_have_units(executed):
     expected = {
         f"{DATA}/particles.h5": {"images", "quaternions", "shifts", "pixel_size"},
         f"{DATA}/validation.h5": {"images", "quaternions", "shifts", "pixel_size"},
-        f"{DISTANCES}/distances.h5": {"distances"},
+        f"{DISTANCES}/distances.h5": {"distances", "shifts"},
         f"{ORIENTATIONS}/orientations.h5": {"quaternions", "losses"},
-        f"{MAP}/orientations.h5": {"quaternions"},
+        f"{MAP}/orientations.h5": {"quaternions", "shifts", "subset"},
     }
     units = {
         "images": "clean standard deviations",
@@ -238,7 +238,7 @@ def test_arrays_can_be_read_and_have_units(executed):
         "shifts": "px",
         "pixel_size": "angstrom",
     }
-    units |= {"distances": "rad", "losses": "rad^2"}
+    units |= {"distances": "rad", "losses": "rad^2", "subset": "1"}
     for name, datasets in expected.items():
         arrays = pipeline.load_arrays(executed.folder / name)
         assert arrays.keys() == datasets
