@@ -26,6 +26,13 @@ class Poses:
         return Poses(found.rotations, self.shifts_px + pixel_px * found.shifts_px)
 
 
+def mean_poses(several: list[Poses]) -> Poses:
+    """The mean of poses that are close to each other, image by image."""
+    last = several[-1].rotations
+    turns = np.mean([(poses.rotations * last.inv()).as_rotvec() for poses in several], axis=0)
+    return Poses(Rotation.from_rotvec(turns) * last, np.mean([poses.shifts_px for poses in several], axis=0))
+
+
 def without_drift(found: Poses, wanted: Poses, symmetry: str) -> Poses:
     """Poses in the frame and about the origin of others, as far as the symmetry leaves these free."""
     if len(point_group(symmetry)) == 1:
