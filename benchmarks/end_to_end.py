@@ -2,6 +2,8 @@
 
     python benchmarks/end_to_end.py --noise-variance 0
     python benchmarks/end_to_end.py --noise-variance 16
+    python benchmarks/end_to_end.py --noise-variance 16 --shift-limit-px 5
+    python benchmarks/end_to_end.py --noise-variance 16 --shift-limit-px 5 --ctf
     python benchmarks/end_to_end.py --map phantom-D2 --symmetry D2 --image-size 64
     python benchmarks/end_to_end.py --map beta-galactosidase.mrc --masked --symmetry D2 --image-size 100
 
@@ -26,10 +28,18 @@ from cryoem.refinement import refine
 from cryoem.resolution import fourier_shell_correlation
 
 ASKED = {
-    ("C1", 0.0): {"training": 5, "e_or": 0.10, "fsc": 8.5, "refined": 0.010, "refined_fsc": "7.8 Å"},
-    ("C1", 16.0): {"training": 12, "e_or": 0.19, "fsc": 12.0, "refined": 0.040, "refined_fsc": "1.1 x true"},
-    ("D2", 0.0): {"e_or": 0.10},
-    ("D2", 16.0): {"e_or": 0.13},
+    ("C1", 0.0, False): {"training": 5, "e_or": 0.10, "fsc": 8.5, "refined": 0.010, "refined_fsc": "7.8 Å"},
+    ("C1", 16.0, False): {
+        "training": 12,
+        "e_or": 0.19,
+        "fsc": 12.0,
+        "refined": 0.040,
+        "refined_fsc": "1.1 x true",
+    },
+    ("C1", 0.0, True): {"refined": 0.003, "refined_fsc": "7.4 Å"},
+    ("C1", 16.0, True): {"refined": 0.030, "refined_fsc": "1.05 x true", "half_maps": "1.05 x true"},
+    ("D2", 0.0, False): {"e_or": 0.10},
+    ("D2", 16.0, False): {"e_or": 0.13},
 }
 MASK_FILTER_ANGSTROM = 15.0
 

@@ -190,8 +190,8 @@ def test_decoded_distances_stay_between_0_and_pi(kind, rng):
 
 
 def test_an_unknown_kind_of_feature_distance_is_refused():
-    with pytest.raises(ValueError, match="kind must be one of kernel, cosine, euclidean, got 'mlp'"):
-        distances_from_features(np.eye(2), np.eye(2), kind="mlp")
+    with pytest.raises(ValueError, match="kind must be one of kernel, cosine, euclidean, mlp, got 'dot'"):
+        distances_from_features(np.eye(2), np.eye(2), kind="dot")
 
 
 # --- encoders
@@ -468,7 +468,10 @@ def test_damaged_settings_are_one_sentence(stored, text, cause):
         ({"image_size": None}, "image_size must be a whole number of at least 8, got None"),
         ({"image_size": "17"}, "image_size must be a whole number of at least 8, got '17'"),
         ({"channels": "8"}, "channels must be a whole number of at least 1, got '8'"),
-        ({"feature_distance": "mlp"}, "feature_distance must be one of kernel, cosine, euclidean, got 'mlp'"),
+        (
+            {"feature_distance": "dot"},
+            "feature_distance must be one of kernel, cosine, euclidean, mlp, got 'dot'",
+        ),
     ],
 )
 def test_impossible_settings_are_one_sentence(stored, change, cause):
@@ -630,7 +633,10 @@ def test_the_coverage_is_that_asked_for(particle):
         ({"network_image_size": 25}, "network_image_size must be between 2 and image_size 24, got 25"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 2, got 0"),
         ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
-        ({"coverage": "sphere"}, "coverage must be one of so3, euler, half, quarter, got 'sphere'"),
+        (
+            {"coverage": "sphere"},
+            "coverage must be one of so3, euler, half, quarter, preferred, got 'sphere'",
+        ),
         (
             {"batch_size": 1},
             "batch_size must be a whole number of at least 2, got 1",
@@ -964,7 +970,10 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path, damage):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"feature_distance": "mlp"}, "feature_distance must be one of kernel, cosine, euclidean, got 'mlp'"),
+        (
+            {"feature_distance": "dot"},
+            "feature_distance must be one of kernel, cosine, euclidean, mlp, got 'dot'",
+        ),
         ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
         (
             {"validation": (np.zeros((3, 12, 12)), np.zeros((2, 4)))},

@@ -17,6 +17,7 @@ from keras import layers, ops
 
 from cryoem.checks import whole_number
 from cryoem.siamese.kernels import highest_harmonic
+from cryoem.siamese.pair_head import PairHead
 
 ARCHITECTURES = ("polar", "published")
 N_ANGLES = 64
@@ -129,6 +130,7 @@ def build_encoder(
     channels: int = 128,
     blocks: int = 4,
     symmetry: str = "C1",
+    pair_head: bool = False,
 ) -> keras.Model:
     """An encoder of square images.
 
@@ -140,6 +142,7 @@ def build_encoder(
         ``kernels``) and 512 for ``"published"`` by default.
     channels, blocks : width and number of residual blocks of ``"polar"``.
     symmetry : point group of the particle, which sets the harmonics of ``"polar"``.
+    pair_head : end in a network that compares features, for the feature distance ``"mlp"``.
 
     Returns
     -------
@@ -157,14 +160,20 @@ def build_encoder(
     default = 512 if architecture == "published" else (1 + 2 * highest) * -(-96 // (1 + 2 * highest))
     n_features = whole_number(default if n_features is None else n_features, name="n_features", at_least=1)
     if architecture == "published":
-        return _published(image_size, n_features)
+        return _ended(_published(image_size, n_features), pair_head)
     channels = whole_number(channels, name="channels", at_least=1)
     blocks = whole_number(blocks, name="blocks", at_least=1)
     if n_features % (1 + 2 * highest):
         raise ValueError(
             f"n_features of the polar encoder must be a multiple of {1 + 2 * highest}, got {n_features}"
         )
-    return _polar(image_size, n_features, channels, blocks, highest)
+    return _ended(_polar(image_size, n_features, channels, blocks, highest), pair_head)
+
+
+def _ended(encoder: keras.Model, pair_head: bool) -> keras.Model:
+    if not pair_head:
+        return encoder
+    return keras.Model(encoder.inputs[0], PairHead()(encoder.outputs[0]), name=encoder.name)
 
 
 def _polar(image_size: int, n_features: int, channels: int, blocks: int, highest: int) -> keras.Model:

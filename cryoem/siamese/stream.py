@@ -1,4 +1,4 @@
-"""Training data that never repeats: fresh projections of a map, with fresh noise and shifts, for every step."""
+"""Training data: fresh projections of a map, with fresh noise and shifts, for every step, or a set that repeats."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class ProjectionStream(keras.utils.PyDataset):
     network_image_size : side of the images given to the network, at most ``image_size``.
     batch_size, steps : images of a batch, batches of an epoch.
     noise_variance, shift_limit_px, coverage : as in ``imaging.simulate``.
+    distinct : train on so many images only, each with its own noise and shift, drawn again and again: what a finite
+        training set costs.  None, the default: images never repeat.
     seed : of all batches.
 
     Its ``made_from`` says all of this in numbers and words, for ``checkpoints.restore``.
@@ -33,7 +35,7 @@ class ProjectionStream(keras.utils.PyDataset):
     Raises
     ------
     ValueError : the network's images are larger than the full ones, a batch has fewer than 2 images, an epoch
-        no batch, or noise or shifts are negative.
+        no batch, noise or shifts are negative, or there are fewer distinct images than a batch has.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class ProjectionStream(keras.utils.PyDataset):
         noise_variance: float = 0.0,
         shift_limit_px: float = 0.0,
         coverage: str = "so3",
+        distinct: int | None = None,
         seed: int = 0,
     ):
         super().__init__()
@@ -81,6 +84,11 @@ class ProjectionStream(keras.utils.PyDataset):
         self._frequencies = plane_frequencies(network_image_size) * shrink
         self._shrink = shrink
         self._deviation = clean_deviation(density_map, image_size=image_size, coverage=coverage)
+        self._pool = None
+        if distinct is not None:
+            distinct = whole_number(distinct, name="distinct", at_least=batch_size)
+            self.made_from["distinct"] = distinct
+            self._pool = self._draw_pool(distinct)
 
     def __len__(self) -> int:
         return self._steps
@@ -89,7 +97,21 @@ class ProjectionStream(keras.utils.PyDataset):
         """Batch ``index`` of the current epoch: images (b, y, x) float32, quaternions (b, 4) float32 xyzw."""
         # a spawn key, so that no batch shares its random numbers with data drawn from the seed itself
         rng = np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(self.epoch, index)))
-        rotations = random_rotations(self._batch_size, coverage=self._coverage, rng=rng)
+        if self._pool is None:
+            return self._draw(self._batch_size, rng)
+        images, quaternions = self._pool
+        chosen = rng.choice(len(images), self._batch_size, replace=False)
+        return images[chosen], quaternions[chosen]
+
+    def _draw_pool(self, distinct: int) -> tuple[np.ndarray, np.ndarray]:
+        """All images of a finite set, drawn batch by batch: projecting takes memory."""
+        rng = np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(0,)))
+        sizes = [min(self._batch_size, distinct - at) for at in range(0, distinct, self._batch_size)]
+        images, quaternions = zip(*(self._draw(size, rng) for size in sizes), strict=True)
+        return np.concatenate(images), np.concatenate(quaternions)
+
+    def _draw(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        rotations = random_rotations(n, coverage=self._coverage, rng=rng)
         images = self._project(rotations) / np.float32(self._deviation)
         if self._shift_limit_px:
             limit = self._shift_limit_px
