@@ -110,8 +110,8 @@ def measure_distances(
     """Rows that say how good predicted distances are, and the orientations that they give.
 
     ``distance_error_rad`` mean absolute error over all pairs; ``chance_rad`` that of one constant, the best there is;
-    ``recovery_error_rad`` E_OR; ``recovery_loss_rad2`` L_OR; ``distance_bias_rad`` and ``pairs`` in bins of the true
-    distance, whose middle is the condition ``true_distance_rad``.
+    ``recovery_error_rad`` E_OR; ``recovery_loss_rad2`` L_OR; ``distance_bias_rad``, ``distance_spread_rad`` (standard
+    deviation) and ``pairs`` in bins of the true distance, whose middle is the condition ``true_distance_rad``.
     """
     i, j = np.triu_indices(len(rotations), k=1)
     true = geodesic_distance(rotations, rotations, symmetry=symmetry)[i, j]
@@ -129,6 +129,7 @@ def measure_distances(
     for b in np.unique(which):
         binned = {**conditions, "true_distance_rad": round(float((edges[b] + edges[b + 1]) / 2), 4)}
         rows.append(measurement("distance_bias_rad", error[which == b].mean(), **binned))
+        rows.append(measurement("distance_spread_rad", error[which == b].std(), **binned))
         rows.append(measurement("pairs", np.count_nonzero(which == b), **binned))
     return rows
 
