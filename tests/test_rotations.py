@@ -99,7 +99,10 @@ def test_small_rotations_fill_a_ball():
         ({"n": 0}, "n must be a whole number of at least 1, got 0"),
         ({"n": -3}, "n must be a whole number of at least 1, got -3"),
         ({"n": 2.5}, r"n must be a whole number of at least 1, got 2\.5"),
-        ({"n": 3, "coverage": "sphere"}, "coverage must be one of so3, euler, half, quarter, preferred, got 'sphere'"),
+        (
+            {"n": 3, "coverage": "sphere"},
+            "coverage must be one of so3, euler, half, quarter, preferred, got 'sphere'",
+        ),
     ],
 )
 def test_sampling_refuses(arguments, message):

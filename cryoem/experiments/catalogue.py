@@ -81,7 +81,20 @@ def _start_up(size: str, variances: tuple[float, ...], errors: list[float], **fi
 TREATMENTS = ({"symmetry": "C1", "coverage": "quarter"}, {"symmetry": "D2", "coverage": "so3"})
 BETA_GALACTOSIDASE = {"map_name": "beta-galactosidase", "masked": True, "image_size": 100}
 
+SAMPLINGS = ("so3", "euler", "half", "quarter", "preferred")
+
 _EXPERIMENTS = (
+    Experiment(
+        "pairwise-distances",
+        "How far apart are two orientations, and their images, under each sampling?",
+        "pairwise-distances.ipynb",
+        {
+            "quick": Grid({"coverage": SAMPLINGS}, {"map_name": "5j0n", "image_size": 116, "n": 1000}),
+            "paper": Grid({"coverage": SAMPLINGS}, {"map_name": "5j0n", "image_size": 116, "n": 5000}),
+            "toy": Grid({"coverage": ("so3",)}, {"map_name": "phantom", "image_size": 64, "n": 60}),
+        },
+        ("n", "n"),
+    ),
     Experiment(
         "perturbed-recovery",
         "How do errors of the distances carry over to the orientations (C1 and D2)?",

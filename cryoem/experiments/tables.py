@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from cryoem.pipeline.files import written_aside
@@ -59,3 +60,41 @@ def read_table(folder: str | os.PathLike, name: str) -> pd.DataFrame:
 def total_seconds(table: pd.DataFrame) -> float:
     """Time of all points of a table, one after another."""
     return float(table.loc[table.quantity == "point_seconds", "value"].sum())
+
+
+def select(table: pd.DataFrame, quantity: str, **conditions) -> pd.DataFrame:
+    """The rows of a quantity under conditions, column=value.
+
+    Raises
+    ------
+    KeyError : the table has no such rows.
+    """
+    rows = table[table.quantity == quantity]
+    for column, value in conditions.items():
+        rows = rows[rows[column] == value]
+    if rows.empty:
+        said = ", ".join(f"{column} {value}" for column, value in conditions.items())
+        raise KeyError(f"the table has no {quantity}{' with ' if said else ''}{said}")
+    return rows
+
+
+def curve(table: pd.DataFrame, quantity: str, *, against: str, **conditions) -> tuple[np.ndarray, ...]:
+    """A quantity against a column: its values, and mean, lowest and highest measurement at each, all (n,).
+
+    Raises
+    ------
+    KeyError : as ``select``.
+    """
+    groups = select(table, quantity, **conditions).groupby(against, sort=True)["value"]
+    summary = groups.agg(["mean", "min", "max"])
+    return summary.index.to_numpy(), *(summary[name].to_numpy() for name in ("mean", "min", "max"))
+
+
+def own_test(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that were measured on images of the kind that was trained on, or on none."""
+    same = pd.Series(True, index=table.index)
+    for column in ("coverage", "noise_variance"):
+        test = f"test_{column}"
+        trained = table[column] if column in table else table[test].iloc[0]
+        same &= table[test].isna() | (table[test] == trained)
+    return table[same]
