@@ -155,7 +155,7 @@ def test_rows_are_plain_and_finite(tmp_path):
         experiments.measurement("error_rad", float("nan"))
     with pytest.raises(ValueError, match="rows must hold at least one measurement, got none"):
         experiments.save_rows(None, [])
-    with pytest.raises(ValueError, match="rows must hold quantity and value, got {'seed': 1}"):
+    with pytest.raises(ValueError, match=r"rows must hold quantity and value, got \{'seed': 1\}"):
         experiments.save_rows(None, [{"seed": 1}])
 
 
