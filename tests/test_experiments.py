@@ -165,11 +165,7 @@ def test_rows_are_plain_and_finite(tmp_path):
 @pytest.mark.notebooks
 def test_a_run_gives_one_long_table_and_the_next_keeps_it(notebooks, home, tmp_path):
     table = run(notebooks, out=tmp_path / "results")
-    assert list(table) == ["experiment", "bad", "x", "half", "quantity", "value"] or {
-        "experiment",
-        "x",
-        "half",
-    } <= set(table)
+    assert {"experiment", "x", "half"} <= set(table)
     assert list(table)[-2:] == ["quantity", "value"]
     assert "halves" not in table
     squares = table[table.quantity == "square"]

@@ -56,7 +56,10 @@ def _learning(
 ) -> Experiment:
     """An experiment of trainings: the axes of each size (``paper``: those of ``quick``), and what is fixed in all."""
     axes = {"quick": quick, "paper": quick if paper is None else paper, "toy": toy}
-    grids = {size: Grid(axes[size], {**LEARNING[size], **fixed}) for size in axes}
+    grids = {}
+    for size, varied in axes.items():
+        common = {**LEARNING[size], **fixed}
+        grids[size] = Grid(varied, {key: value for key, value in common.items() if key not in varied})
     return Experiment(name, question, "distance-learning.ipynb", grids, LEARNING_COST)
 
 
