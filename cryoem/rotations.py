@@ -31,7 +31,7 @@ def random_rotations(
         ``"half"`` uniform with viewing directions on half of the sphere (tilt < pi/2); ``"quarter"`` the same
         on a quarter of it (tilt < pi/2 and rot in [0, pi)); ``"preferred"`` viewing directions that crowd about the
         particle's z-axis and x-axis, as particles do that lie on the ice in two ways: an even mixture of two von
-        Mises-Fisher distributions of concentration 10, half of each within 21 degrees of its axis.
+        Mises-Fisher distributions of concentration 10, half of each within 22 degrees of its axis.
     rng : generator or seed.
 
     Returns

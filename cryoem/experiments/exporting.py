@@ -74,8 +74,8 @@ class FigureFolder:
 
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
-    if "kaleido" in text.lower() and "install" in text.lower():
-        return "kaleido is not installed (pip install 'cryoem[export]')"
     if any(word in text.lower() for word in ("chrome", "chromium", "browser")):
         return "Chromium is not installed, or does not start"
+    if "kaleido" in text.lower() and "install" in text.lower():
+        return "kaleido is not installed (pip install 'cryoem[export]')"
     return f"{type(error).__name__}: {text:.200}"

@@ -215,7 +215,7 @@ def coverage_spheres(coverages: Mapping[str, Rotation], *, max_points: int = 120
         sphere = coverage_sphere(coverages[name], max_points=max_points)
         for trace in sphere.data:
             trace.showlegend = False
-            if trace.marker and trace.marker.colorbar:
+            if trace.name == "viewing directions":
                 trace.marker.size = 2
                 trace.marker.showscale = column == len(names)
             fig.add_trace(trace, row=1, col=column)
