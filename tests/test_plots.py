@@ -122,8 +122,9 @@ def test_a_matrix_writes_its_numbers_where_they_are():
         column_title="c",
         value_title="v",
     )
-    texts = {(a.y, a.x): a.text for a in figure.layout.annotations}
-    assert texts == {("a", "c"): "0.100", ("a", "d"): "0.200", ("b", "c"): "0.300", ("b", "d"): "0.400"}
+    (matrix,) = figure.data
+    assert (list(matrix.y), list(matrix.x)) == (["a", "b"], ["c", "d"])
+    assert [list(row) for row in matrix.text] == [["0.100", "0.200"], ["0.300", "0.400"]]
     assert figure.layout.yaxis.autorange == "reversed"  # the first row at the top
 
 

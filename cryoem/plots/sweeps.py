@@ -24,7 +24,7 @@ from cryoem.plots.template import (
 )
 from cryoem.plots.ticks import log_ticks
 
-DARK_CELL = 0.55  # of the range of a matrix: beyond it white text is the one that can be read
+MOST_TICKS = 10
 
 
 def measured_curves(
@@ -83,7 +83,7 @@ def measured_curves(
                 x=x,
                 y=y,
                 name=name,
-                mode="lines+markers",
+                mode="lines+markers" if len(y) > 1 else "markers",
                 line={"color": MUTED, "width": 1.5, "dash": "dot"},
                 marker={"symbol": "diamond-open", "size": 11, "color": INK, "line": {"width": 2}},
                 hovertemplate=f"{x_title} %{{x}}<br>{y_title} %{{y:.4g}}<extra>{name}</extra>",
@@ -98,7 +98,13 @@ def measured_curves(
     fig.update_xaxes(title_text=x_title)
     fig.update_yaxes(title_text=y_title, rangemode="tozero")
     if log_x:
-        fig.update_xaxes(type="log", **log_ticks(np.concatenate(drawn_x)))
+        at = np.unique(np.concatenate(drawn_x))
+        ticks = (
+            {"tickvals": at, "ticktext": [f"{x:,.7g}" for x in at]}
+            if len(at) <= MOST_TICKS
+            else log_ticks(at)
+        )
+        fig.update_xaxes(type="log", **ticks)
     if log_y:
         fig.update_yaxes(type="log", rangemode="normal", **log_ticks(np.concatenate(drawn_y)))
     fig.update_layout(showlegend=True, legend=LEGEND_ABOVE, margin={"t": 80})
@@ -131,7 +137,6 @@ def value_matrix(
         raise ValueError(
             f"values must be ({len(rows)}, {len(columns)}) as the names are, got shape {values.shape}"
         )
-    low, high = float(values.min()), float(values.max())
     fig = figure(height=130 + 62 * len(rows), margin={"l": 110})
     fig.add_trace(
         go.Heatmap(
@@ -139,23 +144,16 @@ def value_matrix(
             x=list(columns),
             y=list(rows),
             colorscale=SEQUENTIAL,
-            zmin=min(low, 0),
+            zmin=min(float(values.min()), 0),
+            text=[[f"{value:.3f}" for value in row] for row in values],
+            texttemplate="%{text}",
+            textfont={"size": 13},
             xgap=2,
             ygap=2,
             colorbar={"title": {"text": value_title}},
             hovertemplate=f"{row_title} %{{y}}<br>{column_title} %{{x}}<br>%{{z:.4g}}<extra></extra>",
         )
     )
-    for i, row in enumerate(rows):
-        for j, column in enumerate(columns):
-            dark = values[i, j] > min(low, 0) + DARK_CELL * (high - min(low, 0))
-            fig.add_annotation(
-                x=column,
-                y=row,
-                text=f"{values[i, j]:.3f}",
-                showarrow=False,
-                font={"color": "white" if dark else INK, "size": 13},
-            )
     fig.update_xaxes(title_text=column_title, type="category", showgrid=False, ticks="", showline=False)
     fig.update_yaxes(
         title_text=row_title, type="category", autorange="reversed", showgrid=False, ticks="", showline=False
@@ -220,9 +218,9 @@ def coverage_spheres(coverages: Mapping[str, Rotation], *, max_points: int = 120
                 trace.marker.showscale = column == len(names)
             fig.add_trace(trace, row=1, col=column)
     scene = sphere.layout.scene.to_plotly_json()
-    scene["camera"] = {"eye": {"x": 1.15, "y": 1.15, "z": 0.75}}
+    scene["camera"] = {"eye": {"x": 0.98, "y": 0.98, "z": 0.62}}
     fig.update_scenes(**{key: value for key, value in scene.items() if key != "domain"})
-    fig.update_layout(template="cryoem", height=330, margin={"l": 0, "r": 0, "t": 50, "b": 0})
+    fig.update_layout(template="cryoem", height=270, margin={"l": 0, "r": 0, "t": 50, "b": 0})
     return fig
 
 
@@ -245,6 +243,7 @@ def _add_band(fig: go.Figure, x: np.ndarray, band: Sequence, colour: str, name: 
         go.Scatter(
             x=np.concatenate([x, x[::-1]]),
             y=np.concatenate([high, low[::-1]]),
+            mode="lines",
             fill="toself",
             fillcolor=translucent(colour, 0.15),
             line={"width": 0},
