@@ -1,7 +1,8 @@
 """Run every benchmark in turn and write what they print into docs/benchmarks.md, whole or not at all.
 
-    python benchmarks/write_report.py                       about an hour on two cores; also `make bench`
+    python benchmarks/write_report.py                       some two hours on two cores; also `make bench`
     python benchmarks/write_report.py natural published     these scripts alone; the other sections stay as they are
+    python benchmarks/write_report.py "end_to_end.py --noise-variance 0"     this one question alone
 
 ASPIRE is compared with where the extra ``baselines`` is installed; alignment reads CRYOEM_DATA/class-averages, natural
 CRYOEM_DATA/natural-images.
@@ -22,11 +23,17 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 REPORT = HERE.parent / "docs" / "benchmarks.md"
+D2 = "--map beta-galactosidase --masked --symmetry D2 --image-size 100"
 QUESTIONS = (
     "projection.py",
     "recovery.py --stochastic",
     "end_to_end.py --noise-variance 0",
     "end_to_end.py --noise-variance 16",
+    "end_to_end.py --noise-variance 0 --shift-limit-px 5",
+    "end_to_end.py --noise-variance 16 --shift-limit-px 5",
+    "end_to_end.py --noise-variance 16 --shift-limit-px 5 --ctf",
+    f"end_to_end.py --noise-variance 0 {D2}",
+    f"end_to_end.py --noise-variance 16 {D2}",
     "alignment.py --json notebooks/4-udl-alignment/fourteen-sets.json",
     "particles.py",
     "natural.py",
@@ -41,11 +48,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "scripts", nargs="*", choices=[*scripts, []], metavar="SCRIPT", help=", ".join(scripts)
+        "questions",
+        nargs="*",
+        choices=[*scripts, *QUESTIONS, []],
+        metavar="QUESTION",
+        help=f"{', '.join(scripts)}, or one of their command lines",
     )
-    chosen = parser.parse_args().scripts or scripts
+    chosen = parser.parse_args().questions or scripts
     for question in QUESTIONS:
-        if script_of(question) in chosen:
+        if question in chosen or script_of(question) in chosen:
             print(f"running {question}", flush=True)
             answers = sections() | {question: answer(question)}
             write(answers)

@@ -67,7 +67,10 @@ class Record(keras.callbacks.Callback):
         self._stream.epoch = epoch
 
     def on_epoch_end(self, epoch, logs=None):
-        numbers = {name: float(value) for name, value in logs.items()}
+        # of several outputs, Keras puts the output's name before that of its metric
+        numbers = {
+            name.replace("features_distance", "distance"): float(value) for name, value in logs.items()
+        }
         numbers["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         numbers["step"] = (epoch + 1) * len(self._stream)
         numbers["seconds"] = self._elapsed_before + time.monotonic() - self._start

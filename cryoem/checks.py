@@ -87,3 +87,19 @@ def whole_number(value: int, *, name: str, at_least: int) -> int:
 def _shown(value) -> str:
     """A value as an error shows it: text in quotes, so that "4" is not taken for a number."""
     return repr(value) if isinstance(value, str) else str(value)
+
+
+def shifts_of(shifts_px, *, count: int, name: str = "shifts_px") -> np.ndarray:
+    """(count, 2) finite shifts (x, y) as float64, else a ValueError naming ``name``."""
+    shifts_px = finite_array(shifts_px, name=name, ndim=2, dtype=float)
+    if shifts_px.shape != (count, 2):
+        raise ValueError(f"{name} must be ({count}, 2), got {shifts_px.shape}")
+    return shifts_px
+
+
+def one_each(values, *, count: int, name: str) -> np.ndarray:
+    """(count,) finite numbers, one for each image, as float64, else a ValueError naming ``name``."""
+    values = finite_array(values, name=name, ndim=1, dtype=float)
+    if len(values) != count:
+        raise ValueError(f"{name} must be one for each of the {count} images, got {len(values)}")
+    return values

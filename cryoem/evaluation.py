@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.checks import many_rotations
-from cryoem.rotations import point_group
+from cryoem.checks import many_rotations, shifts_of
+from cryoem.rotations import origin_displacements, point_group
 from cryoem.symmetric_evaluation import best_map
 
 MIRROR = np.diag([1.0, 1.0, -1.0])
@@ -113,6 +113,33 @@ def align_frame(true: Rotation, recovered: Rotation, *, symmetry: str = "C1") ->
     is_mirrored = _angles(true, mirrored).mean() < _angles(true, plain).mean()
     best = mirrored if is_mirrored else plain
     return Alignment(best, _angles(true, best), mirrored=bool(is_mirrored))
+
+
+def align_shifts(
+    true_px: np.ndarray, found_px: np.ndarray, rotations: Rotation, *, symmetry: str = "C1"
+) -> np.ndarray:
+    """Found shifts about the origin of the true ones, which images cannot tell.
+
+    Parameters
+    ----------
+    true_px, found_px : (n, 2) displacements (x, y) of the particles.
+    rotations : n orientations, in the frame of the truth or in their own.
+    symmetry : point group of the particle, whose origin is free only along what it leaves alone.
+
+    Returns
+    -------
+    (n, 2) pixels; what is left of the difference is the error of each shift.
+
+    Raises
+    ------
+    ValueError : shifts are not (n, 2) for n orientations, or the point group is unknown.
+    """
+    many_rotations(rotations)
+    true_px, found_px = (
+        shifts_of(shifts, count=len(rotations), name=name)
+        for name, shifts in (("true_px", true_px), ("found_px", found_px))
+    )
+    return found_px + origin_displacements(rotations, true_px - found_px, symmetry=symmetry)
 
 
 def mirror(rotations: Rotation) -> Rotation:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 
-from cryoem.checks import finite_array, not_negative, positive_number, square_images
+from cryoem.checks import finite_array, not_negative, one_each, positive_number, shifts_of, square_images
 from cryoem.particles import ParticleStack
 from cryoem.projectors import (
     half_planes_from_images,
@@ -182,9 +182,7 @@ def shift(images: np.ndarray, shifts_px: np.ndarray) -> np.ndarray:
     ValueError : images are not (n, y, y), or shifts are not (n, 2), or either is not finite.
     """
     images = square_images(images)
-    shifts_px = finite_array(shifts_px, name="shifts_px", ndim=2, dtype=float)
-    if shifts_px.shape != (len(images), 2):
-        raise ValueError(f"shifts_px must be ({len(images)}, 2), got {shifts_px.shape}")
+    shifts_px = shifts_of(shifts_px, count=len(images))
     size = images.shape[1]
     phase = np.exp(-2j * np.pi * shifts_px @ plane_frequencies(size).T.astype(float))
     return images_from_half_planes(half_planes_from_images(images) * phase.astype(np.complex64), size)
@@ -201,17 +199,49 @@ def apply_ctf(
     ------
     ValueError : images are not (n, y, y) or not finite, defoci are not one for each, or the pixel size is not positive.
     """
+    return _transferred(images, ctf, defocus_angstrom, pixel_size_angstrom, lambda transfer: transfer)
+
+
+def flip_phases(
+    images: np.ndarray,
+    ctf: ContrastTransfer | None,
+    defocus_angstrom: np.ndarray | None,
+    *,
+    pixel_size_angstrom: float,
+) -> np.ndarray:
+    """Images seen through a contrast transfer, without the sign that it gave to each frequency: (n, y, x) float32.
+
+    What remains is seen through its magnitude; white noise stays white.  Where there is no contrast transfer,
+    images stay as they are.  Parameters and errors are those of ``apply_ctf``.
+    """
+    if ctf is None and defocus_angstrom is None:
+        return square_images(images)
+    return _transferred(images, ctf, defocus_angstrom, pixel_size_angstrom, np.sign)
+
+
+def _transferred(images, ctf: ContrastTransfer, defocus_angstrom, pixel_size_angstrom: float, change):
     images = square_images(images)
     positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
-    defocus_angstrom = finite_array(defocus_angstrom, name="defocus_angstrom", ndim=1)
-    if len(defocus_angstrom) != len(images):
-        raise ValueError(
-            f"defocus_angstrom must be one for each of the {len(images)} images, got {len(defocus_angstrom)}"
-        )
+    defoci = defoci_of(ctf, defocus_angstrom, count=len(images))
     size = images.shape[1]
     frequency = np.hypot(*plane_frequencies(size).T) / pixel_size_angstrom
-    transfer = ctf.at(frequency, defocus_angstrom).astype(np.float32)
+    transfer = change(ctf.at(frequency, defoci)).astype(np.float32)
     return images_from_half_planes(half_planes_from_images(images) * transfer, size)
+
+
+def defoci_of(ctf: ContrastTransfer | None, defocus_angstrom, *, count: int) -> np.ndarray | None:
+    """(count,) defoci where there is a contrast transfer, None where there is none.
+
+    Raises
+    ------
+    ValueError : one of the two is given without the other, or defoci are not finite and one for each image.
+    """
+    if (ctf is None) != (defocus_angstrom is None):
+        missing = "ctf" if ctf is None else "defocus_angstrom"
+        raise ValueError(f"ctf and defocus_angstrom must be given together, got no {missing}")
+    if ctf is None:
+        return None
+    return one_each(defocus_angstrom, count=count, name="defocus_angstrom")
 
 
 def downsample(images: np.ndarray, size: int) -> np.ndarray:

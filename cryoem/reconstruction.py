@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.checks import many_rotations, positive_number, square_images, whole_number
+from cryoem.checks import many_rotations, positive_number, shifts_of, square_images, whole_number
+from cryoem.imaging import ContrastTransfer, defoci_of, shift
 from cryoem.projectors import backproject, fourier, half_planes_from_images, plane_frequencies, project
 from cryoem.rotations import point_group
 from cryoem.volumes import DensityMap
@@ -23,6 +24,9 @@ def reconstruct(
     rotations: Rotation,
     *,
     pixel_size_angstrom: float,
+    shifts_px: np.ndarray | None = None,
+    ctf: ContrastTransfer | None = None,
+    defocus_angstrom: np.ndarray | None = None,
     symmetry: str = "C1",
     method: str = "fourier",
     iterations: int = 20,
@@ -37,6 +41,9 @@ def reconstruct(
     images : (n, y, x) real, y == x.
     rotations : n orientations, particle to microscope coordinates.
     pixel_size_angstrom : side of a pixel, and of a voxel of the result.
+    shifts_px : (n, 2) displacement (x, y) of each particle, which is taken off; none by default.
+    ctf, defocus_angstrom : the microscope's constants and (n,) underfocus of each image, where images were seen through
+        a contrast transfer; ``"fourier"`` takes it off, weighting each image by what the transfer lets through.
     symmetry : point group of the particle, in the frame of ``rotations.point_group``: every image counts at all of its
         copies ``R g``, so that the map has the symmetry.
     method : ``"fourier"`` direct inversion, every slice gridded and divided by the sampling density;
@@ -54,7 +61,8 @@ def reconstruct(
     Raises
     ------
     ValueError : images are not (n, y, y), fewer than 2, smaller than 4 px, not finite, or not as many as rotations; the
-        pixel size, the damping or the iterations are not positive; the method or the point group is unknown.
+        pixel size, the damping or the iterations are not positive; the method or the point group is unknown; shifts
+        or defoci are not one for each image, or a contrast transfer is given to ``"cgls"``.
 
     Source: direct Fourier inversion after Penczek, Methods Enzymol. 482 (2010) 1; CGLS after Björck, Numerical Methods
     for Least Squares Problems (1996), 7.4.
@@ -66,25 +74,31 @@ def reconstruct(
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     iterations = whole_number(iterations, name="iterations", at_least=1)
+    if method == "cgls" and ctf is not None:
+        raise ValueError("method must be fourier where there is a ctf, got 'cgls'")
+    defoci = defoci_of(ctf, defocus_angstrom, count=len(images))
+    if shifts_px is not None:
+        images = shift(images, -shifts_of(shifts_px, count=len(images)))
     group = point_group(symmetry)
     if method == "fourier":
-        volume = invert_slices(images, rotations.as_matrix(), group=group.as_matrix(), damping=damping)
+        inside, frequencies = disc_frequencies(images.shape[1])
+        transfers = None
+        if ctf is not None:
+            transfers = ctf.at(np.hypot(*frequencies.T) / pixel_size_angstrom, defoci).astype(np.float32)
+        planes = half_planes_from_images(images)[:, inside]
+        sums = grid_slices(
+            planes,
+            rotations.as_matrix(),
+            frequencies,
+            images.shape[1],
+            group=group.as_matrix(),
+            transfers=transfers,
+        )
+        volume = sums.invert(damping=damping)
     else:
         copies = Rotation.concatenate([rotations * g for g in group])
         volume = _cgls(np.concatenate([images] * len(group)), copies, iterations, backend, callback)
     return DensityMap(volume.astype(np.float32), pixel_size_angstrom)
-
-
-def invert_slices(
-    images: np.ndarray, matrices: np.ndarray, *, group: np.ndarray = IDENTITY, damping: float = DAMPING
-) -> np.ndarray:
-    """Direct Fourier inversion of (n, y, y) images at (n, 3, 3) orientations and all copies by (k, 3, 3) rotations of a
-    group: (y, y, y) float32.
-    """
-    size = images.shape[1]
-    inside, frequencies = disc_frequencies(size)
-    sums = grid_slices(half_planes_from_images(images)[:, inside], matrices, frequencies, size, group=group)
-    return sums.invert(damping=damping)
 
 
 def disc_frequencies(size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -131,13 +145,17 @@ def grid_slices(
     size: int,
     *,
     group: np.ndarray = IDENTITY,
+    transfers: np.ndarray | None = None,
 ) -> SliceSums:
     """Grid (n, m) slices at (n, 3, 3) orientations and (m, 2) in-plane frequencies for a volume of ``size``
-    voxels a side; each at all copies by the (k, 3, 3) rotations of a group.
+    voxels a side; each at all copies by the (k, 3, 3) rotations of a group.  Slices seen through (n, m) contrast
+    transfers count by them, and so do their densities, so that ``invert`` takes the transfer off.
     """
     shape = fourier.GridShape((size,) * 3)
     once = once_each(frequencies)
     weighted, ones = planes * once, np.broadcast_to(once, planes.shape)
+    if transfers is not None:
+        weighted, ones = weighted * transfers, once * transfers**2
     values = density = 0
     for g in group:
         values = values + fourier.spread_slices(weighted, matrices @ g, frequencies, shape)

@@ -224,3 +224,29 @@ def geodesic_distance(a: Rotation, b: Rotation, *, symmetry: str = "C1") -> np.n
         orbit = [(relative * g).magnitude() for g in point_group(symmetry)]
         distance[close[:, 0], close[:, 1]] = np.min(orbit, axis=0)
     return distance
+
+
+def origin_displacements(
+    rotations: Rotation, displacements_px: np.ndarray, *, symmetry: str = "C1"
+) -> np.ndarray:
+    """What a move of the particle's origin explains of the displacements seen in its images.
+
+    Parameters
+    ----------
+    rotations : n orientations.
+    displacements_px : (n, 2) along x and y.
+    symmetry : point group of the particle, whose origin may move along what all of its rotations leave alone.
+
+    Returns
+    -------
+    (n, 2): ``(R t)_xy`` with the t that fits best.
+
+    Raises
+    ------
+    ValueError : there is no such point group.
+    """
+    # projects onto what all rotations leave alone; exactly nothing, where that is so
+    left_alone = np.round(point_group(symmetry).as_matrix().mean(axis=0), 12)
+    seen = rotations.as_matrix()[:, :2] @ left_alone  # (n, 2, 3)
+    origin = np.linalg.lstsq(seen.reshape(-1, 3), np.ravel(displacements_px), rcond=1e-9)[0]
+    return seen @ origin

@@ -104,7 +104,7 @@ def test_an_encoder_without_a_head_is_refused(rng):
     encoder = build_encoder(16, n_features=9, channels=8, blocks=1)
     assert head_of(encoder, "kernel") is None
     with pytest.raises(
-        ValueError, match=r"encoder must be built with pair_head=True .* ends in AngularHarmonics"
+        ValueError, match=r"encoder must be built with pair_head=True .* got one without a pair head"
     ):
         predict_distances(encoder, rng.normal(size=(3, 16, 16)), feature_distance="mlp")
     for refuse in (lambda: loss_of("mlp"), lambda: metric_of("mlp")):

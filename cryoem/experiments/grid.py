@@ -41,12 +41,15 @@ class Grid:
         ]
 
     def varying(self) -> list[str]:
-        """Names of the parameters that the axes set."""
-        first = [
-            list(values[0]) if isinstance(values[0], Mapping) else [name]
-            for name, values in self.axes.items()
-        ]
-        return [name for names in first for name in names]
+        """Names of the parameters that the axes set at every point."""
+        names = []
+        for name, values in self.axes.items():
+            first = values[0]
+            if isinstance(first, Mapping):
+                names += [key for key in first if all(key in value for value in values)]
+            else:
+                names.append(name)
+        return names
 
 
 @dataclass(frozen=True)

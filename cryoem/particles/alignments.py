@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.checks import finite_array, positive_number, whole_number
+from cryoem.checks import one_each, positive_number, shifts_of, whole_number
 from cryoem.particles.tables import RELION_IMAGE, XMIPP_IMAGE
 from cryoem.rotations import to_relion_euler_deg
 
@@ -147,7 +147,7 @@ def xmipp_table(
     import pandas as pd
 
     names, angles_rad, shifts_px = _checked(image_names, angles_rad, shifts_px)
-    max_cc = _one_each(max_cc, len(names), name="max_cc")
+    max_cc = one_each(max_cc, count=len(names), name="max_cc")
     aligning = Rotation.from_euler("z", -angles_rad[:, None])
     shift = -(aligning.as_matrix()[:, :2, :2] @ shifts_px[:, :, None])[:, :, 0]  # (n, 2)
     return pd.DataFrame(
@@ -167,24 +167,14 @@ def _checked(image_names, angles_rad, shifts_px) -> tuple[list[str], np.ndarray,
     names = [str(name) for name in image_names]
     if not names:
         raise ValueError("image_names must name at least one image, got none")
-    angles_rad = _one_each(angles_rad, len(names), name="angles_rad")
-    shifts_px = finite_array(shifts_px, name="shifts_px", ndim=2, dtype=float)
-    if shifts_px.shape != (len(names), 2):
-        raise ValueError(f"shifts_px must be ({len(names)}, 2), got {shifts_px.shape}")
-    return names, angles_rad, shifts_px
-
-
-def _one_each(values, n: int, *, name: str) -> np.ndarray:
-    values = finite_array(values, name=name, ndim=1, dtype=float)
-    if len(values) != n:
-        raise ValueError(f"{name} must be one for each of the {n} images, got {len(values)}")
-    return values
+    angles_rad = one_each(angles_rad, count=len(names), name="angles_rad")
+    return names, angles_rad, shifts_of(shifts_px, count=len(names))
 
 
 def _classes(class_numbers, n: int) -> np.ndarray:
     if class_numbers is None:
         return np.ones(n, int)
-    numbers = _one_each(class_numbers, n, name="class_numbers")
+    numbers = one_each(class_numbers, count=n, name="class_numbers")
     if (numbers < 1).any() or (numbers % 1).any():
         raise ValueError(f"class_numbers must be whole numbers from 1, got {numbers.min():g} as the least")
     return numbers.astype(int)
@@ -196,7 +186,7 @@ def _checked_scores(scores, taken: set[str], n: int) -> dict[str, np.ndarray]:
             raise ValueError(
                 f"scores must have names of letters and digits that no other column has, got {name!r}"
             )
-    return {name: _one_each(values, n, name=f"scores[{name!r}]") for name, values in scores.items()}
+    return {name: one_each(values, count=n, name=f"scores[{name!r}]") for name, values in scores.items()}
 
 
 def _with_groups(particles: pd.DataFrame, optics: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame]:

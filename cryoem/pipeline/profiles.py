@@ -41,9 +41,8 @@ class Profile:
     n_validation: int = setting("projections to validate on", 256, phase=0, minimum=2)
     n_test: int = setting("projections whose orientations are recovered", 800, phase=0, minimum=16)
     noise_variance: float = setting("variance of the noise; clean images have 1", 1.0, phase=0, minimum=0)
-    shift_limit_px: float = setting(
-        "largest shift of an image, px; phases 2 and 3 do not correct it yet", 0.0, phase=0, minimum=0
-    )
+    shift_limit_px: float = setting("largest shift of an image, px", 0.0, phase=0, minimum=0)
+    ctf: bool = setting("whether images are seen through a contrast transfer", False, phase=0)
 
     # 1, distance estimation
     network_image_size: int = setting("largest side that the network sees, px", 58, phase=1, minimum=8)

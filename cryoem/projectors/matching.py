@@ -2,7 +2,8 @@
 
 Everything here works on half-planes: an image is its transform at m in-plane frequencies, weighted by
 ``weights`` (how many elements of the full plane each stands for).  Orientations change from the left, ``R ->
-exp(delta) R``, so that the third component of delta turns the image in its plane.
+exp(delta) R``, so that the third component of delta turns the image in its plane.  A displacement (x, y) of the image's
+content multiplies its transform by a phase, the microscope's contrast transfer each slice by a real number.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ def correlate_candidates(
     matrices: np.ndarray,
     frequencies: np.ndarray,
     weights: np.ndarray,
+    transfers: np.ndarray | None = None,
 ) -> np.ndarray:
     """Normalised correlation of each image with the slices of its own candidate orientations.
 
@@ -30,14 +32,21 @@ def correlate_candidates(
     matrices : (n, c, 3, 3) candidates.
     frequencies : (m, 2) cycles per pixel.
     weights : (m,).
+    transfers : (n, m) contrast transfer that slices are seen through; none by default.
 
     Returns
     -------
     (n, c) float32 in [-1, 1].
     """
     scores = np.empty(matrices.shape[:2], np.float32)
-    _correlate(*_arguments(spectrum, planes, matrices, frequencies, weights), scores)
+    _correlate(*_arguments(spectrum, planes, matrices, frequencies, weights, transfers), scores)
     return scores
+
+
+def displaced(planes: np.ndarray, frequencies: np.ndarray, shifts_px: np.ndarray) -> np.ndarray:
+    """(n, m) transforms of images whose content is moved by (n, 2) shifts (x, y), in pixels of the frequencies."""
+    phase = np.exp(-2j * np.pi * (shifts_px @ frequencies.T.astype(float)))
+    return planes * phase.astype(np.complex64)
 
 
 def gauss_newton_steps(
@@ -46,35 +55,43 @@ def gauss_newton_steps(
     rotations: Rotation,
     frequencies: np.ndarray,
     weights: np.ndarray,
+    transfers: np.ndarray | None = None,
     *,
     difference: float,
+    with_shifts: bool = False,
 ) -> np.ndarray:
-    """The change of each orientation that a linearised slice asks for.
+    """The change of each orientation, and of each shift, that a linearised slice asks for.
 
     Minimises ``|F - a S(exp(delta) R)|^2`` over delta, with the contrast a from least squares and the derivative of the
-    slice from central differences of ``difference`` radians.
+    slice from central differences of ``difference`` radians; ``with_shifts`` also over a displacement of the slice.
 
     Parameters: as ``correlate_candidates``; rotations: n current orientations.
 
     Returns
     -------
-    (n, 3) rotation vectors delta, radians.
+    (n, 3) rotation vectors delta, radians; ``with_shifts`` (n, 5), followed by the displacement (x, y) in pixels.
     """
     turns = Rotation.from_rotvec(difference * np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)]))
     matrices = np.einsum("cij,njk->ncik", turns.as_matrix(), rotations.as_matrix())  # (n, 7, 3, 3)
-    hessians = np.zeros((len(planes), 3, 3))
-    gradients = np.zeros((len(planes), 3))
+    unknowns = 5 if with_shifts else 3
+    hessians = np.zeros((len(planes), unknowns, unknowns))
+    gradients = np.zeros((len(planes), unknowns))
     _normal_equations(
-        *_arguments(spectrum, planes, matrices, frequencies, weights),
+        *_arguments(spectrum, planes, matrices, frequencies, weights, transfers),
         1 / (2 * difference),
         hessians,
         gradients,
     )
-    damping = 1e-3 * np.trace(hessians, axis1=1, axis2=2)[:, None, None] * np.eye(3) + 1e-30 * np.eye(3)
-    return np.linalg.solve(hessians + damping, gradients[..., None])[..., 0]
+    # radians and pixels are damped each by what is usual among their own
+    alike = np.equal.outer(np.arange(unknowns) < 3, np.arange(unknowns) < 3)
+    damping = 1e-3 * np.einsum("naa->na", hessians) @ alike + 1e-30
+    hessians += damping[:, :, None] * np.eye(unknowns)
+    return np.linalg.solve(hessians, gradients[..., None])[..., 0]
 
 
-def _arguments(spectrum, planes, matrices, frequencies, weights):
+def _arguments(spectrum, planes, matrices, frequencies, weights, transfers):
+    if transfers is None:
+        transfers = np.ones((1, len(weights)))
     return (
         spectrum.values.view(np.float32),
         np.array(spectrum.shape.full),
@@ -83,11 +100,12 @@ def _arguments(spectrum, planes, matrices, frequencies, weights):
         np.ascontiguousarray(matrices, np.float32),
         np.ascontiguousarray(frequencies, np.float32),
         np.ascontiguousarray(weights, np.float32),
+        np.ascontiguousarray(transfers, np.float32),
     )
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)
-def _correlate(grid, full, table, planes, matrices, frequencies, weights, scores):
+def _correlate(grid, full, table, planes, matrices, frequencies, weights, transfers, scores):
     n, c = scores.shape
     for task in numba.prange(n * c):
         i, k = task // c, task % c
@@ -97,6 +115,8 @@ def _correlate(grid, full, table, planes, matrices, frequencies, weights, scores
             re, im = sample(
                 grid, full, table, matrices[i, k], frequencies[j, 0], frequencies[j, 1], wx, wy, wz
             )
+            transfer = transfers[np.int64(i) % len(transfers), j]
+            re, im = transfer * re, transfer * im
             value = planes[i, j]
             cross += weights[j] * (re * value.real + im * value.imag)
             power += weights[j] * (re * re + im * im)
@@ -105,9 +125,15 @@ def _correlate(grid, full, table, planes, matrices, frequencies, weights, scores
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)
-def _normal_equations(grid, full, table, planes, matrices, frequencies, weights, slope, hessians, gradients):
-    """``matrices`` (n, 7, 3, 3): the current orientation, three forward turns, three backward turns."""
+def _normal_equations(
+    grid, full, table, planes, matrices, frequencies, weights, transfers, slope, hessians, gradients
+):
+    """``matrices`` (n, 7, 3, 3): the current orientation, three forward turns, three backward turns.
+
+    Where the gradients are of five unknowns, the last two are displacements along x and y.
+    """
     n, m = planes.shape
+    unknowns = gradients.shape[1]
     for i in numba.prange(n):
         wx, wy, wz = np.empty(2 * WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
         slices = np.empty((7, m), np.complex64)
@@ -116,17 +142,20 @@ def _normal_equations(grid, full, table, planes, matrices, frequencies, weights,
                 re, im = sample(
                     grid, full, table, matrices[i, k], frequencies[j, 0], frequencies[j, 1], wx, wy, wz
                 )
-                slices[k, j] = complex(re, im)
+                slices[k, j] = transfers[np.int64(i) % len(transfers), j] * complex(re, im)
         cross = power = 0.0
         for j in range(m):
             cross += weights[j] * (slices[0, j].conjugate() * planes[i, j]).real
             power += weights[j] * (slices[0, j].real ** 2 + slices[0, j].imag ** 2)
         contrast = cross / max(power, 1e-30)
+        change = np.empty(unknowns, np.complex64)
         for j in range(m):
             residual = planes[i, j] - contrast * slices[0, j]
             for a in range(3):
-                da = contrast * slope * (slices[1 + a, j] - slices[4 + a, j])
-                gradients[i, a] += weights[j] * (da.conjugate() * residual).real
-                for b in range(3):
-                    db = contrast * slope * (slices[1 + b, j] - slices[4 + b, j])
-                    hessians[i, a, b] += weights[j] * (da.conjugate() * db).real
+                change[a] = contrast * slope * (slices[1 + a, j] - slices[4 + a, j])
+            for a in range(3, unknowns):
+                change[a] = contrast * complex(0, -2 * np.pi * frequencies[j, a - 3]) * slices[0, j]
+            for a in range(unknowns):
+                gradients[i, a] += weights[j] * (change[a].conjugate() * residual).real
+                for b in range(unknowns):
+                    hessians[i, a, b] += weights[j] * (change[a].conjugate() * change[b]).real

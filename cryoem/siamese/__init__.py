@@ -2,7 +2,14 @@
 
 from cryoem.siamese.encoders import build_encoder
 from cryoem.siamese.losses import distances_from_features
-from cryoem.siamese.prediction import EncoderSettings, encode, load_encoder, predict_distances, save_encoder
+from cryoem.siamese.prediction import (
+    EncoderSettings,
+    encode,
+    load_encoder,
+    predict_distances,
+    predict_shifts,
+    save_encoder,
+)
 from cryoem.siamese.stream import ProjectionStream
 from cryoem.siamese.training import train
 
@@ -14,6 +21,7 @@ __all__ = [
     "encode",
     "load_encoder",
     "predict_distances",
+    "predict_shifts",
     "save_encoder",
     "train",
 ]

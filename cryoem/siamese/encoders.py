@@ -5,6 +5,7 @@ only, with the radii as channels.  A rotation of the image is then a circular sh
 off as the harmonics 0 and 1 of the angle, which is how the rows of R change when an image turns in its plane:
 the third row stays, the first two turn.  The network so has to learn the viewing direction alone, two of the
 three angles.  Features of symmetric particles are of higher degree (see ``kernels``), and so are their harmonics.
+Where the particle stands is one more harmonic 1: a displacement turns with the image.
 
 ``"published"``: seven convolutions and a global average (arXiv 2104.06237, section 4.2), kept as the baseline.
 """
@@ -131,6 +132,7 @@ def build_encoder(
     blocks: int = 4,
     symmetry: str = "C1",
     pair_head: bool = False,
+    with_shifts: bool = False,
 ) -> keras.Model:
     """An encoder of square images.
 
@@ -143,10 +145,12 @@ def build_encoder(
     channels, blocks : width and number of residual blocks of ``"polar"``.
     symmetry : point group of the particle, which sets the harmonics of ``"polar"``.
     pair_head : end in a network that compares features, for the feature distance ``"mlp"``.
+    with_shifts : whether ``"polar"`` also says how far the particle stands from the image's origin.
 
     Returns
     -------
-    Keras model (b, y, x) -> (b, n_features), float32; features are not normalised.
+    Keras model (b, y, x) -> (b, n_features), float32; features are not normalised.  ``with_shifts``: -> a dict of
+    ``features`` and ``shifts_px`` (b, 2) (x, y).
 
     Raises
     ------
@@ -160,6 +164,8 @@ def build_encoder(
     default = 512 if architecture == "published" else (1 + 2 * highest) * -(-96 // (1 + 2 * highest))
     n_features = whole_number(default if n_features is None else n_features, name="n_features", at_least=1)
     if architecture == "published":
+        if with_shifts:
+            raise ValueError("with_shifts must be False for the published encoder, got True")
         return _ended(_published(image_size, n_features), pair_head)
     channels = whole_number(channels, name="channels", at_least=1)
     blocks = whole_number(blocks, name="blocks", at_least=1)
@@ -167,16 +173,23 @@ def build_encoder(
         raise ValueError(
             f"n_features of the polar encoder must be a multiple of {1 + 2 * highest}, got {n_features}"
         )
-    return _ended(_polar(image_size, n_features, channels, blocks, highest), pair_head)
+    return _ended(_polar(image_size, n_features, channels, blocks, highest, with_shifts), pair_head)
 
 
 def _ended(encoder: keras.Model, pair_head: bool) -> keras.Model:
     if not pair_head:
         return encoder
-    return keras.Model(encoder.inputs[0], PairHead()(encoder.outputs[0]), name=encoder.name)
+    output = encoder.output
+    if isinstance(output, dict):
+        output = {**output, "features": PairHead()(output["features"])}
+    else:
+        output = PairHead()(output)
+    return keras.Model(encoder.input, output, name=encoder.name)
 
 
-def _polar(image_size: int, n_features: int, channels: int, blocks: int, highest: int) -> keras.Model:
+def _polar(
+    image_size: int, n_features: int, channels: int, blocks: int, highest: int, with_shifts: bool
+) -> keras.Model:
     images = keras.Input((image_size, image_size), name="images")
     x = Standardize()(images)
     x = PolarSampling(N_ANGLES, max(4, image_size // 2 - 1))(x)
@@ -186,8 +199,11 @@ def _polar(image_size: int, n_features: int, channels: int, blocks: int, highest
         if block < POOLED_BLOCKS:
             x = layers.AveragePooling1D(2)(x)
     x = layers.LayerNormalization()(x)
-    x = layers.Dense(n_features)(x)
-    return keras.Model(images, AngularHarmonics(highest)(x), name="polar_encoder")
+    features = AngularHarmonics(highest)(layers.Dense(n_features)(x))
+    if not with_shifts:
+        return keras.Model(images, features, name="polar_encoder")
+    shifts = AngularHarmonics()(layers.Dense(3, name="displacement")(x))[:, 1:]
+    return keras.Model(images, {"features": features, "shifts_px": shifts}, name="polar_encoder")
 
 
 def _residual_block(x, channels: int):

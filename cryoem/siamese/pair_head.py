@@ -76,9 +76,9 @@ def head_of(encoder: keras.Model, feature_distance: str) -> PairHead | None:
     """
     if feature_distance != "mlp":
         return None
-    if not isinstance(encoder.layers[-1], PairHead):
+    heads = [layer for layer in encoder.layers if isinstance(layer, PairHead)]
+    if not heads:
         raise ValueError(
-            "encoder must be built with pair_head=True for the feature distance 'mlp', "
-            f"got one that ends in {type(encoder.layers[-1]).__name__}"
+            "encoder must be built with pair_head=True for the feature distance 'mlp', got one without a pair head"
         )
-    return encoder.layers[-1]
+    return heads[0]

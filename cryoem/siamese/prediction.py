@@ -11,7 +11,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from cryoem.checks import whole_number
 from cryoem.errors import first_line
+from cryoem.imaging import shift
 from cryoem.siamese.encoders import build_encoder
 from cryoem.siamese.losses import KINDS, distances_from_features, unit_features
 from cryoem.siamese.pair_head import head_of
@@ -20,7 +22,7 @@ from cryoem.siamese.pair_head import head_of
 @dataclass(frozen=True)
 class EncoderSettings:
     """The arguments that rebuild an encoder: those of ``build_encoder``, and the feature distance it was
-    trained with.  ``symmetry`` is the point group of the particle.
+    trained with.  ``symmetry`` is the point group of the particle; ``with_shifts``: whether it says where they stand.
     """
 
     image_size: int
@@ -30,6 +32,7 @@ class EncoderSettings:
     blocks: int = 4
     feature_distance: str = "kernel"
     symmetry: str = "C1"
+    with_shifts: bool = False
 
     def __post_init__(self):
         if self.feature_distance not in KINDS:
@@ -65,6 +68,52 @@ def encode(
     ------
     ValueError : images are not of the encoder's size, or not finite.
     """
+    images = _suiting(encoder, images)
+    views = [images, _mirrored(images)] if both_views else [images]
+    features = [unit_features(_outputs(encoder, view, batch_size)["features"]) for view in views]
+    return np.concatenate(features, axis=1) / np.float32(np.sqrt(len(views)))
+
+
+def predict_shifts(
+    encoder: keras.Model, images: np.ndarray, *, passes: int = 2, batch_size: int = 128
+) -> np.ndarray:
+    """How far the particle of each image stands from the image's origin.
+
+    Parameters
+    ----------
+    encoder : built and trained ``with_shifts``.
+    images : (n, y, x) of the encoder's size.
+    passes : how often images are centred by what was found and looked at again; each in both views, see ``encode``.
+    batch_size : images of one pass.
+
+    Returns
+    -------
+    (n, 2) float64 displacement (x, y) towards larger coordinates, pixels of these images.
+
+    Raises
+    ------
+    ValueError : the encoder knows no shifts, images are not of its size, or not finite, or ``passes`` is below 1.
+    """
+    images = _suiting(encoder, images)
+    if not isinstance(encoder.output, dict):
+        raise ValueError(f"encoder must be built with_shifts to find them, got {encoder.name} without")
+    shifts = np.zeros((len(images), 2))
+    for _ in range(whole_number(passes, name="passes", at_least=1)):
+        centred = shift(images, -shifts) if shifts.any() else images
+        seen, seen_mirrored = (
+            _outputs(encoder, view, batch_size)["shifts_px"] for view in (centred, _mirrored(centred))
+        )
+        shifts = shifts + (seen + seen_mirrored * [-1, 1]) / 2
+    return shifts
+
+
+def _outputs(encoder: keras.Model, images: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+    found = encoder.predict(images, batch_size=batch_size, verbose=0)
+    return found if isinstance(found, dict) else {"features": found}
+
+
+def _suiting(encoder: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Images as (n, y, x) float32 if they are finite and of the encoder's size."""
     images = np.asarray(images, np.float32)
     expected = tuple(encoder.input_shape[1:])
     if images.ndim != 3 or images.shape[1:] != expected:
@@ -75,9 +124,7 @@ def encode(
         raise ValueError(
             f"images must be finite, got {np.count_nonzero(~np.isfinite(images))} NaN or infinite values"
         )
-    views = [images, _mirrored(images)] if both_views else [images]
-    features = [unit_features(encoder.predict(view, batch_size=batch_size, verbose=0)) for view in views]
-    return np.concatenate(features, axis=1) / np.float32(np.sqrt(len(views)))
+    return images
 
 
 def predict_distances(

@@ -10,10 +10,12 @@ import keras
 import numpy as np
 
 from cryoem.checkpoints import Record, cosine_adamw, restore
-from cryoem.checks import positive_number, square_images, whole_number
+from cryoem.checks import positive_number, shifts_of, square_images, whole_number
 from cryoem.siamese.losses import loss_of, metric_of
 from cryoem.siamese.pair_head import head_of
 from cryoem.siamese.stream import ProjectionStream
+
+SHIFT_WEIGHT = 0.02  # of a squared pixel, beside the squared error of the features' inner products
 
 
 def train(
@@ -21,7 +23,7 @@ def train(
     stream: ProjectionStream,
     *,
     epochs: int,
-    validation: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, ...],
     feature_distance: str = "kernel",
     symmetry: str = "C1",
     learning_rate: float = 2e-3,
@@ -40,7 +42,8 @@ def train(
     encoder : from ``build_encoder``; trained in place.
     stream : fresh batches; its length is the number of steps of an epoch.
     epochs : to train for.
-    validation : (images (n, y, x), quaternions (n, 4)) that the stream does not hold.
+    validation : (images (n, y, x), quaternions (n, 4)) that the stream does not hold; and shifts (n, 2), pixels of
+        these images, where the encoder learns them.
     feature_distance : ``"kernel"``, ``"cosine"``, ``"euclidean"`` or ``"mlp"``, see ``losses``.
     symmetry : point group of the particle, as the encoder was built for.
     learning_rate : at its highest.
@@ -66,23 +69,14 @@ def train(
     loss, metric = (make(feature_distance, symmetry, head=head) for make in (loss_of, metric_of))
     epochs = whole_number(epochs, name="epochs", at_least=1)
     positive_number(learning_rate, name="learning_rate")
-    images, quaternions = (
-        square_images(validation[0], name="validation images", at_least=2),
-        np.asarray(validation[1]),
-    )
-    if images.shape[1:] != encoder.input_shape[1:]:
-        raise ValueError(
-            f"validation images must be {encoder.input_shape[1:]} for this encoder, got {images.shape[1:]}"
-        )
-    if quaternions.shape != (len(images), 4) or not np.allclose(
-        np.linalg.norm(quaternions, axis=1), 1, atol=1e-3
-    ):
-        raise ValueError(
-            f"validation must hold {len(images)} unit quaternions (n, 4), got shape {quaternions.shape}"
-        )
+    images, labels = _validation(validation, encoder)
     total = epochs * len(stream)
     optimizer = cosine_adamw(learning_rate, total)
-    encoder.compile(optimizer=optimizer, loss=loss, metrics=[metric])
+    if isinstance(encoder.output, dict):
+        losses, weights = {"features": loss, "shifts_px": "mse"}, {"features": 1.0, "shifts_px": SHIFT_WEIGHT}
+        encoder.compile(optimizer, loss=losses, loss_weights=weights, metrics={"features": metric})
+    else:
+        encoder.compile(optimizer, loss=loss, metrics=[metric])
     folder = None if checkpoints is None else Path(checkpoints)
     made_from = {
         "epochs": epochs,
@@ -101,7 +95,7 @@ def train(
         stream,
         initial_epoch=first_epoch,
         epochs=epochs,
-        validation_data=(images, quaternions.astype(np.float32)),
+        validation_data=(images, labels),
         validation_batch_size=_validation_batch(len(images)),
         callbacks=[record, *callbacks],
         verbose=verbose,
@@ -113,3 +107,28 @@ def train(
 def _validation_batch(n: int) -> int:
     """At most 128 images, such that the last batch of n is not a single one, which has no pair."""
     return next(size for size in range(min(128, n), 1, -1) if n % size != 1)
+
+
+def _validation(validation: tuple[np.ndarray, ...], encoder: keras.Model):
+    """The images and labels to validate on, as ``model.fit`` takes them."""
+    images = square_images(validation[0], name="validation images", at_least=2)
+    quaternions = np.asarray(validation[1])
+    if images.shape[1:] != encoder.input_shape[1:]:
+        raise ValueError(
+            f"validation images must be {encoder.input_shape[1:]} for this encoder, got {images.shape[1:]}"
+        )
+    if quaternions.shape != (len(images), 4) or not np.allclose(
+        np.linalg.norm(quaternions, axis=1), 1, atol=1e-3
+    ):
+        raise ValueError(
+            f"validation must hold {len(images)} unit quaternions (n, 4), got shape {quaternions.shape}"
+        )
+    quaternions = quaternions.astype(np.float32)
+    with_shifts = isinstance(encoder.output, dict)
+    if len(validation) != 2 + with_shifts:
+        wanted = "images, quaternions and shifts" if with_shifts else "images and quaternions"
+        raise ValueError(f"validation must hold {wanted} for this encoder, got {len(validation)} arrays")
+    if not with_shifts:
+        return images, quaternions
+    shifts = shifts_of(validation[2], count=len(images), name="validation shifts")
+    return images, {"features": quaternions, "shifts_px": shifts.astype(np.float32)}

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from cryoem.checks import finite_array, square_images
+from cryoem.checks import one_each, shifts_of, square_images
 
 OUTSIDE = ("zero", "edge-mean")
 MARGIN_PX = 12  # the spline of an image that ends abruptly rings by a factor 0.27 a pixel: 1e-7 here
@@ -52,16 +52,10 @@ def rotate_images(
         unknown.
     """
     images = square_images(images)
-    angles_rad = finite_array(angles_rad, name="angles_rad", ndim=1, dtype=float)
-    if len(angles_rad) != len(images):
-        raise ValueError(
-            f"angles_rad must be one for each of the {len(images)} images, got {len(angles_rad)}"
-        )
+    angles_rad = one_each(angles_rad, count=len(images), name="angles_rad")
     if shifts_px is None:
         shifts_px = np.zeros((len(images), 2))
-    shifts_px = finite_array(shifts_px, name="shifts_px", ndim=2, dtype=float)
-    if shifts_px.shape != (len(images), 2):
-        raise ValueError(f"shifts_px must be ({len(images)}, 2), got {shifts_px.shape}")
+    shifts_px = shifts_of(shifts_px, count=len(images))
     if outside not in OUTSIDE:
         raise ValueError(f"outside must be one of {', '.join(OUTSIDE)}, got {outside!r}")
     level = _edge_mean(images) if outside == "edge-mean" else np.zeros(len(images), np.float32)

@@ -1,0 +1,35 @@
+"""Where each particle of a set of images is and how it is turned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from cryoem.rotations import normaliser, origin_displacements, point_group
+
+
+@dataclass(frozen=True)
+class Poses:
+    """``rotations``: n orientations; ``shifts_px`` (n, 2) (x, y): displacement of each particle."""
+
+    rotations: Rotation
+    shifts_px: np.ndarray
+
+    def of(self, members: np.ndarray) -> Poses:
+        """Those of some of the images."""
+        return Poses(self.rotations[members], self.shifts_px[members])
+
+
+def without_drift(found: Poses, wanted: Poses, symmetry: str) -> Poses:
+    """Poses in the frame and about the origin of others, as far as the symmetry leaves these free."""
+    if len(point_group(symmetry)) == 1:
+        frame = (found.rotations.inv() * wanted.rotations).mean()
+    else:
+        about_axis = normaliser(symmetry)[1]
+        turns = (found.rotations.inv() * wanted.rotations).as_rotvec()[:, 2]
+        frame = Rotation.from_rotvec([0, 0, np.median(turns) if about_axis else 0.0])
+    rotations = found.rotations * frame
+    moved = origin_displacements(rotations, wanted.shifts_px - found.shifts_px, symmetry=symmetry)
+    return Poses(rotations, found.shifts_px + moved)
