@@ -2,13 +2,14 @@
 # make lab             JupyterLab in notebooks/
 # make test            the tests                                   (ARGS="-k gauge")
 # make bench           the benchmarks, into docs/benchmarks.md     (EXTRAS=dev,astra,baselines for ASPIRE)
+# make site            the web site, into docs/_build/html         (PROFILE=quick for larger notebooks than toy)
 # make lint            ruff, as the checks run it                  (make format repairs)
 #
 # Each makes .venv if it is missing and installs the project there. PYTHON=... names the interpreter to start from,
 # EXTRAS=dev,gpu what to install beside the project.
 
 VENV = .venv
-EXTRAS = dev,astra
+EXTRAS = dev,astra,site
 PROFILE = quick
 MAP =
 ARGS =
@@ -20,7 +21,7 @@ INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 IS_3_11 := -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lab bench lint format
+.PHONY: help install demo test lab bench site lint format
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -59,6 +60,10 @@ lab: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/write_report.py
+
+site: PROFILE = toy
+site: $(INSTALLED)
+	$(BIN)/python docs/build_site.py --profile $(PROFILE)$(if $(ARGS), $(ARGS))
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

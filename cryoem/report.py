@@ -48,15 +48,7 @@ def render_report(
             raise ValueError(
                 f"figures[{index}] must belong to one of {list(phases)}, got the phase {phase!r}"
             )
-        layout = _layout(figure_json, name=f"figures[{index}]")
-        by_phase[phase].append(
-            {
-                "caption": caption,
-                "json": _inside_script(figure_json),
-                "height_px": int(layout.get("height") or _USUAL_HEIGHT_PX),
-                "width_px": int(layout.get("width") or 0),
-            }
-        )
+        by_phase[phase].append({"caption": caption, **_embeddable(figure_json, name=f"figures[{index}]")})
     sections = [
         {
             "title": phase,
@@ -68,20 +60,37 @@ def render_report(
         for phase, about in phases.items()
     ]
     blocks = [{"title": section, "rows": list(rows.items())} for section, rows in summary.items()]
-    environment = Environment(
-        loader=PackageLoader("cryoem"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return (
+        _templates()
+        .get_template("report.html")
+        .render(
+            title=title,
+            headline=blocks[0] if blocks else None,
+            tables=blocks[1:],
+            sections=sections,
+            plotly_js=get_plotlyjs(),
+        )
     )
-    return environment.get_template("report.html").render(
-        title=title,
-        headline=blocks[0] if blocks else None,
-        tables=blocks[1:],
-        sections=sections,
-        plotly_js=get_plotlyjs(),
-    )
+
+
+def render_figure(figure_json: str) -> str:
+    """HTML of one figure, for a page that has plotly.js and ``figures_script()``; other pages than the report use it.
+
+    Parameters
+    ----------
+    figure_json : a plotly figure as JSON.
+
+    Raises
+    ------
+    ValueError : it is not the JSON of a plotly figure.
+    """
+    figure = _embeddable(figure_json, name="figure_json")
+    return f"<figure>\n{_templates().get_template('figure.html').render(figure=figure)}</figure>"
+
+
+def figures_script() -> str:
+    """JavaScript that draws what ``render_figure`` made, at the end of the page."""
+    return _templates().get_template("figures.js").render()
 
 
 def render_text_summary(summary: Mapping[str, Mapping[str, str]], phases: Mapping[str, Mapping]) -> str:
@@ -111,6 +120,26 @@ def render_text_summary(summary: Mapping[str, Mapping[str, str]], phases: Mappin
 def _phase_line(about: Mapping) -> str:
     duration = "" if about.get("seconds") is None else readable_duration(about["seconds"])
     return f"{duration:>12}  {about.get('status', '')}".rstrip()
+
+
+def _templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("cryoem"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _embeddable(figure_json: str, *, name: str) -> dict:
+    """What the template of a figure needs."""
+    layout = _layout(figure_json, name=name)
+    return {
+        "json": _inside_script(figure_json),
+        "height_px": int(layout.get("height") or _USUAL_HEIGHT_PX),
+        "width_px": int(layout.get("width") or 0),
+    }
 
 
 def _layout(figure_json: str, *, name: str) -> dict:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cryoem import volumes
+from cryoem import pipeline, volumes
 from cryoem.projectors import project
 from cryoem.rotations import random_rotations
 
@@ -74,3 +74,11 @@ def views(particle):
     images = project(particle, rotations, backend="fourier")
     images.flags.writeable = False
     return images, rotations
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory: pytest.TempPathFactory) -> pipeline.RunSummary:
+    """One run of the four phases at toy size, in a data folder of its own, ``folder.parents[1]``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRYOEM_HOME", str(tmp_path_factory.mktemp("home")))
+        return pipeline.run(profile="toy", progress=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 
 import nbformat
@@ -13,36 +14,7 @@ from cryoem.pipeline.execution import NotebookError, execute_notebook
 
 FOLDER = notebooks_folder() / "4-udl-alignment"
 LONGEST_CELL = 40  # lines: a screen
-TOY = {
-    "4.1-synthetic-particles": {"images": 200, "image_size": 64},
-    "4.2-pairwise-udl": {
-        "noise": "clean",
-        "images": 600,
-        "held_out": 80,
-        "image_size": 64,
-        "epochs": 1,
-        "epochs_from_nothing": 20,
-        "expected_ratio": 1.2,
-    },
-    "4.3-joint-judl": {
-        "noise": "noise",
-        "images": 800,
-        "held_out": 200,
-        "image_size": 64,
-        "epochs": 4,
-        "expected_ratio": 1.1,
-    },
-    "4.4-natural-images": {
-        "image_size": 32,
-        "steps": {"udl": 60, "supervised": 60, "stn": 60},
-        "epochs": 1,
-        "held_out_batches": 2,
-        "noises": ["clean", "salt-and-pepper"],
-        "expected_ratio": 1.1,
-    },
-    "4.5-your-own-stack": {"images": 300, "image_size": 64, "epochs": 1},
-    "4.6-export-and-use-elsewhere": {"images": 150, "image_size": 64, "epochs": 1},
-}
+TOY = json.loads((FOLDER / "toy.json").read_text(encoding="utf-8"))  # the site's sizes, too
 EACH = pytest.mark.parametrize("name", TOY)
 
 

@@ -122,11 +122,8 @@ def test_notebooks_end_by_asserting_their_headline_number(info):
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory) -> pipeline.RunSummary:
-    """One run of all four at toy size, in a folder of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CRYOEM_HOME", str(tmp_path_factory.mktemp("home")))
-        return pipeline.run(profile="toy", run="first", progress=False)
+def executed(toy_run) -> pipeline.RunSummary:
+    return toy_run
 
 
 @pytest.mark.notebooks
@@ -231,9 +228,9 @@ def test_arrays_can_be_read_and_have_units(executed):
     expected = {
         f"{DATA}/particles.h5": {"images", "quaternions", "shifts", "pixel_size"},
         f"{DATA}/validation.h5": {"images", "quaternions", "shifts", "pixel_size"},
-        f"{DISTANCES}/distances.h5": {"distances"},
+        f"{DISTANCES}/distances.h5": {"distances", "shifts"},
         f"{ORIENTATIONS}/orientations.h5": {"quaternions", "losses"},
-        f"{MAP}/orientations.h5": {"quaternions"},
+        f"{MAP}/orientations.h5": {"quaternions", "shifts", "subset"},
     }
     units = {
         "images": "clean standard deviations",
@@ -241,7 +238,7 @@ def test_arrays_can_be_read_and_have_units(executed):
         "shifts": "px",
         "pixel_size": "angstrom",
     }
-    units |= {"distances": "rad", "losses": "rad^2"}
+    units |= {"distances": "rad", "losses": "rad^2", "subset": "1"}
     for name, datasets in expected.items():
         arrays = pipeline.load_arrays(executed.folder / name)
         assert arrays.keys() == datasets
@@ -277,7 +274,7 @@ def test_the_artefacts_agree_with_the_numbers(executed):
 def test_a_second_run_keeps_everything(executed, monkeypatch):
     monkeypatch.setenv("CRYOEM_HOME", str(executed.folder.parents[1]))
     made = {path: path.stat().st_mtime_ns for path in executed.folder.glob("*/**/*") if path.is_file()}
-    again = pipeline.run(profile="toy", run="first", progress=False)
+    again = pipeline.run(profile="toy", progress=False)
     assert again.executed == ()
     assert again.numbers == executed.numbers
     assert again.seconds == executed.seconds

@@ -521,7 +521,7 @@ def test_a_gauss_newton_step_undoes_a_small_turn(small_volume):
     turn = 0.02 * np.random.default_rng(2).normal(size=(6, 3))
     planes = 3 * projectors.half_planes_from_images(cpu(small_volume, true))  # the contrast is free
     frequencies = plane_frequencies(24)
-    step = gauss_newton_steps(
+    step, _ = gauss_newton_steps(
         fourier.transform(small_volume),
         planes,
         Rotation.from_rotvec(turn) * true,

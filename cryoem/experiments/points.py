@@ -17,7 +17,7 @@ from pathlib import Path
 
 import cryoem
 from cryoem.folders import data_folder
-from cryoem.pipeline.execution import NotebookError, code_of, execute_notebook
+from cryoem.pipeline.execution import NotebookError, code_of, execute_notebook, read_notebook
 from cryoem.pipeline.files import canonical_json, write_text
 
 RECORD_FILE, ROWS_FILE, NOTEBOOK_FILE = "point.json", "rows.json", "executed.ipynb"
@@ -48,7 +48,7 @@ class Point:
 
     def fingerprint(self) -> dict:
         """What makes the result what it is: parameters, the notebook's code, versions, and a map that is a file."""
-        code = "\n\0".join(code_of(self.notebook))
+        code = "\n\0".join(code_of(read_notebook(self.notebook)))
         made_from = {
             "parameters": dict(self.parameters),
             "notebook_sha256": hashlib.sha256(code.encode()).hexdigest(),

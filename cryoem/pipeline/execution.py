@@ -58,9 +58,9 @@ def read_notebook(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def code_of(path: Path) -> list[str]:
+def code_of(notebook: dict) -> list[str]:
     """The code of a notebook, cell by cell, without the cell that papermill injects."""
-    cells = (cell for cell in read_notebook(path)["cells"] if cell["cell_type"] == "code")
+    cells = (cell for cell in notebook["cells"] if cell["cell_type"] == "code")
     return [
         "".join(cell["source"])
         for cell in cells

@@ -125,7 +125,7 @@ def _is_done(folder: Path, info: PhaseInfo, source: Path, profile: Profile) -> b
     executed = _executed_notebook(folder, info)
     if not executed.is_file() or not is_complete(folder, info.name, profile):
         return False
-    return code_of(executed) == code_of(source)
+    return code_of(read_notebook(executed)) == code_of(read_notebook(source))
 
 
 def _executed_notebook(folder: Path, info: PhaseInfo) -> Path:

@@ -36,7 +36,7 @@ def density_slices(volume: np.ndarray, *, voxel_size_angstrom: float) -> go.Figu
         ("y", y, "z", z, volume[:, :, at_x]),
     )
     titles = ["z = 0", "y = 0", "x = 0"]
-    fig = make_subplots(cols=3, subplot_titles=titles, horizontal_spacing=0.09)
+    fig = make_subplots(cols=3, subplot_titles=titles, horizontal_spacing=0.12)
     for column, (across, across_angstrom, up, up_angstrom, values) in enumerate(slices, start=1):
         fig.add_trace(
             go.Heatmap(

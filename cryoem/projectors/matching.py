@@ -59,7 +59,7 @@ def gauss_newton_steps(
     *,
     difference: float,
     with_shifts: bool = False,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """The change of each orientation, and of each shift, that a linearised slice asks for.
 
     Minimises ``|F - a S(exp(delta) R)|^2`` over delta, with the contrast a from least squares and the derivative of the
@@ -69,7 +69,9 @@ def gauss_newton_steps(
 
     Returns
     -------
-    (n, 3) rotation vectors delta, radians; ``with_shifts`` (n, 5), followed by the displacement (x, y) in pixels.
+    (n, 3) rotation vectors delta, radians; ``with_shifts`` (n, 5), followed by the displacement (x, y) in pixels.  And
+    the inverse of their normal matrices, (n, 3, 3) or (n, 5, 5): times the variance of the noise in the real or
+    imaginary part of a plane's element, the covariance of an image's pose.
     """
     turns = Rotation.from_rotvec(difference * np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)]))
     matrices = np.einsum("cij,njk->ncik", turns.as_matrix(), rotations.as_matrix())  # (n, 7, 3, 3)
@@ -86,7 +88,8 @@ def gauss_newton_steps(
     alike = np.equal.outer(np.arange(unknowns) < 3, np.arange(unknowns) < 3)
     damping = 1e-3 * np.einsum("naa->na", hessians) @ alike + 1e-30
     hessians += damping[:, :, None] * np.eye(unknowns)
-    return np.linalg.solve(hessians, gradients[..., None])[..., 0]
+    inverse = np.linalg.inv(hessians)
+    return (inverse @ gradients[..., None])[..., 0], inverse
 
 
 def _arguments(spectrum, planes, matrices, frequencies, weights, transfers):

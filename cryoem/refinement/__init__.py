@@ -8,6 +8,9 @@ shrinking ball in the first rounds, then by Gauss-Newton steps on the slice itse
 coarsest image size that holds the trusted shells.  Shifts, where there are any, move along with the orientations;
 a contrast transfer is put on the slices, and taken off in gridding.
 
+Maps are made with poses drawn from what each image's noise leaves open, not with the likeliest ones, as in a stochastic
+EM algorithm; the likeliest ones are what is returned.
+
 The half-maps that the resolution is read from are refined apart: two halves of the images go the same way from
 the same start, without ever sharing a map.
 """

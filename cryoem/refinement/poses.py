@@ -21,6 +21,10 @@ class Poses:
         """Those of some of the images."""
         return Poses(self.rotations[members], self.shifts_px[members])
 
+    def followed_by(self, found: Poses, pixel_px: float) -> Poses:
+        """Found orientations, and these displacements and the found ones, which are in coarse pixels, together."""
+        return Poses(found.rotations, self.shifts_px + pixel_px * found.shifts_px)
+
 
 def without_drift(found: Poses, wanted: Poses, symmetry: str) -> Poses:
     """Poses in the frame and about the origin of others, as far as the symmetry leaves these free."""

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from cryoem.projectors.fourier import transform
 from cryoem.reconstruction import SliceSums
 from cryoem.refinement.poses import Poses
-from cryoem.refinement.steps import descend, search
+from cryoem.refinement.steps import Found, descend, search
 from cryoem.refinement.trust import FOLDS, LEAST_TRUSTED, filtered, last_trusted_shell, total, trust
 from cryoem.refinement.working_set import FullImages, WorkingSet, working_set
 from cryoem.resolution import FSC
@@ -37,32 +37,40 @@ class Plan:
 
 
 def follow(plan: Plan, images: FullImages, poses: Poses, rng, callback) -> tuple[Poses, list[dict]]:
-    """All rounds on one set of images: their poses and the history."""
-    fold = rng.permutation(len(images.planes)) % FOLDS
+    """All rounds on one set of images: their poses and the history.
+
+    Maps are not made with the likeliest poses but with poses drawn from what each image leaves open (one draw of the
+    expectation step of an EM algorithm): the likeliest ones would agree with the map's own errors, and keep them.
+    """
     nyquist = images.size // 2
     trusted = nyquist  # the finest shell worth looking at
     history: list[dict] = []
+    drawn = poses
     for round_ in range(plan.search_rounds + plan.gradient_rounds):
         radius = plan.search_radius / 2**round_ if round_ < plan.search_rounds else None
         finest = trusted if radius is None else min(trusted, math.ceil(SHELLS_PER_RADIAN / radius))
-        work = working_set(images, poses, finest)
-        matrices = poses.rotations.as_matrix()
-        sums = [work.of(fold == f).gridded(matrices[fold == f], plan.group) for f in range(FOLDS)]
+        fold = (
+            rng.permutation(len(images.planes)) % FOLDS
+        )  # anew: others must not learn from the same images alone
+        sums = _gridded_folds(working_set(images, drawn, finest), drawn, fold, plan.group)
         fsc, mask = trust(sums)
         last = min(finest, last_trusted_shell(fsc))
         step = partial(descend, steps=2, moves=plan.moves)
         if radius is not None:
             step = partial(search, candidates=plan.candidates, radius=radius, rng=rng, moves=plan.moves)
-        moved, scores = _match_folds(step, work.within(last), poses.rotations, fold, sums, fsc, mask)
-        coarse_pixel_angstrom = work.pixel_px * plan.pixel_size_angstrom
+        work = working_set(images, poses, finest)
+        found = _match_folds(step, work.within(last), poses.rotations, fold, sums, fsc, mask)
         entry = {
             "round": round_ + 1,
             "kind": "gradient" if radius is None else "search",
-            "score": float(scores.mean()),
-            "moved_rad": float((moved.rotations * poses.rotations.inv()).magnitude().mean()),
-            "resolution_angstrom": coarse_pixel_angstrom * fsc.resolution_angstrom(LEAST_TRUSTED),
+            "score": float(found.scores.mean()),
+            "moved_rad": float((found.poses.rotations * poses.rotations.inv()).magnitude().mean()),
+            "resolution_angstrom": work.pixel_px
+            * plan.pixel_size_angstrom
+            * fsc.resolution_angstrom(LEAST_TRUSTED),
         }
-        poses = Poses(moved.rotations, poses.shifts_px + work.pixel_px * moved.shifts_px)
+        drawn = poses.followed_by(found.drawn(rng), work.pixel_px)
+        poses = poses.followed_by(found.poses, work.pixel_px)
         if last < finest:
             trusted = min(nyquist, int(1.3 * last) + 4)
         history.append(entry)
@@ -73,17 +81,29 @@ def follow(plan: Plan, images: FullImages, poses: Poses, rng, callback) -> tuple
     return poses, history
 
 
+def _gridded_folds(work: WorkingSet, poses: Poses, fold: np.ndarray, group: np.ndarray) -> list[SliceSums]:
+    matrices = poses.rotations.as_matrix()
+    return [work.of(fold == f).gridded(matrices[fold == f], group) for f in range(FOLDS)]
+
+
 def _match_folds(
     step, matched: WorkingSet, rotations: Rotation, fold, sums: list[SliceSums], fsc: FSC, mask
-) -> tuple[Poses, np.ndarray]:
-    """One step of every image against the map of the other folds: orientations, how far the particles stand from where
-    they were taken to be, in coarse pixels, and the correlation (n,).
-    """
-    moved, scores = np.empty((len(rotations), 3, 3)), np.empty(len(rotations))
-    shifts = np.empty((len(rotations), 2))
-    for f in range(FOLDS):
+) -> Found:
+    """One step of every image against the map of the other folds."""
+    members = [np.flatnonzero(fold == f) for f in range(FOLDS)]
+    found = []
+    for f, some in enumerate(members):
         reference = transform(filtered(total(sums) - sums[f], fsc, mask))
-        members = np.flatnonzero(fold == f)
-        found, scores[members] = step(reference, matched.of(members), rotations[members])
-        moved[members], shifts[members] = found.rotations.as_matrix(), found.shifts_px
-    return Poses(Rotation.from_matrix(moved), shifts), scores
+        found.append(step(reference, matched.of(some), rotations[some]))
+    order = np.argsort(np.concatenate(members))
+
+    def in_order(parts):
+        return np.concatenate(parts)[order]
+
+    poses = Poses(
+        Rotation.from_quat(in_order([part.poses.rotations.as_quat() for part in found])),
+        in_order([part.poses.shifts_px for part in found]),
+    )
+    return Found(
+        poses, in_order([part.scores for part in found]), in_order([part.covariances for part in found])
+    )
