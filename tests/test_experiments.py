@@ -236,8 +236,7 @@ def test_several_processes_share_the_cores_and_agree_with_one(notebooks, home):
 
 
 @pytest.mark.notebooks
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_run_goes_on_where_it_stopped(notebooks, home, kill, tmp_path):
+def test_a_killed_run_goes_on_where_it_stopped(notebooks, home):
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_experiments as t; "
         "t.run(Path(sys.argv[2]), t.tiny(seconds=1.5))"
@@ -248,7 +247,7 @@ def test_a_killed_run_goes_on_where_it_stopped(notebooks, home, kill, tmp_path):
     deadline = time.monotonic() + 60
     while not record_times(home) and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(process.pid, kill)
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = record_times(home)
     assert len(before) == 1

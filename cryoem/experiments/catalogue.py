@@ -162,7 +162,11 @@ _EXPERIMENTS = (
         "quarter-sphere",
         "A symmetric particle: the paper's quarter of the sphere, or all of it with distances to the nearest copy?",
         quick={"treatment": TREATMENTS, "particle": (BETA_GALACTOSIDASE,), "noise_variance": (0.0, 16.0)},
-        toy={"treatment": TREATMENTS, "particle": ({"map_name": "phantom-D2"},), "noise_variance": (0.0,)},
+        toy={
+            "treatment": TREATMENTS,
+            "particle": ({"map_name": "phantom-D2", "n_test": 100},),
+            "noise_variance": (0.0,),
+        },
     ),
     Experiment(
         "start-up",
@@ -179,7 +183,7 @@ _EXPERIMENTS = (
                 images=1650,
                 refined_size=116,
             ),
-            "toy": _start_up("toy", (0.0,), [0.05, 0.4], images=60, refined_size=24),
+            "toy": _start_up("toy", (0.0,), [0.1], images=60, refined_size=24),
         },
         ("images", "refined_size", "refined_size", "start_errors_rad"),
     ),
