@@ -15,16 +15,20 @@ from cryoem.recovery import recover_orientations
 from cryoem.rotations import geodesic_distance, random_small_rotations
 
 MASK_FILTER_ANGSTROM = 15.0
+SEES_BOTH_SIDES = ("so3", "euler")  # coverages in which the opposite of each viewing direction occurs, too
 MEAN_OF_RADIUS = 0.75  # of the norm of a point that is uniform in a ball
 
 
 @dataclass(frozen=True)
 class Trial:
-    """An encoder and what it was trained for; ``history`` as ``siamese.train`` returns it."""
+    """An encoder and what it was trained for; ``history`` as ``siamese.train`` returns it; ``both_views`` as in
+    ``siamese.encode``.
+    """
 
     encoder: keras.Model
     settings: siamese.EncoderSettings
     history: dict[str, list[float]]
+    both_views: bool
 
     @property
     def training_seconds(self) -> float:
@@ -85,7 +89,8 @@ def learn_distances(
         feature_distance=settings.feature_distance,
         symmetry=settings.symmetry,
     )
-    return Trial(encoder, settings, history)
+    # the mirror image is the view from the opposite direction, which only some trainings have shown
+    return Trial(encoder, settings, history, both_views=simulation.get("coverage", "so3") in SEES_BOTH_SIDES)
 
 
 def tell_distances(trial: Trial, images: np.ndarray) -> np.ndarray:
@@ -95,6 +100,7 @@ def tell_distances(trial: Trial, images: np.ndarray) -> np.ndarray:
         imaging.downsample(images, trial.settings.image_size),
         feature_distance=trial.settings.feature_distance,
         symmetry=trial.settings.symmetry,
+        both_views=trial.both_views,
     )
 
 
