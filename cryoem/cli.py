@@ -132,6 +132,52 @@ def run(
 
 
 @app.command()
+@_errors_in_one_sentence(afterwards="points that are done are kept, and the same command goes on")
+def experiment(
+    name: Annotated[str | None, typer.Argument(help="Of an experiment that --list names.")] = None,
+    size: Annotated[str, typer.Option(help="quick, paper or toy.")] = "quick",
+    workers: Annotated[int, typer.Option(min=1, help="Points executed at the same time.")] = 1,
+    map_name: Annotated[
+        str | None,
+        typer.Option("--map", help="Map in place of the experiment's, such as phantom; a name or a path."),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder for the table NAME.csv; in the data folder by default.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Execute every point anew.")] = False,
+    list_all: Annotated[
+        bool, typer.Option("--list", help="Name the experiments, their points and times.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Run an experiment: a notebook at every point of a grid, gathered into one table.
+
+    Points that are done with the same parameters, notebook and versions are kept.
+
+    \b
+    Example:
+      cryoem experiment noise --size quick --workers 1 --out results/
+    """
+    from cryoem import experiments
+    from cryoem.experiments.overview import overview
+
+    if list_all:
+        typer.echo(overview())
+        return
+    if name is None:
+        raise typer.BadParameter("name an experiment, or give --list")
+    try:
+        experiments.get_experiment(name).grid(size)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    with _sigterm_raises():
+        table = experiments.run_experiment(
+            name, size=size, workers=workers, map_name=map_name, out=out, force=force
+        )
+    typer.echo(f"{len(table)} measurements: {table.attrs['path']}")
+
+
+@app.command()
 @_errors_in_one_sentence(afterwards="nothing was written, and the same command starts anew")
 def align2d(
     particles: Annotated[

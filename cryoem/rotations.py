@@ -14,7 +14,9 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.checks import whole_number
 
-COVERAGES = ("so3", "euler", "half", "quarter")
+COVERAGES = ("so3", "euler", "half", "quarter", "preferred")
+PREFERRED_AXES = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+PREFERRED_CONCENTRATION = 10.0
 
 
 def random_rotations(
@@ -27,7 +29,9 @@ def random_rotations(
     n : number of orientations, at least 1.
     coverage : ``"so3"`` uniform on SO(3); ``"euler"`` uniform in the three Euler angles, denser at the poles;
         ``"half"`` uniform with viewing directions on half of the sphere (tilt < pi/2); ``"quarter"`` the same
-        on a quarter of it (tilt < pi/2 and rot in [0, pi)).
+        on a quarter of it (tilt < pi/2 and rot in [0, pi)); ``"preferred"`` viewing directions that crowd about the
+        particle's z-axis and x-axis, as particles do that lie on the ice in two ways: an even mixture of two von
+        Mises-Fisher distributions of concentration 10, half of each within 22 degrees of its axis.
     rng : generator or seed.
 
     Returns
@@ -44,6 +48,8 @@ def random_rotations(
     if coverage not in COVERAGES:
         raise ValueError(f"coverage must be one of {', '.join(COVERAGES)}, got {coverage!r}")
     rng = np.random.default_rng(rng)
+    if coverage == "preferred":
+        return _preferred(n, rng)
     rot, psi = rng.uniform(0, 2 * np.pi, (2, n))
     cos_tilt = rng.uniform(-1, 1, n)
     tilt = np.pi * (cos_tilt + 1) / 2 if coverage == "euler" else np.arccos(cos_tilt)
@@ -52,6 +58,22 @@ def random_rotations(
     if coverage == "quarter":
         rot /= 2
     return from_relion_euler_deg(np.rad2deg(np.stack([rot, tilt, psi], axis=1)))
+
+
+def _preferred(n: int, rng: np.random.Generator) -> Rotation:
+    """Orientations with viewing directions about ``PREFERRED_AXES`` and any in-plane angle.
+
+    Source: the cosine of a von Mises-Fisher angle on the sphere has a distribution that can be inverted (Ulrich, 1984).
+    """
+    share, turn, psi = rng.uniform(size=n), *rng.uniform(0, 2 * np.pi, (2, n))
+    cosine = 1 + np.log(share + (1 - share) * np.exp(-2 * PREFERRED_CONCENTRATION)) / PREFERRED_CONCENTRATION
+    sine = np.sqrt(np.maximum(1 - cosine**2, 0))
+    about_z = np.stack([sine * np.cos(turn), sine * np.sin(turn), cosine], axis=1)
+    axis = PREFERRED_AXES[rng.integers(len(PREFERRED_AXES), size=n)]
+    # the axes are ends of the coordinate axes, so exchanging coordinates turns z onto each
+    x, y, z = np.where(axis[:, 2:] == 1, about_z, about_z[:, ::-1]).T
+    angles = np.stack([np.arctan2(y, x), np.arccos(np.clip(z, -1, 1)), psi], axis=1)
+    return from_relion_euler_deg(np.rad2deg(angles))
 
 
 def random_small_rotations(

@@ -56,7 +56,7 @@ def test_help_starts_quickly_and_imports_nothing_heavy():
     assert not modules & {"numpy", "scipy", "h5py", "plotly", "papermill", "tensorflow", "keras", "astra"}
 
 
-@pytest.mark.parametrize("command", ["run", "info", "fetch", "settings"])
+@pytest.mark.parametrize("command", ["run", "experiment", "info", "fetch", "settings"])
 def test_each_help_shows_an_example(command):
     result = invoke(command, "--help")
     assert result.exit_code == 0

@@ -48,7 +48,7 @@ def without_nyquist(images: np.ndarray) -> np.ndarray:
 # --- simulate: units
 
 
-@pytest.mark.parametrize("coverage", ["so3", "euler", "half", "quarter"])
+@pytest.mark.parametrize("coverage", ["so3", "euler", "half", "quarter", "preferred"])
 def test_clean_images_have_variance_one(particle, coverage):
     images = simulate(particle, 1000, coverage=coverage, rng=3).images
     # the unit comes from a few projections, and the power of an image depends on its direction
@@ -124,7 +124,10 @@ def test_shifts_are_triangular(particle):
         ({"noise_variance": -0.5}, "noise_variance must be a finite number of at least 0, got -0.5"),
         ({"shift_limit_px": -1}, "shift_limit_px must be a finite number of at least 0, got -1"),
         ({"n": 0}, "n must be .*at least 1, got 0"),
-        ({"coverage": "sphere"}, "coverage must be one of so3, euler, half, quarter, got 'sphere'"),
+        (
+            {"coverage": "sphere"},
+            "coverage must be one of so3, euler, half, quarter, preferred, got 'sphere'",
+        ),
         ({"image_size": 1}, "image_size must be a whole number of at least 2.*, got 1"),
         ({"backend": "magic"}, "backend must be one of auto, fourier, astra, got 'magic'"),
     ],

@@ -64,6 +64,14 @@ EXAMPLES = {
         random_rotations(5, rng=0), [random_rotations(5, rng=1), random_rotations(5, rng=2)]
     ),
     "fourier_shell_correlation": lambda: plots.fourier_shell_correlation({"a": ([0.1, 0.2], [1.0, 0.0])}),
+    "measured_curves": lambda: plots.measured_curves(
+        {"a": ([1, 2], [0.1, 0.2])}, x_title="noise", y_title="error (rad)"
+    ),
+    "value_matrix": lambda: plots.value_matrix(
+        np.eye(2), rows=["a", "b"], columns=["c", "d"], row_title="r", column_title="c", value_title="v"
+    ),
+    "number_table": lambda: plots.number_table([["a", "1"]], header=["", "number"]),
+    "coverage_spheres": lambda: plots.coverage_spheres({"a": random_rotations(5, rng=0)}),
     "refinement_history": lambda: plots.refinement_history({"score": [0.1, 0.2]}),
 }
 
@@ -77,6 +85,8 @@ def test_every_figure_wears_the_template_and_titles_its_axes(name):
         axes = [scene[axis] for scene in figure.select_scenes() for axis in ("xaxis", "yaxis", "zaxis")]
     else:
         axes = [*figure.select_xaxes(), *figure.select_yaxes()]
+    if all(t.type == "table" for t in figure.data):
+        axes = []
     untitled = [a for a in axes if a.visible is not False and not a.title.text]
     assert untitled == []
 
@@ -84,6 +94,41 @@ def test_every_figure_wears_the_template_and_titles_its_axes(name):
 def test_every_public_figure_has_an_example():
     helpers = {"automatic_level", "surface_mesh"}
     assert set(EXAMPLES) == set(plots.__all__) - helpers
+
+
+# sweeps
+
+
+def test_measured_curves_stand_beside_published_ones():
+    figure = plots.measured_curves(
+        {"ours": ([1, 2, 4], [0.1, 0.2, 0.3], [0.0, 0.1, 0.2], [0.2, 0.3, 0.4])},
+        published={"paper": ([2], [0.5])},
+        x_title="x",
+        y_title="y",
+        identity="equal",
+        level=(0.7, "a guess"),
+    )
+    band, ours = [t for t in figure.data if t.legendgroup == "ours"]
+    assert list(ours.y) == [0.1, 0.2, 0.3]
+    assert list(band.y) == [0.2, 0.3, 0.4, 0.2, 0.1, 0.0]
+    assert list(trace(figure, "paper").y) == [0.5]
+    assert list(trace(figure, "equal").y) == [1, 4]
+    assert list(trace(figure, "a guess").y) == [0.7, 0.7]
+
+
+def test_a_matrix_writes_its_numbers_where_they_are():
+    figure = plots.value_matrix(
+        np.array([[0.1, 0.2], [0.3, 0.4]]),
+        rows=["a", "b"],
+        columns=["c", "d"],
+        row_title="r",
+        column_title="c",
+        value_title="v",
+    )
+    (matrix,) = figure.data
+    assert (list(matrix.y), list(matrix.x)) == (["a", "b"], ["c", "d"])
+    assert [list(row) for row in matrix.text] == [["0.100", "0.200"], ["0.300", "0.400"]]
+    assert figure.layout.yaxis.autorange == "reversed"  # the first row at the top
 
 
 # densities
@@ -373,6 +418,16 @@ WRONG = {
     "columns must be at least 1, got 0": lambda: plots.projection_gallery(
         CUBE, pixel_size_angstrom=1, columns=0
     ),
+    r"curves\['a'\] must pair as many x as y, got 2 and 1": lambda: plots.measured_curves(
+        {"a": ([1, 2], [0.1])}, x_title="x", y_title="y"
+    ),
+    r"published\['b'\] must be positive on a logarithmic axis, got 0": lambda: plots.measured_curves(
+        {"a": ([1], [1])}, published={"b": ([0], [1])}, x_title="x", y_title="y", log_x=True
+    ),
+    r"values must be \(1, 2\) as the names are, got shape \(2, 2\)": lambda: plots.value_matrix(
+        np.eye(2), rows=["a"], columns=["c", "d"], row_title="r", column_title="c", value_title="v"
+    ),
+    r"rows must hold 2 cells each, got \[1\]": lambda: plots.number_table([["a"]], header=["", "number"]),
     "rotations must be a scipy Rotation, got ndarray": lambda: plots.coverage_sphere(np.eye(3)),
     "rotations must hold at least one": lambda: plots.coverage_sphere(ONE[0]),
     "recovered_frames must hold at least one frame, got 0": lambda: plots.recovered_against_true(ONE, []),

@@ -83,6 +83,21 @@ def test_euler_sampling_is_uniform_in_each_angle():
         np.testing.assert_allclose(shares, 1 / 6, atol=STANDARD_ERRORS * np.sqrt(1 / 6 / n))
 
 
+def test_preferred_directions_crowd_about_two_axes():
+    n = 20_000
+    rotations = random_rotations(n, coverage="preferred", rng=0)
+    x, _, z = viewing_directions(rotations).T
+    near_z = z > x
+    assert near_z.mean() == pytest.approx(0.5, abs=STANDARD_ERRORS / np.sqrt(n))
+    # cosines of a von Mises-Fisher distribution of concentration k: mean coth k - 1/k, median 1 + ln(1/2) / k
+    cosine = np.where(near_z, z, x)
+    assert cosine.mean() == pytest.approx(1 - 1 / 10, abs=STANDARD_ERRORS * 0.1 / np.sqrt(n) + 1e-3)
+    assert np.median(cosine) == pytest.approx(np.cos(np.deg2rad(21.5)), abs=5e-3)
+    psi = to_relion_euler_deg(rotations)[:, 2] % 360
+    shares = np.histogram(psi, bins=6, range=(0, 360))[0] / n
+    np.testing.assert_allclose(shares, 1 / 6, atol=STANDARD_ERRORS * np.sqrt(1 / 6 / n))
+
+
 def test_small_rotations_fill_a_ball():
     n, radius = 20_000, 0.2
     vectors = random_small_rotations((n // 4, 4), radius=radius, rng=0)
@@ -99,7 +114,10 @@ def test_small_rotations_fill_a_ball():
         ({"n": 0}, "n must be a whole number of at least 1, got 0"),
         ({"n": -3}, "n must be a whole number of at least 1, got -3"),
         ({"n": 2.5}, r"n must be a whole number of at least 1, got 2\.5"),
-        ({"n": 3, "coverage": "sphere"}, "coverage must be one of so3, euler, half, quarter, got 'sphere'"),
+        (
+            {"n": 3, "coverage": "sphere"},
+            "coverage must be one of so3, euler, half, quarter, preferred, got 'sphere'",
+        ),
     ],
 )
 def test_sampling_refuses(arguments, message):

@@ -190,8 +190,8 @@ def test_decoded_distances_stay_between_0_and_pi(kind, rng):
 
 
 def test_an_unknown_kind_of_feature_distance_is_refused():
-    with pytest.raises(ValueError, match="kind must be one of kernel, cosine, euclidean, got 'mlp'"):
-        distances_from_features(np.eye(2), np.eye(2), kind="mlp")
+    with pytest.raises(ValueError, match="kind must be one of kernel, cosine, euclidean, mlp, got 'dot'"):
+        distances_from_features(np.eye(2), np.eye(2), kind="dot")
 
 
 # --- encoders
@@ -468,7 +468,10 @@ def test_damaged_settings_are_one_sentence(stored, text, cause):
         ({"image_size": None}, "image_size must be a whole number of at least 8, got None"),
         ({"image_size": "17"}, "image_size must be a whole number of at least 8, got '17'"),
         ({"channels": "8"}, "channels must be a whole number of at least 1, got '8'"),
-        ({"feature_distance": "mlp"}, "feature_distance must be one of kernel, cosine, euclidean, got 'mlp'"),
+        (
+            {"feature_distance": "dot"},
+            "feature_distance must be one of kernel, cosine, euclidean, mlp, got 'dot'",
+        ),
     ],
 )
 def test_impossible_settings_are_one_sentence(stored, change, cause):
@@ -619,6 +622,31 @@ def centroids(images: np.ndarray) -> np.ndarray:
     return np.stack([images.sum(axis=1) @ position / total, images.sum(axis=2) @ position / total], axis=1)
 
 
+def test_a_finite_training_set_repeats_and_an_infinite_one_does_not(particle):
+    finite, same = (
+        stream_of(particle, distinct=20, noise_variance=1.0, shift_limit_px=1.0) for _ in range(2)
+    )
+    endless = stream_of(particle, noise_variance=1.0, shift_limit_px=1.0)
+    seen = {"finite": set(), "endless": set()}
+    for epoch in range(8):
+        for name, stream in (("finite", finite), ("endless", endless)):
+            stream.epoch = epoch
+            for index in range(len(stream)):
+                images, quaternions = stream[index]
+                pairs = {(i.tobytes(), q.tobytes()) for i, q in zip(images, quaternions, strict=True)}
+                assert len(pairs) == 8  # none twice in a batch
+                seen[name] |= pairs
+    assert len(seen["finite"]) == 20  # each image always with its own noise, shift and orientation
+    assert len(seen["endless"]) == 8 * 3 * 8
+    for a, b in zip(finite[1], same[1], strict=True):
+        assert not np.array_equal(a, b)  # another epoch
+    same.epoch = finite.epoch
+    for a, b in zip(finite[1], same[1], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert finite.made_from["distinct"] == 20
+    assert "distinct" not in endless.made_from
+
+
 def test_the_coverage_is_that_asked_for(particle):
     quaternions = stream_of(particle, coverage="half", batch_size=200)[0][1]
     assert (viewing_directions(Rotation.from_quat(quaternions))[:, 2] > -FLOAT32).all()
@@ -630,7 +658,11 @@ def test_the_coverage_is_that_asked_for(particle):
         ({"network_image_size": 25}, "network_image_size must be between 2 and image_size 24, got 25"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 2, got 0"),
         ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
-        ({"coverage": "sphere"}, "coverage must be one of so3, euler, half, quarter, got 'sphere'"),
+        ({"distinct": 7}, "distinct must be a whole number of at least 8, got 7"),
+        (
+            {"coverage": "sphere"},
+            "coverage must be one of so3, euler, half, quarter, preferred, got 'sphere'",
+        ),
         (
             {"batch_size": 1},
             "batch_size must be a whole number of at least 2, got 1",
@@ -964,7 +996,10 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path, damage):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"feature_distance": "mlp"}, "feature_distance must be one of kernel, cosine, euclidean, got 'mlp'"),
+        (
+            {"feature_distance": "dot"},
+            "feature_distance must be one of kernel, cosine, euclidean, mlp, got 'dot'",
+        ),
         ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
         (
             {"validation": (np.zeros((3, 12, 12)), np.zeros((2, 4)))},

@@ -53,6 +53,21 @@ def last_line(text: str) -> str:
     return next((line for line in reversed(lines) if line), "")
 
 
+def read_notebook(path: Path) -> dict:
+    """A notebook as its JSON."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def code_of(notebook: dict) -> list[str]:
+    """The code of a notebook, cell by cell, without the cell that papermill injects."""
+    cells = (cell for cell in notebook["cells"] if cell["cell_type"] == "code")
+    return [
+        "".join(cell["source"])
+        for cell in cells
+        if "injected-parameters" not in cell["metadata"].get("tags", [])
+    ]
+
+
 def execute_notebook(
     notebook: Path, output: Path, *, parameters: dict, environment: dict[str, str], title: str, progress: bool
 ) -> None:
@@ -75,7 +90,7 @@ def execute_notebook(
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    cells = read_notebook(notebook)["cells"]
     bar = Progress(title, cells=len(cells) + 1, visible=progress)  # and the cell that papermill injects
     log = output.with_suffix(".log")
     try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import get_type_hints
 
 from cryoem.pipeline.settings import checked, from_text, located, setting
-from cryoem.rotations import point_group
+from cryoem.rotations import COVERAGES, point_group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Profile:
     image_size: int | None = setting(
         "side of the images, px; None: what holds the map", None, phase=0, minimum=8
     )
-    coverage: str = setting("orientations", "so3", phase=0, choices=("so3", "euler", "half", "quarter"))
+    coverage: str = setting("orientations", "so3", phase=0, choices=COVERAGES)
     n_validation: int = setting("projections to validate on", 256, phase=0, minimum=2)
     n_test: int = setting("projections whose orientations are recovered", 800, phase=0, minimum=16)
     noise_variance: float = setting("variance of the noise; clean images have 1", 1.0, phase=0, minimum=0)
@@ -48,7 +48,7 @@ class Profile:
     network_image_size: int = setting("largest side that the network sees, px", 58, phase=1, minimum=8)
     architecture: str = setting("the encoder", "polar", phase=1, choices=("polar", "published"))
     feature_distance: str = setting(
-        "how features give a distance", "kernel", phase=1, choices=("kernel", "cosine", "euclidean")
+        "how features give a distance", "kernel", phase=1, choices=("kernel", "cosine", "euclidean", "mlp")
     )
     channels: int = setting("width of the polar encoder", 128, phase=1, minimum=4)
     training_epochs: int = setting("epochs of training", 10, phase=1, minimum=1)

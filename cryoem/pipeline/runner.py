@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from cryoem.folders import data_folder, notebooks_folder
-from cryoem.pipeline.execution import NotebookError, execute_notebook
+from cryoem.pipeline.execution import NotebookError, code_of, execute_notebook, read_notebook
 from cryoem.pipeline.lock import locked
+from cryoem.pipeline.notices import notice_on_stderr, silent
 from cryoem.pipeline.phases import resolve_profile
 from cryoem.pipeline.profiles import Profile
 from cryoem.pipeline.records import (
@@ -71,7 +70,7 @@ def run(
         "run": name,
         "overrides": {key: value for key, value in (overrides or {}).items() if key != "map_name"},
     }
-    notice = _notice if progress else _silent
+    notice = notice_on_stderr if progress else silent
     executed = []
     with locked(folder, notice=notice):
         for info in PHASES.values():
@@ -126,36 +125,13 @@ def _is_done(folder: Path, info: PhaseInfo, source: Path, profile: Profile) -> b
     executed = _executed_notebook(folder, info)
     if not executed.is_file() or not is_complete(folder, info.name, profile):
         return False
-    return code_of(_read(executed)) == code_of(_read(source))
+    return code_of(read_notebook(executed)) == code_of(read_notebook(source))
 
 
 def _executed_notebook(folder: Path, info: PhaseInfo) -> Path:
     return folder / info.notebook  # a phase's folder has the same name in a run and among the notebooks
 
 
-def _read(notebook: Path) -> dict:
-    return json.loads(notebook.read_text(encoding="utf-8"))
-
-
-def code_of(notebook: dict) -> list[str]:
-    """The code of a notebook, cell by cell, without the cell that papermill injects."""
-    cells = (cell for cell in notebook["cells"] if cell["cell_type"] == "code")
-    return [
-        "".join(cell["source"])
-        for cell in cells
-        if "injected-parameters" not in cell["metadata"].get("tags", [])
-    ]
-
-
 def _seconds(folder: Path, info: PhaseInfo) -> float:
     """Wall time of a phase's execution, the start of its kernel included."""
-    return _read(_executed_notebook(folder, info))["metadata"]["papermill"]["duration"]
-
-
-def _notice(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
-
-
-def _silent(text: str) -> None:
-    """Notices are not wanted."""
+    return read_notebook(_executed_notebook(folder, info))["metadata"]["papermill"]["duration"]

@@ -12,11 +12,13 @@ from cryoem.plots.orientations import coverage_sphere, recovered_against_true
 from cryoem.plots.progress import refinement_history
 from cryoem.plots.resolution import fourier_shell_correlation
 from cryoem.plots.surfaces import automatic_level, density_isosurface, surface_mesh
+from cryoem.plots.sweeps import coverage_spheres, measured_curves, number_table, value_matrix
 
 __all__ = [
     "automatic_level",
     "bias_against_distance",
     "coverage_sphere",
+    "coverage_spheres",
     "density_isosurface",
     "density_slices",
     "distance_histograms",
@@ -24,8 +26,10 @@ __all__ = [
     "fourier_shell_correlation",
     "learning_curves",
     "loss_beside_error",
+    "measured_curves",
     "method_comparison",
     "methods_by_condition",
+    "number_table",
     "polar_spectra",
     "predicted_against_true",
     "projection_gallery",
@@ -33,4 +37,5 @@ __all__ = [
     "recovery_loss",
     "refinement_history",
     "surface_mesh",
+    "value_matrix",
 ]

@@ -18,6 +18,7 @@ from keras import layers, ops
 
 from cryoem.checks import whole_number
 from cryoem.siamese.kernels import highest_harmonic
+from cryoem.siamese.pair_head import PairHead
 
 ARCHITECTURES = ("polar", "published")
 N_ANGLES = 64
@@ -130,6 +131,7 @@ def build_encoder(
     channels: int = 128,
     blocks: int = 4,
     symmetry: str = "C1",
+    pair_head: bool = False,
     with_shifts: bool = False,
 ) -> keras.Model:
     """An encoder of square images.
@@ -142,6 +144,7 @@ def build_encoder(
         ``kernels``) and 512 for ``"published"`` by default.
     channels, blocks : width and number of residual blocks of ``"polar"``.
     symmetry : point group of the particle, which sets the harmonics of ``"polar"``.
+    pair_head : end in a network that compares features, for the feature distance ``"mlp"``.
     with_shifts : whether ``"polar"`` also says how far the particle stands from the image's origin.
 
     Returns
@@ -163,14 +166,25 @@ def build_encoder(
     if architecture == "published":
         if with_shifts:
             raise ValueError("with_shifts must be False for the published encoder, got True")
-        return _published(image_size, n_features)
+        return _ended(_published(image_size, n_features), pair_head)
     channels = whole_number(channels, name="channels", at_least=1)
     blocks = whole_number(blocks, name="blocks", at_least=1)
     if n_features % (1 + 2 * highest):
         raise ValueError(
             f"n_features of the polar encoder must be a multiple of {1 + 2 * highest}, got {n_features}"
         )
-    return _polar(image_size, n_features, channels, blocks, highest, with_shifts)
+    return _ended(_polar(image_size, n_features, channels, blocks, highest, with_shifts), pair_head)
+
+
+def _ended(encoder: keras.Model, pair_head: bool) -> keras.Model:
+    if not pair_head:
+        return encoder
+    output = encoder.output
+    if isinstance(output, dict):
+        output = {**output, "features": PairHead()(output["features"])}
+    else:
+        output = PairHead()(output)
+    return keras.Model(encoder.input, output, name=encoder.name)
 
 
 def _polar(

@@ -12,6 +12,7 @@ Kinds of feature distance
 ``"cosine"``     the published one, 2 arccos of the cosine similarity (arXiv 2104.06237, eq. 5); no embedding
                  can meet it.
 ``"euclidean"``  the distance of the features themselves, scaled to [0, pi] for unit features.
+``"mlp"``        a small network on pairs of features, trained with the encoder: the ``PairHead`` at its end.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import numpy as np
 from keras import ops
 
 from cryoem.siamese.kernels import kernel_of
+from cryoem.siamese.pair_head import PairHead
 
-KINDS = ("kernel", "cosine", "euclidean")
+KINDS = ("kernel", "cosine", "euclidean", "mlp")
 _CLIP = 1e-6
 
 
@@ -73,19 +75,22 @@ def _euclidean_loss(similarity, quaternions, symmetry):
 _LOSSES = {"kernel": _kernel_loss, "cosine": _cosine_loss, "euclidean": _euclidean_loss}
 
 
-def loss_of(feature_distance: str, symmetry: str = "C1") -> Callable:
+def loss_of(feature_distance: str, symmetry: str = "C1", *, head: PairHead | None = None) -> Callable:
     """The loss (y_true, y_pred) of a kind of feature distance: the mean squared error, over all pairs of different
-    images, of the kernel, or of the distance in rad^2.
+    images, of the kernel, or of the distance in rad^2.  ``head`` is that of the encoder, for ``"mlp"``.
 
     Raises
     ------
-    ValueError : the feature distance or the point group is unknown.
+    ValueError : the feature distance or the point group is unknown, or the head is missing.
     """
-    _check(feature_distance)
+    _check(feature_distance, head)
     kernel_of(symmetry)
 
     def loss(y_true, y_pred):
         features = _unit(y_pred)
+        if feature_distance == "mlp":
+            distance = head.distances(features, features)
+            return _off_diagonal_mean(ops.square(distance - true_distance(y_true, symmetry)))
         return _off_diagonal_mean(
             _LOSSES[feature_distance](ops.matmul(features, ops.transpose(features)), y_true, symmetry)
         )
@@ -93,14 +98,17 @@ def loss_of(feature_distance: str, symmetry: str = "C1") -> Callable:
     return loss
 
 
-def metric_of(feature_distance: str, symmetry: str = "C1") -> Callable:
-    """``distance_error_rad`` (y_true, y_pred): mean absolute error of the decoded distances; errors as ``loss_of``."""
-    _check(feature_distance)
+def metric_of(feature_distance: str, symmetry: str = "C1", *, head: PairHead | None = None) -> Callable:
+    """``distance_error_rad`` (y_true, y_pred): mean absolute error of the decoded distances; as ``loss_of``."""
+    _check(feature_distance, head)
     kernel_of(symmetry)
 
     def distance_error_rad(y_true, y_pred):
         features = _unit(y_pred)
-        distance = _DECODERS[feature_distance](ops.matmul(features, ops.transpose(features)), symmetry)
+        if feature_distance == "mlp":
+            distance = head.distances(features, features)
+        else:
+            distance = _DECODERS[feature_distance](ops.matmul(features, ops.transpose(features)), symmetry)
         return _off_diagonal_mean(ops.abs(distance - true_distance(y_true, symmetry)))
 
     return distance_error_rad
@@ -130,9 +138,11 @@ def _euclidean_distance(similarity, symmetry):
 _DECODERS = {"kernel": _kernel_distance, "cosine": _cosine_distance, "euclidean": _euclidean_distance}
 
 
-def _check(feature_distance: str) -> None:
+def _check(feature_distance: str, head: PairHead | None, *, name: str = "feature_distance") -> None:
     if feature_distance not in KINDS:
-        raise ValueError(f"feature_distance must be one of {', '.join(KINDS)}, got {feature_distance!r}")
+        raise ValueError(f"{name} must be one of {', '.join(KINDS)}, got {feature_distance!r}")
+    if feature_distance == "mlp" and head is None:
+        raise ValueError(f"{name} 'mlp' must come with the pair head of its encoder, got None")
 
 
 def unit_features(features: np.ndarray) -> np.ndarray:
@@ -141,7 +151,12 @@ def unit_features(features: np.ndarray) -> np.ndarray:
 
 
 def distances_from_features(
-    features: np.ndarray, others: np.ndarray, *, kind: str, symmetry: str = "C1"
+    features: np.ndarray,
+    others: np.ndarray,
+    *,
+    kind: str,
+    symmetry: str = "C1",
+    head: PairHead | None = None,
 ) -> np.ndarray:
     """Decode features into distances.
 
@@ -149,6 +164,7 @@ def distances_from_features(
     ----------
     features, others : (n, f) and (m, f) float; normalised here.
     kind, symmetry : the feature distance that the encoder was trained with.
+    head : that of the encoder, for ``"mlp"``.
 
     Returns
     -------
@@ -156,9 +172,10 @@ def distances_from_features(
 
     Raises
     ------
-    ValueError : ``kind`` or the point group is not known.
+    ValueError : ``kind`` or the point group is not known, or the head is missing.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    _check(kind, head, name="kind")
+    if kind == "mlp":
+        return head.predict_distances(unit_features(features), unit_features(others))
     similarity = (unit_features(features) @ unit_features(others).T).astype(np.float32)
     return ops.convert_to_numpy(_DECODERS[kind](similarity, symmetry))

@@ -16,6 +16,7 @@ from cryoem.errors import first_line
 from cryoem.imaging import shift
 from cryoem.siamese.encoders import build_encoder
 from cryoem.siamese.losses import KINDS, distances_from_features, unit_features
+from cryoem.siamese.pair_head import head_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class EncoderSettings:
         """A fresh encoder; raises as ``build_encoder``."""
         arguments = asdict(self)
         del arguments["image_size"], arguments["feature_distance"]
-        return build_encoder(self.image_size, **arguments)
+        return build_encoder(self.image_size, **arguments, pair_head=self.feature_distance == "mlp")
 
 
 def encode(
@@ -140,7 +141,7 @@ def predict_distances(
     ----------
     encoder : trained with ``feature_distance`` and ``symmetry``.
     images : (n, y, x) of the encoder's size, n at least 2.
-    both_views : as in ``encode``.
+    both_views : as in ``encode``; for ``"mlp"``, the mean of the distances from either view.
 
     Returns
     -------
@@ -148,12 +149,19 @@ def predict_distances(
 
     Raises
     ------
-    ValueError : fewer than 2 images, or as ``encode``.
+    ValueError : fewer than 2 images, no pair head for ``"mlp"``, or as ``encode``.
     """
     if len(images) < 2:
         raise ValueError(f"images must be at least 2 to have a distance, got {len(images)}")
+    head = head_of(encoder, feature_distance)
     features = encode(encoder, images, both_views=both_views)
-    distances = distances_from_features(features, features, kind=feature_distance, symmetry=symmetry)
+    views = [features]
+    if head is not None and both_views:
+        views = np.split(features, 2, axis=1)
+    distances = np.mean(
+        [distances_from_features(f, f, kind=feature_distance, symmetry=symmetry, head=head) for f in views],
+        axis=0,
+    )
     distances = (distances + distances.T) / 2
     np.fill_diagonal(distances, 0)
     return distances

@@ -1,4 +1,4 @@
-"""Training data that never repeats: fresh projections of a map, with fresh noise and shifts, for every step."""
+"""Training data: fresh projections of a map, with fresh noise and shifts, for every step, or a set that repeats."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ class ProjectionStream(keras.utils.PyDataset):
     network_image_size : side of the images given to the network, at most ``image_size``.
     batch_size, steps : images of a batch, batches of an epoch.
     noise_variance, shift_limit_px, coverage : as in ``imaging.simulate``.
+    distinct : train on so many images only, each with its own noise and shift, drawn again and again: what a finite
+        training set costs.  None, the default: images never repeat.
     ctf : contrast transfer that images are seen through, with a defocus drawn for each, their phases flipped as
         ``imaging.flip_phases`` does; none by default.
     with_shifts : whether batches also hold the shifts, for an encoder that learns them.
@@ -43,7 +45,7 @@ class ProjectionStream(keras.utils.PyDataset):
     Raises
     ------
     ValueError : the network's images are larger than the full ones, a batch has fewer than 2 images, an epoch
-        no batch, or noise or shifts are negative.
+        no batch, noise or shifts are negative, or there are fewer distinct images than a batch has.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class ProjectionStream(keras.utils.PyDataset):
         noise_variance: float = 0.0,
         shift_limit_px: float = 0.0,
         coverage: str = "so3",
+        distinct: int | None = None,
         ctf: ContrastTransfer | None = None,
         with_shifts: bool = False,
         seed: int = 0,
@@ -99,6 +102,11 @@ class ProjectionStream(keras.utils.PyDataset):
             np.hypot(*self._frequencies.T) * shrink / density_map.voxel_size_angstrom
         )
         self._deviation = clean_deviation(density_map, image_size=image_size, coverage=coverage)
+        self._pool = None
+        if distinct is not None:
+            distinct = whole_number(distinct, name="distinct", at_least=batch_size)
+            self.made_from["distinct"] = distinct
+            self._pool = self._draw_pool(distinct)
 
     def __len__(self) -> int:
         return self._steps
@@ -109,22 +117,36 @@ class ProjectionStream(keras.utils.PyDataset):
         """
         # a spawn key, so that no batch shares its random numbers with data drawn from the seed itself
         rng = np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(self.epoch, index)))
-        rotations = random_rotations(self._batch_size, coverage=self._coverage, rng=rng)
+        if self._pool is None:
+            return self._labelled(*self._draw(self._batch_size, rng))
+        chosen = rng.choice(len(self._pool[0]), self._batch_size, replace=False)
+        return self._labelled(*(array[chosen] for array in self._pool))
+
+    def _draw_pool(self, distinct: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All of a finite set as ``_draw`` has it, batch by batch: projecting takes memory."""
+        rng = np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(0,)))
+        sizes = [min(self._batch_size, distinct - at) for at in range(0, distinct, self._batch_size)]
+        drawn = [self._draw(size, rng) for size in sizes]
+        return tuple(np.concatenate(arrays) for arrays in zip(*drawn, strict=True))
+
+    def _labelled(self, images: np.ndarray, quaternions: np.ndarray, shifts: np.ndarray):
+        return images, {"features": quaternions, "shifts_px": shifts} if self._with_shifts else quaternions
+
+    def _draw(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Images (n, y, x), quaternions (n, 4) and shifts (n, 2) in pixels of these images, all float32."""
+        rotations = random_rotations(n, coverage=self._coverage, rng=rng)
         planes = self._slices(rotations) / np.float32(self._deviation)
-        shifts = np.zeros((self._batch_size, 2))
+        shifts = np.zeros((n, 2))
         if self._shift_limit_px:
             limit = self._shift_limit_px
             shifts = rng.triangular(-limit, 0, limit, shifts.shape)
             planes = displaced(planes, self._frequencies, shifts)
         if self._ctf is not None:
-            defoci = rng.uniform(*self._ctf.defocus_angstrom, self._batch_size)
+            defoci = rng.uniform(*self._ctf.defocus_angstrom, n)
             transfer = np.abs(self._ctf.at(self._frequencies_per_angstrom, defoci))
             planes = planes * transfer.astype(np.float32)
         images = add_noise(images_from_half_planes(planes, self._size), self._noise_variance, rng=rng)
-        quaternions = rotations.as_quat().astype(np.float32)
-        if not self._with_shifts:
-            return images, quaternions
-        return images, {"features": quaternions, "shifts_px": shifts.astype(np.float32)}
+        return images, rotations.as_quat().astype(np.float32), shifts.astype(np.float32)
 
     def _slices(self, rotations: Rotation) -> np.ndarray:
         """Transforms of clean images at the network's size, as half-planes; images smaller than the map are cropped

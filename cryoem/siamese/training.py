@@ -12,6 +12,7 @@ import numpy as np
 from cryoem.checkpoints import Record, cosine_adamw, restore
 from cryoem.checks import positive_number, shifts_of, square_images, whole_number
 from cryoem.siamese.losses import loss_of, metric_of
+from cryoem.siamese.pair_head import head_of
 from cryoem.siamese.stream import ProjectionStream
 
 SHIFT_WEIGHT = 0.02  # of a squared pixel, beside the squared error of the features' inner products
@@ -43,7 +44,7 @@ def train(
     epochs : to train for.
     validation : (images (n, y, x), quaternions (n, 4)) that the stream does not hold; and shifts (n, 2), pixels of
         these images, where the encoder learns them.
-    feature_distance : ``"kernel"``, ``"cosine"`` or ``"euclidean"``, see ``losses``.
+    feature_distance : ``"kernel"``, ``"cosine"``, ``"euclidean"`` or ``"mlp"``, see ``losses``.
     symmetry : point group of the particle, as the encoder was built for.
     learning_rate : at its highest.
     patience : stop after so many epochs without a lower validation loss; never by default.
@@ -61,10 +62,11 @@ def train(
     Raises
     ------
     ValueError : ``feature_distance`` or the point group is unknown, ``epochs`` is below 1, the learning rate is not
-        positive, the validation set does not suit the encoder, or ``checkpoints`` hold a damaged state, or that of
-        another training.
+        positive, the encoder has no pair head for ``"mlp"``, the validation set does not suit the encoder, or
+        ``checkpoints`` hold a damaged state, or that of another training.
     """
-    loss, metric = loss_of(feature_distance, symmetry), metric_of(feature_distance, symmetry)
+    head = head_of(encoder, feature_distance)
+    loss, metric = (make(feature_distance, symmetry, head=head) for make in (loss_of, metric_of))
     epochs = whole_number(epochs, name="epochs", at_least=1)
     positive_number(learning_rate, name="learning_rate")
     images, labels = _validation(validation, encoder)

@@ -14,8 +14,7 @@ from pathlib import Path
 import cryoem
 from cryoem import pipeline
 from cryoem.folders import notebooks_folder
-from cryoem.pipeline.execution import execute_notebook
-from cryoem.pipeline.runner import code_of
+from cryoem.pipeline.execution import code_of, execute_notebook
 
 TOY = "toy"  # the profile whose sizes for other notebooks than the phases' stand in toy.json beside them
 PREFIX = "executed-"

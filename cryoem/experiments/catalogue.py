@@ -1,0 +1,203 @@
+"""The experiments there are, and how large each is: the one place that defines them.
+
+``quick``: minutes on two cores.  ``paper``: the first paper's 5,000 projections of 116 px and its training of 150
+epochs, for a GPU or a long night.  ``toy``: seconds, on the phantom; it shows that things run, not what is true.
+
+To add one, add an ``Experiment`` here, and its notebook, which has a ``rows_file`` among its parameters and ends with
+``experiments.save_rows(rows_file, rows)``.
+"""
+
+from __future__ import annotations
+
+from cryoem.experiments.grid import Experiment, Grid
+
+# a training and its test, in the notebook distance-learning.ipynb
+LEARNING_COST = ("epochs", "steps_per_epoch", "batch_size", "channels", "channels", "network_image_size")
+LEARNING = {
+    "quick": {
+        "map_name": "5j0n",
+        "image_size": 116,
+        "network_image_size": 36,
+        "channels": 64,
+        "epochs": 6,
+        "steps_per_epoch": 50,
+        "batch_size": 128,
+        "n_test": 400,
+        "seed": 0,
+    },
+    "paper": {
+        "map_name": "5j0n",
+        "image_size": 116,
+        "network_image_size": 116,
+        "channels": 128,
+        "epochs": 150,
+        "steps_per_epoch": 100,
+        "batch_size": 256,
+        "n_test": 1650,
+        "seed": 0,
+    },
+    "toy": {
+        "map_name": "phantom",
+        "image_size": 64,
+        "network_image_size": 16,
+        "channels": 16,
+        "epochs": 2,
+        "steps_per_epoch": 20,
+        "batch_size": 16,
+        "n_test": 40,
+        "seed": 0,
+        "expected_share_of_chance": 1.5,
+    },
+}
+
+
+def _learning(
+    name: str, question: str, *, quick: dict, toy: dict, paper: dict | None = None, **fixed
+) -> Experiment:
+    """An experiment of trainings: the axes of each size (``paper``: those of ``quick``), and what is fixed in all."""
+    axes = {"quick": quick, "paper": quick if paper is None else paper, "toy": toy}
+    grids = {}
+    for size, varied in axes.items():
+        common = {**LEARNING[size], **fixed}
+        grids[size] = Grid(varied, {key: value for key, value in common.items() if key not in varied})
+    return Experiment(name, question, "distance-learning.ipynb", grids, LEARNING_COST)
+
+
+def _features(*counts: int) -> tuple[dict, ...]:
+    """Sizes of the embedding; the smallest is expected to fail, which is a finding and not an error."""
+    hopeless = {"expected_share_of_chance": 2.0}
+    return tuple({"n_features": count} | (hopeless if count == 3 else {}) for count in counts)
+
+
+SIGMAS_RAD = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
+
+
+def _perturbed(images: int, seeds: int, descent_steps: int, sigmas: list[float], few: list[float]) -> Grid:
+    cases = (
+        {"symmetry": "C1", "method": "spectral+refine", "sigmas_rad": sigmas, "seeds": list(range(seeds))},
+        {"symmetry": "C1", "method": "spectral", "sigmas_rad": sigmas, "seeds": list(range(seeds))},
+        {"symmetry": "C1", "method": "sgd", "sigmas_rad": few, "seeds": [0]},
+        {"symmetry": "D2", "method": "spectral+refine", "sigmas_rad": sigmas, "seeds": list(range(seeds))},
+    )
+    return Grid({"case": cases}, {"images": images, "descent_steps": descent_steps})
+
+
+def _start_up(size: str, variances: tuple[float, ...], errors: list[float], **fixed) -> Grid:
+    common = {"map_name": LEARNING[size]["map_name"], "image_size": LEARNING[size]["image_size"], "seed": 0}
+    return Grid({"noise_variance": variances}, {**common, "start_errors_rad": errors, **fixed})
+
+
+TREATMENTS = ({"symmetry": "C1", "coverage": "quarter"}, {"symmetry": "D2", "coverage": "so3"})
+BETA_GALACTOSIDASE = {"map_name": "beta-galactosidase", "masked": True, "image_size": 100}
+
+SAMPLINGS = ("so3", "euler", "half", "quarter", "preferred")
+
+_EXPERIMENTS = (
+    Experiment(
+        "pairwise-distances",
+        "How far apart are two orientations, and their images, under each sampling?",
+        "pairwise-distances.ipynb",
+        {
+            "quick": Grid({"coverage": SAMPLINGS}, {"map_name": "5j0n", "image_size": 116, "n": 1000}),
+            "paper": Grid({"coverage": SAMPLINGS}, {"map_name": "5j0n", "image_size": 116, "n": 5000}),
+            "toy": Grid({"coverage": ("so3",)}, {"map_name": "phantom", "image_size": 64, "n": 60}),
+        },
+        ("n", "n"),
+    ),
+    Experiment(
+        "perturbed-recovery",
+        "How do errors of the distances carry over to the orientations (C1 and D2)?",
+        "perturbed-recovery.ipynb",
+        {
+            "quick": _perturbed(838, 3, 30_000, SIGMAS_RAD, [0.0, 0.2, 0.4, 0.8]),
+            "paper": _perturbed(1650, 10, 30_000, SIGMAS_RAD, SIGMAS_RAD),
+            "toy": _perturbed(100, 1, 3000, [0.0, 0.2], [0.2]),
+        },
+        ("images", "images", "sigmas_rad", "seeds"),
+    ),
+    _learning(
+        "noise",
+        "How does the distance error grow with noise, and does a network trained at one level serve another?",
+        quick={"noise_variance": (0.0, 1.0, 4.0, 9.0, 16.0, 25.0)},
+        toy={"noise_variance": (0.0, 4.0)},
+        test_noise_variances=[0.0, 1.0, 4.0, 9.0, 16.0, 25.0],
+    ),
+    _learning(
+        "shift-limit",
+        "How does the distance error grow with the shift of the particles?",
+        quick={"shift_limit_px": (0.0, 2.0, 5.0, 10.0, 20.0)},
+        paper={"shift_limit_px": (0.0, 2.0, 5.0, 10.0, 15.0, 20.0)},
+        toy={"shift_limit_px": (0.0, 5.0)},
+    ),
+    _learning(
+        "embedding-size",
+        "How many features does a distance need?",
+        # multiples of 3 next to the paper's powers of 2: harmonic 0, and two parts of harmonic 1
+        quick={"features": _features(3, 6, 9, 15, 96, 510)},
+        paper={"features": _features(3, 6, 9, 15, 33, 63, 129, 255, 510)},
+        toy={"features": _features(6, 96)},
+    ),
+    _learning(
+        "feature-distance",
+        "Which distance between features tells the distance between orientations?",
+        quick={"feature_distance": ("kernel", "cosine", "euclidean", "mlp"), "epochs": (8,)},
+        paper={"feature_distance": ("kernel", "cosine", "euclidean", "mlp")},
+        toy={"feature_distance": ("kernel", "mlp")},
+    ),
+    _learning(
+        "training-projections",
+        "How many projections must a network have seen?",
+        quick={"distinct": (250, 1000, 2512, 10_000, None)},
+        paper={"distinct": (500, 1000, 2512, 10_000, 50_000, None)},
+        toy={"distinct": (32, None)},
+    ),
+    _learning(
+        "coverage",
+        "Does a network trained on one distribution of orientations serve another?",
+        quick={"coverage": ("so3", "euler", "half", "preferred")},
+        toy={"coverage": ("so3", "preferred")},
+        test_coverages=["so3", "euler", "half", "preferred"],
+    ),
+    _learning(
+        "quarter-sphere",
+        "A symmetric particle: the paper's quarter of the sphere, or all of it with distances to the nearest copy?",
+        quick={"treatment": TREATMENTS, "particle": (BETA_GALACTOSIDASE,), "noise_variance": (0.0, 16.0)},
+        toy={
+            "treatment": TREATMENTS,
+            "particle": ({"map_name": "phantom-D2", "n_test": 100},),
+            "noise_variance": (0.0,),
+        },
+    ),
+    Experiment(
+        "start-up",
+        "From which orientations does refinement still converge, at which noise?",
+        "start-up.ipynb",
+        {
+            "quick": _start_up(
+                "quick", (0.0, 4.0, 16.0), [0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8], images=500, refined_size=58
+            ),
+            "paper": _start_up(
+                "paper",
+                (0.0, 1.0, 4.0, 9.0, 16.0),
+                [0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8],
+                images=1650,
+                refined_size=116,
+            ),
+            "toy": _start_up("toy", (0.0,), [0.1], images=60, refined_size=24),
+        },
+        ("images", "refined_size", "refined_size", "start_errors_rad"),
+    ),
+)
+EXPERIMENTS = {experiment.name: experiment for experiment in _EXPERIMENTS}
+
+
+def get_experiment(name: str) -> Experiment:
+    """An experiment by name.
+
+    Raises
+    ------
+    ValueError : there is none of that name.
+    """
+    if name not in EXPERIMENTS:
+        raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}, got {name!r}")
+    return EXPERIMENTS[name]

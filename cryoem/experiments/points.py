@@ -1,0 +1,116 @@
+"""One point of a grid on the disk: executed, recorded, and recognised when it is asked for again.
+
+``point.json`` is written last and whole: its presence means that the point is complete.  It names the parameters, the
+code of the notebook and the versions that made it, and holds the rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import cryoem
+from cryoem.folders import data_folder
+from cryoem.pipeline.execution import NotebookError, code_of, execute_notebook, read_notebook
+from cryoem.pipeline.files import canonical_json, write_text
+
+RECORD_FILE, ROWS_FILE, NOTEBOOK_FILE = "point.json", "rows.json", "executed.ipynb"
+PARTIAL_NOTEBOOK_FILE = "partial.ipynb"
+PACKAGES = ("numpy", "scipy", "keras", "tensorflow")
+THREAD_LIMITS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
+
+
+class PointFailedError(RuntimeError):
+    """A point's notebook stopped; the message says where and why."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """``title``: for the reader; ``notebook``: to execute, with ``parameters``; ``folder``: of the result."""
+
+    title: str
+    notebook: Path
+    parameters: Mapping[str, object]
+    folder: Path
+
+    def fingerprint(self) -> dict:
+        """What makes the result what it is: parameters, the notebook's code, versions, and a map that is a file."""
+        code = "\n\0".join(code_of(read_notebook(self.notebook)))
+        made_from = {
+            "parameters": dict(self.parameters),
+            "notebook_sha256": hashlib.sha256(code.encode()).hexdigest(),
+            "versions": {"cryoem": cryoem.__version__} | {name: version(name) for name in PACKAGES},
+        }
+        map_name = self.parameters.get("map_name", "")
+        if os.sep in map_name:
+            with open(map_name, "rb") as file:
+                made_from["map_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        return json.loads(canonical_json(made_from))  # as it comes back from the file
+
+    def record(self) -> dict | None:
+        """The record of this point; None where it is not complete, or was made from something else."""
+        try:
+            record = json.loads((self.folder / RECORD_FILE).read_text(encoding="utf-8"))
+            is_current = record["made_from"] == self.fingerprint()
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        return record if is_current else None
+
+
+def execute_point(point: Point, *, threads: int, progress: bool) -> dict:
+    """Execute a point's notebook and write its record.
+
+    Parameters
+    ----------
+    threads : that its kernel may use.
+    progress : whether to show a bar.
+
+    Returns
+    -------
+    The record: ``made_from``, ``rows``, ``seconds``.
+
+    Raises
+    ------
+    PointFailedError : a cell raised, the kernel died, or the notebook handed back no rows.
+    """
+    folder = point.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (RECORD_FILE, ROWS_FILE, NOTEBOOK_FILE):
+        (folder / name).unlink(missing_ok=True)
+    partial = folder / PARTIAL_NOTEBOOK_FILE
+    made_from = point.fingerprint()
+    start = time.monotonic()
+    try:
+        execute_notebook(
+            point.notebook,
+            partial,
+            parameters={**point.parameters, "rows_file": str(folder / ROWS_FILE)},
+            environment={"CRYOEM_HOME": str(data_folder())} | {name: str(threads) for name in THREAD_LIMITS},
+            title=point.title,
+            progress=progress,
+        )
+    except NotebookError as error:
+        raise PointFailedError(
+            f"{point.title} stopped: {error}; the partly executed notebook is {partial}"
+        ) from error
+    if not (folder / ROWS_FILE).is_file():
+        raise PointFailedError(f"{point.title} ran to its end without save_rows(); its notebook is {partial}")
+    rows = json.loads((folder / ROWS_FILE).read_text(encoding="utf-8"))
+    record = {"made_from": made_from, "rows": rows, "seconds": time.monotonic() - start}
+    os.replace(partial, folder / NOTEBOOK_FILE)
+    write_text(folder / RECORD_FILE, json.dumps(record, allow_nan=False))
+    (folder / ROWS_FILE).unlink()
+    return record
