@@ -44,9 +44,10 @@ def test_orientations_of_noise_free_images_are_found_up_to_frame_and_hand(estima
 @NEEDS_ASPIRE
 def test_the_program_around_aspire_stays_as_it_was(tmp_path):
     code = (
-        "import logging, sys, numpy as np; from cryoem import common_lines;"
-        "mine = logging.getLogger('mine'); hook = sys.excepthook; images = np.random.rand(5, 16, 16);"
-        "common_lines.orientations_from_common_lines(images, rng=0);"
+        "import logging, sys; from cryoem import common_lines, imaging, volumes;"
+        "mine = logging.getLogger('mine'); hook = sys.excepthook;"
+        "images = imaging.simulate(volumes.phantom(size=32, rng=0), 10, rng=1).images;"
+        "common_lines.orientations_from_common_lines(images);"
         "print(sys.excepthook is hook, mine.disabled, logging.getLogger().handlers)"
     )
     run = subprocess.run(
