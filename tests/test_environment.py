@@ -202,6 +202,15 @@ def test_the_readme_quotes_the_benchmarks(row, quantity):
         assert number == f"{float(measured):.{decimals}f}"
 
 
+def test_the_readme_quotes_the_benchmark_of_shifted_particles():
+    (quoted,) = re.findall(r"refined to a pose error of ([0-9.]+) rad", read("README.md"))
+    (section,) = re.findall(
+        r"^### 5j0n \(\+-5 px\), noise variance 16,(.*?)(?=^###|\Z)", read("docs/benchmarks.md"), re.M | re.S
+    )
+    (measured,) = re.findall(r"^\| pose error, refined +\|[^|]+\| ([0-9.]+)", section, re.MULTILINE)
+    assert quoted == f"{float(measured):.3f}"
+
+
 def test_the_readme_quotes_the_alignment_benchmark():
     measured = json.loads(read("notebooks/4-udl-alignment/fourteen-sets.json"))
     rows = re.findall(r"^\| (\d-(?:noise|ssnr)) \| (.*) \|$", read("README.md"), re.MULTILINE)
