@@ -58,8 +58,8 @@ def main() -> None:
     for question in QUESTIONS:
         if question in chosen or script_of(question) in chosen:
             print(f"running {question}", flush=True)
-            answers = sections() | {question: answer(question)}
-            write(answers)
+            measured = answer(question)
+            write(sections() | {question: measured})
     print(f"wrote {REPORT}")
 
 

@@ -215,14 +215,19 @@ def flip_phases(
     images stay as they are.  Parameters and errors are those of ``apply_ctf``.
     """
     if ctf is None and defocus_angstrom is None:
+        positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
         return square_images(images)
-    return _transferred(images, ctf, defocus_angstrom, pixel_size_angstrom, np.sign)
+    return _transferred(
+        images, ctf, defocus_angstrom, pixel_size_angstrom, lambda transfer: np.where(transfer < 0, -1, 1)
+    )
 
 
 def _transferred(images, ctf: ContrastTransfer, defocus_angstrom, pixel_size_angstrom: float, change):
     images = square_images(images)
     positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
     defoci = defoci_of(ctf, defocus_angstrom, count=len(images))
+    if ctf is None:
+        raise ValueError("ctf must be a ContrastTransfer, got None")
     size = images.shape[1]
     frequency = np.hypot(*plane_frequencies(size).T) / pixel_size_angstrom
     transfer = change(ctf.at(frequency, defoci)).astype(np.float32)
@@ -236,6 +241,8 @@ def defoci_of(ctf: ContrastTransfer | None, defocus_angstrom, *, count: int) -> 
     ------
     ValueError : one of the two is given without the other, or defoci are not finite and one for each image.
     """
+    if not (ctf is None or isinstance(ctf, ContrastTransfer)):
+        raise ValueError(f"ctf must be a ContrastTransfer or None, got {ctf!r}")
     if (ctf is None) != (defocus_angstrom is None):
         missing = "ctf" if ctf is None else "defocus_angstrom"
         raise ValueError(f"ctf and defocus_angstrom must be given together, got no {missing}")

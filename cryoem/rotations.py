@@ -12,7 +12,7 @@ import re
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.checks import whole_number
+from cryoem.checks import many_rotations, shifts_of, whole_number
 
 COVERAGES = ("so3", "euler", "half", "quarter", "preferred")
 PREFERRED_AXES = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
@@ -243,8 +243,11 @@ def origin_displacements(
 
     Raises
     ------
-    ValueError : there is no such point group.
+    ValueError : there is no such point group, or displacements are not (n, 2) for n orientations.
     """
+    displacements_px = shifts_of(
+        displacements_px, count=len(many_rotations(rotations)), name="displacements_px"
+    )
     # projects onto what all rotations leave alone; exactly nothing, where that is so
     left_alone = np.round(point_group(symmetry).as_matrix().mean(axis=0), 12)
     seen = rotations.as_matrix()[:, :2] @ left_alone  # (n, 2, 3)

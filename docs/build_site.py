@@ -27,6 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the API reference imports 
 
 DOCS = Path(__file__).resolve().parent
 WORK = DOCS / "_build"
+MARKER = ".cryoem-site"  # in a folder that a build may replace
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
     out = options.out.absolute()
     try:
         refuse_what_is_no_site(out)
-        home = options.home or kept_home(WORK)
+        home = kept_home(WORK) if options.home is None else options.home.expanduser().absolute()
         executed = executed_notebooks(home, profile=options.profile, patterns=options.execute)
     except (NotebookError, PhaseFailedError, RunInProgressError, FileNotFoundError, ValueError) as error:
         sys.exit(f"build_site: {error}")
@@ -60,16 +61,24 @@ def main() -> None:
 
 def refuse_what_is_no_site(out: Path) -> None:
     """Raise ValueError where ``out`` holds something other than an earlier site, which would be lost."""
-    if out.exists() and not (out / "objects.inv").is_file() and (not out.is_dir() or any(out.iterdir())):
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / MARKER).is_file() or (out / ".git").exists():
         raise ValueError(f"out must be a new or an empty folder or an earlier site, got {out}")
 
 
 def take_the_place(made: Path, out: Path) -> None:
     """Move the folder ``made`` to ``out``, whatever was there away."""
-    earlier = made.with_name("earlier")
+    (made / MARKER).touch()
+    earlier = out.with_name(f".{out.name}-earlier")
     if out.exists():
         os.replace(out, earlier)
-    os.replace(made, out)
+    try:
+        os.replace(made, out)
+    except BaseException:
+        if earlier.exists():
+            os.replace(earlier, out)
+        raise
     shutil.rmtree(earlier, ignore_errors=True)
 
 

@@ -49,6 +49,9 @@ EXAMPLES = {
         untrained={"val_loss": 3.0, "val_error_deg": 0.3},
     ),
     "method_comparison": lambda: plots.method_comparison({"a": [1.0]}, names=["one"]),
+    "methods_by_condition": lambda: plots.methods_by_condition(
+        {"quiet": {"a": ([10, 20], [1.0, 2.0])}}, x_title="images", y_title="time (s)"
+    ),
     "polar_spectra": lambda: plots.polar_spectra(
         np.eye(4)[None].repeat(2, 0),
         frequencies_per_angstrom=np.arange(4.0),
@@ -483,6 +486,30 @@ def test_methods_are_compared_set_by_set_on_a_log_axis():
     assert list(fig.data[0].y) == ["one", "two"]
     assert fig.layout.xaxis.type == "log"
     assert "degrees" in fig.layout.xaxis.title.text
+
+
+def test_conditions_are_panels_and_projections_go_on_from_measurements():
+    fig = plots.methods_by_condition(
+        {"quiet": {"a": ([10, 20], [1.0, 2.0]), "b": ([10], [3.0])}, "loud": {"b": ([20], [4.0])}},
+        projected={"quiet": {"a": ([40], [8.0]), "c": ([40], [9.0])}},
+        x_title="images",
+        y_title="time (s)",
+    )
+    assert annotations(fig) == ["quiet", "loud"]
+    in_legend = [t.name for t in fig.data if t.showlegend]
+    assert sorted(in_legend) == ["a", "b", "c, projected"]
+    dotted = trace(fig, "a, projected")
+    assert (list(dotted.x), list(dotted.y)) == ([20, 40], [2.0, 8.0])
+    assert dotted.marker.size[0] == 0  # the measured dot is drawn already
+    assert dotted.line.color == trace(fig, "a").line.color
+    assert len({t.line.color for t in fig.data if t.name == "b"}) == 1  # in both panels
+    assert [axis.matches for axis in fig.select_yaxes()] == [None, "y"]
+
+
+@pytest.mark.parametrize("curve", [([10, 20], [1.0]), ([20, 10], [1.0, 1.0]), ([10], [0.0])])
+def test_methods_by_condition_needs_positive_pairs_that_rise(curve):
+    with pytest.raises(ValueError, match=r"panels\['quiet'\]\['a'\] must pair positive x that rise"):
+        plots.methods_by_condition({"quiet": {"a": curve}}, x_title="n", y_title="s")
 
 
 @pytest.mark.parametrize("errors", [[1.0], [1.0, 0.0], [1.0, -2.0]])

@@ -15,6 +15,8 @@ from cryoem.projectors.matching import correlate_candidates, displaced, gauss_ne
 from cryoem.reconstruction import once_each, reconstruct
 from cryoem.refinement import refine
 from cryoem.refinement.poses import Poses, without_drift
+from cryoem.refinement.steps import descend
+from cryoem.refinement.working_set import full_images, working_set
 from cryoem.resolution import fourier_shell_correlation
 from cryoem.rotations import origin_displacements, random_rotations, random_small_rotations
 from cryoem.volumes import DensityMap, phantom
@@ -266,3 +268,70 @@ def test_a_network_that_knows_no_shifts_says_so():
         siamese.predict_shifts(encoder, np.ones((2, 16, 16)))
     with pytest.raises(ValueError, match=r"^with_shifts must be False for the published encoder, got True$"):
         siamese.build_encoder(32, architecture="published", with_shifts=True)
+
+
+# --- what the noise leaves open
+
+
+def test_steps_know_how_far_off_they_are_and_draws_spread_like_it(small):
+    """Many noisy copies of one view: found poses scatter as the covariances say, and so do poses drawn from them."""
+    n, variance = 300, 0.5
+    rotations = Rotation.concatenate([random_rotations(1, rng=5)] * n)
+    images = project(small.data, rotations)
+    images = imaging.add_noise(images / images.std(), variance, rng=0)
+    work = working_set(full_images(images, None)[0], Poses(rotations, np.zeros((n, 2))), 12).within(12)
+    coarse = fourier_cropped(small.data, work.size)
+    found = descend(transform(coarse), work, rotations, steps=3, moves=True)
+    predicted = np.sqrt(np.einsum("naa->na", found.covariances).mean(axis=0))
+    for poses in (found.poses, found.drawn(np.random.default_rng(0))):
+        reference = rotations if poses is found.poses else found.poses.rotations
+        moved = poses.shifts_px - (0 if poses is found.poses else found.poses.shifts_px)
+        errors = np.column_stack([(poses.rotations * reference.inv()).as_rotvec(), moved])
+        np.testing.assert_allclose(errors.std(axis=0), predicted, rtol=0.2)
+
+
+def fourier_cropped(volume, size):
+    """A volume at fewer voxels a side, its low frequencies kept."""
+    n = len(volume)
+    spectrum = np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(volume)))
+    low = slice(n // 2 - size // 2, n // 2 - size // 2 + size)
+    return np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(spectrum[low, low, low])).real).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"ctf": True, "reconstruction_method": "cgls"},
+            "^reconstruction_method must be fourier where ctf is true",
+        ),
+        (
+            {"shift_limit_px": 2.0, "architecture": "published"},
+            "^architecture must be polar, which finds shifts",
+        ),
+    ],
+)
+def test_settings_that_cannot_go_together_are_refused_before_anything_runs(settings, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline.get_profile("toy", **settings)
+
+
+def test_a_stream_without_shifts_does_not_train_a_network_that_finds_them(small):
+    encoder = siamese.EncoderSettings(16, channels=4, blocks=1, with_shifts=True).build()
+    stream = siamese.ProjectionStream(small, image_size=32, network_image_size=16, batch_size=4, steps=1)
+    quaternions = random_rotations(4, rng=0).as_quat()
+    with pytest.raises(ValueError, match=r"^stream must be made with_shifts as the encoder was, got False$"):
+        siamese.train(
+            encoder, stream, epochs=1, validation=(np.ones((4, 16, 16)), quaternions, np.zeros((4, 2)))
+        )
+    with pytest.raises(
+        ValueError, match=r"^validation must hold images, quaternions and shifts .* got 2 arrays$"
+    ):
+        siamese.train(encoder, stream, epochs=1, validation=(np.ones((4, 16, 16)), quaternions))
+
+
+def test_flipped_phases_leave_white_noise_white():
+    noise = np.random.default_rng(0).normal(size=(4, 32, 32)).astype(np.float32)
+    strong = ContrastTransfer(b_factor_angstrom2=5000.0, amplitude_contrast=0.0)
+    flipped = imaging.flip_phases(noise, strong, np.full(4, 1e4), pixel_size_angstrom=1.0)
+    assert flipped.var() == pytest.approx(noise.var(), rel=1e-2)

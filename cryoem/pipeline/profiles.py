@@ -96,6 +96,15 @@ class Profile:
             )
             object.__setattr__(self, field.name, value)
         point_group(self.symmetry)
+        if self.ctf and self.reconstruction_method != "fourier":
+            raise ValueError(
+                f"reconstruction_method must be fourier where ctf is true, got {self.reconstruction_method!r}"
+            )
+        if self.shift_limit_px > 0 and self.architecture != "polar":
+            raise ValueError(
+                f"architecture must be polar, which finds shifts, where shift_limit_px is above 0, "
+                f"got {self.architecture!r}"
+            )
         object.__setattr__(self, "map_name", located(self.map_name))
 
 

@@ -4,6 +4,7 @@ Importing this package registers the plotly template ``cryoem``, which every fig
 """
 
 from cryoem.plots.alignment import loss_beside_error, method_comparison, polar_spectra
+from cryoem.plots.comparison import methods_by_condition
 from cryoem.plots.curves import error_histogram, learning_curves, recovery_loss
 from cryoem.plots.distances import bias_against_distance, distance_histograms, predicted_against_true
 from cryoem.plots.images import density_slices, projection_gallery
@@ -27,6 +28,7 @@ __all__ = [
     "loss_beside_error",
     "measured_curves",
     "method_comparison",
+    "methods_by_condition",
     "number_table",
     "polar_spectra",
     "predicted_against_true",

@@ -14,6 +14,8 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.projectors.fourier import KERNEL_TABLE, WIDTH, VolumeTransform, sample
 
+BLOCK = 256  # images whose phases are computed at a time, in double precision
+
 
 def correlate_candidates(
     spectrum: VolumeTransform,
@@ -45,8 +47,17 @@ def correlate_candidates(
 
 def displaced(planes: np.ndarray, frequencies: np.ndarray, shifts_px: np.ndarray) -> np.ndarray:
     """(n, m) transforms of images whose content is moved by (n, 2) shifts (x, y), in pixels of the frequencies."""
-    phase = np.exp(-2j * np.pi * (shifts_px @ frequencies.T.astype(float)))
-    return planes * phase.astype(np.complex64)
+    moved = np.empty(planes.shape, np.complex64)
+    along = frequencies.T.astype(float)
+    for start in range(0, len(planes), BLOCK):
+        some = slice(start, start + BLOCK)
+        np.multiply(
+            planes[some],
+            np.exp(-2j * np.pi * (shifts_px[some] @ along)),
+            out=moved[some],
+            casting="same_kind",
+        )
+    return moved
 
 
 def gauss_newton_steps(
@@ -70,7 +81,7 @@ def gauss_newton_steps(
     Returns
     -------
     (n, 3) rotation vectors delta, radians; ``with_shifts`` (n, 5), followed by the displacement (x, y) in pixels.  And
-    the inverse of their normal matrices, (n, 3, 3) or (n, 5, 5): times the variance of the noise in the real or
+    the inverse of their damped normal matrices, (n, 3, 3) or (n, 5, 5): times the variance of the noise in the real or
     imaginary part of a plane's element, the covariance of an image's pose.
     """
     turns = Rotation.from_rotvec(difference * np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)]))

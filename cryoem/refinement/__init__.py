@@ -9,7 +9,7 @@ coarsest image size that holds the trusted shells.  Shifts, where there are any,
 a contrast transfer is put on the slices, and taken off in gridding.
 
 Maps are made with poses drawn from what each image's noise leaves open, not with the likeliest ones, as in a stochastic
-EM algorithm; the likeliest ones are what is returned.
+EM algorithm; the likeliest ones, averaged over the last rounds, are what is returned.
 
 The half-maps that the resolution is read from are refined apart: two halves of the images go the same way from
 the same start, without ever sharing a map.
@@ -23,7 +23,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.checks import many_rotations, positive_number, shifts_of, square_images, whole_number
+from cryoem.checks import (
+    many_rotations,
+    not_negative,
+    positive_number,
+    shifts_of,
+    square_images,
+    whole_number,
+)
 from cryoem.imaging import ContrastTransfer, defoci_of
 from cryoem.refinement.poses import Poses, without_drift
 from cryoem.refinement.rounds import Plan, follow
@@ -78,7 +85,8 @@ def refine(
 
     Parameters
     ----------
-    images : (n, y, x) real, y == x, at least 16 of 12 px, the particle brighter than its surroundings.
+    images : (n, y, x) real, y == x, at least 16 of 12 px, the particle brighter than its surroundings; with a ``ctf``
+        darker, as the transfer makes it.
     rotations : n orientations in the images' gauge (see ``gauge.fix_gauge``).
     pixel_size_angstrom : side of a pixel.
     shifts_px : (n, 2) displacement (x, y) of each particle, to start from; by default images are taken to be centred,
@@ -115,7 +123,7 @@ def refine(
         whole_number(gradient_rounds, name="gradient_rounds", at_least=0),
         whole_number(candidates, name="candidates", at_least=1),
         positive_number(search_radius, name="search_radius"),
-        tolerance,
+        not_negative(tolerance, name="tolerance"),
         moves=shifts_px is not None,
     )
     shifts = np.zeros((n, 2)) if shifts_px is None else shifts_of(shifts_px, count=n)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.rotations import normaliser, origin_displacements, point_group
+from cryoem.rotations import origin_displacements, point_group
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,20 @@ class Poses:
         return Poses(found.rotations, self.shifts_px + pixel_px * found.shifts_px)
 
 
+def mean_poses(several: list[Poses]) -> Poses:
+    """The mean of poses that are close to each other, image by image."""
+    last = several[-1].rotations
+    turns = np.mean([(poses.rotations * last.inv()).as_rotvec() for poses in several], axis=0)
+    return Poses(Rotation.from_rotvec(turns) * last, np.mean([poses.shifts_px for poses in several], axis=0))
+
+
 def without_drift(found: Poses, wanted: Poses, symmetry: str) -> Poses:
     """Poses in the frame and about the origin of others, as far as the symmetry leaves these free."""
     if len(point_group(symmetry)) == 1:
         frame = (found.rotations.inv() * wanted.rotations).mean()
     else:
-        about_axis = normaliser(symmetry)[1]
         turns = (found.rotations.inv() * wanted.rotations).as_rotvec()[:, 2]
-        frame = Rotation.from_rotvec([0, 0, np.median(turns) if about_axis else 0.0])
+        frame = Rotation.from_rotvec([0, 0, np.median(turns) if str(symmetry).upper()[0] == "C" else 0.0])
     rotations = found.rotations * frame
     moved = origin_displacements(rotations, wanted.shifts_px - found.shifts_px, symmetry=symmetry)
     return Poses(rotations, found.shifts_px + moved)

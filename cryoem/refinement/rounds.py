@@ -11,12 +11,15 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.projectors.fourier import transform
 from cryoem.reconstruction import SliceSums
-from cryoem.refinement.poses import Poses
+from cryoem.refinement.poses import Poses, mean_poses
 from cryoem.refinement.steps import Found, descend, search
 from cryoem.refinement.trust import FOLDS, LEAST_TRUSTED, filtered, last_trusted_shell, total, trust
 from cryoem.refinement.working_set import FullImages, WorkingSet, working_set
 from cryoem.resolution import FSC
 
+CONVERGING = (
+    0.5  # a round that moves orientations by less than this share of the round before is still on its way
+)
 SHELLS_PER_RADIAN = 2.0  # finer shells than this over the search radius turn by more than a search can follow
 
 
@@ -40,18 +43,18 @@ def follow(plan: Plan, images: FullImages, poses: Poses, rng, callback) -> tuple
     """All rounds on one set of images: their poses and the history.
 
     Maps are not made with the likeliest poses but with poses drawn from what each image leaves open (one draw of the
-    expectation step of an EM algorithm): the likeliest ones would agree with the map's own errors, and keep them.
+    expectation step of an EM algorithm): the likeliest ones would agree with the map's own errors, and keep them.  What
+    the draws leave in the poses is averaged over the gradient rounds since orientations have settled.
     """
     nyquist = images.size // 2
     trusted = nyquist  # the finest shell worth looking at
     history: list[dict] = []
+    settled: list[Poses] = []
     drawn = poses
     for round_ in range(plan.search_rounds + plan.gradient_rounds):
         radius = plan.search_radius / 2**round_ if round_ < plan.search_rounds else None
         finest = trusted if radius is None else min(trusted, math.ceil(SHELLS_PER_RADIAN / radius))
-        fold = (
-            rng.permutation(len(images.planes)) % FOLDS
-        )  # anew: others must not learn from the same images alone
+        fold = rng.permutation(len(images.planes)) % FOLDS
         sums = _gridded_folds(working_set(images, drawn, finest), drawn, fold, plan.group)
         fsc, mask = trust(sums)
         last = min(finest, last_trusted_shell(fsc))
@@ -73,12 +76,15 @@ def follow(plan: Plan, images: FullImages, poses: Poses, rng, callback) -> tuple
         poses = poses.followed_by(found.poses, work.pixel_px)
         if last < finest:
             trusted = min(nyquist, int(1.3 * last) + 4)
+        if radius is None:
+            on_the_way = history and entry["moved_rad"] < CONVERGING * history[-1]["moved_rad"]
+            settled = [poses] if on_the_way else [*settled, poses]
         history.append(entry)
         if callback is not None:
             callback(entry, poses.rotations)
         if radius is None and entry["moved_rad"] < plan.tolerance:
             break
-    return poses, history
+    return mean_poses(settled) if len(settled) > 1 else poses, history
 
 
 def _gridded_folds(work: WorkingSet, poses: Poses, fold: np.ndarray, group: np.ndarray) -> list[SliceSums]:

@@ -31,7 +31,7 @@ class Found:
         """Poses as they may be as well, given the noise of the images: each drawn from its own uncertainty."""
         factors = np.linalg.cholesky(self.covariances)
         draws = np.einsum("nab,nb->na", factors, rng.standard_normal(factors.shape[:2]))
-        return _moved(self.poses, draws)
+        return _moved(self.poses, draws, largest_step=np.pi, largest_shift=np.inf)
 
 
 def search(
@@ -99,12 +99,18 @@ def _correlations(reference: VolumeTransform, work: WorkingSet, poses: Poses) ->
     )[:, 0]
 
 
-def _moved(poses: Poses, steps: np.ndarray) -> Poses:
+def _moved(
+    poses: Poses,
+    steps: np.ndarray,
+    *,
+    largest_step: float = LARGEST_STEP,
+    largest_shift: float = LARGEST_SHIFT,
+) -> Poses:
     """Poses changed by (n, 3 or 5) rotation vectors and displacements, the longest of them shortened."""
-    rotations = Rotation.from_rotvec(_shortened(steps[:, :3], LARGEST_STEP)) * poses.rotations
+    rotations = Rotation.from_rotvec(_shortened(steps[:, :3], largest_step)) * poses.rotations
     if steps.shape[1] == 3:
         return Poses(rotations, poses.shifts_px)
-    return Poses(rotations, poses.shifts_px + _shortened(steps[:, 3:], LARGEST_SHIFT))
+    return Poses(rotations, poses.shifts_px + _shortened(steps[:, 3:], largest_shift))
 
 
 def _shortened(steps: np.ndarray, longest: float) -> np.ndarray:

@@ -123,7 +123,7 @@ def _normalised(images: np.ndarray) -> tuple[np.ndarray, float]:
     y, x = np.indices((n, n)) - n // 2
     outside = np.hypot(y, x) > 0.5 * n - 1
     images = images - images[:, outside].mean(axis=1)[:, None, None]
-    unit = float(images.std())
+    unit = float(images.std(dtype=float))
     if unit == 0:
         raise ValueError(f"images must not be constant, got {len(images)} constant ones")
     return images / np.float32(unit), unit

@@ -179,7 +179,7 @@ def save_encoder(path: str | os.PathLike, encoder: keras.Model, settings: Encode
     path = _checked_path(path)
     aside = path.with_name(f".partial-{path.name}")
     encoder.save_weights(aside)
-    description = {"settings": asdict(settings), "sha256": _sha256(aside, settings)}
+    description = {"settings": asdict(settings), "sha256": _sha256(aside, asdict(settings))}
     os.replace(aside, path)
     aside.with_suffix(".json").write_text(json.dumps(description, indent=2), encoding="utf-8")
     os.replace(aside.with_suffix(".json"), _settings_path(path))
@@ -205,7 +205,7 @@ def load_encoder(path: str | os.PathLike) -> tuple[keras.Model, EncoderSettings]
         raise ValueError(
             f"{_settings_path(path)} does not hold the settings of an encoder: {first_line(error)}"
         ) from None
-    found = _sha256(path, settings)
+    found = _sha256(path, description["settings"])
     if found != expected:
         raise ValueError(
             f"{path} and its settings must have the sha256 {expected} written with them, got {found}"
@@ -217,9 +217,9 @@ def load_encoder(path: str | os.PathLike) -> tuple[keras.Model, EncoderSettings]
     return encoder, settings
 
 
-def _sha256(path: Path, settings: EncoderSettings) -> str:
+def _sha256(path: Path, settings: dict) -> str:
     """Of the weights and the settings together: neither is taken with another's."""
-    digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(path.read_bytes())
     return digest.hexdigest()
 

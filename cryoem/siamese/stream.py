@@ -83,7 +83,7 @@ class ProjectionStream(keras.utils.PyDataset):
             "noise_variance": noise_variance,
             "shift_limit_px": shift_limit_px,
             "coverage": coverage,
-            "ctf": repr(ctf),
+            "ctf": None if ctf is None else repr(ctf),
             "with_shifts": with_shifts,
             "seed": seed,
         }

@@ -70,6 +70,10 @@ def train(
     epochs = whole_number(epochs, name="epochs", at_least=1)
     positive_number(learning_rate, name="learning_rate")
     images, labels = _validation(validation, encoder)
+    if stream.made_from["with_shifts"] != isinstance(encoder.output, dict):
+        raise ValueError(
+            f"stream must be made with_shifts as the encoder was, got {stream.made_from['with_shifts']}"
+        )
     total = epochs * len(stream)
     optimizer = cosine_adamw(learning_rate, total)
     if isinstance(encoder.output, dict):
@@ -111,6 +115,10 @@ def _validation_batch(n: int) -> int:
 
 def _validation(validation: tuple[np.ndarray, ...], encoder: keras.Model):
     """The images and labels to validate on, as ``model.fit`` takes them."""
+    with_shifts = isinstance(encoder.output, dict)
+    if len(validation) != 2 + with_shifts:
+        wanted = "images, quaternions and shifts" if with_shifts else "images and quaternions"
+        raise ValueError(f"validation must hold {wanted} for this encoder, got {len(validation)} arrays")
     images = square_images(validation[0], name="validation images", at_least=2)
     quaternions = np.asarray(validation[1])
     if images.shape[1:] != encoder.input_shape[1:]:
@@ -124,10 +132,6 @@ def _validation(validation: tuple[np.ndarray, ...], encoder: keras.Model):
             f"validation must hold {len(images)} unit quaternions (n, 4), got shape {quaternions.shape}"
         )
     quaternions = quaternions.astype(np.float32)
-    with_shifts = isinstance(encoder.output, dict)
-    if len(validation) != 2 + with_shifts:
-        wanted = "images, quaternions and shifts" if with_shifts else "images and quaternions"
-        raise ValueError(f"validation must hold {wanted} for this encoder, got {len(validation)} arrays")
     if not with_shifts:
         return images, quaternions
     shifts = shifts_of(validation[2], count=len(images), name="validation shifts")
