@@ -174,7 +174,7 @@ _EXPERIMENTS = (
         "start-up.ipynb",
         {
             "quick": _start_up(
-                "quick", (0.0, 4.0, 16.0), [0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8], images=500, refined_size=58
+                "quick", (0.0, 4.0, 16.0), [0.05, 0.1, 0.2, 0.4, 0.6, 0.8], images=400, refined_size=48
             ),
             "paper": _start_up(
                 "paper",
