@@ -108,6 +108,6 @@ def test_what_does_not_suit_is_refused():
     with pytest.raises(ValueError, match="symmetry must be Cn, Dn, T, O or I, got 'Q7'"):
         loss_of("kernel", "Q7")
     with pytest.raises(
-        ValueError, match="feature_distance must be one of kernel, cosine, euclidean, got 'mlp'"
+        ValueError, match="feature_distance must be one of kernel, cosine, euclidean, mlp, got 'dot'"
     ):
-        metric_of("mlp")
+        metric_of("dot")
