@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import json
-import re
 
 import nbformat
 import pytest
+from notebook_rules import assert_well_written
 
 from cryoem.folders import notebooks_folder
 from cryoem.pipeline.execution import NotebookError, execute_notebook
 
 FOLDER = notebooks_folder() / "4-udl-alignment"
-LONGEST_CELL = 40  # lines: a screen
 TOY = json.loads((FOLDER / "toy.json").read_text(encoding="utf-8"))  # the site's sizes, too
 EACH = pytest.mark.parametrize("name", TOY)
 
@@ -40,25 +38,8 @@ def test_each_notebook_is_tested():
 
 
 @EACH
-def test_notebooks_hold_no_results_and_one_parameters_cell(name):
-    cells = cells_of(name)
-    assert re.match(rf"# Phase {name[:3]}: \S.*\n\n\S", cells[0].source)
-    assert [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])] == [cells[1]]
-    assert set(TOY[name]) <= {statement.targets[0].id for statement in ast.parse(cells[1].source).body}
-    for cell in cells:
-        assert cell.source.strip()
-        if cell.cell_type == "code":
-            assert not cell.outputs
-            assert cell.execution_count is None
-            assert len(cell.source.splitlines()) <= LONGEST_CELL
-
-
-@EACH
-def test_notebooks_end_by_asserting_their_headline_number(name):
-    last = cells_of(name)[-1]
-    asserts = [node for node in ast.walk(ast.parse(last.source)) if isinstance(node, ast.Assert)]
-    assert asserts
-    assert all(node.msg is not None for node in asserts)
+def test_notebooks_are_well_written(name):
+    assert_well_written(cells_of(name), title=f"Phase {name[:3]}", parameters=TOY[name])
 
 
 @pytest.mark.notebooks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import json
 import re
@@ -14,6 +13,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from notebook_rules import assert_well_written
 
 from cryoem import common_lines, imaging, volumes
 from cryoem.evaluation import pose_error
@@ -22,7 +22,6 @@ from cryoem.pipeline.execution import NotebookError, execute_notebook
 
 NOTEBOOK = notebooks_folder() / "5-paper-figures" / "5.3-common-lines.ipynb"
 STORED = NOTEBOOK.parent / "results" / "common-lines.csv"
-LONGEST_CELL = 40  # lines: a screen
 SIZES = json.loads(NOTEBOOK.with_name("toy.json").read_text(encoding="utf-8"))  # the site's, too
 TOY = SIZES[NOTEBOOK.stem]
 NEEDS_ASPIRE = pytest.mark.skipif(not common_lines.is_installed(), reason="ASPIRE is not installed")
@@ -159,20 +158,8 @@ def execute(home, **parameters) -> nbformat.NotebookNode:
     return nbformat.read(executed, as_version=4)
 
 
-def test_the_notebook_holds_no_results_one_parameters_cell_and_ends_with_its_headline():
-    cells = nbformat.read(NOTEBOOK, as_version=4).cells
-    assert re.match(r"# Phase 5.3: \S.*\n\n\S", cells[0].source)
-    assert [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])] == [cells[1]]
-    assert set(TOY) <= {statement.targets[0].id for statement in ast.parse(cells[1].source).body}
-    for cell in cells:
-        assert cell.source.strip()
-        if cell.cell_type == "code":
-            assert not cell.outputs
-            assert cell.execution_count is None
-            assert len(cell.source.splitlines()) <= LONGEST_CELL
-    asserts = [node for node in ast.walk(ast.parse(cells[-1].source)) if isinstance(node, ast.Assert)]
-    assert asserts
-    assert all(node.msg is not None for node in asserts)
+def test_the_notebook_is_well_written():
+    assert_well_written(nbformat.read(NOTEBOOK, as_version=4).cells, title="Phase 5.3", parameters=TOY)
 
 
 @pytest.mark.notebooks
