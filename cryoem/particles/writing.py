@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from cryoem.checks import positive_number, square_images, whole_number
 from cryoem.particles.mrc import HEADER_BYTES, LARGEST_SIDE_PX
 from cryoem.particles.tables import RELION_IMAGE, XMIPP_IMAGE
+from cryoem.whole_files import cannot_write, whole_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +76,7 @@ class StackWriter:
             raise ValueError(
                 f"images must be {self.n} in all for {self.path}, got {self._written + len(images)}"
             )
-        with _one_sentence(self.path):
+        with cannot_write(self.path):
             self._stream.seek(HEADER_BYTES + 4 * self._written * self.image_size**2)
             self._stream.write(images.astype("<f4", copy=False).data)
         self._count(images)
@@ -85,15 +85,15 @@ class StackWriter:
     def _open(self) -> Iterator[StackWriter]:
         self._written = 0
         self._lowest, self._highest, self._mean, self._squares = np.inf, -np.inf, 0.0, 0.0
-        with _written_aside(self.path) as part:
-            with _one_sentence(self.path):
+        with whole_file(self.path) as part:
+            with cannot_write(self.path):
                 part.write_bytes(bytes(HEADER_BYTES))
             with open(part, "r+b") as stream:
                 self._stream = stream
                 yield self
                 if self._written != self.n:
                     raise ValueError(f"{self.path} must get {self.n} images, got {self._written}")
-                with _one_sentence(self.path):
+                with cannot_write(self.path):
                     stream.seek(0)
                     stream.write(self._header())
                     stream.flush()
@@ -237,33 +237,5 @@ def _quoted(value):
 
 
 def _write_text(path: Path, text: str) -> None:
-    with _written_aside(path) as part, _one_sentence(path):
+    with whole_file(path) as part, cannot_write(path):
         part.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _written_aside(path: Path) -> Iterator[Path]:
-    """Path to write to instead of ``path``, beside it; it takes its place when the block succeeds, else it goes.
-
-    The content reaches the disk before the name does.
-    """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} into")
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        yield part
-        with _one_sentence(path):
-            with open(part, "rb") as stream:
-                os.fsync(stream.fileno())
-            os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextmanager
-def _one_sentence(path: Path) -> Iterator[None]:
-    """What the system says of a failed write, with the file that was to be written."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from None

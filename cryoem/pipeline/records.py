@@ -160,7 +160,7 @@ def discard_results(folder: Path, *, keep_made_with: dict | None) -> None:
     shutil.rmtree(folder / FIGURES, ignore_errors=True)
     if not _made_with(folder / CHECKPOINTS / "parameters.json", keep_made_with):
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    for path in (*folder.glob("*.mrc"), *folder.glob(".*.partial")):
+    for path in (*folder.glob("*.mrc"), *folder.glob(".partial-*")):
         path.unlink()
     for path in folder.glob("*.h5"):
         if keep_made_with is None or not is_current(path, keep_made_with):

@@ -29,7 +29,7 @@ from cryoem.udl.registration import (
 )
 from cryoem.udl.spectra import cyclic_order
 from cryoem.udl.tables import names_for_tables, write_tables
-from cryoem.whole_folder import whole_folder
+from cryoem.whole_files import whole_folder
 
 MOST_TRAINING_IMAGES = 10_000
 MOST_SAMPLE_BYTES = 4_000_000_000

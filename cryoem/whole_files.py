@@ -1,0 +1,125 @@
+"""Files and folders that appear whole or not at all: written beside their place, then renamed."""
+
+from __future__ import annotations
+
+import glob
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Path to write to instead of ``path``, beside it; it takes its place when the block succeeds, else it goes.
+
+    The content reaches the disk before the name does, so that a kill or a power cut leaves the old file or the new
+    one.  What processes of this machine left there when they were killed is removed.
+
+    Raises
+    ------
+    FileNotFoundError : the folder does not exist.
+    OSError : the file cannot be written.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} into")
+    with cannot_write(path):
+        aside = _place_aside(path)
+    try:
+        yield aside
+        with cannot_write(path):
+            _to_disk(aside)
+            os.replace(aside, path)
+            _to_disk(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(out: str | os.PathLike) -> Iterator[Path]:
+    """A folder to write in, beside ``out``, that becomes it at the end, or vanishes with whatever went wrong.
+
+    Folders above ``out`` that are missing are made, and removed again after an error where they are empty.  What
+    processes of this machine left beside it when they were killed is removed, too.
+
+    Raises
+    ------
+    ValueError : ``out`` is there and holds something, or is where a volume is mounted.
+    OSError : ``out`` cannot be made.
+    """
+    with _cannot_make(out):
+        place = Path(os.path.realpath(out))
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise ValueError(f"out must be a new or an empty folder, got {out}, which holds something")
+        if os.path.ismount(place):
+            raise ValueError(f"out must be a folder that can be replaced, got the mounted volume {out}")
+        missing = [folder for folder in place.parents if not folder.exists()]
+        aside = _place_aside(place)
+    try:
+        with _cannot_make(out):
+            aside.mkdir(parents=True)
+        yield aside
+        with _cannot_make(out):
+            os.replace(aside, place)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        for folder in missing:  # the innermost first
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def cannot_write(path: str | os.PathLike) -> Iterator[None]:
+    """What the system says of a failed write, an OSError with the file that was to be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+@contextmanager
+def _cannot_make(out: str | os.PathLike) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"out {out} cannot be made: {error.strerror or error}") from None
+
+
+def _place_aside(place: Path) -> Path:
+    """Where to write what is to become ``place``; what processes that are no more left in such places is removed."""
+    prefix = f".partial-{place.name}-{platform.node()}-"
+    for left in place.parent.glob(f"{glob.escape(prefix)}*"):
+        process = left.name.removeprefix(prefix).partition("-")[0]
+        if not process.isdecimal() or _is_running(int(process)):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+    return place.with_name(f"{prefix}{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+
+def _is_running(process: int) -> bool:
+    """Whether a process of this number runs; taken for granted where asking would end it."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
