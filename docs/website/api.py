@@ -17,6 +17,7 @@ PIPELINE = (
     "volumes",
     "registry",
     "projectors",
+    "contrast",
     "imaging",
     "particles",
     "distances",
