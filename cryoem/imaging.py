@@ -41,10 +41,11 @@ def simulate(
     n : number of images.
     image_size : side in pixels of one voxel; the map's longest side by default.
     coverage : of orientations, see ``rotations.random_rotations``.
-    noise_variance : of white noise; images without it have variance 1 over the data set, so the
-        signal-to-noise ratio is ``1 / noise_variance``.
+    noise_variance : of white noise; images without it, as the microscope shows them, have variance 1 over the data
+        set, so the signal-to-noise ratio is ``1 / noise_variance``.
     shift_limit_px : shifts follow a triangular distribution on [-limit, limit] in x and y.
-    ctf : contrast transfer, with a defocus drawn for each image; none by default.
+    ctf : contrast transfer, with a defocus drawn for each image; none by default.  It takes most of a particle's
+        power away, which is at low frequencies, and noise is relative to what is left.
     symmetry : point group, noted in the stack.
     rng : generator or seed.
     backend : of the projector.
@@ -66,7 +67,7 @@ def simulate(
     rotations = random_rotations(n, coverage=coverage, rng=rng)
     size = max(density_map.data.shape) if image_size is None else image_size
     images = project(density_map.data, rotations, image_size=size, backend=backend)
-    images /= clean_deviation(density_map, image_size=size, coverage=coverage, backend=backend)
+    images /= clean_deviation(density_map, image_size=size, coverage=coverage, ctf=ctf, backend=backend)
     defocus = None
     if ctf is not None:
         defocus = rng.uniform(*ctf.defocus_angstrom, n)
@@ -81,16 +82,25 @@ def simulate(
 
 
 def clean_deviation(
-    density_map: DensityMap, *, image_size: int, coverage: str = "so3", backend: str = "auto"
+    density_map: DensityMap,
+    *,
+    image_size: int,
+    coverage: str = "so3",
+    ctf: ContrastTransfer | None = None,
+    backend: str = "auto",
 ) -> float:
-    """Standard deviation of noise-free projections over a fixed set of orientations: the unit of ``simulate``.
+    """Standard deviation of noise-free images over a fixed set of orientations and defoci: the unit of ``simulate``.
 
     Raises
     ------
     ValueError : the map projects to a constant.
     """
     rotations = random_rotations(REFERENCE_PROJECTIONS, coverage=coverage, rng=0)
-    deviation = float(project(density_map.data, rotations, image_size=image_size, backend=backend).std())
+    images = project(density_map.data, rotations, image_size=image_size, backend=backend)
+    if ctf is not None:
+        defoci = np.linspace(*ctf.defocus_angstrom, REFERENCE_PROJECTIONS)
+        images = apply_ctf(images, ctf, defoci, pixel_size_angstrom=density_map.voxel_size_angstrom)
+    deviation = float(images.std())
     if deviation == 0:
         raise ValueError("density_map must have structure, got one whose projections are constant")
     return deviation

@@ -57,6 +57,14 @@ def test_clean_images_have_variance_one(particle, coverage):
     assert standard_error < 0.03
 
 
+@pytest.mark.parametrize("ctf", [None, ContrastTransfer()])
+def test_clean_images_have_variance_1_as_they_are_seen(particle, ctf):
+    images = simulate(particle, 600, ctf=ctf, rng=3).images
+    assert images.var() == pytest.approx(
+        1, abs=0.03
+    )  # another draw of orientations and defoci than the unit's
+
+
 @pytest.mark.parametrize("scale", [1e-6, 1e4])
 def test_the_scale_of_the_map_does_not_matter(particle, scale):
     images = simulate(particle, 4, rng=0).images
@@ -95,7 +103,9 @@ def test_images_are_those_of_the_seed(particle):
 def test_shift_then_contrast_then_noise(particle):
     ctf = ContrastTransfer()
     stack = simulate(particle, 400, noise_variance=4.0, shift_limit_px=3.0, ctf=ctf, rng=5)
-    clean = project(particle.data, stack.rotations) / imaging.clean_deviation(particle, image_size=24)
+    clean = project(particle.data, stack.rotations) / imaging.clean_deviation(
+        particle, image_size=24, ctf=ctf
+    )
     expected = shift(clean, stack.shifts_px)
     expected = apply_ctf(expected, ctf, stack.defocus_angstrom, pixel_size_angstrom=4.0)
     noise = stack.images - expected

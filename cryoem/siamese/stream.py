@@ -100,7 +100,7 @@ class ProjectionStream(keras.utils.PyDataset):
         self._shrink = shrink
         self._frequencies = plane_frequencies(network_image_size)  # cycles per pixel of the network's images
         self._frequencies_per_angstrom = self._frequencies * (shrink / density_map.voxel_size_angstrom)
-        self._deviation = clean_deviation(density_map, image_size=image_size, coverage=coverage)
+        self._deviation = clean_deviation(density_map, image_size=image_size, coverage=coverage, ctf=ctf)
         self._pool = None
         if distinct is not None:
             distinct = whole_number(distinct, name="distinct", at_least=batch_size)
