@@ -15,7 +15,8 @@ class ContrastTransfer:
 
     ``voltage_kv`` kilovolts; ``spherical_aberration_mm`` millimetres; ``amplitude_contrast`` in [0, 1];
     ``b_factor_angstrom2`` of the envelope ``exp(-B k^2 / 4)``; ``defocus_angstrom`` lowest and highest underfocus;
-    ``phase_shift_rad`` of a phase plate.
+    ``phase_shift_rad`` of a phase plate; ``inverted`` whether images were turned to their negatives afterwards, so that
+    particles are bright, as RELION and cryoSPARC have them.
 
     Raises
     ------
@@ -28,6 +29,7 @@ class ContrastTransfer:
     b_factor_angstrom2: float = 50.0
     defocus_angstrom: tuple[float, float] = (5_000.0, 20_000.0)
     phase_shift_rad: float = 0.0
+    inverted: bool = False
 
     def __post_init__(self):
         positive_number(self.voltage_kv, name="voltage_kv")
@@ -53,7 +55,7 @@ class ContrastTransfer:
         """The transfer function at m frequencies for n images: (n, m), envelope included.
 
         ``-sqrt(1 - A^2) sin g - A cos g``, ``g = pi lambda dz k^2 - pi / 2 Cs lambda^3 k^4 + phase shift``, where the
-        defocus of an astigmatic image depends on direction, ``dz = (U + V) / 2 + (U - V) / 2 cos 2 (theta - azimuth)``.
+        defocus of an astigmatic image depends on direction, ``dz = (U + V) / 2 + (U - V) / 2 cos 2 (theta - azimuth)``; its negative for inverted images.
 
         Parameters
         ----------
@@ -76,7 +78,9 @@ class ContrastTransfer:
         aberration = np.pi / 2 * self.spherical_aberration_mm * 1e7 * wavelength**3 * k2**2
         phase = np.pi * wavelength * defocus * k2 - aberration + self.phase_shift_rad
         # sqrt(1 - A^2) sin g + A cos g = sin(g + arcsin A)
-        transfer = -np.sin(phase + np.arcsin(self.amplitude_contrast))
+        transfer = np.sin(phase + np.arcsin(self.amplitude_contrast))
+        if not self.inverted:
+            transfer = -transfer
         return transfer * np.exp(-self.b_factor_angstrom2 * k2 / 4)
 
 

@@ -74,6 +74,13 @@ def test_a_phase_plate_of_a_quarter_turn_gives_contrast_at_low_frequency():
     assert ctf.at(np.zeros(1), np.array([0.0]))[0, 0] == pytest.approx(-1, abs=1e-12)
 
 
+def test_inverted_images_are_the_negatives_of_those_that_are_not(rng):
+    frequencies, defoci = rng.uniform(-0.2, 0.2, (30, 2)), np.array([9e3, 1.5e4])
+    dark, bright = (ContrastTransfer(inverted=inverted).at(frequencies, defoci) for inverted in (False, True))
+    np.testing.assert_array_equal(bright, -dark)
+    assert bright.any()
+
+
 @pytest.mark.parametrize(
     ("defocus", "message"),
     [
