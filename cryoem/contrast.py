@@ -54,8 +54,9 @@ class ContrastTransfer:
     def at(self, frequencies_per_angstrom: np.ndarray, defocus_angstrom: np.ndarray) -> np.ndarray:
         """The transfer function at m frequencies for n images: (n, m), envelope included.
 
-        ``-sqrt(1 - A^2) sin g - A cos g``, ``g = pi lambda dz k^2 - pi / 2 Cs lambda^3 k^4 + phase shift``, where the
-        defocus of an astigmatic image depends on direction, ``dz = (U + V) / 2 + (U - V) / 2 cos 2 (theta - azimuth)``; its negative for inverted images.
+        ``-sqrt(1 - A^2) sin g - A cos g``, ``g = pi lambda dz k^2 - pi / 2 Cs lambda^3 k^4 + phase shift``, its
+        negative for inverted images.  The defocus of an astigmatic image depends on direction, ``dz = (U + V) / 2 +
+        (U - V) / 2 cos 2 (theta - azimuth)``.
 
         Parameters
         ----------

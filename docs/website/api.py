@@ -19,6 +19,7 @@ PIPELINE = (
     "projectors",
     "contrast",
     "imaging",
+    "calibration",
     "particles",
     "distances",
     "siamese",
