@@ -9,7 +9,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.checks import many_rotations, positive_number, shifts_of, square_images, whole_number
-from cryoem.imaging import ContrastTransfer, defoci_of, shift
+from cryoem.contrast import ContrastTransfer, defoci_of
+from cryoem.imaging import shift
 from cryoem.projectors import backproject, fourier, half_planes_from_images, plane_frequencies, project
 from cryoem.rotations import point_group
 from cryoem.volumes import DensityMap
@@ -42,8 +43,9 @@ def reconstruct(
     rotations : n orientations, particle to microscope coordinates.
     pixel_size_angstrom : side of a pixel, and of a voxel of the result.
     shifts_px : (n, 2) displacement (x, y) of each particle, which is taken off; none by default.
-    ctf, defocus_angstrom : the microscope's constants and (n,) underfocus of each image, where images were seen through
-        a contrast transfer; ``"fourier"`` takes it off, weighting each image by what the transfer lets through.
+    ctf, defocus_angstrom : the microscope's constants and the defocus of each image, (n,) or (n, 3), where images were
+        seen through a contrast transfer; ``"fourier"`` takes it off, weighting each image by what the transfer lets
+        through.
     symmetry : point group of the particle, in the frame of ``rotations.point_group``: every image counts at all of its
         copies ``R g``, so that the map has the symmetry.
     method : ``"fourier"`` direct inversion, every slice gridded and divided by the sampling density;
@@ -84,7 +86,7 @@ def reconstruct(
         inside, frequencies = disc_frequencies(images.shape[1])
         transfers = None
         if ctf is not None:
-            transfers = ctf.at(np.hypot(*frequencies.T) / pixel_size_angstrom, defoci).astype(np.float32)
+            transfers = ctf.at(frequencies / pixel_size_angstrom, defoci).astype(np.float32)
         planes = half_planes_from_images(images)[:, inside]
         sums = grid_slices(
             planes,
