@@ -226,8 +226,8 @@ def test_maps_can_be_read(executed):
 @pytest.mark.notebooks
 def test_arrays_can_be_read_and_have_units(executed):
     expected = {
-        f"{DATA}/particles.h5": {"images", "quaternions", "shifts", "pixel_size"},
-        f"{DATA}/validation.h5": {"images", "quaternions", "shifts", "pixel_size"},
+        f"{DATA}/particles.h5": {"images", "quaternions", "shifts", "pixel_size", "noise_variance"},
+        f"{DATA}/validation.h5": {"images", "quaternions", "shifts", "pixel_size", "noise_variance"},
         f"{DISTANCES}/distances.h5": {"distances", "shifts"},
         f"{ORIENTATIONS}/orientations.h5": {"quaternions", "losses"},
         f"{MAP}/orientations.h5": {"quaternions", "shifts", "subset"},
