@@ -78,29 +78,60 @@ def reconstruct(
     iterations = whole_number(iterations, name="iterations", at_least=1)
     if method == "cgls" and ctf is not None:
         raise ValueError("method must be fourier where there is a ctf, got 'cgls'")
-    defoci = defoci_of(ctf, defocus_angstrom, count=len(images))
-    if shifts_px is not None:
-        images = shift(images, -shifts_of(shifts_px, count=len(images)))
-    group = point_group(symmetry)
     if method == "fourier":
-        inside, frequencies = disc_frequencies(images.shape[1])
-        transfers = None
-        if ctf is not None:
-            transfers = ctf.at(frequencies / pixel_size_angstrom, defoci).astype(np.float32)
-        planes = half_planes_from_images(images)[:, inside]
-        sums = grid_slices(
-            planes,
-            rotations.as_matrix(),
-            frequencies,
-            images.shape[1],
-            group=group.as_matrix(),
-            transfers=transfers,
+        sums = slice_sums(
+            images,
+            rotations,
+            pixel_size_angstrom=pixel_size_angstrom,
+            shifts_px=shifts_px,
+            ctf=ctf,
+            defocus_angstrom=defocus_angstrom,
+            symmetry=symmetry,
         )
         volume = sums.invert(damping=damping)
     else:
+        defoci_of(ctf, defocus_angstrom, count=len(images))
+        if shifts_px is not None:
+            images = shift(images, -shifts_of(shifts_px, count=len(images)))
+        group = point_group(symmetry)
         copies = Rotation.concatenate([rotations * g for g in group])
         volume = _cgls(np.concatenate([images] * len(group)), copies, iterations, backend, callback)
     return DensityMap(volume.astype(np.float32), pixel_size_angstrom)
+
+
+def slice_sums(
+    images: np.ndarray,
+    rotations: Rotation,
+    *,
+    pixel_size_angstrom: float,
+    shifts_px: np.ndarray | None = None,
+    ctf: ContrastTransfer | None = None,
+    defocus_angstrom: np.ndarray | None = None,
+    symmetry: str = "C1",
+) -> SliceSums:
+    """What a block of images gives to a map: sums over blocks of images, inverted, are ``reconstruct`` of all of them.
+
+    Parameters, raises: as ``reconstruct`` by ``"fourier"``, but a single image will do.
+    """
+    images = square_images(images, smallest_px=4)
+    many_rotations(rotations, count=len(images))
+    positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
+    defoci = defoci_of(ctf, defocus_angstrom, count=len(images))
+    if shifts_px is not None:
+        images = shift(images, -shifts_of(shifts_px, count=len(images)))
+    size = images.shape[1]
+    inside, frequencies = disc_frequencies(size)
+    transfers = None
+    if ctf is not None:
+        transfers = ctf.at(frequencies / pixel_size_angstrom, defoci).astype(np.float32)
+    return grid_slices(
+        half_planes_from_images(images)[:, inside],
+        rotations.as_matrix(),
+        frequencies,
+        size,
+        group=point_group(symmetry).as_matrix(),
+        transfers=transfers,
+    )
 
 
 def disc_frequencies(size: int) -> tuple[np.ndarray, np.ndarray]:
