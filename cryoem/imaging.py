@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy.fft
 
@@ -32,6 +34,7 @@ def simulate(
     symmetry: str = "C1",
     rng: np.random.Generator | int | None = None,
     backend: str = "auto",
+    callback: Callable[[int], None] | None = None,
 ) -> ParticleStack:
     """Simulate particle images of a map at random orientations.
 
@@ -48,7 +51,7 @@ def simulate(
         power away, which is at low frequencies, and noise is relative to what is left.
     symmetry : point group, noted in the stack.
     rng : generator or seed.
-    backend : of the projector.
+    backend, callback : of the projector, see ``projectors.project``.
 
     Returns
     -------
@@ -66,7 +69,7 @@ def simulate(
     rng = np.random.default_rng(rng)
     rotations = random_rotations(n, coverage=coverage, rng=rng)
     size = max(density_map.data.shape) if image_size is None else image_size
-    images = project(density_map.data, rotations, image_size=size, backend=backend)
+    images = project(density_map.data, rotations, image_size=size, backend=backend, callback=callback)
     images /= clean_deviation(density_map, image_size=size, coverage=coverage, ctf=ctf, backend=backend)
     defocus = None
     if ctf is not None:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import typer
 
 from cryoem.cli.alignment import align2d
-from cryoem.cli.data import density, fetch
+from cryoem.cli.data import convert, density, fetch, project
 from cryoem.cli.groups import GroupedCommands
 from cryoem.cli.machine import info
-from cryoem.cli.maps import fsc
+from cryoem.cli.maps import fsc, reconstruct
+from cryoem.cli.orientations import distances, recover
 from cryoem.cli.runs import experiment, run, settings
 
 COMMANDS = {
     "The whole pipeline": (run, settings, experiment),
-    "Maps and images to begin with": (fetch, density),
-    "Maps": (fsc,),
+    "Maps and images to begin with": (fetch, density, project, convert),
+    "From images to orientations": (distances, recover),
+    "From orientations to a map": (reconstruct, fsc),
     "Images of one class, in their plane": (align2d,),
     "This machine": (info,),
 }

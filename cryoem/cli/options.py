@@ -9,6 +9,9 @@ import typer
 
 MAP_SUFFIXES = (".mrc", ".map", ".mrc.gz", ".map.gz")
 
+Particles = Annotated[
+    Path, typer.Argument(help="Stack (.mrcs, .mrc) or table (.star, .cs, .xmd) of particles.")
+]
 Out = Annotated[Path, typer.Option("--out", help="File to be made, in a folder that is there.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random number.")]
