@@ -16,27 +16,49 @@ from pathlib import Path
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """Path to write to instead of ``path``, beside it; it takes its place when the block succeeds, else it goes.
 
-    The content reaches the disk before the name does, so that a kill or a power cut leaves the old file or the new
-    one.  What processes of this machine left there when they were killed is removed.
+    As ``whole_files`` does it with several.
+    """
+    with whole_files(path) as (aside,):
+        yield aside
+
+
+@contextmanager
+def whole_files(*paths: str | os.PathLike) -> Iterator[list[Path]]:
+    """Paths to write to instead of ``paths``, each beside its own; they take their places when the block succeeds.
+
+    Otherwise they go, and older files stay as they were.  The content reaches the disk before the name does, so that a
+    kill or a power cut leaves the old file or the new one.  Of several files the first comes first, and older ones of
+    the others are gone before: at no moment does a table stand beside a stack that it is not of.  What processes of
+    this machine left in such places when they were killed is removed.
 
     Raises
     ------
-    FileNotFoundError : the folder does not exist.
-    OSError : the file cannot be written.
+    FileNotFoundError : a folder does not exist.
+    OSError : a file cannot be written.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} into")
-    with cannot_write(path):
-        aside = _place_aside(path)
+    places, asides = [Path(path) for path in paths], []
+    for place in places:
+        if not place.parent.is_dir():
+            raise FileNotFoundError(f"no folder {place.parent} to write {place.name} into")
+        if place.is_dir():
+            raise OSError(f"cannot write {place}: Is a directory")
+        with cannot_write(place):
+            asides.append(_place_aside(place))
     try:
-        yield aside
-        with cannot_write(path):
-            _to_disk(aside)
-            os.replace(aside, path)
-            _to_disk(path.parent)
+        yield asides
+        for place, aside in zip(places, asides, strict=True):
+            with cannot_write(place):
+                _to_disk(aside)
+        for place in places[1:]:
+            with cannot_write(place):
+                place.unlink(missing_ok=True)
+        for place, aside in zip(places, asides, strict=True):
+            with cannot_write(place):
+                os.replace(aside, place)
+                _to_disk(place.parent)
     finally:
-        aside.unlink(missing_ok=True)
+        for aside in asides:
+            aside.unlink(missing_ok=True)
 
 
 @contextmanager
