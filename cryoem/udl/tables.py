@@ -16,7 +16,7 @@ from cryoem.particles import (
     write_xmd,
     xmipp_table,
 )
-from cryoem.particles.tables import locate_stack, stack_name
+from cryoem.particles.naming import locate_stack, stack_name
 from cryoem.udl.registration import Registration
 
 STAR_FILE, XMD_FILE = "aligned.star", "aligned.xmd"
@@ -85,7 +85,7 @@ def _names_of_stack(particles: ParticleFile, folder: Path, beside: tuple[str, ..
         if _leads_to(path, folder, relative, beside):
             name = relative
     form = "" if path.suffix == ".mrcs" else ":mrcs"
-    return [f"{number:06d}@{name}{form}" for number in range(1, len(particles) + 1)]
+    return [f"{number:06d}@{name}{form}" for number in particles.images.number_of + 1]
 
 
 def _leads_to(path: Path, folder: Path, name: str, beside: tuple[str, ...]) -> bool:
