@@ -8,24 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.checks import (
-    many_rotations,
-    one_each,
-    positive_number,
-    shifts_of,
-    square_images,
-    whole_number,
-)
+from cryoem.checks import many_rotations, positive_number, shifts_of, square_images, whole_number
 from cryoem.contrast import ContrastTransfer, defoci_of
 from cryoem.imaging import shift
-from cryoem.particles import ParticleFile, ParticleStack
 from cryoem.projectors import backproject, fourier, half_planes_from_images, plane_frequencies, project
 from cryoem.rotations import point_group
 from cryoem.volumes import DensityMap
 
 METHODS = ("fourier", "cgls")
 DAMPING = 1e-3
-BLOCK = 256
 IDENTITY = np.eye(3)[None]
 
 
@@ -89,98 +80,27 @@ def reconstruct(
         raise ValueError("method must be fourier where there is a ctf, got 'cgls'")
     defoci = defoci_of(ctf, defocus_angstrom, count=len(images))
     if shifts_px is not None:
-        shifts_px = shifts_of(shifts_px, count=len(images))
+        images = shift(images, -shifts_of(shifts_px, count=len(images)))
     group = point_group(symmetry)
     if method == "fourier":
-        sums = _sums_of_images(images, rotations, pixel_size_angstrom, shifts_px, ctf, defoci, group)
+        inside, frequencies = disc_frequencies(images.shape[1])
+        transfers = None
+        if ctf is not None:
+            transfers = ctf.at(frequencies / pixel_size_angstrom, defoci).astype(np.float32)
+        planes = half_planes_from_images(images)[:, inside]
+        sums = grid_slices(
+            planes,
+            rotations.as_matrix(),
+            frequencies,
+            images.shape[1],
+            group=group.as_matrix(),
+            transfers=transfers,
+        )
         volume = sums.invert(damping=damping)
     else:
-        if shifts_px is not None:
-            images = shift(images, -shifts_px)
         copies = Rotation.concatenate([rotations * g for g in group])
         volume = _cgls(np.concatenate([images] * len(group)), copies, iterations, backend, callback)
     return DensityMap(volume.astype(np.float32), pixel_size_angstrom)
-
-
-@dataclass(frozen=True)
-class HalfMaps:
-    """A map of all particles, and two of its halves: ``whole``, ``halves``."""
-
-    whole: DensityMap
-    halves: tuple[DensityMap, DensityMap]
-
-
-def reconstruct_halves(
-    particles: ParticleFile | ParticleStack,
-    *,
-    subset: np.ndarray | None = None,
-    symmetry: str = "C1",
-    damping: float = DAMPING,
-    block: int = BLOCK,
-    callback: Callable[[int], None] | None = None,
-) -> HalfMaps:
-    """Reconstruct the map and two half-maps of particles whose orientations are known, some images at a time.
-
-    By direct Fourier inversion, as ``reconstruct`` does it, with the shifts and the contrast transfer of the particles;
-    memory does not grow with their number.
-
-    Parameters
-    ----------
-    particles : a file or a stack with ``rotations``.
-    subset : (n,) which half each belongs to, 0 or 1; by default they take turns.
-    symmetry, damping : as for ``reconstruct``.
-    block : images in memory at a time.
-    callback : called with the number of images after each block.
-
-    Raises
-    ------
-    ValueError : orientations are not known, a half is empty, images are smaller than 4 px, subsets are not 0 or 1 and
-        one for each; or as ``reconstruct``.
-    OSError : a stack cannot be read.
-    """
-    n, pixel = len(particles), particles.pixel_size_angstrom
-    if particles.rotations is None:
-        raise ValueError("particles must have orientations, got none")
-    positive_number(damping, name="damping")
-    block = whole_number(block, name="block", at_least=1)
-    subset = np.arange(n) % 2 if subset is None else one_each(subset, count=n, name="subset")
-    if not np.array_equal(np.unique(subset), [0, 1]):
-        raise ValueError(f"subset must put particles into halves 0 and 1, got {np.unique(subset)[:5]}")
-    group = point_group(symmetry)
-    matrices, sums = particles.rotations, [None, None]
-    for start in range(0, n, block):
-        for half in (0, 1):
-            chosen = start + np.flatnonzero(subset[start : start + block] == half)
-            if not len(chosen):
-                continue
-            some = particles.to_stack(chosen)
-            images = square_images(some.images, smallest_px=4)
-            added = _sums_of_images(
-                images, matrices[chosen], pixel, some.shifts_px, some.ctf, some.defocus_angstrom, group
-            )
-            sums[half] = added if sums[half] is None else sums[half] + added
-        if callback is not None:
-            callback(min(block, n - start))
-    halves = [DensityMap(half.invert(damping=damping), pixel) for half in sums]
-    return HalfMaps(DensityMap((sums[0] + sums[1]).invert(damping=damping), pixel), tuple(halves))
-
-
-def _sums_of_images(images, rotations, pixel_size_angstrom, shifts_px, ctf, defoci, group) -> SliceSums:
-    """Images (n, y, y) as slices in Fourier space: centred, and weighted by what the contrast transfer lets through."""
-    if shifts_px is not None:
-        images = shift(images, -shifts_px)
-    inside, frequencies = disc_frequencies(images.shape[1])
-    transfers = None
-    if ctf is not None:
-        transfers = ctf.at(frequencies / pixel_size_angstrom, defoci).astype(np.float32)
-    return grid_slices(
-        half_planes_from_images(images)[:, inside],
-        rotations.as_matrix(),
-        frequencies,
-        images.shape[1],
-        group=group.as_matrix(),
-        transfers=transfers,
-    )
 
 
 def disc_frequencies(size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,20 +4,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from cryoem import imaging
-from cryoem.contrast import ContrastTransfer
 from cryoem.projectors import project
-from cryoem.reconstruction import (
-    METHODS,
-    disc_frequencies,
-    grid_slices,
-    once_each,
-    reconstruct,
-    reconstruct_halves,
-)
+from cryoem.reconstruction import METHODS, disc_frequencies, grid_slices, once_each, reconstruct
 from cryoem.resolution import fourier_shell_correlation
 from cryoem.rotations import point_group, random_rotations
-from cryoem.volumes import DensityMap, phantom
+from cryoem.volumes import phantom
 
 FLOAT32 = 1e-5  # relative to the largest value
 
@@ -235,69 +226,3 @@ def test_options_that_make_no_sense_are_refused(views, name, value, asked):
     options = {"method": "cgls", name: value}
     with pytest.raises(ValueError, match=f"^{name} must {asked}, got {value!r}$"):
         rebuilt(views[0][:5], views[1][:5], **options)
-
-
-# --- some images at a time
-
-
-@pytest.fixture(scope="module")
-def particles():
-    density = DensityMap(phantom(size=24).data, 4.0)
-    return imaging.simulate(
-        density, 61, ctf=ContrastTransfer(), shift_limit_px=2, noise_variance=0.1, symmetry="C2", rng=0
-    )
-
-
-@pytest.mark.parametrize("block", [7, 61, 1000])
-def test_a_map_made_in_blocks_is_the_map_made_at_once(particles, block):
-    done = []
-    made = reconstruct_halves(particles, symmetry="C2", block=block, callback=done.append)
-    assert sum(done) == 61
-    for found, chosen in (
-        (made.whole, slice(None)),
-        (made.halves[0], slice(0, None, 2)),
-        (made.halves[1], slice(1, None, 2)),
-    ):
-        expected = reconstruct(
-            particles.images[chosen],
-            particles.rotations[chosen],
-            pixel_size_angstrom=4.0,
-            shifts_px=particles.shifts_px[chosen],
-            ctf=particles.ctf,
-            defocus_angstrom=particles.defocus_angstrom[chosen],
-            symmetry="C2",
-        )
-        np.testing.assert_allclose(found.data, expected.data, atol=10 * FLOAT32 * np.abs(expected.data).max())
-        assert found.voxel_size_angstrom == 4.0
-
-
-def test_halves_are_those_asked_for(particles):
-    subset = np.arange(61) < 20
-    made = reconstruct_halves(particles, subset=subset.astype(int))
-    turns = reconstruct_halves(particles)
-    assert correlation(made.halves[0].data, turns.halves[0].data).min() < 0.99
-    swapped = reconstruct_halves(particles, subset=1 - subset)
-    np.testing.assert_array_equal(swapped.halves[0].data, made.halves[1].data)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"subset": np.zeros(61)}, r"subset must put particles into halves 0 and 1, got \[0\.\]"),
-        (
-            {"subset": np.arange(61)},
-            r"subset must put particles into halves 0 and 1, got \[0\. 1\. 2\. 3\. 4\.\]",
-        ),
-        ({"subset": np.ones(3)}, "subset must be one for each of the 61 images, got 3"),
-        ({"block": 0}, "block must be a whole number of at least 1, got 0"),
-        ({"damping": 0.0}, "damping must be a positive number, got 0.0"),
-    ],
-)
-def test_halves_are_refused_in_one_sentence(particles, options, message):
-    with pytest.raises(ValueError, match=f"^{message}$"):
-        reconstruct_halves(particles, **options)
-
-
-def test_particles_without_orientations_have_no_map(particles):
-    with pytest.raises(ValueError, match=r"^particles must have orientations, got none$"):
-        reconstruct_halves(imaging.ParticleStack(particles.images, 4.0))

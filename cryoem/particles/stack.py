@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -53,11 +52,3 @@ class ParticleStack:
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def to_stack(self, indices: slice | Sequence[int] | np.ndarray = slice(None)) -> ParticleStack:
-        """Some of the particles, by default all, in the order asked for; as a ``ParticleFile`` gives them."""
-        known = {
-            name: None if getattr(self, name) is None else getattr(self, name)[indices]
-            for name in ("rotations", "shifts_px", "defocus_angstrom")
-        }
-        return replace(self, images=self.images[indices], **known)
