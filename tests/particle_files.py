@@ -55,3 +55,28 @@ def optics_of(groups, pixel=PIXEL) -> dict:
 
 def names_of(n) -> list[str]:
     return [f"{number:06d}@a.mrcs" for number in range(1, n + 1)]
+
+
+def cs(path, n=5, **fields):
+    """A cryoSPARC file of n particles of ``a.mrcs``, as NumPy writes it; ``/`` is ``__`` in the fields' names."""
+    fields = {
+        "blob__path": np.full(n, b"a.mrcs"),
+        "blob__idx": np.arange(n, dtype=np.uint32),
+        "blob__psize_A": np.full(n, PIXEL, np.float32),
+        **fields,
+    }
+    columns = {name.replace("__", "/"): np.asarray(values) for name, values in fields.items()}
+    dtype = [(name, values.dtype, values.shape[1:]) for name, values in columns.items()]
+    records = np.zeros(n, dtype)
+    for name, values in columns.items():
+        records[name] = values
+    with open(path, "wb") as stream:
+        np.save(stream, records)
+    return path
+
+
+def turned_opposite(rotations) -> np.ndarray:
+    """(n, 3) rotation vectors of the inverse orientations, by quaternions written out."""
+    x, y, z, w = np.moveaxis(rotations.as_quat(canonical=True), -1, 0)
+    length = np.linalg.norm([x, y, z], axis=0)
+    return (-np.stack([x, y, z]) / length * 2 * np.arctan2(length, w)).T

@@ -5,6 +5,7 @@ A stack is an array (n, y, x) of square images whose origin is pixel ``n // 2`` 
 
 from cryoem.particles.alignments import relion_tables, xmipp_table
 from cryoem.particles.files import open_particles
+from cryoem.particles.job_writing import write_particles
 from cryoem.particles.particle_file import ParticleFile
 from cryoem.particles.stack import ParticleStack
 from cryoem.particles.tables import read_xmd
@@ -18,6 +19,7 @@ __all__ = [
     "open_particles",
     "read_xmd",
     "relion_tables",
+    "write_particles",
     "write_stack",
     "write_star",
     "write_xmd",

@@ -13,7 +13,6 @@ shift), the shift first.  As an orientation this is ``Rz(angle)``, particle to m
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,14 +20,13 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.checks import one_each, positive_number, shifts_of, whole_number
-from cryoem.particles.relion import optics_groups
+from cryoem.particles.relion import optics_groups, sized
 from cryoem.particles.tables import RELION_IMAGE, XMIPP_IMAGE
 from cryoem.rotations import to_relion_euler_deg
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DISAGREE = 1e-2  # relative: another pixel size, not the same one rounded
 OLD_POSE = (
     *(f"rlnAngle{angle}{kind}" for angle in ("Rot", "Tilt", "Psi") for kind in ("", "Prior", "FlipRatio")),
     *(f"rlnOrigin{axis}{unit}" for axis in "XYZ" for unit in ("", "Angst", "Prior", "PriorAngst")),
@@ -112,7 +110,7 @@ def relion_tables(
         "rlnClassNumber": _classes(class_numbers, len(names)),
     }
     scores = _checked_scores(scores or {}, {*pose, "rlnOpticsGroup"}, len(names))
-    return particles.assign(**pose, **scores), _of_images(optics, pixel_size_angstrom, image_size)
+    return particles.assign(**pose, **scores), sized(optics, pixel_size_angstrom, image_size)
 
 
 def xmipp_table(
@@ -187,19 +185,3 @@ def _checked_scores(scores, taken: set[str], n: int) -> dict[str, np.ndarray]:
                 f"scores must have names of letters and digits that no other column has, got {name!r}"
             )
     return {name: one_each(values, count=n, name=f"scores[{name!r}]") for name, values in scores.items()}
-
-
-def _of_images(optics: pd.DataFrame, pixel_size_angstrom: float, image_size: int) -> pd.DataFrame:
-    """Optics groups with the size of these images and of their pixels."""
-    if "rlnImagePixelSize" in optics:
-        stated = optics["rlnImagePixelSize"].to_numpy(float)
-        off = ~np.isclose(stated, pixel_size_angstrom, rtol=DISAGREE, atol=0)
-        if off.any():
-            warnings.warn(
-                f"optics states a pixel size of {stated[off][0]:.6g} angstrom; "
-                f"replaced it by pixel_size_angstrom={pixel_size_angstrom:.6g}",
-                UserWarning,
-                stacklevel=3,
-            )
-    sizes = {"rlnImagePixelSize": pixel_size_angstrom, "rlnImageSize": image_size}
-    return optics.assign(**sizes, rlnImageDimensionality=2)

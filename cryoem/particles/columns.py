@@ -159,3 +159,17 @@ def one_transfer(contrast: Contrast, path: Path) -> ContrastTransfer:
         )
     except ValueError as error:
         raise ValueError(f"{path} gives no possible contrast transfer: {error}") from None
+
+
+def shared_contrast(ctf: ContrastTransfer | None, defocus_angstrom: np.ndarray | None) -> Contrast | None:
+    """The contrast transfer of n particles that share the constants of ``ctf``; None where there is none.
+
+    ``defocus_angstrom`` is (n,), or (n, 3) as for ``ContrastTransfer.at``.
+    """
+    if ctf is None or defocus_angstrom is None:
+        return None
+    defoci = np.asarray(defocus_angstrom, float)
+    if defoci.ndim == 1:
+        defoci = np.stack([defoci, defoci, np.zeros_like(defoci)], axis=1)
+    constants = [name for name in Contrast.__annotations__ if name != "defocus_angstrom"]
+    return Contrast(*(np.full(len(defoci), getattr(ctf, name)) for name in constants), defoci)

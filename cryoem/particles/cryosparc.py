@@ -175,8 +175,13 @@ def _header(path: Path, stream) -> tuple[int, np.dtype]:
         length = int.from_bytes(stream.peek(4)[: 2 * version[0]], "little")
         if length > LONGEST_HEADER:
             raise ValueError(f"its header claims {length} bytes")
-        shape, _, dtype = readers[version](stream, max_header_size=LONGEST_HEADER)
-    except (ValueError, TypeError, SyntaxError, OverflowError, RecursionError, MemoryError) as error:
+        with warnings.catch_warnings(action="ignore"):  # of headers by Python 2, which early cryoSPARC has
+            shape, _, dtype = readers[version](stream, max_header_size=LONGEST_HEADER)
+    except OSError:
+        raise
+    except (
+        Exception
+    ) as error:  # a header is a Python literal, and NumPy lets through whatever its parser raises
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} must be a NumPy array (.npy), as cryoSPARC writes it: {reason}") from None
     if dtype.names is None or len(shape) != 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,29 @@ ORIGIN_PX = ("rlnOriginX", "rlnOriginY")
 ORIGIN_ANGSTROM = ("rlnOriginXAngst", "rlnOriginYAngst")
 DETECTOR = ("rlnDetectorPixelSize", "rlnMagnification")
 OF_OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")  # of particles in RELION 3.0
+PARTICLE_ORDER = (  # this and the next as in RELION's own files
+    "rlnDefocusU",
+    "rlnDefocusV",
+    "rlnDefocusAngle",
+    "rlnCtfBfactor",
+    "rlnPhaseShift",
+    *EULER,
+    "rlnImageName",
+    GROUP,
+    *ORIGIN_ANGSTROM,
+)
+OPTICS_ORDER = (
+    GROUP,
+    "rlnOpticsGroupName",
+    "rlnAmplitudeContrast",
+    "rlnSphericalAberration",
+    "rlnVoltage",
+    "rlnImagePixelSize",
+    "rlnMicrographOriginalPixelSize",
+    "rlnImageSize",
+    "rlnImageDimensionality",
+)
+DISAGREE = 1e-2  # relative: another pixel size, not the same one rounded
 CONTRAST = ContrastColumns(
     *OF_OPTICS,
     b_factor_angstrom2="rlnCtfBfactor",
@@ -144,3 +168,30 @@ def optics_groups(particles: pd.DataFrame, optics: pd.DataFrame | None) -> tuple
     if missing:
         raise ValueError(f"optics must have the groups of all particles, got none numbered {min(missing)}")
     return particles, optics
+
+
+def sized(optics: pd.DataFrame, pixel_size_angstrom: float, image_size: int) -> pd.DataFrame:
+    """Optics groups with the size of their images and of the pixels; columns in the order in which RELION has them.
+
+    Warns
+    -----
+    UserWarning : they state another pixel size, by more than 1 %; it is replaced.
+    """
+    if "rlnImagePixelSize" in optics:
+        stated = optics["rlnImagePixelSize"].to_numpy(float)
+        off = ~np.isclose(stated, pixel_size_angstrom, rtol=DISAGREE, atol=0)
+        if off.any():
+            warnings.warn(
+                f"optics states a pixel size of {stated[off][0]:.6g} angstrom; "
+                f"replaced it by pixel_size_angstrom={pixel_size_angstrom:.6g}",
+                UserWarning,
+                stacklevel=3,
+            )
+    sizes = {"rlnImagePixelSize": pixel_size_angstrom, "rlnImageSize": image_size}
+    return in_order(optics.assign(**sizes, rlnImageDimensionality=2), OPTICS_ORDER)
+
+
+def in_order(table: pd.DataFrame, order: tuple[str, ...]) -> pd.DataFrame:
+    """The columns that ``order`` names first, in this order, then the others as they were."""
+    first = [name for name in order if name in table]
+    return table[first + [name for name in table if name not in first]]
