@@ -29,9 +29,9 @@ def write_particles(
     """Write particles as a table, and their images as the stack of that name beside it (``.mrcs``, float32).
 
     Orientations, shifts, contrast transfer and pixel size are carried where they are known; of a RELION table all its
-    other columns and its optics groups, too.  Particles are written bright, as these programs have them: of a stack seen
-    through a contrast transfer that is not ``inverted``, the negative.  Both files appear or none does; a table never stands beside another's
-    stack.  Nothing is written but these two, whatever names ``particles`` came with.
+    other columns and its optics groups, too.  Particles are written bright, as these programs have them: of a stack
+    seen through a contrast transfer that is not ``inverted``, the negative.  Both files appear or none does; a table
+    never stands beside another's stack.  Nothing is written but these two, whatever names ``particles`` came with.
 
     Parameters
     ----------
