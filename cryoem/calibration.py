@@ -5,7 +5,7 @@ Programs scale images as they like.  Here a clean image, as the microscope shows
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.optimize
@@ -13,6 +13,7 @@ import scipy.optimize
 from cryoem.checks import square_images
 from cryoem.contrast import ContrastTransfer, defoci_of
 from cryoem.imaging import apply_ctf, flip_phases
+from cryoem.particles import ParticleStack
 from cryoem.projectors import half_planes_from_images, plane_frequencies, project
 from cryoem.rotations import random_rotations
 from cryoem.volumes import DensityMap
@@ -40,9 +41,9 @@ class Calibration:
     power: np.ndarray
     fitted: np.ndarray
 
-    def scaled(self, images: np.ndarray) -> np.ndarray:
-        """Images (n, y, y) without their background, in units of the signal: float32."""
-        return without_background(images) / np.float32(self.signal)
+    def scaled(self, stack: ParticleStack) -> ParticleStack:
+        """The stack, its images without their background and in units of the signal."""
+        return replace(stack, images=without_background(stack.images) / np.float32(self.signal))
 
 
 def calibrate(

@@ -137,6 +137,8 @@ def contrast_of(columns: Columns, names: ContrastColumns) -> Contrast | None:
 def one_transfer(contrast: Contrast, path: Path) -> ContrastTransfer:
     """The constants that all particles share; as range of defocus, that of the means of U and V.
 
+    Images are taken to be inverted, so that particles are bright: so RELION, cryoSPARC and XMIPP have them.
+
     Raises
     ------
     ValueError : particles differ in a constant, or one is out of its range.
@@ -152,7 +154,9 @@ def one_transfer(contrast: Contrast, path: Path) -> ContrastTransfer:
     mean = contrast.defocus_angstrom[:, :2].mean(axis=1)
     constants = {name: float(getattr(contrast, name)[0]) for name in names}
     try:
-        return ContrastTransfer(**constants, defocus_angstrom=(float(mean.min()), float(mean.max())))
+        return ContrastTransfer(
+            **constants, defocus_angstrom=(float(mean.min()), float(mean.max())), inverted=True
+        )
     except ValueError as error:
         raise ValueError(f"{path} gives no possible contrast transfer: {error}") from None
 

@@ -29,8 +29,9 @@ def write_particles(
     """Write particles as a table, and their images as the stack of that name beside it (``.mrcs``, float32).
 
     Orientations, shifts, contrast transfer and pixel size are carried where they are known; of a RELION table all its
-    other columns and its optics groups, too.  Both files appear or none does; a table never stands beside another's
-    stack.  Nothing is written but these two, whatever names ``particles`` came with.
+    other columns and its optics groups, too.  Particles are written bright, as these programs have them: of a stack
+    seen through a contrast transfer that is not ``inverted``, the negative.  Both files appear or none does; a table
+    never stands beside another's stack.  Nothing is written but these two, whatever names ``particles`` came with.
 
     Parameters
     ----------
@@ -88,7 +89,8 @@ def _image_size(particles: ParticleStack | ParticleFile) -> int:
 def _blocks(particles: ParticleStack | ParticleFile, block: int) -> Iterator[np.ndarray]:
     if isinstance(particles, ParticleFile):
         return (images for _, images in particles.blocks(block))
-    return (particles.images[start : start + block] for start in range(0, len(particles), block))
+    sign = -1 if particles.ctf is not None and not particles.ctf.inverted else 1
+    return (sign * particles.images[start : start + block] for start in range(0, len(particles), block))
 
 
 def _contrast(particles: ParticleStack | ParticleFile) -> Contrast | None:

@@ -70,6 +70,11 @@ class ParticleFile:
     def __len__(self) -> int:
         return len(self.image_names)
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file that was opened and the stacks that it names, each once."""
+        return tuple(dict.fromkeys([self.path, *(stack.path for stack in self.images.stacks)]))
+
     @cached_property
     def rotations(self) -> Rotation | None:
         """n orientations, see the class."""

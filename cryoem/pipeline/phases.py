@@ -186,7 +186,8 @@ class Phase:
     def _remedy(self, info: PhaseInfo) -> str:
         name = self._full_profile.name
         with_run = "" if self.run == name else f" --run {self.run}"
-        return f"run notebooks/{info.notebook} or `cryoem run --profile {name}{with_run}` with the same settings first"
+        notebook = info.notebook_for(self._full_profile)
+        return f"run notebooks/{notebook} or `cryoem run --profile {name}{with_run}` with the same settings first"
 
 
 def open_phase(

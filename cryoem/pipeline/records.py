@@ -7,7 +7,6 @@ current only while nothing before it was made anew.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -18,8 +17,8 @@ import cryoem
 from cryoem.folders import data_folder
 from cryoem.pipeline.artefacts import is_current
 from cryoem.pipeline.files import canonical_json
+from cryoem.pipeline.inputs import input_checksums
 from cryoem.pipeline.profiles import Profile, settings_up_to
-from cryoem.pipeline.settings import is_path
 
 RECORD_FILE = "phase.json"
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
@@ -28,13 +27,22 @@ JUDGEMENT = "expected_"
 
 @dataclass(frozen=True)
 class PhaseInfo:
-    """A phase: its name is its folder, ``notebook`` is relative to the notebooks folder."""
+    """A phase: its name is its folder, ``notebook`` is relative to the notebooks folder, and so is the notebook in its
+    place where particles are measured, ``notebook_of_measured``, None where one serves both.
+    """
 
     name: str
     number: int
     title: str
     notebook: str
     description: str
+    notebook_of_measured: str | None = None
+
+    def notebook_for(self, profile: Profile) -> str:
+        """The notebook of a run with this profile."""
+        if profile.particles is None or self.notebook_of_measured is None:
+            return self.notebook
+        return self.notebook_of_measured
 
 
 PHASES = {
@@ -46,6 +54,7 @@ PHASES = {
             title="Data preparation",
             notebook="0-data-preparation/0-density-and-projections.ipynb",
             description="A density map and its projections at random orientations.",
+            notebook_of_measured="0-data-preparation/0-measured-particles.ipynb",
         ),
         PhaseInfo(
             name="1-distance-estimation",
@@ -60,6 +69,7 @@ PHASES = {
             title="Orientation recovery",
             notebook="2-orientation-recovery/2-recover-orientations.ipynb",
             description="Orientations from the distances, the gauge from the images.",
+            notebook_of_measured="2-orientation-recovery/2-recover-unknown-orientations.ipynb",
         ),
         PhaseInfo(
             name="3-reconstruction",
@@ -67,6 +77,7 @@ PHASES = {
             title="Reconstruction",
             notebook="3-reconstruction/3-reconstruct-and-refine.ipynb",
             description="A map from images and orientations, both refined, and its resolution.",
+            notebook_of_measured="3-reconstruction/3-map-of-measured-particles.ipynb",
         ),
     )
 }
@@ -85,7 +96,7 @@ def phase_info(name: str) -> PhaseInfo:
 
 
 def phase_parameters(profile: Profile, phase_name: str) -> dict:
-    """What makes the results of a phase what they are: package version, settings up to it, sha256 of a map file.
+    """What makes the results of a phase what they are: package version, settings up to it, sha256 of the input files.
 
     What a phase is merely judged by, the ``expected_...`` settings, is left out: another bar makes nothing anew.
     """
@@ -93,10 +104,7 @@ def phase_parameters(profile: Profile, phase_name: str) -> dict:
     settings = settings_up_to(profile, info.number)
     settings = {name: value for name, value in settings.items() if not name.startswith(JUDGEMENT)}
     parameters = {"phase": info.name, "cryoem_version": cryoem.__version__, "profile": settings.pop("name")}
-    if is_path(profile.map_name):
-        with open(profile.map_name, "rb") as file:
-            parameters["map_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-    return parameters | settings
+    return parameters | input_checksums(profile) | settings
 
 
 def read_record(folder: Path) -> dict | None:

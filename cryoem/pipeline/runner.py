@@ -62,7 +62,7 @@ def run(
     resolved = resolve_profile(profile, map_name=map_name, overrides=overrides)
     name = profile if run is None else run
     folder = run_folder(name)
-    sources = _sources(notebooks_folder() if notebooks is None else Path(notebooks))
+    sources = _sources(notebooks_folder() if notebooks is None else Path(notebooks), resolved)
     # the kernel works in another folder, so paths go to it in full
     parameters = {
         "profile": profile,
@@ -81,13 +81,13 @@ def run(
             discard_results(folder / info.name, keep_made_with=kept)
             _execute(info, sources[info.name], folder, resolved, parameters=parameters, progress=progress)
             executed.append(info.name)
-            notice(f"{info.title}: done in {_seconds(folder, info):.0f} s")
-        seconds = {info.name: _seconds(folder, info) for info in PHASES.values()}
+            notice(f"{info.title}: done in {_seconds(folder, info, resolved):.0f} s")
+        seconds = {info.name: _seconds(folder, info, resolved) for info in PHASES.values()}
         return summarise(folder, resolved, seconds=seconds, executed=tuple(executed))
 
 
-def _sources(notebooks: Path) -> dict[str, Path]:
-    sources = {info.name: (notebooks / info.notebook).absolute() for info in PHASES.values()}
+def _sources(notebooks: Path, profile: Profile) -> dict[str, Path]:
+    sources = {info.name: (notebooks / info.notebook_for(profile)).absolute() for info in PHASES.values()}
     for name, path in sources.items():
         if not path.is_file():
             raise FileNotFoundError(f"phase {name} has no notebook {path}")
@@ -97,7 +97,7 @@ def _sources(notebooks: Path) -> dict[str, Path]:
 def _execute(
     info: PhaseInfo, source: Path, folder: Path, profile: Profile, *, parameters: dict, progress: bool
 ) -> None:
-    executed = _executed_notebook(folder, info)
+    executed = _executed_notebook(folder, info, profile)
     partial = executed.with_suffix(".partial.ipynb")
     executed.parent.mkdir(parents=True, exist_ok=True)
     executed.unlink(missing_ok=True)
@@ -122,16 +122,18 @@ def _execute(
 
 
 def _is_done(folder: Path, info: PhaseInfo, source: Path, profile: Profile) -> bool:
-    executed = _executed_notebook(folder, info)
+    executed = _executed_notebook(folder, info, profile)
     if not executed.is_file() or not is_complete(folder, info.name, profile):
         return False
     return code_of(read_notebook(executed)) == code_of(read_notebook(source))
 
 
-def _executed_notebook(folder: Path, info: PhaseInfo) -> Path:
-    return folder / info.notebook  # a phase's folder has the same name in a run and among the notebooks
+def _executed_notebook(folder: Path, info: PhaseInfo, profile: Profile) -> Path:
+    return folder / info.notebook_for(
+        profile
+    )  # a phase's folder has the same name in a run and among the notebooks
 
 
-def _seconds(folder: Path, info: PhaseInfo) -> float:
+def _seconds(folder: Path, info: PhaseInfo, profile: Profile) -> float:
     """Wall time of a phase's execution, the start of its kernel included."""
-    return read_notebook(_executed_notebook(folder, info))["metadata"]["papermill"]["duration"]
+    return read_notebook(_executed_notebook(folder, info, profile))["metadata"]["papermill"]["duration"]
