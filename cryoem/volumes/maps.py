@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoem.checks import positive_number
+from cryoem.whole_file import to_disk
 
 HEADER_BYTES = 1024
 DTYPES_BY_MODE = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
@@ -151,6 +152,7 @@ def write_map(path: str | os.PathLike, density_map: DensityMap) -> None:
             mrc.voxel_size = density_map.voxel_size_angstrom
             mrc.header.origin = density_map.origin
             mrc.header.label[0] = "cryoem"  # in place of a time stamp: equal maps give equal files
+        to_disk(part)
         os.replace(part, path)
     except OSError as error:
         raise OSError(f"cannot write the map {path}: {error.strerror or error}") from None
