@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import mrcfile
@@ -30,7 +31,7 @@ from cryoem.contrast import ContrastTransfer
 from cryoem.particles import ParticleStack, open_particles, write_particles
 from cryoem.rotations import random_rotations, to_relion_euler_deg
 
-CTF = ContrastTransfer(200.0, 2.0, 0.1, 25.0, phase_shift_rad=0.5)
+CTF = ContrastTransfer(200.0, 2.0, 0.1, 25.0, phase_shift_rad=0.5, inverted=True)
 FLOAT32 = np.float32
 
 
@@ -115,6 +116,7 @@ def test_any_particles_come_back(suffix, data):
             data.draw(st.floats(0, 1, width=32)),
             data.draw(st.floats(0, 500, width=32)),
             phase_shift_rad=data.draw(st.floats(-4, 4, width=32)),
+            inverted=True,
         ),
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -382,3 +384,15 @@ def test_only_a_block_is_in_memory(tmp_path, monkeypatch):
     write_particles(tmp_path / "b.star", source, block=4)
     assert asked == [4, 4, 3]
     assert isinstance(open_particles(tmp_path / "b.star").table, pd.DataFrame)
+
+
+@pytest.mark.parametrize("suffix", [".star", ".xmd"])
+def test_particles_are_written_bright(tmp_path, suffix):
+    """What is read is still the transfer times the projection."""
+    dark = replace(a_stack(), ctf=replace(CTF, inverted=False))
+    path = tmp_path / f"job{suffix}"
+    write_particles(path, dark)
+    found = open_particles(path).to_stack()
+    np.testing.assert_array_equal(found.images, -dark.images)
+    assert found.ctf.inverted
+    assert dark.images.any()
