@@ -156,7 +156,7 @@ def test_what_is_not_given_is_0_as_in_relion(stack):
     )
     np.testing.assert_array_equal(file.shifts_px, [[-2, 0]])
     np.testing.assert_array_equal(file.defocus_angstrom, [[1e4, 1e4, 0]])
-    assert file.ctf == ContrastTransfer(300, 2.7, 0.1, 0.0, (1e4, 1e4), 0.0)
+    assert file.ctf == ContrastTransfer(300, 2.7, 0.1, 0.0, (1e4, 1e4), inverted=True)
 
 
 def test_the_range_of_defocus_is_that_of_the_means(stack):
