@@ -393,3 +393,15 @@ def test_only_a_block_is_in_memory(tmp_path, monkeypatch):
     write_particles(tmp_path / "b.star", source, block=4)
     assert asked == [4, 4, 3]
     assert isinstance(open_particles(tmp_path / "b.star").table, pd.DataFrame)
+
+
+@pytest.mark.parametrize("suffix", [".star", ".xmd"])
+def test_particles_are_written_bright(tmp_path, suffix):
+    """What is read is still the transfer times the projection."""
+    dark = replace(a_stack(), ctf=replace(CTF, inverted=False))
+    path = tmp_path / f"job{suffix}"
+    write_particles(path, dark)
+    found = open_particles(path).to_stack()
+    np.testing.assert_array_equal(found.images, -dark.images)
+    assert found.ctf.inverted
+    assert dark.images.any()
