@@ -18,6 +18,7 @@ from cryoem.cli.options import (
     Seed,
     Symmetry,
     new_file,
+    refuse_input,
 )
 from cryoem.cli.progress import progress
 
@@ -64,6 +65,8 @@ def reconstruct(
     for half in halves:
         new_file(half, *MAP_SUFFIXES, force=force, inputs=(particles,), option="--half-maps")
     opened = open_particles(particles, pixel_size_angstrom=pixel_size, datadir=datadir)
+    for path in (out, *halves):
+        refuse_input(path, opened.paths)
     with progress("reconstructing", len(opened)) as done:
         made = reconstruct_particles(opened, symmetry=symmetry, method=method, callback=done)
     for path, half in zip(halves, made.half_maps or (), strict=False):

@@ -8,14 +8,22 @@ from typing import Annotated
 import typer
 
 from cryoem.cli.endings import NOTHING_CHANGED, Answer, ends_in_order
+from cryoem.cli.options import Datadir, PixelSize
 
 
 @ends_in_order(afterwards="the same command goes on where it stopped", catches_sigterm=False)
 def run(
     profile: Annotated[str, typer.Option(help="Size of the run: quick, paper or toy.")] = "quick",
     map_name: Annotated[
-        str | None, typer.Option("--map", help="Registry name such as 5j0n, or the path of a map.")
+        str | None,
+        typer.Option("--map", "--model-map", help="Registry name such as 5j0n, or the path of a map."),
     ] = None,
+    particles: Annotated[
+        str | None,
+        typer.Option(help="Measured particles (.star, .cs, .xmd, .mrcs), which the map is a model of."),
+    ] = None,
+    datadir: Datadir = None,
+    pixel_size: PixelSize = None,
     run_name: Annotated[
         str | None, typer.Option("--run", help="Name of the run; the profile's by default.")
     ] = None,
@@ -38,11 +46,19 @@ def run(
     \b
     Example:
       cryoem run --profile quick --map 5j0n --noise-variance 16 --set gradient_rounds=4
+      cryoem run --particles job.star --model-map initial.mrc --run job
     """
     from cryoem import pipeline
 
     try:
-        overrides = _overrides(settings or [], noise_variance=noise_variance, seed=seed)
+        overrides = _overrides(
+            settings or [],
+            noise_variance=noise_variance,
+            seed=seed,
+            particles=particles,
+            particles_folder=None if datadir is None else str(datadir),
+            pixel_size_angstrom=pixel_size,
+        )
         pipeline.get_profile(profile, **overrides)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
