@@ -91,8 +91,8 @@ def reconstruct(
 
 @ends_in_order(afterwards=NOTHING_WRITTEN)
 def fsc(
-    a: Annotated[Path, typer.Argument(help="Map, cubic.")],
-    b: Annotated[Path, typer.Argument(help="Map of the same box and voxel size.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="Map, cubic.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Map of the same box and voxel size.")],
     mask: Annotated[
         Path | None, typer.Option("--mask", help="Map from 0 to 1, multiplied into both.")
     ] = None,

@@ -11,7 +11,8 @@ import typer
 MAP_SUFFIXES = (".mrc", ".map", ".mrc.gz", ".map.gz")
 
 Particles = Annotated[
-    Path, typer.Argument(help="Stack (.mrcs, .mrc) or table (.star, .cs, .xmd) of particles.")
+    Path,
+    typer.Argument(metavar="PARTICLES", help="Stack (.mrcs, .mrc) or table (.star, .cs, .xmd) of particles."),
 ]
 Out = Annotated[Path, typer.Option("--out", help="File to be made, in a folder that is there.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]

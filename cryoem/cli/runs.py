@@ -99,7 +99,9 @@ def settings() -> Answer:
 
 @ends_in_order(afterwards="points that are done are kept, and the same command goes on")
 def experiment(
-    name: Annotated[str | None, typer.Argument(help="Of an experiment that --list names.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Of an experiment that --list names.")
+    ] = None,
     size: Annotated[str, typer.Option(help="quick, paper or toy.")] = "quick",
     workers: Annotated[int, typer.Option(min=1, help="Points executed at the same time.")] = 1,
     map_name: Annotated[
