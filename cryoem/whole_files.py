@@ -5,11 +5,14 @@ from __future__ import annotations
 import glob
 import os
 import platform
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+ASIDE = ".partial-"  # begins the names of what is being written
 
 
 @contextmanager
@@ -20,6 +23,27 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """
     with whole_files(path) as (aside,):
         yield aside
+
+
+@contextmanager
+def written_aside(path: str | os.PathLike) -> Iterator[Path]:
+    """As ``whole_file``; folders above ``path`` that are missing are made, and what the block cannot write is an error
+    about ``path``.
+
+    Raises
+    ------
+    OSError : ``path`` cannot be written, such as on a full disk; one sentence that names it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as aside:
+        try:
+            yield aside
+        except (OSError, RuntimeError) as error:
+            number = _error_number(error, aside)
+            if number is None:
+                raise
+            raise OSError(f"cannot write {path}: {os.strerror(number)}") from None
 
 
 @contextmanager
@@ -48,14 +72,14 @@ def whole_files(*paths: str | os.PathLike) -> Iterator[list[Path]]:
         yield asides
         for place, aside in zip(places, asides, strict=True):
             with cannot_write(place):
-                _to_disk(aside)
+                to_disk(aside)
         for place in places[1:]:
             with cannot_write(place):
                 place.unlink(missing_ok=True)
         for place, aside in zip(places, asides, strict=True):
             with cannot_write(place):
                 os.replace(aside, place)
-                _to_disk(place.parent)
+                to_disk(place.parent)
     finally:
         for aside in asides:
             aside.unlink(missing_ok=True)
@@ -112,10 +136,28 @@ def _cannot_make(out: str | os.PathLike) -> Iterator[None]:
         raise OSError(f"out {out} cannot be made: {error.strerror or error}") from None
 
 
+def to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_left_overs(folder: Path) -> None:
+    """Remove files that killed processes were writing aside, in a folder and all below it; none may be writing now."""
+    for path in folder.rglob(f"{ASIDE}*"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+
+
 def _place_aside(place: Path) -> Path:
-    """Where to write what is to become ``place``; what processes that are no more left in such places is removed."""
-    prefix = f".partial-{place.name}-{platform.node()}-"
-    for left in place.parent.glob(f"{glob.escape(prefix)}*"):
+    """Where to write what is to become ``place``, with the same ending; what processes that are no more left in such
+    places is removed.
+    """
+    prefix = f"{ASIDE}{platform.node()}-"
+    for left in place.parent.glob(f"{glob.escape(prefix)}*-{glob.escape(place.name)}"):
         process = left.name.removeprefix(prefix).partition("-")[0]
         if not process.isdecimal() or _is_running(int(process)):
             continue
@@ -123,7 +165,15 @@ def _place_aside(place: Path) -> Path:
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
-    return place.with_name(f"{prefix}{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    return place.with_name(f"{prefix}{os.getpid()}-{uuid.uuid4().hex[:8]}-{place.name}")
+
+
+def _error_number(error: Exception, aside: Path) -> int | None:
+    """What the system said when ``aside`` could not be written; None where an error is about something else."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno if error.filename in (None, str(aside)) else None
+    told = re.search(r"\berrno = (\d+)", str(error))  # HDF5 has it in its text only
+    return int(told[1]) if told else None
 
 
 def _is_running(process: int) -> bool:
@@ -137,11 +187,3 @@ def _is_running(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

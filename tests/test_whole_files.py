@@ -76,12 +76,12 @@ def test_a_failed_write_is_a_sentence_with_the_file():
 def test_what_a_killed_process_left_is_removed(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    prefix = f".partial-a.txt-{platform.node()}-"
-    left = tmp_path / f"{prefix}{ended.pid}-0123abcd"
+    here = f".partial-{platform.node()}"
+    left = tmp_path / f"{here}-{ended.pid}-0123abcd-a.txt"
     kept = {
-        tmp_path / f"{prefix}{os.getppid()}-0123abcd",  # of a process that is there
-        tmp_path / f".partial-a.txt-elsewhere-{ended.pid}-0123abcd",  # of another machine
-        tmp_path / f".partial-b.txt-{platform.node()}-{ended.pid}-0123abcd",  # of another file
+        tmp_path / f"{here}-{os.getppid()}-0123abcd-a.txt",  # of a process that is there
+        tmp_path / f".partial-elsewhere-{ended.pid}-0123abcd-a.txt",  # of another machine
+        tmp_path / f"{here}-{ended.pid}-0123abcd-b.txt",  # of another file
     }
     for path in (left, *kept):
         path.touch()

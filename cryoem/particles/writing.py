@@ -208,9 +208,14 @@ def star_text(table: pd.DataFrame, optics: pd.DataFrame) -> str:
     _with_column(table, RELION_IMAGE, name="table")
     check_image_names(table[RELION_IMAGE], name="image names")
     _with_column(optics, "rlnOpticsGroup", name="optics")
-    text = starfile.to_string({"optics": optics, "particles": table}, float_format=DIGITS, na_rep="nan")
-    _, _, blocks = text.partition("\n")  # the first line is a time stamp: equal tables give equal files
-    return f"\n# version 30001\n{blocks}"
+    text = ""
+    for name, block in (("optics", optics), ("particles", table)):
+        written = starfile.to_string({name: block}, float_format=DIGITS, na_rep="nan")
+        _, _, written = written.partition(
+            "\n"
+        )  # the first line is a time stamp: equal tables give equal files
+        text += f"\n# version 30001\n\n{written.lstrip()}"
+    return text
 
 
 def write_xmd(path: str | os.PathLike, table: pd.DataFrame) -> None:

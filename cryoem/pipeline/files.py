@@ -1,26 +1,15 @@
-"""Files that are either whole or not there."""
+"""Text files that are either whole or not there."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from cryoem.whole_files import whole_file
-
-
-@contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """As ``whole_file``; folders above ``path`` that are missing are made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as aside:
-        yield aside
+from cryoem.whole_files import written_aside
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, all of it or nothing."""
+    """Write UTF-8 text, all of it or nothing; raises as ``written_aside``."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
