@@ -172,6 +172,8 @@ def _resolution(first: DensityMap, second: DensityMap) -> float:
 
 
 def _check_same_grid(a: Path, first: DensityMap, b: Path, second: DensityMap) -> None:
+    if len(set(first.data.shape)) != 1:
+        raise ValueError(f"{a} must have a cubic box, got {first.data.shape} voxels (z, y, x)")
     if first.data.shape != second.data.shape:
         raise ValueError(
             f"{b} must have the box of {a}, {first.data.shape} voxels (z, y, x), got {second.data.shape}"
