@@ -10,22 +10,29 @@ import typer
 from cryoem.cli.endings import NOTHING_CHANGED, Answer, ends_in_order
 from cryoem.cli.options import Datadir, PixelSize
 
+MEASURED = "measured"  # the run of measured particles that was given no name
+
 
 @ends_in_order(afterwards="the same command goes on where it stopped", catches_sigterm=False)
 def run(
     profile: Annotated[str, typer.Option(help="Size of the run: quick, paper or toy.")] = "quick",
     map_name: Annotated[
-        str | None,
-        typer.Option("--map", "--model-map", help="Registry name such as 5j0n, or the path of a map."),
+        str | None, typer.Option("--map", help="Registry name such as 5j0n, or the path of a map.")
     ] = None,
     particles: Annotated[
-        str | None,
-        typer.Option(help="Measured particles (.star, .cs, .xmd, .mrcs), which the map is a model of."),
+        Path | None,
+        typer.Option(
+            "--particles", help="Measured particles (.star, .cs, .xmd, .mrcs); simulated by default."
+        ),
+    ] = None,
+    model_map: Annotated[
+        str | None, typer.Option("--model-map", help="Map like the measured particles, to learn from.")
     ] = None,
     datadir: Datadir = None,
     pixel_size: PixelSize = None,
     run_name: Annotated[
-        str | None, typer.Option("--run", help="Name of the run; the profile's by default.")
+        str | None,
+        typer.Option("--run", help="Name of the run; the profile's, or measured, by default."),
     ] = None,
     noise_variance: Annotated[
         float | None, typer.Option(help="Variance of the noise; clean images have 1.")
@@ -46,19 +53,25 @@ def run(
     \b
     Example:
       cryoem run --profile quick --map 5j0n --noise-variance 16 --set gradient_rounds=4
-      cryoem run --particles job.star --model-map initial.mrc --run job
+      cryoem run --particles job.star --model-map initial.mrc --set shift_limit_px=5
     """
     from cryoem import pipeline
 
+    if (particles is None) != (model_map is None):
+        raise typer.BadParameter("--particles and --model-map belong together, give both or neither")
+    if particles is not None:
+        if map_name is not None or noise_variance is not None:
+            raise typer.BadParameter("--map and --noise-variance are for simulated particles")
+        map_name, run_name = model_map, run_name or MEASURED
+    given = {
+        "noise_variance": noise_variance,
+        "seed": seed,
+        "particles": particles and str(particles),
+        "particles_folder": datadir and str(datadir),
+        "pixel_size_angstrom": pixel_size,
+    }
     try:
-        overrides = _overrides(
-            settings or [],
-            noise_variance=noise_variance,
-            seed=seed,
-            particles=particles,
-            particles_folder=None if datadir is None else str(datadir),
-            pixel_size_angstrom=pixel_size,
-        )
+        overrides = _overrides(settings or [], **given)
         pipeline.get_profile(profile, **overrides)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
@@ -99,9 +112,7 @@ def settings() -> Answer:
 
 @ends_in_order(afterwards="points that are done are kept, and the same command goes on")
 def experiment(
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Of an experiment that --list names.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="Of an experiment that --list names.")] = None,
     size: Annotated[str, typer.Option(help="quick, paper or toy.")] = "quick",
     workers: Annotated[int, typer.Option(min=1, help="Points executed at the same time.")] = 1,
     map_name: Annotated[

@@ -76,7 +76,7 @@ def run(
         "profile": profile,
         "map_name": resolved.map_name,
         "run": name,
-        "overrides": {key: value for key, value in (overrides or {}).items() if key != "map_name"},
+        "overrides": {key: getattr(resolved, key) for key in overrides or {} if key != "map_name"},
     }
     notice = notice_on_stderr if progress else silent
     executed = []
