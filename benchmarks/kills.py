@@ -12,7 +12,6 @@ same but times, and nothing that was half-written may be left.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -25,14 +24,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import h5py
 import numpy as np
 from table import print_table
 
-from cryoem.pipeline import PHASES
+from cryoem.pipeline import PHASES, run_differences
 from cryoem.whole_file import LEFT_OVER
-
-TIMES = "seconds"  # the end of the names of numbers that are times
 
 
 def parsed() -> argparse.Namespace:
@@ -123,7 +119,7 @@ def kill_again_and_again(folder: Path, profile: str, kills: int, lives: Iterator
             continue
         told.ended += 1
         print(f"run {told.ended} came to its end", flush=True)
-        told.differences += compare(clean, killed)
+        told.differences += run_differences(clean, killed)
         told.left += [str(path) for pattern in LEFT_OVER for path in killed.rglob(pattern)]
         shutil.rmtree(killed)
     return told
@@ -145,49 +141,6 @@ def stage_of(folder: Path) -> str:
     """The title of the phase that is not complete yet."""
     waiting = (info.title for name, info in PHASES.items() if not (folder / name / "phase.json").exists())
     return next(waiting, "summary")
-
-
-def compare(one: Path, other: Path) -> list[str]:
-    """What differs between two runs, a sentence each."""
-    differences = []
-    for name in PHASES:
-        records = [json.loads((run / name / "phase.json").read_text()) for run in (one, other)]
-        for part in ("parameters", "numbers", "headline", "versions", "seed"):
-            values = [without_times(record[part]) for record in records]
-            if values[0] != values[1]:
-                differences.append(f"{name}: {part} are {values[0]} and {values[1]}")
-        files = [sorted(record["artefacts"]) for record in records]
-        if files[0] != files[1]:
-            differences.append(f"{name}: files are {files[0]} and {files[1]}")
-        differences += [
-            f"{name}/{file} differs" for file in files[0] if not same(one / name / file, other / name / file)
-        ]
-    return differences
-
-
-def without_times(value):
-    """Numbers but times."""
-    if isinstance(value, dict):
-        return {name: content for name, content in value.items() if not name.endswith(TIMES)}
-    return value
-
-
-def same(one: Path, other: Path) -> bool:
-    """Whether two files hold the same: an HDF5 file is its arrays, another its bytes."""
-    if one.suffix != ".h5":
-        return one.read_bytes() == other.read_bytes()
-    a, b = arrays_of(one), arrays_of(other)
-    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name], equal_nan=True) for name in a)
-
-
-def arrays_of(path: Path) -> dict[str, np.ndarray]:
-    """All datasets of an HDF5 file, by their path in it."""
-    found = {}
-    with h5py.File(path) as file:
-        file.visititems(
-            lambda name, item: found.__setitem__(name, item[()]) if isinstance(item, h5py.Dataset) else None
-        )
-    return found
 
 
 if __name__ == "__main__":
