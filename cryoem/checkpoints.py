@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from cryoem.errors import first_line
-from cryoem.whole_file import remove_left_overs, written_aside
+from cryoem.whole_files import remove_left_overs, written_aside
 
 WARM_UP_STEPS = 50
 LAST_RATE = 0.05

@@ -526,7 +526,7 @@ def test_a_save_killed_between_its_two_files_mixes_no_encoders(stored, monkeypat
     keras.utils.set_random_seed(4)
     newer = other.build()
     for failing in (1, 2):
-        monkeypatch.setattr("cryoem.whole_file.os.replace", fail_at_call(failing))
+        monkeypatch.setattr("cryoem.whole_files.os.replace", fail_at_call(failing))
         with pytest.raises(Interrupted):
             save_encoder(path, newer, other)
         monkeypatch.undo()
@@ -879,7 +879,7 @@ def test_a_killed_training_goes_on_to_the_same_numbers(uninterrupted_eagerly, tm
 def test_a_checkpoint_half_written_is_not_used(uninterrupted_eagerly, tmp_path, monkeypatch, when, epochs):
     # the file that says what it is made from comes before all
     failing = {"first-weights": 2, "first-state": 3, "weights": 4, "state": 5, "older-weights": 6}[when]
-    monkeypatch.setattr("cryoem.whole_file.os.replace", fail_at_call(failing))
+    monkeypatch.setattr("cryoem.whole_files.os.replace", fail_at_call(failing))
     with pytest.raises(Interrupted):
         tiny_training(checkpoints=tmp_path)
     monkeypatch.undo()

@@ -19,10 +19,10 @@ import cryoem
 from cryoem.folders import data_folder
 from cryoem.pipeline.execution import NotebookError, code_of, execute_notebook, log_of, read_notebook
 from cryoem.pipeline.files import canonical_json, write_text
+from cryoem.pipeline.inputs import sha256_of
 from cryoem.pipeline.lock import wait_for_kernel
-from cryoem.pipeline.records import file_sha256
 from cryoem.sources import sources_sha256
-from cryoem.whole_file import remove_left_overs, to_disk
+from cryoem.whole_files import remove_left_overs, to_disk
 
 RECORD_FILE, ROWS_FILE, NOTEBOOK_FILE = "point.json", "rows.json", "executed.ipynb"
 PARTIAL_NOTEBOOK_FILE = "partial.ipynb"
@@ -64,7 +64,7 @@ class Point:
         }
         map_name = self.parameters.get("map_name", "")
         if os.sep in map_name:
-            made_from["map_sha256"] = file_sha256(Path(map_name))
+            made_from["map_sha256"] = sha256_of(Path(map_name))
         return json.loads(canonical_json(made_from))  # as it comes back from the file
 
     def record(self) -> dict | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 import cryoem
 from cryoem.pipeline.files import canonical_json
-from cryoem.whole_file import written_aside
+from cryoem.whole_files import written_aside
 
 
 def save_arrays(path: Path, arrays: Mapping[str, tuple], *, parameters: dict) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cryoem.whole_file import written_aside
+from cryoem.whole_files import written_aside
 
 
 def write_text(path: Path, text: str) -> None:

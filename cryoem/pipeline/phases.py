@@ -20,6 +20,7 @@ import numpy as np
 import cryoem
 from cryoem.pipeline.artefacts import load_arrays, save_arrays, stored_parameters
 from cryoem.pipeline.files import canonical_json, write_text
+from cryoem.pipeline.inputs import sha256_of
 from cryoem.pipeline.memory import FileMemory
 from cryoem.pipeline.profiles import Profile, get_profile, settings_up_to
 from cryoem.pipeline.records import (
@@ -30,7 +31,6 @@ from cryoem.pipeline.records import (
     artefact_checksums,
     discard_results,
     earlier_record_ids,
-    file_sha256,
     open_checkpoints,
     phase_info,
     phase_parameters,
@@ -134,7 +134,7 @@ class Phase:
                 f"phase {info.name} of run {self.run!r} made no file {path}; {self._remedy(info)}"
             )
         if info.number < self.info.number:
-            self._note_input(info, filename, file_sha256(path))
+            self._note_input(info, filename, sha256_of(path))
         return path
 
     def save_figure(self, name: str, figure, caption: str):
@@ -211,7 +211,8 @@ class Phase:
     def _remedy(self, info: PhaseInfo) -> str:
         name = self._full_profile.name
         with_run = "" if self.run == name else f" --run {self.run}"
-        return f"run notebooks/{info.notebook} or `cryoem run --profile {name}{with_run}` with the same settings first"
+        notebook = info.notebook_for(self._full_profile)
+        return f"run notebooks/{notebook} or `cryoem run --profile {name}{with_run}` with the same settings first"
 
 
 def open_phase(

@@ -8,7 +8,6 @@ current only while nothing before it was made anew; and the checksums of the pha
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 import shutil
@@ -19,9 +18,9 @@ import cryoem
 from cryoem.folders import data_folder
 from cryoem.pipeline.artefacts import is_current
 from cryoem.pipeline.files import canonical_json, write_text
+from cryoem.pipeline.inputs import input_checksums, sha256_of
 from cryoem.pipeline.profiles import Profile, settings_up_to
-from cryoem.pipeline.settings import is_path
-from cryoem.whole_file import remove_left_overs
+from cryoem.whole_files import remove_left_overs
 
 RECORD_FILE = "phase.json"
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
@@ -33,13 +32,22 @@ JUDGEMENT = "expected_"
 
 @dataclass(frozen=True)
 class PhaseInfo:
-    """A phase: its name is its folder, ``notebook`` is relative to the notebooks folder."""
+    """A phase: its name is its folder, ``notebook`` is relative to the notebooks folder, and so is the notebook in its
+    place where particles are measured, ``notebook_of_measured``, None where one serves both.
+    """
 
     name: str
     number: int
     title: str
     notebook: str
     description: str
+    notebook_of_measured: str | None = None
+
+    def notebook_for(self, profile: Profile) -> str:
+        """The notebook of a run with this profile."""
+        if profile.particles is None or self.notebook_of_measured is None:
+            return self.notebook
+        return self.notebook_of_measured
 
 
 PHASES = {
@@ -51,6 +59,7 @@ PHASES = {
             title="Data preparation",
             notebook="0-data-preparation/0-density-and-projections.ipynb",
             description="A density map and its projections at random orientations.",
+            notebook_of_measured="0-data-preparation/0-measured-particles.ipynb",
         ),
         PhaseInfo(
             name="1-distance-estimation",
@@ -65,6 +74,7 @@ PHASES = {
             title="Orientation recovery",
             notebook="2-orientation-recovery/2-recover-orientations.ipynb",
             description="Orientations from the distances, the gauge from the images.",
+            notebook_of_measured="2-orientation-recovery/2-recover-unknown-orientations.ipynb",
         ),
         PhaseInfo(
             name="3-reconstruction",
@@ -72,6 +82,7 @@ PHASES = {
             title="Reconstruction",
             notebook="3-reconstruction/3-reconstruct-and-refine.ipynb",
             description="A map from images and orientations, both refined, and its resolution.",
+            notebook_of_measured="3-reconstruction/3-map-of-measured-particles.ipynb",
         ),
     )
 }
@@ -90,8 +101,8 @@ def phase_info(name: str) -> PhaseInfo:
 
 
 def phase_parameters(profile: Profile, phase_name: str) -> dict:
-    """What makes the results of a phase what they are: package version, settings up to it, sha256 of a map file, the
-    constants of the contrast transfer where there is one.
+    """What makes the results of a phase what they are: package version, settings up to it, sha256 of the input files,
+    the constants of the contrast transfer that is simulated.
 
     What a phase is merely judged by, the ``expected_...`` settings, is left out: another bar makes nothing anew.
     """
@@ -99,10 +110,9 @@ def phase_parameters(profile: Profile, phase_name: str) -> dict:
     settings = settings_up_to(profile, info.number)
     settings = {name: value for name, value in settings.items() if not name.startswith(JUDGEMENT)}
     parameters = {"phase": info.name, "cryoem_version": cryoem.__version__, "profile": settings.pop("name")}
-    if is_path(profile.map_name):
-        parameters["map_sha256"] = file_sha256(Path(profile.map_name))
+    parameters |= input_checksums(profile)
     if profile.ctf:
-        from cryoem.imaging import ContrastTransfer
+        from cryoem.contrast import ContrastTransfer
 
         constants = dataclasses.asdict(ContrastTransfer())
         parameters["contrast_transfer"] = constants | {
@@ -128,14 +138,8 @@ def artefact_checksums(folder: Path) -> dict[str, str]:
     made = {}
     for path in sorted((*folder.glob("*"), *folder.glob(f"{FIGURES}/*"))):
         if path.is_file() and not any(path.match(pattern) for pattern in NO_ARTEFACTS):
-            made[path.relative_to(folder).as_posix()] = file_sha256(path)
+            made[path.relative_to(folder).as_posix()] = sha256_of(path)
     return made
-
-
-def file_sha256(path: Path) -> str:
-    """Checksum of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def damage_of(folder: Path) -> str | None:

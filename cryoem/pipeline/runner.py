@@ -26,7 +26,7 @@ from cryoem.pipeline.records import (
 )
 from cryoem.pipeline.summary import RunSummary, summarise
 from cryoem.sources import sources_sha256
-from cryoem.whole_file import remove_left_overs, to_disk
+from cryoem.whole_files import remove_left_overs, to_disk
 
 
 class PhaseFailedError(RuntimeError):
@@ -70,18 +70,18 @@ def run(
     resolved = resolve_profile(profile, map_name=map_name, overrides=overrides)
     name = profile if run is None else run
     folder = run_folder(name)
-    sources = _sources(notebooks_folder() if notebooks is None else Path(notebooks))
+    sources = _sources(notebooks_folder() if notebooks is None else Path(notebooks), resolved)
     # the kernel works in another folder, so paths go to it in full
     parameters = {
         "profile": profile,
         "map_name": resolved.map_name,
         "run": name,
-        "overrides": {key: value for key, value in (overrides or {}).items() if key != "map_name"},
+        "overrides": {key: getattr(resolved, key) for key in overrides or {} if key != "map_name"},
     }
     notice = notice_on_stderr if progress else silent
     executed = []
     with locked(folder, notice=notice):
-        _clear_away(folder)
+        _clear_away(folder, resolved)
         for info in PHASES.values():
             if not (force or executed):
                 reason = _why_not_done(folder, info, sources[info.name], resolved)
@@ -94,13 +94,13 @@ def run(
             discard_results(folder / info.name, keep_made_with=kept)
             _execute(info, sources[info.name], folder, resolved, parameters=parameters, progress=progress)
             executed.append(info.name)
-            notice(f"{info.title}: done in {_seconds(folder, info):.0f} s")
-        seconds = {info.name: _seconds(folder, info) for info in PHASES.values()}
+            notice(f"{info.title}: done in {_seconds(folder, info, resolved):.0f} s")
+        seconds = {info.name: _seconds(folder, info, resolved) for info in PHASES.values()}
         return summarise(folder, resolved, seconds=seconds, executed=tuple(executed))
 
 
-def _sources(notebooks: Path) -> dict[str, Path]:
-    sources = {info.name: (notebooks / info.notebook).absolute() for info in PHASES.values()}
+def _sources(notebooks: Path, profile: Profile) -> dict[str, Path]:
+    sources = {info.name: (notebooks / info.notebook_for(profile)).absolute() for info in PHASES.values()}
     for name, path in sources.items():
         if not path.is_file():
             raise FileNotFoundError(f"phase {name} has no notebook {path}")
@@ -110,8 +110,8 @@ def _sources(notebooks: Path) -> dict[str, Path]:
 def _execute(
     info: PhaseInfo, source: Path, folder: Path, profile: Profile, *, parameters: dict, progress: bool
 ) -> None:
-    executed = _executed_notebook(folder, info)
-    partial = _partial_notebook(folder, info)
+    executed = _executed_notebook(folder, info, profile)
+    partial = _partial_notebook(folder, info, profile)
     executed.parent.mkdir(parents=True, exist_ok=True)
     executed.unlink(missing_ok=True)
     try:
@@ -135,10 +135,10 @@ def _execute(
     os.replace(partial, executed)
 
 
-def _clear_away(folder: Path) -> None:
+def _clear_away(folder: Path, profile: Profile) -> None:
     """Let the kernel of a run that was killed end, and remove what it left half-written."""
     for info in PHASES.values():
-        wait_for_kernel(log_of(_partial_notebook(folder, info)))
+        wait_for_kernel(log_of(_partial_notebook(folder, info, profile)))
     remove_left_overs(folder)
 
 
@@ -147,11 +147,11 @@ def _why_not_done(folder: Path, info: PhaseInfo, source: Path, profile: Profile)
     reason = why_not_current(folder, info.name, profile) or damage_of(folder / info.name)
     if reason is not None:
         return reason
-    executed = _executed_notebook(folder, info)
+    executed = _executed_notebook(folder, info, profile)
     try:
         if code_of(read_notebook(executed)) != code_of(read_notebook(source)):
             return "has a notebook that changed"
-        _seconds(folder, info)
+        _seconds(folder, info, profile)
     except FileNotFoundError:
         return "was stopped at its very end"
     except (ValueError, KeyError, TypeError):
@@ -165,14 +165,16 @@ def _other_code(folder: Path) -> str:
     return "" if same else ", though this package's code has changed since; --force makes it anew"
 
 
-def _executed_notebook(folder: Path, info: PhaseInfo) -> Path:
-    return folder / info.notebook  # a phase's folder has the same name in a run and among the notebooks
+def _executed_notebook(folder: Path, info: PhaseInfo, profile: Profile) -> Path:
+    return folder / info.notebook_for(
+        profile
+    )  # a phase's folder has the same name here and among the notebooks
 
 
-def _partial_notebook(folder: Path, info: PhaseInfo) -> Path:
-    return _executed_notebook(folder, info).with_suffix(".partial.ipynb")
+def _partial_notebook(folder: Path, info: PhaseInfo, profile: Profile) -> Path:
+    return _executed_notebook(folder, info, profile).with_suffix(".partial.ipynb")
 
 
-def _seconds(folder: Path, info: PhaseInfo) -> float:
+def _seconds(folder: Path, info: PhaseInfo, profile: Profile) -> float:
     """Wall time of a phase's execution, the start of its kernel included."""
-    return read_notebook(_executed_notebook(folder, info))["metadata"]["papermill"]["duration"]
+    return read_notebook(_executed_notebook(folder, info, profile))["metadata"]["papermill"]["duration"]

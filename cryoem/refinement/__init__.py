@@ -31,7 +31,7 @@ from cryoem.checks import (
     square_images,
     whole_number,
 )
-from cryoem.imaging import ContrastTransfer, defoci_of
+from cryoem.contrast import ContrastTransfer, defoci_of
 from cryoem.refinement.poses import Poses, without_drift
 from cryoem.refinement.progress import Memory, Progress, Standing
 from cryoem.refinement.rounds import Plan, first_standing, rounds
@@ -93,8 +93,8 @@ def refine(
     pixel_size_angstrom : side of a pixel.
     shifts_px : (n, 2) displacement (x, y) of each particle, to start from; by default images are taken to be centred,
         and shifts are not refined.
-    ctf, defocus_angstrom : the microscope's constants and (n,) underfocus of each image, where images were seen
-        through a contrast transfer; the map is then what it would be without one.
+    ctf, defocus_angstrom : the microscope's constants and the defocus of each image, (n,) or (n, 3), where images were
+        seen through a contrast transfer; the map is then what it would be without one.
     symmetry : point group of the particle, in the frame of ``rotations.point_group``; maps are made with it.
     search_rounds : rounds of random search, the radius halving each time from ``search_radius`` (radians).
     gradient_rounds : rounds of Gauss-Newton steps after them, at the most.

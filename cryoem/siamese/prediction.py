@@ -17,7 +17,7 @@ from cryoem.imaging import shift
 from cryoem.siamese.encoders import build_encoder
 from cryoem.siamese.losses import KINDS, distances_from_features, unit_features
 from cryoem.siamese.pair_head import head_of
-from cryoem.whole_file import written_aside
+from cryoem.whole_files import written_aside
 
 
 @dataclass(frozen=True)
