@@ -28,7 +28,7 @@ import numpy as np
 from table import print_table
 
 from cryoem.pipeline import PHASES, run_differences
-from cryoem.whole_file import LEFT_OVER
+from cryoem.whole_files import ASIDE
 
 
 def parsed() -> argparse.Namespace:
@@ -120,7 +120,7 @@ def kill_again_and_again(folder: Path, profile: str, kills: int, lives: Iterator
         told.ended += 1
         print(f"run {told.ended} came to its end", flush=True)
         told.differences += run_differences(clean, killed)
-        told.left += [str(path) for pattern in LEFT_OVER for path in killed.rglob(pattern)]
+        told.left += [str(path) for path in killed.rglob(f"{ASIDE}*")]
         shutil.rmtree(killed)
     return told
 
