@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,11 +13,13 @@ import keras
 import numpy as np
 
 from cryoem.errors import first_line
+from cryoem.whole_files import remove_left_overs, written_aside
 
 WARM_UP_STEPS = 50
 LAST_RATE = 0.05
-HISTORY_FILE = "history.json"
+STATE_FILE = "state.json"
 MADE_FROM_FILE = "made-from.json"
+WEIGHTS_FILES = "after-epoch-*.weights.h5"
 
 
 def cosine_adamw(learning_rate: float, steps: int) -> keras.optimizers.Optimizer:
@@ -83,17 +85,18 @@ class Record(keras.callbacks.Callback):
 
 
 def _save_state(model: keras.Model, folder: Path, epochs_done: int, history: dict) -> None:
-    """Write history, then weights and optimizer, whose file name says the epoch; the older state goes last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".partial-{HISTORY_FILE}"
-    aside.write_text(json.dumps(history), encoding="utf-8")
-    os.replace(aside, folder / HISTORY_FILE)
-    aside = folder / ".partial-state.weights.h5"
-    model.save_weights(aside, overwrite=True)
-    os.replace(aside, _state_path(folder, epochs_done))
-    for epoch in _saved_epochs(folder):
-        if epoch < epochs_done:
-            _state_path(folder, epoch).unlink()
+    """Write weights and optimizer, whose file name says the epoch, then the file that makes them count, which has their
+    checksum and the history; the older state goes last.
+    """
+    weights = _weights_path(folder, epochs_done)
+    with written_aside(weights) as aside:
+        model.save_weights(aside, overwrite=True)
+    state = {"epochs": epochs_done, "sha256": _sha256(weights), "history": history}
+    with written_aside(folder / STATE_FILE) as aside:
+        aside.write_text(json.dumps(state), encoding="utf-8")
+    for path in folder.glob(WEIGHTS_FILES):
+        if path != weights:
+            path.unlink()
 
 
 def restore(
@@ -102,27 +105,27 @@ def restore(
     """Load the latest state of an interrupted training; the number of epochs it had done and their history.
 
     ``made_from`` is what the training's numbers come from, by name, as JSON has it; see ``digest`` for arrays.  A
-    folder without a state is given it, one with a state must have been made from the same.
+    folder without a state is given it, one with a state must have been made from the same.  A state that is not as it
+    was written is said to be so by a warning, and the training begins anew.
 
     Raises
     ------
-    ValueError : the state is damaged, or of a training that was made from something else.
+    ValueError : the state is of a training that was made from something else, or of another model.
+    OSError : the folder cannot be written.
     """
     made_from = json.loads(json.dumps(made_from, default=float))  # as it comes back from the file
-    epochs = _saved_epochs(folder)
-    if not epochs:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / MADE_FROM_FILE).write_text(json.dumps(made_from, indent=2), encoding="utf-8")
+    remove_left_overs(folder)
+    state = _whole_state(folder)
+    if state is None:
+        for path in (folder / STATE_FILE, *folder.glob(WEIGHTS_FILES)):
+            path.unlink(missing_ok=True)
+        with written_aside(folder / MADE_FROM_FILE) as aside:
+            aside.write_text(json.dumps(made_from, indent=2), encoding="utf-8")
         return 0, {}
-    latest = max(epochs)
-    try:
-        before = json.loads((folder / MADE_FROM_FILE).read_text(encoding="utf-8"))
-        names = sorted(made_from.keys() | before.keys())
-    except Exception as error:
-        raise _unusable(folder, error) from None
+    before = state["made_from"]
     others = [
         f"{name} {before.get(name)!r} and not {made_from.get(name)!r}"
-        for name in names
+        for name in sorted(made_from.keys() | before.keys())
         if before.get(name) != made_from.get(name)
     ]
     if others:
@@ -130,21 +133,35 @@ def restore(
             f"checkpoints {folder} are of another training, with {', '.join(others)}; remove it to train anew"
         )
     try:
-        kept = json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))
-        history = {name: values[:latest] for name, values in kept.items()}
-        if not history or {len(values) for values in history.values()} != {latest}:
-            raise ValueError(f"its history does not hold {latest} epochs")
         model.optimizer.build(model.trainable_variables)
-        model.load_weights(_state_path(folder, latest))
+        model.load_weights(_weights_path(folder, state["epochs"]))
     except Exception as error:  # Keras, h5py and TensorFlow each raise their own kinds
-        raise _unusable(folder, error) from None
-    return latest, history
+        raise ValueError(
+            f"checkpoints {folder} are not of this model, remove it to train anew: {first_line(error)}"
+        ) from None
+    return state["epochs"], state["history"]
 
 
-def _unusable(folder: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"checkpoints {folder} hold no usable training state, remove it to train anew: {first_line(error)}"
-    )
+def _whole_state(folder: Path) -> dict | None:
+    """Epochs, history and what they were made from; None where nothing was kept, or not what was written."""
+    if not (folder / STATE_FILE).is_file():
+        return None
+    try:
+        state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        state["made_from"] = dict(json.loads((folder / MADE_FROM_FILE).read_text(encoding="utf-8")))
+        lengths = {len(values) for values in state["history"].values()}
+        if lengths != {state["epochs"]}:
+            raise ValueError(f"{STATE_FILE} does not hold the history of {state['epochs']} epochs")
+        weights = _weights_path(folder, state["epochs"])
+        if _sha256(weights) != state["sha256"]:
+            raise ValueError(f"{weights.name} is not as it was written")
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+        warnings.warn(
+            f"checkpoints {folder} hold no whole state, training begins anew: {first_line(error)}",
+            stacklevel=4,  # whoever called train
+        )
+        return None
+    return state
 
 
 def digest(value: np.ndarray | np.random.Generator) -> str:
@@ -156,11 +173,10 @@ def digest(value: np.ndarray | np.random.Generator) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _state_path(folder: Path, epochs_done: int) -> Path:
+def _weights_path(folder: Path, epochs_done: int) -> Path:
     return folder / f"after-epoch-{epochs_done}.weights.h5"
 
 
-def _saved_epochs(folder: Path) -> list[int]:
-    return [
-        int(path.name.split(".")[0].rsplit("-", 1)[1]) for path in folder.glob("after-epoch-*.weights.h5")
-    ]
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

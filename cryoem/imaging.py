@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import scipy.fft
 
-from cryoem.checks import finite_array, not_negative, one_each, positive_number, shifts_of, square_images
+from cryoem.checks import finite_array, not_negative, positive_number, shifts_of, square_images
+from cryoem.contrast import ContrastTransfer, defoci_of
 from cryoem.particles import ParticleStack
 from cryoem.projectors import (
     half_planes_from_images,
@@ -19,58 +20,6 @@ from cryoem.rotations import point_group, random_rotations
 from cryoem.volumes import DensityMap
 
 REFERENCE_PROJECTIONS = 200
-
-
-@dataclass(frozen=True)
-class ContrastTransfer:
-    """The microscope's constants and the range of defocus of a simulated data set.
-
-    ``voltage_kv`` kilovolts; ``spherical_aberration_mm`` millimetres; ``amplitude_contrast`` in [0, 1];
-    ``b_factor_angstrom2`` of the envelope ``exp(-B k^2 / 4)``; ``defocus_angstrom`` lowest and highest underfocus.
-
-    Raises
-    ------
-    ValueError : a value is out of its range.
-    """
-
-    voltage_kv: float = 300.0
-    spherical_aberration_mm: float = 2.7
-    amplitude_contrast: float = 0.07
-    b_factor_angstrom2: float = 50.0
-    defocus_angstrom: tuple[float, float] = (5_000.0, 20_000.0)
-
-    def __post_init__(self):
-        positive_number(self.voltage_kv, name="voltage_kv")
-        not_negative(self.spherical_aberration_mm, name="spherical_aberration_mm")
-        not_negative(self.b_factor_angstrom2, name="b_factor_angstrom2")
-        if not 0 <= self.amplitude_contrast <= 1:
-            raise ValueError(f"amplitude_contrast must be between 0 and 1, got {self.amplitude_contrast}")
-        low, high = self.defocus_angstrom
-        if not -np.inf < low <= high < np.inf:
-            raise ValueError(
-                f"defocus_angstrom must be a finite lowest and highest value, got {self.defocus_angstrom}"
-            )
-
-    @property
-    def wavelength_angstrom(self) -> float:
-        """Relativistic de Broglie wavelength of the electrons."""
-        volts = self.voltage_kv * 1e3
-        return 12.2643 / np.sqrt(volts + 0.97845e-6 * volts**2)
-
-    def at(self, frequency_per_angstrom: np.ndarray, defocus_angstrom: np.ndarray) -> np.ndarray:
-        """The transfer function at m frequencies for n defoci: (n, m), envelope included.
-
-        ``-sqrt(1 - A^2) sin g - A cos g``, ``g = pi lambda dz k^2 - pi / 2 Cs lambda^3 k^4``.
-
-        Source: Rohou and Grigorieff, J. Struct. Biol. 192 (2015) 216.
-        """
-        k2 = np.square(frequency_per_angstrom)
-        wavelength = self.wavelength_angstrom
-        aberration = np.pi / 2 * self.spherical_aberration_mm * 1e7 * wavelength**3 * k2**2
-        phase = np.pi * wavelength * np.asarray(defocus_angstrom)[:, None] * k2 - aberration
-        # sqrt(1 - A^2) sin g + A cos g = sin(g + arcsin A)
-        transfer = -np.sin(phase + np.arcsin(self.amplitude_contrast))
-        return transfer * np.exp(-self.b_factor_angstrom2 * k2 / 4)
 
 
 def simulate(
@@ -85,6 +34,7 @@ def simulate(
     symmetry: str = "C1",
     rng: np.random.Generator | int | None = None,
     backend: str = "auto",
+    callback: Callable[[int], None] | None = None,
 ) -> ParticleStack:
     """Simulate particle images of a map at random orientations.
 
@@ -94,17 +44,18 @@ def simulate(
     n : number of images.
     image_size : side in pixels of one voxel; the map's longest side by default.
     coverage : of orientations, see ``rotations.random_rotations``.
-    noise_variance : of white noise; images without it have variance 1 over the data set, so the
-        signal-to-noise ratio is ``1 / noise_variance``.
+    noise_variance : of white noise; images without it, as the microscope shows them, have variance 1 over the data
+        set, so the signal-to-noise ratio is ``1 / noise_variance``.
     shift_limit_px : shifts follow a triangular distribution on [-limit, limit] in x and y.
-    ctf : contrast transfer, with a defocus drawn for each image; none by default.
+    ctf : contrast transfer, with a defocus drawn for each image; none by default.  It takes most of a particle's
+        power away, which is at low frequencies, and noise is relative to what is left.
     symmetry : point group, noted in the stack.
     rng : generator or seed.
-    backend : of the projector.
+    backend, callback : of the projector, see ``projectors.project``.
 
     Returns
     -------
-    ParticleStack of n images with their orientations, shifts and defoci.
+    ParticleStack of n images with their orientations, shifts, contrast transfer and defoci.
 
     Raises
     ------
@@ -118,8 +69,8 @@ def simulate(
     rng = np.random.default_rng(rng)
     rotations = random_rotations(n, coverage=coverage, rng=rng)
     size = max(density_map.data.shape) if image_size is None else image_size
-    images = project(density_map.data, rotations, image_size=size, backend=backend)
-    images /= clean_deviation(density_map, image_size=size, coverage=coverage, backend=backend)
+    images = project(density_map.data, rotations, image_size=size, backend=backend, callback=callback)
+    images /= clean_deviation(density_map, image_size=size, coverage=coverage, ctf=ctf, backend=backend)
     defocus = None
     if ctf is not None:
         defocus = rng.uniform(*ctf.defocus_angstrom, n)
@@ -130,20 +81,29 @@ def simulate(
     if shift_limit_px:
         images = shift(images, shifts)
     images = add_noise(images, noise_variance, rng=rng)
-    return ParticleStack(images, density_map.voxel_size_angstrom, rotations, shifts, defocus, symmetry)
+    return ParticleStack(images, density_map.voxel_size_angstrom, rotations, shifts, defocus, symmetry, ctf)
 
 
 def clean_deviation(
-    density_map: DensityMap, *, image_size: int, coverage: str = "so3", backend: str = "auto"
+    density_map: DensityMap,
+    *,
+    image_size: int,
+    coverage: str = "so3",
+    ctf: ContrastTransfer | None = None,
+    backend: str = "auto",
 ) -> float:
-    """Standard deviation of noise-free projections over a fixed set of orientations: the unit of ``simulate``.
+    """Standard deviation of noise-free images over a fixed set of orientations and defoci: the unit of ``simulate``.
 
     Raises
     ------
     ValueError : the map projects to a constant.
     """
     rotations = random_rotations(REFERENCE_PROJECTIONS, coverage=coverage, rng=0)
-    deviation = float(project(density_map.data, rotations, image_size=image_size, backend=backend).std())
+    images = project(density_map.data, rotations, image_size=image_size, backend=backend)
+    if ctf is not None:
+        defoci = np.linspace(*ctf.defocus_angstrom, REFERENCE_PROJECTIONS)
+        images = apply_ctf(images, ctf, defoci, pixel_size_angstrom=density_map.voxel_size_angstrom)
+    deviation = float(images.std())
     if deviation == 0:
         raise ValueError("density_map must have structure, got one whose projections are constant")
     return deviation
@@ -193,7 +153,8 @@ def apply_ctf(
 ) -> np.ndarray:
     """Images as seen through a contrast transfer function: (n, y, x) float32.
 
-    ``defocus_angstrom`` is (n,), one for each image; ``pixel_size_angstrom`` the side of a pixel.
+    ``defocus_angstrom`` is that of each image, as for ``ContrastTransfer.at``; ``pixel_size_angstrom`` the side of a
+    pixel.
 
     Raises
     ------
@@ -229,26 +190,9 @@ def _transferred(images, ctf: ContrastTransfer, defocus_angstrom, pixel_size_ang
     if ctf is None:
         raise ValueError("ctf must be a ContrastTransfer, got None")
     size = images.shape[1]
-    frequency = np.hypot(*plane_frequencies(size).T) / pixel_size_angstrom
-    transfer = change(ctf.at(frequency, defoci)).astype(np.float32)
+    frequencies = plane_frequencies(size) / pixel_size_angstrom
+    transfer = change(ctf.at(frequencies, defoci)).astype(np.float32)
     return images_from_half_planes(half_planes_from_images(images) * transfer, size)
-
-
-def defoci_of(ctf: ContrastTransfer | None, defocus_angstrom, *, count: int) -> np.ndarray | None:
-    """(count,) defoci where there is a contrast transfer, None where there is none.
-
-    Raises
-    ------
-    ValueError : one of the two is given without the other, or defoci are not finite and one for each image.
-    """
-    if not (ctf is None or isinstance(ctf, ContrastTransfer)):
-        raise ValueError(f"ctf must be a ContrastTransfer or None, got {ctf!r}")
-    if (ctf is None) != (defocus_angstrom is None):
-        missing = "ctf" if ctf is None else "defocus_angstrom"
-        raise ValueError(f"ctf and defocus_angstrom must be given together, got no {missing}")
-    if ctf is None:
-        return None
-    return one_each(defocus_angstrom, count=count, name="defocus_angstrom")
 
 
 def downsample(images: np.ndarray, size: int) -> np.ndarray:

@@ -9,7 +9,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.checks import many_rotations, positive_number, shifts_of, square_images, whole_number
-from cryoem.imaging import ContrastTransfer, defoci_of, shift
+from cryoem.contrast import ContrastTransfer, defoci_of
+from cryoem.imaging import shift
 from cryoem.projectors import backproject, fourier, half_planes_from_images, plane_frequencies, project
 from cryoem.rotations import point_group
 from cryoem.volumes import DensityMap
@@ -42,8 +43,9 @@ def reconstruct(
     rotations : n orientations, particle to microscope coordinates.
     pixel_size_angstrom : side of a pixel, and of a voxel of the result.
     shifts_px : (n, 2) displacement (x, y) of each particle, which is taken off; none by default.
-    ctf, defocus_angstrom : the microscope's constants and (n,) underfocus of each image, where images were seen through
-        a contrast transfer; ``"fourier"`` takes it off, weighting each image by what the transfer lets through.
+    ctf, defocus_angstrom : the microscope's constants and the defocus of each image, (n,) or (n, 3), where images were
+        seen through a contrast transfer; ``"fourier"`` takes it off, weighting each image by what the transfer lets
+        through.
     symmetry : point group of the particle, in the frame of ``rotations.point_group``: every image counts at all of its
         copies ``R g``, so that the map has the symmetry.
     method : ``"fourier"`` direct inversion, every slice gridded and divided by the sampling density;
@@ -76,29 +78,60 @@ def reconstruct(
     iterations = whole_number(iterations, name="iterations", at_least=1)
     if method == "cgls" and ctf is not None:
         raise ValueError("method must be fourier where there is a ctf, got 'cgls'")
-    defoci = defoci_of(ctf, defocus_angstrom, count=len(images))
-    if shifts_px is not None:
-        images = shift(images, -shifts_of(shifts_px, count=len(images)))
-    group = point_group(symmetry)
     if method == "fourier":
-        inside, frequencies = disc_frequencies(images.shape[1])
-        transfers = None
-        if ctf is not None:
-            transfers = ctf.at(np.hypot(*frequencies.T) / pixel_size_angstrom, defoci).astype(np.float32)
-        planes = half_planes_from_images(images)[:, inside]
-        sums = grid_slices(
-            planes,
-            rotations.as_matrix(),
-            frequencies,
-            images.shape[1],
-            group=group.as_matrix(),
-            transfers=transfers,
+        sums = slice_sums(
+            images,
+            rotations,
+            pixel_size_angstrom=pixel_size_angstrom,
+            shifts_px=shifts_px,
+            ctf=ctf,
+            defocus_angstrom=defocus_angstrom,
+            symmetry=symmetry,
         )
         volume = sums.invert(damping=damping)
     else:
+        defoci_of(ctf, defocus_angstrom, count=len(images))
+        if shifts_px is not None:
+            images = shift(images, -shifts_of(shifts_px, count=len(images)))
+        group = point_group(symmetry)
         copies = Rotation.concatenate([rotations * g for g in group])
         volume = _cgls(np.concatenate([images] * len(group)), copies, iterations, backend, callback)
     return DensityMap(volume.astype(np.float32), pixel_size_angstrom)
+
+
+def slice_sums(
+    images: np.ndarray,
+    rotations: Rotation,
+    *,
+    pixel_size_angstrom: float,
+    shifts_px: np.ndarray | None = None,
+    ctf: ContrastTransfer | None = None,
+    defocus_angstrom: np.ndarray | None = None,
+    symmetry: str = "C1",
+) -> SliceSums:
+    """What a block of images gives to a map: sums over blocks of images, inverted, are ``reconstruct`` of all of them.
+
+    Parameters, raises: as ``reconstruct`` by ``"fourier"``, but a single image will do.
+    """
+    images = square_images(images, smallest_px=4)
+    many_rotations(rotations, count=len(images))
+    positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
+    defoci = defoci_of(ctf, defocus_angstrom, count=len(images))
+    if shifts_px is not None:
+        images = shift(images, -shifts_of(shifts_px, count=len(images)))
+    size = images.shape[1]
+    inside, frequencies = disc_frequencies(size)
+    transfers = None
+    if ctf is not None:
+        transfers = ctf.at(frequencies / pixel_size_angstrom, defoci).astype(np.float32)
+    return grid_slices(
+        half_planes_from_images(images)[:, inside],
+        rotations.as_matrix(),
+        frequencies,
+        size,
+        group=point_group(symmetry).as_matrix(),
+        transfers=transfers,
+    )
 
 
 def disc_frequencies(size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,8 +13,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryoem.checks import whole_number
 from cryoem.folders import data_folder
-from cryoem.volumes import DensityMap, density_from_model, low_pass, phantom, read_map, resample
+from cryoem.volumes import DensityMap, crop_or_pad, density_from_model, low_pass, phantom, read_map, resample
 from cryoem.volumes.phantom import SMALLEST_SIZE
 
 DEFAULT_VOXEL_SIZE_ANGSTROM = 4.0
@@ -133,6 +134,7 @@ def load(
     *,
     voxel_size_angstrom: float | None = None,
     resolution_angstrom: float | None = None,
+    size: int | None = None,
 ) -> DensityMap:
     """A density map from a file, a registry name, or the phantom.
 
@@ -144,19 +146,26 @@ def load(
         have it; models and phantoms are made at it, by default 4.
     resolution_angstrom : a map is low-pass filtered to it, by default kept; models and phantoms are made at
         it, by default two voxels.
+    size : edge of a cubic box in voxels.  A map is cut or padded to it about its centre, a model must fit in, a phantom
+        fills it: with a voxel size that makes the box 256 angstrom wide where none is given.  By default a map keeps
+        its box, a model gets the smallest, and a phantom one of 256 angstrom.
 
     Raises
     ------
-    FileNotFoundError, ValueError, ConnectionError : see ``read_map``, ``density_from_model``, ``phantom`` and
-        ``fetch``.
+    FileNotFoundError, ValueError, ConnectionError : see ``read_map``, ``density_from_model``, ``phantom``,
+        ``fetch`` and ``crop_or_pad``.
     """
     name = os.fspath(name_or_path)
+    if size is not None:
+        size = whole_number(size, name="size", at_least=1)
     made_at = DEFAULT_VOXEL_SIZE_ANGSTROM if voxel_size_angstrom is None else voxel_size_angstrom
     if re.fullmatch("phantom(-[A-Za-z0-9]+)?", name):
         symmetry = name.partition("-")[2] or "C1"
+        if size is not None and voxel_size_angstrom is None:
+            made_at = PHANTOM_BOX_ANGSTROM / size
         return phantom(
             symmetry=symmetry,
-            size=max(SMALLEST_SIZE, round(PHANTOM_BOX_ANGSTROM / made_at)),
+            size=max(SMALLEST_SIZE, round(PHANTOM_BOX_ANGSTROM / made_at)) if size is None else size,
             voxel_size_angstrom=made_at,
             resolution_angstrom=resolution_angstrom,
         )
@@ -164,7 +173,9 @@ def load(
     path = Path(name) if is_path else fetch(name)
     if _suffix(path.name) in MODEL_SUFFIXES:
         resolution = 2 * made_at if resolution_angstrom is None else resolution_angstrom
-        return density_from_model(path, voxel_size_angstrom=made_at, resolution_angstrom=resolution)
+        return density_from_model(
+            path, voxel_size_angstrom=made_at, resolution_angstrom=resolution, box_size=size
+        )
     if _suffix(path.name) not in MAP_SUFFIXES:
         known = ", ".join(MAP_SUFFIXES + MODEL_SUFFIXES)
         raise ValueError(
@@ -175,6 +186,8 @@ def load(
         density_map = low_pass(density_map, resolution_angstrom)
     if voxel_size_angstrom is not None and voxel_size_angstrom != density_map.voxel_size_angstrom:
         density_map = resample(density_map, voxel_size_angstrom)
+    if size is not None:
+        density_map = crop_or_pad(density_map, size)
     low, high = density_map.data.min(), density_map.data.max()
     if not (high > low and high > 0):
         raise ValueError(

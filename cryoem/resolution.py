@@ -8,6 +8,7 @@ import numpy as np
 import scipy.fft
 
 from cryoem.checks import finite_array, positive_number
+from cryoem.volumes import DensityMap, low_pass, soft_mask, soft_sphere
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,23 @@ def masked_half_map_fsc(
     beyond = np.arange(1, len(corrected) + 1) > first + 1
     corrected[beyond] = ((masked.correlation - random) / np.maximum(1 - random, 1e-6))[beyond]
     return FSC(masked.frequency, corrected, random)
+
+
+def particle_mask(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Soft mask of the particle that two half-maps (n, n, n) show: (n, n, n) float32 in [0, 1].
+
+    It surrounds their mean, blurred to twice what they agree on (at 0.5), within the largest ball of the box.
+
+    Raises
+    ------
+    ValueError : as ``fourier_shell_correlation``, or there is no particle to surround.
+    """
+    size = len(a)
+    sphere = soft_sphere(np.shape(a), 0.45 * size, 0.05 * size)
+    coarse = fourier_shell_correlation(a, b, mask=sphere)
+    blur = min(2 * coarse.resolution_angstrom(0.5), size / 3)
+    blurred = low_pass(DensityMap(((a + b) / 2 * sphere).astype(np.float32), 1.0), blur)
+    return sphere * soft_mask(blurred, extend_px=0.03 * size, edge_px=0.05 * size)
 
 
 def shell_index(n: int, *, ndim: int = 3) -> np.ndarray:

@@ -128,6 +128,25 @@ def to_relion_euler_deg(rotations: Rotation) -> np.ndarray:
     return np.rad2deg(np.stack([rot, tilt, psi], axis=-1))
 
 
+def from_cryosparc_pose(pose: np.ndarray) -> Rotation:
+    """Orientations from cryoSPARC's rotation vectors: (n, 3) or (3,) radians, alignments3D/pose.
+
+    cryoSPARC's rotation takes microscope to particle coordinates, so R is its inverse.
+
+    Raises
+    ------
+    ValueError : the last axis is not 3 or a value is not finite.
+
+    Source: pyem's csparc2star and cryoDRGN's parse_pose_csparc, whose angles RELION reads.
+    """
+    pose = np.asarray(pose, dtype=float)
+    if pose.ndim not in (1, 2) or pose.shape[-1] != 3:
+        raise ValueError(f"pose must be (n, 3) or (3,), got {pose.shape}")
+    if not np.isfinite(pose).all():
+        raise ValueError(f"pose must be finite, got {np.count_nonzero(~np.isfinite(pose))} non-finite values")
+    return Rotation.from_rotvec(-pose)
+
+
 def viewing_directions(rotations: Rotation) -> np.ndarray:
     """Particle-frame unit vectors that point along the microscope's z-axis: (n, 3), the third row of each R."""
     return rotations.as_matrix()[..., 2, :]

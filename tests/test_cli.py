@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import fields
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,10 +15,11 @@ from typer.testing import CliRunner
 
 import cryoem
 from cryoem import pipeline, registry
-from cryoem.cli import app
+from cryoem.cli import COMMANDS, app
 from cryoem.udl import stacks
 
 HELP_SECONDS = 0.5
+NAMES = [command.__name__ for commands in COMMANDS.values() for command in commands]
 
 
 def invoke(*arguments: str):
@@ -36,7 +38,14 @@ def run_call(monkeypatch):
 
     def run(**arguments):
         call.update(arguments)
-        return SimpleNamespace(text="Result", report="report.html")
+        return SimpleNamespace(
+            text="Result",
+            report=Path("report.html"),
+            folder=Path("runs"),
+            numbers={"3-reconstruction": {"refined_pose_error_rad": None}},
+            seconds={"3-reconstruction": 2.5},
+            executed=("3-reconstruction",),
+        )
 
     monkeypatch.setattr(pipeline, "run", run)
     return call
@@ -56,7 +65,18 @@ def test_help_starts_quickly_and_imports_nothing_heavy():
     assert not modules & {"numpy", "scipy", "h5py", "plotly", "papermill", "tensorflow", "keras", "astra"}
 
 
-@pytest.mark.parametrize("command", ["run", "experiment", "info", "fetch", "settings"])
+def test_help_lists_every_command_in_the_order_of_the_pipeline():
+    lines = invoke("--help").stdout.splitlines()
+    listed = [line.split()[0].rstrip(":") if line.startswith("  ") else line for line in lines]
+    expected = []
+    for group, commands in COMMANDS.items():
+        expected += [f"{group}:", *(command.__name__ for command in commands)]
+    found = [line for line in listed[listed.index(expected[0]) :] if line]
+    assert found == expected
+    assert "..." not in "".join(lines[lines.index(expected[0]) :])  # no sentence is cut off
+
+
+@pytest.mark.parametrize("command", NAMES)
 def test_each_help_shows_an_example(command):
     result = invoke(command, "--help")
     assert result.exit_code == 0
@@ -77,6 +97,16 @@ def test_run_hands_over_its_options(run_call):
         "run": "mine",
         "overrides": overrides,
         "force": True,
+    }
+
+
+def test_run_answers_in_json(run_call):
+    assert json.loads(invoke("run", "--json").stdout) == {
+        "folder": "runs",
+        "report": "report.html",
+        "numbers": {"3-reconstruction": {"refined_pose_error_rad": None}},
+        "seconds": {"3-reconstruction": 2.5},
+        "executed": ["3-reconstruction"],
     }
 
 
@@ -151,6 +181,14 @@ def test_align2d_hands_over_what_was_given_and_nothing_else(monkeypatch):
     refused = invoke("align2d", "a.mrcs", "--out", "b", "--seed", "-1")
     assert refused.exit_code == 2
     assert "Invalid value for '--seed'" in refused.stderr
+    values = json.loads(invoke("align2d", "a.mrcs", "--out", "b", "--json").stdout)
+    assert values == {
+        "images": 1,
+        "seconds": 2.0,
+        "method": "judl",
+        "resolution_angstrom": None,
+        "folder": "b",
+    }
 
 
 def test_a_missing_map_is_one_sentence(tmp_path):
@@ -177,6 +215,9 @@ def test_fetch_prints_the_path(monkeypatch, tmp_path):
     monkeypatch.setattr(registry, "fetch", lambda name: tmp_path / f"{name}.mrc")
     result = invoke("fetch", "5j0n")
     assert (result.exit_code, result.stdout) == (0, f"{tmp_path}/5j0n.mrc\n")
+    values = json.loads(invoke("fetch", "1u19", "--json").stdout)
+    assert values["path"] == f"{tmp_path}/1u19.mrc"
+    assert values["licence"] == "CC0 (PDB)"
 
 
 def test_fetch_of_an_unknown_name_is_one_sentence():
@@ -196,3 +237,14 @@ def test_settings_lists_every_setting_with_its_values():
             getattr(pipeline.get_profile(profile), name) for profile in ("quick", "paper", "toy")
         )
         assert line.endswith(f" (quick {quick}, paper {paper}, toy {toy})")
+    values = json.loads(invoke("settings", "--json").stdout)
+    assert values.keys() == lines.keys()
+    assert values["seed"] == {"meaning": "seed of every random number", "quick": 0, "paper": 0, "toy": 0}
+
+
+def test_the_list_of_experiments_is_also_json():
+    listed = json.loads(invoke("experiment", "--list", "--json").stdout)["experiments"]
+    names = [row["name"] for row in listed]
+    assert names
+    assert [line.split()[0] for line in invoke("experiment", "--list").stdout.splitlines()[::2]] == names
+    assert all(row["quick_points"] >= 1 for row in listed)

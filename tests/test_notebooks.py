@@ -55,7 +55,10 @@ def test_there_is_one_notebook_for_each_phase_and_no_other():
         for path in notebooks_folder().rglob("*.ipynb")
         if ".ipynb_checkpoints" not in path.parts and path.parent.name in pipeline.PHASES
     }
-    assert found == {info.notebook for info in pipeline.PHASES.values()}
+    phases = pipeline.PHASES.values()
+    of_measured = {info.notebook_of_measured for info in phases} - {None}
+    assert found == {info.notebook for info in phases} | of_measured
+    assert len(of_measured) == 3
 
 
 @EACH_NOTEBOOK
@@ -226,8 +229,8 @@ def test_maps_can_be_read(executed):
 @pytest.mark.notebooks
 def test_arrays_can_be_read_and_have_units(executed):
     expected = {
-        f"{DATA}/particles.h5": {"images", "quaternions", "shifts", "pixel_size"},
-        f"{DATA}/validation.h5": {"images", "quaternions", "shifts", "pixel_size"},
+        f"{DATA}/particles.h5": {"images", "quaternions", "shifts", "pixel_size", "noise_variance"},
+        f"{DATA}/validation.h5": {"images", "quaternions", "shifts", "pixel_size", "noise_variance"},
         f"{DISTANCES}/distances.h5": {"distances", "shifts"},
         f"{ORIENTATIONS}/orientations.h5": {"quaternions", "losses"},
         f"{MAP}/orientations.h5": {"quaternions", "shifts", "subset"},

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from cryoem.contrast import ContrastTransfer
 from cryoem.particles import ParticleStack
 from cryoem.rotations import random_rotations
 
@@ -25,7 +26,7 @@ def test_a_stack_of_images_alone():
 
 def test_a_stack_of_everything():
     rotations = random_rotations(3, rng=0)
-    stack = ParticleStack(IMAGES, 1.5, rotations, np.ones((3, 2)), np.full(3, 1e4), "D2")
+    stack = ParticleStack(IMAGES, 1.5, rotations, np.ones((3, 2)), np.full(3, 1e4), "D2", ContrastTransfer())
     assert stack.rotations is rotations
     assert stack.shifts_px.shape == (3, 2)
     assert stack.defocus_angstrom.shape == (3,)
@@ -58,13 +59,15 @@ def test_a_pixel_must_have_a_size(size):
     ("name", "value", "message"),
     [
         ("rotations", random_rotations(2, rng=0), "rotations must be as many as the images, 3, got 2"),
-        ("shifts_px", np.zeros((4, 2)), r"shifts_px must be \(3, 2\), one for each image, got \(4, 2\)"),
-        ("defocus_angstrom", np.zeros(1), r"defocus_angstrom must be \(3,\), one for each image, got \(1,\)"),
+        ("shifts_px", np.zeros((4, 2)), r"shifts_px must be \(3, 2\), got \(4, 2\)"),
+        ("defocus_angstrom", np.zeros(1), "defocus_angstrom must be one for each of the 3 images, got 1"),
     ],
 )
 def test_what_is_known_must_be_known_of_each_image(name, value, message):
     with pytest.raises(ValueError, match=message):
-        ParticleStack(IMAGES, 1.0, **{name: value})
+        ParticleStack(
+            IMAGES, 1.0, **{name: value}, ctf=ContrastTransfer() if name == "defocus_angstrom" else None
+        )
 
 
 @pytest.mark.parametrize(
@@ -83,12 +86,14 @@ def test_what_is_known_must_be_known_of_each_image(name, value, message):
         "flat-shifts",
         "nan-shifts",
         "scalar-defocus",
-        "astigmatic-defocus",
+        "defocus-without-azimuth",
     ],
 )
 def test_what_is_known_must_have_its_shape(name, value):
     with pytest.raises(ValueError, match=f"^{name} must"):
-        ParticleStack(IMAGES, 1.0, **{name: value})
+        ParticleStack(
+            IMAGES, 1.0, **{name: value}, ctf=ContrastTransfer() if name == "defocus_angstrom" else None
+        )
 
 
 def test_a_stack_cannot_be_changed():

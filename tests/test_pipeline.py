@@ -19,10 +19,10 @@ import pytest
 
 from cryoem import folders, pipeline, volumes
 from cryoem.pipeline.execution import last_line
-from cryoem.pipeline.files import written_aside
 from cryoem.pipeline.lock import locked
 from cryoem.pipeline.records import saved_figures
 from cryoem.pipeline.summary import with_unit
+from cryoem.whole_files import written_aside
 
 DATA, DISTANCES, ORIENTATIONS, MAP = pipeline.PHASES
 TOY = pipeline.get_profile("toy")

@@ -199,6 +199,22 @@ def test_load_makes_density_of_models_and_phantoms(tmp_path):
     np.testing.assert_array_equal(registry.load("phantom-D2").data, volumes.phantom(symmetry="D2").data)
 
 
+def test_load_makes_a_box_of_a_given_size(tmp_path, real_data):
+    volumes.write_map(tmp_path / "a.mrc", volumes.phantom(size=20, voxel_size_angstrom=6.0))
+    cut = registry.load(tmp_path / "a.mrc", size=17)
+    np.testing.assert_array_equal(cut.data, volumes.cube(volumes.read_map(tmp_path / "a.mrc"), 17).data)
+    wide = registry.load("phantom-C2", size=16)
+    assert (wide.data.shape, wide.voxel_size_angstrom) == ((16, 16, 16), registry.PHANTOM_BOX_ANGSTROM / 16)
+    narrow = registry.load("phantom", size=16, voxel_size_angstrom=5.0)
+    assert (narrow.data.shape, narrow.voxel_size_angstrom) == ((16, 16, 16), 5.0)
+    model = real_data / "models" / "1u19.cif.gz"
+    assert registry.load(model, voxel_size_angstrom=8.0, size=31).data.shape == (31, 31, 31)
+    with pytest.raises(ValueError, match=r"^box_size must be at least .*, got 4$"):
+        registry.load(model, voxel_size_angstrom=8.0, size=4)
+    with pytest.raises(ValueError, match=r"^size must be a whole number of at least 1, got 0$"):
+        registry.load("phantom", size=0)
+
+
 def test_load_refuses_other_files(tmp_path):
     (tmp_path / "table.csv").touch()
     with pytest.raises(

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import scipy.fft
 
-from cryoem.resolution import FSC, fourier_shell_correlation, masked_half_map_fsc, shell_index
+from cryoem.resolution import (
+    FSC,
+    fourier_shell_correlation,
+    masked_half_map_fsc,
+    particle_mask,
+    shell_index,
+)
 from cryoem.volumes import soft_sphere
 
 ROUNDING = 1e-12
@@ -87,6 +93,18 @@ def test_a_mask_is_multiplied_into_both():
     np.testing.assert_allclose(
         masked, fourier_shell_correlation(a * mask, b * mask).correlation, atol=ROUNDING
     )
+
+
+def test_the_mask_of_a_particle_surrounds_it(particle):
+    halves = [particle + 0.05 * noise(32, seed) for seed in (1, 2)]
+    mask = particle_mask(*halves)
+    assert mask.shape == particle.shape
+    assert mask.min() == 0
+    assert mask.max() == 1
+    bright = particle > 0.2 * particle.max()
+    assert mask[bright].mean() > 0.99
+    assert mask.mean() < 0.5  # and not the whole box
+    assert not mask[~soft_sphere(mask.shape, 16, 0).astype(bool)].any()
 
 
 def test_shells_of_a_constant_map_are_empty_and_correlate_nothing():

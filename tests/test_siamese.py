@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -528,7 +530,7 @@ def test_a_save_killed_between_its_two_files_mixes_no_encoders(stored, monkeypat
     keras.utils.set_random_seed(4)
     newer = other.build()
     for failing in (1, 2):
-        monkeypatch.setattr("cryoem.siamese.prediction.os.replace", fail_at_call(failing))
+        monkeypatch.setattr("cryoem.whole_files.os.replace", fail_at_call(failing))
         with pytest.raises(Interrupted):
             save_encoder(path, newer, other)
         monkeypatch.undo()
@@ -839,7 +841,7 @@ def test_an_interrupted_training_goes_on_to_the_same_numbers(uninterrupted, tmp_
     with pytest.raises(Interrupted):
         tiny_training(checkpoints=tmp_path, callbacks=[Stop(2, interrupt)])
     assert {path.name for path in tmp_path.iterdir()} == {
-        "history.json",
+        "state.json",
         "made-from.json",
         "after-epoch-2.weights.h5",
     }
@@ -868,16 +870,26 @@ def test_a_killed_training_goes_on_to_the_same_numbers(uninterrupted_eagerly, tm
 
 
 @apply(uncompiled)
-@pytest.mark.parametrize("when", ["history", "weights", "older-state"])
-def test_a_checkpoint_half_written_is_not_used(uninterrupted_eagerly, tmp_path, monkeypatch, when):
-    failing = {"history": 3, "weights": 4}.get(when, 99)
-    monkeypatch.setattr("cryoem.siamese.training.os.replace", fail_at_call(failing))
-    if when == "older-state":
-        monkeypatch.setattr(Path, "unlink", lambda *_, **__: interrupt())
+@pytest.mark.parametrize(
+    ("when", "epochs"),
+    [
+        ("first-weights", []),
+        ("first-state", [1]),
+        ("weights", [1]),
+        ("state", [1, 2]),
+        ("older-weights", [2]),
+    ],
+)
+def test_a_checkpoint_half_written_is_not_used(uninterrupted_eagerly, tmp_path, monkeypatch, when, epochs):
+    # the file that says what it is made from comes before all
+    failing = {"first-weights": 2, "first-state": 3, "weights": 4, "state": 5, "older-weights": 6}[when]
+    monkeypatch.setattr("cryoem.whole_files.os.replace", fail_at_call(failing))
     with pytest.raises(Interrupted):
         tiny_training(checkpoints=tmp_path)
     monkeypatch.undo()
-    assert len(list(tmp_path.glob("after-epoch-*"))) == (2 if when == "older-state" else 1)
+    assert sorted(path.name for path in tmp_path.glob("after-epoch-*")) == [
+        f"after-epoch-{epoch}.weights.h5" for epoch in epochs
+    ]
     assert_same_training(uninterrupted_eagerly, tiny_training(checkpoints=tmp_path))
 
 
@@ -951,9 +963,9 @@ def test_training_stops_after_the_time_allowed(tmp_path):
     assert len(history["loss"]) == 1
     with pytest.raises(Interrupted):
         tiny_training(epochs=6, checkpoints=tmp_path, callbacks=[Stop(2, interrupt)])  # after two epochs
-    kept = json.loads((tmp_path / "history.json").read_text())
-    kept["seconds"] = [100.0, 200.0]
-    (tmp_path / "history.json").write_text(json.dumps(kept))
+    kept = json.loads((tmp_path / "state.json").read_text())
+    kept["history"]["seconds"] = [100.0, 200.0]
+    (tmp_path / "state.json").write_text(json.dumps(kept))
     _, history = tiny_training(epochs=6, checkpoints=tmp_path, seconds=200.0)  # 200 of them are spent
     assert history["seconds"] == [100.0, 200.0]
     _, history = tiny_training(epochs=6, checkpoints=tmp_path, seconds=200.0 + 1e-6)
@@ -970,29 +982,53 @@ def test_validation_loss_is_finite_for_any_number_of_images(n):
 
 
 @apply(uncompiled)
-@pytest.mark.filterwarnings("ignore:Skipping nested container")  # outside of tests a warning stops nothing
 @pytest.mark.parametrize(
-    "damage", ["weights", "history", "short-history", "no-history", "no-made-from", "other-encoder"]
+    ("damage", "told"),
+    [
+        ("no-weights", "No such file"),
+        ("cut-weights", "after-epoch-1.weights.h5 is not as it was written"),
+        ("flipped-weights", "after-epoch-1.weights.h5 is not as it was written"),
+        ("empty-state", "Expecting value"),
+        ("half-a-state", "'epochs'"),
+        ("no-made-from", "No such file"),
+        ("short-history", "state.json does not hold the history of 1 epochs"),
+    ],
 )
-def test_a_damaged_checkpoint_is_one_sentence(tmp_path, damage):
-    tiny_training(epochs=2, seconds=1e-6, checkpoints=tmp_path)
-    weights, history = tmp_path / "after-epoch-1.weights.h5", tmp_path / "history.json"
-    settings = SETTINGS
-    if damage == "weights":
-        weights.write_bytes(weights.read_bytes()[:1000])
-    elif damage == "history":
-        history.write_text("{")
-    elif damage == "short-history":
-        history.write_text(json.dumps(json.loads(history.read_text()) | {"val_loss": []}))
-    elif damage == "no-history":
-        history.unlink()
+def test_a_damaged_checkpoint_is_told_and_made_anew(uninterrupted_eagerly, tmp_path, damage, told):
+    with pytest.raises(Interrupted):
+        tiny_training(checkpoints=tmp_path, callbacks=[Stop(1, interrupt)])
+    weights, state = tmp_path / "after-epoch-1.weights.h5", tmp_path / "state.json"
+    content = weights.read_bytes()
+    kept = json.loads(state.read_text())
+    if damage == "no-weights":
+        weights.unlink()
+    elif damage == "cut-weights":
+        weights.write_bytes(content[:-1])
+    elif damage == "flipped-weights":
+        middle = len(content) // 2
+        weights.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    elif damage == "empty-state":
+        state.write_text("")
+    elif damage == "half-a-state":
+        state.write_text(json.dumps({"history": kept["history"]}))
     elif damage == "no-made-from":
         (tmp_path / "made-from.json").unlink()
     else:
-        settings = replace(SETTINGS, channels=8)
-    message = f"^checkpoints {tmp_path} hold no usable training state, remove it to train anew: ."
+        state.write_text(json.dumps(kept | {"history": kept["history"] | {"val_loss": []}}))
+    with warnings.catch_warnings(record=True, action="always") as caught:  # beside those of Keras
+        again = tiny_training(checkpoints=tmp_path)
+    sentence = f"checkpoints {tmp_path} hold no whole state, training begins anew: .*{told}"
+    assert sum(re.match(sentence, str(warning.message)) is not None for warning in caught) == 1
+    assert_same_training(uninterrupted_eagerly, again)
+
+
+@apply(uncompiled)
+@pytest.mark.filterwarnings("ignore:Skipping nested container")  # outside of tests a warning stops nothing
+def test_the_state_of_another_encoder_is_one_sentence(tmp_path):
+    tiny_training(epochs=2, seconds=1e-6, checkpoints=tmp_path)
+    message = f"^checkpoints {tmp_path} are not of this model, remove it to train anew: ."
     with pytest.raises(ValueError, match=message) as caught:
-        tiny_training(settings.build(), epochs=2, checkpoints=tmp_path)
+        tiny_training(replace(SETTINGS, channels=8).build(), epochs=2, checkpoints=tmp_path)
     assert "\n" not in str(caught.value)
 
 

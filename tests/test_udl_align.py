@@ -383,7 +383,7 @@ def test_a_signal_ends_the_command_in_order(number, word, stack_file, tmp_path):
     command = [sys.executable, "-c", SLOW_ALIGNMENT, "align2d", stack_file, "--out", tmp_path / "new" / "out"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "training\n"
-        assert len(list(tmp_path.glob("new/.partial-out-*"))) == 1
+        assert len(list(tmp_path.glob("new/.partial-*-out"))) == 1
         process.send_signal(number)
         _, stderr = process.communicate(timeout=30)
     assert process.returncode == 128 + number
@@ -395,9 +395,12 @@ def test_a_signal_ends_the_command_in_order(number, word, stack_file, tmp_path):
 def test_what_a_killed_process_left_is_removed(stack_file, models, tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    prefix = f".partial-out-{platform.node()}-"
-    left, of_another = tmp_path / f"{prefix}{ended.pid}", tmp_path / f".partial-out-elsewhere-{ended.pid}"
-    running = tmp_path / f"{prefix}{os.getppid()}"
+    here, name = f".partial-{platform.node()}", "0123abcd-out"
+    left = tmp_path / f"{here}-{ended.pid}-{name}"
+    of_another, running = (
+        tmp_path / f".partial-elsewhere-{ended.pid}-{name}",
+        tmp_path / f"{here}-{os.getppid()}-{name}",
+    )
     for folder in (left, of_another, running):
         folder.mkdir()
         (folder / "aligned.mrcs").touch()

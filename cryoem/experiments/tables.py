@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cryoem.pipeline.files import written_aside
+from cryoem.whole_files import written_aside
 
 LAST_COLUMNS = ["quantity", "value"]
 

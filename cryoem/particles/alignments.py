@@ -13,7 +13,6 @@ shift), the shift first.  As an orientation this is ``Rz(angle)``, particle to m
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,14 +20,13 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.checks import one_each, positive_number, shifts_of, whole_number
+from cryoem.particles.relion import optics_groups, sized
 from cryoem.particles.tables import RELION_IMAGE, XMIPP_IMAGE
 from cryoem.rotations import to_relion_euler_deg
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DISAGREE = 1e-2  # relative: another pixel size, not the same one rounded
-OF_OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")  # of particles in RELION 3.0
 OLD_POSE = (
     *(f"rlnAngle{angle}{kind}" for angle in ("Rot", "Tilt", "Psi") for kind in ("", "Prior", "FlipRatio")),
     *(f"rlnOrigin{axis}{unit}" for axis in "XYZ" for unit in ("", "Angst", "Prior", "PriorAngst")),
@@ -102,7 +100,7 @@ def relion_tables(
         )
     particles = pd.DataFrame(index=range(len(names))) if table is None else table.reset_index(drop=True)
     particles = particles.drop(columns=[name for name in OLD_POSE if name in particles])
-    particles, optics = _with_groups(particles, optics)
+    particles, optics = optics_groups(particles, optics)
     euler_deg = to_relion_euler_deg(Rotation.from_euler("z", angles_rad[:, None]))
     pose = {
         RELION_IMAGE: names,
@@ -112,7 +110,7 @@ def relion_tables(
         "rlnClassNumber": _classes(class_numbers, len(names)),
     }
     scores = _checked_scores(scores or {}, {*pose, "rlnOpticsGroup"}, len(names))
-    return particles.assign(**pose, **scores), _of_images(optics, pixel_size_angstrom, image_size)
+    return particles.assign(**pose, **scores), sized(optics, pixel_size_angstrom, image_size)
 
 
 def xmipp_table(
@@ -187,45 +185,3 @@ def _checked_scores(scores, taken: set[str], n: int) -> dict[str, np.ndarray]:
                 f"scores must have names of letters and digits that no other column has, got {name!r}"
             )
     return {name: one_each(values, count=n, name=f"scores[{name!r}]") for name, values in scores.items()}
-
-
-def _with_groups(particles: pd.DataFrame, optics: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Particles with the number of their optics group, and the groups; made where there are none."""
-    import pandas as pd
-
-    if optics is None:
-        known = [name for name in ("rlnOpticsGroup", *OF_OPTICS) if name in particles]
-        groups = particles[known].drop_duplicates() if known else pd.DataFrame(index=[0])
-        numbers = particles.groupby(known, sort=False, dropna=False).ngroup() + 1 if known else 1
-        count = range(1, len(groups) + 1)
-        made = {
-            "rlnOpticsGroup": list(count),
-            "rlnOpticsGroupName": [f"opticsGroup{group}" for group in count],
-        }
-        return particles.assign(rlnOpticsGroup=numbers), groups.reset_index(drop=True).assign(**made)
-    if "rlnOpticsGroup" not in optics or optics.empty:
-        raise ValueError(f"optics must have a column rlnOpticsGroup and a row, got {len(optics)} rows")
-    if "rlnOpticsGroup" not in particles:
-        if len(optics) > 1:
-            raise ValueError(f"table must have a column rlnOpticsGroup, got none for {len(optics)} groups")
-        particles = particles.assign(rlnOpticsGroup=optics["rlnOpticsGroup"].iloc[0])
-    missing = set(particles["rlnOpticsGroup"]) - set(optics["rlnOpticsGroup"])
-    if missing:
-        raise ValueError(f"optics must have the groups of all particles, got none numbered {min(missing)}")
-    return particles, optics
-
-
-def _of_images(optics: pd.DataFrame, pixel_size_angstrom: float, image_size: int) -> pd.DataFrame:
-    """Optics groups with the size of these images and of their pixels."""
-    if "rlnImagePixelSize" in optics:
-        stated = optics["rlnImagePixelSize"].to_numpy(float)
-        off = ~np.isclose(stated, pixel_size_angstrom, rtol=DISAGREE, atol=0)
-        if off.any():
-            warnings.warn(
-                f"optics states a pixel size of {stated[off][0]:.6g} angstrom; "
-                f"replaced it by pixel_size_angstrom={pixel_size_angstrom:.6g}",
-                UserWarning,
-                stacklevel=3,
-            )
-    sizes = {"rlnImagePixelSize": pixel_size_angstrom, "rlnImageSize": image_size}
-    return optics.assign(**sizes, rlnImageDimensionality=2)

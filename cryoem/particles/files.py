@@ -5,106 +5,51 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cryoem.checks import positive_number, whole_number
+from cryoem.particles import cryosparc, relion, xmipp
+from cryoem.particles.columns import Columns
 from cryoem.particles.mrc import StackedImages, open_stack
-from cryoem.particles.tables import (
-    RELION_IMAGE,
-    XMIPP_IMAGE,
-    named_images,
-    read_star,
-    read_xmd,
-    stated_pixel_sizes,
-)
+from cryoem.particles.naming import named_images
+from cryoem.particles.particle_file import Dialect, ParticleFile
+from cryoem.particles.tables import RELION_IMAGE, XMIPP_IMAGE, read_star, read_xmd
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SAME_PIXEL = 1e-3  # relative: two pixel sizes of one file are the same
 DISAGREE = 1e-2  # relative: two sources of the pixel size contradict each other
+RELION = Dialect(relion.pixel_sizes, relion.rotations, relion.shifts_px, relion.contrast)
+XMIPP = Dialect(xmipp.pixel_sizes, xmipp.rotations, xmipp.shifts_px, xmipp.contrast)
+CRYOSPARC = Dialect(cryosparc.pixel_sizes, cryosparc.rotations, cryosparc.shifts_px, cryosparc.contrast)
 
 
-@dataclass(frozen=True, eq=False)
-class ParticleFile:
-    """Particle images in a file, read on demand; made by ``open_particles``.
-
-    Attributes
-    ----------
-    path : the file that was opened.
-    image_size : side of the square images in pixels.
-    pixel_size_angstrom : side of a pixel.
-    table : what the file says of each particle, one row an image and as read; None for a bare stack.
-    optics : RELION's optics groups, None where there are none.
-    image_names : 'number@stack' of each image, numbers from 1, as the file has it.
-    images : where the pixels come from: ``images.read((k,) indices) -> (k, y, x)``.
-    """
-
-    path: Path
-    image_size: int
-    pixel_size_angstrom: float
-    table: pd.DataFrame | None
-    optics: pd.DataFrame | None
-    image_names: list[str] = field(repr=False)
-    images: StackedImages = field(repr=False)
-
-    def __len__(self) -> int:
-        return len(self.image_names)
-
-    def read(self, indices: slice | Sequence[int] | np.ndarray) -> np.ndarray:
-        """Some of the images, in the order asked for: (k, y, x) float32.
-
-        Parameters
-        ----------
-        indices : a slice, or (k,) numbers from 0; negative ones count from the end.
-
-        Raises
-        ------
-        ValueError : an index is not that of an image, or a pixel is not finite.
-        OSError : a stack cannot be read any more.
-        """
-        if isinstance(indices, slice):
-            indices = np.arange(*indices.indices(len(self)))
-        else:
-            indices = np.asarray(indices)
-            if indices.ndim != 1 or not (np.issubdtype(indices.dtype, np.integer) or indices.size == 0):
-                raise ValueError(
-                    "indices must be a slice or a one-dimensional array of integers, "
-                    f"got {indices.dtype} of shape {indices.shape}"
-                )
-            indices = indices.astype(int)
-            outside = indices[(indices < -len(self)) | (indices >= len(self))]
-            if outside.size:
-                raise ValueError(f"indices must be those of {len(self)} images, got {outside[0]}")
-        return self.images.read(indices % len(self))
-
-    def blocks(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
-        """All images in order, ``size`` at a time: pairs of the first one's index and (k, y, x) float32.
-
-        Raises
-        ------
-        ValueError : ``size`` is below 1, or as for ``read``.
-        OSError : as for ``read``.
-        """
-        size = whole_number(size, name="size", at_least=1)
-        return ((start, self.read(slice(start, start + size))) for start in range(0, len(self), size))
-
-
-def open_particles(path: str | os.PathLike, *, pixel_size_angstrom: float | None = None) -> ParticleFile:
+def open_particles(
+    path: str | os.PathLike,
+    *,
+    pixel_size_angstrom: float | None = None,
+    datadir: str | os.PathLike | None = None,
+    optics_group: int | None = None,
+) -> ParticleFile:
     """Open a stack of particle images, or a table that names images; the files never change.
 
     Parameters
     ----------
     path : an MRC stack (``.mrcs``, ``.mrc``; modes 0, 1, 2, 6 and 12, either byte order), a RELION STAR file
-        (``.star``; 3.0, 3.1 or 5) or an XMIPP metadata file (``.xmd``).  The stacks that a table names are looked for
-        in its folder and the folders above, from the working folder, then under their bare names beside it.
-    pixel_size_angstrom : side of a pixel; by default what the STAR file states or, where it states nothing, what the
+        (``.star``; 3.0, 3.1 or 5), a cryoSPARC particle file (``.cs``) or an XMIPP metadata file (``.xmd``).  The
+        stacks that a table names are looked for in its folder and the folders above, from the working folder, then
+        under their bare names beside it.
+    pixel_size_angstrom : side of a pixel; by default what the table states or, where it states nothing, what the
         headers of the stacks say.
+    datadir : folder that the names in a table lead from, a project's; looked in first.
+    optics_group : take only particles of this number (rlnOpticsGroup; ctf/exp_group_id of cryoSPARC), where groups
+        differ in the microscope's constants or in the size of their pixels.
 
     Returns
     -------
@@ -117,17 +62,19 @@ def open_particles(path: str | os.PathLike, *, pixel_size_angstrom: float | None
 
     Raises
     ------
-    FileNotFoundError : no such file, or a stack that a table names is not there.
+    FileNotFoundError : no such file or ``datadir``, or a stack that a table names is not there.
     OSError : a file cannot be read.
     ValueError : the kind of file is not known; a stack is not one, is truncated or empty, or its images are not square;
-        a table names no images, or images that its stacks do not have, or of several sizes; nothing gives the pixel
-        size.
+        a table is not one, names no images, or images that its stacks do not have, or of several sizes; a pixel size is
+        not a number; nothing gives the pixel size; or no particle is of ``optics_group``.
 
     Source: MRC2014, Cheng et al., J. Struct. Biol. 192 (2015) 146.
     """
     path = Path(path)
     if pixel_size_angstrom is not None:
         pixel_size_angstrom = positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
+    if optics_group is not None:
+        optics_group = whole_number(optics_group, name="optics_group", at_least=0)
     if path.suffix.lower() not in READERS:
         *most, last = sorted(READERS)
         raise ValueError(
@@ -135,26 +82,37 @@ def open_particles(path: str | os.PathLike, *, pixel_size_angstrom: float | None
         )
     if not path.is_file():
         raise FileNotFoundError(f"no particle file at {path}")
-    content = READERS[path.suffix.lower()](path)
-    pixel = _pixel_size(path, pixel_size_angstrom, content.stated_angstrom, content.header_angstrom)
+    if datadir is not None and not Path(datadir).is_dir():
+        raise FileNotFoundError(f"datadir must be a folder, got {datadir}")
+    content = READERS[path.suffix.lower()](path, None if datadir is None else Path(datadir), optics_group)
+    pixel = _pixel_size(path, pixel_size_angstrom, _stated(path, content), _headers(content.images))
     return ParticleFile(
-        path, content.images.image_size, pixel, content.table, content.optics, content.names, content.images
+        path,
+        content.images.image_size,
+        pixel,
+        content.table,
+        content.optics,
+        content.names,
+        content.images,
+        content.dialect,
     )
 
 
 @dataclass(frozen=True, eq=False)
 class _Content:
-    """What a reader finds: images and their names, tables, and the pixel sizes by table and by image headers."""
+    """What a reader finds: images and their names, tables, and how these are read."""
 
     images: StackedImages
     names: list[str]
+    dialect: Dialect | None = None
     table: pd.DataFrame | None = None
     optics: pd.DataFrame | None = None
-    stated_angstrom: tuple[float, ...] = ()
-    header_angstrom: tuple[float, ...] = ()
 
 
-def _read_stack(path: Path) -> _Content:
+def _read_stack(path: Path, datadir: Path | None, optics_group: int | None) -> _Content:
+    if datadir is not None or optics_group is not None:
+        option = f"datadir={datadir}" if optics_group is None else f"optics_group={optics_group}"
+        raise ValueError(f"{path} is a stack of images, which has no use for {option}: leave it out")
     stack = open_stack(path)
     if path.suffix.lower() == ".mrc" and stack.looks_like_a_map:
         warnings.warn(
@@ -164,30 +122,56 @@ def _read_stack(path: Path) -> _Content:
         )
     images = StackedImages((stack,), np.zeros(stack.n_images, int), np.arange(stack.n_images))
     names = [f"{number:06d}@{path}" for number in range(1, stack.n_images + 1)]
-    return _Content(images, names, header_angstrom=_headers(images))
+    return _Content(images, names)
 
 
-def _read_star(path: Path) -> _Content:
+def _read_star(path: Path, datadir: Path | None, optics_group: int | None) -> _Content:
     table, optics = read_star(path)
-    stated = stated_pixel_sizes(path, table, optics)
+    table = _of_group(path, table, relion.GROUP, optics_group)
     names = [str(name) for name in table[RELION_IMAGE]]
-    images = named_images(path, names)
-    return _Content(images, names, table, optics, stated, _headers(images))
+    return _Content(named_images(path, names, datadir=datadir), names, RELION, table, optics)
 
 
-def _read_xmd(path: Path) -> _Content:
-    table = read_xmd(path)
+def _read_xmd(path: Path, datadir: Path | None, optics_group: int | None) -> _Content:
+    table = _of_group(path, read_xmd(path), None, optics_group)
     names = [str(name) for name in table[XMIPP_IMAGE]]
-    images = named_images(path, names)
-    return _Content(images, names, table, header_angstrom=_headers(images))
+    return _Content(named_images(path, names, datadir=datadir), names, XMIPP, table)
 
 
-READERS: dict[str, Callable[[Path], _Content]] = {
+def _read_cs(path: Path, datadir: Path | None, optics_group: int | None) -> _Content:
+    table = _of_group(path, cryosparc.read_cs(path), cryosparc.GROUP, optics_group)
+    names = cryosparc.image_names(path, table)
+    return _Content(named_images(path, names, datadir=datadir), names, CRYOSPARC, table)
+
+
+READERS: dict[str, Callable[[Path, Path | None, int | None], _Content]] = {
+    ".cs": _read_cs,
     ".mrc": _read_stack,
     ".mrcs": _read_stack,
     ".star": _read_star,
     ".xmd": _read_xmd,
 }
+
+
+def _of_group(path: Path, table: pd.DataFrame, column: str | None, number: int | None) -> pd.DataFrame:
+    """The rows of an optics group, all of them where no number is given."""
+    if number is None:
+        return table
+    if column is None or column not in table:
+        raise ValueError(f"{path} must have optics groups to take optics_group={number}, got none")
+    groups = Columns(path, table).numbers(column)
+    if not (groups == number).any():
+        known = ", ".join(f"{group:g}" for group in np.unique(groups))
+        raise ValueError(f"optics_group must be one of those in {path}, {known}, got {number}")
+    return table[groups == number].reset_index(drop=True)
+
+
+def _stated(path: Path, content: _Content) -> tuple[float, ...]:
+    """Pixel sizes (angstrom) that a table states for its particles, each once; empty where it states none."""
+    if content.dialect is None:
+        return ()
+    sizes = content.dialect.pixel_sizes(Columns(path, content.table, content.optics))
+    return () if sizes is None else tuple(np.unique(sizes).tolist())
 
 
 def _headers(images: StackedImages) -> tuple[float, ...]:
@@ -200,7 +184,7 @@ def _headers(images: StackedImages) -> tuple[float, ...]:
     ):
         if paths:
             others = f" (like {len(paths) - 1} others)" if len(paths) > 1 else ""
-            warnings.warn(f"{paths[0]}{others} {what}", UserWarning, stacklevel=4)
+            warnings.warn(f"{paths[0]}{others} {what}", UserWarning, stacklevel=3)
     return tuple(np.unique([stack.pixel_angstrom for stack in images.stacks]).tolist())
 
 

@@ -68,6 +68,11 @@ class StackedImages:
     def image_size(self) -> int:
         return self.stacks[0].image_size
 
+    def subset(self, indices: np.ndarray) -> StackedImages:
+        """The images at (k,) indices, k >= 1, and the stacks that these lie in."""
+        used, stack_of = np.unique(self.stack_of[indices], return_inverse=True)
+        return StackedImages(tuple(self.stacks[stack] for stack in used), stack_of, self.number_of[indices])
+
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Images at (k,) indices: (k, y, x) float32; of the files only these images are read."""
         images = np.empty((len(indices), self.image_size, self.image_size), np.float32)

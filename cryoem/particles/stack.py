@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.checks import finite_array, many_rotations, positive_number, square_images
+from cryoem.checks import many_rotations, positive_number, shifts_of, square_images
+from cryoem.contrast import ContrastTransfer, defoci_of
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,15 @@ class ParticleStack:
     pixel_size_angstrom : side of a pixel.
     rotations : n orientations, particle to microscope coordinates, or None where they are not known.
     shifts_px : (n, 2) displacement (x, y) of each particle from the origin, towards larger coordinates; or None.
-    defocus_angstrom : (n,) underfocus of each image; None where no contrast transfer was applied.
+    defocus_angstrom : (n,) underfocus of each image, or (n, 3) as for ``ContrastTransfer.at``; None where no contrast
+        transfer is known.
     symmetry : point group of the particle.
+    ctf : constants of the contrast transfer that images were seen through; with ``defocus_angstrom``.
 
     Raises
     ------
-    ValueError : images are not (n, y, y), empty or not finite, the pixel size is not positive, or something known of
-        each image is not as many as the images.
+    ValueError : images are not (n, y, y), empty or not finite, the pixel size is not positive, something known of
+        each image is not as many as the images, or only one of ``ctf`` and ``defocus_angstrom`` is given.
     """
 
     images: np.ndarray
@@ -35,16 +38,16 @@ class ParticleStack:
     shifts_px: np.ndarray | None = None
     defocus_angstrom: np.ndarray | None = None
     symmetry: str = "C1"
+    ctf: ContrastTransfer | None = None
 
     def __post_init__(self):
         images = square_images(self.images)
         positive_number(self.pixel_size_angstrom, name="pixel_size_angstrom")
         if self.rotations is not None:
             many_rotations(self.rotations, count=len(images))
-        for name, shape in (("shifts_px", (len(images), 2)), ("defocus_angstrom", (len(images),))):
-            value = getattr(self, name)
-            if value is not None and finite_array(value, name=name, ndim=len(shape)).shape != shape:
-                raise ValueError(f"{name} must be {shape}, one for each image, got {np.shape(value)}")
+        if self.shifts_px is not None:
+            shifts_of(self.shifts_px, count=len(images))
+        defoci_of(self.ctf, self.defocus_angstrom, count=len(images))
         object.__setattr__(self, "images", images)
 
     def __len__(self) -> int:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import linecache
 import os
-import re
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cryoem.particles.mrc import StackedImages, open_stack
+from cryoem.particles.star_text import check_star_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +26,6 @@ TEXT_COLUMNS = (  # stay text where they look like numbers: micrograph 0012 is n
     XMIPP_IMAGE,
     "micrograph",
 )
-IMAGE_NAME = re.compile(r"(?:(\d+)@)?(.+?)(?::mrcs?)?")  # number@stack, and the format that Xmipp may add
 
 
 def read_star(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
@@ -60,124 +56,12 @@ def read_xmd(path: str | os.PathLike) -> pd.DataFrame:
     return _block_with(XMIPP_IMAGE, _read_blocks(path), path)
 
 
-def stated_pixel_sizes(path: Path, particles: pd.DataFrame, optics: pd.DataFrame | None) -> tuple[float, ...]:
-    """Pixel sizes (angstrom) that a STAR file states for its particles, each once; empty where it states none.
-
-    rlnImagePixelSize of the optics groups in use or, as in RELION 3.0, rlnDetectorPixelSize (micrometre) over
-    rlnMagnification.
-
-    Raises
-    ------
-    ValueError : a particle is of an optics group that is not described, or a size is not a number.
-    """
-    if optics is not None and "rlnImagePixelSize" in optics:
-        if "rlnOpticsGroup" in optics and "rlnOpticsGroup" in particles:
-            missing = set(particles["rlnOpticsGroup"]) - set(optics["rlnOpticsGroup"])
-            if missing:
-                raise ValueError(
-                    f"{path} has particles of optics group {min(missing)}, which it does not describe"
-                )
-            optics = optics[optics["rlnOpticsGroup"].isin(particles["rlnOpticsGroup"])]
-        sizes = _numbers(path, optics, "rlnImagePixelSize")
-    elif {"rlnDetectorPixelSize", "rlnMagnification"} <= set(particles):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            sizes = 1e4 * _numbers(path, particles, "rlnDetectorPixelSize")
-            sizes = sizes / _numbers(path, particles, "rlnMagnification")
-    else:
-        return ()
-    return tuple(float(size) for size in np.unique(sizes))
-
-
-def named_images(path: Path, names: Sequence[str]) -> StackedImages:
-    """The images that a table at ``path`` names as number@stack, the numbers from 1.
-
-    RELION and XMIPP name files from the project's folder, which they are started in: a stack is looked for from the
-    table's folder upwards, then from the current working folder; last, under its bare name beside the table.
-
-    Warns
-    -----
-    UserWarning : a stack was found beside the table only.
-
-    Raises
-    ------
-    FileNotFoundError : a stack is not there.
-    OSError, ValueError : a stack cannot be read, see ``open_stack``; it has no image of a number; two stacks differ in
-        image size.
-    """
-    parts = [IMAGE_NAME.fullmatch(name) for name in names]
-    if None in parts:
-        raise ValueError(f"{path} must name images as number@stack, got {names[parts.index(None)]!r}")
-    places: dict[str, int] = {}
-    stack_of = np.array([places.setdefault(part[2], len(places)) for part in parts])
-    found = [locate_stack(path, stack) for stack in places]
-    moved = [stack for stack, (_, as_named) in zip(places, found, strict=True) if not as_named]
-    if moved:
-        others = f" (and {len(moved) - 1} others)" if len(moved) > 1 else ""
-        warnings.warn(
-            f"{path} names the stack {moved[0]}{others}, which is not there; took the file of that name beside it",
-            UserWarning,
-            stacklevel=4,
-        )
-    stacks = tuple(open_stack(place) for place, _ in found)
-    sizes = [stack.image_size for stack in stacks]
-    if min(sizes) != max(sizes):
-        raise ValueError(f"{path} must name images of one size, got from {min(sizes)} to {max(sizes)} px")
-    counts = np.array([stack.n_images for stack in stacks])[stack_of]
-    unnumbered = np.array([part[1] is None for part in parts])
-    if (unnumbered & (counts > 1)).any():
-        first = int(np.argmax(unnumbered & (counts > 1)))
-        raise ValueError(
-            f"{path} must say which of the {counts[first]} images of {names[first]} it means, got no number"
-        )
-    numbers = np.array([int(part[1] or 1) for part in parts])
-    beyond = (numbers < 1) | (numbers > counts)
-    if beyond.any():
-        first = int(np.argmax(beyond))
-        raise ValueError(
-            f"{path} names image {numbers[first]} of {stacks[stack_of[first]].path}, "
-            f"which has images 1 to {counts[first]}"
-        )
-    return StackedImages(stacks, stack_of, numbers - 1)
-
-
-def stack_name(image: str) -> str:
-    """The stack of an image's name, number@stack."""
-    return IMAGE_NAME.fullmatch(image)[2]
-
-
-def locate_stack(table: Path, stack: str) -> tuple[Path, bool]:
-    """Where a stack lies, and whether that is where the table says, rather than its bare name beside the table.
-
-    Raises
-    ------
-    FileNotFoundError : it is in none of the places that ``named_images`` looks in.
-    """
-    folder = Path(os.path.abspath(table)).parent
-    for parent in (folder, *folder.parents, Path.cwd()):
-        if (parent / stack).is_file():  # an absolute name stays itself
-            return parent / stack, True
-    beside = folder / Path(stack).name
-    if beside.is_file():
-        return beside, False
-    raise FileNotFoundError(
-        f"{table} names the stack {stack}, which is neither in {folder} nor in a folder above "
-        "nor from the working folder"
-    )
-
-
-def _numbers(path: Path, table: pd.DataFrame, column: str) -> np.ndarray:
-    """A column as floating-point numbers."""
-    try:
-        return table[column].to_numpy(float)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} must have numbers in the column _{column}: {error}") from None
-
-
 def _read_blocks(path: Path) -> dict:
     """Tables by name; what is no loop stays a dictionary."""
     import starfile
 
-    linecache.checkcache(str(path))  # starfile reads through it, and forgets to empty it after an error
+    check_star_text(path)
+    linecache.cache.pop(str(path), None)  # starfile reads through it, and what it knows of a file may be old
     try:
         return starfile.read(path, always_dict=True, parse_as_string=list(TEXT_COLUMNS))
     except OSError as error:
@@ -185,6 +69,8 @@ def _read_blocks(path: Path) -> dict:
     except (ValueError, TypeError, LookupError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as a STAR file: {reason}") from None
+    finally:
+        linecache.cache.pop(str(path), None)
 
 
 def _block_with(column: str, blocks: dict, path: Path, *, preferred: str = "") -> pd.DataFrame:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -15,6 +14,7 @@ import numpy as np
 from cryoem.checks import positive_number, square_images, whole_number
 from cryoem.particles.mrc import HEADER_BYTES, LARGEST_SIDE_PX
 from cryoem.particles.tables import RELION_IMAGE, XMIPP_IMAGE
+from cryoem.whole_files import cannot_write, whole_file, whole_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +34,7 @@ class StackWriter:
     n : how many images it will have.
     image_size : their side in pixels.
     pixel_size_angstrom : side of a pixel.
+    texts : tables that appear together with the stack, or not at all: what is to stand in them, by path.
 
     Raises
     ------
@@ -42,8 +43,17 @@ class StackWriter:
     ValueError : the name ends in neither; a number is out of range; or, at the end, there are not n images.
     """
 
-    def __init__(self, path: str | os.PathLike, n: int, image_size: int, pixel_size_angstrom: float):
-        self.path = _named(path, ".mrcs", ".mrc")
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        n: int,
+        image_size: int,
+        pixel_size_angstrom: float,
+        *,
+        texts: Mapping[Path, str] | None = None,
+    ):
+        self.path = named(path, ".mrcs", ".mrc")
+        self.texts = dict(texts or {})
         self.n = whole_number(n, name="n", at_least=1)
         self.image_size = whole_number(image_size, name="image_size", at_least=1)
         if self.image_size > LARGEST_SIDE_PX:
@@ -76,7 +86,7 @@ class StackWriter:
             raise ValueError(
                 f"images must be {self.n} in all for {self.path}, got {self._written + len(images)}"
             )
-        with _one_sentence(self.path):
+        with cannot_write(self.path):
             self._stream.seek(HEADER_BYTES + 4 * self._written * self.image_size**2)
             self._stream.write(images.astype("<f4", copy=False).data)
         self._count(images)
@@ -85,15 +95,18 @@ class StackWriter:
     def _open(self) -> Iterator[StackWriter]:
         self._written = 0
         self._lowest, self._highest, self._mean, self._squares = np.inf, -np.inf, 0.0, 0.0
-        with _written_aside(self.path) as part:
-            with _one_sentence(self.path):
+        with whole_files(self.path, *self.texts) as (part, *tables):
+            for path, table, text in zip(self.texts, tables, self.texts.values(), strict=True):
+                with cannot_write(path):
+                    table.write_text(text, encoding="utf-8")
+            with cannot_write(self.path):
                 part.write_bytes(bytes(HEADER_BYTES))
             with open(part, "r+b") as stream:
                 self._stream = stream
                 yield self
                 if self._written != self.n:
                     raise ValueError(f"{self.path} must get {self.n} images, got {self._written}")
-                with _one_sentence(self.path):
+                with cannot_write(self.path):
                     stream.seek(0)
                     stream.write(self._header())
                     stream.flush()
@@ -185,15 +198,24 @@ def write_star(path: str | os.PathLike, table: pd.DataFrame, *, optics: pd.DataF
     ValueError : the name does not end in ``.star``, a table is empty or lacks rlnImageName or rlnOpticsGroup, or an
         image has a name that ``check_image_names`` refuses.
     """
+    _write_text(named(path, ".star"), star_text(table, optics))
+
+
+def star_text(table: pd.DataFrame, optics: pd.DataFrame) -> str:
+    """What stands in the file of ``write_star``, and its errors."""
     import starfile
 
-    path = _named(path, ".star")
     _with_column(table, RELION_IMAGE, name="table")
     check_image_names(table[RELION_IMAGE], name="image names")
     _with_column(optics, "rlnOpticsGroup", name="optics")
-    text = starfile.to_string({"optics": optics, "particles": table}, float_format=DIGITS, na_rep="nan")
-    _, _, blocks = text.partition("\n")  # the first line is a time stamp: equal tables give equal files
-    _write_text(path, f"\n# version 30001\n{blocks}")
+    text = ""
+    for name, block in (("optics", optics), ("particles", table)):
+        written = starfile.to_string({name: block}, float_format=DIGITS, na_rep="nan")
+        _, _, written = written.partition(
+            "\n"
+        )  # the first line is a time stamp: equal tables give equal files
+        text += f"\n# version 30001\n\n{written.lstrip()}"
+    return text
 
 
 def write_xmd(path: str | os.PathLike, table: pd.DataFrame) -> None:
@@ -206,17 +228,21 @@ def write_xmd(path: str | os.PathLike, table: pd.DataFrame) -> None:
     ValueError : the name does not end in ``.xmd``, the table is empty or lacks ``image``, or an image has a name that
         ``check_image_names`` refuses.
     """
-    path = _named(path, ".xmd")
+    _write_text(named(path, ".xmd"), xmd_text(table))
+
+
+def xmd_text(table: pd.DataFrame) -> str:
+    """What stands in the file of ``write_xmd``, and its errors."""
     _with_column(table, XMIPP_IMAGE, name="table")
     check_image_names(table[XMIPP_IMAGE], name="image names")
     labels = "".join(f" _{column}\n" for column in table.columns)
     rows = table.map(_quoted).to_csv(
         sep="\t", header=False, index=False, float_format=DIGITS, na_rep="nan", quoting=csv.QUOTE_NONE
     )
-    _write_text(path, f"# XMIPP_STAR_1 * \n# \ndata_noname\nloop_\n{labels}{rows}")
+    return f"# XMIPP_STAR_1 * \n# \ndata_noname\nloop_\n{labels}{rows}"
 
 
-def _named(path: str | os.PathLike, *suffixes: str) -> Path:
+def named(path: str | os.PathLike, *suffixes: str) -> Path:
     """``path`` if its name ends as it should, else a ValueError."""
     path = Path(path)
     if path.suffix.lower() not in suffixes:
@@ -237,33 +263,5 @@ def _quoted(value):
 
 
 def _write_text(path: Path, text: str) -> None:
-    with _written_aside(path) as part, _one_sentence(path):
+    with whole_file(path) as part, cannot_write(path):
         part.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _written_aside(path: Path) -> Iterator[Path]:
-    """Path to write to instead of ``path``, beside it; it takes its place when the block succeeds, else it goes.
-
-    The content reaches the disk before the name does.
-    """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} into")
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        yield part
-        with _one_sentence(path):
-            with open(part, "rb") as stream:
-                os.fsync(stream.fileno())
-            os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextmanager
-def _one_sentence(path: Path) -> Iterator[None]:
-    """What the system says of a failed write, with the file that was to be written."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from None

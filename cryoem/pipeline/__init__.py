@@ -6,6 +6,7 @@ from cryoem.pipeline.phases import MissingPhaseError, Phase, StalePhaseError, op
 from cryoem.pipeline.profiles import PROFILES, Profile, get_profile, parse_setting
 from cryoem.pipeline.records import PHASES, PhaseInfo, is_complete
 from cryoem.pipeline.runner import PhaseFailedError, run
+from cryoem.pipeline.stacks import arrays_of, stack_of
 from cryoem.pipeline.summary import RunSummary
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "RunInProgressError",
     "RunSummary",
     "StalePhaseError",
+    "arrays_of",
     "get_profile",
     "is_complete",
     "is_current",
@@ -27,4 +29,5 @@ __all__ = [
     "parse_setting",
     "run",
     "save_arrays",
+    "stack_of",
 ]

@@ -14,8 +14,9 @@ import numpy as np
 
 import cryoem
 from cryoem.errors import first_line
-from cryoem.pipeline.files import canonical_json, written_aside
+from cryoem.pipeline.files import canonical_json
 from cryoem.plain_files import open_hdf5
+from cryoem.whole_files import written_aside
 
 
 def save_arrays(path: Path, arrays: Mapping[str, tuple], *, parameters: dict) -> None:
@@ -34,6 +35,7 @@ def save_arrays(path: Path, arrays: Mapping[str, tuple], *, parameters: dict) ->
     Raises
     ------
     ValueError : an array does not hold numbers or booleans, its units are not text, or there is none at all.
+    OSError : the file cannot be written, such as on a full disk.
     """
     if not arrays:
         raise ValueError(f"arrays must name at least one dataset for {path}, got none")

@@ -10,6 +10,9 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
+from cryoem.pipeline import kernel
+from cryoem.pipeline.lock import kernel_log
+
 
 class NotebookError(RuntimeError):
     """A cell raised, or the kernel died; the message is one sentence."""
@@ -68,6 +71,11 @@ def code_of(notebook: dict) -> list[str]:
     ]
 
 
+def log_of(output: Path) -> Path:
+    """Where the kernel's own words go while a notebook is executed to ``output``."""
+    return output.with_suffix(".log")
+
+
 def execute_notebook(
     notebook: Path, output: Path, *, parameters: dict, environment: dict[str, str], title: str, progress: bool
 ) -> None:
@@ -83,8 +91,9 @@ def execute_notebook(
 
     Raises
     ------
-    NotebookError : a cell raised or the kernel died; ``output`` keeps what was executed, and a file of the same name
-        ending in ``.log`` what the kernel itself said.
+    NotebookError : a cell raised or the kernel died; ``output`` keeps what was executed, and ``log_of(output)`` what
+        the kernel itself said.
+    RunInProgressError : the kernel of an earlier execution does not end.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -92,9 +101,9 @@ def execute_notebook(
 
     cells = read_notebook(notebook)["cells"]
     bar = Progress(title, cells=len(cells) + 1, visible=progress)  # and the cell that papermill injects
-    log = output.with_suffix(".log")
+    log = log_of(output)
     try:
-        with open(log, "wb") as log_file:
+        with kernel_log(log) as log_file:
             papermill.execute_notebook(
                 notebook,
                 output,
@@ -119,7 +128,9 @@ def execute_notebook(
 
 
 def _kernel_manager_class(environment: dict[str, str], log_file: BinaryIO) -> type:
-    """Starts kernels with ``sys.executable``, whichever kernelspecs are installed; their own output goes to a file."""
+    """Starts kernels with ``sys.executable``, whichever kernelspecs are installed; their own output goes to a file, and
+    they end with this process.
+    """
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
@@ -129,7 +140,13 @@ def _kernel_manager_class(environment: dict[str, str], log_file: BinaryIO) -> ty
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
     }
-    spec = KernelSpec(**get_kernel_dict(), env=quiet | environment)
+    described = get_kernel_dict() | {"env": quiet | environment}
+    start = described["argv"].index("-m")  # of ipykernel_launcher
+    described["argv"][start : start + 2] = [
+        "-P",
+        str(Path(kernel.__file__)),
+    ]  # -P: its folder is nothing to import from
+    spec = KernelSpec(**described)
 
     class RunningInterpreterKernelManager(AsyncKernelManager):
         kernel_spec = spec

@@ -20,14 +20,18 @@ import numpy as np
 import cryoem
 from cryoem.pipeline.artefacts import load_arrays, save_arrays, stored_parameters
 from cryoem.pipeline.files import canonical_json, write_text
+from cryoem.pipeline.inputs import sha256_of
+from cryoem.pipeline.memory import FileMemory
 from cryoem.pipeline.profiles import Profile, get_profile, settings_up_to
 from cryoem.pipeline.records import (
     CHECKPOINTS,
     FIGURES,
     RECORD_FILE,
     PhaseInfo,
+    artefact_checksums,
     discard_results,
     earlier_record_ids,
+    open_checkpoints,
     phase_info,
     phase_parameters,
     read_record,
@@ -35,6 +39,7 @@ from cryoem.pipeline.records import (
     why_not_current,
 )
 from cryoem.pipeline.settings import Settings
+from cryoem.sources import sources_sha256
 
 
 class MissingPhaseError(FileNotFoundError):
@@ -67,6 +72,7 @@ class Phase:
     rng: np.random.Generator
     _full_profile: Profile
     _built_on: dict[str, str]
+    _inputs: dict[str, str] = field(default_factory=dict)
     _numbers: dict = field(default_factory=dict)
     _headline: list[str] = field(default_factory=list)
     _figure_names: list[str] = field(default_factory=list)
@@ -78,8 +84,14 @@ class Phase:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder for training checkpoints: survives a kill, is emptied when parameters change, goes in ``finish``."""
+        """Folder for checkpoints: survives a kill, is emptied when parameters change or an earlier phase is made anew,
+        goes in ``finish``.
+        """
         return self.folder / CHECKPOINTS
+
+    def memory(self, name: str) -> FileMemory:
+        """Where a computation keeps its state, such as ``refinement.refine``; a checkpoint among the others."""
+        return FileMemory(self.checkpoints / f"{name}.h5")
 
     def save(self, name: str, arrays: Mapping[str, tuple]) -> None:
         """Save arrays as ``<folder>/<name>.h5``.
@@ -97,7 +109,8 @@ class Phase:
         Raises
         ------
         MissingPhaseError : the phase is not complete or saved nothing of that name.
-        StalePhaseError : it was made with other parameters, or before a phase it builds on was made anew.
+        StalePhaseError : it was made with other parameters, or before a phase it builds on was made anew, or a file
+            is not as the phase wrote it.
         ValueError : the phase is a later one, the file is damaged, or it holds no such dataset.
         """
         path = self.find(phase_name, f"{name}.h5")
@@ -120,6 +133,8 @@ class Phase:
             raise MissingPhaseError(
                 f"phase {info.name} of run {self.run!r} made no file {path}; {self._remedy(info)}"
             )
+        if info.number < self.info.number:
+            self._note_input(info, filename, sha256_of(path))
         return path
 
     def save_figure(self, name: str, figure, caption: str):
@@ -170,6 +185,8 @@ class Phase:
             "numbers": self._numbers,
             "headline": self._headline,
             "versions": _versions(),
+            "inputs": self._inputs,
+            "artefacts": artefact_checksums(self.folder),
         }
         write_text(self.folder / RECORD_FILE, json.dumps(record, indent=2, allow_nan=False))
         shutil.rmtree(self.checkpoints, ignore_errors=True)  # gone already when a cell finishes twice
@@ -183,10 +200,19 @@ class Phase:
         problem = MissingPhaseError if missing else StalePhaseError
         raise problem(f"phase {info.name} of run {self.run!r} {reason}; {self._remedy(info)}")
 
+    def _note_input(self, info: PhaseInfo, filename: str, sha256: str) -> None:
+        if read_record(self.folder.parent / info.name)["artefacts"].get(filename) != sha256:
+            raise StalePhaseError(
+                f"phase {info.name} of run {self.run!r} has a file {filename} that is not as it was written; "
+                f"{self._remedy(info)}"
+            )
+        self._inputs[f"{info.name}/{filename}"] = sha256
+
     def _remedy(self, info: PhaseInfo) -> str:
         name = self._full_profile.name
         with_run = "" if self.run == name else f" --run {self.run}"
-        return f"run notebooks/{info.notebook} or `cryoem run --profile {name}{with_run}` with the same settings first"
+        notebook = info.notebook_for(self._full_profile)
+        return f"run notebooks/{notebook} or `cryoem run --profile {name}{with_run}` with the same settings first"
 
 
 def open_phase(
@@ -222,9 +248,7 @@ def open_phase(
     folder = run_folder(run, runs_folder) / info.name
     parameters = phase_parameters(full_profile, info.name)
     discard_results(folder, keep_made_with=parameters)
-    checkpoints = folder / CHECKPOINTS
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    write_text(checkpoints / "parameters.json", canonical_json(parameters))
+    open_checkpoints(folder, parameters)
     return Phase(
         info=info,
         run=run,
@@ -261,4 +285,5 @@ def _versions() -> dict[str, str]:
         name: sys.modules[name] for name in ("numpy", "scipy", "tensorflow", "keras") if name in sys.modules
     }
     versions = {name: module.__version__ for name, module in loaded.items()}
-    return {"python": platform.python_version(), "cryoem": cryoem.__version__} | versions
+    own = {"cryoem": cryoem.__version__, "cryoem_sources_sha256": sources_sha256()}
+    return {"python": platform.python_version()} | own | versions

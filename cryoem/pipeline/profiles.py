@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import get_type_hints
 
 from cryoem.pipeline.settings import checked, from_text, located, setting
@@ -30,6 +31,20 @@ class Profile:
     # 0, data preparation
     seed: int = setting("seed of every random number", 0, phase=0, minimum=0)
     map_name: str = setting("phantom, a registry name such as 5j0n, or the path of a map", "phantom", phase=0)
+    particles: str | None = setting(
+        "STAR, CS, XMD or MRCS file of measured particles, which the map is a model of; None: simulate them",
+        None,
+        phase=0,
+    )
+    particles_folder: str | None = setting(
+        "folder that the particles' file names stacks from; None: the folders around it", None, phase=0
+    )
+    n_particles: int | None = setting(
+        "so many measured particles at most, chosen at random; None: all", None, phase=0, minimum=16
+    )
+    pixel_size_angstrom: float | None = setting(
+        "pixels of the measured particles; None: as their file says", None, phase=0, minimum=0.01
+    )
     symmetry: str = setting("point group of the particle, such as C1, C4, D2", "C1", phase=0)
     voxel_size_angstrom: float | None = setting(
         "voxels of the map; None: as it comes", None, phase=0, minimum=0.1
@@ -105,7 +120,18 @@ class Profile:
                 f"architecture must be polar, which finds shifts, where shift_limit_px is above 0, "
                 f"got {self.architecture!r}"
             )
+        if self.particles is None:
+            for name in ("particles_folder", "n_particles", "pixel_size_angstrom"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name} must be None where particles are simulated, got {getattr(self, name)!r}"
+                    )
+        elif self.ctf:
+            raise ValueError("ctf must be false where particles are measured, their file tells it, got true")
         object.__setattr__(self, "map_name", located(self.map_name))
+        for name in ("particles", "particles_folder"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, str(Path(getattr(self, name)).expanduser().absolute()))
 
 
 PROFILES = {

@@ -2,12 +2,12 @@
 
 The record of a finished phase is ``phase.json``: its presence means that the phase is complete.
 It names the parameters that made the phase and the records of the earlier phases it was built on, so a phase is
-current only while nothing before it was made anew.
+current only while nothing before it was made anew; and the checksums of the phase's files and of those that it read.
 """
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
 import re
 import shutil
@@ -17,24 +17,37 @@ from pathlib import Path
 import cryoem
 from cryoem.folders import data_folder
 from cryoem.pipeline.artefacts import is_current
-from cryoem.pipeline.files import canonical_json
+from cryoem.pipeline.files import canonical_json, write_text
+from cryoem.pipeline.inputs import input_checksums, sha256_of
 from cryoem.pipeline.profiles import Profile, settings_up_to
-from cryoem.pipeline.settings import is_path
+from cryoem.whole_files import remove_left_overs
 
 RECORD_FILE = "phase.json"
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
+MADE_WITH_FILE = "made-with.json"  # of checkpoints
+FIELDS = ("id", "built_on", "parameters", "numbers", "headline", "versions", "artefacts", "inputs")
+NO_ARTEFACTS = (RECORD_FILE, "*.ipynb", "*.log", ".*")
 JUDGEMENT = "expected_"
 
 
 @dataclass(frozen=True)
 class PhaseInfo:
-    """A phase: its name is its folder, ``notebook`` is relative to the notebooks folder."""
+    """A phase: its name is its folder, ``notebook`` is relative to the notebooks folder, and so is the notebook in its
+    place where particles are measured, ``notebook_of_measured``, None where one serves both.
+    """
 
     name: str
     number: int
     title: str
     notebook: str
     description: str
+    notebook_of_measured: str | None = None
+
+    def notebook_for(self, profile: Profile) -> str:
+        """The notebook of a run with this profile."""
+        if profile.particles is None or self.notebook_of_measured is None:
+            return self.notebook
+        return self.notebook_of_measured
 
 
 PHASES = {
@@ -46,6 +59,7 @@ PHASES = {
             title="Data preparation",
             notebook="0-data-preparation/0-density-and-projections.ipynb",
             description="A density map and its projections at random orientations.",
+            notebook_of_measured="0-data-preparation/0-measured-particles.ipynb",
         ),
         PhaseInfo(
             name="1-distance-estimation",
@@ -60,6 +74,7 @@ PHASES = {
             title="Orientation recovery",
             notebook="2-orientation-recovery/2-recover-orientations.ipynb",
             description="Orientations from the distances, the gauge from the images.",
+            notebook_of_measured="2-orientation-recovery/2-recover-unknown-orientations.ipynb",
         ),
         PhaseInfo(
             name="3-reconstruction",
@@ -67,6 +82,7 @@ PHASES = {
             title="Reconstruction",
             notebook="3-reconstruction/3-reconstruct-and-refine.ipynb",
             description="A map from images and orientations, both refined, and its resolution.",
+            notebook_of_measured="3-reconstruction/3-map-of-measured-particles.ipynb",
         ),
     )
 }
@@ -85,7 +101,8 @@ def phase_info(name: str) -> PhaseInfo:
 
 
 def phase_parameters(profile: Profile, phase_name: str) -> dict:
-    """What makes the results of a phase what they are: package version, settings up to it, sha256 of a map file.
+    """What makes the results of a phase what they are: package version, settings up to it, sha256 of the input files,
+    the constants of the contrast transfer that is simulated.
 
     What a phase is merely judged by, the ``expected_...`` settings, is left out: another bar makes nothing anew.
     """
@@ -93,19 +110,47 @@ def phase_parameters(profile: Profile, phase_name: str) -> dict:
     settings = settings_up_to(profile, info.number)
     settings = {name: value for name, value in settings.items() if not name.startswith(JUDGEMENT)}
     parameters = {"phase": info.name, "cryoem_version": cryoem.__version__, "profile": settings.pop("name")}
-    if is_path(profile.map_name):
-        with open(profile.map_name, "rb") as file:
-            parameters["map_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    parameters |= input_checksums(profile)
+    if profile.ctf:
+        from cryoem.contrast import ContrastTransfer
+
+        constants = dataclasses.asdict(ContrastTransfer())
+        parameters["contrast_transfer"] = constants | {
+            "defocus_angstrom": list(constants["defocus_angstrom"])
+        }
     return parameters | settings
 
 
 def read_record(folder: Path) -> dict | None:
-    """The record of the phase in ``folder``; None where the phase is not complete."""
+    """The record of the phase in ``folder``; None where the phase is not complete, or its record not whole."""
     try:
         record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return record if isinstance(record, dict) and record.get("status") == "complete" else None
+    is_whole = (
+        isinstance(record, dict) and record.get("status") == "complete" and record.keys() >= set(FIELDS)
+    )
+    return record if is_whole else None
+
+
+def artefact_checksums(folder: Path) -> dict[str, str]:
+    """The files that a phase made, figures included, each by its name in ``folder`` with its sha256."""
+    made = {}
+    for path in sorted((*folder.glob("*"), *folder.glob(f"{FIGURES}/*"))):
+        if path.is_file() and not any(path.match(pattern) for pattern in NO_ARTEFACTS):
+            made[path.relative_to(folder).as_posix()] = sha256_of(path)
+    return made
+
+
+def damage_of(folder: Path) -> str | None:
+    """What is wrong with the files of the complete phase in ``folder``, as the end of a sentence; None: nothing."""
+    wanted, found = read_record(folder)["artefacts"], artefact_checksums(folder)
+    for name, sha256 in wanted.items():
+        if name not in found:
+            return f"has lost its file {name}"
+        if found[name] != sha256:
+            return f"has a file {name} that is not as it was written"
+    return None
 
 
 def earlier_record_ids(run_folder: Path, phase_name: str) -> dict[str, str]:
@@ -124,7 +169,8 @@ def why_not_current(run_folder: Path, phase_name: str, profile: Profile) -> str 
     """Why the results of a phase may not be used, as the end of a sentence; None when they may."""
     record = read_record(run_folder / phase_name)
     if record is None:
-        return "is not complete"
+        is_damaged = (run_folder / phase_name / RECORD_FILE).exists()
+        return f"has a damaged {RECORD_FILE}" if is_damaged else "is not complete"
     wanted, made_with = phase_parameters(profile, phase_name), record["parameters"]
     if canonical_json(wanted) != canonical_json(made_with):
         names = [name for name in wanted | made_with if wanted.get(name) != made_with.get(name)]
@@ -153,14 +199,15 @@ def run_folder(run: str, runs_folder: Path | None = None) -> Path:
 def discard_results(folder: Path, *, keep_made_with: dict | None) -> None:
     """Remove what a phase left in its folder: record first, then figures, maps, half-written files.
 
-    Arrays and checkpoints stay where they were made with the parameters ``keep_made_with``; None keeps nothing.
-    Notebooks stay.
+    Arrays and checkpoints stay where they were made with the parameters ``keep_made_with``, checkpoints only where the
+    earlier phases are those that they were made from; None keeps nothing.  Notebooks stay.
     """
     (folder / RECORD_FILE).unlink(missing_ok=True)
     shutil.rmtree(folder / FIGURES, ignore_errors=True)
-    if not _made_with(folder / CHECKPOINTS / "parameters.json", keep_made_with):
+    if not _made_with(folder, keep_made_with):
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    for path in (*folder.glob("*.mrc"), *folder.glob(".*.partial")):
+    remove_left_overs(folder)
+    for path in folder.glob("*.mrc"):
         path.unlink()
     for path in folder.glob("*.h5"):
         if keep_made_with is None or not is_current(path, keep_made_with):
@@ -175,9 +222,21 @@ def saved_figures(folder: Path) -> list[tuple[str, str]]:
     return [(content["caption"], json.dumps(content["figure"])) for content in contents]
 
 
-def _made_with(path: Path, parameters: dict | None) -> bool:
+def open_checkpoints(folder: Path, parameters: dict) -> None:
+    """Make the folder of a phase's checkpoints, which says what they are made with."""
+    write_text(folder / CHECKPOINTS / MADE_WITH_FILE, _checkpoints_made_with(folder, parameters))
+
+
+def _made_with(folder: Path, parameters: dict | None) -> bool:
+    path = folder / CHECKPOINTS / MADE_WITH_FILE
     return (
         parameters is not None
         and path.is_file()
-        and path.read_text(encoding="utf-8") == canonical_json(parameters)
+        and path.read_text(encoding="utf-8") == _checkpoints_made_with(folder, parameters)
+    )
+
+
+def _checkpoints_made_with(folder: Path, parameters: dict) -> str:
+    return canonical_json(
+        {"parameters": parameters, "built_on": earlier_record_ids(folder.parent, folder.name)}
     )

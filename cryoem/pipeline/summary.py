@@ -46,10 +46,11 @@ def summarise(
     numbers = {name: record["numbers"] for name, record in records.items()}
     headline = {key: numbers[name][key] for name, record in records.items() for key in record["headline"]}
     sections = {"Result": _formatted(headline | {"total_time_seconds": sum(seconds.values())})}
+    noise = {"noise variance": f"{profile.noise_variance:g}"}
     sections["Run"] = {
         "profile": profile.name,
         "map": profile.map_name,
-        "noise variance": f"{profile.noise_variance:g}",
+        **(noise if profile.particles is None else {"particles": profile.particles}),
         "seed": str(profile.seed),
     }
     sections |= {PHASES[name].title: _formatted(values) for name, values in numbers.items() if values}
@@ -57,7 +58,7 @@ def summarise(
         info.title: {
             "seconds": seconds[info.name],
             "status": "executed" if info.name in executed else "kept from before",
-            "text": f"{info.description} Executed notebook: {info.notebook}",
+            "text": f"{info.description} Executed notebook: {info.notebook_for(profile)}",
         }
         for info in PHASES.values()
     }

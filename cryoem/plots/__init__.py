@@ -9,6 +9,7 @@ from cryoem.plots.curves import error_histogram, learning_curves, recovery_loss
 from cryoem.plots.distances import bias_against_distance, distance_histograms, predicted_against_true
 from cryoem.plots.images import density_slices, projection_gallery
 from cryoem.plots.orientations import coverage_sphere, recovered_against_true
+from cryoem.plots.power import power_spectrum
 from cryoem.plots.progress import refinement_history
 from cryoem.plots.resolution import fourier_shell_correlation
 from cryoem.plots.surfaces import automatic_level, density_isosurface, surface_mesh
@@ -31,6 +32,7 @@ __all__ = [
     "methods_by_condition",
     "number_table",
     "polar_spectra",
+    "power_spectrum",
     "predicted_against_true",
     "projection_gallery",
     "recovered_against_true",

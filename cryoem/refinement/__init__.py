@@ -31,9 +31,10 @@ from cryoem.checks import (
     square_images,
     whole_number,
 )
-from cryoem.imaging import ContrastTransfer, defoci_of
+from cryoem.contrast import ContrastTransfer, defoci_of
 from cryoem.refinement.poses import Poses, without_drift
-from cryoem.refinement.rounds import Plan, follow
+from cryoem.refinement.progress import Memory, Progress, Standing
+from cryoem.refinement.rounds import Plan, first_standing, rounds
 from cryoem.refinement.trust import FOLDS, trust
 from cryoem.refinement.working_set import FullImages, Optics, full_images, working_set
 from cryoem.resolution import FSC, masked_half_map_fsc
@@ -80,6 +81,7 @@ def refine(
     tolerance: float = 1e-3,
     rng: np.random.Generator | int | None = None,
     callback: Callable[[dict, Rotation], None] | None = None,
+    memory: Memory | None = None,
 ) -> Refinement:
     """Refine orientations against the map that they give, round by round, without any ground truth.
 
@@ -91,8 +93,8 @@ def refine(
     pixel_size_angstrom : side of a pixel.
     shifts_px : (n, 2) displacement (x, y) of each particle, to start from; by default images are taken to be centred,
         and shifts are not refined.
-    ctf, defocus_angstrom : the microscope's constants and (n,) underfocus of each image, where images were seen
-        through a contrast transfer; the map is then what it would be without one.
+    ctf, defocus_angstrom : the microscope's constants and the defocus of each image, (n,) or (n, 3), where images were
+        seen through a contrast transfer; the map is then what it would be without one.
     symmetry : point group of the particle, in the frame of ``rotations.point_group``; maps are made with it.
     search_rounds : rounds of random search, the radius halving each time from ``search_radius`` (radians).
     gradient_rounds : rounds of Gauss-Newton steps after them, at the most.
@@ -100,6 +102,8 @@ def refine(
     tolerance : radians; a gradient round that moves orientations by less than this on average is the last.
     rng : generator or seed of folds and candidates.
     callback : called after each round with its history entry and the orientations.
+    memory : keeps the state after each round, see ``progress.Memory``; a refinement that was interrupted goes on from
+        there, to the same numbers, and ``rng`` too is left as if it had not been interrupted.  None by default.
 
     Returns
     -------
@@ -109,7 +113,7 @@ def refine(
     ------
     ValueError : images are not (n, y, y), too few or too small, not finite, constant, or not as many as
         rotations; shifts or defoci are not one for each, or only one of ``ctf`` and ``defocus_angstrom`` is given; a
-        count is negative or a size not positive; the point group is unknown.
+        count is negative or a size not positive; the point group is unknown; the memory is of another refinement.
 
     Source: Penczek et al., Ultramicroscopy 53 (1994) 251, for projection matching.
     """
@@ -132,14 +136,30 @@ def refine(
     rng = np.random.default_rng(rng)
     full, unit = full_images(images, optics)
     start = Poses(rotations, shifts)
-    refined, history = follow(plan, full, start, rng, callback)
-    members = np.array_split(rng.permutation(n), 2)
-    halves = [follow(plan, full.of(half), start.of(half), rng, None)[0] for half in members]
+    made_from = (images, start.as_array(), plan, symmetry, ctf, defoci)
+    progress = Progress(memory, rng, made_from)
+
+    def followed(index: int, some: FullImages, start: Poses, report=None) -> Standing:
+        """One set of images, from where it stands to its end."""
+        last = progress.standing(index) or first_standing(plan, some, start)
+        for standing in rounds(plan, some, last, rng):
+            progress.note(index, standing)
+            if report is not None:
+                report(standing.history[-1], Poses.from_array(standing.poses).rotations)
+            last = standing
+        return last
+
+    whole = followed(0, full, start, callback)
+    refined = whole.outcome()
+    if progress.order is None:
+        progress.order = rng.permutation(n)
+    members = np.array_split(progress.order, 2)
+    halves = [followed(k, full.of(half), start.of(half)).outcome() for k, half in enumerate(members, start=1)]
     # each half is free to drift as a whole; its frame, and that alone, is taken from the refinement of all images
     halves = [
         without_drift(found, refined.of(half), symmetry) for found, half in zip(halves, members, strict=True)
     ]
-    return _conclude(plan, full, unit, refined, halves, members, history)
+    return _conclude(plan, full, unit, refined, halves, members, list(whole.history))
 
 
 def _conclude(

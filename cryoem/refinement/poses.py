@@ -17,6 +17,15 @@ class Poses:
     rotations: Rotation
     shifts_px: np.ndarray
 
+    def as_array(self) -> np.ndarray:
+        """(n, 6): quaternion xyzw, and displacement (x, y)."""
+        return np.concatenate([self.rotations.as_quat(), self.shifts_px], axis=1)
+
+    @staticmethod
+    def from_array(array: np.ndarray) -> Poses:
+        """What ``as_array`` made an array of."""
+        return Poses(Rotation.from_quat(array[:, :4]), array[:, 4:])
+
     def of(self, members: np.ndarray) -> Poses:
         """Those of some of the images."""
         return Poses(self.rotations[members], self.shifts_px[members])

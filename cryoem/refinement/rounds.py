@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +12,8 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.projectors.fourier import transform
 from cryoem.reconstruction import SliceSums
-from cryoem.refinement.poses import Poses, mean_poses
+from cryoem.refinement.poses import Poses
+from cryoem.refinement.progress import Standing
 from cryoem.refinement.steps import Found, descend, search
 from cryoem.refinement.trust import FOLDS, LEAST_TRUSTED, filtered, last_trusted_shell, total, trust
 from cryoem.refinement.working_set import FullImages, WorkingSet, working_set
@@ -38,53 +40,66 @@ class Plan:
     tolerance: float
     moves: bool
 
+    @property
+    def most_rounds(self) -> int:
+        """Of search and of gradient."""
+        return self.search_rounds + self.gradient_rounds
 
-def follow(plan: Plan, images: FullImages, poses: Poses, rng, callback) -> tuple[Poses, list[dict]]:
-    """All rounds on one set of images: their poses and the history.
+
+def rounds(
+    plan: Plan, images: FullImages, standing: Standing, rng: np.random.Generator
+) -> Iterator[Standing]:
+    """The rounds of one set of images from where it stands to its end: its standing after each.
 
     Maps are not made with the likeliest poses but with poses drawn from what each image leaves open (one draw of the
     expectation step of an EM algorithm): the likeliest ones would agree with the map's own errors, and keep them.  What
     the draws leave in the poses is averaged over the gradient rounds since orientations have settled.
     """
-    nyquist = images.size // 2
-    trusted = nyquist  # the finest shell worth looking at
-    history: list[dict] = []
-    settled: list[Poses] = []
-    drawn = poses
-    for round_ in range(plan.search_rounds + plan.gradient_rounds):
-        radius = plan.search_radius / 2**round_ if round_ < plan.search_rounds else None
-        finest = trusted if radius is None else min(trusted, math.ceil(SHELLS_PER_RADIAN / radius))
-        fold = rng.permutation(len(images.planes)) % FOLDS
-        sums = _gridded_folds(working_set(images, drawn, finest), drawn, fold, plan.group)
-        fsc, mask = trust(sums)
-        last = min(finest, last_trusted_shell(fsc))
-        step = partial(descend, steps=2, moves=plan.moves)
-        if radius is not None:
-            step = partial(search, candidates=plan.candidates, radius=radius, rng=rng, moves=plan.moves)
-        work = working_set(images, poses, finest)
-        found = _match_folds(step, work.within(last), poses.rotations, fold, sums, fsc, mask)
-        entry = {
-            "round": round_ + 1,
-            "kind": "gradient" if radius is None else "search",
-            "score": float(found.scores.mean()),
-            "moved_rad": float((found.poses.rotations * poses.rotations.inv()).magnitude().mean()),
-            "resolution_angstrom": work.pixel_px
-            * plan.pixel_size_angstrom
-            * fsc.resolution_angstrom(LEAST_TRUSTED),
-        }
-        drawn = poses.followed_by(found.drawn(rng), work.pixel_px)
-        poses = poses.followed_by(found.poses, work.pixel_px)
-        if last < finest:
-            trusted = min(nyquist, int(1.3 * last) + 4)
-        if radius is None:
-            on_the_way = history and entry["moved_rad"] < CONVERGING * history[-1]["moved_rad"]
-            settled = [poses] if on_the_way else [*settled, poses]
-        history.append(entry)
-        if callback is not None:
-            callback(entry, poses.rotations)
-        if radius is None and entry["moved_rad"] < plan.tolerance:
-            break
-    return mean_poses(settled) if len(settled) > 1 else poses, history
+    while not standing.ended:
+        standing = _after_round(plan, images, standing, rng)
+        yield standing
+
+
+def first_standing(plan: Plan, images: FullImages, start: Poses) -> Standing:
+    """Images before the first round, if there is any."""
+    return Standing.at_start(start, trusted=images.size // 2, ended=plan.most_rounds == 0)
+
+
+def _after_round(plan: Plan, images: FullImages, standing: Standing, rng) -> Standing:
+    poses, drawn = Poses.from_array(standing.poses), Poses.from_array(standing.drawn)
+    history, settled, trusted = standing.history, standing.settled, standing.trusted
+    round_ = len(history)
+    radius = plan.search_radius / 2**round_ if round_ < plan.search_rounds else None
+    finest = trusted if radius is None else min(trusted, math.ceil(SHELLS_PER_RADIAN / radius))
+    fold = rng.permutation(len(images.planes)) % FOLDS
+    sums = _gridded_folds(working_set(images, drawn, finest), drawn, fold, plan.group)
+    fsc, mask = trust(sums)
+    last = min(finest, last_trusted_shell(fsc))
+    step = partial(descend, steps=2, moves=plan.moves)
+    if radius is not None:
+        step = partial(search, candidates=plan.candidates, radius=radius, rng=rng, moves=plan.moves)
+    work = working_set(images, poses, finest)
+    found = _match_folds(step, work.within(last), poses.rotations, fold, sums, fsc, mask)
+    entry = {
+        "round": round_ + 1,
+        "kind": "gradient" if radius is None else "search",
+        "score": float(found.scores.mean()),
+        "moved_rad": float((found.poses.rotations * poses.rotations.inv()).magnitude().mean()),
+        "resolution_angstrom": work.pixel_px
+        * plan.pixel_size_angstrom
+        * fsc.resolution_angstrom(LEAST_TRUSTED),
+    }
+    drawn = poses.followed_by(found.drawn(rng), work.pixel_px).as_array()
+    likeliest = poses.followed_by(found.poses, work.pixel_px).as_array()
+    if last < finest:
+        trusted = min(images.size // 2, int(1.3 * last) + 4)
+    converged = False
+    if radius is None:
+        on_the_way = history and entry["moved_rad"] < CONVERGING * history[-1]["moved_rad"]
+        settled = likeliest[None] if on_the_way else np.concatenate([settled, likeliest[None]])
+        converged = entry["moved_rad"] < plan.tolerance
+    ended = converged or round_ + 1 == plan.most_rounds
+    return Standing(likeliest, drawn, settled, trusted, (*history, entry), ended)
 
 
 def _gridded_folds(work: WorkingSet, poses: Poses, fold: np.ndarray, group: np.ndarray) -> list[SliceSums]:

@@ -6,8 +6,7 @@ import numpy as np
 import scipy.fft
 
 from cryoem.reconstruction import SliceSums
-from cryoem.resolution import FSC, fourier_shell_correlation, shell_index
-from cryoem.volumes import DensityMap, low_pass, soft_mask, soft_sphere
+from cryoem.resolution import FSC, fourier_shell_correlation, particle_mask, shell_index
 
 FOLDS = 8  # the more, the less noise in the maps that images are compared with, and the more work
 LEAST_TRUSTED = 0.143
@@ -21,12 +20,7 @@ def total(sums: list[SliceSums]) -> SliceSums:
 def trust(sums: list[SliceSums]) -> tuple[FSC, np.ndarray]:
     """FSC between two halves of the folds inside the mask of the particle, and that mask."""
     a, b = total(sums[::2]).invert(), total(sums[1::2]).invert()
-    size = len(a)
-    sphere = soft_sphere(a.shape, 0.45 * size, 0.05 * size)
-    coarse = fourier_shell_correlation(a, b, mask=sphere)
-    blur = min(2 * coarse.resolution_angstrom(0.5), size / 3)
-    blurred = low_pass(DensityMap(((a + b) / 2 * sphere).astype(np.float32), 1.0), blur)
-    mask = sphere * soft_mask(blurred, extend_px=0.03 * size, edge_px=0.05 * size)
+    mask = particle_mask(a, b)
     return fourier_shell_correlation(a, b, mask=mask), mask
 
 

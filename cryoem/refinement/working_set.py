@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 
-from cryoem.imaging import ContrastTransfer
+from cryoem.contrast import ContrastTransfer
 from cryoem.projectors import half_planes_from_images
 from cryoem.projectors.matching import displaced
 from cryoem.reconstruction import SliceSums, disc_frequencies, grid_slices, once_each
@@ -16,7 +16,7 @@ from cryoem.refinement.poses import Poses
 
 @dataclass(frozen=True)
 class Optics:
-    """What the microscope does to each image: ``ctf``, ``defocus_angstrom`` (n,), ``pixel_size_angstrom``."""
+    """What the microscope does to each image: ``ctf``, ``defocus_angstrom`` (n,) or (n, 3), ``pixel_size_angstrom``."""
 
     ctf: ContrastTransfer
     defocus_angstrom: np.ndarray
@@ -28,7 +28,7 @@ class Optics:
 
     def transfers(self, frequencies: np.ndarray, coarse_pixel_px: float) -> np.ndarray:
         """(n, m) float32 at (m, 2) cycles per coarse pixel of so many pixels."""
-        per_angstrom = np.hypot(*frequencies.T) / (coarse_pixel_px * self.pixel_size_angstrom)
+        per_angstrom = frequencies / (coarse_pixel_px * self.pixel_size_angstrom)
         return self.ctf.at(per_angstrom, self.defocus_angstrom).astype(np.float32)
 
 

@@ -18,6 +18,7 @@ from cryoem.plain_files import check_hdf5, read_json
 from cryoem.siamese.encoders import build_encoder, least_weights
 from cryoem.siamese.losses import KINDS, distances_from_features, unit_features
 from cryoem.siamese.pair_head import head_of
+from cryoem.whole_files import written_aside
 
 BLOCK_BYTES = 1_000_000
 
@@ -184,14 +185,14 @@ def save_encoder(path: str | os.PathLike, encoder: keras.Model, settings: Encode
     Raises
     ------
     ValueError : ``path`` does not end in ``.weights.h5``.
+    OSError : a file cannot be written.
     """
     path = _checked_path(path)
-    aside = path.with_name(f".partial-{path.name}")
-    encoder.save_weights(aside)
-    description = {"settings": asdict(settings), "sha256": _sha256(aside, asdict(settings))}
-    os.replace(aside, path)
-    aside.with_suffix(".json").write_text(json.dumps(description, indent=2), encoding="utf-8")
-    os.replace(aside.with_suffix(".json"), _settings_path(path))
+    with written_aside(path) as aside:
+        encoder.save_weights(aside)
+        description = {"settings": asdict(settings), "sha256": _sha256(aside, asdict(settings))}
+    with written_aside(_settings_path(path)) as aside:
+        aside.write_text(json.dumps(description, indent=2), encoding="utf-8")
 
 
 def load_encoder(path: str | os.PathLike) -> tuple[keras.Model, EncoderSettings]:

@@ -7,7 +7,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.checks import not_negative, whole_number
-from cryoem.imaging import ContrastTransfer, add_noise, clean_deviation, downsample
+from cryoem.contrast import ContrastTransfer
+from cryoem.imaging import add_noise, clean_deviation, downsample
 from cryoem.projectors import (
     fourier,
     half_planes_from_images,
@@ -98,10 +99,8 @@ class ProjectionStream(keras.utils.PyDataset):
         self._spectrum = fourier.transform(density_map.data)
         self._shrink = shrink
         self._frequencies = plane_frequencies(network_image_size)  # cycles per pixel of the network's images
-        self._frequencies_per_angstrom = (
-            np.hypot(*self._frequencies.T) * shrink / density_map.voxel_size_angstrom
-        )
-        self._deviation = clean_deviation(density_map, image_size=image_size, coverage=coverage)
+        self._frequencies_per_angstrom = self._frequencies * (shrink / density_map.voxel_size_angstrom)
+        self._deviation = clean_deviation(density_map, image_size=image_size, coverage=coverage, ctf=ctf)
         self._pool = None
         if distinct is not None:
             distinct = whole_number(distinct, name="distinct", at_least=batch_size)

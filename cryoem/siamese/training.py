@@ -50,7 +50,7 @@ def train(
     patience : stop after so many epochs without a lower validation loss; never by default.
     seconds : stop after the epoch in which this time has passed; never by default.
     checkpoints : folder that is written after every epoch and from which an interrupted training goes on, with the same
-        numbers as if it had not been interrupted; none by default.
+        numbers as if it had not been interrupted; one that is damaged begins anew, with a warning; none by default.
     callbacks, verbose : passed to ``model.fit``.
 
     Returns
@@ -63,7 +63,8 @@ def train(
     ------
     ValueError : ``feature_distance`` or the point group is unknown, ``epochs`` is below 1, the learning rate is not
         positive, the encoder has no pair head for ``"mlp"``, the validation set does not suit the encoder, or
-        ``checkpoints`` hold a damaged state, or that of another training.
+        ``checkpoints`` are of another training.
+    OSError : ``checkpoints`` cannot be written.
     """
     head = head_of(encoder, feature_distance)
     loss, metric = (make(feature_distance, symmetry, head=head) for make in (loss_of, metric_of))

@@ -80,7 +80,7 @@ def train_pairs(
     Raises
     ------
     ValueError : the method is unknown, a number is out of its range, ``"supervised"`` gets pairs without angles, a
-        method other than ``"udl"`` a displacement or a split, or ``checkpoints`` hold a damaged state, or that of other
+        method other than ``"udl"`` a displacement or a split, or ``checkpoints`` are of a training with other
         options or another seed.
     """
     if method not in METHODS:

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cryoem.checks import positive_number, whole_number
-from cryoem.particles import ParticleFile, StackWriter, open_particles, write_stack
+from cryoem.particles import ParticleFile, StackWriter, names_for_table, open_particles, write_stack
 from cryoem.resolution import fourier_ring_correlation
 from cryoem.udl.align import IMAGES_FOR_POWER, METHODS, align_block, prepare_reference, template_aligner
 from cryoem.udl.aligner import Aligner, save_aligner
@@ -28,8 +28,8 @@ from cryoem.udl.registration import (
     image_deviation,
 )
 from cryoem.udl.spectra import cyclic_order
-from cryoem.udl.tables import names_for_tables, write_tables
-from cryoem.whole_folder import whole_folder
+from cryoem.udl.tables import STAR_FILE, write_tables
+from cryoem.whole_files import whole_folder
 
 MOST_TRAINING_IMAGES = 10_000
 MOST_SAMPLE_BYTES = 4_000_000_000
@@ -114,7 +114,7 @@ def align_file(
         rng = whole_number(rng, name="rng", at_least=0)
     with whole_folder(out) as folder:
         particles = open_particles(path, pixel_size_angstrom=pixel_size_angstrom)
-        names = names_for_tables(particles, folder, beside=(STACK_FILE, AVERAGES_FILE))
+        names = names_for_table(particles, folder / STAR_FILE, beside=(STACK_FILE, AVERAGES_FILE))
         aligner = None if model is None else _model_for(particles, model)
         rng = np.random.default_rng(rng)
         most = max_training_images if aligner is None else min(max_training_images, IMAGES_FOR_POWER)

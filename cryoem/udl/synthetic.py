@@ -23,7 +23,7 @@ import skimage.transform
 from scipy.spatial.transform import Rotation
 
 from cryoem.checks import finite_array, positive_number, whole_number
-from cryoem.imaging import ContrastTransfer
+from cryoem.contrast import ContrastTransfer
 from cryoem.particles import open_particles
 from cryoem.udl.pictures import read_grey
 from cryoem.udl.rotation import rotate_images

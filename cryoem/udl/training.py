@@ -80,7 +80,8 @@ def train(
     warm_start : begin with the classical template, not with random weights.
     true_angles_rad : (n,), only to watch the true error (``val_error_deg``); nothing is trained on them.
     seconds : stop after the epoch in which this time has passed.
-    checkpoints : folder that is written after every epoch and that an interrupted training goes on from.
+    checkpoints : folder that is written after every epoch and that an interrupted training goes on from; one that is
+        damaged begins anew, with a warning.
     callbacks, verbose : passed to ``model.fit``.
     rng : of pairs and of the order of batches.
 
@@ -94,7 +95,7 @@ def train(
     Raises
     ------
     ValueError : images are not (n, y, y), too few, not finite or constant; the method or symmetry is unknown;
-        a number is out of its range; or ``checkpoints`` hold a damaged state, or that of another training.
+        a number is out of its range; or ``checkpoints`` are of another training.
     """
     images = square_images(images, at_least=FEWEST_IMAGES, smallest_px=16)
     if method not in METHODS:

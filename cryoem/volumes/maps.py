@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import uuid
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoem.checks import positive_number
+from cryoem.whole_files import cannot_write, whole_file
 
 HEADER_BYTES = 1024
 DTYPES_BY_MODE = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
@@ -143,21 +143,17 @@ def write_map(path: str | os.PathLike, density_map: DensityMap) -> None:
     import mrcfile
 
     path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} into")
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with mrcfile.new(part, compression="gzip" if path.suffix == ".gz" else None) as mrc:
-            mrc.set_data(density_map.data)
-            mrc.set_volume()
-            mrc.voxel_size = density_map.voxel_size_angstrom
-            mrc.header.origin = density_map.origin
-            mrc.header.label[0] = "cryoem"  # in place of a time stamp: equal maps give equal files
-        os.replace(part, path)
-    except OSError as error:
-        raise OSError(f"cannot write the map {path}: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
+    compression = "gzip" if path.suffix == ".gz" else None
+    with (
+        whole_file(path) as aside,
+        cannot_write(path),
+        mrcfile.new(aside, compression=compression) as mrc,
+    ):
+        mrc.set_data(density_map.data)
+        mrc.set_volume()
+        mrc.voxel_size = density_map.voxel_size_angstrom
+        mrc.header.origin = density_map.origin
+        mrc.header.label[0] = "cryoem"  # in place of a time stamp: equal maps give equal files
 
 
 def _read_header(path: Path):

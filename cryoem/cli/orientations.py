@@ -1,0 +1,169 @@
+"""Commands from particle images to orientations: learned distances, and what they say of how images are turned."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cryoem.cli.endings import NOTHING_WRITTEN, Answer, ends_in_order
+from cryoem.cli.options import Datadir, Force, Out, Particles, PixelSize, Seed, new_file
+from cryoem.cli.progress import progress
+
+if TYPE_CHECKING:
+    import numpy as np
+    from scipy.spatial.transform import Rotation
+
+    from cryoem.particles import ParticleFile
+
+
+@ends_in_order(afterwards=NOTHING_WRITTEN)
+def distances(
+    particles: Particles,
+    encoder: Annotated[Path, typer.Option(help="Trained network, such as the encoder.weights.h5 of a run.")],
+    out: Out,
+    pixel_size: PixelSize = None,
+    datadir: Datadir = None,
+    force: Force = False,
+) -> Answer:
+    """Estimate the distances between the orientations of images.
+
+    The network must have been trained for this particle, with as much space around it as these images show.  Phases
+    are flipped where the file knows the contrast transfer; where the network finds shifts, they are saved, too.
+
+    \b
+    Example:
+      cryoem distances particles.star --encoder encoder.weights.h5 --out distances.h5
+    """
+    from cryoem.blockwise import learned_distances
+    from cryoem.particles import open_particles
+    from cryoem.pipeline import save_arrays
+
+    new_file(out, ".h5", force=force, inputs=(particles, encoder))
+    opened = open_particles(particles, pixel_size_angstrom=pixel_size, datadir=datadir)
+    from cryoem.siamese import load_encoder  # TensorFlow, once it is known that there is something to read
+
+    network, settings = load_encoder(encoder)
+    with progress("reading", len(opened)) as done:
+        found = learned_distances(opened, network, settings, callback=done)
+    made_of = {
+        "images": len(opened),
+        "image_size_px": opened.image_size,
+        "pixel_size_angstrom": opened.pixel_size_angstrom,
+        "encoder": asdict(settings),
+        "symmetry": settings.symmetry,
+    }
+    save_arrays(
+        out,
+        {
+            "distances": (found.distances, "rad", "(n, n) estimated geodesic distances"),
+            "shifts": (found.shifts_px, "px", "found (x, y) displacement of the particle"),
+        },
+        parameters=made_of,
+    )
+    return Answer(f"distances between {len(opened):,} images: {out}", {"distances": out, **made_of})
+
+
+@ends_in_order(afterwards=NOTHING_WRITTEN)
+def recover(
+    distances: Annotated[Path, typer.Argument(help="File that `cryoem distances` or a run made.")],
+    out: Out,
+    particles: Annotated[
+        Path | None,
+        typer.Option("--particles", help="The images that the distances are between; they fix the gauge."),
+    ] = None,
+    symmetry: Annotated[
+        str | None, typer.Option(help="Point group of the particle; the network's by default.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="spectral+refine, spectral or sgd.")] = "spectral+refine",
+    landmarks: Annotated[
+        int | None, typer.Option(help="Use the distances to so many images only, for many images.")
+    ] = None,
+    seed: Seed = 0,
+    pixel_size: PixelSize = None,
+    datadir: Datadir = None,
+    force: Force = False,
+) -> Answer:
+    """Recover the orientations of images from their distances.
+
+    With the images, of which 2,000 at the most are looked at, common lines settle what distances leave open, and a
+    STAR file can name them with their orientations.  Without them orientations are arrays (.h5) in a gauge of their
+    own, of which no map can be made.
+
+    \b
+    Example:
+      cryoem recover distances.h5 --particles particles.star --out orientations.star
+    """
+    import numpy as np
+
+    from cryoem.blockwise import fix_gauge_of
+    from cryoem.particles import open_particles
+    from cryoem.pipeline import load_arrays
+    from cryoem.pipeline.artefacts import stored_parameters
+    from cryoem.recovery import recover_orientations
+
+    if particles is None and out.suffix.lower() == ".star":
+        raise typer.BadParameter("a STAR file needs --particles, which it names", param_hint="--out")
+    new_file(
+        out, ".star", ".h5", force=force, inputs=(distances, *([] if particles is None else [particles]))
+    )
+    arrays = load_arrays(distances)
+    if "distances" not in arrays:
+        raise ValueError(f"{distances} must hold the dataset 'distances', it holds {', '.join(arrays)}")
+    matrix = arrays["distances"]
+    symmetry = symmetry or stored_parameters(distances).get("symmetry", "C1")
+    opened = None
+    if particles is not None:
+        opened = open_particles(particles, pixel_size_angstrom=pixel_size, datadir=datadir)
+        if len(opened) != len(matrix):
+            raise ValueError(
+                f"{particles} must hold the {len(matrix)} images of {distances}, got {len(opened)}"
+            )
+    shifts = arrays.get("shifts", np.zeros((len(matrix), 2)))
+    rng = np.random.default_rng(seed)
+    with progress("recovering, then fixing the gauge", 2, unit="step") as done:
+        recovery = recover_orientations(
+            matrix, method=method, symmetry=symmetry, landmarks=landmarks, rng=rng
+        )
+        done(1)
+        rotations, score = recovery.rotations, None
+        if opened is not None:
+            moved = shifts if shifts.any() else None
+            gauge = fix_gauge_of(opened, rotations, shifts_px=moved, symmetry=symmetry, rng=rng)
+            rotations, score = gauge.rotations, gauge.score
+        done(2)
+    loss = float(recovery.losses[-1])
+    values = {
+        "orientations": out,
+        "images": len(matrix),
+        "symmetry": symmetry,
+        "recovery_loss_rad2": loss,
+        "common_line_agreement": score,
+    }
+    _write(out, opened, rotations, shifts, {key: values[key] for key in ("images", "symmetry")})
+    lines = [f"{len(matrix):,} orientations, recovery loss {loss:.4g} rad²: {out}"]
+    if score is not None:
+        lines.append(f"agreement along common lines {score:.3f}")
+    return Answer("\n".join(lines), values)
+
+
+def _write(
+    out: Path, particles: ParticleFile | None, rotations: Rotation, shifts: np.ndarray, parameters: dict
+) -> None:
+    from cryoem.particles import write_poses
+    from cryoem.pipeline import save_arrays
+
+    if out.suffix.lower() == ".star":
+        write_poses(out, particles, rotations, shifts)
+        return
+    gauge = "any gauge" if particles is None else "gauge from the images"
+    save_arrays(
+        out,
+        {
+            "quaternions": (rotations.as_quat(), "1", f"recovered orientations, xyzw, {gauge}"),
+            "shifts": (shifts, "px", "found (x, y) displacement of the particle"),
+        },
+        parameters=parameters,
+    )

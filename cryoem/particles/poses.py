@@ -1,0 +1,57 @@
+"""Orientations that were found for the images of a file, as a RELION table that names these images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from scipy.spatial.transform import Rotation
+
+from cryoem.checks import many_rotations, shifts_of
+from cryoem.particles import relion
+from cryoem.particles.alignments import OLD_POSE
+from cryoem.particles.image_names import names_for_table
+from cryoem.particles.particle_file import ParticleFile
+from cryoem.particles.tables import RELION_IMAGE
+from cryoem.particles.writing import write_star
+
+
+def write_poses(path: str | os.PathLike, particles: ParticleFile, rotations: Rotation, shifts_px) -> None:
+    """Write a STAR file, as of RELION 3.1, that names the images of a particle file where they lie.
+
+    Orientations and shifts are the given ones; contrast transfer and pixel size are the file's.  Of a RELION table all
+    other columns stay, but for those of older poses, which these make void.
+
+    Parameters
+    ----------
+    path : the file, ``.star``.
+    particles : n images in a file.
+    rotations : n orientations, particle to microscope coordinates.
+    shifts_px : (n, 2) displacement (x, y) of each particle, towards larger coordinates.
+
+    Warns
+    -----
+    UserWarning : see ``names_for_table``; optics groups state another pixel size, by more than 1 %, and it is replaced.
+
+    Raises
+    ------
+    FileNotFoundError : the folder does not exist.
+    OSError : the file cannot be written.
+    ValueError : the name does not end in ``.star``, or rotations or shifts are not one for each image.
+    """
+    import pandas as pd
+
+    many_rotations(rotations, count=len(particles))
+    shifts_px = shifts_of(shifts_px, count=len(particles))
+    path = Path(path)
+    names = names_for_table(particles, path)
+    pixel = particles.pixel_size_angstrom
+    if particles.table is not None and RELION_IMAGE in particles.table:
+        replaced = (*OLD_POSE, *relion.DETECTOR, "rlnImagePixelSize")
+        table = particles.table.drop(columns=[name for name in replaced if name in particles.table])
+        optics, contrast = particles.optics, None
+    else:
+        table, optics, contrast = pd.DataFrame(index=range(len(names))), None, particles.contrast
+    known = relion.particle_columns(rotations, shifts_px, contrast, pixel_size_angstrom=pixel)
+    table, optics = relion.optics_groups(table.assign(**{RELION_IMAGE: names}, **known), optics)
+    write_star(path, table, optics=relion.sized(optics, pixel, particles.image_size))

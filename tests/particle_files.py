@@ -1,0 +1,82 @@
+"""What the tests of particle files share: stacks and tables as other programs write them, and what an error must be."""
+
+import hashlib
+
+import mrcfile
+import numpy as np
+import pandas as pd
+import starfile
+
+PIXEL = 1.5
+FLOAT32 = 1e-6  # relative
+
+
+def some_images(n=5, size=6, seed=0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(3, 2, (n, size, size)).astype(np.float32)
+
+
+def mrc(path, images, *, pixel=PIXEL, **fields):
+    """A stack that mrcfile writes, some fields of its header then set as they are given."""
+    with mrcfile.new(path, overwrite=True) as stack:
+        stack.set_data(images)
+        stack.set_image_stack()
+        stack.voxel_size = pixel
+        for name, value in fields.items():
+            stack.header[name] = value
+    return path
+
+
+def star(path, names, *, optics=None, block="particles", **columns):
+    table = pd.DataFrame({"rlnImageName": names, **columns})
+    blocks = {} if optics is None else {"optics": pd.DataFrame(optics)}
+    starfile.write({**blocks, block: table}, path)
+    return path
+
+
+def digests(folder) -> dict:
+    return {
+        path.relative_to(folder): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def one_sentence(error) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    assert not text.endswith(".")
+    return text
+
+
+def optics_of(groups, pixel=PIXEL) -> dict:
+    pixels = np.broadcast_to(pixel, len(groups))
+    return {"rlnOpticsGroup": groups, "rlnOpticsGroupName": "x", "rlnImagePixelSize": pixels}
+
+
+def names_of(n) -> list[str]:
+    return [f"{number:06d}@a.mrcs" for number in range(1, n + 1)]
+
+
+def cs(path, n=5, **fields):
+    """A cryoSPARC file of n particles of ``a.mrcs``, as NumPy writes it; ``/`` is ``__`` in the fields' names."""
+    fields = {
+        "blob__path": np.full(n, b"a.mrcs"),
+        "blob__idx": np.arange(n, dtype=np.uint32),
+        "blob__psize_A": np.full(n, PIXEL, np.float32),
+        **fields,
+    }
+    columns = {name.replace("__", "/"): np.asarray(values) for name, values in fields.items()}
+    dtype = [(name, values.dtype, values.shape[1:]) for name, values in columns.items()]
+    records = np.zeros(n, dtype)
+    for name, values in columns.items():
+        records[name] = values
+    with open(path, "wb") as stream:
+        np.save(stream, records)
+    return path
+
+
+def turned_opposite(rotations) -> np.ndarray:
+    """(n, 3) rotation vectors of the inverse orientations, by quaternions written out."""
+    x, y, z, w = np.moveaxis(rotations.as_quat(canonical=True), -1, 0)
+    length = np.linalg.norm([x, y, z], axis=0)
+    return (-np.stack([x, y, z]) / length * 2 * np.arctan2(length, w)).T

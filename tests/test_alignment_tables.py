@@ -1,0 +1,266 @@
+"""Alignments in the conventions of RELION and XMIPP."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import starfile
+from particle_files import (
+    PIXEL,
+    names_of,
+    optics_of,
+)
+from scipy.ndimage import affine_transform
+from scipy.spatial.transform import Rotation
+
+from cryoem import imaging, particles
+from cryoem.particles import relion_tables, xmipp_table
+from cryoem.projectors import project
+from cryoem.rotations import from_relion_euler_deg
+
+
+@pytest.fixture(params=[32, 33], ids=["even", "odd"])
+def aligned(request, particle):
+    """A reference, images that show it rotated and displaced, and by which angles (n,) and shifts (n, 2)."""
+    size, rng = request.param, np.random.default_rng(3)
+    angles = np.array([0.0, 0.3, -1.2, 2.9, np.pi / 2, -np.pi, 5.0])
+    shifts = rng.uniform(-3, 3, (len(angles), 2))
+    views = project(particle, Rotation.from_euler("z", angles[:, None]), image_size=size, backend="fourier")
+    reference = project(particle, Rotation.identity(1), image_size=size, backend="fourier")[0]
+    return reference, imaging.shift(views, shifts), angles, shifts
+
+
+def correlation(a, b) -> float:
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+
+def moved(image, matrix, offset) -> np.ndarray:
+    """What the image has at q, counted as (x, y) from pixel n // 2, comes to matrix @ q + offset."""
+    inverse = np.linalg.inv(matrix)
+    centre = np.array(image.shape) // 2
+    swap = inverse[::-1, ::-1]  # (y, x), as array axes are
+    start = centre - swap @ (centre + np.asarray(offset)[::-1])
+    return affine_transform(image.astype(float), swap, offset=start, order=3)
+
+
+def anticlockwise(angle_rad) -> np.ndarray:
+    return np.array([[np.cos(angle_rad), -np.sin(angle_rad)], [np.sin(angle_rad), np.cos(angle_rad)]])
+
+
+def test_the_convention_is_what_it_says(aligned):
+    """Anticlockwise by the angle with y up, then displaced; written out, without any module of the package."""
+    reference, images, angles, shifts = aligned
+    for image, angle, shift in zip(images, angles, shifts, strict=True):
+        assert correlation(moved(reference, anticlockwise(angle), shift), image) > 0.995
+        assert (
+            correlation(moved(image, anticlockwise(-angle), -anticlockwise(-angle) @ shift), reference) > 0.99
+        )
+
+
+def star_of(tmp_path, images, angles, shifts, pixel=PIXEL, **options):
+    tables = relion_tables(
+        names_of(len(images)),
+        angles,
+        shifts,
+        pixel_size_angstrom=pixel,
+        image_size=images.shape[1],
+        **options,
+    )
+    particles.write_star(tmp_path / "a.star", tables[0], optics=tables[1])
+    back = starfile.read(tmp_path / "a.star", always_dict=True)
+    return back["particles"], back["optics"]
+
+
+def test_relions_pose_is_the_orientation_and_the_shift(aligned, particle, tmp_path):
+    _, images, angles, shifts = aligned
+    table, optics = star_of(tmp_path, images, angles, shifts)
+    pixel = float(optics["rlnImagePixelSize"].iloc[0])
+    euler_deg = np.column_stack([np.zeros((len(table), 2)), table["rlnAnglePsi"]])
+    origins_px = table[["rlnOriginXAngst", "rlnOriginYAngst"]].to_numpy() / pixel
+
+    def seen_at(euler_deg, origins_px):
+        views = project(
+            particle, from_relion_euler_deg(euler_deg), image_size=images.shape[1], backend="fourier"
+        )
+        return imaging.shift(views, -origins_px)
+
+    scale = np.abs(images).max()
+    np.testing.assert_allclose(seen_at(euler_deg, origins_px), images, atol=1e-4 * scale)
+    assert np.abs(seen_at(-euler_deg, origins_px) - images).max() > 0.1 * scale
+    assert np.abs(seen_at(euler_deg, -origins_px) - images).max() > 0.1 * scale
+
+
+def test_relions_own_way_to_apply_a_pose_aligns(aligned, tmp_path):
+    """relion_stack_create --apply_transformation: rotation by psi, [[cos, -sin], [sin, cos]], of the shifted image."""
+    reference, images, angles, shifts = aligned
+    table, _ = star_of(tmp_path, images, angles, shifts)
+    for image, (_, row) in zip(images, table.iterrows(), strict=True):
+        matrix = anticlockwise(np.deg2rad(row["rlnAnglePsi"]))
+        origin = np.array([row["rlnOriginXAngst"], row["rlnOriginYAngst"]]) / PIXEL
+        assert correlation(moved(image, matrix, matrix @ origin), reference) > 0.99
+
+
+def test_xmipps_way_to_apply_a_pose_aligns(aligned, tmp_path):
+    """geo2TransformationMatrix: [[cos, sin], [-sin, cos]] of anglePsi, with the shift in the last column."""
+    reference, images, angles, shifts = aligned
+    max_cc = np.linspace(0.1, 0.9, len(images))
+    particles.write_xmd(tmp_path / "a.xmd", xmipp_table(names_of(len(images)), angles, shifts, max_cc=max_cc))
+    table = particles.read_xmd(tmp_path / "a.xmd")
+    assert list(table) == ["image", "enabled", "anglePsi", "shiftX", "shiftY", "flip", "maxCC"]
+    assert table["enabled"].eq(1).all()
+    assert table["flip"].eq(0).all()
+    assert table["anglePsi"].between(-180, 180).all()
+    np.testing.assert_allclose(table["maxCC"], max_cc)
+    assert table["image"].tolist() == names_of(len(images))
+    for image, (_, row) in zip(images, table.iterrows(), strict=True):
+        psi = np.deg2rad(row["anglePsi"])
+        matrix = np.array([[np.cos(psi), np.sin(psi)], [-np.sin(psi), np.cos(psi)]])
+        assert correlation(moved(image, matrix, [row["shiftX"], row["shiftY"]]), reference) > 0.99
+
+
+def test_known_numbers_of_a_quarter_turn():
+    """The particle turned by +90 degrees, then moved by (2, 0) px of 1.5 angstrom."""
+    arrays = ["1@a.mrcs"], [np.pi / 2], [[2.0, 0.0]]
+    row = relion_tables(*arrays, pixel_size_angstrom=1.5, image_size=8)[0].iloc[0]
+    found = [row["rlnAnglePsi"], row["rlnOriginXAngst"], row["rlnOriginYAngst"]]
+    np.testing.assert_allclose(found, [-90, -3, 0], atol=1e-9)
+    row = xmipp_table(*arrays, max_cc=[1.0]).iloc[0]
+    np.testing.assert_allclose([row["anglePsi"], row["shiftX"], row["shiftY"]], [90, 0, 2], atol=1e-9)
+
+
+def arrays(n=3):
+    return names_of(n), np.linspace(-1, 1, n), np.arange(2.0 * n).reshape(n, 2)
+
+
+def test_relion_tables_made_from_nothing():
+    table, optics = relion_tables(*arrays(), pixel_size_angstrom=PIXEL, image_size=64)
+    expected = ["rlnAnglePsi", "rlnClassNumber", "rlnImageName", "rlnOpticsGroup", "rlnOriginXAngst"]
+    assert sorted(table) == [*expected, "rlnOriginYAngst"]
+    assert table["rlnOpticsGroup"].tolist() == table["rlnClassNumber"].tolist() == [1, 1, 1]
+    assert optics.to_dict("records") == [
+        {
+            "rlnOpticsGroup": 1,
+            "rlnOpticsGroupName": "opticsGroup1",
+            "rlnImagePixelSize": PIXEL,
+            "rlnImageSize": 64,
+            "rlnImageDimensionality": 2,
+        }
+    ]
+
+
+def test_columns_of_the_input_are_kept_but_for_old_poses():
+    given = pd.DataFrame(
+        {
+            "rlnImageName": ["7@old.mrcs", "8@old.mrcs", "9@old.mrcs"],
+            "rlnDefocusU": [1.0, 2.0, 3.0],
+            "rlnOpticsGroup": [2, 1, 2],
+            "myScore": [9.0, 9.0, 9.0],
+            **dict.fromkeys(["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnAnglePsiPrior"], 77.0),
+            **dict.fromkeys(["rlnOriginX", "rlnOriginY", "rlnOriginXAngst", "rlnOriginXPriorAngst"], 77.0),
+            "rlnClassNumber": 77,
+            **dict.fromkeys(["rlnMaxValueProbDistribution", "rlnNrOfSignificantSamples"], 77.0),
+            **dict.fromkeys(["rlnLogLikeliContribution", "rlnAnglePsiFlip", "rlnAnglePsiFlipRatio"], 77.0),
+            "rlnIsFlip": 77,
+            "rlnRandomSubset": [1, 2, 1],
+        },
+        index=[5, 6, 7],
+    )
+    optics = pd.DataFrame({**optics_of([1, 2]), "rlnVoltage": [200, 300]})
+    untouched = given.copy(), optics.copy()
+    table, kept = relion_tables(
+        *arrays(),
+        pixel_size_angstrom=PIXEL,
+        image_size=64,
+        class_numbers=[1, 2, 1],
+        scores={"myScore": [0.5, 0.6, 0.7], "other": np.arange(3)},
+        table=given,
+        optics=optics,
+    )
+    assert not (table.drop(columns="rlnImageName") == 77).any().any()
+    assert not {"rlnAngleRot", "rlnAngleTilt", "rlnAnglePsiPrior", "rlnOriginX", "rlnOriginY"} & set(table)
+    assert table["rlnImageName"].tolist() == names_of(3)
+    assert table["rlnRandomSubset"].tolist() == [1, 2, 1]
+    assert table["rlnDefocusU"].tolist() == [1.0, 2.0, 3.0]
+    assert table["rlnOpticsGroup"].tolist() == [2, 1, 2]
+    assert table["rlnClassNumber"].tolist() == [1, 2, 1]
+    assert table["myScore"].tolist() == [0.5, 0.6, 0.7]
+    assert table["other"].tolist() == [0, 1, 2]
+    assert kept["rlnVoltage"].tolist() == [200, 300]
+    assert kept["rlnImageSize"].tolist() == [64, 64]
+    pd.testing.assert_frame_equal(given, untouched[0])
+    pd.testing.assert_frame_equal(optics, untouched[1])
+
+
+def test_the_microscope_of_relion_30_becomes_optics_groups():
+    given = pd.DataFrame(
+        {"rlnImageName": names_of(4), "rlnVoltage": [300, 200, 300, 200], "rlnSphericalAberration": 2.7}
+    )
+    table, optics = relion_tables(*arrays(4), pixel_size_angstrom=PIXEL, image_size=64, table=given)
+    assert table["rlnOpticsGroup"].tolist() == [1, 2, 1, 2]
+    assert optics["rlnVoltage"].tolist() == [300, 200]
+    assert optics["rlnSphericalAberration"].tolist() == [2.7, 2.7]
+    assert optics["rlnOpticsGroupName"].tolist() == ["opticsGroup1", "opticsGroup2"]
+
+
+def test_another_pixel_size_replaces_that_of_the_optics_groups():
+    given, optics = pd.DataFrame({"rlnImageName": names_of(3)}), pd.DataFrame(optics_of([4]))
+    with pytest.warns(UserWarning, match=r"optics states a pixel size of 1.5 angstrom; replaced it by .*=3$"):
+        table, kept = relion_tables(
+            *arrays(), pixel_size_angstrom=3, image_size=64, table=given, optics=optics
+        )
+    assert kept["rlnImagePixelSize"].tolist() == [3]
+    assert table["rlnOpticsGroup"].tolist() == [4, 4, 4]
+    np.testing.assert_allclose(table["rlnOriginXAngst"], [0, -6, -12])
+
+
+TABLE, OPTICS = pd.DataFrame({"rlnImageName": names_of(3)}), pd.DataFrame(optics_of([1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"image_names": []}, "image_names must name at least one image, got none"),
+        ({"angles_rad": [0.0, 1.0]}, "angles_rad must be one for each of the 3 images, got 2"),
+        ({"angles_rad": [0.0, np.nan, 1.0]}, "angles_rad must be finite, got 1 non-finite values of 3"),
+        ({"shifts_px": np.zeros((3, 3))}, r"shifts_px must be \(3, 2\), got \(3, 3\)"),
+        ({"pixel_size_angstrom": 0}, "pixel_size_angstrom must be a positive number, got 0"),
+        ({"image_size": 0}, "image_size must be a whole number of at least 1, got 0"),
+        ({"class_numbers": [0, 1, 1]}, "class_numbers must be whole numbers from 1, got 0"),
+        ({"class_numbers": [1.5, 1, 1]}, "class_numbers must be whole numbers from 1, got"),
+        ({"scores": {"rlnAnglePsi": np.zeros(3)}}, "scores must have names .*, got 'rlnAnglePsi'"),
+        ({"scores": {"two words": np.zeros(3)}}, "scores must have names .*, got 'two words'"),
+        ({"scores": {"a": np.zeros(2)}}, r"scores\['a'\] must be one for each of the 3 images, got 2"),
+        ({"table": TABLE[:2]}, "table must have a column rlnImageName and 3 rows, one an image, got 2 rows"),
+        ({"table": pd.DataFrame({"image": names_of(3)})}, "table must have a column rlnImageName and 3 rows"),
+        (
+            {"table": TABLE, "optics": OPTICS},
+            "table must have a column rlnOpticsGroup, got none for 2 groups",
+        ),
+        (
+            {"table": TABLE.assign(rlnOpticsGroup=[1, 2, 3]), "optics": OPTICS},
+            "optics must have the groups of all particles, got none numbered 3",
+        ),
+        ({"table": TABLE, "optics": TABLE}, "optics must have a column rlnOpticsGroup and a row, got 3 rows"),
+    ],
+)
+def test_wrong_arguments_of_relion_tables(changed, message):
+    names, angles, shifts = arrays()
+    given = {"image_names": names, "angles_rad": angles, "shifts_px": shifts, "pixel_size_angstrom": PIXEL}
+    with pytest.raises(ValueError, match=f"^{message}"):
+        relion_tables(**{**given, "image_size": 64, **changed})
+
+
+def test_wrong_arguments_of_an_xmipp_table():
+    with pytest.raises(ValueError, match=r"max_cc must be one for each of the 3 images, got 1"):
+        xmipp_table(*arrays(), max_cc=[0.5])
+
+
+def test_importing_particles_imports_nothing_slow():
+    code = (
+        "import sys, cryoem.particles; "
+        "print([m for m in ('pandas', 'starfile', 'mrcfile', 'tensorflow') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

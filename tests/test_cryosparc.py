@@ -1,0 +1,191 @@
+"""cryoSPARC's particle files: what they say, with which signs, and that nothing but numbers and text is loaded."""
+
+import resource
+
+import numpy as np
+import pytest
+from particle_files import PIXEL, cs, mrc, one_sentence, some_images, turned_opposite
+
+from cryoem.particles import open_particles
+from cryoem.particles.cryosparc import read_cs
+from cryoem.rotations import from_cryosparc_pose, from_relion_euler_deg, random_rotations, to_relion_euler_deg
+
+CTF = {
+    "ctf__accel_kv": np.full(5, 200, np.float32),
+    "ctf__cs_mm": np.full(5, 2.0, np.float32),
+    "ctf__amp_contrast": np.full(5, 0.1, np.float32),
+    "ctf__df1_A": np.linspace(1e4, 2e4, 5, dtype=np.float32),
+    "ctf__df2_A": np.linspace(9e3, 1.9e4, 5, dtype=np.float32),
+    "ctf__df_angle_rad": np.linspace(0, 1, 5, dtype=np.float32),
+    "ctf__phase_shift_rad": np.full(5, 0.5, np.float32),
+    "ctf__bfactor": np.full(5, 30, np.float32),
+    "ctf__exp_group_id": np.array([4, 4, 7, 7, 7], np.uint32),
+}
+
+
+@pytest.fixture
+def stack(tmp_path):
+    mrc(tmp_path / "a.mrcs", some_images())
+    return tmp_path
+
+
+def test_all_that_a_file_says(stack):
+    rotations, shifts = random_rotations(5, rng=0), np.random.default_rng(1).uniform(-3, 3, (5, 2))
+    fields = {"alignments3D__pose": turned_opposite(rotations), "alignments3D__shift": -shifts, **CTF}
+    file = open_particles(cs(stack / "a.cs", **fields, blob__idx=np.array([4, 2, 0, 1, 3], np.uint32)))
+    assert file.pixel_size_angstrom == PIXEL
+    assert file.image_names[0] == "000005@a.mrcs"
+    np.testing.assert_array_equal(file.read(slice(None)), some_images()[[4, 2, 0, 1, 3]])
+    assert (file.rotations * rotations.inv()).magnitude().max() < 1e-9
+    np.testing.assert_allclose(file.shifts_px, shifts)
+    np.testing.assert_allclose(file.defocus_angstrom[1], [12500, 11500, 0.25])
+    assert (file.ctf.voltage_kv, file.ctf.spherical_aberration_mm) == (200, 2.0)
+    assert (file.ctf.b_factor_angstrom2, file.ctf.phase_shift_rad) == (30, 0.5)
+    assert file.table["alignments3D/pose/2"].shape == (5,)
+    assert len(open_particles(stack / "a.cs", optics_group=7)) == 3
+
+
+def test_a_pose_is_the_rotation_vector_whose_transpose_relion_has():
+    """Two known answers: a turn about z by 30 degrees is psi -30, and RELION's matrix is exp(pose) transposed."""
+    turn = from_cryosparc_pose([[0, 0, np.pi / 6]])
+    np.testing.assert_allclose(to_relion_euler_deg(turn).sum(axis=1), [30], atol=1e-9)
+    about_y = from_cryosparc_pose([0, np.pi / 3, 0])
+    assert (about_y * from_relion_euler_deg([0, 60, 0]).inv()).magnitude() == pytest.approx(0, abs=1e-12)
+    for wrong in ([0.0, 1.0], [[0.0, 1.0, np.nan]]):
+        with pytest.raises(ValueError, match=r"^pose must be"):
+            from_cryosparc_pose(wrong)
+
+
+def test_shifts_count_pixels_of_their_own_alignment(stack):
+    """As after a refinement of images that were cut down to half their size."""
+    fields = {"alignments3D__shift": np.full((5, 2), 1.0), "alignments3D__psize_A": np.full(5, 2 * PIXEL)}
+    np.testing.assert_allclose(open_particles(cs(stack / "a.cs", **fields)).shifts_px, -2.0)
+
+
+def test_in_plane_angles_are_taken_where_there_are_no_others_and_it_is_said(stack):
+    psi = np.linspace(0.1, 1, 5)
+    fields = {"alignments2D__pose": psi, "alignments2D__shift": np.ones((5, 2))}
+    file = open_particles(cs(stack / "a.cs", **fields))
+    with pytest.warns(
+        UserWarning, match=r"a.cs has no orientations \(alignments3D\), only angles in the plane"
+    ):
+        rotations = file.rotations
+    expected = np.stack([np.zeros(5), np.zeros(5), np.rad2deg(psi)], axis=1)
+    assert (rotations * from_relion_euler_deg(expected).inv()).magnitude().max() < 1e-9
+    np.testing.assert_allclose(file.shifts_px, -1)
+    pose = {"alignments3D__pose": np.zeros((5, 3))}
+    assert open_particles(cs(stack / "a.cs", **fields, **pose)).rotations.magnitude().max() == 0
+
+
+def test_either_byte_order_and_text(stack):
+    fields = {"ctf__df1_A": CTF["ctf__df1_A"].astype(">f4"), "blob__path": np.full(5, "a.mrcs")}
+    table = read_cs(cs(stack / "a.cs", **fields))
+    np.testing.assert_array_equal(table["ctf/df1_A"], CTF["ctf__df1_A"])
+    assert table["ctf/df1_A"].dtype.isnative
+    assert len(open_particles(stack / "a.cs")) == 5
+
+
+def header(text, *, version=1, length=None, body=b"") -> bytes:
+    text = text.encode() + b"\n"
+    length = len(text) if length is None else length
+    return b"\x93NUMPY" + bytes([version, 0]) + length.to_bytes(2 * version, "little") + text + body
+
+
+RECORD = "{'descr': [('blob/idx', '<u4')], 'fortran_order': False, 'shape': (%s,)}"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "must be a NumPy array"),
+        (b"\x94CSDAT" + bytes(100), "must be a NumPy array"),
+        (b"PK\x03\x04" + bytes(100), "must be a NumPy array"),
+        (header(RECORD % 2, version=3, body=bytes(8)), "must be a NumPy array .*its format has the version"),
+        (header(RECORD % 2, version=2, length=2**32 - 1), "must be a NumPy array .*claims 4294967295 bytes"),
+        (header("{'descr': ", body=bytes(8)), "must be a NumPy array"),
+        (header("(" * 5000), "must be a NumPy array"),
+        (header(RECORD % 10**9, body=bytes(8)), "must be as long as its header says, 1000000000 records"),
+        (header(RECORD % 2, body=bytes(7)), "must be as long as its header says, 2 records and .*, got"),
+        (header(RECORD % 2, body=bytes(9)), "must be as long as its header says"),
+        (header(RECORD % 0), "names no images: it holds 0 records"),
+        (header(RECORD % -1), "must be a NumPy array|names no images"),
+        (
+            header("{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", body=bytes(8)),
+            "must hold records",
+        ),
+        (
+            header("{'descr': [('a', '<u4')], 'fortran_order': False, 'shape': (2, 1)}", body=bytes(8)),
+            "must hold records, one a particle, got an array",
+        ),
+        (
+            header("{'descr': [('a', '|O')], 'fortran_order': False, 'shape': (1,)}", body=bytes(8)),
+            "must hold numbers and text, got object in the field a",
+        ),
+        (
+            header("{'descr': [('a', '<c8')], 'fortran_order': False, 'shape': (1,)}", body=bytes(8)),
+            "must hold numbers and text, got complex64 in the field a",
+        ),
+        (
+            header(
+                "{'descr': [('a', '|S4')], 'fortran_order': False, 'shape': (1,)}", body=b"\xff\xfe\xfd\xfc"
+            ),
+            "must have UTF-8 text in the field a",
+        ),
+        (header(RECORD % 2, body=bytes(8)), "must say where the images are, got no field blob/path"),
+    ],
+)
+def test_a_file_that_is_none(tmp_path, content, message):
+    path = tmp_path / "a.cs"
+    path.write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=message) as error:
+        open_particles(path)
+    assert one_sentence(error).startswith(str(path))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+def test_a_header_that_python_2_wrote_is_read(stack):
+    text = "{'descr': [('blob/path', '|S6'), ('blob/idx', '<u4')], 'fortran_order': False, 'shape': (1L,), }"
+    (stack / "a.cs").write_bytes(header(text, body=b"a.mrcs\2\0\0\0"))
+    assert open_particles(stack / "a.cs").image_names == ["000003@a.mrcs"]
+
+
+def test_pickles_are_never_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("pickle.loads", lambda *_: pytest.fail("a pickle was loaded"))
+    monkeypatch.setattr("pickle.load", lambda *_, **__: pytest.fail("a pickle was loaded"))
+    np.save(tmp_path / "a.npy", np.array([{"blob/path": "a.mrcs"}], dtype=object))
+    (tmp_path / "a.npy").rename(tmp_path / "a.cs")
+    with pytest.raises(ValueError, match=r"a.cs must hold records, one a particle, got an array of object"):
+        open_particles(tmp_path / "a.cs")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"blob__path": np.array([b"a.mrcs"] * 4 + [b""])},
+            "must name a stack in each row, got none in row 5",
+        ),
+        ({"blob__idx": np.arange(1, 6)}, "names image 6 of .*a.mrcs, which has images 1 to 5"),
+        ({"blob__idx": np.arange(-1, 4)}, "must name images as number@stack|names image 0 of"),
+        (
+            {"blob__psize_A": np.full(5, np.nan)},
+            "must have finite numbers in the column blob/psize_A, got nan in row 1",
+        ),
+        ({"blob__psize_A": np.zeros(5)}, "gives no single pixel size, got 0 angstrom"),
+    ],
+)
+def test_fields_that_cannot_be(stack, fields, message):
+    with pytest.raises(ValueError, match=message) as error:
+        open_particles(cs(stack / "a.cs", **fields))
+    assert one_sentence(error).startswith(str(stack / "a.cs"))
+
+
+def test_a_pose_that_is_not_finite_is_named_where_it_is_asked_for(stack):
+    pose = np.zeros((5, 3))
+    pose[3, 1] = np.inf
+    file = open_particles(cs(stack / "a.cs", alignments3D__pose=pose))
+    with pytest.raises(
+        ValueError, match=r"finite numbers in the column alignments3D/pose/1, got inf in row 4$"
+    ):
+        _ = file.rotations
