@@ -6,6 +6,9 @@ import json
 import re
 import runpy
 import shlex
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -127,6 +130,49 @@ def test_projected_images_know_their_shifts_and_contrast_transfer(walked, tmp_pa
     np.testing.assert_allclose(read.shifts_px, expected.shifts_px, atol=1e-6)
     np.testing.assert_allclose(read.defocus_angstrom[:, 0], expected.defocus_angstrom, rtol=1e-8)
     assert read.ctf.inverted
+
+
+def test_the_same_seed_gives_the_same_files(walked, tmp_path):
+    (tmp_path / "again").mkdir()
+    for folder in (tmp_path, tmp_path / "again"):
+        answer("project", "phantom", "-n", 8, "--image-size", 16, "--noise-variance", 1, "--seed", 5,
+               "--out", folder / "a.star")  # fmt: skip
+        answer("reconstruct", folder / "a.star", "--out", folder / "a.mrc")
+    for name in ("a.star", "a.mrcs", "a.mrc"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    answer("project", "phantom", "-n", 8, "--image-size", 16, "--noise-variance", 1, "--seed", 6,
+           "--out", tmp_path / "b.star")  # fmt: skip
+    assert (tmp_path / "a.mrcs").read_bytes() != (tmp_path / "b.mrcs").read_bytes()
+
+
+SLOW_WRITING = """
+import signal, sys, time
+from cryoem import cli
+from cryoem.particles import StackWriter
+
+def slow(self, images):
+    print("writing", flush=True, file=sys.__stdout__)
+    time.sleep(60)
+
+StackWriter.write = slow
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
+sys.argv = ["cryoem", *sys.argv[1:]]
+cli.app()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_step_that_is_stopped_leaves_nothing(tmp_path, number):
+    command = [sys.executable, "-c", SLOW_WRITING, "project", "phantom", "-n", "4", "--image-size", "16"]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*command, "--out", tmp_path / "a.star"], **options) as process:
+        assert process.stdout.readline() == "writing\n"
+        assert len(list(tmp_path.iterdir())) == 2  # the table and the stack, each aside
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout) == (128 + number, "")
+    assert stderr.endswith("nothing was written, and the same command starts anew\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_distances_say_what_they_are_made_of(walked):
