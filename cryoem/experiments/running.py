@@ -44,7 +44,7 @@ def run_experiment(
 ) -> pd.DataFrame:
     """Execute the points of an experiment that are not done yet, and gather all into one table.
 
-    A point is kept when it is complete with the same parameters, code of its notebook and versions.  One that was
+    A point is kept when it is complete with the same parameters, code and versions.  One that was
     killed is executed again.  Points lie in ``<data folder>/experiments/<name>/<size>``.
 
     Parameters

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from tqdm import tqdm
 
+from cryoem.errors import first_line
 from cryoem.pipeline import kernel
 from cryoem.pipeline.lock import kernel_log
 
@@ -91,19 +94,17 @@ def execute_notebook(
 
     Raises
     ------
-    NotebookError : a cell raised or the kernel died; ``output`` keeps what was executed, and ``log_of(output)`` what
-        the kernel itself said.
+    NotebookError : a cell raised, or the kernel died or did not start; ``output`` keeps what was executed, and
+        ``log_of(output)`` what the kernel itself said.
     RunInProgressError : the kernel of an earlier execution does not end.
     """
     import papermill
-    from nbclient.exceptions import DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
 
     cells = read_notebook(notebook)["cells"]
     bar = Progress(title, cells=len(cells) + 1, visible=progress)  # and the cell that papermill injects
     log = log_of(output)
     try:
-        with kernel_log(log) as log_file:
+        with kernel_log(log) as log_file, _failures_in_one_sentence():
             papermill.execute_notebook(
                 notebook,
                 output,
@@ -119,12 +120,23 @@ def execute_notebook(
                 kernel_manager_class=_kernel_manager_class(environment, log_file),
             )
         log.unlink()
+    finally:
+        bar.close()
+
+
+@contextmanager
+def _failures_in_one_sentence() -> Iterator[None]:
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    try:
+        yield
     except PapermillExecutionError as error:
         raise NotebookError(f"{error.ename}: {' '.join(error.evalue.split())}") from error
     except DeadKernelError as error:
         raise NotebookError("its kernel was killed or ran out of memory") from error
-    finally:
-        bar.close()
+    except RuntimeError as error:  # of jupyter_client
+        raise NotebookError(f"its kernel did not start: {first_line(error)}") from error
 
 
 def _kernel_manager_class(environment: dict[str, str], log_file: BinaryIO) -> type:

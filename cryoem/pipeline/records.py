@@ -26,6 +26,7 @@ RECORD_FILE = "phase.json"
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
 MADE_WITH_FILE = "made-with.json"  # of checkpoints
 FIELDS = ("id", "built_on", "parameters", "numbers", "headline", "versions", "artefacts", "inputs")
+REMADE = ("*.mrc", "*.mrcs", "*.star", "*.json")
 NO_ARTEFACTS = (RECORD_FILE, "*.ipynb", "*.log", ".*")
 JUDGEMENT = "expected_"
 
@@ -207,8 +208,9 @@ def discard_results(folder: Path, *, keep_made_with: dict | None) -> None:
     if not _made_with(folder, keep_made_with):
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     remove_left_overs(folder)
-    for path in folder.glob("*.mrc"):
-        path.unlink()
+    for pattern in REMADE:
+        for path in folder.glob(pattern):
+            path.unlink()
     for path in folder.glob("*.h5"):
         if keep_made_with is None or not is_current(path, keep_made_with):
             path.unlink()
