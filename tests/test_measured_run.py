@@ -90,7 +90,9 @@ def test_signal_noise_and_microscope_are_those_of_the_job(walk):
     folder = walk[1] / "runs" / "measured"
     numbers = json.loads((folder / "0-data-preparation" / "phase.json").read_text())["numbers"]
     simulated = TOY[WALK]["simulated_noise_variance"]
-    assert 0.9 * simulated < numbers["noise_variance"] < 1.8 * simulated  # what a coarse map lacks counts as noise
+    assert (
+        0.9 * simulated < numbers["noise_variance"] < 1.8 * simulated
+    )  # what a coarse map lacks counts as noise
     arrays = pipeline.load_arrays(folder / "0-data-preparation" / "particles.h5")
     assert "quaternions" not in arrays  # no truth is on the way
     stack = pipeline.stack_of(arrays)
