@@ -293,6 +293,19 @@ def test_steps_refuse_what_they_cannot_do(walked, monkeypatch, arguments, code, 
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
+def test_distances_that_are_no_matrix_are_refused_with_their_file(tmp_path):
+    path = tmp_path / "a.h5"
+    for shape in ((), (5,), (5, 6)):
+        pipeline.save_arrays(path, {"distances": (np.zeros(shape), "rad")}, parameters={})
+        refused = invoke("recover", path, "--out", tmp_path / "b.h5")
+        sentence = f"{path} must hold distances as a square (n, n) matrix, got shape {shape}"
+        assert (refused.exit_code, refused.stderr) == (1, f"cryoem: {sentence}\n")
+    pipeline.save_arrays(path, {"others": (np.zeros(3), "rad")}, parameters={})
+    refused = invoke("recover", path, "--out", tmp_path / "b.h5")
+    assert refused.stderr == f"cryoem: {path} must hold the dataset 'distances', it holds others\n"
+    assert not (tmp_path / "b.h5").exists()
+
+
 def test_a_stack_that_a_table_names_is_not_replaced_by_a_map(walked, tmp_path):
     stack = particles.open_particles(walked[0] / "particles.star").to_stack(range(4))
     particles.write_particles(tmp_path / "a.star", stack)

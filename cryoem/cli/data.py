@@ -16,7 +16,6 @@ from cryoem.cli.options import (
     Particles,
     PixelSize,
     Seed,
-    Symmetry,
     new_file,
 )
 from cryoem.cli.progress import progress
@@ -110,7 +109,6 @@ def project(
     noise_variance: Annotated[float, typer.Option(help="Of white noise; clean images have 1.")] = 0.0,
     shift_limit_px: Annotated[float, typer.Option(help="How far off the middle particles are.")] = 0.0,
     ctf: Annotated[bool, typer.Option("--ctf", help="See them through a contrast transfer.")] = False,
-    symmetry: Symmetry = "C1",
     seed: Seed = 0,
     force: Force = False,
 ) -> Answer:
@@ -135,7 +133,6 @@ def project(
         noise_variance=noise_variance,
         shift_limit_px=shift_limit_px,
         ctf=imaging.ContrastTransfer(inverted=True) if ctf else None,
-        symmetry=symmetry,
         rng=seed,
     )
     with progress("projecting", n) as done:
