@@ -64,6 +64,7 @@ def align_file(
     method: str | None = None,
     symmetry: str | None = None,
     pixel_size_angstrom: float | None = None,
+    datadir: str | os.PathLike | None = None,
     max_training_images: int = MOST_TRAINING_IMAGES,
     epochs: int | None = None,
     seconds: float | None = None,
@@ -88,6 +89,7 @@ def align_file(
     method : ``"judl"`` (by default), ``"udl"``, or ``"template"``, which trains nothing.
     symmetry : of the class in its plane, ``"C1"`` (by default), ``"C2"``, ...
     pixel_size_angstrom : where the file does not say it, or says it wrongly.
+    datadir : where the names of stacks in a table start from, as for ``open_particles``.
     max_training_images : so many at most, chosen at random, are read at once: for training and for the first average.
         With a model 3,000 at most, and never more than 400 MB (6,100 images of 128 px), or than 1,000 images where
         these are larger, up to 4 GB.
@@ -115,7 +117,7 @@ def align_file(
     if isinstance(rng, Number):
         rng = whole_number(rng, name="rng", at_least=0)
     with whole_folder(out) as folder:
-        particles = open_particles(path, pixel_size_angstrom=pixel_size_angstrom)
+        particles = open_particles(path, pixel_size_angstrom=pixel_size_angstrom, datadir=datadir)
         names = names_for_table(particles, folder / STAR_FILE, beside=(STACK_FILE, AVERAGES_FILE))
         aligner = None if model is None else _model_for(particles, model)
         rng = np.random.default_rng(rng)
