@@ -87,6 +87,21 @@ phase.save("large", {"x": (np.zeros(10**6), "px")})
     assert large.stat().st_size > 8 * 10**6
 
 
+def test_the_error_that_ended_a_notebook_is_told_not_one_that_it_survived(home):
+    body = """
+try:
+    raise RuntimeError("of a destructor")
+except RuntimeError:
+    get_ipython().showtraceback()
+raise ValueError("what ended it")
+"""
+    notebooks = write_notebooks(home / "notebooks", NOTHING | {DATA: body})
+    with pytest.raises(
+        pipeline.PhaseFailedError, match=f"^phase {DATA} stopped: ValueError: what ended it; the"
+    ):
+        pipeline.run(profile="toy", notebooks=notebooks, progress=False)
+
+
 def test_only_errors_of_the_write_are_said_to_be_so(tmp_path):
     def read_another():
         with written_aside(tmp_path / "a") as aside:
