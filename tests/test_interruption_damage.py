@@ -134,6 +134,10 @@ def incomplete(path: Path) -> None:
     path.write_text('{"status": "complete", "id": "0"}')
 
 
+def without_checksums(path: Path) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"artefacts": None}))
+
+
 NOTEBOOK = Path(pipeline.PHASES[MAP].notebook).name
 
 
@@ -142,6 +146,7 @@ NOTEBOOK = Path(pipeline.PHASES[MAP].notebook).name
     [
         ("phase.json", empty, "has a damaged phase.json"),
         ("phase.json", incomplete, "has a damaged phase.json"),
+        ("phase.json", without_checksums, "has a damaged phase.json"),
         ("numbers.h5", cut, "has a file numbers.h5 that is not as it was written"),
         ("numbers.h5", flip, "has a file numbers.h5 that is not as it was written"),
         ("numbers.h5", Path.unlink, "has lost its file numbers.h5"),
