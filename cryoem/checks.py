@@ -64,29 +64,37 @@ def many_rotations(rotations: Rotation, *, name: str = "rotations", count: int |
 
 def positive_number(value: float, *, name: str) -> float:
     """``value`` as a float above zero, else a ValueError naming ``name``."""
-    if not (isinstance(value, numbers.Real) and math.isfinite(value) and value > 0):
+    if not (_is_finite(value) and value > 0):
         raise ValueError(f"{name} must be a positive number, got {_shown(value)}")
     return float(value)
 
 
 def not_negative(value: float, *, name: str) -> float:
     """``value`` as a finite float of at least zero, else a ValueError naming ``name``."""
-    if not (isinstance(value, numbers.Real) and math.isfinite(value) and value >= 0):
+    if not (_is_finite(value) and value >= 0):
         raise ValueError(f"{name} must be a finite number of at least 0, got {_shown(value)}")
     return float(value)
 
 
 def whole_number(value: int, *, name: str, at_least: int) -> int:
     """``value`` as an int of at least ``at_least``, else a ValueError naming ``name``."""
-    whole = isinstance(value, numbers.Real) and math.isfinite(value) and int(value) == value
+    whole = _is_finite(value) and int(value) == value
     if not (whole and value >= at_least):
         raise ValueError(f"{name} must be a whole number of at least {at_least}, got {_shown(value)}")
     return int(value)
 
 
+def _is_finite(value) -> bool:
+    """Whether a value is a real number that a float can hold."""
+    try:
+        return isinstance(value, numbers.Real) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def _shown(value) -> str:
-    """A value as an error shows it: text in quotes, so that "4" is not taken for a number."""
-    return repr(value) if isinstance(value, str) else str(value)
+    """A value as an error shows it: text in quotes, so that "4" is not taken for a number, and nothing long."""
+    return f"{value!r:.80}" if isinstance(value, str) else f"{value!s:.80}"
 
 
 def shifts_of(shifts_px, *, count: int, name: str = "shifts_px") -> np.ndarray:

@@ -191,7 +191,7 @@ def test_load_reads_maps_resamples_and_filters(tmp_path):
 
 
 def test_load_makes_density_of_models_and_phantoms(tmp_path):
-    atom = "ATOM      1  CA  ALA A   1       0.000   0.000   0.000  1.00 20.00           C\n"
+    atom = "ATOM      1  CA  ALA A   1       0.000   0.000   0.000  1.00 20.00           C\nEND\n"
     (tmp_path / "atom.pdb").write_text(atom)
     assert registry.load(tmp_path / "atom.pdb").voxel_size_angstrom == registry.DEFAULT_VOXEL_SIZE_ANGSTROM
     assert registry.load(tmp_path / "atom.pdb", voxel_size_angstrom=2.0).voxel_size_angstrom == 2.0

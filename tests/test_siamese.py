@@ -445,19 +445,23 @@ def test_damaged_weights_are_one_sentence(stored, kept_share):
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
-        ("", "Expecting value"),
-        ("{", "Expecting property name"),
-        ("[]", "list indices"),
-        ("{}", "'settings'"),
-        ('{"settings": null}', "must be a mapping"),
-        ('{"image_size": 17, "channels": 8, "blocks": 2}', "'settings'"),  # as an older version wrote them
+        ("", "must hold JSON: Expecting value"),
+        ("{", "must hold JSON: Expecting property name"),
+        ("[]", r"must hold a JSON dictionary, got \[\]"),
+        ("{}", "does not hold the settings of an encoder: 'settings'"),
+        ('{"settings": null}', "does not hold the settings of an encoder: .* must be a mapping"),
+        # as an older version wrote them
+        (
+            '{"image_size": 17, "channels": 8, "blocks": 2}',
+            "does not hold the settings of an encoder: 'settings'",
+        ),
     ],
 )
 def test_damaged_settings_are_one_sentence(stored, text, cause):
     path = stored[0]
     settings_file = path.with_name("encoder.json")
     settings_file.write_text(text)
-    message = f"^{settings_file} does not hold the settings of an encoder: .*{cause}"
+    message = f"^{settings_file} {cause}"
     with pytest.raises(ValueError, match=message) as caught:
         load_encoder(path)
     assert "\n" not in str(caught.value)
@@ -480,7 +484,7 @@ def test_impossible_settings_are_one_sentence(stored, change, cause):
     path = stored[0]
     settings_file = path.with_name("encoder.json")
     change_settings(settings_file, change)
-    message = f"^{settings_file} does not hold the settings of an encoder: .*{cause}"
+    message = f"^{settings_file} {cause}"
     with pytest.raises(ValueError, match=message) as caught:
         load_encoder(path)
     assert "\n" not in str(caught.value)

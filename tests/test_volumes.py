@@ -205,7 +205,7 @@ def test_what_is_not_a_map_file_is_refused_in_one_sentence(tmp_path):
         "text.mrc": (b"loop_ _rlnImageName " * 100, "not a map: its header claims"),
         "short.mrc": (
             content[:-4],
-            "truncated: its header claims 7 x 6 x 5 voxels, 1864 bytes, got a file of 1860 bytes",
+            "truncated: its header claims 7 x 6 x 5 voxels of mode 2, 1864 bytes, got a file of 1860 bytes",
         ),
         "nan.mrc": (
             bytes(not_finite),

@@ -13,7 +13,10 @@ from cryoem.cli.options import PixelSize, Seed
 @ends_in_order(afterwards=NOTHING_WRITTEN)
 def align2d(
     particles: Annotated[
-        str, typer.Argument(help="Stack (.mrcs, .mrc) or table (.star, .xmd) of particles.")
+        str,
+        typer.Argument(
+            metavar="PARTICLES", help="Stack (.mrcs, .mrc) or table (.star, .cs, .xmd) of particles."
+        ),
     ],
     out: Annotated[str, typer.Option(help="Folder to be made for the result.")],
     model: Annotated[

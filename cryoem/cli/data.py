@@ -25,7 +25,9 @@ TABLE_SUFFIXES = (".star", ".xmd")
 
 
 @ends_in_order(afterwards=NOTHING_WRITTEN)
-def fetch(name: Annotated[str, typer.Argument(help="Registry name, PDB id or EMDB id.")]) -> Answer:
+def fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Registry name, PDB id or EMDB id.")],
+) -> Answer:
     """Download a map or an atomic model, and print its path.
 
     A file that is here already is used as it is, once its checksum has been compared.
@@ -142,7 +144,9 @@ def project(
 @ends_in_order(afterwards=NOTHING_WRITTEN)
 def convert(
     source: Particles,
-    out: Annotated[Path, typer.Argument(help="Table to be made, .star or .xmd; its stack lies beside it.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Table to be made, .star or .xmd; its stack lies beside it.")
+    ],
     pixel_size: PixelSize = None,
     datadir: Datadir = None,
     force: Force = False,

@@ -68,7 +68,9 @@ def distances(
 
 @ends_in_order(afterwards=NOTHING_WRITTEN)
 def recover(
-    distances: Annotated[Path, typer.Argument(help="File that `cryoem distances` or a run made.")],
+    distances: Annotated[
+        Path, typer.Argument(metavar="DISTANCES", help="File that `cryoem distances` or a run made.")
+    ],
     out: Out,
     particles: Annotated[
         Path | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 IMAGE = ("blob/path", "blob/idx")
 PIXEL = "blob/psize_A"
+SIGN = "blob/sign"
 GROUP = "ctf/exp_group_id"
 LONGEST_HEADER = 100_000  # bytes, which NumPy parses as a literal
 CONTRAST = ContrastColumns(
@@ -139,8 +141,9 @@ def shifts_px(columns: Columns, pixel_size_angstrom: float) -> np.ndarray | None
 
 
 def contrast(columns: Columns) -> Contrast | None:
-    """The contrast transfer of each particle, see ``contrast_of``."""
-    return contrast_of(columns, CONTRAST)
+    """The contrast transfer of each particle, see ``contrast_of``; where blob/sign is -1, particles are dark."""
+    found = contrast_of(columns, CONTRAST)
+    return None if found is None else replace(found, inverted=columns.numbers(SIGN, default=1.0) > 0)
 
 
 def _records(path: Path) -> np.ndarray:

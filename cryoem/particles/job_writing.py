@@ -29,8 +29,8 @@ def write_particles(
     """Write particles as a table, and their images as the stack of that name beside it (``.mrcs``, float32).
 
     Orientations, shifts, contrast transfer and pixel size are carried where they are known; of a RELION table all its
-    other columns and its optics groups, too.  Particles are written bright, as these programs have them: of a stack
-    seen through a contrast transfer that is not ``inverted``, the negative.  Both files appear or none does; a table
+    other columns and its optics groups, too.  Particles are written bright, as these programs have them: of those seen
+    through a contrast transfer that is not ``inverted``, the negative.  Both files appear or none does; a table
     never stands beside another's stack.  Nothing is written but these two, whatever names ``particles`` came with.
 
     Parameters
@@ -87,10 +87,24 @@ def _image_size(particles: ParticleStack | ParticleFile) -> int:
 
 
 def _blocks(particles: ParticleStack | ParticleFile, block: int) -> Iterator[np.ndarray]:
-    if isinstance(particles, ParticleFile):
-        return (images for _, images in particles.blocks(block))
-    sign = -1 if particles.ctf is not None and not particles.ctf.inverted else 1
-    return (sign * particles.images[start : start + block] for start in range(0, len(particles), block))
+    """Images with bright particles."""
+    sign = _sign(particles)
+    for start in range(0, len(particles), block):
+        chosen = slice(start, start + block)
+        images = particles.read(chosen) if isinstance(particles, ParticleFile) else particles.images[chosen]
+        yield images * sign[chosen, None, None]
+
+
+def _sign(particles: ParticleStack | ParticleFile) -> np.ndarray:
+    """(n,) float32: -1 where a particle is dark, else 1."""
+    contrast = None if _has_relion_table(particles) else _contrast(particles)
+    bright = True if contrast is None else contrast.inverted
+    return np.broadcast_to(np.where(bright, 1, -1).astype(np.float32), len(particles))
+
+
+def _has_relion_table(particles: ParticleStack | ParticleFile) -> bool:
+    table = particles.table if isinstance(particles, ParticleFile) else None
+    return table is not None and RELION_IMAGE in table
 
 
 def _contrast(particles: ParticleStack | ParticleFile) -> Contrast | None:
@@ -106,11 +120,7 @@ def _relion_tables(
     import pandas as pd
 
     pixel = particles.pixel_size_angstrom
-    if (
-        isinstance(particles, ParticleFile)
-        and particles.table is not None
-        and RELION_IMAGE in particles.table
-    ):
+    if _has_relion_table(particles):
         # what the table says stays as it is, but for origins and sizes of pixels, of which there are older forms
         replaced = (*relion.ORIGIN_PX, *relion.DETECTOR, "rlnImagePixelSize")
         table = particles.table.drop(columns=[name for name in replaced if name in particles.table])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 import cryoem
+from cryoem.errors import first_line
 from cryoem.pipeline.files import canonical_json
+from cryoem.plain_files import open_hdf5
 from cryoem.whole_files import written_aside
 
 
@@ -25,7 +29,8 @@ def save_arrays(path: Path, arrays: Mapping[str, tuple], *, parameters: dict) ->
     parameters : what made the arrays, anything JSON can hold; ``is_current`` compares them.
 
     The file carries the attributes ``parameters`` (canonical JSON), ``cryoem_version`` and
-    ``created_unix_seconds``, every dataset ``units`` and ``description``.
+    ``created_unix_seconds``, every dataset ``units``, ``description`` and the ``sha256`` of its name, type, shape and
+    values.
 
     Raises
     ------
@@ -43,6 +48,7 @@ def save_arrays(path: Path, arrays: Mapping[str, tuple], *, parameters: dict) ->
             dataset = file.create_dataset(name, data=array)
             dataset.attrs["units"] = units
             dataset.attrs["description"] = description
+            dataset.attrs["sha256"] = _sha256(name, array)
 
 
 def load_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
@@ -60,20 +66,37 @@ def load_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.
     Raises
     ------
     FileNotFoundError : there is no such file.
-    ValueError : the file is truncated or was not written by ``save_arrays``, or has no dataset of that name.
+    ValueError : the file is truncated or was not written by ``save_arrays``, has no dataset of that name, or a dataset
+        is not as it was written.
     """
     with _open(path) as file:
         names = list(file) if names is None else list(names)
         for name in names:
             if name not in file:
                 raise ValueError(f"{path} must hold the dataset {name!r}, it holds {', '.join(file)}")
-        return {name: file[name][()] for name in names}
+        arrays = {name: file[name][()] for name in names}
+        for name, array in arrays.items():
+            if file[name].attrs.get("sha256") != _sha256(name, np.asarray(array)):
+                raise ValueError(
+                    f"{path} must hold the dataset {name!r} as it was written, its sha256 is another"
+                )
+        return arrays
 
 
 def stored_parameters(path: Path) -> dict:
     """The parameters that ``save_arrays`` stored with a file; raises as ``load_arrays``."""
     with _open(path) as file:
-        return json.loads(file.attrs["parameters"])
+        try:
+            parameters = json.loads(file.attrs["parameters"])
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(
+                f"{path} must have JSON in its attribute 'parameters': {first_line(error)}"
+            ) from None
+        if not isinstance(parameters, dict):
+            raise ValueError(
+                f"{path} must have a dictionary in its attribute 'parameters', got {parameters!r:.80}"
+            )
+        return parameters
 
 
 def is_current(path: Path, parameters: dict) -> bool:
@@ -84,17 +107,22 @@ def is_current(path: Path, parameters: dict) -> bool:
         return False
 
 
-def _open(path: Path) -> h5py.File:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path} is not a whole HDF5 file: {error}") from None
-    if "parameters" not in file.attrs:
-        file.close()
-        raise ValueError(f"{path} was not written by this package: it has no attribute 'parameters'")
-    return file
+@contextmanager
+def _open(path: Path) -> Iterator[h5py.File]:
+    with open_hdf5(path) as file:
+        if "parameters" not in file.attrs:
+            raise ValueError(f"{path} was not written by this package: it has no attribute 'parameters'")
+        groups = [name for name in file if not isinstance(file[name], h5py.Dataset)]
+        if groups:
+            raise ValueError(f"{path} was not written by this package: it holds the group {groups[0]!r}")
+        yield file
+
+
+def _sha256(name: str, array: np.ndarray) -> str:
+    """Of a dataset's name, type, shape and values."""
+    digest = hashlib.sha256(f"{name} {array.dtype.str} {array.shape}".encode())
+    digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
 
 
 def _checked(name: str, entry: tuple) -> tuple[np.ndarray, str, str]:

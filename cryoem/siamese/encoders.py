@@ -157,6 +157,32 @@ def build_encoder(
     ValueError : the architecture is unknown, the images are too small, a count is not a positive whole number, or
         ``n_features`` does not suit.
     """
+    image_size, n_features, channels, blocks, highest = _checked_sizes(
+        image_size, architecture, n_features, channels, blocks, symmetry
+    )
+    if architecture == "published":
+        if with_shifts:
+            raise ValueError("with_shifts must be False for the published encoder, got True")
+        return _ended(_published(image_size, n_features), pair_head)
+    return _ended(_polar(image_size, n_features, channels, blocks, highest, with_shifts), pair_head)
+
+
+def least_weights(
+    image_size: int, *, architecture: str, n_features: int | None, channels: int, blocks: int, symmetry: str
+) -> int:
+    """A lower bound of the number of weights of ``build_encoder``'s encoder, from its arguments alone; raises as it."""
+    image_size, n_features, channels, blocks, _ = _checked_sizes(
+        image_size, architecture, n_features, channels, blocks, symmetry
+    )
+    if architecture == "published":
+        return PUBLISHED_CONVOLUTIONS[-1][0] * n_features
+    return channels * (image_size // 2 - 1 + blocks * 2 * KERNEL_WIDTH * channels + n_features)
+
+
+def _checked_sizes(
+    image_size: int, architecture: str, n_features: int | None, channels: int, blocks: int, symmetry: str
+) -> tuple[int, int, int, int, int]:
+    """Image size, features, channels, blocks and the highest harmonic, checked and with their defaults."""
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
     image_size = whole_number(image_size, name="image_size", at_least=8)
@@ -164,16 +190,14 @@ def build_encoder(
     default = 512 if architecture == "published" else (1 + 2 * highest) * -(-96 // (1 + 2 * highest))
     n_features = whole_number(default if n_features is None else n_features, name="n_features", at_least=1)
     if architecture == "published":
-        if with_shifts:
-            raise ValueError("with_shifts must be False for the published encoder, got True")
-        return _ended(_published(image_size, n_features), pair_head)
+        return image_size, n_features, channels, blocks, highest
     channels = whole_number(channels, name="channels", at_least=1)
     blocks = whole_number(blocks, name="blocks", at_least=1)
     if n_features % (1 + 2 * highest):
         raise ValueError(
             f"n_features of the polar encoder must be a multiple of {1 + 2 * highest}, got {n_features}"
         )
-    return _ended(_polar(image_size, n_features, channels, blocks, highest, with_shifts), pair_head)
+    return image_size, n_features, channels, blocks, highest
 
 
 def _ended(encoder: keras.Model, pair_head: bool) -> keras.Model:

@@ -14,10 +14,13 @@ import numpy as np
 from cryoem.checks import whole_number
 from cryoem.errors import first_line
 from cryoem.imaging import shift
-from cryoem.siamese.encoders import build_encoder
+from cryoem.plain_files import check_hdf5, read_json
+from cryoem.siamese.encoders import build_encoder, least_weights
 from cryoem.siamese.losses import KINDS, distances_from_features, unit_features
 from cryoem.siamese.pair_head import head_of
 from cryoem.whole_files import written_aside
+
+BLOCK_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,12 @@ class EncoderSettings:
         arguments = asdict(self)
         del arguments["image_size"], arguments["feature_distance"]
         return build_encoder(self.image_size, **arguments, pair_head=self.feature_distance == "mlp")
+
+    def least_weights(self) -> int:
+        """How many weights that encoder has, or more; nothing is built.  Raises as ``build_encoder``."""
+        arguments = asdict(self)
+        del arguments["feature_distance"], arguments["with_shifts"]
+        return least_weights(**arguments)
 
 
 def encode(
@@ -198,10 +207,10 @@ def load_encoder(path: str | os.PathLike) -> tuple[keras.Model, EncoderSettings]
     for needed in (path, _settings_path(path)):
         if not needed.is_file():
             raise FileNotFoundError(f"no such file of an encoder: {needed}")
+    description = read_json(_settings_path(path))
     try:
-        description = json.loads(_settings_path(path).read_text(encoding="utf-8"))
         settings, expected = EncoderSettings(**description["settings"]), description["sha256"]
-        encoder = settings.build()
+        least = settings.least_weights()
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{_settings_path(path)} does not hold the settings of an encoder: {first_line(error)}"
@@ -211,7 +220,13 @@ def load_encoder(path: str | os.PathLike) -> tuple[keras.Model, EncoderSettings]
         raise ValueError(
             f"{path} and its settings must have the sha256 {expected} written with them, got {found}"
         )
+    if 4 * least > path.stat().st_size:  # before anything of that size is made
+        raise ValueError(
+            f"{path} must hold the {least} weights at least of its settings, got {path.stat().st_size} bytes"
+        )
+    check_hdf5(path)
     try:
+        encoder = settings.build()
         encoder.load_weights(path)
     except Exception as error:  # Keras, h5py and TensorFlow each raise their own kinds
         raise ValueError(f"{path} does not hold the weights of this encoder: {first_line(error)}") from None
@@ -221,7 +236,9 @@ def load_encoder(path: str | os.PathLike) -> tuple[keras.Model, EncoderSettings]
 def _sha256(path: Path, settings: dict) -> str:
     """Of the weights and the settings together: neither is taken with another's."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update(path.read_bytes())
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(BLOCK_BYTES), b""):
+            digest.update(block)
     return digest.hexdigest()
 
 

@@ -7,18 +7,21 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from cryoem.checks import square_images
 from cryoem.errors import first_line
+from cryoem.plain_files import check_hdf5, read_json, read_npy, sha256_of
 from cryoem.udl.spectra import PolarGrid, polar_spectra
 
 SETTINGS_FILE = "aligner.json"
 WEIGHTS_FILE = "aligner.weights.h5"
 REFERENCE_FILE = "reference.npy"
 FORMAT = "cryoem polar aligner 2"
+TRAINED_BY = ("template", "udl", "judl")
+MOST_ANGLES = 1024
 BATCH = 512
 
 
@@ -99,7 +102,7 @@ def write_folder(
         "format": form,
         "method": aligner.method,
         "grid": asdict(aligner.grid),
-        "files": {path.relative_to(folder).as_posix(): _sha256(path.read_bytes()) for path in written},
+        "files": {path.relative_to(folder).as_posix(): sha256_of(path) for path in written},
     }
     settings["sha256"] = _sha256_of_settings(settings)
     aside = folder / f".partial-{SETTINGS_FILE}"
@@ -129,14 +132,11 @@ def read_folder(
         if settings["format"] != form:
             raise ValueError(f"its format is {settings['format']!r}, not {form!r}")
         _check_sums(folder, settings)
-        grid = PolarGrid(**settings["grid"])
+        grid = _grid(folder, settings)
         reference = None
         if REFERENCE_FILE in settings["files"]:
-            reference = np.load(folder / REFERENCE_FILE, allow_pickle=False)
-            side = (grid.image_size, grid.image_size)
-            if reference.shape != side or not np.isfinite(reference).all():
-                raise ValueError(f"its reference must be {side} and finite, got {reference.shape}")
-        aligner = Aligner(read_network(folder, grid), grid, reference, settings["method"])
+            reference = read_npy(folder / REFERENCE_FILE, shape=(grid.image_size, grid.image_size))
+        aligner = Aligner(read_network(folder, grid), grid, reference, _method(settings))
         _check_answer(aligner)
     except Exception as error:  # Keras, h5py, TensorFlow and NumPy each raise their own kinds
         raise ValueError(f"model {folder} cannot be read: {first_line(error)}") from None
@@ -153,12 +153,43 @@ def _settings(folder: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"model {folder} is not there: no {SETTINGS_FILE} in it")
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(settings, dict) or "format" not in settings:
-            raise ValueError("it does not say its format")
-        return settings
+        settings = read_json(path)
     except ValueError as error:
         raise ValueError(f"model {folder} cannot be read: {first_line(error)}") from None
+    for name, kind in (("format", str), ("method", str), ("grid", dict), ("files", dict)):
+        if not isinstance(settings.get(name), kind):
+            raise ValueError(
+                f"model {folder} cannot be read: its {SETTINGS_FILE} must have {name!r}, a {kind.__name__}, "
+                f"got {settings.get(name)!r:.80}"
+            )
+    return settings
+
+
+def _grid(folder: Path, settings: dict) -> PolarGrid:
+    """The grid of the settings, where the files are long enough for a template on it."""
+    try:
+        grid = PolarGrid(**settings["grid"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the grid in its {SETTINGS_FILE} is none: {first_line(error)}") from None
+    if grid.n_angles > MOST_ANGLES:
+        raise ValueError(
+            f"the grid in its {SETTINGS_FILE} must have at most {MOST_ANGLES} angles, got {grid}"
+        )
+    n_bytes = sum((folder / name).stat().st_size for name in settings["files"])
+    if 4 * grid.n_angles * grid.n_radii > n_bytes:
+        raise ValueError(
+            f"the grid in its {SETTINGS_FILE} must suit its files, got {grid.n_angles} angles of {grid.n_radii} "
+            f"radii and {n_bytes} bytes"
+        )
+    return grid
+
+
+def _method(settings: dict) -> str:
+    if settings["method"] not in TRAINED_BY:
+        raise ValueError(
+            f"the method in its {SETTINGS_FILE} must be one of {', '.join(TRAINED_BY)}, got {settings['method']!r}"
+        )
+    return settings["method"]
 
 
 def _check_sums(folder: Path, settings: dict) -> None:
@@ -166,25 +197,25 @@ def _check_sums(folder: Path, settings: dict) -> None:
     if settings.get("sha256") != _sha256_of_settings(settings):
         raise ValueError(f"its {SETTINGS_FILE} is not as it was written")
     for name, expected in settings["files"].items():
+        parts = PurePosixPath(name)
+        if parts.is_absolute() or ".." in parts.parts or "\\" in name:
+            raise ValueError(f"its {SETTINGS_FILE} must name files in the folder, got {name!r}")
         path = folder / name
         if not path.is_file():
             raise ValueError(f"its {name} is missing")
-        if _sha256(path.read_bytes()) != expected:
+        if sha256_of(path) != expected:
             raise ValueError(f"its {name} is not as it was written")
 
 
 def _sha256_of_settings(settings: dict) -> str:
     others = {name: value for name, value in settings.items() if name != "sha256"}
-    return _sha256(json.dumps(others, sort_keys=True).encode())
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
 def _read_weights(folder: Path, grid: PolarGrid):
     from cryoem.udl.network import build_polar_network  # imports Keras
 
+    check_hdf5(folder / WEIGHTS_FILE)
     network = build_polar_network(grid)
     network.load_weights(folder / WEIGHTS_FILE)
     return network

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoem.udl.aligner import FORMAT, Aligner, load_aligner, read_folder, read_format, write_folder
+from cryoem.udl.saved_computation import check_computation
 from cryoem.udl.spectra import PolarGrid
 
 EXPORTED_FORMAT = "cryoem exported aligner 2"
@@ -50,6 +51,7 @@ def load_exported(folder: str | os.PathLike) -> Aligner:
 def _read_computation(folder: Path, _grid: PolarGrid):
     import tensorflow as tf
 
+    check_computation(folder / COMPUTATION)
     return _Exported(tf.saved_model.load(str(folder / COMPUTATION)))
 
 

@@ -17,6 +17,8 @@ from cryoem.whole_files import cannot_write, whole_file
 HEADER_BYTES = 1024
 DTYPES_BY_MODE = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 LARGEST_AXIS_PX = 2**20
+LARGEST_VOXEL_ANGSTROM = 1e6
+BYTE_ORDER_OF_STAMP = {b"\x44\x44": "<", b"\x44\x41": "<", b"\x11\x11": ">"}
 DEFLATE_LIMIT = 1032  # a gzip stream never expands by more than this factor
 
 
@@ -82,8 +84,8 @@ def read_map(path: str | os.PathLike, *, default_voxel_size_angstrom: float = 1.
     Raises
     ------
     FileNotFoundError : no such file.
-    ValueError : not a map, truncated, an image or an image stack, voxels that are not cubes, or voxels that
-        are not finite.
+    ValueError : not a map, truncated, longer than its header says, of another byte order than its machine stamp says,
+        an image or an image stack, voxels that are not cubes, or voxels that are not finite.
 
     Source: MRC2014, Cheng et al., J. Struct. Biol. 192 (2015) 146.
     """
@@ -172,7 +174,16 @@ def _read_header(path: Path):
     else:
         header = np.frombuffer(content, dtype=HEADER_DTYPE.newbyteorder("<"))[0]
         size = " x ".join(str(header[name]) for name in ("nx", "ny", "nz"))
-        raise ValueError(f"{path} is not a map: its header claims {size} voxels of mode {header['mode']}")
+        raise ValueError(
+            f"{path} is not a map: its header claims {size} voxels of mode {header['mode']} "
+            f"after {header['nsymbt']} bytes of extended header (nsymbt)"
+        )
+    stamp = bytes(header["machst"])[:2]
+    if BYTE_ORDER_OF_STAMP.get(stamp, byte_order) != byte_order:
+        raise ValueError(
+            f"{path} must be in the byte order of its machine stamp, {stamp.hex(' ')}, "
+            f"got a header that makes sense in the other order alone"
+        )
     if int(header["mode"]) not in DTYPES_BY_MODE:
         raise ValueError(
             f"{path} must have mode {', '.join(map(str, DTYPES_BY_MODE))}, got mode {header['mode']}"
@@ -186,13 +197,15 @@ def _read_data(path: Path, header, byte_order: str, shape: list[int]) -> np.ndar
     start = HEADER_BYTES + int(header["nsymbt"])
     n_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
     size = " x ".join(map(str, shape[::-1]))
-    claim = f"{path} is truncated: its header claims {size} voxels, {start + n_bytes} bytes"
-    longest = path.stat().st_size * (DEFLATE_LIMIT if _is_gzip(path) else 1)
-    if start + n_bytes > longest:
-        raise ValueError(f"{claim}, got a file of {path.stat().st_size} bytes")
-    content = _read_bytes(path, start, n_bytes)
+    claim = f"its header claims {size} voxels of mode {header['mode']}, {start + n_bytes} bytes"
+    file_bytes = path.stat().st_size
+    if start + n_bytes > file_bytes * (DEFLATE_LIMIT if _is_gzip(path) else 1):
+        raise ValueError(f"{path} is truncated: {claim}, got a file of {file_bytes} bytes")
+    content = _read_bytes(path, start, n_bytes + 1)  # one more: gzip verifies its checksum at the end only
     if len(content) < n_bytes:
-        raise ValueError(f"{claim}, got {start + len(content)} bytes")
+        raise ValueError(f"{path} is truncated: {claim}, got {start + len(content)} bytes")
+    if len(content) > n_bytes:
+        raise ValueError(f"{path} must end with its last voxel: {claim}, got more")
     return np.frombuffer(content, dtype=dtype).reshape(shape)
 
 
@@ -235,9 +248,18 @@ def _voxel_size(path: Path, header, shape_xyz: list[int]) -> float | None:
             f"{path} must have a cell with right angles, got {', '.join(map(str, angles))} degrees"
         )
     intervals = np.array([header[name] for name in ("mx", "my", "mz")], dtype=float)
+    if (intervals < 0).any():
+        raise ValueError(
+            f"{path} must have positive intervals along its cell (MX, MY, MZ), "
+            f"got {', '.join(f'{n:.0f}' for n in intervals)}"
+        )
     voxel = cell / np.where(intervals > 0, intervals, shape_xyz)
     if np.ptp(voxel) > 1e-3 * voxel.mean():
         raise ValueError(
             f"{path} must have cubic voxels, got {' x '.join(f'{edge:.4g}' for edge in voxel)} angstrom"
+        )
+    if voxel.mean() > LARGEST_VOXEL_ANGSTROM:
+        raise ValueError(
+            f"{path} must have a cell of voxels up to {LARGEST_VOXEL_ANGSTROM:g} angstrom, got {voxel.mean():.4g}"
         )
     return float(voxel.mean())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from cryoem.volumes.boxes import three_sizes
 from cryoem.volumes.maps import DensityMap
 
 LARGEST_BOX_VOXELS = 1024**3
+LARGEST_EXTENT_ANGSTROM = 5000.0  # a virus; farther atoms are those of a damaged file
+LARGEST_OCCUPANCY = 10.0
 RELATIVE_CUTOFF = 1e-5  # an atom's density is followed down to this fraction of its peak
 
 
@@ -45,11 +49,15 @@ def density_from_model(
     DensityMap (z, y, x) in the axes of the model, its centre of mass on voxel ``n // 2``, zero far from it, in
     form factor units (angstrom per cubic angstrom).  The origin tells where the model lay: the two overlay.
 
+    Warns
+    -----
+    UserWarning : atoms of unknown element are left out; a PDB file lacks its END.
+
     Raises
     ------
     FileNotFoundError : no such file.
-    ValueError : the file cannot be read or has no atoms, a length is out of range, or ``box_size`` is too
-        small.
+    ValueError : the file cannot be read or has no atoms, a coordinate is not a finite number, atoms are more than 5000
+        angstrom apart, an occupancy is not in [0, 10], a length is out of range, or ``box_size`` is too small.
 
     Source: form factors of Peng et al., Acta Cryst. A52 (1996) 257, as tabulated by gemmi; the meaning of
     resolution is that of Chimera's molmap.
@@ -69,10 +77,7 @@ def density_from_model(
     positions = np.array([atom.pos.tolist() for atom in atoms])  # (n, 3): x, y, z
     # the integral of an atom's potential is its form factor at 0, so these weights give the density's centre of mass
     weights = np.array([atom.occ * sum(atom.element.c4322.a) for atom in atoms])
-    if not np.isfinite(positions).all() or not weights.sum() > 0:
-        raise ValueError(
-            f"{name} must have finite coordinates and occupied atoms, got a total of {weights.sum()}"
-        )
+    _check_atoms(name, positions, np.array([atom.occ for atom in atoms]))
     positions -= weights @ positions / weights.sum()
     mass_centre = np.array(atoms[0].pos.tolist()) - positions[0]
     shape = _box(name, positions, voxel_size_angstrom, margin, box_size)
@@ -110,7 +115,39 @@ def _atoms(model, keep_waters: bool, keep_hydrogens: bool) -> tuple[str, list]:
     atoms = [site.atom.clone() for site in structure[0].all()] if len(structure) > 0 else []
     if not atoms:
         raise ValueError(f"{name} must have atoms other than those left out, got none")
-    return name, atoms
+    known = [atom for atom in atoms if atom.element.atomic_number > 0]
+    if not known:
+        raise ValueError(f"{name} must have atoms of known elements, got {len(atoms)} of unknown element")
+    if len(known) < len(atoms):
+        warnings.warn(
+            f"{name} has {len(atoms) - len(known)} atoms of unknown element; they are left out",
+            UserWarning,
+            stacklevel=3,
+        )
+    return name, known
+
+
+def _check_atoms(name: str, positions: np.ndarray, occupancies: np.ndarray) -> None:
+    """Raise unless positions (n, 3) and occupancies (n,) are those of a particle."""
+    finite = np.isfinite(positions).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"{name} must have finite coordinates, got {positions[np.argmin(finite)].tolist()} "
+            f"for atom {int(np.argmin(finite)) + 1}"
+        )
+    extent = np.ptp(positions, axis=0)
+    if extent.max() > LARGEST_EXTENT_ANGSTROM:
+        raise ValueError(
+            f"{name} must have coordinates within {LARGEST_EXTENT_ANGSTROM:g} angstrom of each other, "
+            f"got {extent.max():.4g} along {'xyz'[int(np.argmax(extent))]}"
+        )
+    outside = ~((occupancies >= 0) & (occupancies <= LARGEST_OCCUPANCY))
+    if outside.any() or not occupancies.any():
+        found = occupancies[np.argmax(outside)]
+        raise ValueError(
+            f"{name} must have occupancies from 0 to {LARGEST_OCCUPANCY:g}, not all 0, got {found:g} "
+            f"for atom {int(np.argmax(outside)) + 1}"
+        )
 
 
 def _read_structure(path: Path):
@@ -119,10 +156,38 @@ def _read_structure(path: Path):
     if not path.is_file():
         raise FileNotFoundError(f"no atomic model at {path}")
     try:
-        return gemmi.read_structure(str(path))
+        structure = gemmi.read_structure(str(path))
     except (RuntimeError, ValueError, IndexError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} must be an atomic model in mmCIF or PDB format, got: {reason}") from None
+    if structure.input_format == gemmi.CoorFormat.Pdb:
+        _check_pdb(path)
+    return structure
+
+
+def _check_pdb(path: Path) -> None:
+    """Hold the lines of a PDB file against the format: where a coordinate is no number, gemmi reads a zero."""
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as lines:
+        record = b""
+        for number, line in enumerate(lines, start=1):
+            record = line[:6].rstrip() or record
+            if record not in (b"ATOM", b"HETATM"):
+                continue
+            for axis, start in zip("xyz", (30, 38, 46), strict=True):
+                text = line[start : start + 8]
+                try:
+                    float(text)
+                except ValueError:
+                    raise ValueError(
+                        f"{path} must have numbers as coordinates, got {text.decode('latin-1')!r} as {axis} "
+                        f"in line {number}"
+                    ) from None
+    if record in (b"ATOM", b"HETATM"):
+        warnings.warn(
+            f"{path} lacks the END of a PDB file; atoms may be missing",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def _box(
@@ -137,7 +202,7 @@ def _box(
         if np.prod(2 * half + 1) > LARGEST_BOX_VOXELS:
             edges = " x ".join(f"{2 * n + 1:.0f}" for n in half)
             raise ValueError(
-                f"voxel_size_angstrom must not be this small: {voxel_size_angstrom} gives {edges} voxels"
+                f"voxel_size_angstrom must not be this small: {voxel_size_angstrom} gives {edges} voxels for {name}"
             )
         return tuple(next_fast_len(2 * int(n) + 1, real=True) for n in half)
     shape = three_sizes("box_size", box_size)
