@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -191,6 +192,7 @@ def test_points_are_made_anew_when_what_made_them_changes(notebooks, home, monke
     notebook = notebooks / "5-paper-figures" / "experiments" / "tiny.ipynb"
     point = Point("tiny", notebook, record["made_from"]["parameters"], path.parent)
     assert point.record() == record
+    assert replace(point, sources="0" * 64).record() is None  # other code of this package
     with monkeypatch.context() as patch:
         patch.setattr(cryoem, "__version__", "999")
         assert point.record() is None
