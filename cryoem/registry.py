@@ -17,6 +17,7 @@ from cryoem.checks import whole_number
 from cryoem.folders import data_folder
 from cryoem.volumes import DensityMap, crop_or_pad, density_from_model, low_pass, phantom, read_map, resample
 from cryoem.volumes.phantom import SMALLEST_SIZE
+from cryoem.whole_files import written_aside
 
 DEFAULT_VOXEL_SIZE_ANGSTROM = 4.0
 PHANTOM_BOX_ANGSTROM = 256.0
@@ -125,7 +126,8 @@ def fetch(name: str) -> Path:
     if record.is_file():
         _verify(path, record.read_text(encoding="ascii").split()[0])
     else:
-        record.write_text(f"{_sha256(path)}  {path.name}\n", encoding="ascii")
+        with written_aside(record) as aside:
+            aside.write_text(f"{_sha256(path)}  {path.name}\n", encoding="ascii")
     return path
 
 

@@ -67,3 +67,19 @@ def wait_for(path: Path, *, seconds: float) -> None:
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} did not appear within {seconds} s"
         time.sleep(0.05)
+
+
+def is_alive(process: int) -> bool:
+    """Neither gone nor dead and waiting to be noticed."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_ended(*processes: int) -> None:
+    """It should be at once, but for what a busy machine takes."""
+    deadline = time.monotonic() + 5
+    while any(map(is_alive, processes)):
+        assert time.monotonic() < deadline, f"one of the processes {processes} goes on"
+        time.sleep(0.01)

@@ -7,12 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small_notebooks import finish_phases, wait_for, write_notebooks
+from small_notebooks import finish_phases, is_alive, wait_for, wait_until_ended, write_notebooks
 
 from cryoem import pipeline
 from cryoem.pipeline import lock
@@ -182,19 +181,8 @@ def test_a_kernel_ends_with_its_run_though_it_cannot_look(home):
         kernel = int((home / "kernel").read_text())
         assert Path(f"/proc/{kernel}").exists()
         process.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 5  # it is gone at once, but for what a busy machine takes
-    while is_alive(kernel):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until_ended(kernel)
     assert pipeline.run(profile="toy", notebooks=notebooks, progress=False).executed == tuple(pipeline.PHASES)
-
-
-def is_alive(process: int) -> bool:
-    """Neither gone nor dead and waiting to be noticed."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 def test_a_run_waits_for_the_kernel_of_the_one_before(tmp_path, monkeypatch):

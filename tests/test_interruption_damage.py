@@ -87,6 +87,21 @@ phase.save("large", {"x": (np.zeros(10**6), "px")})
     assert large.stat().st_size > 8 * 10**6
 
 
+def test_the_error_that_ended_a_notebook_is_told_not_one_that_it_survived(home):
+    body = """
+try:
+    raise RuntimeError("of a destructor")
+except RuntimeError:
+    get_ipython().showtraceback()
+raise ValueError("what ended it")
+"""
+    notebooks = write_notebooks(home / "notebooks", NOTHING | {DATA: body})
+    with pytest.raises(
+        pipeline.PhaseFailedError, match=f"^phase {DATA} stopped: ValueError: what ended it; the"
+    ):
+        pipeline.run(profile="toy", notebooks=notebooks, progress=False)
+
+
 def test_only_errors_of_the_write_are_said_to_be_so(tmp_path):
     def read_another():
         with written_aside(tmp_path / "a") as aside:
@@ -119,6 +134,10 @@ def incomplete(path: Path) -> None:
     path.write_text('{"status": "complete", "id": "0"}')
 
 
+def without_checksums(path: Path) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"artefacts": None}))
+
+
 NOTEBOOK = Path(pipeline.PHASES[MAP].notebook).name
 
 
@@ -127,6 +146,7 @@ NOTEBOOK = Path(pipeline.PHASES[MAP].notebook).name
     [
         ("phase.json", empty, "has a damaged phase.json"),
         ("phase.json", incomplete, "has a damaged phase.json"),
+        ("phase.json", without_checksums, "has a damaged phase.json"),
         ("numbers.h5", cut, "has a file numbers.h5 that is not as it was written"),
         ("numbers.h5", flip, "has a file numbers.h5 that is not as it was written"),
         ("numbers.h5", Path.unlink, "has lost its file numbers.h5"),

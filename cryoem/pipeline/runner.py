@@ -161,7 +161,7 @@ def _why_not_done(folder: Path, info: PhaseInfo, source: Path, profile: Profile)
 
 def _other_code(folder: Path) -> str:
     """What to say of a phase that other code of the same version made: nothing where it was the same."""
-    same = read_record(folder)["versions"]["cryoem_sources_sha256"] == sources_sha256()
+    same = read_record(folder)["versions"].get("cryoem_sources_sha256") == sources_sha256()
     return "" if same else ", though this package's code has changed since; --force makes it anew"
 
 
