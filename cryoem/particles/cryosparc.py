@@ -184,7 +184,7 @@ def _header(path: Path, stream) -> tuple[int, np.dtype]:
         raise
     except Exception as error:
         # a header is a Python literal, and NumPy lets through whatever its parser raises
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200].rstrip(".")
         raise ValueError(f"{path} must be a NumPy array (.npy), as cryoSPARC writes it: {reason}") from None
     if dtype.names is None or len(shape) != 1:
         raise ValueError(

@@ -31,7 +31,7 @@ def read_grey(path: Path) -> np.ndarray:
     try:
         pixels = np.asarray(skimage.io.imread(path))
     except Exception as error:  # each of the readers below scikit-image raises its own kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise ValueError(f"{path} cannot be read as a picture: {reason}") from error
     if start == PNG and pixels.ndim == 3 and pixels.shape[2] in (2, 4):  # in other files four may be inks
         pixels = pixels[..., 0] if pixels.shape[2] == 2 else pixels[..., :3]

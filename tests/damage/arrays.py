@@ -49,6 +49,11 @@ def changed(name: str, kind: str, change: Callable[[h5py.File, Path], None], say
     return Case(name, "arrays", kind, make, FILE, says)
 
 
+def whole() -> Iterator[Case]:
+    """The file that is not damaged."""
+    yield file_case("whole artefact", "arrays", "wrong value", FILE, artefact(), "")
+
+
 def cases() -> Iterator[Case]:
     """All damaged artefacts."""
     content = artefact()
