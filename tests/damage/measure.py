@@ -33,7 +33,13 @@ class Outcome:
     peak_bytes: int
 
 
-def outcomes(cases: Sequence[Case], folder: Path, *, memory_bytes: int = MEMORY_BYTES) -> dict[str, Outcome]:
+def outcomes(
+    cases: Sequence[Case],
+    folder: Path,
+    *,
+    memory_bytes: int = MEMORY_BYTES,
+    patience_seconds: float = 30.0,
+) -> dict[str, Outcome]:
     """Read each case in a process that may take so much memory; outcomes by ``str(case)``.
 
     A reader that says nothing for ``patience_seconds`` by the clock hangs; that is long, since a busy machine is not a
