@@ -245,8 +245,7 @@ def test_cryosparcs_particles_become_relions(real_data, tmp_path):
     values = answer("convert", source, tmp_path / "a.star", "--datadir", source.parent)
     made, given = particles.open_particles(tmp_path / "a.star"), particles.open_particles(source)
     assert values["images"] == len(made) == 7
-    inverted = (made.ctf.inverted, given.ctf.inverted)
-    assert inverted == (True, False)  # its particles are dark; RELION's are bright
+    assert (made.ctf.inverted, given.ctf.inverted) == (True, False)  # RELION's particles are bright
     np.testing.assert_array_equal(made.read(slice(None)), -given.read(slice(None)))
     np.testing.assert_allclose(made.defocus_angstrom, given.defocus_angstrom, rtol=1e-6)
     assert made.pixel_size_angstrom == pytest.approx(given.pixel_size_angstrom)
