@@ -31,11 +31,13 @@ QUESTIONS = (
     "end_to_end.py --noise-variance 16",
     "end_to_end.py --noise-variance 0 --shift-limit-px 5",
     "end_to_end.py --noise-variance 16 --shift-limit-px 5",
+    "end_to_end.py --noise-variance 0 --shift-limit-px 5 --ctf",
     "end_to_end.py --noise-variance 16 --shift-limit-px 5 --ctf",
     f"end_to_end.py --noise-variance 0 {D2}",
     f"end_to_end.py --noise-variance 16 {D2}",
     "alignment.py --json notebooks/4-udl-alignment/fourteen-sets.json",
     "particles.py",
+    "memory.py",
     "natural.py",
     "published.py",
 )

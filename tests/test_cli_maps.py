@@ -162,6 +162,15 @@ def test_maps_that_cannot_be_compared(half_maps, tmp_path, other, message):
     assert not (tmp_path / "curve.csv").exists()
 
 
+def test_a_box_that_is_no_cube_is_refused_by_its_name(tmp_path):
+    volumes.write_map(tmp_path / "a.mrc", volumes.DensityMap(np.ones((16, 16, 18)), 8.0))
+    refused = invoke("fsc", tmp_path / "a.mrc", tmp_path / "a.mrc")
+    assert refused.exit_code == 1
+    assert refused.stderr == (
+        f"cryoem: {tmp_path / 'a.mrc'} must have a cubic box, got (16, 16, 18) voxels (z, y, x)\n"
+    )
+
+
 def test_one_mask_at_the_most(half_maps):
     refused = invoke("fsc", *half_maps, "--mask", half_maps[0], "--soft-mask")
     assert refused.exit_code == 2

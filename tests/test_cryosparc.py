@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from particle_files import PIXEL, cs, mrc, one_sentence, some_images, turned_opposite
 
-from cryoem.particles import open_particles
+from cryoem.particles import open_particles, write_particles
 from cryoem.particles.cryosparc import read_cs
 from cryoem.rotations import from_cryosparc_pose, from_relion_euler_deg, random_rotations, to_relion_euler_deg
 
@@ -54,6 +54,23 @@ def test_a_pose_is_the_rotation_vector_whose_transpose_relion_has():
     for wrong in ([0.0, 1.0], [[0.0, 1.0, np.nan]]):
         with pytest.raises(ValueError, match=r"^pose must be"):
             from_cryosparc_pose(wrong)
+
+
+def test_dark_particles_are_told_by_their_sign_and_written_bright(stack):
+    signs = np.array([-1, -1, 1, -1, -1], np.float32)
+    file = open_particles(cs(stack / "a.cs", **CTF, blob__sign=signs))
+    with pytest.raises(
+        ValueError, match=r"a.cs must have particles that are all bright or all dark: take a subset"
+    ):
+        _ = file.ctf
+    assert not file.subset([0, 1]).ctf.inverted
+    assert file.subset([2]).ctf.inverted
+    assert open_particles(cs(stack / "b.cs", **CTF)).ctf.inverted
+    np.testing.assert_array_equal(file.read(slice(None)), some_images())  # as they are stored
+    write_particles(stack / "c.star", file, block=2)
+    written = open_particles(stack / "c.star").to_stack()
+    np.testing.assert_array_equal(written.images, signs[:, None, None] * some_images())
+    assert written.ctf.inverted
 
 
 def test_shifts_count_pixels_of_their_own_alignment(stack):

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
+from small_notebooks import is_alive, wait_until_ended
 from typer.testing import CliRunner
 
 import cryoem
@@ -191,6 +193,7 @@ def test_points_are_made_anew_when_what_made_them_changes(notebooks, home, monke
     notebook = notebooks / "5-paper-figures" / "experiments" / "tiny.ipynb"
     point = Point("tiny", notebook, record["made_from"]["parameters"], path.parent)
     assert point.record() == record
+    assert replace(point, sources="0" * 64).record() is None  # other code of this package
     with monkeypatch.context() as patch:
         patch.setattr(cryoem, "__version__", "999")
         assert point.record() is None
@@ -259,6 +262,33 @@ def test_a_killed_run_goes_on_where_it_stopped(notebooks, home):
     assert len(after) == 2
     assert not list(home.rglob("*.partial*"))
     assert not list(home.rglob("rows.json"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a kernel looks for its parent once a second")
+@pytest.mark.notebooks
+def test_workers_and_their_kernels_end_with_the_run(notebooks, home, tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_experiments as t\n"
+        "if __name__ == '__main__': t.run(Path(sys.argv[2]), t.tiny(seconds=60), workers=2)"
+    )
+    told = (
+        "import os, time; from pathlib import Path; numbers = Path(rows_file).with_name('numbers')\n"
+        "numbers.with_suffix('.new').write_text(f'{os.getpid()} {os.getppid()}')\n"
+        "numbers.with_suffix('.new').rename(numbers); time.sleep(60)"
+    )
+    write_notebook(notebooks, told)
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    with subprocess.Popen([sys.executable, script, str(Path(__file__).parent), str(notebooks)]) as process:
+        deadline = time.monotonic() + 60
+        while len(found := list(home.rglob("numbers"))) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        processes = [int(number) for path in found for number in path.read_text().split()]
+        assert len(set(processes)) == 4
+        assert all(map(is_alive, processes))
+        process.kill()
+    wait_until_ended(*processes)
 
 
 def test_what_cannot_be_run_is_refused(notebooks, home):

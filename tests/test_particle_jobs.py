@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import starfile
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from particle_files import (
@@ -96,7 +96,7 @@ def test_one_defocus_an_image_is_both(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".star", ".xmd"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(data=st.data())
 def test_any_particles_come_back(suffix, data):
     n, size = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 5))
@@ -197,6 +197,15 @@ def test_optics_groups_of_a_job_are_kept(tmp_path):
     assert found.table["rlnOpticsGroup"].tolist() == [4, 2]
     assert found.optics["rlnOpticsGroup"].tolist() == [2, 4]
     assert found.optics["rlnBeamTiltX"].tolist() == [0.5, 0.9]
+
+
+@pytest.mark.parametrize("suffix", [".star", ".xmd"])
+def test_dark_particles_are_written_bright(tmp_path, suffix):
+    stack = replace(a_stack(), ctf=replace(CTF, inverted=False))
+    write_particles(tmp_path / f"a{suffix}", stack, block=2)
+    assert_alike(
+        open_particles(tmp_path / f"a{suffix}").to_stack(), replace(stack, images=-stack.images, ctf=CTF)
+    )
 
 
 # --- what other programs find
@@ -356,7 +365,12 @@ def test_its_own_input_is_never_replaced(tmp_path):
     [
         ("a.mrcs", a_stack(), {}, "path must end in .star or .xmd, got"),
         ("a.cs", a_stack(), {}, "path must end in .star or .xmd, got"),
-        ("a.star", some_images(), {}, "particles must be a ParticleStack or a ParticleFile, got ndarray"),
+        (
+            "a.star",
+            some_images(),
+            {},
+            "particles must be a ParticleStack, a ParticleSeries or a .*, got ndarray",
+        ),
         ("a.star", a_stack(), {"block": 0}, "block must be a whole number of at least 1, got 0"),
         ("a#1.star", a_stack(), {}, "path must be without #, quotes and line breaks"),
     ],

@@ -61,6 +61,10 @@ def test_the_star_and_the_cs_of_empiar_10076_agree(real_data):
     for name in ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast", "phase_shift_rad"):
         assert getattr(of_relion.ctf, name) == pytest.approx(getattr(of_cryosparc.ctf, name), rel=1e-6)
     assert (of_relion.ctf.voltage_kv, of_relion.ctf.spherical_aberration_mm) == (300, 2.7)
+    middle = np.hypot(*np.mgrid[-160:160, -160:160]) < 50
+    contrast = [image[middle].mean() - image[~middle].mean() for image in of_cryosparc.read(slice(None))]
+    assert max(contrast) < 0
+    assert not of_cryosparc.ctf.inverted  # by blob/sign; RELION's table cannot say that particles are dark
     assert of_relion.ctf.b_factor_angstrom2 == of_cryosparc.ctf.b_factor_angstrom2 == 0
     assert of_relion.rotations is of_cryosparc.rotations is None  # neither file has a pose
     assert of_relion.shifts_px is of_cryosparc.shifts_px is None
@@ -147,6 +151,18 @@ def test_origins_in_angstrom_mean_the_pixels_that_the_table_states(stack):
     np.testing.assert_allclose(file.shifts_px, [[-1, 0.5]])
 
 
+def test_origins_in_angstrom_mean_nothing_where_the_table_states_no_size(stack):
+    """The argument says how large a pixel is; it does not say which pixels the table's origins were made with."""
+    columns = {"rlnOriginXAngst": [3.0], "rlnDetectorPixelSize": 5.0, "rlnMagnification": 0.0}
+    file = open_particles(star(stack / "a.star", names_of(1), **columns), pixel_size_angstrom=PIXEL)
+    with pytest.raises(ValueError, match=r"must state positive pixel sizes, .*, got inf angstrom in row 1$"):
+        _ = file.shifts_px
+    fields = {"alignments3D__shift": np.ones((5, 2)), "alignments3D__psize_A": np.ones(5)}
+    path = cs(stack / "a.cs", **fields, blob__psize_A=np.zeros(5))
+    with pytest.raises(ValueError, match=r"must state positive pixel sizes, .*, got 0 angstrom in row 1$"):
+        _ = open_particles(path, pixel_size_angstrom=PIXEL).shifts_px
+
+
 def test_what_is_not_given_is_0_as_in_relion(stack):
     columns = {"rlnAnglePsi": [30.0], "rlnOriginXAngst": [3.0], "rlnDefocusU": [1e4]}
     optics = {**optics_of([1]), **MICROSCOPE}
@@ -156,7 +172,7 @@ def test_what_is_not_given_is_0_as_in_relion(stack):
     )
     np.testing.assert_array_equal(file.shifts_px, [[-2, 0]])
     np.testing.assert_array_equal(file.defocus_angstrom, [[1e4, 1e4, 0]])
-    assert file.ctf == ContrastTransfer(300, 2.7, 0.1, 0.0, (1e4, 1e4), 0.0)
+    assert file.ctf == ContrastTransfer(300, 2.7, 0.1, 0.0, (1e4, 1e4), inverted=True)
 
 
 def test_the_range_of_defocus_is_that_of_the_means(stack):

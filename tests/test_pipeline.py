@@ -16,6 +16,7 @@ import nbformat
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from small_notebooks import PARAMETERS_CELL, finish_phases, pretend_executed, wait_for, write_notebooks
 
 from cryoem import folders, pipeline, volumes
 from cryoem.pipeline.execution import last_line
@@ -27,21 +28,6 @@ from cryoem.whole_files import written_aside
 DATA, DISTANCES, ORIENTATIONS, MAP = pipeline.PHASES
 TOY = pipeline.get_profile("toy")
 
-PARAMETERS_CELL = "profile = 'toy'\nmap_name = None\nrun = None\noverrides = {}"
-OPENING_CELL = """
-import os, signal, time
-from pathlib import Path
-import numpy as np
-from cryoem import pipeline
-home = Path(os.environ["CRYOEM_HOME"])
-def first_time(name):
-    flag = home / name
-    if flag.exists():
-        return False
-    flag.touch()
-    return True
-phase = pipeline.open_phase({name!r}, run=run, profile=profile, map_name=map_name, overrides=overrides)
-"""
 BODIES = {
     DATA: """
 images = np.full((2, 3, 3), phase.profile.noise_variance)
@@ -73,44 +59,6 @@ phase.record(rounds=phase.profile.gradient_rounds, noise_variance=images.max())
 }
 
 
-LAST_CELL = """
-print("one", flush=True)
-print("two")
-phase.finish()
-"""
-
-
-def write_notebooks(folder: Path) -> Path:
-    """The four notebooks, each of four cells, under the names that the pipeline expects."""
-    for name, info in pipeline.PHASES.items():
-        sources = [
-            PARAMETERS_CELL,
-            OPENING_CELL.replace("{name!r}", repr(name)),
-            BODIES[name],
-            LAST_CELL,
-        ]
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
-        notebook.cells[0].metadata["tags"] = ["parameters"]
-        path = folder / info.notebook
-        path.parent.mkdir(parents=True)
-        nbformat.write(notebook, path)
-    return folder
-
-
-def wait_for(path: Path, *, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not appear within {seconds} s"
-        time.sleep(0.05)
-
-
-def finish_phases(home: Path, names=tuple(pipeline.PHASES), **options) -> None:
-    for name in names:
-        phase = pipeline.open_phase(name, profile="toy", **options)
-        phase.save("numbers", {"x": (np.arange(3.0), "px")})
-        phase.finish()
-
-
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("CRYOEM_HOME", str(tmp_path))
@@ -121,7 +69,7 @@ def home(tmp_path, monkeypatch) -> Path:
 def story(tmp_path_factory):
     """One run that is killed, killed, fails, succeeds, is repeated and is repeated with another setting."""
     home = tmp_path_factory.mktemp("home")
-    notebooks = write_notebooks(home / "notebooks")
+    notebooks = write_notebooks(home / "notebooks", BODIES)
     told = SimpleNamespace(folder=home / "runs" / "toy")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CRYOEM_HOME", str(home))
@@ -215,12 +163,9 @@ def test_a_run_ends_with_a_summary(story):
 
 
 def test_a_notebook_that_changed_is_executed_again(home, capfd):
-    notebooks = write_notebooks(home / "notebooks")
-    finish_phases(home)
-    for info in pipeline.PHASES.values():
-        executed = json.loads((notebooks / info.notebook).read_text())
-        executed["metadata"]["papermill"] = {"duration": 1.5}
-        (home / "runs" / "toy" / info.notebook).write_text(json.dumps(executed))
+    notebooks = write_notebooks(home / "notebooks", BODIES)
+    finish_phases()
+    pretend_executed(home, notebooks)
     assert pipeline.run(profile="toy", notebooks=notebooks, progress=False).executed == ()
     empty = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(PARAMETERS_CELL)])
     empty.cells[0].metadata["tags"] = ["parameters"]
@@ -416,7 +361,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 
 def test_a_phase_reads_what_an_earlier_one_saved(home):
-    finish_phases(home, [DATA])
+    finish_phases([DATA])
     phase = pipeline.open_phase(DISTANCES, profile="toy")
     np.testing.assert_array_equal(phase.load(DATA, "numbers")["x"], np.arange(3.0))
     assert phase.folder == home / "runs" / "toy" / DISTANCES
@@ -438,7 +383,7 @@ def test_a_missing_phase_is_named_with_the_way_to_make_it(home):
 
 
 def test_a_missing_file_of_a_complete_phase_is_named(home):
-    finish_phases(home, [DATA])
+    finish_phases([DATA])
     phase = pipeline.open_phase(DISTANCES, profile="toy")
     with pytest.raises(
         pipeline.MissingPhaseError, match=r"made no file .*density\.mrc; run notebooks/0-data"
@@ -449,7 +394,7 @@ def test_a_missing_file_of_a_complete_phase_is_named(home):
 
 
 def test_an_earlier_phase_with_other_parameters_is_refused(home):
-    finish_phases(home, [DATA])
+    finish_phases([DATA])
     phase = pipeline.open_phase(
         DISTANCES, profile="toy", overrides={"noise_variance": 16, "training_epochs": 5}
     )
@@ -462,7 +407,7 @@ def test_an_earlier_phase_with_other_parameters_is_refused(home):
 
 
 def test_parameters_of_later_phases_do_not_matter_to_earlier_ones(home):
-    finish_phases(home)
+    finish_phases()
     other = pipeline.get_profile("toy", gauge_pairs=21)
     complete = [pipeline.is_complete(home / "runs" / "toy", name, other) for name in pipeline.PHASES]
     assert complete == [True, True, False, False]
@@ -476,10 +421,10 @@ def test_a_phase_cannot_read_the_settings_of_a_later_one(home):
 
 
 def test_making_a_phase_anew_invalidates_what_was_built_on_it(home):
-    finish_phases(home)
+    finish_phases()
     run_folder, toy = home / "runs" / "toy", pipeline.get_profile("toy")
     assert all(pipeline.is_complete(run_folder, name, toy) for name in pipeline.PHASES)
-    finish_phases(home, [DISTANCES])
+    finish_phases([DISTANCES])
     complete = [pipeline.is_complete(run_folder, name, toy) for name in pipeline.PHASES]
     assert complete == [True, True, False, False]
     phase = pipeline.open_phase(MAP, profile="toy")
@@ -490,7 +435,7 @@ def test_making_a_phase_anew_invalidates_what_was_built_on_it(home):
 def test_a_changed_map_file_invalidates_the_phases(home):
     map_file = home / "particle.mrc"
     map_file.write_bytes(b"one")
-    finish_phases(home, [DATA], map_name=str(map_file))
+    finish_phases([DATA], map_name=str(map_file))
     toy = pipeline.get_profile("toy", map_name=str(map_file))
     assert pipeline.is_complete(home / "runs" / "toy", DATA, toy)
     map_file.write_bytes(b"two")

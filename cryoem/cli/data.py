@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,16 +16,20 @@ from cryoem.cli.options import (
     Particles,
     PixelSize,
     Seed,
-    Symmetry,
     new_file,
 )
 from cryoem.cli.progress import progress
+
+if TYPE_CHECKING:
+    from cryoem.particles import ParticleFile, ParticleSeries
 
 TABLE_SUFFIXES = (".star", ".xmd")
 
 
 @ends_in_order(afterwards=NOTHING_WRITTEN)
-def fetch(name: Annotated[str, typer.Argument(help="Registry name, PDB id or EMDB id.")]) -> Answer:
+def fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Registry name, PDB id or EMDB id.")],
+) -> Answer:
     """Download a map or an atomic model, and print its path.
 
     A file that is here already is used as it is, once its checksum has been compared.
@@ -105,7 +109,6 @@ def project(
     noise_variance: Annotated[float, typer.Option(help="Of white noise; clean images have 1.")] = 0.0,
     shift_limit_px: Annotated[float, typer.Option(help="How far off the middle particles are.")] = 0.0,
     ctf: Annotated[bool, typer.Option("--ctf", help="See them through a contrast transfer.")] = False,
-    symmetry: Symmetry = "C1",
     seed: Seed = 0,
     force: Force = False,
 ) -> Answer:
@@ -122,27 +125,27 @@ def project(
 
     stack = _new_particles(out, force=force, inputs=(Path(source),))
     density_map = registry.load(source)
+    simulated = imaging.simulate_lazily(
+        density_map,
+        n,
+        image_size=image_size or volumes.enclosing_image_size(density_map),
+        coverage=coverage,
+        noise_variance=noise_variance,
+        shift_limit_px=shift_limit_px,
+        ctf=imaging.ContrastTransfer(inverted=True) if ctf else None,
+        rng=seed,
+    )
     with progress("projecting", n) as done:
-        made = imaging.simulate(
-            density_map,
-            n,
-            image_size=image_size or volumes.enclosing_image_size(density_map),
-            coverage=coverage,
-            noise_variance=noise_variance,
-            shift_limit_px=shift_limit_px,
-            ctf=imaging.ContrastTransfer(inverted=True) if ctf else None,
-            symmetry=symmetry,
-            rng=seed,
-            callback=done,
-        )
-    write_particles(out, made)
-    return _written(out, stack, n, made.images.shape[1], made.pixel_size_angstrom)
+        write_particles(out, simulated, callback=done)
+    return _written(out, stack, simulated)
 
 
 @ends_in_order(afterwards=NOTHING_WRITTEN)
 def convert(
     source: Particles,
-    out: Annotated[Path, typer.Argument(help="Table to be made, .star or .xmd; its stack lies beside it.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Table to be made, .star or .xmd; its stack lies beside it.")
+    ],
     pixel_size: PixelSize = None,
     datadir: Datadir = None,
     force: Force = False,
@@ -160,8 +163,9 @@ def convert(
 
     stack = _new_particles(out, force=force, inputs=(source,), option="OUT")
     opened = open_particles(source, pixel_size_angstrom=pixel_size, datadir=datadir)
-    write_particles(out, opened)
-    return _written(out, stack, len(opened), opened.image_size, opened.pixel_size_angstrom)
+    with progress("writing", len(opened)) as done:
+        write_particles(out, opened, callback=done)
+    return _written(out, stack, opened)
 
 
 def _new_particles(out: Path, *, force: bool, inputs: tuple[Path, ...], option: str = "--out") -> Path:
@@ -170,13 +174,13 @@ def _new_particles(out: Path, *, force: bool, inputs: tuple[Path, ...], option: 
     return new_file(out.with_suffix(".mrcs"), ".mrcs", force=force, inputs=inputs, option=option)
 
 
-def _written(table: Path, stack: Path, n: int, image_size: int, pixel_size_angstrom: float) -> Answer:
+def _written(table: Path, stack: Path, particles: ParticleFile | ParticleSeries) -> Answer:
     values = {
         "table": table,
         "stack": stack,
-        "images": n,
-        "image_size_px": image_size,
-        "pixel_size_angstrom": pixel_size_angstrom,
+        "images": len(particles),
+        "image_size_px": particles.image_size,
+        "pixel_size_angstrom": particles.pixel_size_angstrom,
     }
-    text = f"{n:,} images of {image_size} px of {pixel_size_angstrom:.4g} Å: {table} and {stack}"
-    return Answer(text, values)
+    size, pixel = particles.image_size, particles.pixel_size_angstrom
+    return Answer(f"{len(particles):,} images of {size} px of {pixel:.4g} Å: {table} and {stack}", values)

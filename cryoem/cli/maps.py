@@ -18,6 +18,7 @@ from cryoem.cli.options import (
     Seed,
     Symmetry,
     new_file,
+    refuse_input,
 )
 from cryoem.cli.progress import progress
 
@@ -64,6 +65,8 @@ def reconstruct(
     for half in halves:
         new_file(half, *MAP_SUFFIXES, force=force, inputs=(particles,), option="--half-maps")
     opened = open_particles(particles, pixel_size_angstrom=pixel_size, datadir=datadir)
+    for path in (out, *halves):
+        refuse_input(path, opened.paths)
     with progress("reconstructing", len(opened)) as done:
         made = reconstruct_particles(opened, symmetry=symmetry, method=method, callback=done)
     for path, half in zip(halves, made.half_maps or (), strict=False):
@@ -88,8 +91,8 @@ def reconstruct(
 
 @ends_in_order(afterwards=NOTHING_WRITTEN)
 def fsc(
-    a: Annotated[Path, typer.Argument(help="Map, cubic.")],
-    b: Annotated[Path, typer.Argument(help="Map of the same box and voxel size.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="Map, cubic.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Map of the same box and voxel size.")],
     mask: Annotated[
         Path | None, typer.Option("--mask", help="Map from 0 to 1, multiplied into both.")
     ] = None,
@@ -169,6 +172,8 @@ def _resolution(first: DensityMap, second: DensityMap) -> float:
 
 
 def _check_same_grid(a: Path, first: DensityMap, b: Path, second: DensityMap) -> None:
+    if len(set(first.data.shape)) != 1:
+        raise ValueError(f"{a} must have a cubic box, got {first.data.shape} voxels (z, y, x)")
     if first.data.shape != second.data.shape:
         raise ValueError(
             f"{b} must have the box of {a}, {first.data.shape} voxels (z, y, x), got {second.data.shape}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,8 @@ import typer
 MAP_SUFFIXES = (".mrc", ".map", ".mrc.gz", ".map.gz")
 
 Particles = Annotated[
-    Path, typer.Argument(help="Stack (.mrcs, .mrc) or table (.star, .cs, .xmd) of particles.")
+    Path,
+    typer.Argument(metavar="PARTICLES", help="Stack (.mrcs, .mrc) or table (.star, .cs, .xmd) of particles."),
 ]
 Out = Annotated[Path, typer.Option("--out", help="File to be made, in a folder that is there.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
@@ -54,9 +56,13 @@ def new_file(
         raise FileNotFoundError(f"{option} must be in a folder that is there, got {out}")
     if out.is_dir():
         raise ValueError(f"{option} must be a file, got the folder {out}")
-    if out.exists():
-        if any(path.exists() and out.samefile(path) for path in inputs):
-            raise ValueError(f"{option} must be another file than what is read, got {out}")
-        if not force:
-            raise FileExistsError(f"{option} must be a new file, got {out}, which --force would replace")
+    refuse_input(out, inputs, option=option)
+    if out.exists() and not force:
+        raise FileExistsError(f"{option} must be a new file, got {out}, which --force would replace")
     return out
+
+
+def refuse_input(out: Path, inputs: Iterable[Path], *, option: str = "--out") -> None:
+    """Raise a ValueError where ``out`` is one of the files that are read."""
+    if out.exists() and any(path.exists() and out.samefile(path) for path in inputs):
+        raise ValueError(f"{option} must be another file than what is read, got {out}")

@@ -13,7 +13,7 @@ from cryoem.cli.options import Datadir, PixelSize
 MEASURED = "measured"  # the run of measured particles that was given no name
 
 
-@ends_in_order(afterwards="the same command goes on where it stopped", catches_sigterm=False)
+@ends_in_order(afterwards="the same command goes on where it stopped")
 def run(
     profile: Annotated[str, typer.Option(help="Size of the run: quick, paper or toy.")] = "quick",
     map_name: Annotated[

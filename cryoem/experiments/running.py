@@ -18,6 +18,7 @@ from cryoem.experiments.points import Point, PointFailedError, execute_point
 from cryoem.experiments.tables import gather, write_table
 from cryoem.folders import data_folder, notebooks_folder
 from cryoem.pipeline.files import canonical_json, write_text
+from cryoem.pipeline.kernel import die_with_parent
 from cryoem.pipeline.lock import locked
 from cryoem.pipeline.notices import notice_on_stderr, silent
 from cryoem.pipeline.settings import located
@@ -44,7 +45,7 @@ def run_experiment(
 ) -> pd.DataFrame:
     """Execute the points of an experiment that are not done yet, and gather all into one table.
 
-    A point is kept when it is complete with the same parameters, code of its notebook and versions.  One that was
+    A point is kept when it is complete with the same parameters, code and versions.  One that was
     killed is executed again.  Points lie in ``<data folder>/experiments/<name>/<size>``.
 
     Parameters
@@ -144,7 +145,7 @@ def _in_processes(points: Sequence[Point], workers: int, threads: int) -> Iterat
         while waiting or running:
             while waiting and len(running) < workers:
                 point = waiting.pop(0)
-                process = context.Process(target=_work, args=(point, threads))
+                process = context.Process(target=_work, args=(point, threads, os.getpid()))
                 process.start()
                 running[process.sentinel] = process, point
             for sentinel in wait(list(running)):
@@ -157,8 +158,9 @@ def _in_processes(points: Sequence[Point], workers: int, threads: int) -> Iterat
             process.join()
 
 
-def _work(point: Point, threads: int) -> None:
-    """What a process of its own does; its kernel ends with it, however it ends."""
+def _work(point: Point, threads: int, parent: int) -> None:
+    """What a process of its own does; it ends with its parent, and its kernel with it, however they end."""
+    die_with_parent(parent)
     reason_file = point.folder / REASON_FILE
     reason_file.unlink(missing_ok=True)
     reason = _reason_of_failure(point, threads, progress=False)

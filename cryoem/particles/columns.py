@@ -80,6 +80,23 @@ class Columns:
         return values.set_axis(groups).loc[self.table["rlnOpticsGroup"]]
 
 
+def positive_sizes(columns: Columns, sizes: np.ndarray) -> np.ndarray:
+    """(n,) pixel sizes that a table states, where shifts are counted in them.
+
+    Raises
+    ------
+    ValueError : one is not a positive number.
+    """
+    bad = ~(np.isfinite(sizes) & (sizes > 0))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(
+            f"{columns.path} must state positive pixel sizes, which its shifts count, "
+            f"got {sizes[row]:g} angstrom in row {row + 1}"
+        )
+    return sizes
+
+
 @dataclass(frozen=True)
 class ContrastColumns:
     """Names of a program's columns of the contrast transfer, and how many radians its unit of angles is."""
@@ -97,13 +114,17 @@ class ContrastColumns:
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
-    """The contrast transfer of each of n particles: (n,) constants as in ``ContrastTransfer``, (n, 3) defoci."""
+    """The contrast transfer of each of n particles: (n,) constants as in ``ContrastTransfer``, (n, 3) defoci.
+
+    ``inverted`` (n,) is whether particles are bright in their images.
+    """
 
     voltage_kv: np.ndarray
     spherical_aberration_mm: np.ndarray
     amplitude_contrast: np.ndarray
     b_factor_angstrom2: np.ndarray
     phase_shift_rad: np.ndarray
+    inverted: np.ndarray
     defocus_angstrom: np.ndarray
 
 
@@ -111,6 +132,7 @@ def contrast_of(columns: Columns, names: ContrastColumns) -> Contrast | None:
     """The contrast transfer that a table gives, None where it gives no defocus.
 
     As in RELION, the second defocus is the first where it is not given; azimuth, phase shift and B-factor are 0 then.
+    Images are taken to be inverted, so that particles are bright: so the programs of the field have them.
 
     Raises
     ------
@@ -130,6 +152,7 @@ def contrast_of(columns: Columns, names: ContrastColumns) -> Contrast | None:
         columns.numbers(names.amplitude_contrast),
         columns.numbers(names.b_factor_angstrom2, default=0.0),
         names.radians * columns.numbers(names.phase_shift, default=0.0),
+        np.ones(len(u), bool),
         np.stack([u, v, azimuth], axis=1),
     )
 
@@ -137,26 +160,26 @@ def contrast_of(columns: Columns, names: ContrastColumns) -> Contrast | None:
 def one_transfer(contrast: Contrast, path: Path) -> ContrastTransfer:
     """The constants that all particles share; as range of defocus, that of the means of U and V.
 
-    Images are taken to be inverted, so that particles are bright: so RELION, cryoSPARC and XMIPP have them.
-
     Raises
     ------
     ValueError : particles differ in a constant, or one is out of its range.
     """
     names = [name for name in Contrast.__annotations__ if name != "defocus_angstrom"]
+    if len(np.unique(contrast.inverted)) > 1:
+        raise ValueError(
+            f"{path} must have particles that are all bright or all dark: take a subset(indices)"
+        )
     for name in names:
-        values = getattr(contrast, name)
+        values = getattr(contrast, name).astype(float)
         if np.ptp(values) > SAME * np.abs(values).max():
             raise ValueError(
                 f"{path} must have one {name} for all particles, got from {values.min():.6g} to {values.max():.6g}: "
                 "open one optics group (optics_group=...), or take a subset(indices)"
             )
     mean = contrast.defocus_angstrom[:, :2].mean(axis=1)
-    constants = {name: float(getattr(contrast, name)[0]) for name in names}
+    constants = {name: getattr(contrast, name)[0].item() for name in names}
     try:
-        return ContrastTransfer(
-            **constants, defocus_angstrom=(float(mean.min()), float(mean.max())), inverted=True
-        )
+        return ContrastTransfer(**constants, defocus_angstrom=(float(mean.min()), float(mean.max())))
     except ValueError as error:
         raise ValueError(f"{path} gives no possible contrast transfer: {error}") from None
 

@@ -1,6 +1,7 @@
 """The pipeline: profiles, the phases that notebooks open and finish, and the runner that executes the notebooks."""
 
 from cryoem.pipeline.artefacts import is_current, load_arrays, save_arrays
+from cryoem.pipeline.differences import run_differences
 from cryoem.pipeline.lock import RunInProgressError
 from cryoem.pipeline.phases import MissingPhaseError, Phase, StalePhaseError, open_phase
 from cryoem.pipeline.profiles import PROFILES, Profile, get_profile, parse_setting
@@ -28,6 +29,7 @@ __all__ = [
     "open_phase",
     "parse_setting",
     "run",
+    "run_differences",
     "save_arrays",
     "stack_of",
 ]

@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from tqdm import tqdm
 
+from cryoem.errors import first_line
 from cryoem.pipeline import kernel
 from cryoem.pipeline.lock import kernel_log
+
+if TYPE_CHECKING:
+    from papermill.exceptions import PapermillExecutionError
 
 
 class NotebookError(RuntimeError):
@@ -91,19 +97,18 @@ def execute_notebook(
 
     Raises
     ------
-    NotebookError : a cell raised or the kernel died; ``output`` keeps what was executed, and ``log_of(output)`` what
-        the kernel itself said.
+    NotebookError : a cell raised, or the kernel died or did not start; ``output`` keeps what was executed, and
+        ``log_of(output)`` what the kernel itself said.
     RunInProgressError : the kernel of an earlier execution does not end.
+    OSError : ``output`` cannot be written, such as on a full disk.
     """
     import papermill
-    from nbclient.exceptions import DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
 
     cells = read_notebook(notebook)["cells"]
     bar = Progress(title, cells=len(cells) + 1, visible=progress)  # and the cell that papermill injects
     log = log_of(output)
     try:
-        with kernel_log(log) as log_file:
+        with kernel_log(log) as log_file, _failures_in_one_sentence(output):
             papermill.execute_notebook(
                 notebook,
                 output,
@@ -119,12 +124,40 @@ def execute_notebook(
                 kernel_manager_class=_kernel_manager_class(environment, log_file),
             )
         log.unlink()
-    except PapermillExecutionError as error:
-        raise NotebookError(f"{error.ename}: {' '.join(error.evalue.split())}") from error
-    except DeadKernelError as error:
-        raise NotebookError("its kernel was killed or ran out of memory") from error
     finally:
         bar.close()
+
+
+@contextmanager
+def _failures_in_one_sentence(output: Path) -> Iterator[None]:
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    try:
+        yield
+    except PapermillExecutionError as error:
+        raise NotebookError(_error_that_ended(output, error)) from error
+    except DeadKernelError as error:
+        raise NotebookError("its kernel was killed or ran out of memory") from error
+    except RuntimeError as error:  # of jupyter_client
+        raise NotebookError(f"its kernel did not start: {first_line(error)}") from error
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(
+            f"cannot write {output}: {error.strerror}"
+        ) from error  # nothing else is written meanwhile
+
+
+def _error_that_ended(output: Path, first: PapermillExecutionError) -> str:
+    """The last error that the notebook shows: what goes wrong in a destructor is shown, too, and stops nothing."""
+    shown = [(first.ename, first.evalue)]
+    with suppress(ValueError):  # of a notebook that is cut short by a full disk
+        for cell in read_notebook(output)["cells"]:
+            errors = (one for one in cell.get("outputs", ()) if one["output_type"] == "error")
+            shown += [(error["ename"], error["evalue"]) for error in errors]
+    name, message = shown[-1]
+    return f"{name}: {' '.join(message.split())}"
 
 
 def _kernel_manager_class(environment: dict[str, str], log_file: BinaryIO) -> type:

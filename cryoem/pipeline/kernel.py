@@ -1,7 +1,7 @@
-"""Start a kernel that is killed with the process that started it.
+"""Processes that are killed with the one that started them; executed as a file, start such a kernel.
 
-Executed as a file, not imported: the system is asked before anything else is loaded.  ipykernel itself only looks every
-second whether its parent is still there, and not at all while compiled code runs.
+It is a file, not a module to run, so that the system is asked before anything else is loaded.  ipykernel itself only
+looks every second whether its parent is still there, and not at all while compiled code runs.
 """
 
 import os
@@ -18,7 +18,7 @@ def die_with_parent(parent: int) -> None:
 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        sys.exit("the process that started this kernel has ended")
+        sys.exit("the process that started this one has ended")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,17 @@ from cryoem.whole_files import remove_left_overs
 RECORD_FILE = "phase.json"
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
 MADE_WITH_FILE = "made-with.json"  # of checkpoints
-FIELDS = ("id", "built_on", "parameters", "numbers", "headline", "versions", "artefacts", "inputs")
+FIELDS = {
+    "id": str,
+    "built_on": dict,
+    "parameters": dict,
+    "numbers": dict,
+    "headline": list,
+    "versions": dict,
+    "inputs": dict,
+    "artefacts": dict,
+}
+REMADE = ("*.mrc", "*.mrcs", "*.star", "*.json")
 NO_ARTEFACTS = (RECORD_FILE, "*.ipynb", "*.log", ".*")
 JUDGEMENT = "expected_"
 
@@ -127,10 +137,9 @@ def read_record(folder: Path) -> dict | None:
         record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    is_whole = (
-        isinstance(record, dict) and record.get("status") == "complete" and record.keys() >= set(FIELDS)
-    )
-    return record if is_whole else None
+    if not isinstance(record, dict) or record.get("status") != "complete":
+        return None
+    return record if all(isinstance(record.get(name), kind) for name, kind in FIELDS.items()) else None
 
 
 def artefact_checksums(folder: Path) -> dict[str, str]:
@@ -207,8 +216,9 @@ def discard_results(folder: Path, *, keep_made_with: dict | None) -> None:
     if not _made_with(folder, keep_made_with):
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     remove_left_overs(folder)
-    for path in folder.glob("*.mrc"):
-        path.unlink()
+    for pattern in REMADE:
+        for path in folder.glob(pattern):
+            path.unlink()
     for path in folder.glob("*.h5"):
         if keep_made_with is None or not is_current(path, keep_made_with):
             path.unlink()
@@ -232,7 +242,7 @@ def _made_with(folder: Path, parameters: dict | None) -> bool:
     return (
         parameters is not None
         and path.is_file()
-        and path.read_text(encoding="utf-8") == _checkpoints_made_with(folder, parameters)
+        and path.read_bytes() == _checkpoints_made_with(folder, parameters).encode()
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cryoem.folders import data_folder, notebooks_folder
-from cryoem.pipeline.execution import NotebookError, code_of, execute_notebook, log_of, read_notebook
+from cryoem.pipeline.execution import NotebookError, code_of, execute_notebook, read_notebook
 from cryoem.pipeline.lock import locked, wait_for_kernel
 from cryoem.pipeline.notices import notice_on_stderr, silent
 from cryoem.pipeline.phases import resolve_profile
@@ -81,7 +81,7 @@ def run(
     notice = notice_on_stderr if progress else silent
     executed = []
     with locked(folder, notice=notice):
-        _clear_away(folder, resolved)
+        _clear_away(folder)
         for info in PHASES.values():
             if not (force or executed):
                 reason = _why_not_done(folder, info, sources[info.name], resolved)
@@ -135,10 +135,10 @@ def _execute(
     os.replace(partial, executed)
 
 
-def _clear_away(folder: Path, profile: Profile) -> None:
+def _clear_away(folder: Path) -> None:
     """Let the kernel of a run that was killed end, and remove what it left half-written."""
-    for info in PHASES.values():
-        wait_for_kernel(log_of(_partial_notebook(folder, info, profile)))
+    for log in folder.glob("*/*.log"):
+        wait_for_kernel(log)
     remove_left_overs(folder)
 
 
@@ -161,7 +161,7 @@ def _why_not_done(folder: Path, info: PhaseInfo, source: Path, profile: Profile)
 
 def _other_code(folder: Path) -> str:
     """What to say of a phase that other code of the same version made: nothing where it was the same."""
-    same = read_record(folder)["versions"]["cryoem_sources_sha256"] == sources_sha256()
+    same = read_record(folder)["versions"].get("cryoem_sources_sha256") == sources_sha256()
     return "" if same else ", though this package's code has changed since; --force makes it anew"
 
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from cryoem.checkpoints import digest
 from cryoem.checks import not_negative, whole_number
 from cryoem.contrast import ContrastTransfer
 from cryoem.imaging import add_noise, clean_deviation, downsample
@@ -77,7 +78,7 @@ class ProjectionStream(keras.utils.PyDataset):
         self.epoch = 0
         self.made_from = {
             "map": f"{density_map.data.shape} voxels of {density_map.voxel_size_angstrom:.4g} angstrom, "
-            f"deviation {density_map.data.std():.3g}",
+            f"checksum {digest(density_map.data)}",
             "image_size": image_size,
             "network_image_size": network_image_size,
             "batch_size": batch_size,

@@ -29,6 +29,7 @@ PIPELINE = (
     "reconstruction",
     "refinement",
     "resolution",
+    "blockwise",
     "udl",
     "plots",
     "pipeline",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -11,13 +10,16 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-import cryoem
 from cryoem import pipeline
 from cryoem.folders import notebooks_folder
 from cryoem.pipeline.execution import code_of, execute_notebook
+from cryoem.sources import sources_sha256
 
 TOY = "toy"  # the profile whose sizes for other notebooks than the phases' stand in toy.json beside them
 PREFIX = "executed-"
+RUNS_MEASURED = (
+    "6-your-particles/6.1-from-a-job-to-a-map.ipynb"  # in whose run lie the phases of measured particles
+)
 
 
 def all_notebooks() -> list[str]:
@@ -34,10 +36,7 @@ def _with_numbers(name: str) -> list:
 
 def kept_home(work: Path) -> Path:
     """The data folder within ``work`` for the present state of the package; those of other states are removed."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(cryoem.__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    home = work / f"{PREFIX}{digest.hexdigest()[:12]}"
+    home = work / f"{PREFIX}{sources_sha256()[:12]}"
     for other in work.glob(f"{PREFIX}*"):
         if other != home:
             shutil.rmtree(other)
@@ -63,14 +62,19 @@ def executed_notebooks(home: Path, *, profile: str, patterns: Sequence[str]) -> 
         if not any(fnmatch(name, pattern) for name in chosen):
             raise ValueError(f"execute must match a notebook, got {pattern!r}")
     os.environ["CRYOEM_HOME"] = str(home)
-    phases = {info.notebook for info in pipeline.PHASES.values()}
-    folder = None
-    if phases.intersection(chosen):
+    done: dict[str, Path] = {}
+    phases = {info.notebook for info in pipeline.PHASES.values()}.intersection(chosen)
+    if phases:
         folder = pipeline.run(profile=profile).folder
-    return {
-        name: folder / name if name in phases else _executed(name, home / "notebooks" / profile, profile)
-        for name in chosen
-    }
+        done |= {name: folder / name for name in phases}
+    of_measured = {info.notebook_of_measured for info in pipeline.PHASES.values()}.intersection(chosen)
+    if of_measured:
+        _executed(RUNS_MEASURED, home / "notebooks" / profile, profile)
+        done |= {name: home / "runs" / "measured" / name for name in of_measured}
+    for name in chosen:
+        if name not in done:
+            done[name] = _executed(name, home / "notebooks" / profile, profile)
+    return {name: done[name] for name in chosen}
 
 
 def _executed(name: str, folder: Path, profile: str) -> Path:
