@@ -155,7 +155,7 @@ def _whole_state(folder: Path) -> dict | None:
         weights = _weights_path(folder, state["epochs"])
         if _sha256(weights) != state["sha256"]:
             raise ValueError(f"{weights.name} is not as it was written")
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         warnings.warn(
             f"checkpoints {folder} hold no whole state, training begins anew: {first_line(error)}",
             stacklevel=4,  # whoever called train

@@ -7,19 +7,24 @@ the plain name is a map), any EMDB entry (``"EMD-1234"``) and, for ``load``, ``"
 
 from __future__ import annotations
 
-import hashlib
+import gzip
 import os
 import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryoem.checks import whole_number
+from cryoem.errors import first_line
 from cryoem.folders import data_folder
+from cryoem.plain_files import sha256_of
 from cryoem.volumes import DensityMap, crop_or_pad, density_from_model, low_pass, phantom, read_map, resample
 from cryoem.volumes.phantom import SMALLEST_SIZE
 from cryoem.whole_files import written_aside
 
 DEFAULT_VOXEL_SIZE_ANGSTROM = 4.0
+BLOCK_BYTES = 1_000_000
+MAP_ID_AT = 208  # bytes into the header of an MRC file
 PHANTOM_BOX_ANGSTROM = 256.0
 MAP_SUFFIXES = (".mrc", ".map", ".ccp4", ".mrcs")
 MODEL_SUFFIXES = (".cif", ".mmcif", ".pdb", ".ent")
@@ -102,13 +107,14 @@ def fetch(name: str) -> Path:
 
     A file of that name in ``$CRYOEM_DATA``, or its folders ``maps/`` and ``models/``, comes first; then
     ``data_folder()``; then the network.  Listed entries are held against their sha256 wherever they lie.  No
-    hash of another PDB or EMDB entry is known in advance: the first use of a file in ``data_folder()``
-    records its sha256 in ``<file>.sha256`` next to it, and every later use is held against that.  Delete both
-    files to accept a new release of the entry.
+    hash of another PDB or EMDB entry is known in advance: at its first use a file in ``data_folder()`` must be whole,
+    by the checksum of gzip, and that entry's; its sha256 is recorded in ``<file>.sha256`` next to it, and every later
+    use is held against that.  Delete both files to accept a new release of the entry.
 
     Raises
     ------
-    ValueError : the name is not known, or a file does not have the sha256 it must have.
+    ValueError : the name is not known, a file does not have the sha256 it must have, or is not that entry's, or the
+        record of the sha256 is damaged.
     ConnectionError : the download failed.
     """
     entry = find_entry(name)
@@ -117,17 +123,24 @@ def fetch(name: str) -> Path:
         _verify(local, entry.sha256)
         return local
     path = data_folder() / entry.file_name
-    if not path.is_file():
+    is_new = not path.is_file()
+    if is_new:
         _download(entry, path)
     if entry.sha256 is not None:
         _verify(path, entry.sha256)
         return path
     record = path.with_name(path.name + ".sha256")
     if record.is_file():
-        _verify(path, record.read_text(encoding="ascii").split()[0])
-    else:
-        with written_aside(record) as aside:
-            aside.write_text(f"{_sha256(path)}  {path.name}\n", encoding="ascii")
+        _verify(path, _recorded(record))
+        return path
+    try:
+        _check_first_use(entry, path)
+    except ValueError:
+        if is_new:
+            path.unlink()
+        raise
+    with written_aside(record) as aside:
+        aside.write_text(f"{sha256_of(path)}  {path.name}\n", encoding="ascii")
     return path
 
 
@@ -235,12 +248,34 @@ def _download(entry: Entry, path: Path) -> None:
         raise ValueError(f"the download of {entry.name!r} from {entry.url} was refused: {reason}") from None
 
 
+def _check_first_use(entry: Entry, path: Path) -> None:
+    """Raise unless a file of gzip is whole, and begins as that entry does: more is not known of it."""
+    try:
+        with gzip.open(path) as stream:
+            start = stream.read(BLOCK_BYTES)
+            while stream.read(BLOCK_BYTES):
+                pass  # the checksum stands at the end
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} must be a whole gzip file, of {entry.url}: {first_line(error)}") from None
+    is_model = entry.file_name.endswith(".cif.gz")
+    expected = f"data_{path.name.split('.')[0].upper()}" if is_model else "MAP"
+    found = start[: len(expected)].upper() if is_model else start[MAP_ID_AT : MAP_ID_AT + 3]
+    if found != (expected.upper() if is_model else expected).encode():
+        what = "begin with" if is_model else "have, as a map has, in its header"
+        raise ValueError(f"{path} must {what} {expected!r}, got {found.decode('latin-1')!r}")
+
+
+def _recorded(record: Path) -> str:
+    """The sha256 that a record holds."""
+    text = record.read_bytes()[:200].decode("latin-1")
+    if not re.match(r"[0-9a-f]{64}\s", text):
+        raise ValueError(
+            f"{record} must begin with a sha256, got {text[:80]!r}: remove it to accept the file beside it as it is"
+        )
+    return text[:64]
+
+
 def _verify(path: Path, sha256: str | None) -> None:
     """Raise unless a file has the digest it must have; without one there is nothing to hold it against."""
-    if sha256 is not None and (found := _sha256(path)) != sha256:
+    if sha256 is not None and (found := sha256_of(path)) != sha256:
         raise ValueError(f"{path} must have the sha256 {sha256}, got {found}")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 
 import pytest
+from damage import models, mrc, tables
 from damage.case import KINDS, Case, file_case
 from damage.measure import complaint, outcomes
 
@@ -68,3 +69,51 @@ def test_the_corpus_is_large_and_covers_every_kind_of_damage(corpus):
     assert min(kinds[kind] for kind in KINDS) >= 5
     contents = Counter((case.reader, case.blames, case.content) for case in cases if case.content is not None)
     assert [key[:2] for key, count in contents.items() if count > 1] == [], "the same file twice"
+
+
+UNKNOWN = [*models.rows()[0][:1], "5", "X", *models.rows()[0][3:]]
+ODD = {  # what is no more than odd -> file, content, what the warning says; none where it is nothing to speak of
+    "a map without its identifier": (
+        "map.mrc",
+        mrc.with_field(mrc.mrc("map"), "map", b"\0"),
+        "lacks the MAP",
+    ),
+    "a map without a stamp": ("map.mrc", mrc.with_field(mrc.mrc("map"), "machst", (0, 0, 0, 0)), None),
+    "a longer stack": ("stack.mrcs", mrc.mrc("particles") + bytes(100), "longer than its header says"),
+    "a PDB file without END": ("model.pdb", models.pdb().replace(b"END\n", b""), "lacks the END"),
+    "an atom of unknown element": (
+        "model.cif",
+        models.mmcif([*models.rows(), UNKNOWN]),
+        "1 atoms of unknown",
+    ),
+    "a STAR file of Windows": ("job.star", tables.STAR_31.text().replace(b"\n", b"\r\n"), None),
+    "a STAR file with a mark": ("job.star", b"\xef\xbb\xbf" + tables.STAR_31.text(), None),
+    "a STAR file with a comment": (
+        "job.star",
+        b"# \xc3\xa9\n" + tables.STAR_31.text() + b"\n\n# end\n",
+        None,
+    ),
+}
+
+
+def test_what_is_merely_odd_is_read_as_if_it_were_not(tmp_path):
+    plain = {
+        "map.mrc": ("map", mrc.mrc("map")),
+        "stack.mrcs": ("particles", mrc.mrc("particles")),
+        "job.star": ("particles", tables.STAR_31.text()),
+        "model.pdb": ("model", models.pdb()),
+        "model.cif": ("model", models.mmcif()),
+    }
+
+    def case(name: str, file: str, content: bytes) -> Case:
+        return tables.beside_stack(name, "wrong value", file, content, "", reader=plain[file][0])
+
+    whole = {file: case(f"whole {file}", file, content) for file, (_, content) in plain.items()}
+    odd = {name: case(name, file, content) for name, (file, content, _) in ODD.items()}
+    found = outcomes([*whole.values(), *odd.values()], tmp_path)
+    for name, (file, _, warning) in ODD.items():
+        outcome = found[str(odd[name])]
+        assert not outcome.error, f"{name}: {outcome.text}"
+        assert outcome.value == found[str(whole[file])].value, name
+        expected = [True] if warning else []
+        assert [file in text and warning in text for text in outcome.warnings] == expected, name

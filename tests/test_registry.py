@@ -1,5 +1,6 @@
 """The registry without a network: local files first, digests always held, one sentence for every failure."""
 
+import gzip
 import hashlib
 
 import numpy as np
@@ -23,15 +24,19 @@ def home(tmp_path, monkeypatch):
     return tmp_path / "home"
 
 
+MODEL = gzip.compress(b"data_1U19\n#\n", mtime=0)
+MAP = gzip.compress(bytes(208) + b"MAP " + bytes(2000), mtime=0)
+
+
 @pytest.fixture
 def downloads(home, monkeypatch):
-    """A network that serves the same bytes for every address; the list of the addresses asked for."""
+    """A network that serves a model, a map and the word "served"; the list of the addresses asked for."""
     asked = []
 
     def retrieve(url, *, known_hash, fname, path, progressbar):
         asked.append((url, known_hash))
         assert progressbar
-        (path / fname).write_bytes(b"served")
+        (path / fname).write_bytes({"1u19.cif.gz": MODEL, "emd_1234.map.gz": MAP}.get(fname, b"served"))
 
     monkeypatch.setattr(pooch, "retrieve", retrieve)
     return asked
@@ -121,16 +126,59 @@ def test_changed_download_is_an_error_not_a_retry(home, downloads, monkeypatch):
     assert len(downloads) == 1
 
 
-def test_first_use_of_an_unlisted_entry_records_its_digest(home, downloads):
-    path = registry.fetch("1u19")
-    assert (
-        home / "1u19.cif.gz.sha256"
-    ).read_text() == f"{hashlib.sha256(b'served').hexdigest()}  1u19.cif.gz\n"
-    assert registry.fetch("1U19") == path
+@pytest.mark.parametrize(
+    ("name", "file", "content"), [("1u19", "1u19.cif.gz", MODEL), ("EMD-1234", "emd_1234.map.gz", MAP)]
+)
+def test_first_use_of_an_unlisted_entry_records_its_digest(home, downloads, name, file, content):
+    path = registry.fetch(name)
+    assert (home / f"{file}.sha256").read_text() == f"{hashlib.sha256(content).hexdigest()}  {file}\n"
+    assert registry.fetch(name.upper()) == path
     path.write_bytes(b"changed")
-    with pytest.raises(ValueError, match=r"1u19\.cif\.gz must have the sha256"):
-        registry.fetch("1u19")
+    with pytest.raises(ValueError, match=rf"{file} must have the sha256"):
+        registry.fetch(name)
     assert len(downloads) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<html>404</html>", r"1u19\.cif\.gz must be a whole gzip file"),
+        (b"", r"1u19\.cif\.gz must begin with 'data_1U19', got ''"),
+        (MODEL[:-1], r"1u19\.cif\.gz must be a whole gzip file, of https://\S+: Compressed file ended"),
+        (
+            MODEL[:-6] + b"x" + MODEL[-5:],
+            r"1u19\.cif\.gz must be a whole gzip file, of https://\S+: CRC check failed",
+        ),
+        (gzip.compress(b"data_1ABC\n"), r"1u19\.cif\.gz must begin with 'data_1U19', got 'DATA_1ABC'"),
+    ],
+)
+def test_what_is_downloaded_is_verified_before_it_is_taken(home, monkeypatch, content, message):
+    def retrieve(url, *, fname, path, **_):
+        (path / fname).write_bytes(content)
+
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    with pytest.raises(ValueError, match=message) as raised:
+        registry.fetch("1u19")
+    assert "\n" not in str(raised.value)
+    assert not list(home.iterdir())
+
+
+def test_a_map_that_is_none_is_not_taken(home, downloads, monkeypatch):
+    monkeypatch.setattr("test_registry.MAP", gzip.compress(b"data_1234\n" * 200))
+    with pytest.raises(
+        ValueError, match=r"emd_1234\.map\.gz must have, as a map has, in its header 'MAP', got"
+    ):
+        registry.fetch("EMD-1234")
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"\n", b"abc  1u19.cif.gz\n", b"\xff" * 80, b"0" * 63 + b"\n", b"0" * 90]
+)
+def test_a_damaged_record_of_a_digest_is_an_error(home, downloads, text):
+    registry.fetch("1u19")
+    (home / "1u19.cif.gz.sha256").write_bytes(text)
+    with pytest.raises(ValueError, match=r"1u19\.cif\.gz\.sha256 must begin with a sha256, got"):
+        registry.fetch("1u19")
 
 
 def test_no_network_is_one_sentence(home):

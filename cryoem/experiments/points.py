@@ -21,6 +21,7 @@ from cryoem.pipeline.execution import NotebookError, code_of, execute_notebook, 
 from cryoem.pipeline.files import canonical_json, write_text
 from cryoem.pipeline.inputs import sha256_of
 from cryoem.pipeline.lock import wait_for_kernel
+from cryoem.plain_files import read_json
 from cryoem.sources import sources_sha256
 from cryoem.whole_files import remove_left_overs, to_disk
 
@@ -70,7 +71,7 @@ class Point:
     def record(self) -> dict | None:
         """The record of this point; None where it is not complete, or was made from something else."""
         try:
-            record = json.loads((self.folder / RECORD_FILE).read_text(encoding="utf-8"))
+            record = read_json(self.folder / RECORD_FILE)
             is_current = record["made_from"] == self.fingerprint()
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None

@@ -132,10 +132,12 @@ def _check_seal(path: Path) -> None:
         raise FileNotFoundError(f"there is no file {path}")
     with open(path, "rb") as stream:
         content = stream.read(SEAL_BYTES)
+        if len(content) < SEAL_BYTES:
+            raise ValueError(f"{path} is not a whole HDF5 file: it has {len(content)} bytes")
         if not content.startswith(SEAL):
             raise ValueError(
-                f"{path} is not a whole HDF5 file of this version: it must begin with {SEAL.decode()!r}, "
-                f"got {content[: len(SEAL)]!r}"
+                f"{path} was not written by this package, or by an older version: it must begin with "
+                f"{SEAL.decode()!r}, got {content[:8]!r}"
             )
         if content != (SEAL + _sha256(stream).encode() + b"\n").ljust(SEAL_BYTES, b"\0"):
             raise ValueError(f"{path} is not a whole HDF5 file: its sha256 is not the one that was written")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import warnings
 from pathlib import Path
 
+from cryoem import plain_files
 from cryoem.particles import open_particles
 from cryoem.pipeline.profiles import Profile
 from cryoem.pipeline.settings import is_path
@@ -56,8 +56,7 @@ def _state(path: str | os.PathLike) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=1024)
 def _digest(path: str, *_state: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return plain_files.sha256_of(path)
 
 
 @functools.lru_cache(maxsize=8)

@@ -20,6 +20,7 @@ from cryoem.pipeline.artefacts import is_current
 from cryoem.pipeline.files import canonical_json, write_text
 from cryoem.pipeline.inputs import input_checksums, sha256_of
 from cryoem.pipeline.profiles import Profile, settings_up_to
+from cryoem.plain_files import read_json
 from cryoem.whole_files import remove_left_overs
 
 RECORD_FILE = "phase.json"
@@ -134,10 +135,10 @@ def phase_parameters(profile: Profile, phase_name: str) -> dict:
 def read_record(folder: Path) -> dict | None:
     """The record of the phase in ``folder``; None where the phase is not complete, or its record not whole."""
     try:
-        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        record = read_json(folder / RECORD_FILE)
     except (FileNotFoundError, ValueError):
         return None
-    if not isinstance(record, dict) or record.get("status") != "complete":
+    if record.get("status") != "complete":
         return None
     return record if all(isinstance(record.get(name), kind) for name, kind in FIELDS.items()) else None
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from cryoem.errors import first_line
+
 MODEL_FILE = "saved_model.pb"
 CALLS = ("StatefulPartitionedCall", "PartitionedCall")
 OF_VARIABLES = (
@@ -30,14 +32,12 @@ def check_computation(folder: Path) -> None:
     ------
     ValueError : the file is damaged, or holds something else; the operation or function is named.
     """
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+    from tensorflow.python.saved_model.loader_impl import parse_saved_model  # finds what the loader would
 
-    model = SavedModel()
     try:
-        model.ParseFromString((folder / MODEL_FILE).read_bytes())
-    except DecodeError:
-        raise ValueError(f"its {folder.name}/{MODEL_FILE} is no SavedModel") from None
+        model = parse_saved_model(str(folder))
+    except Exception as error:  # TensorFlow and protobuf each raise their own kinds
+        raise ValueError(f"its {folder.name}/{MODEL_FILE} is no SavedModel: {first_line(error)}") from None
     if len(model.meta_graphs) != 1:
         raise ValueError(f"its {folder.name}/{MODEL_FILE} must hold one graph, got {len(model.meta_graphs)}")
     graph = model.meta_graphs[0]

@@ -68,7 +68,7 @@ def whole() -> Iterator[Case]:
 def cases() -> Iterator[Case]:
     """All damaged artefacts."""
     content = artefact()
-    whole = "not a whole HDF5 file"
+    whole = "not a whole HDF5 file|not written by this package"
     for length in (0, 1, 7, 40, 300, 511, 512, 513, 520, 560, 700, 1024, 2048, 4096, len(content) - 1):
         kind = "empty" if length == 0 else "truncated"
         yield file_case(f"cut to {length} bytes", "arrays", kind, FILE, content[:length], whole)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-from PIL import Image
+import skimage.io
 
 from damage.case import Case, file_case
 
@@ -16,12 +18,14 @@ SIDE = 16
 TABLE = b"experiment,noise_variance,quantity,value\nnoise,0.0,error_rad,0.01\nnoise,16.0,error_rad,0.07\n"
 
 
+@cache
 def picture(form: str) -> bytes:
     """A valid grey picture of 16 x 16 px."""
     pixels = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE), dtype=np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, form)
-    return stream.getvalue()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"a.{form.lower()}"
+        skimage.io.imsave(path, pixels, check_contrast=False)
+        return path.read_bytes()
 
 
 def png(width: int, height: int, data: bytes) -> bytes:

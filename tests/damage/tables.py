@@ -97,27 +97,31 @@ STAR_30 = _table(
 XMD = _table("job.xmd", "image", "# XMIPP_STAR_1 * \n# \n", XMD_NUMBERS)
 
 
-def _case(name: str, kind: str, file: str, content: bytes, says: str) -> Case:
+def beside_stack(
+    name: str, kind: str, file: str, content: bytes, says: str, *, reader: str = "particles"
+) -> Case:
+    """A case of one file with a whole stack of images beside it."""
+
     def make(folder: Path) -> Path:
         (folder / STACK).write_bytes(mrc("particles"))
         (folder / file).write_bytes(content)
         return folder / file
 
-    return Case(name, "particles", kind, make, file, says, content)
+    return Case(name, reader, kind, make, file, says, content)
 
 
 def whole() -> Iterator[Case]:
     """The tables that are not damaged."""
     for name, table in (("3.1", STAR_31), ("3.0", STAR_30), ("XMD", XMD)):
-        yield _case(f"whole {name}", "wrong value", table.file, table.text(), "")
-    yield _case("whole .cs", "wrong value", "job.cs", cs(records()), "")
+        yield beside_stack(f"whole {name}", "wrong value", table.file, table.text(), "")
+    yield beside_stack("whole .cs", "wrong value", "job.cs", cs(records()), "")
 
 
 def cases() -> Iterator[Case]:
     """All damaged tables."""
     for name, table in (("3.1", STAR_31), ("3.0", STAR_30), ("XMD", XMD)):
         for case in (*of_text(table), *of_values(table)):
-            yield _case(f"{name}: {case[0]}", case[1], table.file, *case[2:])
+            yield beside_stack(f"{name}: {case[0]}", case[1], table.file, *case[2:])
     yield from of_optics()
     yield from of_records()
 
@@ -229,7 +233,7 @@ def of_optics() -> Iterator[Case]:
     """Damage of RELION's optics groups."""
 
     def case(name: str, kind: str, before: str, says: str) -> Case:
-        return _case(f"optics: {name}", kind, STAR_31.file, STAR_31.text(before=before), says)
+        return beside_stack(f"optics: {name}", kind, STAR_31.file, STAR_31.text(before=before), says)
 
     for column in OPTICS:
         less = {name: value for name, value in OPTICS.items() if name != column}
@@ -299,7 +303,7 @@ def of_records() -> Iterator[Case]:
     """Damage of cryoSPARC's records."""
 
     def case(name: str, kind: str, content: bytes, says: str) -> Case:
-        return _case(f".cs: {name}", kind, "job.cs", content, says)
+        return beside_stack(f".cs: {name}", kind, "job.cs", content, says)
 
     table = records()
     content = cs(table)

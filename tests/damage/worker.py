@@ -6,6 +6,7 @@ the answers.  Everything is imported once; a fork serves some requests, and anot
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -22,12 +23,19 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 AT_ONCE = 32
 
 
+def digest(array) -> str:
+    """Of the values of an array."""
+    import numpy as np
+
+    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+
+
 def read_map(path: Path):
     """A density map, with whatever of it is computed."""
     from cryoem.volumes import read_map
 
     found = read_map(path)
-    return found.data.shape, found.voxel_size_angstrom
+    return digest(found.data), found.data.shape, found.voxel_size_angstrom, found.origin
 
 
 def read_particles(path: Path):
@@ -35,21 +43,21 @@ def read_particles(path: Path):
     from cryoem.particles import open_particles
 
     found = open_particles(path).to_stack()
-    return found.images.shape, found.pixel_size_angstrom, found.shifts_px, found.ctf
+    return digest(found.images), found.images.shape, found.pixel_size_angstrom, found.shifts_px, found.ctf
 
 
 def read_model(path: Path):
     """The density of an atomic model."""
     from cryoem.volumes import density_from_model
 
-    return density_from_model(path, voxel_size_angstrom=4.0, resolution_angstrom=8.0).data.shape
+    return digest(density_from_model(path, voxel_size_angstrom=4.0, resolution_angstrom=8.0).data)
 
 
 def read_arrays(path: Path):
     """Parameters and datasets of an artefact."""
     from cryoem.pipeline.artefacts import load_arrays, stored_parameters
 
-    return sorted(stored_parameters(path)), {name: a.shape for name, a in load_arrays(path).items()}
+    return stored_parameters(path), {name: digest(array) for name, array in load_arrays(path).items()}
 
 
 def read_encoder(path: Path):
@@ -70,14 +78,14 @@ def read_results(path: Path):
     """The table of an experiment."""
     from cryoem.experiments.tables import read_table
 
-    return read_table(path.parent, path.stem).shape
+    return read_table(path.parent, path.stem).to_csv()
 
 
 def read_picture(path: Path):
     """A photograph."""
     from cryoem.udl.pictures import read_grey
 
-    return read_grey(path).shape
+    return digest(read_grey(path))
 
 
 def misbehave(path: Path):
@@ -117,7 +125,7 @@ MODULES = {  # what a running program has imported by the time that it reads suc
     "encoder": ("cryoem.siamese.prediction", "keras.src.saving.saving_lib"),
     "aligner": ("cryoem.udl.export", "cryoem.udl.network", "keras.src.saving.saving_lib", "tensorflow"),
     "results": ("cryoem.experiments.tables",),
-    "picture": ("cryoem.udl.pictures", "skimage.color", "skimage.io", "skimage.util", "PIL.Image"),
+    "picture": ("cryoem.udl.pictures", "skimage.color", "skimage.io", "skimage.util"),
 }
 
 
