@@ -167,10 +167,10 @@ def _whole_state(folder: Path) -> dict | None:
 def digest(value: np.ndarray | np.random.Generator) -> str:
     """A checksum of an array's shape, kind and values, or of a generator's state, for ``restore``."""
     if isinstance(value, np.random.Generator):
-        content = repr(value.bit_generator.state).encode()
-    else:
-        content = f"{value.shape} {value.dtype}".encode() + np.ascontiguousarray(value).tobytes()
-    return hashlib.sha256(content).hexdigest()[:16]
+        return hashlib.sha256(repr(value.bit_generator.state).encode()).hexdigest()[:16]
+    sha256 = hashlib.sha256(f"{value.shape} {value.dtype}".encode())
+    sha256.update(np.ascontiguousarray(value).data)
+    return sha256.hexdigest()[:16]
 
 
 def _weights_path(folder: Path, epochs_done: int) -> Path:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import scipy.fft
 
 from cryoem.checks import finite_array, not_negative, positive_number, shifts_of, square_images
 from cryoem.contrast import ContrastTransfer, defoci_of
-from cryoem.particles import ParticleStack
+from cryoem.particles import ParticleSeries, ParticleStack
 from cryoem.projectors import (
     half_planes_from_images,
     images_from_half_planes,
@@ -34,7 +35,6 @@ def simulate(
     symmetry: str = "C1",
     rng: np.random.Generator | int | None = None,
     backend: str = "auto",
-    callback: Callable[[int], None] | None = None,
 ) -> ParticleStack:
     """Simulate particle images of a map at random orientations.
 
@@ -51,7 +51,7 @@ def simulate(
         power away, which is at low frequencies, and noise is relative to what is left.
     symmetry : point group, noted in the stack.
     rng : generator or seed.
-    backend, callback : of the projector, see ``projectors.project``.
+    backend : of the projector.
 
     Returns
     -------
@@ -63,25 +63,95 @@ def simulate(
 
     Source: arXiv 2104.06237, section 4.1.
     """
+    rng = np.random.default_rng(rng)
+    known, images = _drawn(
+        density_map,
+        n,
+        rng,
+        image_size=image_size,
+        coverage=coverage,
+        noise_variance=noise_variance,
+        shift_limit_px=shift_limit_px,
+        ctf=ctf,
+        symmetry=symmetry,
+        backend=backend,
+    )
+    return ParticleStack(images=images(slice(0, n), rng), symmetry=symmetry, **known)
+
+
+def simulate_lazily(
+    density_map: DensityMap,
+    n: int,
+    *,
+    image_size: int | None = None,
+    coverage: str = "so3",
+    noise_variance: float = 0.0,
+    shift_limit_px: float = 0.0,
+    ctf: ContrastTransfer | None = None,
+    symmetry: str = "C1",
+    rng: np.random.Generator | int | None = None,
+    backend: str = "auto",
+) -> ParticleSeries:
+    """Particle images as ``simulate`` makes them, but block by block when they are asked for: more than memory holds.
+
+    Parameters, raises: as ``simulate``, whose images they are for the same seed.
+    """
+    rng = np.random.default_rng(rng)
+    known, images = _drawn(
+        density_map,
+        n,
+        rng,
+        image_size=image_size,
+        coverage=coverage,
+        noise_variance=noise_variance,
+        shift_limit_px=shift_limit_px,
+        ctf=ctf,
+        symmetry=symmetry,
+        backend=backend,
+    )
+    at_noise = copy.deepcopy(rng)
+
+    def blocks(size: int) -> Iterator[np.ndarray]:
+        noise = copy.deepcopy(at_noise)
+        return (images(slice(start, min(start + size, n)), noise) for start in range(0, n, size))
+
+    size = max(density_map.data.shape) if image_size is None else image_size
+    return ParticleSeries(n, size, blocks=blocks, **known)
+
+
+def _drawn(
+    density_map, n, rng, *, image_size, coverage, noise_variance, shift_limit_px, ctf, symmetry, backend
+) -> tuple[dict, Callable[[slice, np.random.Generator], np.ndarray]]:
+    """What is known of n images, and a function that makes some of them; noise is drawn in the order of its calls."""
     not_negative(noise_variance, name="noise_variance")
     not_negative(shift_limit_px, name="shift_limit_px")
     point_group(symmetry)
-    rng = np.random.default_rng(rng)
+    pixel = density_map.voxel_size_angstrom
     rotations = random_rotations(n, coverage=coverage, rng=rng)
     size = max(density_map.data.shape) if image_size is None else image_size
-    images = project(density_map.data, rotations, image_size=size, backend=backend, callback=callback)
-    images /= clean_deviation(density_map, image_size=size, coverage=coverage, ctf=ctf, backend=backend)
-    defocus = None
-    if ctf is not None:
-        defocus = rng.uniform(*ctf.defocus_angstrom, n)
-        images = apply_ctf(images, ctf, defocus, pixel_size_angstrom=density_map.voxel_size_angstrom)
+    deviation = clean_deviation(density_map, image_size=size, coverage=coverage, ctf=ctf, backend=backend)
+    defocus = None if ctf is None else rng.uniform(*ctf.defocus_angstrom, n)
     shifts = (
         rng.triangular(-shift_limit_px, 0, shift_limit_px, (n, 2)) if shift_limit_px else np.zeros((n, 2))
     )
-    if shift_limit_px:
-        images = shift(images, shifts)
-    images = add_noise(images, noise_variance, rng=rng)
-    return ParticleStack(images, density_map.voxel_size_angstrom, rotations, shifts, defocus, symmetry, ctf)
+
+    def images(some: slice, noise: np.random.Generator) -> np.ndarray:
+        made = project(density_map.data, rotations[some], image_size=size, backend=backend)
+        made /= deviation
+        if ctf is not None:
+            made = apply_ctf(made, ctf, defocus[some], pixel_size_angstrom=pixel)
+        if shift_limit_px:
+            made = shift(made, shifts[some])
+        return add_noise(made, noise_variance, rng=noise)
+
+    known = {
+        "pixel_size_angstrom": pixel,
+        "rotations": rotations,
+        "shifts_px": shifts,
+        "defocus_angstrom": defocus,
+        "ctf": ctf,
+    }
+    return known, images
 
 
 def clean_deviation(

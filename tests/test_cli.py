@@ -173,7 +173,7 @@ def test_align2d_hands_over_what_was_given_and_nothing_else(monkeypatch):
     assert result.stdout == (
         "1 image aligned in 2 s (judl); a single image has no halves to compare\n\nResult: b\n"
     )
-    not_given = dict.fromkeys(["method", "symmetry", "pixel_size_angstrom", "epochs", "seconds"])
+    not_given = dict.fromkeys(["method", "symmetry", "pixel_size_angstrom", "datadir", "epochs", "seconds"])
     assert call == {
         **not_given, "particles": "a.mrcs", "out": "b", "model": "m", "max_training_images": 10_000, "rng": 0,
         "export": False, "progress": True,

@@ -6,6 +6,9 @@ import json
 import re
 import runpy
 import shlex
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -129,6 +132,49 @@ def test_projected_images_know_their_shifts_and_contrast_transfer(walked, tmp_pa
     assert read.ctf.inverted
 
 
+def test_the_same_seed_gives_the_same_files(walked, tmp_path):
+    (tmp_path / "again").mkdir()
+    for folder in (tmp_path, tmp_path / "again"):
+        answer("project", "phantom", "-n", 8, "--image-size", 16, "--noise-variance", 1, "--seed", 5,
+               "--out", folder / "a.star")  # fmt: skip
+        answer("reconstruct", folder / "a.star", "--out", folder / "a.mrc")
+    for name in ("a.star", "a.mrcs", "a.mrc"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    answer("project", "phantom", "-n", 8, "--image-size", 16, "--noise-variance", 1, "--seed", 6,
+           "--out", tmp_path / "b.star")  # fmt: skip
+    assert (tmp_path / "a.mrcs").read_bytes() != (tmp_path / "b.mrcs").read_bytes()
+
+
+SLOW_WRITING = """
+import signal, sys, time
+from cryoem import cli
+from cryoem.particles import StackWriter
+
+def slow(self, images):
+    print("writing", flush=True, file=sys.__stdout__)
+    time.sleep(60)
+
+StackWriter.write = slow
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
+sys.argv = ["cryoem", *sys.argv[1:]]
+cli.app()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_step_that_is_stopped_leaves_nothing(tmp_path, number):
+    command = [sys.executable, "-c", SLOW_WRITING, "project", "phantom", "-n", "4", "--image-size", "16"]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*command, "--out", tmp_path / "a.star"], **options) as process:
+        assert process.stdout.readline() == "writing\n"
+        assert len(list(tmp_path.iterdir())) == 2  # the table and the stack, each aside
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout) == (128 + number, "")
+    assert stderr.endswith("nothing was written, and the same command starts anew\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_distances_say_what_they_are_made_of(walked):
     folder, _ = walked
     path = folder / "distances.h5"
@@ -199,7 +245,8 @@ def test_cryosparcs_particles_become_relions(real_data, tmp_path):
     values = answer("convert", source, tmp_path / "a.star", "--datadir", source.parent)
     made, given = particles.open_particles(tmp_path / "a.star"), particles.open_particles(source)
     assert values["images"] == len(made) == 7
-    np.testing.assert_array_equal(made.read(slice(None)), given.read(slice(None)))
+    assert (made.ctf.inverted, given.ctf.inverted) == (True, False)  # RELION's particles are bright
+    np.testing.assert_array_equal(made.read(slice(None)), -given.read(slice(None)))
     np.testing.assert_allclose(made.defocus_angstrom, given.defocus_angstrom, rtol=1e-6)
     assert made.pixel_size_angstrom == pytest.approx(given.pixel_size_angstrom)
 
@@ -243,6 +290,19 @@ def test_steps_refuse_what_they_cannot_do(walked, monkeypatch, arguments, code, 
     if code == 1:
         assert re.fullmatch(r"cryoem: .*\n", refused.stderr)
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_distances_that_are_no_matrix_are_refused_with_their_file(tmp_path):
+    path = tmp_path / "a.h5"
+    for shape in ((), (5,), (5, 6)):
+        pipeline.save_arrays(path, {"distances": (np.zeros(shape), "rad")}, parameters={})
+        refused = invoke("recover", path, "--out", tmp_path / "b.h5")
+        sentence = f"{path} must hold distances as a square (n, n) matrix, got shape {shape}"
+        assert (refused.exit_code, refused.stderr) == (1, f"cryoem: {sentence}\n")
+    pipeline.save_arrays(path, {"others": (np.zeros(3), "rad")}, parameters={})
+    refused = invoke("recover", path, "--out", tmp_path / "b.h5")
+    assert refused.stderr == f"cryoem: {path} must hold the dataset 'distances', it holds others\n"
+    assert not (tmp_path / "b.h5").exists()
 
 
 def test_a_stack_that_a_table_names_is_not_replaced_by_a_map(walked, tmp_path):

@@ -23,7 +23,12 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 CARD = {"tensorflow", "tensorflow-graphics", "numpy", "astra-toolbox", "plotly", "jupyterlab"}
 HEAVY = ("tensorflow", "keras", "tensorflow_graphics", "astra", "plotly", "papermill", "numba")
-DISTRIBUTION_OF = {"astra": "astra-toolbox", "skimage": "scikit-image", "yaml": "pyyaml"}
+DISTRIBUTION_OF = {
+    "astra": "astra-toolbox",
+    "skimage": "scikit-image",
+    "yaml": "pyyaml",
+    "google": "protobuf",
+}
 MARKDOWN = sorted(
     [
         *ROOT.glob("*.md"),

@@ -47,6 +47,23 @@ def without_nyquist(images: np.ndarray) -> np.ndarray:
 # --- simulate: units
 
 
+@pytest.mark.parametrize("size", [1, 7, 300])
+@pytest.mark.parametrize("ctf", [None, ContrastTransfer()], ids=["no ctf", "ctf"])
+def test_images_made_when_asked_for_are_those_of_the_simulation(particle, size, ctf):
+    options = {"image_size": 20, "noise_variance": 1.0, "shift_limit_px": 2.0, "ctf": ctf, "coverage": "half"}
+    expected = simulate(particle, 30, **options, rng=3)
+    series = imaging.simulate_lazily(particle, 30, **options, rng=3)
+    assert (len(series), series.image_size, series.pixel_size_angstrom) == (30, 20, 4.0)
+    np.testing.assert_array_equal(series.rotations.as_quat(), expected.rotations.as_quat())
+    np.testing.assert_array_equal(series.shifts_px, expected.shifts_px)
+    np.testing.assert_array_equal(series.defocus_angstrom, expected.defocus_angstrom)
+    assert series.ctf is ctf
+    blocks = list(series.blocks(size))
+    assert [len(block) for block in blocks] == [min(size, 30 - start) for start in range(0, 30, size)]
+    np.testing.assert_array_equal(np.concatenate(blocks), expected.images)
+    np.testing.assert_array_equal(np.concatenate(list(series.blocks(size))), expected.images)  # again
+
+
 @pytest.mark.parametrize("coverage", ["so3", "euler", "half", "quarter", "preferred"])
 def test_clean_images_have_variance_one(particle, coverage):
     images = simulate(particle, 1000, coverage=coverage, rng=3).images

@@ -365,7 +365,12 @@ def test_its_own_input_is_never_replaced(tmp_path):
     [
         ("a.mrcs", a_stack(), {}, "path must end in .star or .xmd, got"),
         ("a.cs", a_stack(), {}, "path must end in .star or .xmd, got"),
-        ("a.star", some_images(), {}, "particles must be a ParticleStack or a ParticleFile, got ndarray"),
+        (
+            "a.star",
+            some_images(),
+            {},
+            "particles must be a ParticleStack, a ParticleSeries or a .*, got ndarray",
+        ),
         ("a.star", a_stack(), {"block": 0}, "block must be a whole number of at least 1, got 0"),
         ("a#1.star", a_stack(), {}, "path must be without #, quotes and line breaks"),
     ],

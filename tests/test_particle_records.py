@@ -151,6 +151,18 @@ def test_origins_in_angstrom_mean_the_pixels_that_the_table_states(stack):
     np.testing.assert_allclose(file.shifts_px, [[-1, 0.5]])
 
 
+def test_origins_in_angstrom_mean_nothing_where_the_table_states_no_size(stack):
+    """The argument says how large a pixel is; it does not say which pixels the table's origins were made with."""
+    columns = {"rlnOriginXAngst": [3.0], "rlnDetectorPixelSize": 5.0, "rlnMagnification": 0.0}
+    file = open_particles(star(stack / "a.star", names_of(1), **columns), pixel_size_angstrom=PIXEL)
+    with pytest.raises(ValueError, match=r"must state positive pixel sizes, .*, got inf angstrom in row 1$"):
+        _ = file.shifts_px
+    fields = {"alignments3D__shift": np.ones((5, 2)), "alignments3D__psize_A": np.ones(5)}
+    path = cs(stack / "a.cs", **fields, blob__psize_A=np.zeros(5))
+    with pytest.raises(ValueError, match=r"must state positive pixel sizes, .*, got 0 angstrom in row 1$"):
+        _ = open_particles(path, pixel_size_angstrom=PIXEL).shifts_px
+
+
 def test_what_is_not_given_is_0_as_in_relion(stack):
     columns = {"rlnAnglePsi": [30.0], "rlnOriginXAngst": [3.0], "rlnDefocusU": [1e4]}
     optics = {**optics_of([1]), **MICROSCOPE}

@@ -1,11 +1,13 @@
-"""The particle stack: what it accepts, and the sentence with which it refuses."""
+"""The particle stack: what it accepts, and the sentence with which it refuses; images made when they are asked for."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import ContrastTransfer
-from cryoem.particles import ParticleStack
+from cryoem.particles import ParticleSeries, ParticleStack, open_particles, write_particles
 from cryoem.rotations import random_rotations
 
 IMAGES = np.arange(3 * 4 * 4, dtype=np.float64).reshape(3, 4, 4)
@@ -100,3 +102,27 @@ def test_a_stack_cannot_be_changed():
     stack = ParticleStack(IMAGES, 1.0)
     with pytest.raises(AttributeError):
         stack.images = IMAGES
+
+
+# --- images that are made when they are asked for
+
+
+def test_a_series_is_written_block_by_block_or_not_at_all(tmp_path):
+    images = np.random.default_rng(0).normal(size=(7, 8, 8)).astype(np.float32)
+    rotations = random_rotations(7, rng=1)
+    asked, done = [], []
+
+    def blocks(size):
+        asked.append(size)
+        return (images[start : start + size] for start in range(0, 7, size))
+
+    series = ParticleSeries(7, 8, 2.5, rotations, np.ones((7, 2)), None, None, blocks)
+    write_particles(tmp_path / "a.star", series, block=3, callback=done.append)
+    assert (len(series), asked, done) == (7, [3], [3, 6, 7])
+    with pytest.raises(ValueError, match=r"a\.mrcs must get 7 images, got 4$"):
+        write_particles(tmp_path / "a.star", replace(series, blocks=lambda size: iter([images[:4]])))
+    back = open_particles(tmp_path / "a.star").to_stack()
+    np.testing.assert_array_equal(back.images, images)
+    assert (back.rotations * rotations.inv()).magnitude().max() < 1e-7
+    np.testing.assert_allclose(back.shifts_px, 1, atol=1e-7)
+    assert back.ctf is None

@@ -366,7 +366,7 @@ from cryoem import cli
 from cryoem.udl import stacks
 
 def slow(*_):
-    print("training", flush=True)
+    print("training", file=sys.__stdout__, flush=True)  # the answer alone is for stdout
     time.sleep(60)
 
 stacks._made = slow
@@ -483,6 +483,18 @@ def test_a_table_keeps_its_names(out, project, models, clean, monkeypatch):
             stacks.align_file(
                 folder / "Select/job2/p.star", folder / "../elsewhere/again", model=models / "saved"
             )
+
+
+def test_a_table_may_lie_apart_from_its_project(project, models, tmp_path, monkeypatch):
+    folder, names = project
+    table = shutil.copy(folder / "Select/job2/p.star", tmp_path)
+    monkeypatch.chdir("/")
+    arguments = ["align2d", table, "--model", str(models / "saved"), "--out", str(folder / "out")]
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code == 1
+    assert "p.star names the stack Extract/job1/a.mrcs, which is neither in" in refused.stderr
+    assert CliRunner().invoke(app, [*arguments, "--datadir", str(folder)]).exit_code == 0
+    assert open_particles(folder / "out" / "aligned.star").image_names == names
 
 
 @pytest.mark.parametrize("name", ["p.mrcs", "sub/my p.mrcs", "sub/p.mrc", "../p.mrcs", "aligned.mrcs"])

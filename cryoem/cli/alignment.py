@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cryoem.cli.endings import NOTHING_WRITTEN, Answer, ends_in_order
-from cryoem.cli.options import PixelSize, Seed
+from cryoem.cli.options import Datadir, PixelSize, Seed
 
 
 @ends_in_order(afterwards=NOTHING_WRITTEN)
@@ -29,6 +29,7 @@ def align2d(
         str | None, typer.Option(help="Of the class in its plane: C1, C2, ...; C1 by default.")
     ] = None,
     pixel_size: PixelSize = None,
+    datadir: Datadir = None,
     epochs: Annotated[int | None, typer.Option(help="Of training; 5 by default.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Train no longer than this.")] = None,
     max_training_images: Annotated[int, typer.Option(help="So many at most are trained on.")] = 10_000,
@@ -54,6 +55,7 @@ def align2d(
         method=method,
         symmetry=symmetry,
         pixel_size_angstrom=pixel_size,
+        datadir=datadir,
         max_training_images=max_training_images,
         epochs=epochs,
         seconds=seconds,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,10 +16,12 @@ from cryoem.cli.options import (
     Particles,
     PixelSize,
     Seed,
-    Symmetry,
     new_file,
 )
 from cryoem.cli.progress import progress
+
+if TYPE_CHECKING:
+    from cryoem.particles import ParticleFile, ParticleSeries
 
 TABLE_SUFFIXES = (".star", ".xmd")
 
@@ -107,7 +109,6 @@ def project(
     noise_variance: Annotated[float, typer.Option(help="Of white noise; clean images have 1.")] = 0.0,
     shift_limit_px: Annotated[float, typer.Option(help="How far off the middle particles are.")] = 0.0,
     ctf: Annotated[bool, typer.Option("--ctf", help="See them through a contrast transfer.")] = False,
-    symmetry: Symmetry = "C1",
     seed: Seed = 0,
     force: Force = False,
 ) -> Answer:
@@ -124,21 +125,19 @@ def project(
 
     stack = _new_particles(out, force=force, inputs=(Path(source),))
     density_map = registry.load(source)
+    simulated = imaging.simulate_lazily(
+        density_map,
+        n,
+        image_size=image_size or volumes.enclosing_image_size(density_map),
+        coverage=coverage,
+        noise_variance=noise_variance,
+        shift_limit_px=shift_limit_px,
+        ctf=imaging.ContrastTransfer(inverted=True) if ctf else None,
+        rng=seed,
+    )
     with progress("projecting", n) as done:
-        made = imaging.simulate(
-            density_map,
-            n,
-            image_size=image_size or volumes.enclosing_image_size(density_map),
-            coverage=coverage,
-            noise_variance=noise_variance,
-            shift_limit_px=shift_limit_px,
-            ctf=imaging.ContrastTransfer(inverted=True) if ctf else None,
-            symmetry=symmetry,
-            rng=seed,
-            callback=done,
-        )
-    write_particles(out, made)
-    return _written(out, stack, n, made.images.shape[1], made.pixel_size_angstrom)
+        write_particles(out, simulated, callback=done)
+    return _written(out, stack, simulated)
 
 
 @ends_in_order(afterwards=NOTHING_WRITTEN)
@@ -164,8 +163,9 @@ def convert(
 
     stack = _new_particles(out, force=force, inputs=(source,), option="OUT")
     opened = open_particles(source, pixel_size_angstrom=pixel_size, datadir=datadir)
-    write_particles(out, opened)
-    return _written(out, stack, len(opened), opened.image_size, opened.pixel_size_angstrom)
+    with progress("writing", len(opened)) as done:
+        write_particles(out, opened, callback=done)
+    return _written(out, stack, opened)
 
 
 def _new_particles(out: Path, *, force: bool, inputs: tuple[Path, ...], option: str = "--out") -> Path:
@@ -174,13 +174,13 @@ def _new_particles(out: Path, *, force: bool, inputs: tuple[Path, ...], option: 
     return new_file(out.with_suffix(".mrcs"), ".mrcs", force=force, inputs=inputs, option=option)
 
 
-def _written(table: Path, stack: Path, n: int, image_size: int, pixel_size_angstrom: float) -> Answer:
+def _written(table: Path, stack: Path, particles: ParticleFile | ParticleSeries) -> Answer:
     values = {
         "table": table,
         "stack": stack,
-        "images": n,
-        "image_size_px": image_size,
-        "pixel_size_angstrom": pixel_size_angstrom,
+        "images": len(particles),
+        "image_size_px": particles.image_size,
+        "pixel_size_angstrom": particles.pixel_size_angstrom,
     }
-    text = f"{n:,} images of {image_size} px of {pixel_size_angstrom:.4g} Å: {table} and {stack}"
-    return Answer(text, values)
+    size, pixel = particles.image_size, particles.pixel_size_angstrom
+    return Answer(f"{len(particles):,} images of {size} px of {pixel:.4g} Å: {table} and {stack}", values)

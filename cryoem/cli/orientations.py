@@ -40,6 +40,7 @@ def distances(
     from cryoem.blockwise import learned_distances
     from cryoem.particles import open_particles
     from cryoem.pipeline import save_arrays
+    from cryoem.pipeline.inputs import sha256_of
 
     new_file(out, ".h5", force=force, inputs=(particles, encoder))
     opened = open_particles(particles, pixel_size_angstrom=pixel_size, datadir=datadir)
@@ -53,6 +54,7 @@ def distances(
         "image_size_px": opened.image_size,
         "pixel_size_angstrom": opened.pixel_size_angstrom,
         "encoder": asdict(settings),
+        "encoder_sha256": sha256_of(encoder),
         "symmetry": settings.symmetry,
     }
     save_arrays(
@@ -102,8 +104,7 @@ def recover(
 
     from cryoem.blockwise import fix_gauge_of
     from cryoem.particles import open_particles
-    from cryoem.pipeline import load_arrays
-    from cryoem.pipeline.artefacts import stored_parameters
+    from cryoem.pipeline.inputs import sha256_of
     from cryoem.recovery import recover_orientations
 
     if particles is None and out.suffix.lower() == ".star":
@@ -111,11 +112,8 @@ def recover(
     new_file(
         out, ".star", ".h5", force=force, inputs=(distances, *([] if particles is None else [particles]))
     )
-    arrays = load_arrays(distances)
-    if "distances" not in arrays:
-        raise ValueError(f"{distances} must hold the dataset 'distances', it holds {', '.join(arrays)}")
-    matrix = arrays["distances"]
-    symmetry = symmetry or stored_parameters(distances).get("symmetry", "C1")
+    matrix, shifts, symmetry_of_network = _read(distances)
+    symmetry = symmetry or symmetry_of_network
     opened = None
     if particles is not None:
         opened = open_particles(particles, pixel_size_angstrom=pixel_size, datadir=datadir)
@@ -123,7 +121,6 @@ def recover(
             raise ValueError(
                 f"{particles} must hold the {len(matrix)} images of {distances}, got {len(opened)}"
             )
-    shifts = arrays.get("shifts", np.zeros((len(matrix), 2)))
     rng = np.random.default_rng(seed)
     with progress("recovering, then fixing the gauge", 2, unit="step") as done:
         recovery = recover_orientations(
@@ -144,11 +141,32 @@ def recover(
         "recovery_loss_rad2": loss,
         "common_line_agreement": score,
     }
-    _write(out, opened, rotations, shifts, {key: values[key] for key in ("images", "symmetry")})
+    made_of = {"symmetry": symmetry, "method": method, "landmarks": landmarks, "seed": seed}
+    _write(out, opened, rotations, shifts, {"distances_sha256": sha256_of(distances), **made_of})
     lines = [f"{len(matrix):,} orientations, recovery loss {loss:.4g} rad²: {out}"]
     if score is not None:
         lines.append(f"agreement along common lines {score:.3f}")
     return Answer("\n".join(lines), values)
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
+    """Distances (n, n), shifts (n, 2), which are zero where none were looked for, and the symmetry of the network."""
+    import numpy as np
+
+    from cryoem.pipeline import load_arrays
+    from cryoem.pipeline.artefacts import stored_parameters
+
+    arrays = load_arrays(path)
+    if "distances" not in arrays:
+        raise ValueError(f"{path} must hold the dataset 'distances', it holds {', '.join(arrays)}")
+    distances = arrays["distances"]
+    if distances.ndim != 2 or distances.shape[0] != distances.shape[1]:
+        raise ValueError(f"{path} must hold distances as a square (n, n) matrix, got shape {distances.shape}")
+    return (
+        distances,
+        arrays.get("shifts", np.zeros((len(distances), 2))),
+        stored_parameters(path).get("symmetry", "C1"),
+    )
 
 
 def _write(

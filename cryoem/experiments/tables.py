@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cryoem.errors import first_line
 from cryoem.whole_files import written_aside
 
 LAST_COLUMNS = ["quantity", "value"]
@@ -42,17 +43,36 @@ def read_table(folder: str | os.PathLike, name: str) -> pd.DataFrame:
     Raises
     ------
     FileNotFoundError : there is none yet; the message says how to make it.
-    ValueError : the file is not such a table.
+    ValueError : the file is not such a table, has two columns of one name or no rows, or a value is no finite
+        number.
     """
     path = Path(folder) / f"{name}.csv"
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no table {path}; `cryoem experiment {name} --out {folder}` makes it"
         )
-    table = pd.read_csv(path)
+    try:
+        names = (
+            pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].astype(str)
+        )  # else a second one gets a suffix
+        table = pd.read_csv(path)
+    except ValueError as error:  # so are errors of parsing and of UTF-8
+        raise ValueError(f"{path} must be a table (CSV): {first_line(error)}") from None
     if not {"experiment", *LAST_COLUMNS} <= set(table):
         raise ValueError(
-            f"{path} must have the columns experiment, quantity and value, got {', '.join(table)}"
+            f"{path} must have the columns experiment, quantity and value, got {', '.join(names)}"
+        )
+    if names.duplicated().any():  # of which pandas would rename the second
+        raise ValueError(
+            f"{path} must have columns of different names, got two {names[names.duplicated()].iloc[0]}"
+        )
+    if table.empty:
+        raise ValueError(f"{path} must have at least one row, got none")
+    values = pd.to_numeric(table["value"], errors="coerce")
+    if not np.isfinite(values).all():
+        row = int(np.argmin(np.isfinite(values)))
+        raise ValueError(
+            f"{path} must have finite numbers in the column value, got {table['value'].iloc[row]} in row {row + 1}"
         )
     return table
 

@@ -9,12 +9,13 @@ from cryoem.particles.image_names import names_for_table
 from cryoem.particles.job_writing import write_particles
 from cryoem.particles.particle_file import ParticleFile
 from cryoem.particles.poses import write_poses
-from cryoem.particles.stack import ParticleStack
+from cryoem.particles.stack import ParticleSeries, ParticleStack
 from cryoem.particles.tables import read_xmd
 from cryoem.particles.writing import StackWriter, check_image_names, write_stack, write_star, write_xmd
 
 __all__ = [
     "ParticleFile",
+    "ParticleSeries",
     "ParticleStack",
     "StackWriter",
     "check_image_names",

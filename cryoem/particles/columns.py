@@ -80,6 +80,23 @@ class Columns:
         return values.set_axis(groups).loc[self.table["rlnOpticsGroup"]]
 
 
+def positive_sizes(columns: Columns, sizes: np.ndarray) -> np.ndarray:
+    """(n,) pixel sizes that a table states, where shifts are counted in them.
+
+    Raises
+    ------
+    ValueError : one is not a positive number.
+    """
+    bad = ~(np.isfinite(sizes) & (sizes > 0))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(
+            f"{columns.path} must state positive pixel sizes, which its shifts count, "
+            f"got {sizes[row]:g} angstrom in row {row + 1}"
+        )
+    return sizes
+
+
 @dataclass(frozen=True)
 class ContrastColumns:
     """Names of a program's columns of the contrast transfer, and how many radians its unit of angles is."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.particles.columns import Columns, Contrast, ContrastColumns, contrast_of
+from cryoem.particles.columns import Columns, Contrast, ContrastColumns, contrast_of, positive_sizes
 from cryoem.rotations import from_cryosparc_pose, from_relion_euler_deg
 
 if TYPE_CHECKING:
@@ -128,14 +128,14 @@ def shifts_px(columns: Columns, pixel_size_angstrom: float) -> np.ndarray | None
 
     Raises
     ------
-    ValueError : a value is not finite.
+    ValueError : a value is not finite, or a pixel size not positive.
     """
     for alignment in ("alignments3D", "alignments2D"):
         if f"{alignment}/shift/0" in columns:
             shifts = np.stack([columns.numbers(f"{alignment}/shift/{k}") for k in range(2)], axis=1)
             if f"{alignment}/psize_A" not in columns:
                 return -shifts
-            own = columns.numbers(PIXEL, default=pixel_size_angstrom)
+            own = positive_sizes(columns, columns.numbers(PIXEL, default=pixel_size_angstrom))
             return -shifts * (columns.numbers(f"{alignment}/psize_A") / own)[:, None]
     return None
 
@@ -182,10 +182,9 @@ def _header(path: Path, stream) -> tuple[int, np.dtype]:
             shape, _, dtype = readers[version](stream, max_header_size=LONGEST_HEADER)
     except OSError:
         raise
-    except (
-        Exception
-    ) as error:  # a header is a Python literal, and NumPy lets through whatever its parser raises
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:
+        # a header is a Python literal, and NumPy lets through whatever its parser raises
+        reason = " ".join(str(error).split())[:200].rstrip(".")
         raise ValueError(f"{path} must be a NumPy array (.npy), as cryoSPARC writes it: {reason}") from None
     if dtype.names is None or len(shape) != 1:
         raise ValueError(

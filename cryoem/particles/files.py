@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Callable
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SAME_PIXEL = 1e-3  # relative: two pixel sizes of one file are the same
+LARGEST_PIXEL_ANGSTROM = 1e6
 DISAGREE = 1e-2  # relative: two sources of the pixel size contradict each other
 RELION = Dialect(relion.pixel_sizes, relion.rotations, relion.shifts_px, relion.contrast)
 XMIPP = Dialect(xmipp.pixel_sizes, xmipp.rotations, xmipp.shifts_px, xmipp.contrast)
@@ -221,8 +221,8 @@ def _pixel_size(
 
 
 def _one_size(sizes: tuple[float, ...]) -> float | None:
-    """The size that all of them are, None where they differ, or are not positive, or there are none."""
-    if not sizes or not all(math.isfinite(size) and size > 0 for size in sizes):
+    """The size that all of them are, None where they differ, or are not possible, or there are none."""
+    if not sizes or not all(0 < size <= LARGEST_PIXEL_ANGSTROM for size in sizes):
         return None
     return sizes[0] if max(sizes) - min(sizes) <= SAME_PIXEL * max(sizes) else None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from cryoem.checks import whole_number
 from cryoem.particles import relion, xmipp
 from cryoem.particles.columns import Contrast, shared_contrast
 from cryoem.particles.particle_file import ParticleFile
-from cryoem.particles.stack import ParticleStack
+from cryoem.particles.stack import ParticleSeries, ParticleStack
 from cryoem.particles.tables import RELION_IMAGE, XMIPP_IMAGE
 from cryoem.particles.writing import StackWriter, check_image_names, named, star_text, xmd_text
 
@@ -21,10 +21,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BLOCK = 512
+Particles = ParticleStack | ParticleSeries | ParticleFile
 
 
 def write_particles(
-    path: str | os.PathLike, particles: ParticleStack | ParticleFile, *, block: int = BLOCK
+    path: str | os.PathLike,
+    particles: Particles,
+    *,
+    block: int = BLOCK,
+    callback: Callable[[int], None] | None = None,
 ) -> None:
     """Write particles as a table, and their images as the stack of that name beside it (``.mrcs``, float32).
 
@@ -37,8 +42,9 @@ def write_particles(
     ----------
     path : a RELION 3.1 file, ``.star``, or an XMIPP metadata file, ``.xmd``.  The table names the stack without a
         folder: RELION and XMIPP find it when they are started in the folder of the table.
-    particles : in memory or in a file, whose images are then read ``block`` at a time.
+    particles : in memory, in a file, or made when asked for; images are read or made ``block`` at a time.
     block : images in memory at a time.
+    callback : called with the number of images written, after each block.
 
     Warns
     -----
@@ -53,9 +59,9 @@ def write_particles(
     """
     path = named(path, ".star", ".xmd")
     block = whole_number(block, name="block", at_least=1)
-    if not isinstance(particles, ParticleStack | ParticleFile):
+    if not isinstance(particles, Particles):
         raise ValueError(
-            f"particles must be a ParticleStack or a ParticleFile, got {type(particles).__name__}"
+            f"particles must be a ParticleStack, a ParticleSeries or a ParticleFile, got {type(particles).__name__}"
         )
     stack = path.with_suffix(".mrcs")
     _refuse_input(particles, (path, stack))
@@ -68,13 +74,17 @@ def write_particles(
     with StackWriter(
         stack, len(particles), _image_size(particles), particles.pixel_size_angstrom, texts={path: text}
     ) as writer:
+        done = 0
         for images in _blocks(particles, block):
             writer.write(images)
+            done += len(images)
+            if callback is not None:
+                callback(done)
 
 
-def _refuse_input(particles: ParticleStack | ParticleFile, targets: tuple[Path, ...]) -> None:
+def _refuse_input(particles: Particles, targets: tuple[Path, ...]) -> None:
     """Refuse to replace a file that the particles are read from."""
-    if isinstance(particles, ParticleStack):
+    if not isinstance(particles, ParticleFile):
         return
     for target in targets:
         for source in (particles.path, *(stack.path for stack in particles.images.stacks)):
@@ -82,40 +92,47 @@ def _refuse_input(particles: ParticleStack | ParticleFile, targets: tuple[Path, 
                 raise ValueError(f"path must not be that of the particles' own files, got {target}")
 
 
-def _image_size(particles: ParticleStack | ParticleFile) -> int:
+def _image_size(particles: Particles) -> int:
     return particles.images.shape[1] if isinstance(particles, ParticleStack) else particles.image_size
 
 
-def _blocks(particles: ParticleStack | ParticleFile, block: int) -> Iterator[np.ndarray]:
+def _blocks(particles: Particles, block: int) -> Iterator[np.ndarray]:
     """Images with bright particles."""
-    sign = _sign(particles)
-    for start in range(0, len(particles), block):
-        chosen = slice(start, start + block)
-        images = particles.read(chosen) if isinstance(particles, ParticleFile) else particles.images[chosen]
+    sign, start = _sign(particles), 0
+    for images in _stored(particles, block):
+        chosen = slice(start, start + len(images))
         yield images * sign[chosen, None, None]
+        start = chosen.stop
 
 
-def _sign(particles: ParticleStack | ParticleFile) -> np.ndarray:
+def _stored(particles: Particles, block: int) -> Iterator[np.ndarray]:
+    """Images as they are, a block at a time."""
+    if isinstance(particles, ParticleSeries):
+        return particles.blocks(block)
+    if isinstance(particles, ParticleFile):
+        return (images for _, images in particles.blocks(block))
+    return (particles.images[start : start + block] for start in range(0, len(particles), block))
+
+
+def _sign(particles: Particles) -> np.ndarray:
     """(n,) float32: -1 where a particle is dark, else 1."""
     contrast = None if _has_relion_table(particles) else _contrast(particles)
     bright = True if contrast is None else contrast.inverted
     return np.broadcast_to(np.where(bright, 1, -1).astype(np.float32), len(particles))
 
 
-def _has_relion_table(particles: ParticleStack | ParticleFile) -> bool:
+def _has_relion_table(particles: Particles) -> bool:
     table = particles.table if isinstance(particles, ParticleFile) else None
     return table is not None and RELION_IMAGE in table
 
 
-def _contrast(particles: ParticleStack | ParticleFile) -> Contrast | None:
+def _contrast(particles: Particles) -> Contrast | None:
     if isinstance(particles, ParticleFile):
         return particles.contrast
     return shared_contrast(particles.ctf, particles.defocus_angstrom)
 
 
-def _relion_tables(
-    particles: ParticleStack | ParticleFile, names: list[str]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _relion_tables(particles: Particles, names: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables of particles and of optics groups, as RELION 3.1 has them."""
     import pandas as pd
 
@@ -140,7 +157,7 @@ def _relion_tables(
     )
 
 
-def _xmipp_table(particles: ParticleStack | ParticleFile, names: list[str]) -> pd.DataFrame:
+def _xmipp_table(particles: Particles, names: list[str]) -> pd.DataFrame:
     import pandas as pd
 
     known = xmipp.particle_columns(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cryoem.machine_stamp import check_machine_stamp
+
 HEADER_BYTES = 1024
 DTYPES_BY_MODE = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 LARGEST_SIDE_PX = 2**16 - 1  # in the wrong byte order every smaller side is larger than this
@@ -91,7 +93,8 @@ def open_stack(path: Path) -> MrcStack:
     Raises
     ------
     OSError : the file cannot be read.
-    ValueError : it is not a stack of square images, it holds none, or it ends before its last image.
+    ValueError : it is not a stack of square images, it holds none, it ends before its last image, or its machine stamp
+        says another byte order.
     """
     n_bytes, header, byte_order = _read_header(path)
     n_images, ny, nx, n_extra = (int(header[name]) for name in ("nz", "ny", "nx", "nsymbt"))
@@ -149,10 +152,14 @@ def _read_header(path: Path):
         counts = int(header["nz"]), int(header["nsymbt"])
         sensible = all(0 < side <= LARGEST_SIDE_PX for side in sides) and min(counts) >= 0
         if sensible and int(header["mode"]) in range(128):
+            check_machine_stamp(path, header, byte_order)
             return n_bytes, header, byte_order
     header = np.frombuffer(content, HEADER_DTYPE.newbyteorder("<"))[0]
     size = " x ".join(str(header[name]) for name in ("nx", "ny", "nz"))
-    raise ValueError(f"{path} is not an MRC stack: its header claims {size} pixels of mode {header['mode']}")
+    raise ValueError(
+        f"{path} is not an MRC stack: its header claims {size} pixels of mode {header['mode']} "
+        f"after {header['nsymbt']} bytes of extended header (nsymbt)"
+    )
 
 
 def _pixel_angstrom(header) -> tuple[float, float]:

@@ -12,7 +12,10 @@ import numpy as np
 
 from cryoem.particles.mrc import StackedImages, open_stack
 
-IMAGE_NAME = re.compile(r"(?:(\d+)@)?(.+?)(?::mrcs?)?")  # number@stack, and the format that Xmipp may add
+IMAGE_NAME = re.compile(
+    r"(?:(\d+)@)?(.+?)(?<!@)(?::mrcs?)?"
+)  # number@stack, and the format that Xmipp may add
+LONGEST_NAME = 4096  # characters, as many as a path may have
 
 
 def named_images(path: Path, names: Sequence[str], *, datadir: Path | None = None) -> StackedImages:
@@ -31,9 +34,12 @@ def named_images(path: Path, names: Sequence[str], *, datadir: Path | None = Non
     OSError, ValueError : a stack cannot be read, see ``open_stack``; it has no image of a number; two stacks differ in
         image size.
     """
-    parts = [IMAGE_NAME.fullmatch(name) for name in names]
+    parts = [IMAGE_NAME.fullmatch(name) if len(name) <= LONGEST_NAME else None for name in names]
     if None in parts:
-        raise ValueError(f"{path} must name images as number@stack, got {names[parts.index(None)]!r}")
+        wrong = names[parts.index(None)]
+        raise ValueError(
+            f"{path} must name images as number@stack, got {wrong!r:.80} of {len(wrong)} characters"
+        )
     places: dict[str, int] = {}
     stack_of = np.array([places.setdefault(part[2], len(places)) for part in parts])
     found = [locate_stack(path, stack, datadir=datadir) for stack in places]
@@ -82,13 +88,21 @@ def locate_stack(table: Path, stack: str, *, datadir: Path | None = None) -> tup
     folder = Path(os.path.abspath(table)).parent
     places = (folder, *folder.parents, Path.cwd())
     for parent in places if datadir is None else (datadir, *places):
-        if (parent / stack).is_file():  # an absolute name stays itself
+        if _is_file(parent / stack):  # an absolute name stays itself
             return parent / stack, True
     beside = folder / Path(stack).name
-    if beside.is_file():
+    if _is_file(beside):
         return beside, False
     searched = "" if datadir is None else f"in {datadir} nor "
     raise FileNotFoundError(
-        f"{table} names the stack {stack}, which is neither {searched}in {folder} nor in a folder above "
+        f"{table} names the stack {stack:.200}, which is neither {searched}in {folder} nor in a folder above "
         "nor from the working folder"
     )
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there; a name that no file can have, being too long, is that of none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False

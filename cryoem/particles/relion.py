@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.particles.columns import Columns, Contrast, ContrastColumns, contrast_of
+from cryoem.particles.columns import Columns, Contrast, ContrastColumns, contrast_of, positive_sizes
 from cryoem.rotations import from_relion_euler_deg, to_relion_euler_deg
 
 if TYPE_CHECKING:
@@ -91,11 +91,11 @@ def shifts_px(columns: Columns, pixel_size_angstrom: float) -> np.ndarray | None
 
     Raises
     ------
-    ValueError : an origin is not a finite number.
+    ValueError : an origin is not a finite number, or a stated pixel size not positive.
     """
     if any(name in columns for name in ORIGIN_ANGSTROM):
         stated = pixel_sizes(columns)
-        pixels = pixel_size_angstrom if stated is None else stated[:, None]
+        pixels = pixel_size_angstrom if stated is None else positive_sizes(columns, stated)[:, None]
         return -np.stack([columns.numbers(name, default=0.0) for name in ORIGIN_ANGSTROM], axis=1) / pixels
     if any(name in columns for name in ORIGIN_PX):
         return -np.stack([columns.numbers(name, default=0.0) for name in ORIGIN_PX], axis=1)

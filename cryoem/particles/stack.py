@@ -1,7 +1,8 @@
-"""A stack of particle images and what is known of each."""
+"""Particle images in memory, or made when they are asked for, and what is known of each."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,3 +53,27 @@ class ParticleStack:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class ParticleSeries:
+    """Particle images that are made when they are asked for, in order; what is known of each is there before.
+
+    Attributes
+    ----------
+    n, image_size : how many images, and their side in pixels.
+    pixel_size_angstrom, rotations, shifts_px, defocus_angstrom, ctf : as of ``ParticleStack``.
+    blocks : all images in order, so many at a time: ``blocks(size)`` gives (k, y, x) float32, the same at each call.
+    """
+
+    n: int
+    image_size: int
+    pixel_size_angstrom: float
+    rotations: Rotation | None
+    shifts_px: np.ndarray | None
+    defocus_angstrom: np.ndarray | None
+    ctf: ContrastTransfer | None
+    blocks: Callable[[int], Iterator[np.ndarray]]
+
+    def __len__(self) -> int:
+        return self.n

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 import numpy as np
@@ -17,6 +18,9 @@ from cryoem.errors import first_line
 from cryoem.pipeline.files import canonical_json
 from cryoem.plain_files import open_hdf5
 from cryoem.whole_files import written_aside
+
+SEAL = b"cryoem arrays, sha256 from byte 512 on: "
+SEAL_BYTES = 512
 
 
 def save_arrays(path: Path, arrays: Mapping[str, tuple], *, parameters: dict) -> None:
@@ -29,8 +33,8 @@ def save_arrays(path: Path, arrays: Mapping[str, tuple], *, parameters: dict) ->
     parameters : what made the arrays, anything JSON can hold; ``is_current`` compares them.
 
     The file carries the attributes ``parameters`` (canonical JSON), ``cryoem_version`` and
-    ``created_unix_seconds``, every dataset ``units``, ``description`` and the ``sha256`` of its name, type, shape and
-    values.
+    ``created_unix_seconds``, every dataset ``units`` and ``description``.  Its first 512 bytes, which HDF5 leaves to
+    the user, hold the sha256 of the rest.
 
     Raises
     ------
@@ -40,15 +44,16 @@ def save_arrays(path: Path, arrays: Mapping[str, tuple], *, parameters: dict) ->
     if not arrays:
         raise ValueError(f"arrays must name at least one dataset for {path}, got none")
     datasets = {name: _checked(name, entry) for name, entry in arrays.items()}
-    with written_aside(path) as aside, h5py.File(aside, "w") as file:
-        file.attrs["parameters"] = canonical_json(parameters)
-        file.attrs["cryoem_version"] = cryoem.__version__
-        file.attrs["created_unix_seconds"] = time.time()
-        for name, (array, units, description) in datasets.items():
-            dataset = file.create_dataset(name, data=array)
-            dataset.attrs["units"] = units
-            dataset.attrs["description"] = description
-            dataset.attrs["sha256"] = _sha256(name, array)
+    with written_aside(path) as aside:
+        with h5py.File(aside, "w", userblock_size=SEAL_BYTES) as file:
+            file.attrs["parameters"] = canonical_json(parameters)
+            file.attrs["cryoem_version"] = cryoem.__version__
+            file.attrs["created_unix_seconds"] = time.time()
+            for name, (array, units, description) in datasets.items():
+                dataset = file.create_dataset(name, data=array)
+                dataset.attrs["units"] = units
+                dataset.attrs["description"] = description
+        seal(aside)
 
 
 def load_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
@@ -66,21 +71,15 @@ def load_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.
     Raises
     ------
     FileNotFoundError : there is no such file.
-    ValueError : the file is truncated or was not written by ``save_arrays``, has no dataset of that name, or a dataset
-        is not as it was written.
+    ValueError : the file is truncated or was not written by ``save_arrays``, is not as it was written, or has no
+        dataset of that name.
     """
     with _open(path) as file:
         names = list(file) if names is None else list(names)
         for name in names:
             if name not in file:
                 raise ValueError(f"{path} must hold the dataset {name!r}, it holds {', '.join(file)}")
-        arrays = {name: file[name][()] for name in names}
-        for name, array in arrays.items():
-            if file[name].attrs.get("sha256") != _sha256(name, np.asarray(array)):
-                raise ValueError(
-                    f"{path} must hold the dataset {name!r} as it was written, its sha256 is another"
-                )
-        return arrays
+        return {name: file[name][()] for name in names}
 
 
 def stored_parameters(path: Path) -> dict:
@@ -107,8 +106,17 @@ def is_current(path: Path, parameters: dict) -> bool:
         return False
 
 
+def seal(path: Path) -> None:
+    """Write the sha256 of an HDF5 file into its first 512 bytes, which are not counted."""
+    with open(path, "r+b") as stream:
+        content = SEAL + _sha256(stream).encode() + b"\n"
+        stream.seek(0)
+        stream.write(content.ljust(SEAL_BYTES, b"\0"))
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[h5py.File]:
+    _check_seal(Path(path))
     with open_hdf5(path) as file:
         if "parameters" not in file.attrs:
             raise ValueError(f"{path} was not written by this package: it has no attribute 'parameters'")
@@ -118,11 +126,25 @@ def _open(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
-def _sha256(name: str, array: np.ndarray) -> str:
-    """Of a dataset's name, type, shape and values."""
-    digest = hashlib.sha256(f"{name} {array.dtype.str} {array.shape}".encode())
-    digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()
+def _check_seal(path: Path) -> None:
+    """Hold a file against its checksum before HDF5 sees it, which some damage makes crash."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    with open(path, "rb") as stream:
+        content = stream.read(SEAL_BYTES)
+        if not content.startswith(SEAL):
+            raise ValueError(
+                f"{path} is not a whole HDF5 file of this version: it must begin with {SEAL.decode()!r}, "
+                f"got {content[: len(SEAL)]!r}"
+            )
+        if content != (SEAL + _sha256(stream).encode() + b"\n").ljust(SEAL_BYTES, b"\0"):
+            raise ValueError(f"{path} is not a whole HDF5 file: its sha256 is not the one that was written")
+
+
+def _sha256(stream: BinaryIO) -> str:
+    """Of an open file from byte 512 on."""
+    stream.seek(SEAL_BYTES)
+    return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _checked(name: str, entry: tuple) -> tuple[np.ndarray, str, str]:

@@ -8,8 +8,6 @@ interpolation on a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import scipy.fft
 from scipy.spatial.transform import Rotation
@@ -21,12 +19,7 @@ BATCH = 256
 
 
 def project(
-    volume: np.ndarray,
-    rotations: Rotation,
-    *,
-    image_size: int | None = None,
-    backend: str = "auto",
-    callback: Callable[[int], None] | None = None,
+    volume: np.ndarray, rotations: Rotation, *, image_size: int | None = None, backend: str = "auto"
 ) -> np.ndarray:
     """Project a volume along the microscope's z-axis at each orientation.
 
@@ -36,7 +29,6 @@ def project(
     rotations : n orientations R, ``x_microscope = R @ x_particle``.
     image_size : side of the square images in pixels of one voxel; the longest side of the volume by default.
     backend : ``"auto"``, ``"fourier"`` or ``"astra"``.
-    callback : called with the number of images done, after each of ``"fourier"``'s batches.
 
     Returns
     -------
@@ -67,8 +59,6 @@ def project(
         batch = slice(start, start + BATCH)
         slices = fourier.read_slices(spectrum, matrices[batch], frequencies)
         images[batch] = _crop(images_from_half_planes(slices, working), n)
-        if callback is not None:
-            callback(min(start + BATCH, len(matrices)))
     return images
 
 

@@ -19,6 +19,7 @@ from cryoem.udl.registration import (
     FilteredReference,
     Registration,
     align_images,
+    average_aligned,
     circular_mask,
     filter_reference,
     flat_images,
@@ -152,7 +153,7 @@ def _at_amplitude_of(
     """
     filtered = filter_reference(reference, power)
     found = register(images, filtered, angles_rad, steps=0)
-    average = align_images(images, found.angles_rad, found.shifts_px).mean(axis=0, dtype=np.float64)
+    average = average_aligned(images, found.angles_rad, found.shifts_px).astype(np.float64)
     shown = filtered.image.astype(np.float64)
     amplitude = np.sum((average - average.mean()) * shown) / np.sum(shown**2)
     return reference * max(amplitude, WEAKEST_AMPLITUDE)

@@ -9,7 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from cryoem.udl.classical import iterated_template, mean_spectrum, neighbour_pairs, pair_angles, synchronise
-from cryoem.udl.registration import Registration, align_images, filter_reference, mean_power, register, turn
+from cryoem.udl.registration import (
+    Registration,
+    align_images,
+    average_aligned,
+    filter_reference,
+    mean_power,
+    register,
+    turn,
+)
 from cryoem.udl.spectra import PolarGrid
 
 FEWEST_IMAGES = 4
@@ -53,7 +61,7 @@ def class_average(images: np.ndarray, angles_rad: np.ndarray) -> tuple[np.ndarra
     for count, steps in REFERENCE_ROUNDS:
         some = images[:count]
         found = register(some, filter_reference(average, power), angles_rad[:count], steps=steps)
-        average = align_images(some, found.angles_rad, _about_the_centre(found)).mean(axis=0)
+        average = average_aligned(some, found.angles_rad, _about_the_centre(found))
     return average, power
 
 

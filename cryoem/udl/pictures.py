@@ -29,13 +29,15 @@ def read_grey(path: Path) -> np.ndarray:
     if not start.startswith(SIGNATURES):  # scikit-image would try every reader that it knows
         raise ValueError(f"{path} must be a JPEG, PNG or TIFF file, got one that starts with {start!r}")
     try:
-        pixels = np.asarray(skimage.io.imread(path))
+        with path.open("rb") as file:  # else what fails leaves it open
+            by_name = start.startswith((b"II", b"MM"))  # TIFF files are recognised by their names
+            pixels = np.asarray(skimage.io.imread(path if by_name else file))
     except Exception as error:  # each of the readers below scikit-image raises its own kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise ValueError(f"{path} cannot be read as a picture: {reason}") from error
     if start == PNG and pixels.ndim == 3 and pixels.shape[2] in (2, 4):  # in other files four may be inks
         pixels = pixels[..., 0] if pixels.shape[2] == 2 else pixels[..., :3]
-    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
+    if not (pixels.size and (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3))):
         raise ValueError(f"{path} must be one grey or RGB picture, got an array of shape {pixels.shape}")
     if not (pixels.dtype in (bool, np.uint8, np.uint16) or np.issubdtype(pixels.dtype, np.floating)):
         raise ValueError(f"{path} must hold 8-bit, 16-bit or floating-point grey levels, got {pixels.dtype}")

@@ -190,6 +190,17 @@ def align_images(images: np.ndarray, angles_rad: np.ndarray, shifts_px: np.ndarr
     return rotate_images(images, -angles_rad, -turn(shifts_px, -np.asarray(angles_rad)), outside="edge-mean")
 
 
+def average_aligned(images: np.ndarray, angles_rad: np.ndarray, shifts_px: np.ndarray) -> np.ndarray:
+    """The average of ``align_images``, of which some are in memory at a time: (y, x) float32."""
+    total = np.zeros(images.shape[1:])
+    for start in range(0, len(images), BLOCK):
+        block = slice(start, start + BLOCK)
+        total += align_images(images[block], angles_rad[block], shifts_px[block]).sum(
+            axis=0, dtype=np.float64
+        )
+    return (total / len(images)).astype(np.float32)
+
+
 def turn(vectors: np.ndarray, angles_rad: np.ndarray) -> np.ndarray:
     """(n, 2) vectors (x, y) turned anticlockwise by (n,) angles."""
     cos, sin = np.cos(angles_rad), np.sin(angles_rad)

@@ -32,7 +32,8 @@ from cryoem.udl.tables import STAR_FILE, write_tables
 from cryoem.whole_files import whole_folder
 
 MOST_TRAINING_IMAGES = 10_000
-MOST_SAMPLE_BYTES = 4_000_000_000
+SAMPLE_BYTES, MOST_SAMPLE_BYTES = 400_000_000, 4_000_000_000
+FEWEST_OF_LARGE_IMAGES = 1_000
 BLOCK, MOST_BLOCK_BYTES = 512, 256_000_000
 HALF_SET_THRESHOLD = 0.143
 STACK_FILE, AVERAGES_FILE = "aligned.mrcs", "averages.mrcs"
@@ -63,6 +64,7 @@ def align_file(
     method: str | None = None,
     symmetry: str | None = None,
     pixel_size_angstrom: float | None = None,
+    datadir: str | os.PathLike | None = None,
     max_training_images: int = MOST_TRAINING_IMAGES,
     epochs: int | None = None,
     seconds: float | None = None,
@@ -87,8 +89,10 @@ def align_file(
     method : ``"judl"`` (by default), ``"udl"``, or ``"template"``, which trains nothing.
     symmetry : of the class in its plane, ``"C1"`` (by default), ``"C2"``, ...
     pixel_size_angstrom : where the file does not say it, or says it wrongly.
+    datadir : where the names of stacks in a table start from, as for ``open_particles``.
     max_training_images : so many at most, chosen at random, are read at once: for training and for the first average.
-        With a model 3,000 at most, and never more than 4 GB (15,000 images of 256 px, 950 of 1024 px).
+        With a model 3,000 at most, and never more than 400 MB (6,100 images of 128 px), or than 1,000 images where
+        these are larger, up to 4 GB.
     epochs, seconds : of training, as in ``training.train``; 5 epochs by default.
     block : images in memory at a time while aligning; by default 512, or fewer that take 256 MB.
     rng : of the choice and of the training.
@@ -113,7 +117,7 @@ def align_file(
     if isinstance(rng, Number):
         rng = whole_number(rng, name="rng", at_least=0)
     with whole_folder(out) as folder:
-        particles = open_particles(path, pixel_size_angstrom=pixel_size_angstrom)
+        particles = open_particles(path, pixel_size_angstrom=pixel_size_angstrom, datadir=datadir)
         names = names_for_table(particles, folder / STAR_FILE, beside=(STACK_FILE, AVERAGES_FILE))
         aligner = None if model is None else _model_for(particles, model)
         rng = np.random.default_rng(rng)
@@ -198,7 +202,8 @@ def _sample(
     if (aligner is None or aligner.reference is None) and n < FEWEST_IMAGES:
         purpose = "to train on" if aligner is None else "for this model, which has no reference"
         raise ValueError(f"{particles.path} must hold at least {FEWEST_IMAGES} images {purpose}, got {n}")
-    most = max(FEWEST_IMAGES, min(most, MOST_SAMPLE_BYTES // _image_bytes(particles)))
+    held = max(SAMPLE_BYTES // _image_bytes(particles), FEWEST_OF_LARGE_IMAGES)
+    most = max(FEWEST_IMAGES, min(most, held, MOST_SAMPLE_BYTES // _image_bytes(particles)))
     chosen = np.arange(n) if n <= most else np.sort(rng.choice(n, most, replace=False))
     _say(f"reading {len(chosen):,} images", progress)
     images = particles.read(chosen)

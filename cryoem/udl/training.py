@@ -33,7 +33,7 @@ from cryoem.udl.aligner import Aligner
 from cryoem.udl.classical import mean_spectrum, neighbour_pairs, pair_angles, synchronise, wrapped
 from cryoem.udl.joint import FEWEST_IMAGES, PARTNERS, angles_of_pairs, class_average, start_together
 from cryoem.udl.network import build_polar_network
-from cryoem.udl.registration import align_images, filter_reference, register
+from cryoem.udl.registration import average_aligned, filter_reference, register
 from cryoem.udl.spectra import PolarGrid, polar_grid, polar_spectra
 
 METHODS = ("udl", "judl")
@@ -275,14 +275,14 @@ def _pairwise_labels(spectra, parts, grid, rng):
 
 def _joint_labels(images, spectra, parts, grid):
     """A template, (rows, angles) for training and for validation from the class average, and this average."""
-    training, held_out = parts
+    training, held_out = (slice(rows[0], rows[-1] + 1) for rows in parts)  # views, where an index would copy
     angles, template = start_together(spectra[training], grid)
     average, power = class_average(images[training], angles)
     filtered = filter_reference(average, power)
-    starts = angles, pair_angles(template[None], spectra[held_out], period_rad=grid.period_rad)
-    found = [register(images[rows], filtered, start) for rows, start in zip(parts, starts, strict=True)]
+    start = pair_angles(template[None], spectra[held_out], period_rad=grid.period_rad)
+    found = [register(images[training], filtered, angles), register(images[held_out], filtered, start)]
     labels = [registration.angles_rad for registration in found]
-    average = align_images(images[training], labels[0], found[0].shifts_px).mean(axis=0)
+    average = average_aligned(images[training], labels[0], found[0].shifts_px)
     template = mean_spectrum(spectra[training], labels[0], period_rad=grid.period_rad)
     return template, list(zip(parts, labels, strict=True)), average
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from cryoem.checks import positive_number
+from cryoem.machine_stamp import check_machine_stamp
 from cryoem.whole_files import cannot_write, whole_file
 
 HEADER_BYTES = 1024
 DTYPES_BY_MODE = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 LARGEST_AXIS_PX = 2**20
 LARGEST_VOXEL_ANGSTROM = 1e6
-BYTE_ORDER_OF_STAMP = {b"\x44\x44": "<", b"\x44\x41": "<", b"\x11\x11": ">"}
 DEFLATE_LIMIT = 1032  # a gzip stream never expands by more than this factor
 
 
@@ -178,12 +178,7 @@ def _read_header(path: Path):
             f"{path} is not a map: its header claims {size} voxels of mode {header['mode']} "
             f"after {header['nsymbt']} bytes of extended header (nsymbt)"
         )
-    stamp = bytes(header["machst"])[:2]
-    if BYTE_ORDER_OF_STAMP.get(stamp, byte_order) != byte_order:
-        raise ValueError(
-            f"{path} must be in the byte order of its machine stamp, {stamp.hex(' ')}, "
-            f"got a header that makes sense in the other order alone"
-        )
+    check_machine_stamp(path, header, byte_order)
     if int(header["mode"]) not in DTYPES_BY_MODE:
         raise ValueError(
             f"{path} must have mode {', '.join(map(str, DTYPES_BY_MODE))}, got mode {header['mode']}"

@@ -17,13 +17,12 @@ from damage.case import Case
 MEMORY_BYTES = 200_000_000
 CPU_SECONDS = 1.0
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_SECONDS = 30.0  # by the clock, after which a reader hangs: a busy machine is not a reader's fault
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What came of one input: the classes of the error (none where it was read), its text, the value that was read,
-    the warnings, the seconds of the processor and the memory that it took above what the process had.
+    the warnings, the seconds of the processor, and the memory that it took at most above what the process had.
     """
 
     error: tuple[str, ...]
@@ -35,21 +34,29 @@ class Outcome:
 
 
 def outcomes(
-    cases: Sequence[Case], folder: Path, *, memory_bytes: int | None = MEMORY_BYTES
+    cases: Sequence[Case],
+    folder: Path,
+    *,
+    memory_bytes: int = MEMORY_BYTES,
+    patience_seconds: float = 30.0,
 ) -> dict[str, Outcome]:
-    """Read each case in a fork of one process; outcomes by the names of the cases."""
+    """Read each case in a process that may take so much memory; outcomes by ``str(case)``.
+
+    A reader that says nothing for ``patience_seconds`` by the clock hangs; that is long, since a busy machine is not a
+    reader's fault.
+    """
     paths = []
     for number, case in enumerate(cases):
         place = folder / f"{case.reader}-{number:03d}"
         place.mkdir(parents=True)
         paths.append(case.make(place))
     requests = [
-        {"reader": case.reader, "path": str(path), "memory": memory_bytes, "seconds": PATIENCE_SECONDS}
+        {"reader": case.reader, "path": str(path), "memory": memory_bytes, "seconds": patience_seconds}
         for case, path in zip(cases, paths, strict=True)
     ]
     answers = _answers(requests, sorted({case.reader for case in cases}))
     return {
-        case.name: Outcome(
+        str(case): Outcome(
             tuple(answer["error"] or ()),
             answer["text"],
             answer.get("value"),

@@ -85,6 +85,17 @@ def pdb() -> bytes:
     return "".join([*lines, "END\n"]).encode()
 
 
+def whole() -> Iterator[Case]:
+    """The files that are not damaged."""
+    for file, content in (
+        ("model.cif", mmcif()),
+        ("model.pdb", pdb()),
+        ("model.cif.gz", gzip.compress(mmcif(), mtime=0)),
+        ("model.pdb.gz", gzip.compress(pdb(), mtime=0)),
+    ):
+        yield file_case(f"whole {file}", "model", "wrong value", file, content, "")
+
+
 def cases() -> Iterator[Case]:
     """All damaged models."""
 

@@ -88,6 +88,37 @@ def signed_aligner(files: Files, /, **changes) -> Files:
     return {**listed, ALIGNER_SETTINGS: json.dumps(settings).encode()}
 
 
+def encoder_case(name: str, kind: str, files: Files, blames: str, says: str) -> Case:
+    """A case of an encoder's files."""
+
+    def make(folder: Path) -> Path:
+        written(files, folder)
+        return folder / WEIGHTS
+
+    return Case(name, "encoder", kind, make, blames, says)
+
+
+def aligner_case(name: str, kind: str, files: Files, says: str) -> Case:
+    """A case of an aligner's folder."""
+
+    def make(folder: Path) -> Path:
+        (folder / "model").mkdir()
+        written(files, folder / "model")
+        return folder / "model"
+
+    return Case(name, "aligner", kind, make, "model", says)
+
+
+def whole() -> Iterator[Case]:
+    """The files that are not damaged, those that are signed anew among them."""
+    settings = json.loads(saved()["encoder"][SETTINGS])["settings"]
+    yield encoder_case("whole encoder", "wrong value", saved()["encoder"], SETTINGS, "")
+    yield encoder_case("whole encoder, signed", "wrong value", signed_encoder(settings), SETTINGS, "")
+    for form in ("aligner", "exported"):
+        yield aligner_case(f"whole {form}", "wrong value", saved()[form], "")
+        yield aligner_case(f"whole {form}, signed", "wrong value", signed_aligner(saved()[form]), "")
+
+
 def cases() -> Iterator[Case]:
     """All damaged networks."""
     yield from of_encoders()
@@ -117,32 +148,27 @@ def json_cases(text: bytes) -> Iterator[tuple[str, str, bytes]]:
 
 def of_encoders() -> Iterator[Case]:
     """Encoders: weights and settings."""
-    whole = saved()["encoder"]
-    settings = json.loads(whole[SETTINGS])["settings"]
+    files = saved()["encoder"]
+    settings = json.loads(files[SETTINGS])["settings"]
 
-    def case(name: str, kind: str, files: Files, blames: str, says: str) -> Case:
-        def make(folder: Path) -> Path:
-            written(files, folder)
-            return folder / WEIGHTS
-
-        return Case(name, "encoder", kind, make, blames, says)
-
-    for name, kind, text in json_cases(whole[SETTINGS]):
-        yield case(name, kind, {**whole, SETTINGS: text}, SETTINGS, "JSON|settings|bytes")
-    weights = whole[WEIGHTS]
+    for name, kind, text in json_cases(files[SETTINGS]):
+        yield encoder_case(name, kind, {**files, SETTINGS: text}, SETTINGS, "JSON|settings|bytes")
+    weights = files[WEIGHTS]
     for length in (0, 4, 100, len(weights) // 2, len(weights) - 1):
         kind = "truncated" if length else "empty"
-        yield case(f"weights cut to {length}", kind, {**whole, WEIGHTS: weights[:length]}, WEIGHTS, "sha256")
+        yield encoder_case(
+            f"weights cut to {length}", kind, {**files, WEIGHTS: weights[:length]}, WEIGHTS, "sha256"
+        )
     for byte in range(0, len(weights), len(weights) // 9):
         flipped = weights[:byte] + bytes([weights[byte] ^ 1]) + weights[byte + 1 :]
-        yield case(
-            f"byte {byte} of weights flipped", "bit flip", {**whole, WEIGHTS: flipped}, WEIGHTS, "sha256"
+        yield encoder_case(
+            f"byte {byte} of weights flipped", "bit flip", {**files, WEIGHTS: flipped}, WEIGHTS, "sha256"
         )
     for missing in (WEIGHTS, SETTINGS):
-        yield case(
+        yield encoder_case(
             f"no {missing}",
             "missing field",
-            {n: c for n, c in whole.items() if n != missing},
+            {n: c for n, c in files.items() if n != missing},
             missing,
             "no such",
         )
@@ -157,8 +183,10 @@ def of_encoders() -> Iterator[Case]:
             (10**400, "absurd size"),
         ):
             changed = signed_encoder({**settings, field: value})
-            yield case(f"signed, {field} is {value!r:.20}", kind, changed, "encoder.", f"{field}|weights")
-    yield case(
+            yield encoder_case(
+                f"signed, {field} is {value!r:.20}", kind, changed, "encoder.", f"{field}|weights"
+            )
+    yield encoder_case(
         "signed, a field too many",
         "duplicate field",
         signed_encoder({**settings, "pickle": "x"}),
@@ -166,12 +194,18 @@ def of_encoders() -> Iterator[Case]:
         "pickle",
     )
     less = {name: value for name, value in settings.items() if name != "image_size"}
-    yield case("signed, no image_size", "missing field", signed_encoder(less), SETTINGS, "image_size")
-    yield case("signed, settings are a list", "wrong value", signed_encoder([1]), SETTINGS, "settings")
+    yield encoder_case("signed, no image_size", "missing field", signed_encoder(less), SETTINGS, "image_size")
+    yield encoder_case(
+        "signed, settings are a list", "wrong value", signed_encoder([1]), SETTINGS, "settings"
+    )
     for name, kind, change in hdf5_changes("layers/dense/vars"):
         content = edited_hdf5(weights, change)
-        yield case(f"signed, {name}", kind, signed_encoder(settings, content), WEIGHTS, "dense|weights")
-    yield case("signed, no HDF5", "another format", signed_encoder(settings, bytes(50_000)), WEIGHTS, "HDF5")
+        yield encoder_case(
+            f"signed, {name}", kind, signed_encoder(settings, content), WEIGHTS, "dense|weights"
+        )
+    yield encoder_case(
+        "signed, no HDF5", "another format", signed_encoder(settings, bytes(50_000)), WEIGHTS, "HDF5"
+    )
 
 
 def hdf5_changes(group: str) -> Iterator[tuple[str, str, Callable[[h5py.File], None]]]:
@@ -212,44 +246,36 @@ def hdf5_changes(group: str) -> Iterator[tuple[str, str, Callable[[h5py.File], N
 def of_aligners() -> Iterator[Case]:
     """Aligners: the saved and the exported form."""
 
-    def case(name: str, kind: str, files: Files, says: str) -> Case:
-        def make(folder: Path) -> Path:
-            (folder / "model").mkdir()
-            written(files, folder / "model")
-            return folder / "model"
-
-        return Case(name, "aligner", kind, make, "model", says)
-
     for form, files in ((form, saved()[form]) for form in ("aligner", "exported")):
         for name, kind, text in json_cases(files[ALIGNER_SETTINGS]):
-            yield case(f"{form}, {name}", kind, {**files, ALIGNER_SETTINGS: text}, ALIGNER_SETTINGS)
+            yield aligner_case(f"{form}, {name}", kind, {**files, ALIGNER_SETTINGS: text}, ALIGNER_SETTINGS)
         for name in sorted(files):
             if name == ALIGNER_SETTINGS:
                 continue
             content = files[name]
-            yield case(
+            yield aligner_case(
                 f"{form}, no {name}", "missing field", {n: c for n, c in files.items() if n != name}, name
             )
             for length in (0, len(content) // 2, len(content) - 1):
                 kind = "truncated" if length else "empty"
                 cut = {**files, name: content[:length]}
-                yield case(f"{form}, {name} cut to {length}", kind, cut, f"{name} is not as it was")
+                yield aligner_case(f"{form}, {name} cut to {length}", kind, cut, f"{name} is not as it was")
             middle = len(content) // 2
             flipped = content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
             says = f"{name} is not as it was"
-            yield case(f"{form}, a bit of {name} flipped", "bit flip", {**files, name: flipped}, says)
-        yield from signed_aligners(form, files, case)
+            yield aligner_case(f"{form}, a bit of {name} flipped", "bit flip", {**files, name: flipped}, says)
+        yield from signed_aligners(form, files)
 
 
-def signed_aligners(form: str, files: Files, case) -> Iterator[Case]:
+def signed_aligners(form: str, files: Files) -> Iterator[Case]:
     """Aligners that are damaged on purpose."""
     settings = json.loads(files[ALIGNER_SETTINGS])
     for field in ("format", "method", "grid", "files"):
         changed = signed_aligner(files, **{field: None})
-        yield case(f"{form}, signed, no {field}", "missing field", changed, field)
+        yield aligner_case(f"{form}, signed, no {field}", "missing field", changed, field)
         for value in (7, [], "x"):
             changed = signed_aligner(files, **{field: value})
-            yield case(f"{form}, signed, {field} is {value!r}", "wrong value", changed, field)
+            yield aligner_case(f"{form}, signed, {field} is {value!r}", "wrong value", changed, field)
     for field in ("image_size", "n_angles", "lowest", "n_radii", "fold"):
         for value, kind in (
             (10**9, "absurd size"),
@@ -260,12 +286,12 @@ def signed_aligners(form: str, files: Files, case) -> Iterator[Case]:
             if field == "fold" and value == 10**9:
                 continue  # a symmetry that no particle has, and a number like any other
             changed = signed_aligner(files, grid={**settings["grid"], field: value})
-            yield case(
+            yield aligner_case(
                 f"{form}, signed, {field} is {value}", kind, changed, f"{field}|grid|reference|Infinity"
             )
     for name in ("../secret", "/etc/passwd", "a/../../secret", "..\\secret"):
         changed = signed_aligner(files, files={**settings["files"], name: "0" * 64})
-        yield case(f"{form}, signed, names {name}", "leads outside", changed, "in the folder")
+        yield aligner_case(f"{form}, signed, names {name}", "leads outside", changed, "in the folder")
     rows = np.ones((16, 16))
     headers = {
         "10 GB": (npy_header("<f4", (50_000, 50_000)) + bytes(64), "10 GB claimed"),
@@ -282,12 +308,12 @@ def signed_aligners(form: str, files: Files, case) -> Iterator[Case]:
     }
     for name, (content, kind) in headers.items():
         changed = signed_aligner({**files, REFERENCE: content})
-        yield case(f"{form}, signed, reference: {name}", kind, changed, "reference")
+        yield aligner_case(f"{form}, signed, reference: {name}", kind, changed, "reference")
     if form == "aligner":
         for name, kind, change in hdf5_changes("layers/dense/vars"):
             content = edited_hdf5(files[ALIGNER_WEIGHTS], change)
             changed = signed_aligner({**files, ALIGNER_WEIGHTS: content})
-            yield case(f"{form}, signed, {name}", kind, changed, "dense|weights")
+            yield aligner_case(f"{form}, signed, {name}", kind, changed, "dense|weights")
     else:
         for name, content, kind in (
             ("no graph", b"", "empty"),
@@ -295,10 +321,10 @@ def signed_aligners(form: str, files: Files, case) -> Iterator[Case]:
             ("HTML for a graph", b"<!DOCTYPE html>", "another format"),
         ):
             changed = signed_aligner({**files, GRAPH: content})
-            yield case(f"{form}, signed, {name}", kind, changed, "saved_model.pb")
+            yield aligner_case(f"{form}, signed, {name}", kind, changed, "saved_model.pb")
         for name, graph in harmful_graphs().items():
             changed = signed_aligner({**files, GRAPH: graph})
-            yield case(
+            yield aligner_case(
                 f"{form}, signed, a graph that {name}", "leads outside", changed, "saved_model.pb must"
             )
 
