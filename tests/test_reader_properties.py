@@ -5,6 +5,7 @@ changes nothing else.
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 import tempfile
 import warnings
@@ -18,7 +19,7 @@ from damage import models, mrc, networks, pictures, tables
 from damage.case import file_case
 from damage.measure import outcomes
 from damage.worker import READERS
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cryoem import particles, volumes
@@ -100,6 +101,48 @@ def test_edited_files_are_read_or_are_an_error_that_names_them(file, data):
 @pytest.mark.parametrize("file", SEEDS)
 def test_what_is_edited_was_whole(file):
     assert complaint(file, SEEDS[file][1]) == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [
+        ("encoder", networks.SETTINGS),
+        ("encoder", networks.WEIGHTS),
+        ("aligner", networks.ALIGNER_SETTINGS),
+        ("aligner", networks.REFERENCE),
+        ("aligner", networks.ALIGNER_WEIGHTS),
+        ("exported", networks.GRAPH),
+        ("exported", networks.INDEX),
+    ],
+)
+@settings(max_examples=30)
+@given(data=st.data())
+def test_any_other_bytes_in_a_network_are_an_error_that_names_them(kind, file, data):
+    whole = networks.saved()[kind]
+    content = data.draw(st.one_of(st.binary(max_size=2000), edited(whole[file])))
+    assume(content != whole[file])
+    with tempfile.TemporaryDirectory() as folder:
+        networks.written({**whole, file: content}, Path(folder))
+        reader, place = (
+            ("encoder", Path(folder) / networks.WEIGHTS) if kind == "encoder" else ("aligner", Path(folder))
+        )
+        _, why = refused(lambda: READERS[reader](place))
+    if file in (networks.SETTINGS, networks.ALIGNER_SETTINGS) and not why:
+        assert json.loads(content) == json.loads(whole[file])  # other blanks, perhaps
+    else:
+        assert file in why
+
+
+@settings(max_examples=100)
+@given(data=st.data())
+def test_any_other_bytes_in_an_artefact_are_an_error_that_names_it(data):
+    content = data.draw(st.one_of(st.binary(max_size=2000), edited(artefacts.artefact())))
+    assume(content != artefacts.artefact())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / artefacts.FILE
+        path.write_bytes(content)
+        _, why = refused(lambda: READERS["arrays"](path))
+    assert artefacts.FILE in why
 
 
 # --- one bit
