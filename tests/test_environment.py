@@ -207,13 +207,32 @@ def test_the_readme_quotes_the_benchmarks(row, quantity):
         assert number == f"{float(measured):.{decimals}f}"
 
 
-def test_the_readme_quotes_the_benchmark_of_shifted_particles():
-    (quoted,) = re.findall(r"refined to a pose error of ([0-9.]+) rad", read("README.md"))
-    (section,) = re.findall(
-        r"^### 5j0n \(\+-5 px\), noise variance 16,(.*?)(?=^###|\Z)", read("docs/benchmarks.md"), re.M | re.S
+@pytest.mark.parametrize(
+    ("row", "section"),
+    [
+        ("particles up to 5 px off the middle", "5j0n (+-5 px), noise variance 16,"),
+        ("off the middle and through the contrast transfer", "5j0n (+-5 px, CTF), noise variance 16,"),
+        ("D2 over the whole sphere: beta-galactosidase", "beta-galactosidase (D2), noise variance 16,"),
+    ],
+)
+def test_the_readme_quotes_the_benchmarks_of_real_particles(row, section):
+    (cells,) = re.findall(rf"^\| {re.escape(row)}[^|]*\| (.+) \|$", read("README.md"), re.MULTILINE)
+    (table,) = re.findall(
+        rf"^### {re.escape(section)}(.*?)(?=^###|\Z)", read("docs/benchmarks.md"), re.M | re.S
     )
-    (measured,) = re.findall(r"^\| pose error, refined +\|[^|]+\| ([0-9.]+)", section, re.MULTILINE)
-    assert quoted == f"{float(measured):.3f}"
+    quantities = (
+        "E_OR",
+        "pose error, refined",
+        "FSC 0.5, refined, the images given",
+        "FSC 0.5, true orientations",
+    )
+    quoted = re.findall(r"([0-9.]+) (rad|Å)", cells)
+    assert len(quoted) == len(quantities)
+    for (number, unit), quantity in zip(quoted, quantities, strict=True):
+        (measured,) = re.findall(
+            rf"^\| {re.escape(quantity)} +\|[^|]+\| ([0-9.]+) {unit}", table, re.MULTILINE
+        )
+        assert number == f"{float(measured):.{len(number.partition('.')[2])}f}"
 
 
 def test_the_readme_quotes_the_alignment_benchmark():

@@ -123,6 +123,8 @@ def start_run(home: Path, notebooks: Path, **options) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", script], env=environment, text=True, **options)
 
 
+@pytest.mark.slow
+@pytest.mark.notebooks
 def test_a_run_killed_in_its_phases_ends_as_one_that_was_not(tmp_path):
     notebooks = write_notebooks(tmp_path / "notebooks", BODIES, last=LAST_CELL)
     clean, killed = tmp_path / "clean", tmp_path / "killed"
@@ -173,6 +175,7 @@ def test_runs_that_differ_are_said_to(home):
 # kernels
 
 
+@pytest.mark.notebooks
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a kernel looks for its parent once a second")
 def test_a_kernel_ends_with_its_run_though_it_cannot_look(home):
     notebooks = write_notebooks(home / "notebooks", NOTHING | {DATA: HOLD_THE_INTERPRETER})
@@ -204,6 +207,7 @@ def test_a_run_waits_for_the_kernel_of_the_one_before(tmp_path, monkeypatch):
         assert file.tell() == 0
 
 
+@pytest.mark.notebooks
 @pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
 def test_a_signal_ends_a_run_in_one_sentence_and_its_kernel_too(home, number, word):
     notebooks = write_notebooks(
@@ -225,6 +229,7 @@ def test_a_signal_ends_a_run_in_one_sentence_and_its_kernel_too(home, number, wo
     assert not (home / "runs" / "toy" / DATA / "phase.json").exists()
 
 
+@pytest.mark.notebooks
 def test_a_kernel_that_dies_before_it_starts_is_one_sentence(home, monkeypatch):
     notebooks = write_notebooks(home / "notebooks", NOTHING)
     (home / "kernel.py").write_text("raise SystemExit(3)")

@@ -66,6 +66,7 @@ def test_a_full_disk_at_any_write_is_one_sentence_and_no_harm(home, monkeypatch)
     assert pipeline.is_complete(folder, DATA, toy)
 
 
+@pytest.mark.notebooks
 def test_a_file_too_large_for_the_disk_stops_the_run_which_then_goes_on(home):
     body = """
 import resource
@@ -87,6 +88,7 @@ phase.save("large", {"x": (np.zeros(10**6), "px")})
     assert large.stat().st_size > 8 * 10**6
 
 
+@pytest.mark.notebooks
 def test_the_error_that_ended_a_notebook_is_told_not_one_that_it_survived(home):
     body = """
 try:
@@ -141,6 +143,7 @@ def without_checksums(path: Path) -> None:
 NOTEBOOK = Path(pipeline.PHASES[MAP].notebook).name
 
 
+@pytest.mark.notebooks
 @pytest.mark.parametrize(
     ("file", "damage", "told"),
     [
