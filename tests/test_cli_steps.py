@@ -267,7 +267,7 @@ def test_cryosparcs_particles_become_relions(real_data, tmp_path):
         ("distances particles.star --encoder no.weights.h5 --out a.h5", 1, "no such file of an encoder: no.weights.h5"),
         ("distances particles.star --encoder encoder.weights.h5 --out encoder.weights.h5 --force", 1,
          "--out must be another file than what is read, got encoder.weights.h5"),
-        ("recover encoder.weights.h5 --out a.h5", 1, "encoder.weights.h5 is not a whole HDF5 file"),
+        ("recover encoder.weights.h5 --out a.h5", 1, "was not written by this package"),
         ("recover distances.h5 --out a.h5 --symmetry D99x", 1, "symmetry must "),
         ("recover distances.h5 --out a.h5 --landmarks 5", 1, "landmarks must be a whole number of at least 12"),
         ("recover distances.h5 --particles few.star --out a.star", 1,

@@ -5,6 +5,7 @@ changes nothing else.
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 import tempfile
 import warnings
@@ -18,7 +19,7 @@ from damage import models, mrc, networks, pictures, tables
 from damage.case import file_case
 from damage.measure import outcomes
 from damage.worker import READERS
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cryoem import particles, volumes
@@ -40,27 +41,24 @@ SEEDS = {  # file -> its reader, and what it holds where it is whole
 
 
 def refused(read: Callable[[], object]) -> tuple[object, str]:
-    """What a reader returns, and the text of its ValueError, empty where there is none."""
+    """What a reader returns, and the text of its ValueError or OSError, empty where there is none."""
     try:
         return read(), ""
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return None, str(error)
 
 
-def read(file: str, content: bytes) -> object:
-    """What the reader of a file returns, or the ValueError or OSError that names it, as text; others are raised."""
+def complaint(file: str, content: bytes) -> str:
+    """The error with which a file is refused, which names it; empty where it is read.  Other errors are raised."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
         path = Path(folder) / file
         if file != tables.STACK:
             (Path(folder) / tables.STACK).write_bytes(SEEDS[tables.STACK][1])
         path.write_bytes(content)
-        try:
-            found = READERS[SEEDS[file][0]](path)
-        except (ValueError, OSError) as error:
-            found = str(error)
+        _, why = refused(lambda: READERS[SEEDS[file][0]](path))
         assert path.read_bytes() == content
-    assert not isinstance(found, str) or file in found
-    return found
+    assert not why or file in why
+    return why
 
 
 @st.composite
@@ -90,19 +88,61 @@ def edited(draw, content: bytes) -> bytes:
 @settings(max_examples=40)
 @given(content=st.binary(max_size=3000))
 def test_arbitrary_bytes_are_an_error_that_names_the_file(file, content):
-    read(file, content)
+    complaint(file, content)
 
 
 @pytest.mark.parametrize("file", SEEDS)
 @settings(max_examples=100)
 @given(data=st.data())
 def test_edited_files_are_read_or_are_an_error_that_names_them(file, data):
-    read(file, data.draw(edited(SEEDS[file][1])))
+    complaint(file, data.draw(edited(SEEDS[file][1])))
 
 
 @pytest.mark.parametrize("file", SEEDS)
 def test_what_is_edited_was_whole(file):
-    assert not isinstance(read(file, SEEDS[file][1]), str)
+    assert complaint(file, SEEDS[file][1]) == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [
+        ("encoder", networks.SETTINGS),
+        ("encoder", networks.WEIGHTS),
+        ("aligner", networks.ALIGNER_SETTINGS),
+        ("aligner", networks.REFERENCE),
+        ("aligner", networks.ALIGNER_WEIGHTS),
+        ("exported", networks.GRAPH),
+        ("exported", networks.INDEX),
+    ],
+)
+@settings(max_examples=30)
+@given(data=st.data())
+def test_any_other_bytes_in_a_network_are_an_error_that_names_them(kind, file, data):
+    whole = networks.saved()[kind]
+    content = data.draw(st.one_of(st.binary(max_size=2000), edited(whole[file])))
+    assume(content != whole[file])
+    with tempfile.TemporaryDirectory() as folder:
+        networks.written({**whole, file: content}, Path(folder))
+        reader, place = (
+            ("encoder", Path(folder) / networks.WEIGHTS) if kind == "encoder" else ("aligner", Path(folder))
+        )
+        _, why = refused(lambda: READERS[reader](place))
+    if file in (networks.SETTINGS, networks.ALIGNER_SETTINGS) and not why:
+        assert json.loads(content) == json.loads(whole[file])  # other blanks, perhaps
+    else:
+        assert file in why
+
+
+@settings(max_examples=100)
+@given(data=st.data())
+def test_any_other_bytes_in_an_artefact_are_an_error_that_names_it(data):
+    content = data.draw(st.one_of(st.binary(max_size=2000), edited(artefacts.artefact())))
+    assume(content != artefacts.artefact())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / artefacts.FILE
+        path.write_bytes(content)
+        _, why = refused(lambda: READERS["arrays"](path))
+    assert artefacts.FILE in why
 
 
 # --- one bit

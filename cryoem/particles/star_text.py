@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+MOST_COLUMNS = 10_000
 LONGEST_LINE = 1_000_000  # bytes; without line breaks a file of any length would be read at once
 CONTROL = re.compile(rb"[\0-\x08\x0a-\x1f]")  # none but tabs
 VALUE = re.compile(
@@ -23,8 +24,8 @@ def check_star_text(path: Path) -> None:
     Raises
     ------
     OSError : the file cannot be read.
-    ValueError : it is not UTF-8 text; a table has nothing in it, the name of another one, or two columns of one name; a
-        row has not a value for each column, or a quote or a ``#`` inside a value.
+    ValueError : it is not UTF-8 text; a table has nothing in it, the name of another one, two columns of one name, or
+        more than 10,000; a row has not a value for each column, or a quote or a ``#`` inside a value.
     """
     tables: set[str] = set()
     lines = _lines(path)
@@ -77,7 +78,9 @@ def _columns(path: Path, table: str, lines: Iterator[str]) -> tuple[int, str | N
 
 def _new_column(path: Path, table: str, label: str, found: set[str]) -> None:
     if label in found:
-        raise ValueError(f"{path} must have columns of different names in {table}, got two {label}")
+        raise ValueError(f"{path} must have columns of different names in {table}, got two {label:.80}")
+    if len(found) == MOST_COLUMNS:
+        raise ValueError(f"{path} must have at most {MOST_COLUMNS} columns in {table}, got more")
     found.add(label)
 
 

@@ -21,7 +21,6 @@ WEIGHTS_FILE = "aligner.weights.h5"
 REFERENCE_FILE = "reference.npy"
 FORMAT = "cryoem polar aligner 2"
 TRAINED_BY = ("template", "udl", "judl")
-MOST_ANGLES = 1024
 BATCH = 512
 
 
@@ -171,10 +170,6 @@ def _grid(folder: Path, settings: dict) -> PolarGrid:
         grid = PolarGrid(**settings["grid"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"the grid in its {SETTINGS_FILE} is none: {first_line(error)}") from None
-    if grid.n_angles > MOST_ANGLES:
-        raise ValueError(
-            f"the grid in its {SETTINGS_FILE} must have at most {MOST_ANGLES} angles, got {grid}"
-        )
     n_bytes = sum((folder / name).stat().st_size for name in settings["files"])
     if 4 * grid.n_angles * grid.n_radii > n_bytes:
         raise ValueError(

@@ -21,6 +21,7 @@ from cryoem.checks import square_images, whole_number
 from cryoem.udl.registration import circular_mask, flat_images
 
 SMALLEST_PX = 16
+MOST_ANGLES = 1024  # the network compares each with each
 BLOCK = 256
 TINY = np.float32(1e-12)
 
@@ -34,8 +35,8 @@ class PolarGrid:
 
     Raises
     ------
-    ValueError : a count is not a positive whole number, the images are below 16 px, or rings pass the Nyquist
-        frequency.
+    ValueError : a count is not a positive whole number, the images are below 16 px, angles are more than 1024, or rings
+        pass the Nyquist frequency.
     """
 
     image_size: int
@@ -48,6 +49,8 @@ class PolarGrid:
         for name in ("image_size", "n_angles", "lowest", "n_radii", "fold"):
             least = SMALLEST_PX if name == "image_size" else 1
             object.__setattr__(self, name, whole_number(getattr(self, name), name=name, at_least=least))
+        if self.n_angles > MOST_ANGLES:
+            raise ValueError(f"n_angles must be at most {MOST_ANGLES}, got {self.n_angles}")
         if self.lowest + self.n_radii > self.image_size // 2 + 1:
             raise ValueError(
                 f"n_radii must leave rings below the Nyquist frequency {self.image_size // 2}, "

@@ -176,8 +176,8 @@ def of_text(table: Table) -> Iterator[Damage]:
     yield "CSV", "another format", b"rlnImageName,rlnDefocusU\n1@stack.mrcs,1\n", "table"
     yield "an MRC stack", "another format", mrc("particles"), "text"
     yield "2 MB on a line", "absurd size", text + b"x" * 2_000_000, "text file"
-    many = "".join(f"_c{i}\n" for i in range(100_000)).encode()
-    yield "100,000 columns", "absurd size", text.replace(image, many + image, 1), "columns|row 1"
+    many = "".join(f"_c{i}\n" for i in range(1_000_000)).encode()
+    yield "1,000,000 columns", "absurd size", text.replace(image, many + image, 1), "at most 10000 columns"
     yield "an open quote", "wrong value", text.replace(b"000003@", b"'00003@"), "quote"
     yield "a # in a name", "wrong value", text.replace(b"3@stack", b"3@st#ack"), "#"
 
