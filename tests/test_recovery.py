@@ -6,8 +6,15 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.evaluation import recovery_error
 from cryoem.recovery import recover_orientations
+from cryoem.recovery.landmarks import locate_all, spread_landmarks
 from cryoem.recovery.spectral import spectral_start
-from cryoem.rotations import COVERAGES, geodesic_distance, random_rotations, random_small_rotations
+from cryoem.rotations import (
+    COVERAGES,
+    geodesic_distance,
+    point_group,
+    random_rotations,
+    random_small_rotations,
+)
 
 EXACT = 1e-5  # radians, E_OR from exact distances
 # Prototype's E_OR for 1,650 images and all pairs, against sigma: a slope of 0.07; the error of an image falls with the
@@ -127,11 +134,76 @@ def test_distances_that_are_not_to_landmarks_are_not_used():
     rotations = random_rotations(60, rng=1)
     distances = distances_of(rotations)
     expected = recover_orientations(distances, landmarks=30, rng=5).rotations
-    chosen = np.sort(np.random.default_rng(5).choice(60, 30, replace=False))
+    chosen = spread_landmarks(lambda i: distances[:, i], 60, 30, rng=np.random.default_rng(5))
     others = np.setdiff1d(np.arange(60), chosen)
     distances[np.ix_(others, others)] = 1.0
     found = recover_orientations(distances, landmarks=30, rng=5).rotations
     np.testing.assert_array_equal(found.as_quat(), expected.as_quat())
+
+
+def test_distances_to_landmarks_alone_are_enough(tmp_path):
+    """In a file, as float32, and more of them than a block."""
+    rotations = random_rotations(300, rng=1)
+    numbers = np.arange(0, 300, 5)[::-1]
+    columns = np.memmap(tmp_path / "distances", np.float32, "w+", shape=(300, 60))
+    columns[:] = geodesic_distance(rotations, rotations[numbers])
+    recovery = recover_orientations(columns, landmarks=numbers, rng=0)
+    assert recovery_error(rotations, recovery.rotations) < 1e-3  # float32 of small distances
+    every = recover_orientations(np.asarray(columns, float), landmarks=numbers, rng=0)
+    assert recovery_error(rotations, every.rotations) < 1e-3
+
+
+@pytest.mark.parametrize("group", [None, point_group("C2")])
+def test_images_are_located_the_same_in_blocks_of_any_size(group):
+    symmetry = "C1" if group is None else "C2"
+    rotations = random_rotations(90, rng=1)
+    known = rotations[:40]
+    columns = geodesic_distance(rotations, known, symmetry=symmetry).astype(np.float32)
+    found = [
+        locate_all(columns, known.as_quat(), rounds=30, robust_width=np.inf, group=group, block=block)
+        for block in (17, 1000)
+    ]
+    for visited, losses in found:
+        errors = geodesic_distance(Rotation.from_quat(visited[-1]), rotations, symmetry=symmetry).diagonal()
+        assert errors.max() < 1e-2
+        assert losses[-1] < 1e-6
+    assert len(found[0][0]) == 1
+
+
+def test_landmarks_cover_what_random_ones_miss():
+    """Most images look from one side; landmarks are spread over all."""
+    crowd = random_small_rotations((950,), radius=0.2, rng=0)
+    rotations = Rotation.concatenate([Rotation.from_rotvec(crowd), random_rotations(50, rng=1)])
+    distances = distances_of(rotations)
+    chosen = spread_landmarks(lambda i: distances[:, i], 1000, 60, rng=np.random.default_rng(0))
+    assert len(set(chosen)) == 60
+    assert (np.diff(chosen) > 0).all()
+    by_chance = np.random.default_rng(0).choice(1000, 60, replace=False)
+    farthest = [distances[:, some].min(axis=1).max() for some in (chosen, by_chance)]
+    assert farthest[0] < 0.5 * farthest[1]
+
+
+@pytest.mark.parametrize(
+    ("landmarks", "message"),
+    [
+        (np.arange(12), r"landmarks must be the 13 numbers .*, got int64 of shape \(12,\)"),
+        (np.arange(13) * 1.0, r"landmarks must be the 13 numbers .*, got float64 of shape \(13,\)"),
+        (np.full(13, 2), r"landmarks must be different numbers from 0 to 29, got \[2 2 2 2 2\]\.\.\."),
+        (np.arange(13) + 20, r"landmarks must be different numbers from 0 to 29, got \[20 .*\]\.\.\."),
+    ],
+)
+def test_landmarks_that_are_no_images_are_refused(landmarks, message):
+    columns = np.ones((30, 13))
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        recover_orientations(columns, landmarks=landmarks)
+
+
+def test_a_distance_to_a_landmark_that_is_no_number_names_its_row():
+    rotations = random_rotations(30, rng=1)
+    columns = distances_of(rotations)[:, :20]
+    columns[25, 3] = np.nan
+    with pytest.raises(ValueError, match=r"^distances must be finite, got NaN or infinity in row 25$"):
+        recover_orientations(columns, landmarks=np.arange(20))
 
 
 # --- noisy distances

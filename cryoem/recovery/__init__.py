@@ -14,9 +14,10 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.checks import finite_array, whole_number
 from cryoem.recovery.few import enumerated_starts
+from cryoem.recovery.landmarks import locate_all, spread_landmarks
 from cryoem.recovery.polish import polish_against
-from cryoem.recovery.spectral import locate, spectral_start
-from cryoem.recovery.symmetric import place, reach_of, symmetric_starts
+from cryoem.recovery.spectral import spectral_start
+from cryoem.recovery.symmetric import symmetric_starts
 from cryoem.rotations import point_group
 
 METHODS = ("spectral", "spectral+refine", "sgd")
@@ -47,7 +48,7 @@ def recover_orientations(
     *,
     method: str = "spectral+refine",
     symmetry: str = "C1",
-    landmarks: int | None = None,
+    landmarks: int | np.ndarray | None = None,
     rounds: int = 60,
     robust_width: float = np.inf,
     steps: int = 30_000,
@@ -58,11 +59,13 @@ def recover_orientations(
 
     Parameters
     ----------
-    distances : (n, n) radians, symmetric; the diagonal is not used.
+    distances : (n, n) radians, symmetric; the diagonal is not used.  Or (n, m), of all images to m of them, which
+        ``landmarks`` numbers; these may be float32 and memory-mapped, and are read block by block.
     method : ``"spectral"`` linear algebra only; ``"spectral+refine"`` followed by Gauss-Newton rounds over all pairs;
         ``"sgd"`` the published stochastic descent from random orientations (arXiv 2104.06237, section 3.2).
     symmetry : point group G of the particle; the distances are then ``min_g d(R_i, R_j g)``.  Not for ``"sgd"``.
-    landmarks : use only the distances to this many randomly chosen images, O(n * landmarks); all by default.
+    landmarks : use only the distances to this many images, chosen so that they cover all orientations,
+        O(n * landmarks); all by default.  Or the (m,) numbers of the images that the columns of ``distances`` are of.
     rounds : Gauss-Newton rounds at the most.
     robust_width : residuals beyond this many radians lose weight; plain least squares by default.
     steps, learning_rate : of ``"sgd"``.
@@ -76,17 +79,22 @@ def recover_orientations(
     ------
     ValueError : distances are not square, not finite, not symmetric, of fewer than 5 images, or not radians;
         the method or the point group is unknown, or they do not go together; no image of a symmetric particle has
-        enough others near it; landmarks are fewer than 12 or more than n; a count is negative or a width not
-        positive.
+        enough others near it; landmarks are fewer than 12 or more than n, or numbers of no images, or not those of
+        the columns; a count is negative or a width not positive.
 
     Source: the loss is that of arXiv 2104.06237, eq. 6; docs/conventions.md says what it leaves open.
     """
-    distances = _checked(distances)
+    if landmarks is not None and np.ndim(landmarks):
+        numbers = _landmark_numbers(distances, landmarks)
+    else:
+        distances, numbers = _checked(distances), None
     n = len(distances)
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if landmarks is not None and whole_number(landmarks, name="landmarks", at_least=FEWEST_LANDMARKS) > n:
-        raise ValueError(f"landmarks must be at most the {n} images, got {landmarks}")
+    if numbers is None and landmarks is not None:
+        landmarks = whole_number(landmarks, name="landmarks", at_least=FEWEST_LANDMARKS)
+        if landmarks > n:
+            raise ValueError(f"landmarks must be at most the {n} images, got {landmarks}")
     rounds = whole_number(rounds, name="rounds", at_least=0)
     if not robust_width > 0:
         raise ValueError(f"robust_width must be positive, got {robust_width}")
@@ -96,23 +104,21 @@ def recover_orientations(
     if method == "sgd":
         if group is not None:
             raise ValueError(f"symmetry must be C1 for the stochastic method, got {symmetry!r}")
+        if numbers is not None:
+            raise ValueError("method must be another than 'sgd' where distances are to landmarks alone")
         from cryoem.recovery.stochastic import descend
 
         frames, losses = descend(distances, steps=steps, learning_rate=learning_rate, rng=rng)
         return Recovery(frames[-1], losses, frames, "random")
     rounds = 0 if method == "spectral" else rounds
-    if landmarks is None or landmarks == n:
-        return _recover_square(distances, group, rounds, robust_width, rng)
-    chosen = np.sort(rng.choice(n, landmarks, replace=False))
-    anchor = _recover_square(distances[np.ix_(chosen, chosen)], group, rounds, robust_width, rng)
-    known = anchor.rotations.as_quat()
-    columns = distances[:, chosen]
-    if group is None:
-        start = locate((1 + np.cos(columns)) / 2, known)
-    else:
-        start = place(columns, known, reach_of(group))
-    visited, losses = polish_against(
-        columns, start, known, rounds=rounds, robust_width=robust_width, group=group
+    if numbers is None:
+        if landmarks is None or landmarks == n:
+            return _recover_square(distances, group, rounds, robust_width, rng)
+        numbers = spread_landmarks(lambda image: distances[:, image], n, landmarks, rng=rng)
+        distances = distances[:, numbers]
+    anchor = _recover_square(_checked(distances[numbers]), group, rounds, robust_width, rng)
+    visited, losses = locate_all(
+        distances, anchor.rotations.as_quat(), rounds=rounds, robust_width=robust_width, group=group
     )
     return _recovery(visited, losses, anchor.start)
 
@@ -143,6 +149,24 @@ def _recover_square(distances, group, rounds: int, robust_width: float, rng: np.
 def _recovery(visited: list[np.ndarray], losses: list[float], start: str) -> Recovery:
     frames = tuple(Rotation.from_quat(quaternions) for quaternions in visited)
     return Recovery(frames[-1], np.array(losses), frames, start)
+
+
+def _landmark_numbers(distances: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """(m,) numbers of the images that the columns of (n, m) distances are of."""
+    numbers = np.asarray(landmarks)
+    if np.ndim(distances) != 2:
+        raise ValueError(f"distances must be (n, m), to m landmarks, got shape {np.shape(distances)}")
+    n, m = np.shape(distances)
+    if numbers.shape != (m,) or not np.issubdtype(numbers.dtype, np.integer):
+        raise ValueError(
+            f"landmarks must be the {m} numbers of the images that the columns of distances are of, "
+            f"got {numbers.dtype} of shape {numbers.shape}"
+        )
+    if m < FEWEST_LANDMARKS:
+        raise ValueError(f"landmarks must be at least {FEWEST_LANDMARKS}, got {m}")
+    if numbers.min() < 0 or numbers.max() >= n or len(np.unique(numbers)) < m:
+        raise ValueError(f"landmarks must be different numbers from 0 to {n - 1}, got {numbers[:5]}...")
+    return numbers
 
 
 def _checked(distances: np.ndarray) -> np.ndarray:
