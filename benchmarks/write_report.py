@@ -27,6 +27,7 @@ D2 = "--map beta-galactosidase --masked --symmetry D2 --image-size 100"
 QUESTIONS = (
     "projection.py",
     "recovery.py --stochastic",
+    "landmarks.py",
     "end_to_end.py --noise-variance 0",
     "end_to_end.py --noise-variance 16",
     "end_to_end.py --noise-variance 0 --shift-limit-px 5",

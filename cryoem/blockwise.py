@@ -18,6 +18,8 @@ from cryoem.gauge import Gauge, fix_gauge
 from cryoem.imaging import downsample, flip_phases, shift
 from cryoem.particles import ParticleFile
 from cryoem.reconstruction import SliceSums, reconstruct, slice_sums
+from cryoem.recovery import FEWEST_LANDMARKS
+from cryoem.recovery.landmarks import spread_landmarks
 from cryoem.volumes import DensityMap
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 32_000_000  # of images in memory at a time
 GAUGE_IMAGES = 2_000
+ROWS = 8192  # of distances to landmarks, decoded at a time
 RANDOM_SUBSET = "rlnRandomSubset"
 
 Callback = Callable[[int], None]
@@ -35,11 +38,12 @@ Callback = Callable[[int], None]
 @dataclass(frozen=True)
 class LearnedDistances:
     """``distances`` (n, n) float32 radians; ``shifts_px`` (n, 2) displacement (x, y) in pixels of the file's images,
-    zero where the encoder finds none.
+    zero where the encoder finds none.  With ``landmarks``, (m,) numbers of images, distances are (n, m), to these.
     """
 
     distances: np.ndarray
     shifts_px: np.ndarray
+    landmarks: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ def learned_distances(
     encoder: keras.Model,
     settings: EncoderSettings,
     *,
+    landmarks: int | None = None,
+    rng: np.random.Generator | int | None = 0,
     callback: Callback | None = None,
 ) -> LearnedDistances:
     """Distances between the orientations of all images of a file, by a trained encoder.
@@ -66,13 +72,17 @@ def learned_distances(
     ----------
     particles : at least 2 images, as large as the encoder's or larger.
     encoder, settings : as ``siamese.load_encoder`` returns them.
-    callback : called with the number of images prepared, after each block.
+    landmarks : measure the distances to so many images only, which cover all orientations as
+        ``recovery.landmarks.spread_landmarks`` finds them; for very many images.
+    rng : generator or seed, of the landmarks.
+    callback : called with the number of images encoded, after each block.
 
     Raises
     ------
-    ValueError : images are fewer or smaller; or as ``ParticleFile.read`` and ``ctf`` do.
+    ValueError : images are fewer or smaller; landmarks are fewer than 12 or more than the images; or as
+        ``ParticleFile.read`` and ``ctf`` do.
     """
-    from cryoem.siamese import predict_distances, predict_shifts
+    from cryoem.siamese import distances_between, distances_of_all, encode, predict_shifts
 
     size = settings.image_size
     if particles.image_size < size:
@@ -81,17 +91,42 @@ def learned_distances(
         )
     if len(particles) < 2:
         raise ValueError(f"{particles.path} must hold at least 2 images to have a distance, got 1")
-    images = np.empty((len(particles), size, size), np.float32)
+    if landmarks is not None and not FEWEST_LANDMARKS <= landmarks <= len(particles):
+        raise ValueError(
+            f"landmarks must be from {FEWEST_LANDMARKS} to the {len(particles)} images, got {landmarks}"
+        )
+    shifts, features = np.zeros((len(particles), 2)), []
     for block, seen in _blocks(particles, callback):
-        images[block] = downsample(_without_signs(particles, seen, block), size)
-    shifts = np.zeros((len(images), 2))
-    if settings.with_shifts:
-        shifts = predict_shifts(encoder, images)
-        images = shift(images, -shifts)
-    distances = predict_distances(
-        encoder, images, feature_distance=settings.feature_distance, symmetry=settings.symmetry
+        images = downsample(_without_signs(particles, seen, block), size)
+        if settings.with_shifts:
+            shifts[block] = predict_shifts(encoder, images)
+            images = shift(images, -shifts[block])
+        features.append(encode(encoder, images))
+    features = np.concatenate(features)
+    kind = {"feature_distance": settings.feature_distance, "symmetry": settings.symmetry}
+    shifts *= particles.image_size / size
+    if landmarks is None:
+        return LearnedDistances(distances_of_all(encoder, features, **kind), shifts)
+
+    def distances_to(images: np.ndarray) -> np.ndarray:
+        return np.concatenate(
+            [
+                distances_between(encoder, features[start : start + ROWS], features[images], **kind)
+                for start in range(0, len(features), ROWS)
+            ]
+        )
+
+    numbers = spread_landmarks(
+        lambda image: distances_to(np.array([image]))[:, 0],
+        len(particles),
+        landmarks,
+        rng=np.random.default_rng(rng),
     )
-    return LearnedDistances(distances, shifts * (particles.image_size / size))
+    distances = distances_to(numbers)
+    among = distances[numbers]
+    distances[numbers] = (among + among.T) / 2
+    distances[numbers, np.arange(landmarks)] = 0
+    return LearnedDistances(distances, shifts, numbers)
 
 
 def fix_gauge_of(

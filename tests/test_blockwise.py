@@ -63,6 +63,25 @@ def test_distances_are_those_of_the_images(simulated, job, encoder, block):
     np.testing.assert_allclose(found.shifts_px, shifts * SIZE / 16, atol=1e-3)
 
 
+def test_distances_to_landmarks_are_columns_of_all_distances(job, encoder, monkeypatch):
+    monkeypatch.setattr(blockwise, "ROWS", 10)
+    every = blockwise.learned_distances(job, *encoder)
+    some = blockwise.learned_distances(job, *encoder, landmarks=15, rng=3)
+    assert len(set(some.landmarks)) == 15
+    np.testing.assert_allclose(some.distances, every.distances[:, some.landmarks], atol=2e-3)
+    among = some.distances[some.landmarks]
+    np.testing.assert_array_equal(among, among.T)
+    assert not among.diagonal().any()
+    np.testing.assert_array_equal(some.shifts_px, every.shifts_px)
+
+
+@pytest.mark.parametrize("landmarks", [11, N + 1])
+def test_landmarks_must_be_some_of_the_images(job, encoder, landmarks):
+    message = rf"^landmarks must be from 12 to the {N} images, got {landmarks}$"
+    with pytest.raises(ValueError, match=message):
+        blockwise.learned_distances(job, *encoder, landmarks=landmarks)
+
+
 def test_images_smaller_than_the_encoder_are_refused(job, encoder):
     large = siamese.EncoderSettings(25, channels=6, blocks=1)
     with pytest.raises(

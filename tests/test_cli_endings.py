@@ -17,12 +17,12 @@ from cryoem.cli.endings import Answer, ends_in_order, json_text
 from cryoem.cli.options import Force, Out, new_file
 
 
-def command_of(work, **options):
+def command_of(work):
     """An application of one command, ``work``, that answers 'done'."""
     app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 
     @app.command()
-    @ends_in_order(afterwards="all is as it was", **options)
+    @ends_in_order(afterwards="all is as it was")
     def do(times: int = 1) -> Answer:
         """Do it."""
         for _ in range(times):
@@ -82,13 +82,6 @@ def test_sigterm_ends_a_command_in_order_and_is_given_back():
     ended = CliRunner().invoke(command_of(lambda: os.kill(os.getpid(), signal.SIGTERM)), [])
     assert (ended.exit_code, ended.stderr) == (143, "cryoem: terminated; all is as it was\n")
     assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_sigterm_is_left_alone_where_a_command_wants_it_so():
-    handlers = []
-    app = command_of(lambda: handlers.append(signal.getsignal(signal.SIGTERM)), catches_sigterm=False)
-    assert CliRunner().invoke(app, []).exit_code == 0
-    assert handlers == [signal.getsignal(signal.SIGTERM)]
 
 
 def test_json_holds_what_programs_read():

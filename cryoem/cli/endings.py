@@ -40,18 +40,18 @@ class _Terminated(KeyboardInterrupt):
     """SIGTERM, which is to end a command as Ctrl-C does."""
 
 
-def ends_in_order(*, afterwards: str, catches_sigterm: bool = True) -> Callable:
+def ends_in_order(*, afterwards: str) -> Callable:
     """Decorate a command that returns an ``Answer``: it gets ``--json`` and ``--debug``, and ends as the module says.
 
-    ``afterwards`` says what an interrupted command leaves and how to go on.  With ``catches_sigterm`` what is half done
-    is cleared away before the command ends.  Whatever else is printed meanwhile, and warnings, go to stderr.
+    ``afterwards`` says what an interrupted command leaves and how to go on; what is half done is cleared away before it
+    ends.  Whatever else is printed meanwhile, and warnings, go to stderr.
     """
 
     def decorated(command: Callable[..., Answer]) -> Callable[..., None]:
         @functools.wraps(command)
         def wrapped(*args, as_json: bool, debug: bool, **kwargs) -> None:
             try:
-                with _sigterm_raises(catches_sigterm), _warnings_in_one_line(), redirect_stdout(sys.stderr):
+                with _sigterm_raises(), _warnings_in_one_line(), redirect_stdout(sys.stderr):
                     answer = command(*args, **kwargs)
             except (typer.Exit, typer.BadParameter):
                 raise
@@ -99,11 +99,8 @@ def _plain(value):
 
 
 @contextmanager
-def _sigterm_raises(wanted: bool) -> Iterator[None]:
+def _sigterm_raises() -> Iterator[None]:
     """Let SIGTERM raise ``_Terminated``, so that what is half done is cleared away."""
-    if not wanted:
-        yield
-        return
 
     def raise_terminated(*_):
         raise _Terminated

@@ -24,6 +24,11 @@ def distances(
     particles: Particles,
     encoder: Annotated[Path, typer.Option(help="Trained network, such as the encoder.weights.h5 of a run.")],
     out: Out,
+    landmarks: Annotated[
+        int | None,
+        typer.Option(help="Distances to so many images only, which cover all orientations; for many images."),
+    ] = None,
+    seed: Seed = 0,
     pixel_size: PixelSize = None,
     datadir: Datadir = None,
     force: Force = False,
@@ -48,7 +53,7 @@ def distances(
 
     network, settings = load_encoder(encoder)
     with progress("reading", len(opened)) as done:
-        found = learned_distances(opened, network, settings, callback=done)
+        found = learned_distances(opened, network, settings, landmarks=landmarks, rng=seed, callback=done)
     made_of = {
         "images": len(opened),
         "image_size_px": opened.image_size,
@@ -56,16 +61,20 @@ def distances(
         "encoder": asdict(settings),
         "encoder_sha256": sha256_of(encoder),
         "symmetry": settings.symmetry,
+        "landmarks": landmarks,
+        "seed": seed,
     }
-    save_arrays(
-        out,
-        {
-            "distances": (found.distances, "rad", "(n, n) estimated geodesic distances"),
-            "shifts": (found.shifts_px, "px", "found (x, y) displacement of the particle"),
-        },
-        parameters=made_of,
-    )
-    return Answer(f"distances between {len(opened):,} images: {out}", {"distances": out, **made_of})
+    arrays = {
+        "distances": (found.distances, "rad", "(n, n) estimated geodesic distances"),
+        "shifts": (found.shifts_px, "px", "found (x, y) displacement of the particle"),
+    }
+    which = f"between {len(opened):,} images"
+    if found.landmarks is not None:
+        arrays["distances"] = (found.distances, "rad", "(n, m) estimated geodesic distances to landmarks")
+        arrays["landmarks"] = (found.landmarks, "1", "(m,) numbers of the landmarks, from 0")
+        which = f"of {len(opened):,} images to {landmarks:,} of them"
+    save_arrays(out, arrays, parameters=made_of)
+    return Answer(f"distances {which}: {out}", {"distances": out, **made_of})
 
 
 @ends_in_order(afterwards=NOTHING_WRITTEN)
@@ -112,8 +121,10 @@ def recover(
     new_file(
         out, ".star", ".h5", force=force, inputs=(distances, *([] if particles is None else [particles]))
     )
-    matrix, shifts, symmetry_of_network = _read(distances)
+    matrix, shifts, numbers, symmetry_of_network = _read(distances)
     symmetry = symmetry or symmetry_of_network
+    if numbers is not None and landmarks is not None:
+        raise typer.BadParameter(f"{distances} holds its own {len(numbers)}", param_hint="--landmarks")
     opened = None
     if particles is not None:
         opened = open_particles(particles, pixel_size_angstrom=pixel_size, datadir=datadir)
@@ -124,7 +135,11 @@ def recover(
     rng = np.random.default_rng(seed)
     with progress("recovering, then fixing the gauge", 2, unit="step") as done:
         recovery = recover_orientations(
-            matrix, method=method, symmetry=symmetry, landmarks=landmarks, rng=rng
+            matrix,
+            method=method,
+            symmetry=symmetry,
+            landmarks=landmarks if numbers is None else numbers,
+            rng=rng,
         )
         done(1)
         rotations, score = recovery.rotations, None
@@ -149,8 +164,10 @@ def recover(
     return Answer("\n".join(lines), values)
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
-    """Distances (n, n), shifts (n, 2), which are zero where none were looked for, and the symmetry of the network."""
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, str]:
+    """Distances (n, n), shifts (n, 2), which are zero where none were looked for, the numbers of the landmarks where
+    distances are (n, m), to these, and the symmetry of the network.
+    """
     import numpy as np
 
     from cryoem.pipeline import load_arrays
@@ -160,11 +177,13 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
     if "distances" not in arrays:
         raise ValueError(f"{path} must hold the dataset 'distances', it holds {', '.join(arrays)}")
     distances = arrays["distances"]
-    if distances.ndim != 2 or distances.shape[0] != distances.shape[1]:
+    landmarks = arrays.get("landmarks")
+    if landmarks is None and (distances.ndim != 2 or distances.shape[0] != distances.shape[1]):
         raise ValueError(f"{path} must hold distances as a square (n, n) matrix, got shape {distances.shape}")
     return (
         distances,
         arrays.get("shifts", np.zeros((len(distances), 2))),
+        landmarks,
         stored_parameters(path).get("symmetry", "C1"),
     )
 

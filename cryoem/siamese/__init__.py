@@ -4,6 +4,8 @@ from cryoem.siamese.encoders import build_encoder
 from cryoem.siamese.losses import distances_from_features
 from cryoem.siamese.prediction import (
     EncoderSettings,
+    distances_between,
+    distances_of_all,
     encode,
     load_encoder,
     predict_distances,
@@ -17,7 +19,9 @@ __all__ = [
     "EncoderSettings",
     "ProjectionStream",
     "build_encoder",
+    "distances_between",
     "distances_from_features",
+    "distances_of_all",
     "encode",
     "load_encoder",
     "predict_distances",

@@ -163,18 +163,48 @@ def predict_distances(
     """
     if len(images) < 2:
         raise ValueError(f"images must be at least 2 to have a distance, got {len(images)}")
-    head = head_of(encoder, feature_distance)
     features = encode(encoder, images, both_views=both_views)
-    views = [features]
-    if head is not None and both_views:
-        views = np.split(features, 2, axis=1)
-    distances = np.mean(
-        [distances_from_features(f, f, kind=feature_distance, symmetry=symmetry, head=head) for f in views],
-        axis=0,
+    return distances_of_all(
+        encoder, features, feature_distance=feature_distance, symmetry=symmetry, both_views=both_views
     )
+
+
+def distances_of_all(encoder: keras.Model, features: np.ndarray, **options) -> np.ndarray:
+    """Distances between all of the (n, f) features of ``encode``: (n, n) float32 radians, symmetric, zero on the
+    diagonal.
+
+    Options, raises: as ``distances_between``.
+    """
+    distances = distances_between(encoder, features, features, **options)
     distances = (distances + distances.T) / 2
     np.fill_diagonal(distances, 0)
     return distances
+
+
+def distances_between(
+    encoder: keras.Model,
+    features: np.ndarray,
+    others: np.ndarray,
+    *,
+    feature_distance: str = "kernel",
+    symmetry: str = "C1",
+    both_views: bool = True,
+) -> np.ndarray:
+    """Distances from (n, f) to (m, f) features of ``encode``: (n, m) float32 radians.
+
+    Options: as ``predict_distances``.  ValueError : no pair head for ``"mlp"``.
+    """
+    head = head_of(encoder, feature_distance)
+    views = [(features, others)]
+    if head is not None and both_views:
+        views = zip(np.split(features, 2, axis=1), np.split(others, 2, axis=1), strict=True)
+    return np.mean(
+        [
+            distances_from_features(a, b, kind=feature_distance, symmetry=symmetry, head=head)
+            for a, b in views
+        ],
+        axis=0,
+    )
 
 
 def save_encoder(path: str | os.PathLike, encoder: keras.Model, settings: EncoderSettings) -> None:
