@@ -26,6 +26,7 @@ REPORT = HERE.parent / "docs" / "benchmarks.md"
 D2 = "--map beta-galactosidase --masked --symmetry D2 --image-size 100"
 QUESTIONS = (
     "projection.py",
+    "reconstruction.py",
     "recovery.py --stochastic",
     "landmarks.py",
     "end_to_end.py --noise-variance 0",

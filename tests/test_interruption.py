@@ -214,7 +214,8 @@ def test_a_signal_ends_a_run_in_one_sentence_and_its_kernel_too(home, number, wo
         home / "notebooks",
         NOTHING | {DATA: HOLD_THE_INTERPRETER.replace("ctypes.PyDLL(None).sleep", "time.sleep")},
     )
-    script = (
+    script = (  # whoever runs the tests may ignore Ctrl-C
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "from pathlib import Path; from cryoem import cli, pipeline; from cryoem.pipeline import runner;"
         f"runner.notebooks_folder = lambda: Path({str(notebooks)!r}); cli.app(['run', '--profile', 'toy'])"
     )
