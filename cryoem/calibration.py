@@ -84,6 +84,8 @@ def calibrate(
         raise ValueError("density_map must have structure, got one whose projections are constant")
     model = without_background(model / model.std(dtype=float))
     frequency, power = shell_power(images)
+    if power.min() <= 0:
+        raise ValueError("images must have power in every shell of frequency, got blank ones or smooth ones")
     _, signal_power = shell_power(model)
     parts = np.stack([signal_power, np.ones_like(power)], axis=1)
     (signal_variance, noise), _ = scipy.optimize.nnls(parts / power[:, None], np.ones_like(power))

@@ -76,8 +76,9 @@ def test_a_job_becomes_a_map(walk):
     assert sum("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs) == 6
     assert "mean pose error" in "".join(output.get("text", "") for output in outputs)
     folder = home / "runs" / "measured"
-    particles = open_particles(folder / "3-reconstruction" / "particles.star")
     given = open_particles(home / "jobs" / "measured" / "job.star")
+    particles = open_particles(folder / "3-reconstruction" / "particles.star", datadir=given.path.parent)
+    assert set(particles.table["rlnRandomSubset"]) == {1, 2}
     np.testing.assert_allclose(particles.defocus_angstrom, given.defocus_angstrom, rtol=1e-6)
     assert (given.rotations, given.shifts_px) == (None, None)
     assert len(particles.rotations) == len(given) == TOY[WALK]["simulated_images"]

@@ -240,6 +240,7 @@ def test_arrays_can_be_read_and_have_units(executed):
         "quaternions": "1",
         "shifts": "px",
         "pixel_size": "angstrom",
+        "noise_variance": "clean variances",
     }
     units |= {"distances": "rad", "losses": "rad^2", "subset": "1"}
     for name, datasets in expected.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import starfile
+from particle_files import cs
 
 from cryoem import particles
 from cryoem.contrast import ContrastTransfer
@@ -79,11 +80,14 @@ def test_other_programs_tables_get_other_poses(real_data, tmp_path, name, recwar
     shifts = np.random.default_rng(2).normal(size=(len(given), 2))
     out = tmp_path / "b.star"
     particles.write_poses(out, given, rotations, shifts)
-    assert any("b.star names stacks as" in str(warning.message) for warning in recwarn)
+    dark = given.ctf is not None and not given.ctf.inverted
+    said = "holds dark particles" if dark else "b.star names stacks as"
+    assert any(said in str(warning.message) for warning in recwarn)
+    assert dark == (name == "empiar_10076_7.cs")
     back = particles.open_particles(out, datadir=source.parent)
     assert (back.rotations * rotations.inv()).magnitude().max() < 1e-6
     np.testing.assert_allclose(back.shifts_px, shifts, atol=1e-6)
-    np.testing.assert_array_equal(back.read([0]), given.read([0]))
+    np.testing.assert_array_equal(back.read([0]), -given.read([0]) if dark else given.read([0]))
     if given.defocus_angstrom is None:
         assert back.defocus_angstrom is None
     else:
@@ -115,3 +119,52 @@ def test_one_pose_for_each_image(stack, found, tmp_path):
     with pytest.raises(ValueError, match=r"^path must end in \.star, got"):
         particles.write_poses(tmp_path / "b.xmd", given, rotations, shifts)
     assert not (tmp_path / "b.star").exists()
+
+
+def test_dark_particles_are_named_by_a_stack_of_their_negatives(stack, found, tmp_path):
+    """A STAR file cannot say that they are dark."""
+    particles.write_stack(tmp_path / "a.mrcs", stack.images, pixel_size_angstrom=PIXEL)
+    defocus = stack.defocus_angstrom.T.astype(np.float32)
+    cs(
+        tmp_path / "dark.cs",
+        N,
+        blob__psize_A=np.full(N, PIXEL, np.float32),
+        blob__sign=np.full(N, -1.0, np.float32),
+        ctf__df1_A=defocus[0],
+        ctf__df2_A=defocus[1],
+        ctf__df_angle_rad=defocus[2],
+        ctf__accel_kv=np.full(N, 300, np.float32),
+        ctf__cs_mm=np.full(N, 2.7, np.float32),
+        ctf__amp_contrast=np.full(N, 0.1, np.float32),
+    )
+    dark = particles.open_particles(tmp_path / "dark.cs")
+    with pytest.warns(UserWarning, match=r"holds dark particles, .* negatives stand beside posed\.star$"):
+        particles.write_poses(tmp_path / "posed.star", dark, *found)
+    bright = particles.open_particles(tmp_path / "posed.star")
+    np.testing.assert_array_equal(bright.read(slice(None)), -stack.images)
+    assert (dark.ctf.inverted, bright.ctf.inverted) == (False, True)
+    np.testing.assert_allclose(bright.shifts_px, found[1], atol=1e-6)
+
+
+def test_half_sets_are_those_they_were_refined_in(stack, found, tmp_path):
+    particles.write_particles(tmp_path / "job.star", stack)
+    subset = np.arange(N) % 2
+    opened = particles.open_particles(tmp_path / "job.star")
+    particles.write_poses(tmp_path / "posed.star", opened, *found, subset=subset)
+    table = particles.open_particles(tmp_path / "posed.star").table
+    np.testing.assert_array_equal(table["rlnRandomSubset"], subset + 1)
+
+
+@pytest.mark.parametrize("flag", ["rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped"])
+def test_images_whose_contrast_transfer_was_treated_before_are_refused(stack, flag, tmp_path):
+    particles.write_particles(tmp_path / "job.star", stack)
+    blocks = starfile.read(tmp_path / "job.star", always_dict=True)
+    for value in (0, 1):
+        blocks["optics"][flag] = value
+        starfile.write(blocks, tmp_path / "treated.star", overwrite=True)
+        opened = particles.open_particles(tmp_path / "treated.star")
+        if value:
+            with pytest.raises(ValueError, match=rf"treated\.star must hold images as .*, got {flag} 1: "):
+                _ = opened.ctf
+        else:
+            assert opened.ctf is not None

@@ -30,6 +30,9 @@ def annotations(figure):
 
 
 EXAMPLES = {
+    "power_spectrum": lambda: plots.power_spectrum(
+        np.array([0.1, 0.2, 0.3]), np.array([9.0, 3, 1]), np.array([8.0, 3, 1.1]), pixel_size_angstrom=2
+    ),
     "density_isosurface": lambda: plots.density_isosurface(
         ball((12, 12, 12), (6, 6, 6), 3), voxel_size_angstrom=2
     ),

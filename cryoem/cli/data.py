@@ -12,6 +12,7 @@ from cryoem.cli.options import (
     MAP_SUFFIXES,
     Datadir,
     Force,
+    OpticsGroup,
     Out,
     Particles,
     PixelSize,
@@ -148,6 +149,7 @@ def convert(
     ],
     pixel_size: PixelSize = None,
     datadir: Datadir = None,
+    optics_group: OpticsGroup = None,
     force: Force = False,
 ) -> Answer:
     """Write particles as another program reads them.
@@ -162,7 +164,9 @@ def convert(
     from cryoem.particles import open_particles, write_particles
 
     stack = _new_particles(out, force=force, inputs=(source,), option="OUT")
-    opened = open_particles(source, pixel_size_angstrom=pixel_size, datadir=datadir)
+    opened = open_particles(
+        source, pixel_size_angstrom=pixel_size, datadir=datadir, optics_group=optics_group
+    )
     with progress("writing", len(opened)) as done:
         write_particles(out, opened, callback=done)
     return _written(out, stack, opened)

@@ -12,6 +12,7 @@ from cryoem.cli.options import (
     MAP_SUFFIXES,
     Datadir,
     Force,
+    OpticsGroup,
     Out,
     Particles,
     PixelSize,
@@ -43,6 +44,7 @@ def reconstruct(
     ] = False,
     pixel_size: PixelSize = None,
     datadir: Datadir = None,
+    optics_group: OpticsGroup = None,
     force: Force = False,
 ) -> Answer:
     """Make a map of particle images with their orientations.
@@ -57,6 +59,7 @@ def reconstruct(
     from cryoem.blockwise import reconstruct_particles
     from cryoem.particles import open_particles
     from cryoem.volumes import write_map
+    from cryoem.whole_files import whole_files
 
     if half_maps and method != "fourier":
         raise typer.BadParameter(f"needs --method fourier, got {method}", param_hint="--half-maps")
@@ -64,14 +67,18 @@ def reconstruct(
     halves = [_beside(out, f"-half-{number}") for number in (1, 2)] if half_maps else []
     for half in halves:
         new_file(half, *MAP_SUFFIXES, force=force, inputs=(particles,), option="--half-maps")
-    opened = open_particles(particles, pixel_size_angstrom=pixel_size, datadir=datadir)
+    opened = open_particles(
+        particles, pixel_size_angstrom=pixel_size, datadir=datadir, optics_group=optics_group
+    )
     for path in (out, *halves):
         refuse_input(path, opened.paths)
     with progress("reconstructing", len(opened)) as done:
         made = reconstruct_particles(opened, symmetry=symmetry, method=method, callback=done)
-    for path, half in zip(halves, made.half_maps or (), strict=False):
-        write_map(path, half)
-    write_map(out, made.map)
+    resolution = _resolution(*made.half_maps) if half_maps else None
+    maps = [made.map, *(made.half_maps if half_maps else ())]
+    with whole_files(out, *halves) as asides:
+        for aside, density_map in zip(asides, maps, strict=True):
+            write_map(aside, density_map)
     values = {
         "map": out,
         "images": len(opened),
@@ -81,10 +88,14 @@ def reconstruct(
     }
     lines = [f"{len(opened):,} images: {out}"]
     if half_maps:
-        resolution = _resolution(*made.half_maps)
         values |= {"half_maps": halves, "half_map_resolution_angstrom": resolution}
         lines.append(
-            f"half-maps {halves[0]} and {halves[1]} agree to {resolution:.2f} Å (masked, FSC {HALF_MAPS:g})"
+            f"half-maps {halves[0]} and {halves[1]} "
+            + (
+                f"never agree to FSC {HALF_MAPS:g} (masked)"
+                if resolution is None
+                else f"agree to {resolution:.2f} Å (masked, FSC {HALF_MAPS:g})"
+            )
         )
     return Answer("\n".join(lines), values)
 
@@ -126,13 +137,20 @@ def fsc(
         new_file(figure, ".html", force=force, inputs=inputs, option="--figure")
     first, second = read_map(a), read_map(b)
     _check_same_grid(a, first, b, second)
+    if mask is not None:
+        weight = read_map(mask)
+        _check_same_grid(a, first, mask, weight)
+        if weight.data.min() < 0 or weight.data.max() > 1:
+            raise ValueError(
+                f"{mask} must be a mask from 0 to 1, got {weight.data.min():.4g} to {weight.data.max():.4g}"
+            )
     voxel = first.voxel_size_angstrom
     if mask is None and not soft_mask:
         curve = fourier_shell_correlation(first.data, second.data, voxel_size_angstrom=voxel)
     else:
-        weight = particle_mask(first.data, second.data) if soft_mask else read_map(mask).data
+        weight = particle_mask(first.data, second.data) if soft_mask else weight.data
         curve = masked_half_map_fsc(first.data, second.data, weight, voxel_size_angstrom=voxel, rng=seed)
-    resolution = curve.resolution_angstrom(threshold)
+    resolution = _reached(curve, threshold)
     if out is not None:
         write_text(out, _table(curve))
     if figure is not None:
@@ -149,7 +167,10 @@ def fsc(
     }
     limit = " (the last shell: it never falls below)" if never else ""
     written = "".join(f"\n{name}: {path}" for name, path in (("Curve", out), ("Figure", figure)) if path)
-    return Answer(f"resolution {resolution:.2f} Å at FSC {threshold:g}{limit}{written}", values)
+    found = f"no resolution: the curve never reaches FSC {threshold:g}"
+    if resolution is not None:
+        found = f"resolution {resolution:.2f} Å at FSC {threshold:g}{limit}"
+    return Answer(f"{found}{written}", values)
 
 
 def _beside(path: Path, ending: str) -> Path:
@@ -160,15 +181,20 @@ def _beside(path: Path, ending: str) -> Path:
     return path.with_name(f"{path.name[: -len(suffix)]}{ending}{path.name[-len(suffix) :]}")
 
 
-def _resolution(first: DensityMap, second: DensityMap) -> float:
-    """To which two half-maps agree, under the mask of the particle that they show."""
+def _resolution(first: DensityMap, second: DensityMap) -> float | None:
+    """To which two half-maps agree, under the mask of the particle that they show; None where they never do."""
     from cryoem.resolution import masked_half_map_fsc, particle_mask
 
     mask = particle_mask(first.data, second.data)
     curve = masked_half_map_fsc(
         first.data, second.data, mask, voxel_size_angstrom=first.voxel_size_angstrom, rng=0
     )
-    return curve.resolution_angstrom(HALF_MAPS)
+    return _reached(curve, HALF_MAPS)
+
+
+def _reached(curve: FSC, threshold: float) -> float | None:
+    """The resolution at a threshold; None for a curve that is below it from the start."""
+    return curve.resolution_angstrom(threshold) if curve.correlation[0] >= threshold else None
 
 
 def _check_same_grid(a: Path, first: DensityMap, b: Path, second: DensityMap) -> None:

@@ -26,6 +26,10 @@ Datadir = Annotated[
         "--datadir", help="Folder that the names of stacks in a table start from, such as RELION's project."
     ),
 ]
+OpticsGroup = Annotated[
+    int | None,
+    typer.Option("--optics-group", help="The particles of this optics group alone; all by default."),
+]
 Symmetry = Annotated[
     str, typer.Option(help="Point group of the particle, C1, C2, ..., D2, ..., its axes along z and x.")
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cryoem.cli.endings import NOTHING_WRITTEN, Answer, ends_in_order
-from cryoem.cli.options import Datadir, Force, Out, Particles, PixelSize, Seed, new_file
+from cryoem.cli.options import Datadir, Force, OpticsGroup, Out, Particles, PixelSize, Seed, new_file
 from cryoem.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def distances(
     seed: Seed = 0,
     pixel_size: PixelSize = None,
     datadir: Datadir = None,
+    optics_group: OpticsGroup = None,
     force: Force = False,
 ) -> Answer:
     """Estimate the distances between the orientations of images.
@@ -48,7 +49,9 @@ def distances(
     from cryoem.pipeline.inputs import sha256_of
 
     new_file(out, ".h5", force=force, inputs=(particles, encoder))
-    opened = open_particles(particles, pixel_size_angstrom=pixel_size, datadir=datadir)
+    opened = open_particles(
+        particles, pixel_size_angstrom=pixel_size, datadir=datadir, optics_group=optics_group
+    )
     from cryoem.siamese import load_encoder  # TensorFlow, once it is known that there is something to read
 
     network, settings = load_encoder(encoder)
@@ -59,6 +62,7 @@ def distances(
         "image_size_px": opened.image_size,
         "pixel_size_angstrom": opened.pixel_size_angstrom,
         "encoder": asdict(settings),
+        "particles_sha256": sha256_of(opened.path),
         "encoder_sha256": sha256_of(encoder),
         "symmetry": settings.symmetry,
         "landmarks": landmarks,
@@ -97,6 +101,7 @@ def recover(
     seed: Seed = 0,
     pixel_size: PixelSize = None,
     datadir: Datadir = None,
+    optics_group: OpticsGroup = None,
     force: Force = False,
 ) -> Answer:
     """Recover the orientations of images from their distances.
@@ -121,16 +126,23 @@ def recover(
     new_file(
         out, ".star", ".h5", force=force, inputs=(distances, *([] if particles is None else [particles]))
     )
-    matrix, shifts, numbers, symmetry_of_network = _read(distances)
-    symmetry = symmetry or symmetry_of_network
+    matrix, shifts, numbers, made_of = _read(distances)
+    symmetry = symmetry or made_of.get("symmetry", "C1")
     if numbers is not None and landmarks is not None:
         raise typer.BadParameter(f"{distances} holds its own {len(numbers)}", param_hint="--landmarks")
     opened = None
     if particles is not None:
-        opened = open_particles(particles, pixel_size_angstrom=pixel_size, datadir=datadir)
+        opened = open_particles(
+            particles, pixel_size_angstrom=pixel_size, datadir=datadir, optics_group=optics_group
+        )
         if len(opened) != len(matrix):
             raise ValueError(
                 f"{particles} must hold the {len(matrix)} images of {distances}, got {len(opened)}"
+            )
+        expected, found = made_of.get("particles_sha256"), sha256_of(opened.path)
+        if expected not in (None, found):
+            raise ValueError(
+                f"{particles} must be the file that {distances} was made of, with sha256 {expected}, got {found}"
             )
     rng = np.random.default_rng(seed)
     with progress("recovering, then fixing the gauge", 2, unit="step") as done:
@@ -164,9 +176,9 @@ def recover(
     return Answer("\n".join(lines), values)
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, str]:
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, dict]:
     """Distances (n, n), shifts (n, 2), which are zero where none were looked for, the numbers of the landmarks where
-    distances are (n, m), to these, and the symmetry of the network.
+    distances are (n, m), to these, and what they were made of.
     """
     import numpy as np
 
@@ -184,7 +196,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, str]:
         distances,
         arrays.get("shifts", np.zeros((len(distances), 2))),
         landmarks,
-        stored_parameters(path).get("symmetry", "C1"),
+        stored_parameters(path),
     )
 
 

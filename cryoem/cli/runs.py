@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cryoem.cli.endings import NOTHING_CHANGED, Answer, ends_in_order
-from cryoem.cli.options import Datadir, PixelSize
+from cryoem.cli.options import Datadir, OpticsGroup, PixelSize
 
 MEASURED = "measured"  # the run of measured particles that was given no name
 
@@ -29,6 +29,7 @@ def run(
         str | None, typer.Option("--model-map", help="Map like the measured particles, to learn from.")
     ] = None,
     datadir: Datadir = None,
+    optics_group: OpticsGroup = None,
     pixel_size: PixelSize = None,
     run_name: Annotated[
         str | None,
@@ -68,6 +69,7 @@ def run(
         "seed": seed,
         "particles": particles and str(particles),
         "particles_folder": datadir and str(datadir),
+        "optics_group": optics_group,
         "pixel_size_angstrom": pixel_size,
     }
     try:

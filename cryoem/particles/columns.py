@@ -174,7 +174,7 @@ def one_transfer(contrast: Contrast, path: Path) -> ContrastTransfer:
         if np.ptp(values) > SAME * np.abs(values).max():
             raise ValueError(
                 f"{path} must have one {name} for all particles, got from {values.min():.6g} to {values.max():.6g}: "
-                "open one optics group (optics_group=...), or take a subset(indices)"
+                "open one optics group (optics_group, --optics-group), or take a subset(indices)"
             )
     mean = contrast.defocus_angstrom[:, :2].mean(axis=1)
     constants = {name: getattr(contrast, name)[0].item() for name in names}

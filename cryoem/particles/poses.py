@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
+import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.checks import many_rotations, shifts_of
+from cryoem.checks import many_rotations, one_each, shifts_of
 from cryoem.particles import relion
 from cryoem.particles.alignments import OLD_POSE
 from cryoem.particles.image_names import names_for_table
+from cryoem.particles.job_writing import write_particles
 from cryoem.particles.particle_file import ParticleFile
+from cryoem.particles.stack import ParticleSeries
 from cryoem.particles.tables import RELION_IMAGE
 from cryoem.particles.writing import write_star
 
 
-def write_poses(path: str | os.PathLike, particles: ParticleFile, rotations: Rotation, shifts_px) -> None:
+def write_poses(
+    path: str | os.PathLike,
+    particles: ParticleFile,
+    rotations: Rotation,
+    shifts_px: np.ndarray,
+    *,
+    subset: np.ndarray | None = None,
+) -> None:
     """Write a STAR file, as of RELION 3.1, that names the images of a particle file where they lie.
 
     Orientations and shifts are the given ones; contrast transfer and pixel size are the file's.  Of a RELION table all
     other columns stay, but for those of older poses, which these make void.
+
+    A table cannot say that particles are dark, as those of some cryoSPARC files are: of these the negatives are written
+    as a stack beside the table, which names it.
 
     Parameters
     ----------
@@ -28,22 +42,28 @@ def write_poses(path: str | os.PathLike, particles: ParticleFile, rotations: Rot
     particles : n images in a file.
     rotations : n orientations, particle to microscope coordinates.
     shifts_px : (n, 2) displacement (x, y) of each particle, towards larger coordinates.
+    subset : (n,) which half-set each was refined in, 0 or 1, for rlnRandomSubset; as the table has it by default.
 
     Warns
     -----
-    UserWarning : see ``names_for_table``; optics groups state another pixel size, by more than 1 %, and it is replaced.
+    UserWarning : particles are dark, and a stack of their negatives is written; see ``names_for_table``; optics groups
+        state another pixel size, by more than 1 %, and it is replaced.
 
     Raises
     ------
     FileNotFoundError : the folder does not exist.
     OSError : the file cannot be written.
-    ValueError : the name does not end in ``.star``, or rotations or shifts are not one for each image.
+    ValueError : the name does not end in ``.star``, or rotations, shifts or subsets are not one for each
+        image.
     """
     import pandas as pd
 
     many_rotations(rotations, count=len(particles))
     shifts_px = shifts_of(shifts_px, count=len(particles))
     path = Path(path)
+    if particles.contrast is not None and not particles.contrast.inverted.all():
+        _write_negatives(path, particles, rotations, shifts_px)
+        return
     names = names_for_table(particles, path)
     pixel = particles.pixel_size_angstrom
     if particles.table is not None and RELION_IMAGE in particles.table:
@@ -53,5 +73,31 @@ def write_poses(path: str | os.PathLike, particles: ParticleFile, rotations: Rot
     else:
         table, optics, contrast = pd.DataFrame(index=range(len(names))), None, particles.contrast
     known = relion.particle_columns(rotations, shifts_px, contrast, pixel_size_angstrom=pixel)
+    if subset is not None:
+        known["rlnRandomSubset"] = one_each(subset, count=len(particles), name="subset").astype(int) + 1
     table, optics = relion.optics_groups(table.assign(**{RELION_IMAGE: names}, **known), optics)
-    write_star(path, table, optics=relion.sized(optics, pixel, particles.image_size))
+    write_star(
+        path,
+        relion.in_order(table, relion.PARTICLE_ORDER),
+        optics=relion.sized(optics, pixel, particles.image_size),
+    )
+
+
+def _write_negatives(path: Path, particles: ParticleFile, rotations: Rotation, shifts_px: np.ndarray) -> None:
+    warnings.warn(
+        f"{particles.path} holds dark particles, which a STAR file cannot say: "
+        f"their negatives stand beside {path.name}",
+        UserWarning,
+        stacklevel=3,
+    )
+    posed = ParticleSeries(
+        len(particles),
+        particles.image_size,
+        particles.pixel_size_angstrom,
+        rotations,
+        shifts_px,
+        particles.defocus_angstrom,
+        particles.ctf,
+        blocks=lambda size: (images for _, images in particles.blocks(size)),
+    )
+    write_particles(path, posed)

@@ -20,6 +20,7 @@ ORIGIN_PX = ("rlnOriginX", "rlnOriginY")
 ORIGIN_ANGSTROM = ("rlnOriginXAngst", "rlnOriginYAngst")
 DETECTOR = ("rlnDetectorPixelSize", "rlnMagnification")
 OF_OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")  # of particles in RELION 3.0
+TREATED = ("rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped")
 PARTICLE_ORDER = (  # this and the next as in RELION's own files
     "rlnDefocusU",
     "rlnDefocusV",
@@ -103,7 +104,18 @@ def shifts_px(columns: Columns, pixel_size_angstrom: float) -> np.ndarray | None
 
 
 def contrast(columns: Columns) -> Contrast | None:
-    """The contrast transfer of each particle, see ``contrast_of``."""
+    """The contrast transfer of each particle, see ``contrast_of``.
+
+    Raises
+    ------
+    ValueError : as ``contrast_of``; or images had their contrast transfer flipped or multiplied by before.
+    """
+    for name in TREATED:
+        if name in columns and columns.numbers(name).any():
+            raise ValueError(
+                f"{columns.path} must hold images as the microscope gave them, got {name} 1: their contrast transfer "
+                "was treated before, which is not supported"
+            )
     return contrast_of(columns, CONTRAST)
 
 

@@ -42,18 +42,26 @@ def read_star(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
 
 
 def read_xmd(path: str | os.PathLike) -> pd.DataFrame:
-    """The table of an XMIPP metadata file that has a column ``image``; labels without their leading underscore.
+    """The table of an XMIPP metadata file that has a column ``image``, without the images that are disabled (enabled
+    is -1); labels without their leading underscore.
 
     Raises
     ------
     FileNotFoundError : no such file.
     OSError : the file cannot be read.
-    ValueError : it is not a metadata file, or it has no or several tables with ``image``.
+    ValueError : it is not a metadata file, or it has no or several tables with ``image``, or no image is
+        enabled.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no metadata file at {path}")
-    return _block_with(XMIPP_IMAGE, _read_blocks(path), path)
+    table = _block_with(XMIPP_IMAGE, _read_blocks(path), path)
+    if "enabled" not in table:
+        return table
+    disabled = table["enabled"] == -1
+    if disabled.all():
+        raise ValueError(f"{path} must have an image that is enabled, got none of {len(table)}")
+    return table[~disabled].reset_index(drop=True)
 
 
 def _read_blocks(path: Path) -> dict:

@@ -82,6 +82,13 @@ def log_of(output: Path) -> Path:
     return output.with_suffix(".log")
 
 
+def warnings_of(notebook: dict) -> list[str]:
+    """What an executed notebook warned of, each once."""
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    said = "".join("".join(output["text"]) for output in outputs if output.get("name") == "stderr")
+    return list(dict.fromkeys(re.findall(r"^.*\b(?:User|Runtime)Warning: (.+)$", said, re.MULTILINE)))
+
+
 def execute_notebook(
     notebook: Path, output: Path, *, parameters: dict, environment: dict[str, str], title: str, progress: bool
 ) -> None:

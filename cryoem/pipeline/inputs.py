@@ -14,8 +14,8 @@ from cryoem.pipeline.settings import is_path
 
 
 def input_checksums(profile: Profile) -> dict[str, object]:
-    """``map_sha256`` of a map file, ``particles_sha256`` of a particle file and its stacks by name; what is not a file
-    of the user's is left out.
+    """``map_sha256`` of a map file, ``particles_sha256`` of a particle file and its stacks by their paths from its
+    folder; what is not a file of the user's is left out.
 
     Raises
     ------
@@ -25,7 +25,10 @@ def input_checksums(profile: Profile) -> dict[str, object]:
     if is_path(profile.map_name):
         checksums["map_sha256"] = sha256_of(profile.map_name)
     if profile.particles is not None:
-        checksums["particles_sha256"] = {path.name: sha256_of(path) for path in particle_paths(profile)}
+        folder = Path(profile.particles).parent
+        checksums["particles_sha256"] = {
+            os.path.relpath(path, folder): sha256_of(path) for path in particle_paths(profile)
+        }
     return checksums
 
 
@@ -33,7 +36,12 @@ def particle_paths(profile: Profile) -> tuple[Path, ...]:
     """The file of measured particles and the stacks that it names."""
     if not Path(profile.particles).is_file():
         raise FileNotFoundError(f"no particle file at {profile.particles}")
-    options = profile.particles, profile.pixel_size_angstrom, profile.particles_folder
+    options = (
+        profile.particles,
+        profile.pixel_size_angstrom,
+        profile.particles_folder,
+        profile.optics_group,
+    )
     return _paths(*options, *_state(profile.particles))
 
 
@@ -61,8 +69,10 @@ def _digest(path: str, *_state: int) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _paths(
-    path: str, pixel_size_angstrom: float | None, folder: str | None, *_state: int
+    path: str, pixel_size_angstrom: float | None, folder: str | None, group: int | None, *_state: int
 ) -> tuple[Path, ...]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the phase that reads the particles gives them
-        return open_particles(path, pixel_size_angstrom=pixel_size_angstrom, datadir=folder).paths
+        return open_particles(
+            path, pixel_size_angstrom=pixel_size_angstrom, datadir=folder, optics_group=group
+        ).paths

@@ -42,6 +42,12 @@ class Profile:
     n_particles: int | None = setting(
         "so many measured particles at most, chosen at random; None: all", None, phase=0, minimum=16
     )
+    optics_group: int | None = setting(
+        "number of the measured particles' optics group; None: all, which must be alike",
+        None,
+        phase=0,
+        minimum=0,
+    )
     pixel_size_angstrom: float | None = setting(
         "pixels of the measured particles; None: as their file says", None, phase=0, minimum=0.01
     )
@@ -121,7 +127,7 @@ class Profile:
                 f"got {self.architecture!r}"
             )
         if self.particles is None:
-            for name in ("particles_folder", "n_particles", "pixel_size_angstrom"):
+            for name in ("particles_folder", "n_particles", "optics_group", "pixel_size_angstrom"):
                 if getattr(self, name) is not None:
                     raise ValueError(
                         f"{name} must be None where particles are simulated, got {getattr(self, name)!r}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cryoem.folders import data_folder, notebooks_folder
-from cryoem.pipeline.execution import NotebookError, code_of, execute_notebook, read_notebook
+from cryoem.pipeline.execution import NotebookError, code_of, execute_notebook, read_notebook, warnings_of
 from cryoem.pipeline.lock import locked, wait_for_kernel
 from cryoem.pipeline.notices import notice_on_stderr, silent
 from cryoem.pipeline.phases import resolve_profile
@@ -94,6 +94,8 @@ def run(
             discard_results(folder / info.name, keep_made_with=kept)
             _execute(info, sources[info.name], folder, resolved, parameters=parameters, progress=progress)
             executed.append(info.name)
+            for warning in warnings_of(read_notebook(_executed_notebook(folder, info, resolved))):
+                notice(f"{info.title}: warning: {warning}")
             notice(f"{info.title}: done in {_seconds(folder, info, resolved):.0f} s")
         seconds = {info.name: _seconds(folder, info, resolved) for info in PHASES.values()}
         return summarise(folder, resolved, seconds=seconds, executed=tuple(executed))
