@@ -31,10 +31,10 @@ from cryoem import imaging, volumes
 from cryoem.contrast import ContrastTransfer
 from cryoem.particles import write_particles
 density = volumes.cube(volumes.phantom(), {size} // 2)
-stack = imaging.simulate(
+series = imaging.simulate_lazily(
     density, {images}, image_size={size}, noise_variance=4, shift_limit_px=3, ctf=ContrastTransfer(inverted=True), rng=0
 )
-write_particles("job.star", stack)
+write_particles("job.star", series)
 """
 
 
