@@ -14,7 +14,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryoem.checks import whole_number
+from cryoem.checks import positive_number, whole_number
 from cryoem.errors import first_line
 from cryoem.folders import data_folder
 from cryoem.plain_files import sha256_of
@@ -168,11 +168,13 @@ def load(
     Raises
     ------
     FileNotFoundError, ValueError, ConnectionError : see ``read_map``, ``density_from_model``, ``phantom``,
-        ``fetch`` and ``crop_or_pad``.
+        ``fetch`` and ``crop_or_pad``; a size is below 1 or not positive.
     """
     name = os.fspath(name_or_path)
     if size is not None:
         size = whole_number(size, name="size", at_least=1)
+    if voxel_size_angstrom is not None:
+        positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
     made_at = DEFAULT_VOXEL_SIZE_ANGSTROM if voxel_size_angstrom is None else voxel_size_angstrom
     if re.fullmatch("phantom(-[A-Za-z0-9]+)?", name):
         symmetry = name.partition("-")[2] or "C1"

@@ -277,3 +277,9 @@ def test_load_by_name_finds_the_real_map(real_data, monkeypatch):
     monkeypatch.setenv("CRYOEM_DATA", str(real_data))
     assert registry.load("5j0n").data.shape == (69, 57, 75)
     assert registry.load("1u19", voxel_size_angstrom=5.0).voxel_size_angstrom == 5.0
+
+
+@pytest.mark.parametrize("voxel", [0.0, float("nan"), -4.0])
+def test_a_voxel_has_a_size(voxel):
+    with pytest.raises(ValueError, match=rf"^voxel_size_angstrom must be a positive number, got {voxel}$"):
+        registry.load("phantom", voxel_size_angstrom=voxel)
