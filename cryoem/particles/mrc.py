@@ -11,6 +11,7 @@ from cryoem.machine_stamp import check_machine_stamp
 
 HEADER_BYTES = 1024
 DTYPES_BY_MODE = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
+IMAGES_AT_ONCE = 64
 LARGEST_SIDE_PX = 2**16 - 1  # in the wrong byte order every smaller side is larger than this
 
 
@@ -42,12 +43,22 @@ class MrcStack:
         OSError : the file cannot be read any more.
         ValueError : a pixel is not finite.
         """
-        shape = (self.n_images, self.image_size, self.image_size)
+        shape, pixels = (len(numbers), self.image_size, self.image_size), self.image_size**2
+        images = np.empty(shape, np.float32)
+        ends = (
+            np.flatnonzero(np.diff(numbers) != 1) + 1
+        )  # images that lie one after the other are read at once
         try:
-            pixels = np.memmap(self.path, self.dtype, mode="r", offset=self.start, shape=shape)
-        except (OSError, ValueError) as error:
+            with open(self.path, "rb") as stream:  # mapped, the pages of the whole file would count as memory
+                for place in np.split(np.arange(len(numbers)), ends):
+                    for some in np.split(place, range(IMAGES_AT_ONCE, len(place), IMAGES_AT_ONCE)):
+                        stream.seek(self.start + int(numbers[some[0]]) * pixels * self.dtype.itemsize)
+                        read = np.fromfile(stream, self.dtype, len(some) * pixels)
+                        if read.size < len(some) * pixels:
+                            raise OSError(f"it ends before image {numbers[some[-1]] + 1}")
+                        images[some[0] : some[-1] + 1] = read.reshape(-1, *shape[1:])
+        except OSError as error:
             raise OSError(f"cannot read the images of {self.path}: {_reason(error)}") from None
-        images = np.asarray(pixels[numbers], dtype=np.float32)
         finite = np.isfinite(images).all(axis=(1, 2))
         if not finite.all():
             bad = numbers[np.argmin(finite)] + 1
