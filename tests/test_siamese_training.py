@@ -202,7 +202,7 @@ def test_an_interrupted_training_goes_on_to_the_same_numbers(uninterrupted, tmp_
 @apply(uncompiled)
 def test_a_killed_training_goes_on_to_the_same_numbers(uninterrupted_eagerly, tmp_path):
     script = (
-        "from test_siamese import *\n"
+        "from test_siamese_training import *\n"
         "with without_compilation():\n"
         f"    tiny_training(checkpoints={str(tmp_path)!r}, callbacks=[Stop(1, kill_this_process)])"
     )
