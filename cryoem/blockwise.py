@@ -48,10 +48,14 @@ class LearnedDistances:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """``map`` of all images, and ``half_maps`` of two halves of them, None for a method that knows no sums."""
+    """``map`` of all images, and ``half_maps`` of two halves of them, None for a method that knows no sums.
+
+    ``refined_apart``: whether the halves are random subsets that the table tells, or every other image.
+    """
 
     map: DensityMap
     half_maps: tuple[DensityMap, DensityMap] | None
+    refined_apart: bool = False
 
 
 def learned_distances(
@@ -218,7 +222,7 @@ def reconstruct_particles(
         DensityMap(part.invert().astype(np.float32), particles.pixel_size_angstrom)
         for part in (sums[0] + sums[1], sums[0], sums[1])
     )
-    return Reconstruction(whole, (first, second))
+    return Reconstruction(whole, (first, second), _has_subsets(particles))
 
 
 def _blocks(particles: ParticleFile, callback: Callback | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -244,11 +248,15 @@ def _defoci(particles: ParticleFile, indices: np.ndarray) -> np.ndarray | None:
     return None if particles.defocus_angstrom is None else particles.defocus_angstrom[indices]
 
 
+def _has_subsets(particles: ParticleFile) -> bool:
+    return particles.table is not None and RANDOM_SUBSET in particles.table
+
+
 def _halves(particles: ParticleFile) -> np.ndarray:
     """Which half each image belongs to, 0 or 1."""
     if len(particles) < 2:
         raise ValueError(f"{particles.path} must hold at least 2 images to make a map, got 1")
-    if particles.table is None or RANDOM_SUBSET not in particles.table:
+    if not _has_subsets(particles):
         return np.arange(len(particles)) % 2
     subset = finite_array(
         particles.table[RANDOM_SUBSET].to_numpy(), name=f"{particles.path}: {RANDOM_SUBSET}", ndim=1

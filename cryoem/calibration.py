@@ -12,7 +12,7 @@ import scipy.optimize
 
 from cryoem.checks import square_images
 from cryoem.contrast import ContrastTransfer, defoci_of
-from cryoem.imaging import apply_ctf, flip_phases
+from cryoem.imaging import apply_ctf, flip_phases, without_background
 from cryoem.particles import ParticleStack
 from cryoem.projectors import half_planes_from_images, plane_frequencies, project
 from cryoem.rotations import random_rotations
@@ -109,15 +109,6 @@ def calibrate(
         power=power,
         fitted=parts @ [signal_variance, noise],
     )
-
-
-def without_background(images: np.ndarray) -> np.ndarray:
-    """Images (n, y, y) less the mean of each outside the inscribed circle: float32."""
-    images = square_images(images)
-    n = images.shape[1]
-    y, x = np.indices((n, n)) - n // 2
-    outside = np.hypot(y, x) > 0.5 * n - 1
-    return images - images[:, outside].mean(axis=1)[:, None, None]
 
 
 def shell_power(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -84,31 +84,16 @@ def simulate_lazily(
     n: int,
     *,
     image_size: int | None = None,
-    coverage: str = "so3",
-    noise_variance: float = 0.0,
-    shift_limit_px: float = 0.0,
-    ctf: ContrastTransfer | None = None,
-    symmetry: str = "C1",
     rng: np.random.Generator | int | None = None,
-    backend: str = "auto",
+    **options,
 ) -> ParticleSeries:
     """Particle images as ``simulate`` makes them, but block by block when they are asked for: more than memory holds.
 
-    Parameters, raises: as ``simulate``, whose images they are for the same seed.
+    Parameters, raises: as ``simulate``, whose images they are for the same seed.  A generator is left before the noise
+    of the images, which has a copy of it.
     """
     rng = np.random.default_rng(rng)
-    known, images = _drawn(
-        density_map,
-        n,
-        rng,
-        image_size=image_size,
-        coverage=coverage,
-        noise_variance=noise_variance,
-        shift_limit_px=shift_limit_px,
-        ctf=ctf,
-        symmetry=symmetry,
-        backend=backend,
-    )
+    known, images = _drawn(density_map, n, rng, image_size=image_size, **options)
     at_noise = copy.deepcopy(rng)
 
     def blocks(size: int) -> Iterator[np.ndarray]:
@@ -120,7 +105,17 @@ def simulate_lazily(
 
 
 def _drawn(
-    density_map, n, rng, *, image_size, coverage, noise_variance, shift_limit_px, ctf, symmetry, backend
+    density_map: DensityMap,
+    n: int,
+    rng: np.random.Generator,
+    *,
+    image_size: int | None = None,
+    coverage: str = "so3",
+    noise_variance: float = 0.0,
+    shift_limit_px: float = 0.0,
+    ctf: ContrastTransfer | None = None,
+    symmetry: str = "C1",
+    backend: str = "auto",
 ) -> tuple[dict, Callable[[slice, np.random.Generator], np.ndarray]]:
     """What is known of n images, and a function that makes some of them; noise is drawn in the order of its calls."""
     not_negative(noise_variance, name="noise_variance")
@@ -193,6 +188,20 @@ def add_noise(
         return images
     noise = np.random.default_rng(rng).standard_normal(images.shape, dtype=np.float32)
     return images + np.float32(np.sqrt(variance)) * noise
+
+
+def without_background(images: np.ndarray) -> np.ndarray:
+    """Images less the mean of each outside the inscribed circle: (n, y, x) float32.
+
+    Raises
+    ------
+    ValueError : images are not (n, y, y) or not finite.
+    """
+    images = square_images(images)
+    n = images.shape[1]
+    y, x = np.indices((n, n)) - n // 2
+    outside = np.hypot(y, x) > 0.5 * n - 1
+    return images - images[:, outside].mean(axis=1)[:, None, None]
 
 
 def shift(images: np.ndarray, shifts_px: np.ndarray) -> np.ndarray:

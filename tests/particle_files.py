@@ -6,6 +6,7 @@ import mrcfile
 import numpy as np
 import pandas as pd
 import starfile
+from scipy.ndimage import affine_transform
 
 PIXEL = 1.5
 FLOAT32 = 1e-6  # relative
@@ -80,3 +81,16 @@ def turned_opposite(rotations) -> np.ndarray:
     x, y, z, w = np.moveaxis(rotations.as_quat(canonical=True), -1, 0)
     length = np.linalg.norm([x, y, z], axis=0)
     return (-np.stack([x, y, z]) / length * 2 * np.arctan2(length, w)).T
+
+
+def correlation(a, b) -> float:
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+
+def moved(image, matrix, offset) -> np.ndarray:
+    """What the image has at q, counted as (x, y) from pixel n // 2, comes to matrix @ q + offset."""
+    inverse = np.linalg.inv(matrix)
+    centre = np.array(image.shape) // 2
+    swap = inverse[::-1, ::-1]  # (y, x), as array axes are
+    start = centre - swap @ (centre + np.asarray(offset)[::-1])
+    return affine_transform(image.astype(float), swap, offset=start, order=3)

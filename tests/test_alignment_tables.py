@@ -9,10 +9,11 @@ import pytest
 import starfile
 from particle_files import (
     PIXEL,
+    correlation,
+    moved,
     names_of,
     optics_of,
 )
-from scipy.ndimage import affine_transform
 from scipy.spatial.transform import Rotation
 
 from cryoem import imaging, particles
@@ -30,19 +31,6 @@ def aligned(request, particle):
     views = project(particle, Rotation.from_euler("z", angles[:, None]), image_size=size, backend="fourier")
     reference = project(particle, Rotation.identity(1), image_size=size, backend="fourier")[0]
     return reference, imaging.shift(views, shifts), angles, shifts
-
-
-def correlation(a, b) -> float:
-    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
-
-
-def moved(image, matrix, offset) -> np.ndarray:
-    """What the image has at q, counted as (x, y) from pixel n // 2, comes to matrix @ q + offset."""
-    inverse = np.linalg.inv(matrix)
-    centre = np.array(image.shape) // 2
-    swap = inverse[::-1, ::-1]  # (y, x), as array axes are
-    start = centre - swap @ (centre + np.asarray(offset)[::-1])
-    return affine_transform(image.astype(float), swap, offset=start, order=3)
 
 
 def anticlockwise(angle_rad) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cryoem import imaging
-from cryoem.calibration import calibrate, shell_power, without_background
+from cryoem.calibration import calibrate, shell_power
 from cryoem.contrast import ContrastTransfer
 from cryoem.volumes import DensityMap, phantom
 
@@ -61,12 +61,6 @@ def test_white_noise_has_its_variance_in_every_shell(rng):
     frequency, power = shell_power(3.0 * rng.normal(size=(500, 30, 30)).astype(np.float32))
     np.testing.assert_allclose(power, 9.0, rtol=10 * PER_CENT)
     np.testing.assert_allclose(frequency, np.arange(1, 16) / 30)
-
-
-def test_background_is_taken_off_each_image(rng):
-    images = rng.normal(size=(3, 20, 20)).astype(np.float32)
-    offsets = np.array([5.0, -3.0, 100.0], np.float32)[:, None, None]
-    np.testing.assert_allclose(without_background(images + offsets), without_background(images), atol=1e-4)
 
 
 def test_a_map_without_structure_is_refused(rng):

@@ -238,14 +238,19 @@ def test_several_processes_share_the_cores_and_agree_with_one(notebooks, home):
     assert list(squares.value) == [4, 4, 9, 9]  # in the order of the grid
 
 
+def finding_tests() -> dict[str, str]:
+    """The environment of a process that imports this module."""
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+
+
 @pytest.mark.notebooks
 def test_a_killed_run_goes_on_where_it_stopped(notebooks, home):
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_experiments as t; "
-        "t.run(Path(sys.argv[2]), t.tiny(seconds=1.5))"
+        "import sys; from pathlib import Path; import test_experiments as t; "
+        "t.run(Path(sys.argv[1]), t.tiny(seconds=1.5))"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(Path(__file__).parent), str(notebooks)], start_new_session=True
+        [sys.executable, "-c", code, str(notebooks)], env=finding_tests(), start_new_session=True
     )
     deadline = time.monotonic() + 60
     while not record_times(home) and time.monotonic() < deadline:
@@ -268,8 +273,8 @@ def test_a_killed_run_goes_on_where_it_stopped(notebooks, home):
 @pytest.mark.notebooks
 def test_workers_and_their_kernels_end_with_the_run(notebooks, home, tmp_path):
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_experiments as t\n"
-        "if __name__ == '__main__': t.run(Path(sys.argv[2]), t.tiny(seconds=60), workers=2)"
+        "import sys; from pathlib import Path; import test_experiments as t\n"
+        "if __name__ == '__main__': t.run(Path(sys.argv[1]), t.tiny(seconds=60), workers=2)"
     )
     told = (
         "import os, time; from pathlib import Path; numbers = Path(rows_file).with_name('numbers')\n"
@@ -279,7 +284,7 @@ def test_workers_and_their_kernels_end_with_the_run(notebooks, home, tmp_path):
     write_notebook(notebooks, told)
     script = tmp_path / "script.py"
     script.write_text(code)
-    with subprocess.Popen([sys.executable, script, str(Path(__file__).parent), str(notebooks)]) as process:
+    with subprocess.Popen([sys.executable, script, str(notebooks)], env=finding_tests()) as process:
         deadline = time.monotonic() + 60
         while len(found := list(home.rglob("numbers"))) < 2:
             assert time.monotonic() < deadline

@@ -367,3 +367,11 @@ def test_downsampling_twice_is_downsampling_once():
 def test_a_wrong_downsampling_is_one_sentence(shape, size, message):
     with pytest.raises(ValueError, match=message):
         downsample(np.zeros(shape, np.float32), size)
+
+
+def test_background_is_taken_off_each_image(rng):
+    images = rng.normal(size=(3, 20, 20)).astype(np.float32)
+    offsets = np.array([5.0, -3.0, 100.0], np.float32)[:, None, None]
+    np.testing.assert_allclose(
+        imaging.without_background(images + offsets), imaging.without_background(images), atol=1e-4
+    )

@@ -319,7 +319,7 @@ def test_older_files_are_replaced(tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.mrcs", "a.star"]
 
 
-@pytest.mark.parametrize("name", ["../outside", "/tmp/absolute", "..", "sub/../../x"])
+@pytest.mark.parametrize("name", ["../outside", "/absolute/name", "..", "sub/../../x"])
 def test_names_in_a_file_lead_nowhere_outside_the_folder(tmp_path, name):
     """Names say where to read; whatever they are, two files are written, where ``path`` says."""
     inner = tmp_path / "project" / "job"
@@ -398,15 +398,3 @@ def test_only_a_block_is_in_memory(tmp_path, monkeypatch):
     write_particles(tmp_path / "b.star", source, block=4)
     assert asked == [4, 4, 3]
     assert isinstance(open_particles(tmp_path / "b.star").table, pd.DataFrame)
-
-
-@pytest.mark.parametrize("suffix", [".star", ".xmd"])
-def test_particles_are_written_bright(tmp_path, suffix):
-    """What is read is still the transfer times the projection."""
-    dark = replace(a_stack(), ctf=replace(CTF, inverted=False))
-    path = tmp_path / f"job{suffix}"
-    write_particles(path, dark)
-    found = open_particles(path).to_stack()
-    np.testing.assert_array_equal(found.images, -dark.images)
-    assert found.ctf.inverted
-    assert dark.images.any()

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from particle_files import PIXEL, cs, mrc, names_of, one_sentence, optics_of, some_images, star
+from particle_files import PIXEL, correlation, cs, mrc, names_of, one_sentence, optics_of, some_images, star
 from scipy.spatial.transform import Rotation
 
 from cryoem import imaging, volumes
@@ -14,10 +14,6 @@ from cryoem.rotations import from_relion_euler_deg
 
 MICROSCOPE = {"rlnVoltage": 300.0, "rlnSphericalAberration": 2.7, "rlnAmplitudeContrast": 0.1}
 QUIET = pytest.mark.filterwarnings("ignore:.*(lacks the MAP|gives a pixel size):UserWarning")
-
-
-def correlation(a, b) -> float:
-    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
 
 
 # --- real files

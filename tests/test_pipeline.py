@@ -23,7 +23,6 @@ from cryoem.pipeline.execution import last_line
 from cryoem.pipeline.lock import locked
 from cryoem.pipeline.records import saved_figures
 from cryoem.pipeline.summary import with_unit
-from cryoem.whole_files import written_aside
 
 DATA, DISTANCES, ORIENTATIONS, MAP = pipeline.PHASES
 TOY = pipeline.get_profile("toy")
@@ -340,21 +339,6 @@ def test_a_missing_dataset_or_file_is_one_sentence(tmp_path):
     pipeline.save_arrays(path, {"x": (np.zeros(3), "px")}, parameters={})
     with pytest.raises(ValueError, match="must hold the dataset 'y', it holds x"):
         pipeline.load_arrays(path, ["y"])
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-
-    def interrupted():
-        with written_aside(path) as aside:
-            aside.write_text("ne")
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        interrupted()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 # phases

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from cryoem.whole_files import cannot_write, whole_file
+from cryoem.whole_files import cannot_write, whole_file, written_aside
 
 
 def test_a_file_appears_when_its_block_ends(tmp_path):
@@ -33,13 +33,14 @@ def test_two_writers_do_not_meet(tmp_path):
     assert path.read_text() == "first"
 
 
+@pytest.mark.parametrize("writing", [whole_file, written_aside])
 @pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt])
-def test_what_goes_wrong_leaves_the_old_file(tmp_path, stop):
+def test_what_goes_wrong_leaves_the_old_file(tmp_path, stop, writing):
     path = tmp_path / "a.txt"
     path.write_text("old")
 
     def stopped_halfway():
-        with whole_file(path) as aside:
+        with writing(path) as aside:
             aside.write_text("half of it")
             raise stop
 

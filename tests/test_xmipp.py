@@ -3,8 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from particle_files import PIXEL, mrc, names_of, one_sentence
-from scipy.ndimage import affine_transform
+from particle_files import PIXEL, correlation, moved, mrc, names_of, one_sentence
 from scipy.spatial.transform import Rotation
 
 from cryoem import imaging
@@ -13,19 +12,6 @@ from cryoem.projectors import project
 from cryoem.rotations import from_relion_euler_deg
 
 MIRROR = np.diag([-1.0, 1.0])
-
-
-def correlation(a, b) -> float:
-    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
-
-
-def moved(image, matrix, offset) -> np.ndarray:
-    """What the image has at q, counted as (x, y) from pixel n // 2, comes to matrix @ q + offset."""
-    inverse = np.linalg.inv(matrix)
-    centre = np.array(image.shape) // 2
-    swap = inverse[::-1, ::-1]  # (y, x), as array axes are
-    start = centre - swap @ (centre + np.asarray(offset)[::-1])
-    return affine_transform(image.astype(float), swap, offset=start, order=3)
 
 
 def written(folder, particle, rotations, shifts, columns, size):

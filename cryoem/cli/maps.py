@@ -88,13 +88,22 @@ def reconstruct(
     }
     lines = [f"{len(opened):,} images: {out}"]
     if half_maps:
-        values |= {"half_maps": halves, "half_map_resolution_angstrom": resolution}
+        values |= {
+            "half_maps": halves,
+            "half_map_resolution_angstrom": resolution,
+            "halves_refined_apart": made.refined_apart,
+        }
         lines.append(
             f"half-maps {halves[0]} and {halves[1]} "
             + (
                 f"never agree to FSC {HALF_MAPS:g} (masked)"
                 if resolution is None
                 else f"agree to {resolution:.2f} Å (masked, FSC {HALF_MAPS:g})"
+            )
+            + (
+                ""
+                if made.refined_apart
+                else "; they are every other image, not refined apart: too good to quote"
             )
         )
     return Answer("\n".join(lines), values)

@@ -63,16 +63,34 @@ def write_particles(
         raise ValueError(
             f"particles must be a ParticleStack, a ParticleSeries or a ParticleFile, got {type(particles).__name__}"
         )
+    if path.suffix.lower() == ".star":
+        write_with_images(
+            path, particles, lambda names: star_text(*_relion_tables(particles, names)), block, callback
+        )
+    else:
+        write_with_images(
+            path, particles, lambda names: xmd_text(_xmipp_table(particles, names)), block, callback
+        )
+
+
+def write_with_images(
+    path: Path,
+    particles: Particles,
+    text_of: Callable[[list[str]], str],
+    block: int = BLOCK,
+    callback: Callable[[int], None] | None = None,
+) -> None:
+    """Write bright images as the stack beside ``path``, and at ``path`` the text of a table that names them so.
+
+    Arguments and errors as of ``write_particles``; ``text_of`` makes the table's text of the images' names.
+    """
     stack = path.with_suffix(".mrcs")
     _refuse_input(particles, (path, stack))
     names = [f"{number:06d}@{stack.name}" for number in range(1, len(particles) + 1)]
     check_image_names(names[:1], name="path")
-    if path.suffix.lower() == ".star":
-        text = star_text(*_relion_tables(particles, names))
-    else:
-        text = xmd_text(_xmipp_table(particles, names))
+    texts = {path: text_of(names)}
     with StackWriter(
-        stack, len(particles), _image_size(particles), particles.pixel_size_angstrom, texts={path: text}
+        stack, len(particles), _image_size(particles), particles.pixel_size_angstrom, texts=texts
     ) as writer:
         done = 0
         for images in _blocks(particles, block):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -13,11 +13,13 @@ from cryoem.checks import many_rotations, one_each, shifts_of
 from cryoem.particles import relion
 from cryoem.particles.alignments import OLD_POSE
 from cryoem.particles.image_names import names_for_table
-from cryoem.particles.job_writing import write_particles
+from cryoem.particles.job_writing import write_with_images
 from cryoem.particles.particle_file import ParticleFile
-from cryoem.particles.stack import ParticleSeries
 from cryoem.particles.tables import RELION_IMAGE
-from cryoem.particles.writing import write_star
+from cryoem.particles.writing import named, star_text, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def write_poses(
@@ -56,15 +58,31 @@ def write_poses(
     ValueError : the name does not end in ``.star``, or rotations, shifts or subsets are not one for each
         image.
     """
-    import pandas as pd
-
     many_rotations(rotations, count=len(particles))
     shifts_px = shifts_of(shifts_px, count=len(particles))
-    path = Path(path)
-    if particles.contrast is not None and not particles.contrast.inverted.all():
-        _write_negatives(path, particles, rotations, shifts_px)
+    path = named(path, ".star")
+    if subset is not None:
+        subset = one_each(subset, count=len(particles), name="subset").astype(int) + 1
+
+    def text_of(names: list[str]) -> str:
+        return star_text(*_tables(particles, names, rotations, shifts_px, subset))
+
+    if particles.contrast is None or particles.contrast.inverted.all():
+        write_text(path, text_of(names_for_table(particles, path)))
         return
-    names = names_for_table(particles, path)
+    warnings.warn(
+        f"{particles.path} holds dark particles, which a STAR file cannot say: "
+        f"their negatives stand beside {path.name}",
+        UserWarning,
+        stacklevel=2,
+    )
+    write_with_images(path, particles, text_of)
+
+
+def _tables(particles, names, rotations, shifts_px, subset) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tables of particles and of optics groups, as RELION 3.1 has them."""
+    import pandas as pd
+
     pixel = particles.pixel_size_angstrom
     if particles.table is not None and RELION_IMAGE in particles.table:
         replaced = (*OLD_POSE, *relion.DETECTOR, "rlnImagePixelSize")
@@ -74,30 +92,6 @@ def write_poses(
         table, optics, contrast = pd.DataFrame(index=range(len(names))), None, particles.contrast
     known = relion.particle_columns(rotations, shifts_px, contrast, pixel_size_angstrom=pixel)
     if subset is not None:
-        known["rlnRandomSubset"] = one_each(subset, count=len(particles), name="subset").astype(int) + 1
+        known["rlnRandomSubset"] = subset
     table, optics = relion.optics_groups(table.assign(**{RELION_IMAGE: names}, **known), optics)
-    write_star(
-        path,
-        relion.in_order(table, relion.PARTICLE_ORDER),
-        optics=relion.sized(optics, pixel, particles.image_size),
-    )
-
-
-def _write_negatives(path: Path, particles: ParticleFile, rotations: Rotation, shifts_px: np.ndarray) -> None:
-    warnings.warn(
-        f"{particles.path} holds dark particles, which a STAR file cannot say: "
-        f"their negatives stand beside {path.name}",
-        UserWarning,
-        stacklevel=3,
-    )
-    posed = ParticleSeries(
-        len(particles),
-        particles.image_size,
-        particles.pixel_size_angstrom,
-        rotations,
-        shifts_px,
-        particles.defocus_angstrom,
-        particles.ctf,
-        blocks=lambda size: (images for _, images in particles.blocks(size)),
-    )
-    write_particles(path, posed)
+    return relion.in_order(table, relion.PARTICLE_ORDER), relion.sized(optics, pixel, particles.image_size)

@@ -198,7 +198,7 @@ def write_star(path: str | os.PathLike, table: pd.DataFrame, *, optics: pd.DataF
     ValueError : the name does not end in ``.star``, a table is empty or lacks rlnImageName or rlnOpticsGroup, or an
         image has a name that ``check_image_names`` refuses.
     """
-    _write_text(named(path, ".star"), star_text(table, optics))
+    write_text(named(path, ".star"), star_text(table, optics))
 
 
 def star_text(table: pd.DataFrame, optics: pd.DataFrame) -> str:
@@ -228,7 +228,7 @@ def write_xmd(path: str | os.PathLike, table: pd.DataFrame) -> None:
     ValueError : the name does not end in ``.xmd``, the table is empty or lacks ``image``, or an image has a name that
         ``check_image_names`` refuses.
     """
-    _write_text(named(path, ".xmd"), xmd_text(table))
+    write_text(named(path, ".xmd"), xmd_text(table))
 
 
 def xmd_text(table: pd.DataFrame) -> str:
@@ -262,6 +262,7 @@ def _quoted(value):
     return f"'{value}'" if isinstance(value, str) and (not value or " " in value) else value
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text whole or not at all; OSError where it cannot be written."""
     with whole_file(path) as part, cannot_write(path):
         part.write_text(text, encoding="utf-8")

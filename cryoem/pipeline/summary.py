@@ -49,8 +49,8 @@ def summarise(
     noise = {"noise variance": f"{profile.noise_variance:g}"}
     sections["Run"] = {
         "profile": profile.name,
-        "map": profile.map_name,
-        **(noise if profile.particles is None else {"particles": profile.particles}),
+        "map": Path(profile.map_name).name,
+        **(noise if profile.particles is None else {"particles": Path(profile.particles).name}),
         "seed": str(profile.seed),
     }
     sections |= {PHASES[name].title: _formatted(values) for name, values in numbers.items() if values}

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.fft
 
 from cryoem.contrast import ContrastTransfer
+from cryoem.imaging import without_background
 from cryoem.projectors import half_planes_from_images
 from cryoem.projectors.matching import displaced
 from cryoem.reconstruction import SliceSums, disc_frequencies, grid_slices, once_each
@@ -119,10 +120,7 @@ def _normalised(images: np.ndarray) -> tuple[np.ndarray, float]:
     """Images without their background, the mean outside the inscribed circle, in units of their deviation;
     that unit.
     """
-    n = images.shape[1]
-    y, x = np.indices((n, n)) - n // 2
-    outside = np.hypot(y, x) > 0.5 * n - 1
-    images = images - images[:, outside].mean(axis=1)[:, None, None]
+    images = without_background(images)
     unit = float(images.std(dtype=float))
     if unit == 0:
         raise ValueError(f"images must not be constant, got {len(images)} constant ones")

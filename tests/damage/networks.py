@@ -225,7 +225,7 @@ def hdf5_changes(group: str) -> Iterator[tuple[str, str, Callable[[h5py.File], N
 
         return change
 
-    yield "an external link", "leads outside", linked(h5py.ExternalLink("/tmp/other.h5", "x"))
+    yield "an external link", "leads outside", linked(h5py.ExternalLink("/elsewhere/other.h5", "x"))
     yield "a soft link", "leads outside", linked(h5py.SoftLink("/layers"))
     yield (
         "external storage",
@@ -343,7 +343,7 @@ def harmful_graphs() -> dict[str, bytes]:
         return Harmful()
 
     def writes():
-        with tf.control_dependencies([tf.io.write_file("/tmp/written-by-a-model", "x")]):
+        with tf.control_dependencies([tf.io.write_file("/elsewhere/written-by-a-model", "x")]):
             return tf.constant(0.0)
 
     acts = {
