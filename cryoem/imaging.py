@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import scipy.fft
+from scipy.spatial.transform import Rotation
 
 from cryoem.checks import finite_array, not_negative, positive_number, shifts_of, square_images
 from cryoem.contrast import ContrastTransfer, defoci_of
@@ -15,7 +16,7 @@ from cryoem.projectors import (
     half_planes_from_images,
     images_from_half_planes,
     plane_frequencies,
-    project,
+    projector,
 )
 from cryoem.rotations import point_group, random_rotations
 from cryoem.volumes import DensityMap
@@ -124,14 +125,15 @@ def _drawn(
     pixel = density_map.voxel_size_angstrom
     rotations = random_rotations(n, coverage=coverage, rng=rng)
     size = max(density_map.data.shape) if image_size is None else image_size
-    deviation = clean_deviation(density_map, image_size=size, coverage=coverage, ctf=ctf, backend=backend)
+    project = projector(density_map.data, image_size=size, backend=backend)
+    deviation = _clean_deviation(project, coverage, ctf, pixel)
     defocus = None if ctf is None else rng.uniform(*ctf.defocus_angstrom, n)
     shifts = (
         rng.triangular(-shift_limit_px, 0, shift_limit_px, (n, 2)) if shift_limit_px else np.zeros((n, 2))
     )
 
     def images(some: slice, noise: np.random.Generator) -> np.ndarray:
-        made = project(density_map.data, rotations[some], image_size=size, backend=backend)
+        made = project(rotations[some])
         made /= deviation
         if ctf is not None:
             made = apply_ctf(made, ctf, defocus[some], pixel_size_angstrom=pixel)
@@ -163,11 +165,21 @@ def clean_deviation(
     ------
     ValueError : the map projects to a constant.
     """
-    rotations = random_rotations(REFERENCE_PROJECTIONS, coverage=coverage, rng=0)
-    images = project(density_map.data, rotations, image_size=image_size, backend=backend)
+    project = projector(density_map.data, image_size=image_size, backend=backend)
+    return _clean_deviation(project, coverage, ctf, density_map.voxel_size_angstrom)
+
+
+def _clean_deviation(
+    project: Callable[[Rotation], np.ndarray],
+    coverage: str,
+    ctf: ContrastTransfer | None,
+    pixel_size_angstrom: float,
+) -> float:
+    """``clean_deviation`` of a map by its projector."""
+    images = project(random_rotations(REFERENCE_PROJECTIONS, coverage=coverage, rng=0))
     if ctf is not None:
         defoci = np.linspace(*ctf.defocus_angstrom, REFERENCE_PROJECTIONS)
-        images = apply_ctf(images, ctf, defoci, pixel_size_angstrom=density_map.voxel_size_angstrom)
+        images = apply_ctf(images, ctf, defoci, pixel_size_angstrom=pixel_size_angstrom)
     deviation = float(images.std())
     if deviation == 0:
         raise ValueError("density_map must have structure, got one whose projections are constant")

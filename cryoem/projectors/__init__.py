@@ -1,12 +1,14 @@
 """Projection of a density along the microscope's z-axis, and its adjoint: exact on the CPU, matched up to ASTRA's
 interpolation on a GPU.
 
-``project`` and ``backproject`` are the only doors; algorithms call them and never build geometry.  Two backends:
-``"fourier"`` reads central slices of the volume's Fourier transform on the CPU; ``"astra"`` traces rays on a GPU.
-``"auto"`` takes ASTRA where a usable GPU is visible and the CPU otherwise.
+``project``, ``projector`` and ``backproject`` are the only doors; algorithms call them and never build geometry.  Two
+backends: ``"fourier"`` reads central slices of the volume's Fourier transform on the CPU; ``"astra"`` traces rays on a
+GPU.  ``"auto"`` takes ASTRA where a usable GPU is visible and the CPU otherwise.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import scipy.fft
@@ -42,24 +44,44 @@ def project(
 
     Source: the central-slice theorem; accuracy is stated in ``docs/conventions.md``.
     """
+    return projector(volume, image_size=image_size, backend=backend)(rotations)
+
+
+def projector(
+    volume: np.ndarray, *, image_size: int | None = None, backend: str = "auto"
+) -> Callable[[Rotation], np.ndarray]:
+    """``project`` of one volume that is asked for many times: the volume is transformed once, not at each call.
+
+    The transform, of some 35 bytes a voxel, stays in memory as long as what is returned.
+
+    Parameters, raises: as ``project``.
+
+    Returns
+    -------
+    A function of n orientations that gives (n, y, x) float32 line integrals.
+    """
     volume = finite_array(volume, name="volume", ndim=3, dtype=np.float32)
     n = max(volume.shape) if image_size is None else whole_number(image_size, name="image_size", at_least=2)
-    matrices = _matrices(rotations)
     if resolve_backend(backend) == "astra":
         from cryoem.projectors import astra_gpu
 
-        return astra_gpu.project(volume, matrices, n)
+        return lambda rotations: astra_gpu.project(volume, _matrices(rotations), n)
     from cryoem.projectors import fourier
 
     working = max(n, *volume.shape)
     spectrum = fourier.transform(volume)
     frequencies = plane_frequencies(working)
-    images = np.empty((len(matrices), n, n), np.float32)
-    for start in range(0, len(matrices), BATCH):
-        batch = slice(start, start + BATCH)
-        slices = fourier.read_slices(spectrum, matrices[batch], frequencies)
-        images[batch] = _crop(images_from_half_planes(slices, working), n)
-    return images
+
+    def at(rotations: Rotation) -> np.ndarray:
+        matrices = _matrices(rotations)
+        images = np.empty((len(matrices), n, n), np.float32)
+        for start in range(0, len(matrices), BATCH):
+            batch = slice(start, start + BATCH)
+            slices = fourier.read_slices(spectrum, matrices[batch], frequencies)
+            images[batch] = _crop(images_from_half_planes(slices, working), n)
+        return images
+
+    return at
 
 
 def backproject(
