@@ -27,8 +27,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from cryoem.checkpoints import Record, cosine_adamw, digest, restore
+from cryoem.checkpoints import Record, digest, restore
 from cryoem.checks import finite_array, positive_number, square_images, whole_number
+from cryoem.compilation import compile_network
+from cryoem.replicas import of_whole_batch
 from cryoem.udl.aligner import Aligner
 from cryoem.udl.classical import mean_spectrum, neighbour_pairs, pair_angles, synchronise, wrapped
 from cryoem.udl.joint import FEWEST_IMAGES, PARTNERS, angles_of_pairs, class_average, start_together
@@ -181,7 +183,12 @@ def fit(
     Arguments as in ``train``; ``stream`` and ``validation`` give batches (inputs, targets), and a stream's
     ``epoch`` is set before each epoch.  ``made_from`` is what else the numbers come from, see ``checkpoints.restore``.
     """
-    model.compile(optimizer=cosine_adamw(learning_rate, epochs * len(stream)), loss=loss)
+    compile_network(
+        model,
+        learning_rate=learning_rate,
+        steps=epochs * len(stream),
+        loss=of_whole_batch(loss, shared=True),
+    )
     folder = None if checkpoints is None else Path(checkpoints)
     made_from = {"epochs": epochs, "steps": len(stream), "learning_rate": learning_rate, **(made_from or {})}
     first_epoch, history = (0, {}) if folder is None else restore(model, folder, made_from)
