@@ -53,6 +53,11 @@ def computes_in_float16(model: keras.Model) -> bool:
     return any(layer.compute_dtype == "float16" for layer in _layers(model))
 
 
+def precision_of(model: keras.Model) -> dict[str, str]:
+    """What ``checkpoints.restore`` is to know: float16 keeps a scale of the loss, which float32 has none of."""
+    return {"precision": "mixed_float16"} if computes_in_float16(model) else {}
+
+
 def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
     for layer in model.layers:
         if isinstance(layer, keras.Model):

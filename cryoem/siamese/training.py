@@ -11,7 +11,7 @@ import numpy as np
 
 from cryoem.checkpoints import Record, restore
 from cryoem.checks import positive_number, shifts_of, square_images, whole_number
-from cryoem.compilation import compile_network
+from cryoem.compilation import compile_network, precision_of
 from cryoem.replicas import check_divisible, of_whole_batch, replicas_of
 from cryoem.siamese.losses import loss_of, metric_of
 from cryoem.siamese.pair_head import head_of
@@ -37,7 +37,8 @@ def train(
 ) -> dict[str, list[float]]:
     """Train an encoder so that the distances of its features are those of the orientations.
 
-    AdamW with a short linear warm-up and a cosine fall of the learning rate over all epochs.
+    AdamW with a short linear warm-up and a cosine fall of the learning rate over all epochs.  An encoder that was built
+    in the scope of a ``tf.distribute.MirroredStrategy`` is trained on its devices, to the same result as on one.
 
     Parameters
     ----------
@@ -64,7 +65,8 @@ def train(
     Raises
     ------
     ValueError : ``feature_distance`` or the point group is unknown, ``epochs`` is below 1, the learning rate is not
-        positive, the encoder has no pair head for ``"mlp"``, the validation set does not suit the encoder, or
+        positive, the encoder has no pair head for ``"mlp"``, the validation set does not suit the encoder, the
+        images of a batch or of the validation set cannot be shared alike by the encoder's replicas, or
         ``checkpoints`` are of another training.
     OSError : ``checkpoints`` cannot be written.
     """
@@ -96,6 +98,7 @@ def train(
         "symmetry": symmetry,
         "validation_images": len(images),
         **stream.made_from,
+        **precision_of(encoder),
     }
     first_epoch, history = (0, {}) if folder is None else restore(encoder, folder, made_from)
     record = Record(stream, folder, history, patience=patience, seconds=seconds)
