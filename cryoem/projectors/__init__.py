@@ -1,12 +1,16 @@
 """Projection of a density along the microscope's z-axis, and its adjoint: exact on the CPU, matched up to ASTRA's
 interpolation on a GPU.
 
-``project`` and ``backproject`` are the only doors; algorithms call them and never build geometry.  Two backends:
+``project`` and ``backproject`` are the only doors, with ``Projector`` where a volume is projected block by block;
+algorithms call them and never build geometry.  Two backends:
 ``"fourier"`` reads central slices of the volume's Fourier transform on the CPU; ``"astra"`` traces rays on a GPU.
 ``"auto"`` takes ASTRA where a usable GPU is visible and the CPU otherwise, or what ``CRYOEM_DEVICE`` asks for.
 """
 
 from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.fft
@@ -14,6 +18,9 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.checks import finite_array, square_images, whole_number
 from cryoem.devices import VARIABLE, chosen_device
+
+if TYPE_CHECKING:
+    from cryoem.projectors import fourier
 
 BACKENDS = ("auto", "fourier", "astra")
 BATCH = 256
@@ -43,24 +50,50 @@ def project(
 
     Source: the central-slice theorem; accuracy is stated in ``docs/conventions.md``.
     """
-    volume = finite_array(volume, name="volume", ndim=3, dtype=np.float32)
-    n = max(volume.shape) if image_size is None else whole_number(image_size, name="image_size", at_least=2)
-    matrices = _matrices(rotations)
-    if resolve_backend(backend) == "astra":
-        from cryoem.projectors import astra_gpu
+    return Projector(volume, image_size=image_size, backend=backend)(rotations)
 
-        return astra_gpu.project(volume, matrices, n)
-    from cryoem.projectors import fourier
 
-    working = max(n, *volume.shape)
-    spectrum = fourier.transform(volume)
-    frequencies = plane_frequencies(working)
-    images = np.empty((len(matrices), n, n), np.float32)
-    for start in range(0, len(matrices), BATCH):
-        batch = slice(start, start + BATCH)
-        slices = fourier.read_slices(spectrum, matrices[batch], frequencies)
-        images[batch] = _crop(images_from_half_planes(slices, working), n)
-    return images
+class Projector:
+    """A volume made ready once, to be projected block by block.
+
+    Arguments, errors and what a call with n orientations returns are those of ``project``.  What was made ready is not
+    sent along where a projector goes to another process: it is made again there, at the first call.
+    """
+
+    def __init__(self, volume: np.ndarray, *, image_size: int | None = None, backend: str = "auto"):
+        self.volume = finite_array(volume, name="volume", ndim=3, dtype=np.float32)
+        longest = max(self.volume.shape)
+        self.image_size = (
+            longest if image_size is None else whole_number(image_size, name="image_size", at_least=2)
+        )
+        self._working_size = max(self.image_size, longest)
+        self._backend = backend
+        resolve_backend(backend)
+
+    def __call__(self, rotations: Rotation) -> np.ndarray:
+        n, working, matrices = self.image_size, self._working_size, _matrices(rotations)
+        if resolve_backend(self._backend) == "astra":
+            from cryoem.projectors import astra_gpu
+
+            return astra_gpu.project(self.volume, matrices, n)
+        from cryoem.projectors import fourier
+
+        frequencies = plane_frequencies(working)
+        images = np.empty((len(matrices), n, n), np.float32)
+        for start in range(0, len(matrices), BATCH):
+            batch = slice(start, start + BATCH)
+            slices = fourier.read_slices(self._spectrum, matrices[batch], frequencies)
+            images[batch] = _crop(images_from_half_planes(slices, working), n)
+        return images
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in vars(self).items() if name != "_spectrum"}
+
+    @cached_property
+    def _spectrum(self) -> fourier.VolumeTransform:
+        from cryoem.projectors import fourier
+
+        return fourier.transform(self.volume)
 
 
 def backproject(
