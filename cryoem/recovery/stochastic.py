@@ -13,6 +13,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.checks import positive_number, whole_number
+from cryoem.devices import gpus_of_tensorflow
 
 PAIRS = 256
 FRAMES = 20
@@ -44,6 +45,7 @@ def descend(
     import tensorflow as tf
     from tensorflow_graphics.geometry.transformation import quaternion
 
+    gpus_of_tensorflow()  # hides them, or says that there are none, as the switch asks
     n = len(distances)
     quaternions = tf.Variable(Rotation.random(n, rng=rng).as_quat().astype(np.float32))
     targets = tf.constant(distances, tf.float32)
