@@ -222,11 +222,13 @@ def test_a_volume_that_is_projected_again_and_again_is_transformed_once(small_vo
     assert len(transforms) == 1
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int16])
 @pytest.mark.parametrize("shape", [(16, 16, 16), (9, 12, 17)])
-def test_a_transform_is_that_of_the_whole_padded_volume(shape):
+def test_a_transform_is_that_of_the_whole_padded_volume(shape, kind):
     """Axis by axis, with a guard that repeats the grid, and its twin across k_x = 0."""
-    volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    volume = (10 * np.random.default_rng(0).normal(size=shape)).astype(kind)
     spectrum = fourier.transform(volume)
+    assert spectrum.values.dtype == np.complex64
     grid, guard = spectrum.shape.full, fourier._GUARD
     padded = np.zeros(grid)
     padded[fourier._box(spectrum.shape)] = volume / spectrum.shape.roll_off

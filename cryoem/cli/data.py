@@ -98,7 +98,7 @@ def density(
     return Answer(f"{shape} voxels of {made.voxel_size_angstrom:.4g} Å: {out}", values)
 
 
-@ends_in_order(afterwards=NOTHING_WRITTEN)
+@ends_in_order(afterwards=NOTHING_WRITTEN, on_device=True)
 def project(
     source: Annotated[str, typer.Argument(metavar="MAP", help="Map, or what `cryoem density` makes one of.")],
     out: Out,

@@ -33,7 +33,7 @@ SAME_VOXEL = 1e-3  # relative
 HALF_MAPS = 0.143
 
 
-@ends_in_order(afterwards=NOTHING_WRITTEN)
+@ends_in_order(afterwards=NOTHING_WRITTEN, on_device=True)
 def reconstruct(
     particles: Particles,
     out: Out,

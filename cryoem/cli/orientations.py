@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cryoem.particles import ParticleFile
 
 
-@ends_in_order(afterwards=NOTHING_WRITTEN)
+@ends_in_order(afterwards=NOTHING_WRITTEN, on_device=True)
 def distances(
     particles: Particles,
     encoder: Annotated[Path, typer.Option(help="Trained network, such as the encoder.weights.h5 of a run.")],
@@ -97,7 +97,7 @@ def distances(
     return Answer(f"distances {which}: {out}", {"distances": out, **made_of})
 
 
-@ends_in_order(afterwards=NOTHING_WRITTEN)
+@ends_in_order(afterwards=NOTHING_WRITTEN, on_device=True)
 def recover(
     distances: Annotated[
         Path, typer.Argument(metavar="DISTANCES", help="File that `cryoem distances` or a run made.")

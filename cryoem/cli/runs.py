@@ -13,7 +13,7 @@ from cryoem.cli.options import Datadir, OpticsGroup, PixelSize, Scheduler, Worke
 MEASURED = "measured"  # the run of measured particles that was given no name
 
 
-@ends_in_order(afterwards="the same command goes on where it stopped")
+@ends_in_order(afterwards="the same command goes on where it stopped", on_device=True)
 def run(
     profile: Annotated[str, typer.Option(help="Size of the run: quick, paper or toy.")] = "quick",
     map_name: Annotated[
@@ -112,7 +112,7 @@ def settings() -> Answer:
     return Answer("\n".join(lines), values)
 
 
-@ends_in_order(afterwards="points that are done are kept, and the same command goes on")
+@ends_in_order(afterwards="points that are done are kept, and the same command goes on", on_device=True)
 def experiment(
     name: Annotated[str | None, typer.Argument(help="Of an experiment that --list names.")] = None,
     size: Annotated[str, typer.Option(help="quick, paper or toy.")] = "quick",

@@ -4,7 +4,7 @@ interpolation on a GPU.
 ``project`` and ``backproject`` are the only doors, with ``Projector`` where a volume is projected block by block;
 algorithms call them and never build geometry.  Two backends:
 ``"fourier"`` reads central slices of the volume's Fourier transform on the CPU; ``"astra"`` traces rays on a GPU.
-``"auto"`` takes ASTRA where a usable GPU is visible and the CPU otherwise.
+``"auto"`` takes ASTRA where a usable GPU is visible and the CPU otherwise, or what ``CRYOEM_DEVICE`` asks for.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import scipy.fft
 from scipy.spatial.transform import Rotation
 
 from cryoem.checks import finite_array, square_images, whole_number
+from cryoem.devices import VARIABLE, chosen_device
 
 if TYPE_CHECKING:
     from cryoem.projectors import fourier
@@ -146,8 +147,9 @@ def backproject(
 def resolve_backend(backend: str) -> str:
     """The backend that a name stands for on this machine: ``"fourier"`` or ``"astra"``.
 
-    Raises ValueError for an unknown name, RuntimeError for ``"astra"`` where ASTRA sees no usable GPU: the toolbox has
-    no CPU projector in 3-D, and calling it without a GPU would end the process.
+    Raises ValueError for an unknown name, RuntimeError for ``"astra"`` where ASTRA sees no usable GPU, or is not to use
+    it: the toolbox has no CPU projector in 3-D, and calling it without a GPU would end the process.  See ``devices``
+    for the switch.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
@@ -155,10 +157,14 @@ def resolve_backend(backend: str) -> str:
         return backend
     from cryoem.projectors import astra_gpu
 
-    if astra_gpu.is_usable():
+    device = chosen_device()
+    if device == "cpu" and backend == "astra":
+        raise RuntimeError(f'backend="astra" needs a GPU, and {VARIABLE}=cpu forbids one')
+    if device != "cpu" and astra_gpu.is_usable():
         return "astra"
-    if backend == "astra":
-        raise RuntimeError('backend="astra" needs astra-toolbox and a visible GPU, and none is usable here')
+    if backend == "astra" or device == "gpu":
+        wanted = 'backend="astra"' if backend == "astra" else f"{VARIABLE}=gpu"
+        raise RuntimeError(f"{wanted} needs astra-toolbox and a visible GPU, and none is usable here")
     return "fourier"
 
 
