@@ -19,7 +19,6 @@ from cryoem.projectors import (
     half_planes_from_images,
     images_from_half_planes,
     plane_frequencies,
-    project,
 )
 from cryoem.rotations import point_group, random_rotations
 from cryoem.volumes import DensityMap
@@ -127,7 +126,8 @@ def _drawn(
     rng = np.random.default_rng(rng)
     size = max(density_map.data.shape) if image_size is None else image_size
     rotations = random_rotations(n, coverage=coverage, rng=rng)
-    deviation = clean_deviation(density_map, image_size=size, coverage=coverage, ctf=ctf, backend=backend)
+    projector = Projector(density_map.data, image_size=size, backend=backend)
+    deviation = _clean_deviation(projector, coverage, ctf, density_map.voxel_size_angstrom)
     known = {
         "pixel_size_angstrom": density_map.voxel_size_angstrom,
         "rotations": rotations,
@@ -138,7 +138,7 @@ def _drawn(
         "ctf": ctf,
     }
     view = _View(
-        Projector(density_map.data, image_size=size, backend=backend),
+        projector,
         density_map.voxel_size_angstrom,
         deviation,
         noise_variance,
@@ -212,11 +212,21 @@ def clean_deviation(
     ------
     ValueError : the map projects to a constant.
     """
-    rotations = random_rotations(REFERENCE_PROJECTIONS, coverage=coverage, rng=0)
-    images = project(density_map.data, rotations, image_size=image_size, backend=backend)
+    projector = Projector(density_map.data, image_size=image_size, backend=backend)
+    return _clean_deviation(projector, coverage, ctf, density_map.voxel_size_angstrom)
+
+
+def _clean_deviation(
+    projector: Projector,
+    coverage: str,
+    ctf: ContrastTransfer | None,
+    pixel_size_angstrom: float,
+) -> float:
+    """``clean_deviation`` of a map by its projector."""
+    images = projector(random_rotations(REFERENCE_PROJECTIONS, coverage=coverage, rng=0))
     if ctf is not None:
         defoci = np.linspace(*ctf.defocus_angstrom, REFERENCE_PROJECTIONS)
-        images = apply_ctf(images, ctf, defoci, pixel_size_angstrom=density_map.voxel_size_angstrom)
+        images = apply_ctf(images, ctf, defoci, pixel_size_angstrom=pixel_size_angstrom)
     deviation = float(images.std())
     if deviation == 0:
         raise ValueError("density_map must have structure, got one whose projections are constant")

@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.checks import many_rotations, shifts_of, whole_number
 
+BLOCK = 65_536  # orientations drawn at a time
 COVERAGES = ("so3", "euler", "half", "quarter", "preferred")
 PREFERRED_AXES = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
 PREFERRED_CONCENTRATION = 10.0
@@ -57,7 +58,14 @@ def random_rotations(
         tilt = np.minimum(tilt, np.pi - tilt)
     if coverage == "quarter":
         rot /= 2
-    return from_relion_euler_deg(np.rad2deg(np.stack([rot, tilt, psi], axis=1)))
+    quaternions = np.empty((n, 4))
+    for start in range(
+        0, n, BLOCK
+    ):  # a million orientations are 32 MB, and would pass through six times that
+        some = slice(start, start + BLOCK)
+        angles = np.rad2deg(np.stack([rot[some], tilt[some], psi[some]], axis=1))
+        quaternions[some] = from_relion_euler_deg(angles).as_quat()
+    return Rotation(quaternions, normalize=False, copy=False)
 
 
 def _preferred(n: int, rng: np.random.Generator) -> Rotation:

@@ -206,6 +206,38 @@ def test_many_images_are_the_same_as_one_at_a_time(small_volume, monkeypatch):
     np.testing.assert_allclose(batched, 3 * smeared, atol=FLOAT32 * np.abs(batched).max())
 
 
+def test_a_volume_that_is_projected_again_and_again_is_transformed_once(small_volume, monkeypatch):
+    transforms = []
+
+    def counted(volume, transform=fourier.transform):
+        transforms.append(volume.shape)
+        return transform(volume)
+
+    rotations = random_rotations(7, rng=1)
+    expected = cpu(small_volume, rotations)
+    monkeypatch.setattr(fourier, "transform", counted)
+    projector = projectors.Projector(small_volume, backend="fourier")
+    blocks = [projector(rotations[start : start + 3]) for start in (0, 3, 6)]
+    np.testing.assert_array_equal(np.concatenate(blocks), expected)
+    assert len(transforms) == 1
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int16])
+@pytest.mark.parametrize("shape", [(16, 16, 16), (9, 12, 17)])
+def test_a_transform_is_that_of_the_whole_padded_volume(shape, kind):
+    """Axis by axis, with a guard that repeats the grid, and its twin across k_x = 0."""
+    volume = (10 * np.random.default_rng(0).normal(size=shape)).astype(kind)
+    spectrum = fourier.transform(volume)
+    assert spectrum.values.dtype == np.complex64
+    grid, guard = spectrum.shape.full, fourier._GUARD
+    padded = np.zeros(grid)
+    padded[fourier._box(spectrum.shape)] = volume / spectrum.shape.roll_off
+    whole = np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(padded)), axes=(0, 1))
+    around = [np.arange(-guard, n + guard) % n for n in grid[:2]]
+    expected = whole[np.ix_(*around, np.arange(-guard, grid[2] // 2 + 1 + guard) % grid[2])]
+    np.testing.assert_allclose(spectrum.values, expected, atol=FLOAT32 * np.abs(expected).max())
+
+
 # --- geometry
 
 

@@ -6,7 +6,7 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.evaluation import recovery_error
 from cryoem.recovery import recover_orientations
-from cryoem.recovery.landmarks import locate_all, spread_landmarks
+from cryoem.recovery.landmarks import BLOCK, locate_all, spread_landmarks
 from cryoem.recovery.spectral import spectral_start
 from cryoem.rotations import (
     COVERAGES,
@@ -151,6 +151,19 @@ def test_distances_to_landmarks_alone_are_enough(tmp_path):
     assert recovery_error(rotations, recovery.rotations) < 1e-3  # float32 of small distances
     every = recover_orientations(np.asarray(columns, float), landmarks=numbers, rng=0)
     assert recovery_error(rotations, every.rotations) < 1e-3
+
+
+def test_rows_that_were_read_are_let_go(tmp_path, monkeypatch):
+    """A mapped file counts as memory page by page: each block is let go, and the reading of all landmarks' rows."""
+    let_go = []
+    for module in ("cryoem.recovery", "cryoem.recovery.landmarks"):
+        monkeypatch.setattr(f"{module}.let_go", lambda part: let_go.append((type(part), part.shape)))
+    rotations = random_rotations(BLOCK + 100, rng=1)
+    numbers = np.arange(0, 200, 10)
+    columns = np.memmap(tmp_path / "distances", np.float32, "w+", shape=(len(rotations), 20))
+    columns[:] = geodesic_distance(rotations, rotations[numbers])
+    recover_orientations(columns, landmarks=numbers, rng=0)
+    assert let_go == [(np.memmap, (n, 20)) for n in (len(rotations), BLOCK, 100)]
 
 
 @pytest.mark.parametrize("group", [None, point_group("C2")])

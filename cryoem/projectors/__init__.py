@@ -56,8 +56,9 @@ def project(
 class Projector:
     """A volume made ready once, to be projected block by block.
 
-    Arguments, errors and what a call with n orientations returns are those of ``project``.  What was made ready is not
-    sent along where a projector goes to another process: it is made again there, at the first call.
+    Arguments, errors and what a call with n orientations returns are those of ``project``.  What was made ready,
+    some 35 bytes a voxel, stays in memory with the projector; it is not sent along to another process, but made again
+    there at the first call.
     """
 
     def __init__(self, volume: np.ndarray, *, image_size: int | None = None, backend: str = "auto"):

@@ -87,11 +87,24 @@ class VolumeTransform:
 def transform(volume: np.ndarray) -> VolumeTransform:
     """Transform a real (z, y, x) volume for off-grid reading."""
     shape = GridShape(volume.shape)
-    padded = np.zeros(shape.full, np.float32)
-    padded[_box(shape)] = volume / shape.roll_off
-    padded = scipy.fft.ifftshift(padded)
-    half = scipy.fft.fftshift(scipy.fft.rfftn(padded, workers=-1), axes=(0, 1))
-    return VolumeTransform(_add_guard(half), shape)
+    half = np.asarray(volume, np.float32) / shape.roll_off
+    for axis in (2, 1, 0):  # padded axis by axis: what is still empty is neither stored nor transformed
+        half = _padded_transform(half, shape.full[axis], axis)
+    return VolumeTransform(_guarded(half), shape)
+
+
+def _padded_transform(values: np.ndarray, length: int, axis: int) -> np.ndarray:
+    """Transform of one axis, padded to a length; position n // 2 is the origin.  Real along the last axis, which is
+    halved, complex along the others.
+    """
+    n = values.shape[axis]
+    padded = np.zeros((*values.shape[:axis], length, *values.shape[axis + 1 :]), values.dtype)
+    placed, given = np.moveaxis(padded, axis, 0), np.moveaxis(values, axis, 0)
+    placed[: n - n // 2] = given[n // 2 :]
+    placed[length - n // 2 :] = given[: n // 2]
+    if axis == 2:
+        return scipy.fft.rfft(padded, axis=axis, workers=-1)
+    return scipy.fft.fft(padded, axis=axis, workers=-1, overwrite_x=True)
 
 
 def _box(shape: GridShape) -> tuple[slice, ...]:
@@ -106,12 +119,24 @@ def _negate(half: np.ndarray) -> np.ndarray:
     return np.roll(half[::-1, ::-1], (1, 1), axis=(0, 1)).conj()
 
 
-def _add_guard(half: np.ndarray) -> np.ndarray:
-    """Extend the half grid periodically in z and y and by Hermitian symmetry in x."""
-    twin = _negate(half)
-    left, right = twin[..., _GUARD:0:-1], twin[..., -2 : -2 - _GUARD : -1]
-    wide = np.concatenate([left, half, right], axis=2)
-    return np.pad(wide, ((_GUARD, _GUARD), (_GUARD, _GUARD), (0, 0)), mode="wrap")
+def _guarded(half: np.ndarray) -> np.ndarray:
+    """A half grid shifted in z and y, extended periodically in these and by Hermitian symmetry in x."""
+    nz, ny, nx = half.shape
+    guarded = np.empty((nz + 2 * _GUARD, ny + 2 * _GUARD, nx + 2 * _GUARD), half.dtype)
+    inner = guarded[_GUARD:-_GUARD, _GUARD:-_GUARD]
+    middle = inner[..., _GUARD:-_GUARD]
+    for to_z, from_z in (
+        (slice(nz // 2, None), slice(None, nz // 2)),
+        (slice(None, nz // 2), slice(nz // 2, None)),
+    ):
+        middle[to_z, ny // 2 :] = half[from_z, : ny // 2]
+        middle[to_z, : ny // 2] = half[from_z, ny // 2 :]
+    inner[..., :_GUARD] = _negate(middle[..., _GUARD:0:-1])
+    inner[..., -_GUARD:] = _negate(middle[..., -2 : -2 - _GUARD : -1])
+    for axis in (1, 0):
+        around = np.moveaxis(guarded, axis, 0)
+        around[:_GUARD], around[-_GUARD:] = around[-2 * _GUARD : -_GUARD], around[_GUARD : 2 * _GUARD]
+    return guarded
 
 
 def _fold_guard(guarded: np.ndarray) -> np.ndarray:

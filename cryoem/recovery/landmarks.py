@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from cryoem.mapped_arrays import let_go
 from cryoem.recovery.polish import polish_against
 from cryoem.recovery.spectral import locate
 from cryoem.recovery.symmetric import place, reach_of
@@ -79,6 +80,7 @@ def locate_all(
         visited, losses = polish_against(
             some, start, known, rounds=rounds, robust_width=robust_width, group=group
         )
+        let_go(columns[first : first + block])
         if n <= block:
             return visited, np.array(losses)
         found[first : first + block] = visited[-1]
