@@ -25,6 +25,7 @@ tf.config.set_visible_devices([], "GPU")
 tf.config.set_logical_device_configuration(CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
 PARTICLE = phantom(size=16)
 EPOCHS = 3
+RATE = 1e-3  # of aligners, at its highest
 PAIR = tf.distribute.MirroredStrategy(
     ["CPU:0", "CPU:1"]
 )  # one for all: a second would be taken for the first
@@ -110,13 +111,14 @@ def aligners() -> dict:
     trainings = []
     for scope in (nullcontext(), PAIR.scope()):
         with scope:
-            trainings.append(train_aligner(images, epochs=1, batch_size=4))
+            trainings.append(train_aligner(images, epochs=1, batch_size=4, learning_rate=RATE))
     one, two = trainings
     weights = [training.aligner.network.get_weights() for training in trainings]
     return {
         "history": [one.history, two.history],
         "untrained": [one.untrained, two.untrained],
         "apart": largest(*weights),
+        "rate": RATE,
     }
 
 
