@@ -29,6 +29,7 @@ QUESTIONS = (
     "reconstruction.py",
     "recovery.py --stochastic",
     "landmarks.py",
+    "growth.py --again",
     "end_to_end.py --noise-variance 0",
     "end_to_end.py --noise-variance 16",
     "end_to_end.py --noise-variance 0 --shift-limit-px 5",
