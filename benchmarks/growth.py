@@ -176,7 +176,7 @@ def print_growth(table: pd.DataFrame) -> None:
             rows.append(
                 (
                     f"{name}: memory, largest to smallest",
-                    f"<= {FLAT:g}",
+                    f"<= {FLAT:g}" if row.step in STREAMED else "-",
                     f"{row.memory_ratio:.2f}; {last.peak_memory_gb:.2f} GB at the largest",
                 )
             )
