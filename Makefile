@@ -1,7 +1,7 @@
 # make demo            the quick pipeline on a phantom particle    (MAP=5j0n, an own file, PROFILE=paper, ARGS=...)
 # make lab             JupyterLab in notebooks/
 # make test            the tests                                   (ARGS="-k gauge")
-# make bench           the benchmarks, into docs/benchmarks.md     (EXTRAS=dev,astra,baselines for ASPIRE)
+# make bench           the benchmarks, into docs/benchmarks.md     (EXTRAS=dev,astra,baselines for its peers)
 # make site            the web site, into docs/_build/html         (PROFILE=quick for larger notebooks than toy)
 # make lint            ruff, as the checks run it                  (make format repairs)
 #

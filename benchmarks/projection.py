@@ -1,22 +1,25 @@
-"""Projection: accuracy against an exact non-uniform FFT, the adjoint, and the rate beside a finufft plan and ASPIRE.
+"""Projection and back-projection: accuracy against an exact non-uniform FFT, and cost beside a finufft plan and ASPIRE.
 
     python benchmarks/projection.py
 
-ASPIRE is measured where it is installed (extra ``baselines``), in the same process on the same orientations; its images
-are held against ours, so that both are known to do the same work.  Rates are medians of several repeats,
-taken in turns.
+ASPIRE is measured where it is installed (extra ``baselines``).  All take part in turns, in one process, on the same
+map, images and orientations; times are medians.  ASPIRE's images and maps are scaled to our units, by the size.  Errors
+are relative L2 errors against the exact transform: of what comes out, and of it without the Nyquist frequency, which
+ASPIRE leaves out; images to back-project have none.  The finufft plan works on half of each slice with a tolerance of
+1e-3, ASPIRE on whole slices with all the digits of single precision.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import logging
-import time
+from functools import partial
 
 import finufft
 import numpy as np
+import peers
+import scipy.fft
 from table import print_table
+from watch import OURS, in_turns, print_beside
 
 from cryoem import registry, volumes
 from cryoem.projectors import (
@@ -28,54 +31,10 @@ from cryoem.projectors import (
 )
 from cryoem.rotations import random_rotations
 
-
-def exact_half_planes(volume, rotations, size):
-    """The transform on every point of the half-planes, by a non-uniform FFT to 1e-9 in double precision."""
-    points = slice_points(rotations, size)
-    return finufft.nufft3d2(*points, volume.astype(complex), eps=1e-9, isign=-1).reshape(len(rotations), -1)
-
-
-def slice_points(rotations, size):
-    """Angular frequencies (z, y, x) of every half-plane element of every slice."""
-    frequencies = 2 * np.pi * plane_frequencies(size).astype(float)
-    points = np.einsum("mj,njk->nmk", frequencies, rotations.as_matrix()[:, :2]).reshape(-1, 3)
-    return tuple(np.ascontiguousarray(points[:, axis]) for axis in (2, 1, 0))
-
-
-def project_with_finufft(volume, rotations, size):
-    """The same projection through a finufft plan over half of each slice, single precision, 1e-3."""
-    plan = finufft.Plan(2, volume.shape, eps=1e-3, isign=-1, dtype="complex64")
-    images = np.empty((len(rotations), size, size), np.float32)
-    single = volume.astype(np.complex64)
-    for start in range(0, len(rotations), 64):
-        batch = rotations[start : start + 64]
-        plan.setpts(*(points.astype(np.float32) for points in slice_points(batch, size)))
-        images[start : start + 64] = images_from_half_planes(
-            plan.execute(single).reshape(len(batch), -1), size
-        )
-    return images
-
-
-def aspire_projector(volume):
-    """ASPIRE's projector of a cubic volume as a function of orientations, or None where it is not installed."""
-    if importlib.util.find_spec("aspire") is None:
-        return None
-    logging.disable(logging.WARNING)
-    from aspire.utils import Rotation as AspireRotation
-    from aspire.volume import Volume
-
-    aspire_volume = Volume(volume)
-
-    def run(rotations):
-        inverse = AspireRotation(rotations.inv().as_matrix().astype(np.float32))
-        return aspire_volume.project(inverse).asnumpy()
-
-    return run
-
-
-def worst_correlation(ours, theirs):
-    """Lowest correlation of two stacks, image by image."""
-    return min(np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(ours, theirs, strict=True))
+FINUFFT = "finufft plan, half slices"
+FEW = 20  # images whose exact transform is waited for
+BATCH = 64
+TOLERANCE = 1e-3
 
 
 def main() -> None:
@@ -89,53 +48,169 @@ def main() -> None:
     arguments = parser.parse_args()
     size = arguments.image_size
     density = registry.load(arguments.map)
-    volume, cubic = density.data, volumes.cube(density, size).data
+    cubic = volumes.cube(density, size).data
     rotations = random_rotations(arguments.images, rng=0)
+    aspire = peers.aspire("volume", "image")
+    compare_projection(arguments, density.data, cubic, rotations, aspire)
+    images = without_nyquist(project(cubic, rotations, image_size=size))
+    compare_backprojection(arguments, images, rotations, aspire)
 
-    few = rotations[:20]
+
+def compare_projection(arguments, volume, cubic, rotations, aspire) -> None:
+    """The tables of accuracy and of cost of projection."""
+    size = arguments.image_size
+    contenders = {
+        OURS: lambda r: project(volume, r, image_size=size),
+        FINUFFT: lambda r: project_with_finufft(volume, r, size),
+    }
+    if aspire is not None:
+        model = aspire.volume.Volume(cubic)
+        contenders[peers.ASPIRE] = lambda r: size * model.project(peers.matrices_for_aspire(r)).asnumpy()
+    few = rotations[:FEW]
     exact = images_from_half_planes(exact_half_planes(volume, few, size), size)
     ours = project(volume, few, image_size=size)
-    error = np.linalg.norm(ours - exact) / np.linalg.norm(exact)
-    spectrum_error = np.linalg.norm(half_planes_from_images(ours - exact)) / np.linalg.norm(
-        half_planes_from_images(exact)
-    )
     rng = np.random.default_rng(1)
     test_images = rng.normal(size=ours.shape).astype(np.float32)
     test_volume = rng.normal(size=volume.shape).astype(np.float32)
     forward = np.vdot(project(test_volume, few, image_size=size).astype(float), test_images)
     backward = np.vdot(test_volume.astype(float), backproject(test_images, few, volume_shape=volume.shape))
+    print_table(
+        f"{arguments.map}, accuracy of projections of {size} px",
+        [
+            ("relative L2 error, images", "<= 2e-3", f"{relative(ours, exact):.1e}"),
+            (
+                "relative L2 error, transforms",
+                "<= 2e-3",
+                f"{relative(half_planes_from_images(ours), half_planes_from_images(exact)):.1e}",
+            ),
+            ("adjoint, relative", "<= 1e-5", f"{abs(forward - backward) / abs(forward):.1e}"),
+        ],
+    )
+    accuracy = {name: errors_of(run(few), exact) for name, run in contenders.items()}
+    compare(
+        f"{arguments.map}, projections of {size} px",
+        contenders,
+        rotations,
+        accuracy,
+        arguments.repeats,
+        asked=">= 5 x, error no worse",
+    )
 
-    runners = {
-        "cryoem": lambda r: project(volume, r, image_size=size),
-        "finufft plan, half slices": lambda r: project_with_finufft(volume, r, size),
+
+def compare_backprojection(arguments, images, rotations, aspire) -> None:
+    """The table of cost of back-projection of images along their orientations."""
+    size = arguments.image_size
+    shape = (size, size, size)
+    contenders = {
+        OURS: lambda r: backproject(images[: len(r)], r, volume_shape=shape),
+        FINUFFT: lambda r: backproject_with_finufft(images[: len(r)], r),
     }
-    aspire = aspire_projector(cubic)
     if aspire is not None:
-        runners["ASPIRE"] = aspire
-    agreement = {name: worst_correlation(ours, run(few)) for name, run in runners.items()}
-    seconds = {name: [] for name in runners}
-    for _ in range(arguments.repeats):
-        for name, run in runners.items():
-            start = time.perf_counter()
-            run(rotations)
-            seconds[name].append(time.perf_counter() - start)
-    rate = {name: len(rotations) / np.median(times) for name, times in seconds.items()}
+        contenders[peers.ASPIRE] = lambda r: (
+            size * aspire.image.Image(images[: len(r)]).backproject(peers.matrices_for_aspire(r)).asnumpy()[0]
+        )
+    few = rotations[:FEW]
+    exact = exact_backprojection(images[:FEW], few)
+    accuracy = {name: f"error {relative(run(few), exact):.1e}" for name, run in contenders.items()}
+    compare(
+        f"{arguments.map}, back-projection of images of {size} px",
+        contenders,
+        rotations,
+        accuracy,
+        arguments.repeats,
+    )
 
-    rows = [
-        ("relative L2 error, images", "<= 2e-3", f"{error:.1e}"),
-        ("relative L2 error, transforms", "<= 2e-3", f"{spectrum_error:.1e}"),
-        ("adjoint, relative", "<= 1e-5", f"{abs(forward - backward) / abs(forward):.1e}"),
-        ("cryoem", "-", f"{rate['cryoem']:.0f} images/s"),
-    ]
-    for name, asked in (("finufft plan, half slices", "-"), ("ASPIRE", ">= 4 x")):
-        measured = "not installed"
-        if name in rate:
-            measured = (
-                f"{rate[name]:.0f} images/s: cryoem is {rate['cryoem'] / rate[name]:.1f} x, "
-                f"correlation with ours >= {agreement[name]:.5f}"
-            )
-        rows.append((name, asked, measured))
-    print_table(f"{arguments.map}, projections of {size} px", rows)
+
+def compare(
+    title: str, contenders, rotations, accuracy: dict[str, str], repeats: int, *, asked: str = "-"
+) -> None:
+    """Watch all contenders and print them side by side; ``asked`` is of ASPIRE."""
+    watched = in_turns({name: partial(run, rotations) for name, run in contenders.items()}, repeats=repeats)
+    print_beside(
+        title,
+        watched,
+        accuracy=accuracy,
+        asked={peers.ASPIRE: asked},
+        work=len(rotations),
+        unit="images/s",
+        absent=() if peers.ASPIRE in contenders else (peers.ASPIRE,),
+    )
+
+
+def errors_of(found: np.ndarray, exact: np.ndarray) -> str:
+    """Relative errors of (n, y, x) images as text: of these, and of these without the Nyquist frequency."""
+    inner = (without_nyquist(images) for images in (found, exact))
+    return f"error {relative(found, exact):.1e}, below Nyquist {relative(*inner):.1e}"
+
+
+def relative(found: np.ndarray, exact: np.ndarray) -> float:
+    """Relative L2 error."""
+    return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+
+
+def without_nyquist(images: np.ndarray) -> np.ndarray:
+    """Real (n, y, x) images without the highest frequency of either axis, where their size is even: float32."""
+    size = images.shape[1]
+    spectra = scipy.fft.fft2(images)
+    if size % 2 == 0:
+        spectra[:, size // 2] = spectra[:, :, size // 2] = 0
+    return scipy.fft.ifft2(spectra).real.astype(np.float32)
+
+
+def slice_points(rotations, size: int, dtype=np.float64) -> tuple[np.ndarray, ...]:
+    """Angular frequencies (z, y, x) of every half-plane element of every slice."""
+    frequencies = 2 * np.pi * plane_frequencies(size).astype(float)
+    points = np.einsum("mj,njk->nmk", frequencies, rotations.as_matrix()[:, :2]).reshape(-1, 3)
+    return tuple(np.ascontiguousarray(points[:, axis], dtype) for axis in (2, 1, 0))
+
+
+def exact_half_planes(volume, rotations, size: int) -> np.ndarray:
+    """The transform on every point of the half-planes, by a non-uniform FFT to 1e-9 in double precision."""
+    points = slice_points(rotations, size)
+    return finufft.nufft3d2(*points, volume.astype(complex), eps=1e-9, isign=-1).reshape(len(rotations), -1)
+
+
+def exact_backprojection(images, rotations) -> np.ndarray:
+    """The adjoint of exact projection: (size, size, size)."""
+    values = weighted_half_planes(images).astype(complex)
+    points = slice_points(rotations, images.shape[1])
+    return finufft.nufft3d1(*points, values, n_modes=(images.shape[1],) * 3, eps=1e-9, isign=1).real
+
+
+def weighted_half_planes(images) -> np.ndarray:
+    """Transforms of images on half-planes, each element as often as it stands in the plane, over its size: (n m,)."""
+    size = images.shape[1]
+    counts = np.full((size, size // 2 + 1), 2)
+    counts[:, 0] = 1
+    if size % 2 == 0:
+        counts[:, -1] = 1
+    return (half_planes_from_images(images) * (counts.ravel() / size**2)).ravel()
+
+
+def project_with_finufft(volume, rotations, size: int) -> np.ndarray:
+    """The same projection through a finufft plan over half of each slice, single precision."""
+    plan = finufft.Plan(2, volume.shape, eps=TOLERANCE, isign=-1, dtype="complex64")
+    images = np.empty((len(rotations), size, size), np.float32)
+    single = volume.astype(np.complex64)
+    for start in range(0, len(rotations), BATCH):
+        batch = rotations[start : start + BATCH]
+        plan.setpts(*slice_points(batch, size, np.float32))
+        images[start : start + BATCH] = images_from_half_planes(
+            plan.execute(single).reshape(len(batch), -1), size
+        )
+    return images
+
+
+def backproject_with_finufft(images, rotations) -> np.ndarray:
+    """The same back-projection through a finufft plan, batch by batch, single precision."""
+    size = images.shape[1]
+    plan = finufft.Plan(1, (size,) * 3, eps=TOLERANCE, isign=1, dtype="complex64")
+    volume = np.zeros((size,) * 3, np.float32)
+    for start in range(0, len(rotations), BATCH):
+        batch = slice(start, start + BATCH)
+        plan.setpts(*slice_points(rotations[batch], size, np.float32))
+        volume += plan.execute(weighted_half_planes(images[batch]).astype(np.complex64)).real
+    return volume
 
 
 if __name__ == "__main__":

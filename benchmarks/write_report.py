@@ -1,11 +1,11 @@
 """Run every benchmark in turn and write what they print into docs/benchmarks.md, whole or not at all.
 
-    python benchmarks/write_report.py                       some two hours on two cores; also `make bench`
+    python benchmarks/write_report.py                       some three hours on two cores; also `make bench`
     python benchmarks/write_report.py natural published     these scripts alone; the other sections stay as they are
     python benchmarks/write_report.py "end_to_end.py --noise-variance 0"     this one question alone
 
-ASPIRE is compared with where the extra ``baselines`` is installed; alignment reads CRYOEM_DATA/class-averages, natural
-CRYOEM_DATA/natural-images.
+ASPIRE and scikit-learn are compared with where the extra ``baselines`` is installed; alignment reads
+CRYOEM_DATA/class-averages, natural CRYOEM_DATA/natural-images.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ HERE = Path(__file__).parent
 REPORT = HERE.parent / "docs" / "benchmarks.md"
 D2 = "--map beta-galactosidase --masked --symmetry D2 --image-size 100"
 QUESTIONS = (
+    "quick_run.py",
     "projection.py",
     "reconstruction.py",
+    "reading.py",
     "recovery.py --stochastic",
+    "recovery_speed.py",
     "landmarks.py",
     "growth.py --again",
+    "training.py",
     "end_to_end.py --noise-variance 0",
     "end_to_end.py --noise-variance 16",
     "end_to_end.py --noise-variance 0 --shift-limit-px 5",
@@ -39,6 +43,7 @@ QUESTIONS = (
     f"end_to_end.py --noise-variance 0 {D2}",
     f"end_to_end.py --noise-variance 16 {D2}",
     "alignment.py --json notebooks/4-udl-alignment/fourteen-sets.json",
+    "alignment_speed.py",
     "particles.py",
     "memory.py",
     "natural.py",

@@ -1,4 +1,4 @@
-"""Trainings that can be watched, stopped and resumed: history, checkpoints, early stop, learning rate."""
+"""Trainings that can be watched, stopped and resumed: history, checkpoints, early stop."""
 
 from __future__ import annotations
 
@@ -13,25 +13,12 @@ import keras
 import numpy as np
 
 from cryoem.errors import first_line
+from cryoem.replicas import scope_of
 from cryoem.whole_files import remove_left_overs, written_aside
 
-WARM_UP_STEPS = 50
-LAST_RATE = 0.05
 STATE_FILE = "state.json"
 MADE_FROM_FILE = "made-from.json"
 WEIGHTS_FILES = "after-epoch-*.weights.h5"
-
-
-def cosine_adamw(learning_rate: float, steps: int) -> keras.optimizers.Optimizer:
-    """AdamW with a short linear warm-up and a cosine fall of the learning rate over all ``steps``."""
-    schedule = keras.optimizers.schedules.CosineDecay(
-        LAST_RATE * learning_rate,
-        decay_steps=max(1, steps - WARM_UP_STEPS),
-        alpha=LAST_RATE,
-        warmup_target=learning_rate,
-        warmup_steps=min(WARM_UP_STEPS, steps - 1),
-    )
-    return keras.optimizers.AdamW(schedule, weight_decay=1e-3, clipnorm=1.0)
 
 
 class Record(keras.callbacks.Callback):
@@ -133,7 +120,8 @@ def restore(
             f"checkpoints {folder} are of another training, with {', '.join(others)}; remove it to train anew"
         )
     try:
-        model.optimizer.build(model.trainable_variables)
+        with scope_of(model):
+            model.optimizer.build(model.trainable_variables)
         model.load_weights(_weights_path(folder, state["epochs"]))
     except Exception as error:  # Keras, h5py and TensorFlow each raise their own kinds
         raise ValueError(

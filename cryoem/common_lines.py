@@ -72,7 +72,7 @@ def orientations_from_common_lines(
         raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
     if not is_installed():
         raise ModuleNotFoundError("ASPIRE is not installed: pip install 'cryoem[baselines]'")
-    aspire = _aspire()
+    aspire = import_aspire()
     from threadpoolctl import threadpool_limits
 
     options = {"seed": int(np.random.default_rng(rng).integers(2**31))} if estimator == "sync3n" else {}
@@ -91,7 +91,7 @@ def orientations_from_common_lines(
 
 
 @cache
-def _aspire() -> ModuleType:
+def import_aspire() -> ModuleType:
     """ASPIRE, imported without the folder of logs, the log handlers and the hook for errors that it leaves behind."""
     root, hook = logging.getLogger(), sys.excepthook
     handlers, level = root.handlers[:], root.level

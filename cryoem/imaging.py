@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.fft
@@ -11,15 +12,19 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.checks import finite_array, not_negative, positive_number, shifts_of, square_images
 from cryoem.contrast import ContrastTransfer, defoci_of
+from cryoem.distributed import in_order
 from cryoem.particles import ParticleSeries, ParticleStack
 from cryoem.projectors import (
+    Projector,
     half_planes_from_images,
     images_from_half_planes,
     plane_frequencies,
-    projector,
 )
 from cryoem.rotations import point_group, random_rotations
 from cryoem.volumes import DensityMap
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 REFERENCE_PROJECTIONS = 200
 
@@ -64,20 +69,19 @@ def simulate(
 
     Source: arXiv 2104.06237, section 4.1.
     """
-    rng = np.random.default_rng(rng)
-    known, images = _drawn(
+    known, view = _drawn(
         density_map,
         n,
-        rng,
         image_size=image_size,
         coverage=coverage,
         noise_variance=noise_variance,
         shift_limit_px=shift_limit_px,
         ctf=ctf,
         symmetry=symmetry,
+        rng=rng,
         backend=backend,
     )
-    return ParticleStack(images=images(slice(0, n), rng), symmetry=symmetry, **known)
+    return ParticleStack(images=view(_Some.of(known, 0, n)), symmetry=symmetry, **known)
 
 
 def simulate_lazily(
@@ -85,30 +89,26 @@ def simulate_lazily(
     n: int,
     *,
     image_size: int | None = None,
-    rng: np.random.Generator | int | None = None,
+    client: Client | None = None,
     **options,
 ) -> ParticleSeries:
     """Particle images as ``simulate`` makes them, but block by block when they are asked for: more than memory holds.
 
-    Parameters, raises: as ``simulate``, whose images they are for the same seed.  A generator is left before the noise
-    of the images, which has a copy of it.
+    Parameters, raises: as ``simulate``, whose images they are for the same seed; ``client`` makes blocks on its
+    workers, see ``distributed.in_order``.
     """
-    rng = np.random.default_rng(rng)
-    known, images = _drawn(density_map, n, rng, image_size=image_size, **options)
-    at_noise = copy.deepcopy(rng)
+    known, view = _drawn(density_map, n, image_size=image_size, **options)
 
     def blocks(size: int) -> Iterator[np.ndarray]:
-        noise = copy.deepcopy(at_noise)
-        return (images(slice(start, min(start + size, n)), noise) for start in range(0, n, size))
+        items = (_Some.of(known, start, min(start + size, n)) for start in range(0, n, size))
+        return in_order(view, items, client=client)
 
-    size = max(density_map.data.shape) if image_size is None else image_size
-    return ParticleSeries(n, size, blocks=blocks, **known)
+    return ParticleSeries(n, view.projector.image_size, blocks=blocks, **known)
 
 
 def _drawn(
     density_map: DensityMap,
     n: int,
-    rng: np.random.Generator,
     *,
     image_size: int | None = None,
     coverage: str = "so3",
@@ -116,39 +116,86 @@ def _drawn(
     shift_limit_px: float = 0.0,
     ctf: ContrastTransfer | None = None,
     symmetry: str = "C1",
+    rng: np.random.Generator | int | None = None,
     backend: str = "auto",
-) -> tuple[dict, Callable[[slice, np.random.Generator], np.ndarray]]:
-    """What is known of n images, and a function that makes some of them; noise is drawn in the order of its calls."""
+) -> tuple[dict, _View]:
+    """What is known of n images, and what makes some of them."""
     not_negative(noise_variance, name="noise_variance")
     not_negative(shift_limit_px, name="shift_limit_px")
     point_group(symmetry)
-    pixel = density_map.voxel_size_angstrom
-    rotations = random_rotations(n, coverage=coverage, rng=rng)
+    rng = np.random.default_rng(rng)
     size = max(density_map.data.shape) if image_size is None else image_size
-    project = projector(density_map.data, image_size=size, backend=backend)
-    deviation = _clean_deviation(project, coverage, ctf, pixel)
-    defocus = None if ctf is None else rng.uniform(*ctf.defocus_angstrom, n)
-    shifts = (
-        rng.triangular(-shift_limit_px, 0, shift_limit_px, (n, 2)) if shift_limit_px else np.zeros((n, 2))
-    )
-
-    def images(some: slice, noise: np.random.Generator) -> np.ndarray:
-        made = project(rotations[some])
-        made /= deviation
-        if ctf is not None:
-            made = apply_ctf(made, ctf, defocus[some], pixel_size_angstrom=pixel)
-        if shift_limit_px:
-            made = shift(made, shifts[some])
-        return add_noise(made, noise_variance, rng=noise)
-
+    rotations = random_rotations(n, coverage=coverage, rng=rng)
+    projector = Projector(density_map.data, image_size=size, backend=backend)
+    deviation = _clean_deviation(projector, coverage, ctf, density_map.voxel_size_angstrom)
     known = {
-        "pixel_size_angstrom": pixel,
+        "pixel_size_angstrom": density_map.voxel_size_angstrom,
         "rotations": rotations,
-        "shifts_px": shifts,
-        "defocus_angstrom": defocus,
+        "defocus_angstrom": None if ctf is None else rng.uniform(*ctf.defocus_angstrom, n),
+        "shifts_px": rng.triangular(-shift_limit_px, 0, shift_limit_px, (n, 2))
+        if shift_limit_px
+        else np.zeros((n, 2)),
         "ctf": ctf,
     }
-    return known, images
+    view = _View(
+        projector,
+        density_map.voxel_size_angstrom,
+        deviation,
+        noise_variance,
+        noise_seed=int(rng.integers(2**63)),
+    )
+    return known, view
+
+
+@dataclass(frozen=True)
+class _Some:
+    """What is known of some images, the first of which has the number ``start``."""
+
+    start: int
+    rotations: Rotation
+    shifts_px: np.ndarray
+    defocus_angstrom: np.ndarray | None
+    ctf: ContrastTransfer | None
+
+    @classmethod
+    def of(cls, known: dict, start: int, stop: int) -> _Some:
+        some, defocus = slice(start, stop), known["defocus_angstrom"]
+        return cls(
+            start,
+            known["rotations"][some],
+            known["shifts_px"][some],
+            None if defocus is None else defocus[some],
+            known["ctf"],
+        )
+
+
+@dataclass(frozen=True)
+class _View:
+    """Makes images; the noise of each has a seed of its own, so that they may be made in any order and anywhere."""
+
+    projector: Projector
+    pixel_size_angstrom: float
+    deviation: float
+    noise_variance: float
+    noise_seed: int
+
+    def __call__(self, some: _Some) -> np.ndarray:
+        """(k, y, x) float32"""
+        images = self.projector(some.rotations)
+        images /= self.deviation
+        if some.ctf is not None:
+            images = apply_ctf(
+                images, some.ctf, some.defocus_angstrom, pixel_size_angstrom=self.pixel_size_angstrom
+            )
+        if some.shifts_px.any():
+            images = shift(images, some.shifts_px)
+        if self.noise_variance:
+            for number, image in enumerate(images, start=some.start):
+                noise = np.random.default_rng([self.noise_seed, number])
+                image += np.float32(np.sqrt(self.noise_variance)) * noise.standard_normal(
+                    image.shape, np.float32
+                )
+        return images
 
 
 def clean_deviation(
@@ -165,18 +212,18 @@ def clean_deviation(
     ------
     ValueError : the map projects to a constant.
     """
-    project = projector(density_map.data, image_size=image_size, backend=backend)
-    return _clean_deviation(project, coverage, ctf, density_map.voxel_size_angstrom)
+    projector = Projector(density_map.data, image_size=image_size, backend=backend)
+    return _clean_deviation(projector, coverage, ctf, density_map.voxel_size_angstrom)
 
 
 def _clean_deviation(
-    project: Callable[[Rotation], np.ndarray],
+    projector: Projector,
     coverage: str,
     ctf: ContrastTransfer | None,
     pixel_size_angstrom: float,
 ) -> float:
     """``clean_deviation`` of a map by its projector."""
-    images = project(random_rotations(REFERENCE_PROJECTIONS, coverage=coverage, rng=0))
+    images = projector(random_rotations(REFERENCE_PROJECTIONS, coverage=coverage, rng=0))
     if ctf is not None:
         defoci = np.linspace(*ctf.defocus_angstrom, REFERENCE_PROJECTIONS)
         images = apply_ctf(images, ctf, defoci, pixel_size_angstrom=pixel_size_angstrom)

@@ -34,7 +34,7 @@ def job(simulated, tmp_path_factory):
 @pytest.fixture(params=[1, 7, 1000])
 def block(request, monkeypatch):
     """Images of a block."""
-    monkeypatch.setattr(blockwise, "BLOCK_BYTES", request.param * 4 * SIZE**2)
+    monkeypatch.setattr(blockwise.blocks, "BLOCK_BYTES", request.param * 4 * SIZE**2)
     return request.param
 
 
@@ -64,7 +64,7 @@ def test_distances_are_those_of_the_images(simulated, job, encoder, block):
 
 
 def test_distances_to_landmarks_are_columns_of_all_distances(job, encoder, monkeypatch):
-    monkeypatch.setattr(blockwise, "ROWS", 10)
+    monkeypatch.setattr(blockwise.distances, "ROWS", 10)
     every = blockwise.learned_distances(job, *encoder)
     some = blockwise.learned_distances(job, *encoder, landmarks=15, rng=3)
     assert len(set(some.landmarks)) == 15
@@ -142,7 +142,8 @@ def map_of(stack, chosen=slice(None), **options):
 def test_a_map_made_in_blocks_is_the_map_made_at_once(simulated, job, block, symmetry):
     done = []
     made = blockwise.reconstruct_particles(job, symmetry=symmetry, callback=done.append)
-    assert done == [*range(block, N, block), N]
+    at_once = blockwise.maps.BLOCKS_AT_ONCE * block
+    assert done == [*range(at_once, N, at_once), N]
     halves = zip(made.half_maps, (slice(0, None, 2), slice(1, None, 2)), strict=True)
     for found, chosen in ((made.map, slice(None)), *halves):
         expected = map_of(simulated, chosen, symmetry=symmetry)

@@ -47,6 +47,29 @@ def answer(*arguments) -> dict:
     return json.loads(ended.stdout)
 
 
+def test_workers_make_what_one_process_makes(tmp_path):
+    """Images to the bit; a map but for the rounding of another number of threads."""
+    for workers in (1, 2):
+        particles_file, made = tmp_path / f"{workers}.star", tmp_path / f"{workers}.mrc"
+        answer(
+            "project",
+            "phantom",
+            "-n",
+            30,
+            "--noise-variance",
+            1,
+            "--workers",
+            workers,
+            "--out",
+            particles_file,
+        )
+        answer("reconstruct", particles_file, "--workers", workers, "--out", made)
+    one, two = ((tmp_path / f"{workers}.mrcs").read_bytes() for workers in (1, 2))
+    assert one == two
+    first, second = (volumes.read_map(tmp_path / f"{workers}.mrc").data for workers in (1, 2))
+    np.testing.assert_allclose(first, second, atol=1e-5 * np.abs(first).max())
+
+
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory):
     """A folder in which the commands of the page were executed, and what each said.

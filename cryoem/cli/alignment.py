@@ -10,7 +10,7 @@ from cryoem.cli.endings import NOTHING_WRITTEN, Answer, ends_in_order
 from cryoem.cli.options import Datadir, PixelSize, Seed
 
 
-@ends_in_order(afterwards=NOTHING_WRITTEN)
+@ends_in_order(afterwards=NOTHING_WRITTEN, on_device=True)
 def align2d(
     particles: Annotated[
         str,

@@ -16,7 +16,9 @@ from cryoem.cli.options import (
     Out,
     Particles,
     PixelSize,
+    Scheduler,
     Seed,
+    Workers,
     new_file,
 )
 from cryoem.cli.progress import progress
@@ -96,7 +98,7 @@ def density(
     return Answer(f"{shape} voxels of {made.voxel_size_angstrom:.4g} Å: {out}", values)
 
 
-@ends_in_order(afterwards=NOTHING_WRITTEN)
+@ends_in_order(afterwards=NOTHING_WRITTEN, on_device=True)
 def project(
     source: Annotated[str, typer.Argument(metavar="MAP", help="Map, or what `cryoem density` makes one of.")],
     out: Out,
@@ -111,6 +113,8 @@ def project(
     shift_limit_px: Annotated[float, typer.Option(help="How far off the middle particles are.")] = 0.0,
     ctf: Annotated[bool, typer.Option("--ctf", help="See them through a contrast transfer.")] = False,
     seed: Seed = 0,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
     force: Force = False,
 ) -> Answer:
     """Simulate particle images of a map.
@@ -122,21 +126,23 @@ def project(
       cryoem project map.mrc -n 1000 --noise-variance 1 --out particles.star
     """
     from cryoem import imaging, registry, volumes
+    from cryoem.distributed import client_of
     from cryoem.particles import write_particles
 
     stack = _new_particles(out, force=force, inputs=(Path(source),))
     density_map = registry.load(source)
-    simulated = imaging.simulate_lazily(
-        density_map,
-        n,
-        image_size=image_size or volumes.enclosing_image_size(density_map),
-        coverage=coverage,
-        noise_variance=noise_variance,
-        shift_limit_px=shift_limit_px,
-        ctf=imaging.ContrastTransfer(inverted=True) if ctf else None,
-        rng=seed,
-    )
-    with progress("projecting", n) as done:
+    with client_of(workers, scheduler=scheduler) as client, progress("projecting", n) as done:
+        simulated = imaging.simulate_lazily(
+            density_map,
+            n,
+            image_size=image_size or volumes.enclosing_image_size(density_map),
+            coverage=coverage,
+            noise_variance=noise_variance,
+            shift_limit_px=shift_limit_px,
+            ctf=imaging.ContrastTransfer(inverted=True) if ctf else None,
+            rng=seed,
+            client=client,
+        )
         write_particles(out, simulated, callback=done)
     return _written(out, stack, simulated)
 

@@ -20,12 +20,20 @@ from typing import Annotated
 
 import typer
 
+from cryoem.devices import DEVICES, VARIABLE, device_chosen
+
 NOTHING_WRITTEN = "nothing was written, and the same command starts anew"
 NOTHING_CHANGED = "nothing was changed"
 SPEAK_FOR_THEMSELVES = (ValueError, OSError, RuntimeError, ImportError)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in one JSON object, for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device", help=f"{', '.join(DEVICES)}: where to compute; ${VARIABLE}, or auto, by default."
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,10 @@ class _Terminated(KeyboardInterrupt):
     """SIGTERM, which is to end a command as Ctrl-C does."""
 
 
-def ends_in_order(*, afterwards: str) -> Callable:
+def ends_in_order(*, afterwards: str, on_device: bool = False) -> Callable:
     """Decorate a command that returns an ``Answer``: it gets ``--json`` and ``--debug``, and ends as the module says.
+
+    ``on_device``: it also gets ``--device``, the switch of ``cryoem.devices`` as long as it runs.
 
     ``afterwards`` says what an interrupted command leaves and how to go on; what is half done is cleared away before it
     ends.  Whatever else is printed meanwhile, and warnings, go to stderr.
@@ -49,9 +59,18 @@ def ends_in_order(*, afterwards: str) -> Callable:
 
     def decorated(command: Callable[..., Answer]) -> Callable[..., None]:
         @functools.wraps(command)
-        def wrapped(*args, as_json: bool, debug: bool, **kwargs) -> None:
+        def wrapped(*args, as_json: bool, debug: bool, device: str | None = None, **kwargs) -> None:
+            if device not in (None, *DEVICES):
+                raise typer.BadParameter(
+                    f"must be one of {', '.join(DEVICES)}, got {device!r}", param_hint="--device"
+                )
             try:
-                with _sigterm_raises(), _warnings_in_one_line(), redirect_stdout(sys.stderr):
+                with (
+                    _sigterm_raises(),
+                    _warnings_in_one_line(),
+                    redirect_stdout(sys.stderr),
+                    device_chosen(device),
+                ):
                     answer = command(*args, **kwargs)
             except (typer.Exit, typer.BadParameter):
                 raise
@@ -69,9 +88,10 @@ def ends_in_order(*, afterwards: str) -> Callable:
             typer.echo(json_text(answer.values) if as_json else answer.text)
 
         signature = inspect.signature(command, eval_str=True)
+        options = [("device", Device, None)] if on_device else []
         added = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
-            for name, annotation in (("as_json", AsJson), ("debug", Debug))
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            for name, annotation, default in (*options, ("as_json", AsJson, False), ("debug", Debug, False))
         ]
         wrapped.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])
         return wrapped

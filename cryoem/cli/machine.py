@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import cryoem
 from cryoem.cli.endings import NOTHING_CHANGED, Answer, ends_in_order
+from cryoem.devices import chosen_device
 
 PACKAGES = {
     "numpy": "numpy",
@@ -29,18 +30,19 @@ def info() -> Answer:
       cryoem info --json
     """
     from cryoem.folders import data_folder, notebooks_folder
-    from cryoem.projectors import resolve_backend
+    from cryoem.projectors import astra_gpu
 
-    backend, gpus = resolve_backend("auto"), _tensorflow_gpus()
+    device, gpus, astra = chosen_device(), _tensorflow_gpus(), astra_gpu.is_usable()
     report = {
         "cryoem": cryoem.__version__,
         "python": sys.version.split()[0],
         **{name: _version(distribution) for name, distribution in PACKAGES.items()},
         "cpu_cores": _cores(),
         "gpus_of_tensorflow": gpus,
-        "gpu_of_astra": backend == "astra",
-        "training_device": "gpu" if gpus else "cpu",
-        "projection_backend": backend,
+        "gpu_of_astra": astra,
+        "device": device,
+        "training_device": _used(device, "gpu" if gpus else None, "cpu"),
+        "projection_backend": _used(device, "astra" if astra else None, "fourier"),
         "notebooks_folder": str(notebooks_folder()),
         "data_folder": str(data_folder()),
     }
@@ -58,6 +60,13 @@ def _version(distribution: str) -> str | None:
 def _cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _used(device: str, of_gpu: str | None, of_cpu: str) -> str:
+    """What computes, by the switch: the way of a GPU, None where there is none, or that of the CPU."""
+    if device == "gpu":
+        return of_gpu or "none, the GPU asked for is not there"
+    return of_cpu if device == "cpu" or of_gpu is None else of_gpu
 
 
 def _tensorflow_gpus() -> list[str] | None:

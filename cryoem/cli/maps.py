@@ -16,8 +16,10 @@ from cryoem.cli.options import (
     Out,
     Particles,
     PixelSize,
+    Scheduler,
     Seed,
     Symmetry,
+    Workers,
     new_file,
     refuse_input,
 )
@@ -31,7 +33,7 @@ SAME_VOXEL = 1e-3  # relative
 HALF_MAPS = 0.143
 
 
-@ends_in_order(afterwards=NOTHING_WRITTEN)
+@ends_in_order(afterwards=NOTHING_WRITTEN, on_device=True)
 def reconstruct(
     particles: Particles,
     out: Out,
@@ -45,6 +47,8 @@ def reconstruct(
     pixel_size: PixelSize = None,
     datadir: Datadir = None,
     optics_group: OpticsGroup = None,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
     force: Force = False,
 ) -> Answer:
     """Make a map of particle images with their orientations.
@@ -57,6 +61,7 @@ def reconstruct(
       cryoem reconstruct orientations.star --half-maps --out map.mrc
     """
     from cryoem.blockwise import reconstruct_particles
+    from cryoem.distributed import client_of
     from cryoem.particles import open_particles
     from cryoem.volumes import write_map
     from cryoem.whole_files import whole_files
@@ -72,8 +77,8 @@ def reconstruct(
     )
     for path in (out, *halves):
         refuse_input(path, opened.paths)
-    with progress("reconstructing", len(opened)) as done:
-        made = reconstruct_particles(opened, symmetry=symmetry, method=method, callback=done)
+    with client_of(workers, scheduler=scheduler) as client, progress("reconstructing", len(opened)) as done:
+        made = reconstruct_particles(opened, symmetry=symmetry, method=method, client=client, callback=done)
     resolution = _resolution(*made.half_maps) if half_maps else None
     maps = [made.map, *(made.half_maps if half_maps else ())]
     with whole_files(out, *halves) as asides:

@@ -33,6 +33,13 @@ OpticsGroup = Annotated[
 Symmetry = Annotated[
     str, typer.Option(help="Point group of the particle, C1, C2, ..., D2, ..., its axes along z and x.")
 ]
+Workers = Annotated[
+    int, typer.Option(min=1, help="Processes on this machine that share the work, and its cores.")
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(help="Address of a Dask cluster whose workers do it instead, such as tcp://host:8786."),
+]
 
 
 def new_file(

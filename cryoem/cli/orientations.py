@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cryoem.cli.endings import NOTHING_WRITTEN, Answer, ends_in_order
-from cryoem.cli.options import Datadir, Force, OpticsGroup, Out, Particles, PixelSize, Seed, new_file
+from cryoem.cli.options import (
+    Datadir,
+    Force,
+    OpticsGroup,
+    Out,
+    Particles,
+    PixelSize,
+    Scheduler,
+    Seed,
+    Workers,
+    new_file,
+)
 from cryoem.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -19,7 +30,7 @@ if TYPE_CHECKING:
     from cryoem.particles import ParticleFile
 
 
-@ends_in_order(afterwards=NOTHING_WRITTEN)
+@ends_in_order(afterwards=NOTHING_WRITTEN, on_device=True)
 def distances(
     particles: Particles,
     encoder: Annotated[Path, typer.Option(help="Trained network, such as the encoder.weights.h5 of a run.")],
@@ -32,6 +43,8 @@ def distances(
     pixel_size: PixelSize = None,
     datadir: Datadir = None,
     optics_group: OpticsGroup = None,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
     force: Force = False,
 ) -> Answer:
     """Estimate the distances between the orientations of images.
@@ -44,6 +57,7 @@ def distances(
       cryoem distances particles.star --encoder encoder.weights.h5 --out distances.h5
     """
     from cryoem.blockwise import learned_distances
+    from cryoem.distributed import client_of
     from cryoem.particles import open_particles
     from cryoem.pipeline import save_arrays
     from cryoem.pipeline.inputs import sha256_of
@@ -55,8 +69,10 @@ def distances(
     from cryoem.siamese import load_encoder  # TensorFlow, once it is known that there is something to read
 
     network, settings = load_encoder(encoder)
-    with progress("reading", len(opened)) as done:
-        found = learned_distances(opened, network, settings, landmarks=landmarks, rng=seed, callback=done)
+    with client_of(workers, scheduler=scheduler) as client, progress("reading", len(opened)) as done:
+        found = learned_distances(
+            opened, network, settings, landmarks=landmarks, rng=seed, client=client, callback=done
+        )
     made_of = {
         "images": len(opened),
         "image_size_px": opened.image_size,
@@ -81,7 +97,7 @@ def distances(
     return Answer(f"distances {which}: {out}", {"distances": out, **made_of})
 
 
-@ends_in_order(afterwards=NOTHING_WRITTEN)
+@ends_in_order(afterwards=NOTHING_WRITTEN, on_device=True)
 def recover(
     distances: Annotated[
         Path, typer.Argument(metavar="DISTANCES", help="File that `cryoem distances` or a run made.")

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from cryoem.cli.endings import NOTHING_CHANGED, Answer, ends_in_order
-from cryoem.cli.options import Datadir, OpticsGroup, PixelSize
+from cryoem.cli.options import Datadir, OpticsGroup, PixelSize, Scheduler, Workers
 
 MEASURED = "measured"  # the run of measured particles that was given no name
 
 
-@ends_in_order(afterwards="the same command goes on where it stopped")
+@ends_in_order(afterwards="the same command goes on where it stopped", on_device=True)
 def run(
     profile: Annotated[str, typer.Option(help="Size of the run: quick, paper or toy.")] = "quick",
     map_name: Annotated[
@@ -112,11 +112,12 @@ def settings() -> Answer:
     return Answer("\n".join(lines), values)
 
 
-@ends_in_order(afterwards="points that are done are kept, and the same command goes on")
+@ends_in_order(afterwards="points that are done are kept, and the same command goes on", on_device=True)
 def experiment(
     name: Annotated[str | None, typer.Argument(help="Of an experiment that --list names.")] = None,
     size: Annotated[str, typer.Option(help="quick, paper or toy.")] = "quick",
-    workers: Annotated[int, typer.Option(min=1, help="Points executed at the same time.")] = 1,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
     map_name: Annotated[
         str | None,
         typer.Option("--map", help="Map in place of the experiment's, such as phantom; a name or a path."),
@@ -131,13 +132,14 @@ def experiment(
 ) -> Answer:
     """Run a notebook at every point of a grid, into one table.
 
-    Points that are done with the same parameters, notebook and versions are kept.
+    Points that are done with the same parameters, notebook and versions are kept.  Each worker executes one at a time.
 
     \b
     Example:
       cryoem experiment noise --size quick --workers 1 --out results/
     """
     from cryoem import experiments
+    from cryoem.distributed import client_of
     from cryoem.experiments.overview import overview, times
 
     if list_all:
@@ -148,9 +150,10 @@ def experiment(
         experiments.get_experiment(name).grid(size)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    table = experiments.run_experiment(
-        name, size=size, workers=workers, map_name=map_name, out=out, force=force
-    )
+    with client_of(workers, scheduler=scheduler) as client:
+        table = experiments.run_experiment(
+            name, size=size, client=client, map_name=map_name, out=out, force=force
+        )
     path = Path(table.attrs["path"])
     values = {"experiment": name, "measurements": len(table), "table": path}
     return Answer(f"{len(table)} measurements: {path}", values)

@@ -16,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import cryoem
-from cryoem.folders import data_folder
 from cryoem.pipeline.execution import NotebookError, code_of, execute_notebook, log_of, read_notebook
 from cryoem.pipeline.files import canonical_json, write_text
 from cryoem.pipeline.inputs import sha256_of
@@ -28,14 +27,6 @@ from cryoem.whole_files import remove_left_overs, to_disk
 RECORD_FILE, ROWS_FILE, NOTEBOOK_FILE = "point.json", "rows.json", "executed.ipynb"
 PARTIAL_NOTEBOOK_FILE = "partial.ipynb"
 PACKAGES = ("numpy", "scipy", "keras", "tensorflow")
-THREAD_LIMITS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "TF_NUM_INTRAOP_THREADS",
-    "TF_NUM_INTEROP_THREADS",
-)
 
 
 class PointFailedError(RuntimeError):
@@ -78,12 +69,12 @@ class Point:
         return record if is_current else None
 
 
-def execute_point(point: Point, *, threads: int, progress: bool) -> dict:
+def execute_point(point: Point, *, home: Path, progress: bool) -> dict:
     """Execute a point's notebook and write its record.
 
     Parameters
     ----------
-    threads : that its kernel may use.
+    home : the data folder of its kernel.
     progress : whether to show a bar.
 
     Returns
@@ -108,7 +99,7 @@ def execute_point(point: Point, *, threads: int, progress: bool) -> dict:
             point.notebook,
             partial,
             parameters={**point.parameters, "rows_file": str(folder / ROWS_FILE)},
-            environment={"CRYOEM_HOME": str(data_folder())} | {name: str(threads) for name in THREAD_LIMITS},
+            environment={"CRYOEM_HOME": str(home)},
             title=point.title,
             progress=progress,
         )

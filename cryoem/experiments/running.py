@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from multiprocessing.connection import wait
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from cryoem.checks import whole_number
+from cryoem.distributed import in_order
 from cryoem.experiments.catalogue import get_experiment
 from cryoem.experiments.grid import Experiment
 from cryoem.experiments.points import Point, PointFailedError, execute_point
 from cryoem.experiments.tables import gather, write_table
 from cryoem.folders import data_folder, notebooks_folder
-from cryoem.pipeline.files import canonical_json, write_text
-from cryoem.pipeline.kernel import die_with_parent
+from cryoem.pipeline.files import canonical_json
 from cryoem.pipeline.lock import locked
 from cryoem.pipeline.notices import notice_on_stderr, silent
 from cryoem.pipeline.settings import located
 
+if TYPE_CHECKING:
+    from distributed import Client
+
 FOLDER = "5-paper-figures"
-REASON_FILE = "reason.txt"
 
 
 class ExperimentFailedError(RuntimeError):
@@ -35,7 +36,7 @@ def run_experiment(
     name: str,
     *,
     size: str = "quick",
-    workers: int = 1,
+    client: Client | None = None,
     map_name: str | None = None,
     out: str | os.PathLike | None = None,
     force: bool = False,
@@ -52,7 +53,8 @@ def run_experiment(
     ----------
     name : of the experiment.
     size : ``"quick"``, ``"paper"`` or ``"toy"``.
-    workers : points that are executed at the same time; the processor's cores are shared among them.
+    client : of a Dask cluster whose workers execute points, see ``distributed.client_of``; they must see the same
+        files.  One point after the other, in this process, by default.
     map_name : a registry name or the path of a map, in place of the experiment's.
     out : folder for the table ``<name>.csv``; beside the points by default.
     force : execute every point anew.
@@ -66,13 +68,12 @@ def run_experiment(
 
     Raises
     ------
-    ValueError : there is no such experiment or size, it has no map to replace, or workers are fewer than 1.
+    ValueError : there is no such experiment or size, or it has no map to replace.
     FileNotFoundError : the notebook or the map file is not there.
     RunInProgressError : another process is running the same.
     ExperimentFailedError : some points stopped.
     """
     experiment = get_experiment(name) if experiment is None else experiment
-    workers = whole_number(workers, name="workers", at_least=1)
     folder = data_folder() / "experiments" / experiment.name / size
     notice = notice_on_stderr if progress else silent
     source = notebooks_folder() if notebooks is None else Path(notebooks)
@@ -81,7 +82,7 @@ def run_experiment(
         waiting = [point for point in points if force or point.record() is None]
         notice(f"{experiment.name}, {size}: {len(points)} points, {len(points) - len(waiting)} done before")
         failures = []
-        for count, (point, reason) in enumerate(_executed(waiting, workers, progress), start=1):
+        for count, (point, reason) in enumerate(_executed(waiting, client, progress), start=1):
             notice(f"{count}/{len(waiting)} " + (f"{point.title}: done" if reason is None else reason))
             failures += [] if reason is None else [reason]
         if failures:
@@ -120,58 +121,22 @@ def _points(
     ]
 
 
-def _executed(points: Sequence[Point], workers: int, progress: bool) -> Iterator[tuple[Point, str | None]]:
+def _executed(
+    points: Sequence[Point], client: Client | None, progress: bool
+) -> Iterator[tuple[Point, str | None]]:
     """Each point when it has ended, and why it failed where it did."""
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    if workers == 1:
-        for point in points:
-            yield point, _reason_of_failure(point, threads, progress)
-    else:
-        yield from _in_processes(points, workers, threads)
+    reasons = in_order(
+        partial(_reason_of_failure, home=data_folder(), progress=progress and client is None),
+        points,
+        client=client,
+        ahead=len(points),  # all are known from the start, and small
+    )
+    yield from zip(points, reasons, strict=True)
 
 
-def _reason_of_failure(point: Point, threads: int, progress: bool) -> str | None:
+def _reason_of_failure(point: Point, *, home: Path, progress: bool) -> str | None:
     try:
-        execute_point(point, threads=threads, progress=progress)
+        execute_point(point, home=home, progress=progress)
     except PointFailedError as error:
         return str(error)
     return None
-
-
-def _in_processes(points: Sequence[Point], workers: int, threads: int) -> Iterator[tuple[Point, str | None]]:
-    context = multiprocessing.get_context("spawn")
-    waiting, running = list(points), {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                point = waiting.pop(0)
-                process = context.Process(target=_work, args=(point, threads, os.getpid()))
-                process.start()
-                running[process.sentinel] = process, point
-            for sentinel in wait(list(running)):
-                process, point = running.pop(sentinel)
-                process.join()
-                yield point, _reason_of_end(point, process.exitcode)
-    finally:
-        for process, _ in running.values():
-            process.terminate()
-            process.join()
-
-
-def _work(point: Point, threads: int, parent: int) -> None:
-    """What a process of its own does; it ends with its parent, and its kernel with it, however they end."""
-    die_with_parent(parent)
-    reason_file = point.folder / REASON_FILE
-    reason_file.unlink(missing_ok=True)
-    reason = _reason_of_failure(point, threads, progress=False)
-    if reason is not None:
-        write_text(reason_file, reason)
-
-
-def _reason_of_end(point: Point, exit_code: int) -> str | None:
-    if point.record() is not None and exit_code == 0:
-        return None
-    reason_file = point.folder / REASON_FILE
-    if reason_file.is_file():
-        return reason_file.read_text(encoding="utf-8")
-    return f"{point.title} ended with exit code {exit_code}"

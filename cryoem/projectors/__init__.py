@@ -1,20 +1,26 @@
 """Projection of a density along the microscope's z-axis, and its adjoint: exact on the CPU, matched up to ASTRA's
 interpolation on a GPU.
 
-``project``, ``projector`` and ``backproject`` are the only doors; algorithms call them and never build geometry.  Two
-backends: ``"fourier"`` reads central slices of the volume's Fourier transform on the CPU; ``"astra"`` traces rays on a
-GPU.  ``"auto"`` takes ASTRA where a usable GPU is visible and the CPU otherwise.
+``project`` and ``backproject`` are the only doors, with ``Projector`` where a volume is projected block by block;
+algorithms call them and never build geometry.  Two backends:
+``"fourier"`` reads central slices of the volume's Fourier transform on the CPU; ``"astra"`` traces rays on a GPU.
+``"auto"`` takes ASTRA where a usable GPU is visible and the CPU otherwise, or what ``CRYOEM_DEVICE`` asks for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.fft
 from scipy.spatial.transform import Rotation
 
 from cryoem.checks import finite_array, square_images, whole_number
+from cryoem.devices import VARIABLE, chosen_device
+
+if TYPE_CHECKING:
+    from cryoem.projectors import fourier
 
 BACKENDS = ("auto", "fourier", "astra")
 BATCH = 256
@@ -44,44 +50,51 @@ def project(
 
     Source: the central-slice theorem; accuracy is stated in ``docs/conventions.md``.
     """
-    return projector(volume, image_size=image_size, backend=backend)(rotations)
+    return Projector(volume, image_size=image_size, backend=backend)(rotations)
 
 
-def projector(
-    volume: np.ndarray, *, image_size: int | None = None, backend: str = "auto"
-) -> Callable[[Rotation], np.ndarray]:
-    """``project`` of one volume that is asked for many times: the volume is transformed once, not at each call.
+class Projector:
+    """A volume made ready once, to be projected block by block.
 
-    The transform, of some 35 bytes a voxel, stays in memory as long as what is returned.
-
-    Parameters, raises: as ``project``.
-
-    Returns
-    -------
-    A function of n orientations that gives (n, y, x) float32 line integrals.
+    Arguments, errors and what a call with n orientations returns are those of ``project``.  What was made ready,
+    some 35 bytes a voxel, stays in memory with the projector; it is not sent along to another process, but made again
+    there at the first call.
     """
-    volume = finite_array(volume, name="volume", ndim=3, dtype=np.float32)
-    n = max(volume.shape) if image_size is None else whole_number(image_size, name="image_size", at_least=2)
-    if resolve_backend(backend) == "astra":
-        from cryoem.projectors import astra_gpu
 
-        return lambda rotations: astra_gpu.project(volume, _matrices(rotations), n)
-    from cryoem.projectors import fourier
+    def __init__(self, volume: np.ndarray, *, image_size: int | None = None, backend: str = "auto"):
+        self.volume = finite_array(volume, name="volume", ndim=3, dtype=np.float32)
+        longest = max(self.volume.shape)
+        self.image_size = (
+            longest if image_size is None else whole_number(image_size, name="image_size", at_least=2)
+        )
+        self._working_size = max(self.image_size, longest)
+        self._backend = backend
+        resolve_backend(backend)
 
-    working = max(n, *volume.shape)
-    spectrum = fourier.transform(volume)
-    frequencies = plane_frequencies(working)
+    def __call__(self, rotations: Rotation) -> np.ndarray:
+        n, working, matrices = self.image_size, self._working_size, _matrices(rotations)
+        if resolve_backend(self._backend) == "astra":
+            from cryoem.projectors import astra_gpu
 
-    def at(rotations: Rotation) -> np.ndarray:
-        matrices = _matrices(rotations)
+            return astra_gpu.project(self.volume, matrices, n)
+        from cryoem.projectors import fourier
+
+        frequencies = plane_frequencies(working)
         images = np.empty((len(matrices), n, n), np.float32)
         for start in range(0, len(matrices), BATCH):
             batch = slice(start, start + BATCH)
-            slices = fourier.read_slices(spectrum, matrices[batch], frequencies)
+            slices = fourier.read_slices(self._spectrum, matrices[batch], frequencies)
             images[batch] = _crop(images_from_half_planes(slices, working), n)
         return images
 
-    return at
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in vars(self).items() if name != "_spectrum"}
+
+    @cached_property
+    def _spectrum(self) -> fourier.VolumeTransform:
+        from cryoem.projectors import fourier
+
+        return fourier.transform(self.volume)
 
 
 def backproject(
@@ -134,8 +147,9 @@ def backproject(
 def resolve_backend(backend: str) -> str:
     """The backend that a name stands for on this machine: ``"fourier"`` or ``"astra"``.
 
-    Raises ValueError for an unknown name, RuntimeError for ``"astra"`` where ASTRA sees no usable GPU: the toolbox has
-    no CPU projector in 3-D, and calling it without a GPU would end the process.
+    Raises ValueError for an unknown name, RuntimeError for ``"astra"`` where ASTRA sees no usable GPU, or is not to use
+    it: the toolbox has no CPU projector in 3-D, and calling it without a GPU would end the process.  See ``devices``
+    for the switch.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
@@ -143,10 +157,14 @@ def resolve_backend(backend: str) -> str:
         return backend
     from cryoem.projectors import astra_gpu
 
-    if astra_gpu.is_usable():
+    device = chosen_device()
+    if device == "cpu" and backend == "astra":
+        raise RuntimeError(f'backend="astra" needs a GPU, and {VARIABLE}=cpu forbids one')
+    if device != "cpu" and astra_gpu.is_usable():
         return "astra"
-    if backend == "astra":
-        raise RuntimeError('backend="astra" needs astra-toolbox and a visible GPU, and none is usable here')
+    if backend == "astra" or device == "gpu":
+        wanted = 'backend="astra"' if backend == "astra" else f"{VARIABLE}=gpu"
+        raise RuntimeError(f"{wanted} needs astra-toolbox and a visible GPU, and none is usable here")
     return "fourier"
 
 

@@ -87,7 +87,7 @@ class VolumeTransform:
 def transform(volume: np.ndarray) -> VolumeTransform:
     """Transform a real (z, y, x) volume for off-grid reading."""
     shape = GridShape(volume.shape)
-    half = volume / shape.roll_off
+    half = np.asarray(volume, np.float32) / shape.roll_off
     for axis in (2, 1, 0):  # padded axis by axis: what is still empty is neither stored nor transformed
         half = _padded_transform(half, shape.full[axis], axis)
     return VolumeTransform(_guarded(half), shape)

@@ -13,9 +13,11 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.checks import positive_number, whole_number
+from cryoem.devices import gpus_of_tensorflow
 
 PAIRS = 256
 FRAMES = 20
+STEPS_AT_ONCE = 2000  # whose pairs are in memory
 
 
 def descend(
@@ -44,6 +46,7 @@ def descend(
     import tensorflow as tf
     from tensorflow_graphics.geometry.transformation import quaternion
 
+    gpus_of_tensorflow()  # hides them, or says that there are none, as the switch asks
     n = len(distances)
     quaternions = tf.Variable(Rotation.random(n, rng=rng).as_quat().astype(np.float32))
     targets = tf.constant(distances, tf.float32)
@@ -69,8 +72,12 @@ def descend(
 
     frames, losses = [Rotation.from_quat(quaternions.numpy())], []
     for count in np.diff(np.unique(np.linspace(0, steps, FRAMES + 1).astype(int))):
-        first = rng.integers(n, size=(count, PAIRS))
-        second = (first + rng.integers(1, n, size=(count, PAIRS))) % n
-        losses.append(float(run(tf.constant(first, tf.int32), tf.constant(second, tf.int32))))
+        total = 0.0
+        for done in range(0, count, STEPS_AT_ONCE):
+            some = min(STEPS_AT_ONCE, count - done)
+            first = rng.integers(n, size=(some, PAIRS))
+            second = (first + rng.integers(1, n, size=(some, PAIRS))) % n
+            total += some * float(run(tf.constant(first, tf.int32), tf.constant(second, tf.int32)))
+        losses.append(total / count)
         frames.append(Rotation.from_quat(quaternions.numpy()))
     return tuple(frames), np.array(losses)

@@ -2,6 +2,7 @@
 
 from cryoem.siamese.encoders import build_encoder
 from cryoem.siamese.losses import distances_from_features
+from cryoem.siamese.portable import PortableEncoder
 from cryoem.siamese.prediction import (
     EncoderSettings,
     distances_between,
@@ -17,6 +18,7 @@ from cryoem.siamese.training import train
 
 __all__ = [
     "EncoderSettings",
+    "PortableEncoder",
     "ProjectionStream",
     "build_encoder",
     "distances_between",

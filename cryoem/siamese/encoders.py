@@ -17,6 +17,7 @@ import numpy as np
 from keras import layers, ops
 
 from cryoem.checks import whole_number
+from cryoem.devices import device_precision
 from cryoem.siamese.kernels import highest_harmonic
 from cryoem.siamese.pair_head import PairHead
 
@@ -123,6 +124,7 @@ class AngularHarmonics(layers.Layer):
         return {**super().get_config(), "highest": self.highest}
 
 
+@device_precision()
 def build_encoder(
     image_size: int,
     *,
@@ -205,9 +207,9 @@ def _ended(encoder: keras.Model, pair_head: bool) -> keras.Model:
         return encoder
     output = encoder.output
     if isinstance(output, dict):
-        output = {**output, "features": PairHead()(output["features"])}
+        output = {**output, "features": PairHead(dtype="float32")(output["features"])}
     else:
-        output = PairHead()(output)
+        output = PairHead(dtype="float32")(output)
     return keras.Model(encoder.input, output, name=encoder.name)
 
 
@@ -215,18 +217,18 @@ def _polar(
     image_size: int, n_features: int, channels: int, blocks: int, highest: int, with_shifts: bool
 ) -> keras.Model:
     images = keras.Input((image_size, image_size), name="images")
-    x = Standardize()(images)
-    x = PolarSampling(N_ANGLES, max(4, image_size // 2 - 1))(x)
+    x = Standardize(dtype="float32")(images)
+    x = PolarSampling(N_ANGLES, max(4, image_size // 2 - 1), dtype="float32")(x)
     x = layers.Dense(channels)(x)
     for block in range(blocks):
         x = _residual_block(x, channels)
         if block < POOLED_BLOCKS:
             x = layers.AveragePooling1D(2)(x)
     x = layers.LayerNormalization()(x)
-    features = AngularHarmonics(highest)(layers.Dense(n_features)(x))
+    features = AngularHarmonics(highest, dtype="float32")(layers.Dense(n_features)(x))
     if not with_shifts:
         return keras.Model(images, features, name="polar_encoder")
-    shifts = AngularHarmonics()(layers.Dense(3, name="displacement")(x))[:, 1:]
+    shifts = AngularHarmonics(dtype="float32")(layers.Dense(3, name="displacement")(x))[:, 1:]
     return keras.Model(images, {"features": features, "shifts_px": shifts}, name="polar_encoder")
 
 
@@ -244,9 +246,9 @@ def _circular_convolution(x, channels: int):
 
 def _published(image_size: int, n_features: int) -> keras.Model:
     images = keras.Input((image_size, image_size), name="images")
-    x = layers.Reshape((image_size, image_size, 1))(Standardize()(images))
+    x = layers.Reshape((image_size, image_size, 1))(Standardize(dtype="float32")(images))
     for filters, width in PUBLISHED_CONVOLUTIONS:
         x = layers.Conv2D(filters, width, padding="same", activation="relu")(x)
         x = layers.MaxPooling2D(2, padding="same")(x)
     x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(images, layers.Dense(n_features)(x), name="published_encoder")
+    return keras.Model(images, layers.Dense(n_features, dtype="float32")(x), name="published_encoder")

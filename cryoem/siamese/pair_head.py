@@ -26,10 +26,12 @@ class PairHead(layers.Layer):
     def __init__(self, widths: tuple[int, ...] = WIDTHS, **kwargs):
         super().__init__(**kwargs)
         self.widths = tuple(widths)
-        self._first = layers.Dense(self.widths[0])
-        self._second = layers.Dense(self.widths[0], use_bias=False)
-        self._hidden = [layers.Dense(width, activation="selu") for width in self.widths[1:]]
-        self._last = layers.Dense(1)
+        self._first = layers.Dense(self.widths[0], dtype=self.dtype_policy)
+        self._second = layers.Dense(self.widths[0], use_bias=False, dtype=self.dtype_policy)
+        self._hidden = [
+            layers.Dense(width, activation="selu", dtype=self.dtype_policy) for width in self.widths[1:]
+        ]
+        self._last = layers.Dense(1, dtype=self.dtype_policy)
 
     def build(self, input_shape):
         for layer in (self._first, self._second):

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from cryoem.checks import whole_number
+from cryoem.devices import gpus_of_tensorflow
 from cryoem.errors import first_line
 from cryoem.imaging import shift
 from cryoem.plain_files import check_hdf5, read_json
@@ -255,6 +256,7 @@ def load_encoder(path: str | os.PathLike) -> tuple[keras.Model, EncoderSettings]
             f"{path} must hold the {least} weights at least of its settings, got {path.stat().st_size} bytes"
         )
     check_hdf5(path)
+    gpus_of_tensorflow()  # what is wrong with the device is not wrong with the file
     try:
         encoder = settings.build()
         encoder.load_weights(path)

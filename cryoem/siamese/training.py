@@ -9,8 +9,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from cryoem.checkpoints import Record, cosine_adamw, restore
+from cryoem.checkpoints import Record, restore
 from cryoem.checks import positive_number, shifts_of, square_images, whole_number
+from cryoem.compilation import compile_network, precision_of
+from cryoem.replicas import check_divisible, of_whole_batch, replicas_of
 from cryoem.siamese.losses import loss_of, metric_of
 from cryoem.siamese.pair_head import head_of
 from cryoem.siamese.stream import ProjectionStream
@@ -35,7 +37,8 @@ def train(
 ) -> dict[str, list[float]]:
     """Train an encoder so that the distances of its features are those of the orientations.
 
-    AdamW with a short linear warm-up and a cosine fall of the learning rate over all epochs.
+    AdamW with a short linear warm-up and a cosine fall of the learning rate over all epochs.  An encoder that was built
+    in the scope of a ``tf.distribute.MirroredStrategy`` is trained on its devices, to the same result as on one.
 
     Parameters
     ----------
@@ -62,12 +65,16 @@ def train(
     Raises
     ------
     ValueError : ``feature_distance`` or the point group is unknown, ``epochs`` is below 1, the learning rate is not
-        positive, the encoder has no pair head for ``"mlp"``, the validation set does not suit the encoder, or
+        positive, the encoder has no pair head for ``"mlp"``, the validation set does not suit the encoder, the
+        images of a batch or of the validation set cannot be shared alike by the encoder's replicas, or
         ``checkpoints`` are of another training.
     OSError : ``checkpoints`` cannot be written.
     """
     head = head_of(encoder, feature_distance)
-    loss, metric = (make(feature_distance, symmetry, head=head) for make in (loss_of, metric_of))
+    loss, metric = (
+        of_whole_batch(make(feature_distance, symmetry, head=head), shared=make is loss_of)
+        for make in (loss_of, metric_of)
+    )
     epochs = whole_number(epochs, name="epochs", at_least=1)
     positive_number(learning_rate, name="learning_rate")
     images, labels = _validation(validation, encoder)
@@ -75,13 +82,13 @@ def train(
         raise ValueError(
             f"stream must be made with_shifts as the encoder was, got {stream.made_from['with_shifts']}"
         )
-    total = epochs * len(stream)
-    optimizer = cosine_adamw(learning_rate, total)
+    check_divisible(stream.made_from["batch_size"], encoder, name="batch_size")
+    compiled = {"learning_rate": learning_rate, "steps": epochs * len(stream)}
     if isinstance(encoder.output, dict):
         losses, weights = {"features": loss, "shifts_px": "mse"}, {"features": 1.0, "shifts_px": SHIFT_WEIGHT}
-        encoder.compile(optimizer, loss=losses, loss_weights=weights, metrics={"features": metric})
+        compile_network(encoder, **compiled, loss=losses, loss_weights=weights, metrics={"features": metric})
     else:
-        encoder.compile(optimizer, loss=loss, metrics=[metric])
+        compile_network(encoder, **compiled, loss=loss, metrics=[metric])
     folder = None if checkpoints is None else Path(checkpoints)
     made_from = {
         "epochs": epochs,
@@ -91,6 +98,7 @@ def train(
         "symmetry": symmetry,
         "validation_images": len(images),
         **stream.made_from,
+        **precision_of(encoder),
     }
     first_epoch, history = (0, {}) if folder is None else restore(encoder, folder, made_from)
     record = Record(stream, folder, history, patience=patience, seconds=seconds)
@@ -101,7 +109,7 @@ def train(
         initial_epoch=first_epoch,
         epochs=epochs,
         validation_data=(images, labels),
-        validation_batch_size=_validation_batch(len(images)),
+        validation_batch_size=_validation_batch(len(images), replicas_of(encoder)),
         callbacks=[record, *callbacks],
         verbose=verbose,
         shuffle=False,
@@ -109,9 +117,10 @@ def train(
     return record.history
 
 
-def _validation_batch(n: int) -> int:
-    """At most 128 images, such that the last batch of n is not a single one, which has no pair."""
-    return next(size for size in range(min(128, n), 1, -1) if n % size != 1)
+def _validation_batch(n: int, replicas: int) -> int:
+    """At most 128 images, alike for all replicas, such that the last batch of n is not a single one, without a pair."""
+    sizes = range(min(128, n) // replicas * replicas, 1, -replicas)
+    return next(size for size in sizes if n % size != 1)
 
 
 def _validation(validation: tuple[np.ndarray, ...], encoder: keras.Model):
@@ -121,6 +130,7 @@ def _validation(validation: tuple[np.ndarray, ...], encoder: keras.Model):
         wanted = "images, quaternions and shifts" if with_shifts else "images and quaternions"
         raise ValueError(f"validation must hold {wanted} for this encoder, got {len(validation)} arrays")
     images = square_images(validation[0], name="validation images", at_least=2)
+    check_divisible(len(images), encoder, name="validation images")
     quaternions = np.asarray(validation[1])
     if images.shape[1:] != encoder.input_shape[1:]:
         raise ValueError(

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from cryoem.checks import square_images
+from cryoem.devices import gpus_of_tensorflow
 from cryoem.errors import first_line
 from cryoem.plain_files import check_hdf5, read_json, read_npy, sha256_of
 from cryoem.udl.spectra import PolarGrid, polar_spectra
@@ -127,6 +128,7 @@ def read_folder(
     """Read what ``write_folder`` wrote, the network by ``read_network``; errors as ``load_aligner``."""
     folder = Path(folder)
     settings = _settings(folder)
+    gpus_of_tensorflow()  # what is wrong with the device is not wrong with the file
     try:
         if settings["format"] != form:
             raise ValueError(f"its format is {settings['format']!r}, not {form!r}")

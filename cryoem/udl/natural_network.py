@@ -14,6 +14,7 @@ import numpy as np
 from keras import layers, ops
 
 from cryoem.checks import not_negative, whole_number
+from cryoem.devices import device_precision
 from cryoem.siamese.encoders import CircularPad, PolarSampling, Standardize
 from cryoem.udl.published import UnitLength
 
@@ -102,6 +103,7 @@ class TurnImages(layers.Layer):
         return {**super().get_config(), "periods": self.periods}
 
 
+@device_precision()
 def build_polar_pair_network(
     image_size: int,
     *,
@@ -152,9 +154,13 @@ def build_polar_pair_network(
 
     inputs = [keras.Input((image_size, image_size), name=name) for name in ("first", "second")]
     features = _features(image_size, channels, blocks, border_px, start)
-    matches = CircularMatches(groups)(*(features(image) for image in inputs))  # (b, angle, groups)
+    matches = CircularMatches(groups, dtype="float32")(
+        *(features(image) for image in inputs)
+    )  # (b, angle, groups)
     x = layers.Dense(dense, activation="relu", kernel_initializer=start())(layers.Flatten()(matches))
-    answer = UnitLength(name="cos_sin")(layers.Dense(2, use_bias=False, kernel_initializer=start())(x))
+    answer = UnitLength(name="cos_sin", dtype="float32")(
+        layers.Dense(2, use_bias=False, kernel_initializer=start())(x)
+    )
     return keras.Model(inputs, answer, name="polar_pair_network")
 
 
@@ -162,7 +168,7 @@ def _features(image_size: int, channels: int, blocks: int, border_px: float, sta
     """(b, y, x) -> (b, angle, channels)"""
     images = keras.Input((image_size, image_size))
     n_radii = image_size // 2 - 1 - int(border_px)
-    x = PolarSampling(N_ANGLES, n_radii, border_px)(Standardize()(images))
+    x = PolarSampling(N_ANGLES, n_radii, border_px, dtype="float32")(Standardize(dtype="float32")(images))
     x = layers.Dense(channels, kernel_initializer=start())(x)
     for _ in range(blocks):
         y = CircularPad(KERNEL_WIDTH // 2)(layers.LayerNormalization()(x))

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from cryoem.devices import device_precision
 from cryoem.udl.spectra import PolarGrid
 
 FILTERS = 8
@@ -126,6 +127,7 @@ def unit_vector(x):
     return x / ops.sqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), 1e-12))
 
 
+@device_precision()
 def build_polar_network(grid: PolarGrid, *, seed: int = 0) -> keras.Model:
     """The network of a polar grid: (b, n_angles, n_radii) -> (b, 2), (cos, sin) of ``periods`` times the angle.
 
@@ -134,15 +136,17 @@ def build_polar_network(grid: PolarGrid, *, seed: int = 0) -> keras.Model:
     """
     start = [keras.initializers.GlorotUniform(seed=seed + layer) for layer in range(3)]
     spectra = keras.Input((grid.n_angles, grid.n_radii), name="spectra")
-    rings = layers.LayerNormalization()(RingStatistics()(spectra))
+    rings = layers.LayerNormalization()(RingStatistics(dtype="float32")(spectra))
     gates = layers.Dense(GATE_WIDTH, activation="gelu", kernel_initializer=start[0])(rings)
     gates = layers.Dense(grid.n_radii, kernel_initializer="zeros")(gates)
-    x = WithoutRings()(spectra)
+    x = WithoutRings(dtype="float32")(spectra)
     cleaner = layers.Reshape((grid.n_angles, grid.n_radii, 1))(x)
     cleaner = layers.Conv2D(FILTERS, KERNEL, activation="gelu", kernel_initializer=start[1])(
         PolarPad(KERNEL)(cleaner)
     )
     cleaner = layers.Conv2D(1, KERNEL, kernel_initializer="zeros")(PolarPad(KERNEL)(cleaner))
-    x = layers.Add()([x, layers.Reshape((grid.n_angles, grid.n_radii))(cleaner)])
-    x = RingGate()(x, gates)
-    return keras.Model(spectra, TemplateMatch(start[2], name="template")(x), name="polar_aligner")
+    x = layers.Add(dtype="float32")([x, layers.Reshape((grid.n_angles, grid.n_radii))(cleaner)])
+    x = RingGate(dtype="float32")(x, gates)
+    return keras.Model(
+        spectra, TemplateMatch(start[2], name="template", dtype="float32")(x), name="polar_aligner"
+    )

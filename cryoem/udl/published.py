@@ -22,6 +22,7 @@ import numpy as np
 from keras import layers, ops
 
 from cryoem.checks import whole_number
+from cryoem.devices import device_precision
 
 PUBLISHED_FILTERS = (32, 64, 128, 256, 512, 1024, 2048)
 PUBLISHED_CORRELATION_STAGES = 4
@@ -69,6 +70,7 @@ class FeatureCorrelation(layers.Layer):
         return (*first_shape[:3], first_shape[1] * first_shape[2])
 
 
+@device_precision()
 def build_pair_network(
     image_size: int,
     *,
@@ -116,12 +118,12 @@ def build_pair_network(
     extractor = _extractor(shape, filters, layer)
     features = [extractor(image) for image in inputs]  # each (b, side, side, filters[-1])
     if correlation:
-        correlate, reader = FeatureCorrelation(), _correlation_reader(side, layer)
+        correlate, reader = FeatureCorrelation(dtype="float32"), _correlation_reader(side, layer)
         features = [reader(correlate(a, b)) for a, b in (features, features[::-1])]
     x = layers.Concatenate(name="pair")([layers.Flatten()(f) for f in features])
     for width in dense:
         x = layer.dense(width, activation="relu")(x)
-    answer = UnitLength(name="cos_sin")(layer.dense(2, use_bias=False)(x))
+    answer = UnitLength(name="cos_sin", dtype="float32")(layer.dense(2, use_bias=False)(x))
     return keras.Model(inputs, answer, name="published_pair_network")
 
 

@@ -27,8 +27,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from cryoem.checkpoints import Record, cosine_adamw, digest, restore
+from cryoem.checkpoints import Record, digest, restore
 from cryoem.checks import finite_array, positive_number, square_images, whole_number
+from cryoem.compilation import compile_network, precision_of
+from cryoem.replicas import check_divisible, of_whole_batch, replicas_of
 from cryoem.udl.aligner import Aligner
 from cryoem.udl.classical import mean_spectrum, neighbour_pairs, pair_angles, synchronise, wrapped
 from cryoem.udl.joint import FEWEST_IMAGES, PARTNERS, angles_of_pairs, class_average, start_together
@@ -95,7 +97,8 @@ def train(
     Raises
     ------
     ValueError : images are not (n, y, y), too few, not finite or constant; the method or symmetry is unknown;
-        a number is out of its range; or ``checkpoints`` are of another training.
+        a number is out of its range; a batch cannot be shared alike by the replicas of the strategy this is called
+        under; or ``checkpoints`` are of another training.
     """
     images = square_images(images, at_least=FEWEST_IMAGES, smallest_px=16)
     if method not in METHODS:
@@ -181,9 +184,18 @@ def fit(
     Arguments as in ``train``; ``stream`` and ``validation`` give batches (inputs, targets), and a stream's
     ``epoch`` is set before each epoch.  ``made_from`` is what else the numbers come from, see ``checkpoints.restore``.
     """
-    model.compile(optimizer=cosine_adamw(learning_rate, epochs * len(stream)), loss=loss)
+    if replicas_of(model) > 1:
+        for name, batches in (("batches to train on", stream), ("batches to validate on", validation)):
+            check_divisible(len(batches[0][1]), model, name=name)
+    compile_network(
+        model,
+        learning_rate=learning_rate,
+        steps=epochs * len(stream),
+        loss=of_whole_batch(loss, shared=True),
+    )
     folder = None if checkpoints is None else Path(checkpoints)
     made_from = {"epochs": epochs, "steps": len(stream), "learning_rate": learning_rate, **(made_from or {})}
+    made_from |= precision_of(model)
     first_epoch, history = (0, {}) if folder is None else restore(model, folder, made_from)
     record = Record(stream, folder, history, patience=None, seconds=seconds)
     if not record.is_over():
@@ -290,7 +302,10 @@ def _joint_labels(images, spectra, parts, grid):
 def _loss(model, validation):
     """The loss of all batches of a stream, as it is."""
     batches = [validation[index] for index in range(len(validation))]
-    losses = [direction_loss(targets, model.predict_on_batch(inputs)) for inputs, targets in batches]
+    # replicas each answer for the whole batch, one after another
+    losses = [
+        direction_loss(targets, model.predict_on_batch(inputs)[: len(targets)]) for inputs, targets in batches
+    ]
     return float(np.mean([ops.convert_to_numpy(loss) for loss in losses]))
 
 

@@ -1,0 +1,83 @@
+"""Alignment of particle images in their plane: images a second and errors, beside Fourier-Mellin registration.
+
+    python benchmarks/alignment_speed.py
+
+Synthetic particles of 128 px with noise of ten times their variance.  Each method gives every image an angle: the joint
+network, trained before on other images; an iterated template, which no training comes before; each image against the
+clean class average by scikit-image's phase correlation of log-polar spectra; and the same by ASPIRE's Reddy-Chatterji
+registration, where it is installed (extra ``baselines``).  Spectra are part of the work of each.  All take part in
+turns; times are medians.  Errors are means in degrees modulo 180, up to one constant.
+
+Source: Reddy and Chatterji, IEEE Trans. Image Process. 5 (1996) 1266.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import peers
+from watch import in_turns, print_beside
+
+from cryoem.udl.classical import fourier_mellin_angles, iterated_template
+from cryoem.udl.spectra import polar_grid, polar_spectra
+from cryoem.udl.synthetic import phantom_class_average, simulate_particles
+from cryoem.udl.training import joint_error_deg, train
+
+NETWORK, TEMPLATE, SCIKIT_IMAGE = (
+    "cryoem, network",
+    "cryoem, iterated template",
+    "scikit-image, Fourier-Mellin",
+)
+REDDY_CHATTERJI = "ASPIRE, Reddy-Chatterji"
+ASKED = {NETWORK: ">= 2,000 images/s"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--trained-on", type=int, default=3000)
+    parser.add_argument("--noise", default="noise", choices=("noise", "ssnr"))
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    average = phantom_class_average()
+    known = simulate_particles(average, arguments.trained_on, noise=arguments.noise, rng=1)
+    unseen = simulate_particles(average, arguments.images, noise=arguments.noise, rng=2)
+    images, size = unseen.images, unseen.images.shape[1]
+    aligner = train(known.images, method="judl").aligner
+    clean = average.image.astype(np.float32)
+    contenders = {
+        NETWORK: lambda: aligner.angles(images),
+        TEMPLATE: lambda: iterated_template(polar_spectra(images, polar_grid(size)))[0],
+        SCIKIT_IMAGE: lambda: fourier_mellin_angles(np.broadcast_to(clean, images.shape), images),
+    }
+    aspire = peers.aspire("classification.reddy_chatterji")
+    if aspire is not None:
+        contenders[REDDY_CHATTERJI] = lambda: reddy_chatterji_angles(aspire, clean, images)
+    watched = in_turns(contenders, repeats=arguments.repeats)
+    print_beside(
+        f"Alignment of {arguments.images:,} images of {size} px, {arguments.noise}",
+        watched,
+        accuracy={
+            name: f"{joint_error_deg(one.result, unseen.angles_rad):.2f}°" for name, one in watched.items()
+        },
+        asked=ASKED,
+        work=arguments.images,
+        unit="images/s",
+        absent=() if aspire is not None else (REDDY_CHATTERJI,),
+    )
+
+
+def reddy_chatterji_angles(aspire, reference: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """By how much each image is turned against the reference, modulo half a turn: (n,) radians."""
+    stack = np.concatenate([reference[None], images])
+    angles, *_ = aspire.classification.reddy_chatterji.reddy_chatterji_register(
+        stack, np.zeros(len(stack), bool), do_cross_corr_translations=False
+    )
+    return np.mod(angles[1:], np.pi)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Training: pairs a second of a pair-wise Siamese network and of all pairs of a batch, with one and the same encoder.
+
+    python benchmarks/training.py
+    python benchmarks/training.py --encoders polar --batches 128 2048
+
+One call is a whole training step, forward, backward and Adam, on data made before.  Pair-wise, as in the first paper,
+both images of each pair pass the encoder; else each image of a batch passes once and meets all others.  Pairs are
+counted once: B images give B (B - 1) / 2.  Both take part in turns; times are medians.  That both losses are the same
+number on the same pairs is checked, and how nearly they are is in the table.
+
+Source: arXiv 2104.06237, section 4.2, of pair-wise training.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+
+import keras
+import numpy as np
+from keras import ops
+from table import print_columns
+from watch import in_turns, ratio_text, time_text
+
+from cryoem import registry, siamese
+from cryoem.siamese.losses import loss_of
+
+ASKED = ">= 500 x in the largest batch"
+CHECKED = 12  # images whose pairs pass both losses
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An encoder, its images and what one step of each method is given."""
+
+    architecture: str
+    image_size: int
+    feature_distance: str
+    pairs: int
+    batches: tuple[int, ...]
+
+
+SETTINGS = {
+    "polar": Setting("polar", 58, "kernel", 256, (128, 256, 512, 1024)),
+    "published": Setting("published", 116, "cosine", 64, (128, 512)),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--map", default="5j0n")
+    parser.add_argument("--encoders", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--batches", type=int, nargs="+", help="images of an all-pairs batch")
+    parser.add_argument("--pairs", type=int, help="pairs of a pair-wise batch")
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    density = registry.load(arguments.map)
+    for name in arguments.encoders:
+        setting = SETTINGS[name]
+        batches = tuple(arguments.batches or setting.batches)
+        pairs = arguments.pairs or setting.pairs
+        compare(density, setting, batches, pairs, arguments.repeats)
+
+
+def compare(density, setting: Setting, batches: tuple[int, ...], pairs: int, repeats: int) -> None:
+    """The table of one encoder."""
+    keras.utils.set_random_seed(0)
+    encoder = siamese.build_encoder(setting.image_size, architecture=setting.architecture)
+    all_pairs, pair_wise = trainers_of(encoder, setting.feature_distance)
+    images, quaternions = siamese.ProjectionStream(
+        density,
+        image_size=116,
+        network_image_size=setting.image_size,
+        batch_size=max(*batches, 2 * pairs),
+        steps=1,
+        seed=0,
+    )[0]
+    agreement = disagreement(all_pairs, pair_wise, images[:CHECKED], quaternions[:CHECKED])
+    if not agreement < TOLERANCE:
+        raise SystemExit(f"the two losses must agree on the same pairs, got {agreement:.1e} relative")
+    first, second = images[:pairs], images[pairs : 2 * pairs]
+    distances = pair_distances(quaternions[:pairs], quaternions[pairs : 2 * pairs])
+    calls = {0: partial(pair_wise.train_on_batch, [first, second], distances)}
+    for batch in batches:
+        calls[batch] = partial(all_pairs.train_on_batch, images[:batch], quaternions[:batch])
+    watched = in_turns(calls, repeats=repeats)
+    slow = pairs / watched[0].median_s
+    rows = []
+    for batch, one in watched.items():
+        n_pairs = batch * (batch - 1) // 2 if batch else pairs
+        rate = n_pairs / one.median_s
+        rows.append(
+            (
+                "all pairs of a batch" if batch else "pair-wise",
+                f"{batch or 2 * pairs:,}",
+                f"{n_pairs:,}",
+                time_text(one.median_s),
+                f"{rate:,.0f}",
+                ratio_text(rate / slow) if batch else "",
+                f"{agreement:.0e} relative" if batch else "",
+                one.peak,
+                ASKED if batch == max(batches) else "-",
+            )
+        )
+    print_columns(
+        f"Training the {setting.architecture} encoder, {setting.image_size} px",
+        (
+            "method",
+            "images",
+            "pairs",
+            "step",
+            "pairs/s",
+            "over pair-wise",
+            "losses differ by",
+            "peak memory",
+            "asked",
+        ),
+        rows,
+    )
+
+
+def trainers_of(encoder: keras.Model, feature_distance: str) -> tuple[keras.Model, keras.Model]:
+    """Two compiled models that train one encoder: of images and quaternions, and of pairs and distances."""
+    shape = encoder.input_shape[1:]
+    first, second = keras.Input(shape), keras.Input(shape)
+    features = [encoder(image) for image in (first, second)]
+    pair_wise = keras.Model([first, second], keras.layers.Dot(axes=1, normalize=True)(features))
+    all_pairs = keras.Model(encoder.input, encoder.output)
+    all_pairs.compile(keras.optimizers.Adam(1e-3), loss=loss_of(feature_distance))
+    pair_wise.compile(keras.optimizers.Adam(1e-3), loss=PAIR_LOSSES[feature_distance])
+    return all_pairs, pair_wise
+
+
+def kernel_pair_loss(distances, similarity):
+    """Squared error of the kernel of each pair: (p, 1) radians and inner products of unit features."""
+    return ops.square(similarity - (1 + 2 * ops.cos(distances)) / 3)
+
+
+def cosine_pair_loss(distances, similarity):
+    """The published loss of each pair, rad^2."""
+    return ops.square(distances - 2 * ops.arccos(ops.clip(similarity, -1 + 1e-6, 1 - 1e-6)))
+
+
+PAIR_LOSSES = {"kernel": kernel_pair_loss, "cosine": cosine_pair_loss}
+
+
+def pair_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Distances of the p pairs of (p, 4) quaternions: (p, 1) float32 radians."""
+    overlaps = np.abs(np.sum(first.astype(float) * second, axis=1))
+    return (2 * np.arccos(np.minimum(overlaps, 1))).astype(np.float32)[:, None]
+
+
+def disagreement(all_pairs, pair_wise, images: np.ndarray, quaternions: np.ndarray) -> float:
+    """Relative difference of the two losses on all pairs of some images."""
+    first, second = np.array(list(combinations(range(len(images)), 2))).T
+    together = all_pairs.test_on_batch(images, quaternions)
+    distances = pair_distances(quaternions[first], quaternions[second])
+    apart = pair_wise.test_on_batch([images[first], images[second]], distances)
+    return abs(float(together) - float(apart)) / float(together)
+
+
+if __name__ == "__main__":
+    main()

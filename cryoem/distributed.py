@@ -1,0 +1,137 @@
+"""The same work on every block of something large: here, or on the workers of a Dask cluster.
+
+Results come in the order of the blocks and do not depend on where they were made, nor on how many workers there are.
+Dask keeps what a block needs until its result is here: the blocks of a worker that dies are made again by another.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from cryoem.checks import whole_number
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+AHEAD = 2  # blocks under way, for each thread of the workers
+THREAD_LIMITS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+class WorkersLostError(RuntimeError):
+    """Workers ended again and again at the same block, or the cluster did."""
+
+
+def in_order(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    client: Client | None = None,
+    ahead: int | None = None,
+) -> Iterator[Result]:
+    """``function`` of each item, in their order.
+
+    Parameters
+    ----------
+    function : of one item, which it does not change; with a client, both can be pickled.  It is sent to a worker once.
+    items : any number of them; taken as they are needed.
+    client : of a Dask cluster, which may be a ``LocalCluster`` or one of ``dask_jobqueue``; here, one after the other,
+        by default.
+    ahead : at most so many items are under way or waiting to be taken; two for each thread of the workers by default.
+
+    Raises
+    ------
+    WorkersLostError : workers ended again and again at an item, or all of them did.
+    What ``function`` raises, it raises here.
+    """
+    if client is None:
+        yield from map(function, items)
+        return
+    ahead = ahead or AHEAD * max(1, sum(client.nthreads().values()))
+    shared = client.submit(
+        _itself, function, pure=False
+    )  # a task, so that it outlives the worker that holds it
+    waiting = deque()
+    try:
+        for item in items:
+            waiting.append(client.submit(_applied, shared, item, pure=False))
+            if len(waiting) >= ahead:
+                yield _result(waiting.popleft())
+        while waiting:
+            yield _result(waiting.popleft())
+    finally:
+        client.cancel(list(waiting))
+
+
+def _itself(function: Callable) -> Callable:
+    return function
+
+
+def _applied(function: Callable[[Item], Result], item: Item) -> Result:
+    return function(item)
+
+
+def _result(future):
+    from distributed import CancelledError, KilledWorker
+
+    try:
+        return future.result()
+    except KilledWorker as error:
+        raise WorkersLostError(
+            f"workers ended {error.allowed_failures + 1} times while they made the same block; the last was "
+            f"{error.last_worker.address}"
+        ) from None
+    except CancelledError:
+        raise WorkersLostError("the cluster ended before all blocks were made") from None
+
+
+@contextmanager
+def client_of(workers: int = 1, *, scheduler: str | None = None) -> Iterator[Client | None]:
+    """A client of so many worker processes on this machine, which share its cores; or of a cluster that is there.
+
+    Parameters
+    ----------
+    workers : how many processes; none is started for one, and the client is None, which means here.
+    scheduler : address of a Dask scheduler, such as ``tcp://host:8786``, whose workers are used instead.
+
+    Raises
+    ------
+    ValueError : workers are fewer than 1, or both are given.
+    OSError : no scheduler answers at that address.
+    """
+    workers = whole_number(workers, name="workers", at_least=1)
+    if scheduler is not None and workers > 1:
+        raise ValueError(f"workers must be 1 where a scheduler has its own, got {workers}")
+    if scheduler is None and workers == 1:
+        yield None
+        return
+    from distributed import Client
+
+    if scheduler is None:
+        from cryoem.local_workers import local_cluster
+
+        with local_cluster(workers) as cluster, Client(cluster) as client:
+            yield client
+        return
+    try:
+        client = Client(scheduler)
+    except (OSError, ValueError) as error:
+        raise OSError(f"no Dask scheduler answers at {scheduler}: {error}") from None
+    with client:
+        yield client
+
+
+def thread_limits(threads: int) -> dict[str, str]:
+    """Environment in which a process uses so many threads, whichever library starts them."""
+    return {name: str(threads) for name in THREAD_LIMITS}
