@@ -49,7 +49,7 @@ ASKED = {
 }
 FLAT = 1.3  # memory of the largest number of images to that of the smallest
 KEY = ["step", "variable", "size", "images", "image_size_px", "landmarks"]
-MEASURED = ["seconds", "cpu_seconds", "repeats", "memory_before_gb", "peak_memory_gb", "error_rad"]
+MEASURED = ["seconds", "cpu_seconds", "repeats", "added_memory_gb", "peak_memory_gb", "error_rad"]
 STAMP = ["date", "cores", "machine", "python", "numpy", "numba", "tensorflow"]
 COLUMNS = [*KEY, *MEASURED, *STAMP]
 

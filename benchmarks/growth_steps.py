@@ -6,7 +6,6 @@ and its memory the most that was resident meanwhile.
 
 from __future__ import annotations
 
-import gc
 import json
 import statistics
 import sys
@@ -18,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import scipy.ndimage
 from landmarks import write_distances
+from watch import Watched, memory_bytes, watch
 
 from cryoem import imaging, volumes
-from cryoem.blockwise import BLOCK_BYTES
+from cryoem.blockwise.blocks import BLOCK_BYTES
 from cryoem.evaluation import recovery_error
-from cryoem.projectors import fourier, project, projector
+from cryoem.projectors import Projector, fourier, project
 from cryoem.reconstruction import slice_sums
 from cryoem.recovery import recover_orientations
 from cryoem.rotations import random_rotations
@@ -41,7 +41,7 @@ Run = Callable[[], float | None]  # the error of what was found, where there is 
 
 def projection(images: int, size: int, _landmarks: int, _folder: Path) -> Run:
     """Images of a map at random orientations, made block by block and forgotten."""
-    project_at = projector(particle(size).data)
+    project_at = Projector(particle(size).data)
     block = file_block(size)
     project_at(random_rotations(2, rng=0))
 
@@ -183,32 +183,23 @@ def again(images: int, pool: int, block: int) -> Iterator[slice]:
 
 
 def measure(run: Run) -> dict[str, float | int | None]:
-    """The median time of a few runs, fewer where one takes long, and the most memory that was resident."""
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the largest memory counts from here
-    before = resident_gb("VmRSS")
-    seconds, processor = [], []
-    while not seconds or (len(seconds) < MOST_REPEATS and sum(seconds) < ENOUGH_SECONDS):
-        start = time.perf_counter(), time.process_time()
-        error = run()
-        seconds.append(time.perf_counter() - start[0])
-        processor.append(time.process_time() - start[1])
+    """The median time of a few runs, fewer where one takes long, and the most memory that was resident meanwhile."""
+    watched, processor, peak = Watched(), [], 0
+    while not processor or (len(processor) < MOST_REPEATS and sum(watched.seconds) < ENOUGH_SECONDS):
+        start = time.process_time()
+        watch(run, into=watched)
+        processor.append(time.process_time() - start)
+        peak = max(peak, memory_bytes("VmHWM"))
+    if watched.peak_bytes is None:
+        raise SystemExit("the system does not tell the largest memory: growth is measured on Linux")
     return {
-        "seconds": statistics.median(seconds),
+        "seconds": watched.median_s,
         "cpu_seconds": statistics.median(processor),
-        "repeats": len(seconds),
-        "memory_before_gb": before,
-        "peak_memory_gb": resident_gb("VmHWM"),
-        "error_rad": error,
+        "repeats": len(processor),
+        "added_memory_gb": watched.peak_bytes / 1e9,
+        "peak_memory_gb": peak / 1e9,
+        "error_rad": watched.result,
     }
-
-
-def resident_gb(what: str) -> float:
-    """``VmRSS``, the resident memory, or ``VmHWM``, the most so far, as Linux tells them."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(what):
-            return int(line.split()[1]) * 1024 / 1e9
-    raise SystemExit(f"the system does not tell {what}: growth is measured on Linux")
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ from cryoem.pipeline.execution import NotebookError, execute_notebook
 
 NOTEBOOK = notebooks_folder() / "5-paper-figures" / "5.4-speed-and-scale.ipynb"
 STORED = NOTEBOOK.parent / "results" / "growth.csv"
-SCRIPTS = ("growth", "growth_steps", "landmarks", "table")
-VALUES = {"seconds": 2.0, "cpu_seconds": 4.0, "repeats": 1, "memory_before_gb": 0.2, "peak_memory_gb": 0.3}
+SCRIPTS = ("growth", "growth_steps", "landmarks", "table", "watch")
+VALUES = {"seconds": 2.0, "cpu_seconds": 4.0, "repeats": 1, "added_memory_gb": 0.1, "peak_memory_gb": 0.3}
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_run_measures_what_is_missing_and_says_what_grew(benchmark, tmp_path, 
         ("volume transform", (0, 16, 0)),
         ("alignment, template", (30, 32, 0)),
         ("reconstruction", (30, 16, 0)),
-        ("recovery", (100, 0, 40)),
+        ("recovery", (200, 0, 100)),
     ],
 )
 def test_each_step_is_measured(steps, tmp_path, monkeypatch, step, numbers):
@@ -119,16 +119,16 @@ def test_each_step_is_measured(steps, tmp_path, monkeypatch, step, numbers):
     found = steps.measure(steps.STEPS[step](*numbers, tmp_path))
     assert found["repeats"] == 1
     assert min(found["seconds"], found["cpu_seconds"]) > 0
-    assert found["peak_memory_gb"] >= found["memory_before_gb"] > 0.01
+    assert found["peak_memory_gb"] > found["added_memory_gb"] >= 0
     if step in ("recovery", "alignment, template"):
-        assert found["error_rad"] < 0.2  # what is timed does its work; chance is 1.5
+        assert found["error_rad"] < 0.1  # what is timed does its work; chance is 1.5
 
 
 def test_the_largest_memory_counts_from_when_it_is_measured(steps):
     gone = np.ones(50_000_000)
     del gone
     held = steps.measure(lambda: np.ones(10_000_000).sum() and None)
-    assert 0.07 < held["peak_memory_gb"] - held["memory_before_gb"] < 0.2
+    assert 0.07 < held["added_memory_gb"] < min(0.2, held["peak_memory_gb"])
 
 
 def test_blocks_are_those_of_a_pool_shown_again(steps):
