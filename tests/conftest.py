@@ -28,6 +28,13 @@ def cryoem_home(tmp_path_factory: pytest.TempPathFactory):
         yield home
 
 
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder of this test alone: its own temporary folder."""
+    monkeypatch.setenv("CRYOEM_HOME", str(tmp_path))
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real maps and particles that ``CRYOEM_DATA`` names; tests read it and never write to it."""
