@@ -14,6 +14,7 @@ from cryoem.projectors import project
 from cryoem.rotations import random_rotations
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is first imported
+os.environ.setdefault("CRYOEM_DEVICE", "cpu")  # tolerances are those of float32; tests of a GPU say so
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("repeatable")  # the same examples each time, however busy the machine is
 

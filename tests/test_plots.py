@@ -24,6 +24,7 @@ EXAMPLES = {
         np.eye(8)[None].repeat(3, 0), pixel_size_angstrom=2
     ),
     "coverage_sphere": lambda: plots.coverage_sphere(random_rotations(20, rng=0)),
+    "cost_growth": lambda: plots.cost_growth({"a": ([10, 20], [1.0, 2.0], [0.1, 0.1])}, x_title="images"),
     "distance_histograms": lambda: plots.distance_histograms({"a": np.array([0.5, 1.0, 3.0])}),
     "predicted_against_true": lambda: plots.predicted_against_true(np.arange(3.0), np.arange(3.0)),
     "bias_against_distance": lambda: plots.bias_against_distance(np.arange(3.0), {"a": np.arange(3.0)}),
@@ -200,6 +201,33 @@ def test_conditions_are_panels_and_projections_go_on_from_measurements():
 def test_methods_by_condition_needs_positive_pairs_that_rise(curve):
     with pytest.raises(ValueError, match=r"panels\['quiet'\]\['a'\] must pair positive x that rise"):
         plots.methods_by_condition({"quiet": {"a": curve}}, x_title="n", y_title="s")
+
+
+def test_costs_grow_beside_a_line_of_a_slope():
+    fig = plots.cost_growth(
+        {"a": ([10, 100], [2.0, 20.0], [1.0, 1.0]), "b": ([10], [30.0], [0.5])},
+        x_title="pixels",
+        slope=2,
+        slope_name="squared",
+    )
+    assert [(t.name, t.xaxis) for t in fig.data] == [
+        ("a", "x"), ("a", "x2"), ("b", "x"), ("b", "x2"), ("squared", "x")
+    ]  # fmt: skip
+    assert [t.name for t in fig.data if t.showlegend is not False] == ["a", "b", "squared"]
+    guide = trace(fig, "squared")
+    assert list(guide.x) == [10, 100]
+    assert guide.y[1] / guide.y[0] == pytest.approx(10**2)
+    assert guide.y[0] > 30
+    assert [axis.title.text for axis in fig.select_yaxes()] == ["time (s)", "peak memory (GB)"]
+    assert {axis.type for axis in [*fig.select_xaxes(), *fig.select_yaxes()]} == {"log"}
+
+
+@pytest.mark.parametrize(
+    "curve", [([10, 20], [1.0], [1.0]), ([20, 10], [1.0, 1.0], [1, 1]), ([10], [1.0], [0.0])]
+)
+def test_cost_growth_needs_positive_pairs_that_rise(curve):
+    with pytest.raises(ValueError, match=r"curves\['a'\] must pair positive x that rise"):
+        plots.cost_growth({"a": curve}, x_title="images")
 
 
 @pytest.mark.parametrize("errors", [[1.0], [1.0, 0.0], [1.0, -2.0]])

@@ -146,6 +146,7 @@ def test_backproject_refuses(arguments, message):
 
 
 def test_astra_without_a_gpu_is_one_sentence_and_no_dead_process(small_volume, monkeypatch):
+    monkeypatch.setenv("CRYOEM_DEVICE", "auto")
     if astra_gpu.is_usable():
         monkeypatch.setattr(astra_gpu, "is_usable", lambda: False)
     rotations = random_rotations(2, rng=0)
@@ -157,6 +158,7 @@ def test_astra_without_a_gpu_is_one_sentence_and_no_dead_process(small_volume, m
 
 
 def test_auto_takes_astra_where_a_gpu_is_usable(small_volume, monkeypatch):
+    monkeypatch.setenv("CRYOEM_DEVICE", "auto")
     monkeypatch.setattr(astra_gpu, "is_usable", lambda: True)
     monkeypatch.setattr(astra_gpu, "project", lambda volume, matrices, size: ("astra", matrices.shape, size))
     assert project(small_volume, random_rotations(2, rng=0)) == ("astra", (2, 3, 3), 24)
@@ -192,7 +194,8 @@ def test_astra_geometry_puts_the_origin_at_the_middle_voxel_and_pixel(shape, siz
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("size", [24, 25, 31])
-def test_astra_agrees_with_fourier_slices(small_volume, size):
+def test_astra_agrees_with_fourier_slices(small_volume, monkeypatch, size):
+    monkeypatch.setenv("CRYOEM_DEVICE", "auto")
     if not astra_gpu.is_usable():
         pytest.skip("ASTRA sees no GPU")
     rotations = random_rotations(6, rng=1)
