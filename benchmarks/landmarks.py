@@ -76,12 +76,12 @@ def main() -> None:
     )
 
 
-def write_distances(folder: Path, rotations) -> None:
+def write_distances(folder: Path, rotations, *, landmarks: int = LANDMARKS) -> None:
     """``landmarks.npy`` (m,) and ``distances`` (n, m) float32 with errors, those between two landmarks symmetric."""
     n = len(rotations)
-    numbers = np.sort(np.random.default_rng(1).choice(n, LANDMARKS, replace=False))
+    numbers = np.sort(np.random.default_rng(1).choice(n, landmarks, replace=False))
     np.save(folder / "landmarks.npy", numbers)
-    columns = np.memmap(folder / "distances", np.float32, "w+", shape=(n, LANDMARKS))
+    columns = np.memmap(folder / "distances", np.float32, "w+", shape=(n, landmarks))
     rng = np.random.default_rng(2)
     for start in range(0, n, BLOCK):
         exact = geodesic_distance(rotations[start : start + BLOCK], rotations[numbers])

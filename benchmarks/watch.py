@@ -56,7 +56,7 @@ def watch(call: Callable[[], object], *, into: Watched | None = None) -> Watched
     result = call()
     watched.seconds.append(time.perf_counter() - start)
     if before is not None:
-        watched.peak_bytes = max(watched.peak_bytes or 0, _memory("VmHWM") - before)
+        watched.peak_bytes = max(watched.peak_bytes or 0, memory_bytes("VmHWM") - before)
     watched.result = result
     return watched
 
@@ -150,13 +150,13 @@ def _resident_before() -> int | None:
     try:
         ctypes.CDLL(None).malloc_trim(0)  # memory that was freed but kept would hide what the call takes
         _CLEAR.write_text("5")
-        return _memory("VmRSS")
+        return memory_bytes("VmRSS")
     except (OSError, AttributeError):
         return None
 
 
-def _memory(name: str) -> int:
-    """A line of /proc/self/status in bytes."""
+def memory_bytes(name: str) -> int:
+    """A line of /proc/self/status in bytes: ``VmRSS``, what is resident, or ``VmHWM``, the most that was."""
     for line in _STATUS.read_text().splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024

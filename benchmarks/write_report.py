@@ -32,6 +32,7 @@ QUESTIONS = (
     "recovery.py --stochastic",
     "recovery_speed.py",
     "landmarks.py",
+    "growth.py --again",
     "training.py",
     "end_to_end.py --noise-variance 0",
     "end_to_end.py --noise-variance 16",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-COMMON = {"peers", "table", "watch", "write_report"}
+COMMON = {"growth_steps", "peers", "table", "watch", "write_report"}
 BY_HAND = {"common_lines", "kills"}  # their tables are elsewhere
 
 

@@ -74,7 +74,11 @@ def test_each_notebook_is_of_an_experiment():
     of_experiments = {experiment.notebook for experiment in experiments.EXPERIMENTS.values()}
     assert {path.name for path in (FOLDER / "experiments").glob("*.ipynb")} == of_experiments
     assert {experiments.EXPERIMENTS[name].notebook for name in POINTS} == of_experiments
-    assert {path.stem for path in FOLDER.glob("*.ipynb")} == {*FIGURES, "5.3-common-lines"}
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == {
+        *FIGURES,
+        "5.3-common-lines",
+        "5.4-speed-and-scale",
+    }
 
 
 @pytest.mark.parametrize("name", experiments.EXPERIMENTS)

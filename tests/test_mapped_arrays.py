@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cryoem.mapped_arrays import let_go
+from cryoem.mapped_arrays import let_go, scattered_rows
 
 STATUS = Path("/proc/self/status")
 MEGABYTES, COLUMNS = 64, 1024
@@ -39,6 +39,17 @@ def test_what_was_read_is_let_go_and_read_again(path, mode, offset):
     let_go(rows)
     assert mapped_mb() < before + 0.1 * MEGABYTES
     assert rows.sum(dtype=float) == total
+
+
+def test_scattered_rows_are_those_of_the_array_and_leave_no_pages(path):
+    rows = np.memmap(path, np.float32, "r").reshape(-1, COLUMNS)
+    numbers = np.random.default_rng(0).permutation(len(rows))[:50]
+    before = mapped_mb() if STATUS.exists() else None
+    found = scattered_rows(rows, numbers)
+    if before is not None:
+        assert mapped_mb() < before + 0.1 * MEGABYTES
+    np.testing.assert_array_equal(found, rows[numbers])
+    np.testing.assert_array_equal(scattered_rows(np.array(rows), numbers), found)
 
 
 def test_what_was_written_stays(path):

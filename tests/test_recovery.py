@@ -154,16 +154,16 @@ def test_distances_to_landmarks_alone_are_enough(tmp_path):
 
 
 def test_rows_that_were_read_are_let_go(tmp_path, monkeypatch):
-    """A mapped file counts as memory page by page: each block is let go, and the reading of all landmarks' rows."""
+    """A mapped file counts as memory page by page: the landmarks' rows are let go, 16 at a time, and each block."""
     let_go = []
-    for module in ("cryoem.recovery", "cryoem.recovery.landmarks"):
+    for module in ("cryoem.mapped_arrays", "cryoem.recovery.landmarks"):
         monkeypatch.setattr(f"{module}.let_go", lambda part: let_go.append((type(part), part.shape)))
     rotations = random_rotations(BLOCK + 100, rng=1)
     numbers = np.arange(0, 200, 10)
     columns = np.memmap(tmp_path / "distances", np.float32, "w+", shape=(len(rotations), 20))
     columns[:] = geodesic_distance(rotations, rotations[numbers])
     recover_orientations(columns, landmarks=numbers, rng=0)
-    assert let_go == [(np.memmap, (n, 20)) for n in (len(rotations), BLOCK, 100)]
+    assert let_go == [(np.memmap, (n, 20)) for n in (len(rotations), len(rotations), BLOCK, 100)]
 
 
 @pytest.mark.parametrize("group", [None, point_group("C2")])

@@ -7,6 +7,7 @@ from cryoem.plots.alignment import loss_beside_error, method_comparison, polar_s
 from cryoem.plots.comparison import methods_by_condition
 from cryoem.plots.curves import error_histogram, learning_curves, recovery_loss
 from cryoem.plots.distances import bias_against_distance, distance_histograms, predicted_against_true
+from cryoem.plots.growth import cost_growth
 from cryoem.plots.images import density_slices, projection_gallery
 from cryoem.plots.orientations import coverage_sphere, recovered_against_true
 from cryoem.plots.power import power_spectrum
@@ -18,6 +19,7 @@ from cryoem.plots.sweeps import coverage_spheres, measured_curves, number_table,
 __all__ = [
     "automatic_level",
     "bias_against_distance",
+    "cost_growth",
     "coverage_sphere",
     "coverage_spheres",
     "density_isosurface",

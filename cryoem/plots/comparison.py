@@ -8,8 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from cryoem.checks import finite_array
-from cryoem.plots.checks import non_empty_mapping
+from cryoem.plots.checks import non_empty_mapping, rising_curve
 from cryoem.plots.template import LEGEND_ABOVE, named_colours
 from cryoem.plots.ticks import log_ticks
 
@@ -35,7 +34,7 @@ def methods_by_condition(
     """
     panels = non_empty_mapping(panels, name="panels")
     drawn = {
-        (title, method, kind): _curve(curve, name=f"{kind}[{title!r}][{method!r}]")
+        (title, method, kind): rising_curve(curve, name=f"{kind}[{title!r}][{method!r}]")
         for kind, group in (("panels", panels), ("projected", projected or {}))
         for title, curves in group.items()
         for method, curve in curves.items()
@@ -100,13 +99,3 @@ def _trace(curve: tuple, name: str, group: str, colour: str, is_joined: bool | N
         showlegend=False,
         hovertemplate=f"{name}<br>%{{x:g}}: %{{y:.3g}}<extra></extra>",
     )
-
-
-def _curve(curve: tuple, *, name: str) -> tuple[np.ndarray, np.ndarray]:
-    x, y = (finite_array(values, name=name, ndim=1, dtype=float) for values in curve)
-    if len(x) != len(y) or min(x.min(), y.min()) <= 0 or np.any(np.diff(x) <= 0):
-        raise ValueError(
-            f"{name} must pair positive x that rise with as many positive y, got {len(x)} and {len(y)}, "
-            f"the lowest {x.min():.4g} and {y.min():.4g}"
-        )
-    return x, y

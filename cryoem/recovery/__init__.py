@@ -13,7 +13,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.checks import finite_array, whole_number
-from cryoem.mapped_arrays import let_go
+from cryoem.mapped_arrays import scattered_rows
 from cryoem.recovery.few import enumerated_starts
 from cryoem.recovery.landmarks import locate_all, spread_landmarks
 from cryoem.recovery.polish import polish_against
@@ -118,9 +118,8 @@ def recover_orientations(
             return _recover_square(distances, group, rounds, robust_width, rng)
         numbers = spread_landmarks(lambda image: distances[:, image], n, landmarks, rng=rng)
         distances = distances[:, numbers]
-    among = distances[numbers]
-    let_go(distances)
-    anchor = _recover_square(_checked(among), group, rounds, robust_width, rng)
+    among = _checked(scattered_rows(distances, numbers))
+    anchor = _recover_square(among, group, rounds, robust_width, rng)
     visited, losses = locate_all(
         distances, anchor.rotations.as_quat(), rounds=rounds, robust_width=robust_width, group=group
     )

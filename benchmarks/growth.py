@@ -1,0 +1,187 @@
+"""Cost against size: time and memory of the steps for 1,000 to 1,000,000 images, and for images of 64 to 512 px.
+
+    python benchmarks/growth.py                      the stored table, with what is missing in it; half an hour at most
+    python benchmarks/growth.py --most 10000         up to so many images
+    python benchmarks/growth.py --again              every row anew
+
+Images are made, aligned and reconstructed block by block and none is kept; recovery reads distances to landmarks from a
+file.  A row of the table is one step at one size, measured in a process of its own; rows that are there are kept.  An
+exponent is the slope of log time against log size over the three largest sizes; memory is the most that was resident,
+of a process that with its libraries takes 0.2 GB, with TensorFlow 1 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from table import print_table
+
+from cryoem.experiments.growth import growth_of
+from cryoem.pipeline.files import written_aside
+
+HERE = Path(__file__).parent
+TABLE = HERE.parent / "notebooks" / "5-paper-figures" / "results" / "growth.csv"
+STEPS = HERE / "growth_steps.py"
+IMAGES = (1_000, 10_000, 100_000, 1_000_000)
+IMAGE_SIZES = (64, 128, 256, 512)
+LANDMARKS = (100, 200, 400, 800)
+SMALL_PX = 32  # images of which there are up to a million
+IMAGES_OF_EACH_SIZE = 256
+LANDMARKS_OF_MANY = 300
+IMAGES_TO_LANDMARKS = 50_000
+LARGEST_MAP_PX = 256  # of a reconstruction: two grids of sums for each core
+STREAMED = ("projection", "alignment, template", "alignment, joint network", "reconstruction")
+# step and variable -> the largest exponent asked
+ASKED = {
+    **{(step, "images"): 1.1 for step in (*STREAMED, "recovery")},
+    **{(step, "image_size_px"): 2.2 for step in STREAMED[:3]},
+    ("recovery", "landmarks"): 1.1,
+}
+FLAT = 1.3  # memory of the largest number of images to that of the smallest
+KEY = ["step", "variable", "size", "images", "image_size_px", "landmarks"]
+MEASURED = ["seconds", "cpu_seconds", "repeats", "added_memory_gb", "peak_memory_gb", "error_rad"]
+STAMP = ["date", "cores", "machine", "python", "numpy", "numba", "tensorflow"]
+COLUMNS = [*KEY, *MEASURED, *STAMP]
+
+
+class Point(NamedTuple):
+    """One row of the table to be; ``variable`` names the one of the numbers that ``size`` is."""
+
+    step: str
+    variable: str
+    images: int
+    image_size_px: int
+    landmarks: int
+
+    @property
+    def size(self) -> int:
+        return getattr(self, self.variable)
+
+    @property
+    def key(self) -> dict:
+        return {name: getattr(self, name) for name in KEY}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--most", type=int, default=IMAGES[-1], help="images, at the most")
+    parser.add_argument("--most-px", type=int, default=IMAGE_SIZES[-1], help="side of images, at the most")
+    parser.add_argument("--steps", nargs="+", choices=sorted({point.step for point in points()}))
+    parser.add_argument("--again", action="store_true", help="measure what is in the table, too")
+    parser.add_argument("--csv", type=Path, default=TABLE, help="the table")
+    arguments = parser.parse_args()
+    chosen = [
+        point
+        for point in points()
+        if point.images <= arguments.most
+        and point.image_size_px <= arguments.most_px
+        and (arguments.steps is None or point.step in arguments.steps)
+    ]
+    table = Table(arguments.csv)
+    for point in chosen:
+        if arguments.again or not table.has(point):
+            table.add(point, measured(point))
+    print_growth(table.rows)
+
+
+def points() -> list[Point]:
+    """What is measured, the smallest first."""
+    of_images = [Point(step, "images", n, SMALL_PX, 0) for n in IMAGES for step in STREAMED]
+    of_images += [Point("recovery", "images", n, 0, LANDMARKS_OF_MANY) for n in IMAGES]
+    of_sizes = [
+        Point(step, "image_size_px", 0 if step == "volume transform" else IMAGES_OF_EACH_SIZE, size, 0)
+        for size in IMAGE_SIZES
+        for step in (*STREAMED, "volume transform")
+        if step != "reconstruction" or size <= LARGEST_MAP_PX
+    ]
+    of_landmarks = [Point("recovery", "landmarks", IMAGES_TO_LANDMARKS, 0, m) for m in LANDMARKS]
+    return sorted(of_images, key=lambda point: point.images) + of_sizes + of_landmarks
+
+
+def measured(point: Point) -> dict[str, float]:
+    """What a process of its own measures of a point."""
+    work = json.dumps([point.step, point.images, point.image_size_px, point.landmarks])
+    command = [sys.executable, str(STEPS), work]
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode:
+        raise SystemExit(f"{point.step} at {point.variable} {point.size} failed\n{process.stderr}")
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+class Table:
+    """The rows so far, written whole after each new one."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows = pd.DataFrame(pd.read_csv(path) if path.is_file() else None, columns=COLUMNS)
+
+    def has(self, point: Point) -> bool:
+        return bool(self._same(point).any())
+
+    def add(self, point: Point, values: dict[str, float]) -> None:
+        row = pd.DataFrame([{**point.key, **values, **stamp()}], columns=COLUMNS)
+        kept = self.rows[~self._same(point)]
+        rows = row if kept.empty else pd.concat([kept, row])
+        self.rows = rows.sort_values(["variable", "step", "size"], ignore_index=True)
+        with written_aside(self.path) as aside:
+            self.rows.to_csv(aside, index=False, float_format="%.6g")
+        print(
+            f"{point.step}, {point.variable} {point.size:,}: {values['seconds']:.3g} s, "
+            f"{values['peak_memory_gb']:.3g} GB",
+            flush=True,
+        )
+
+    def _same(self, point: Point) -> pd.Series:
+        return (self.rows[KEY] == pd.Series(point.key)).all(axis=1)
+
+
+def stamp() -> dict[str, str | int | None]:
+    """When and with what a row was measured."""
+    return {
+        "date": str(date.today()),
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("numpy", "numba", "tensorflow")},
+    }
+
+
+def print_growth(table: pd.DataFrame) -> None:
+    """Exponents, and the memory of the largest size beside that of the smallest."""
+    rows = []
+    for row in growth_of(table).itertuples():
+        last = table.query("step == @row.step and variable == @row.variable and size == @row.largest").iloc[0]
+        asked = ASKED.get((row.step, row.variable))
+        name = f"{row.step}, {row.variable} {row.smallest:,} to {row.largest:,}"
+        rows.append(
+            (
+                f"{name}: exponent of time",
+                "-" if asked is None else f"<= {asked:g}",
+                f"{row.exponent:.2f}; {last.seconds:.3g} s at the largest",
+            )
+        )
+        if row.variable == "images":
+            rows.append(
+                (
+                    f"{name}: memory, largest to smallest",
+                    f"<= {FLAT:g}" if row.step in STREAMED else "-",
+                    f"{row.memory_ratio:.2f}; {last.peak_memory_gb:.2f} GB at the largest",
+                )
+            )
+    print_table("Growth of time and memory with size", rows)
+
+
+if __name__ == "__main__":
+    main()

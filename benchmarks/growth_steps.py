@@ -1,0 +1,212 @@
+"""The steps that growth.py measures, and the measuring of one of them at one size, in a process of its own.
+
+A step is prepared and run once in small, which compiles what is compiled once; what is timed then is the work alone,
+and its memory the most that was resident meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import scipy.ndimage
+from landmarks import write_distances
+from watch import Watched, memory_bytes, watch
+
+from cryoem import imaging, volumes
+from cryoem.blockwise.blocks import BLOCK_BYTES
+from cryoem.evaluation import recovery_error
+from cryoem.projectors import Projector, fourier, project
+from cryoem.reconstruction import slice_sums
+from cryoem.recovery import recover_orientations
+from cryoem.rotations import random_rotations
+from cryoem.udl.align import align_block, prepare_reference, template_aligner
+from cryoem.udl.aligner import Aligner
+from cryoem.udl.rotation import rotate_images
+from cryoem.udl.stacks import BLOCK, MOST_BLOCK_BYTES
+
+POOL = 4  # blocks of images, shown again and again, so that making them costs neither time nor memory
+PHANTOM_PX = 64
+FEWEST_IMAGES = 1000
+ENOUGH_SECONDS, MOST_REPEATS = 2.0, 5
+
+Run = Callable[[], float | None]  # the error of what was found, where there is a truth
+
+
+def projection(images: int, size: int, _landmarks: int, _folder: Path) -> Run:
+    """Images of a map at random orientations, made block by block and forgotten."""
+    project_at = Projector(particle(size).data)
+    block = file_block(size)
+    project_at(random_rotations(2, rng=0))
+
+    def run():
+        rotations = random_rotations(images, rng=0)
+        for start in range(0, images, block):
+            project_at(rotations[start : start + block])
+
+    return run
+
+
+def volume_transform(_images: int, size: int, _landmarks: int, _folder: Path) -> Run:
+    """What projection does once for a map."""
+    density = particle(size)
+    fourier.transform(density.data[:16, :16, :16])
+
+    def run():
+        fourier.transform(density.data)
+
+    return run
+
+
+def alignment_by_template(images: int, size: int, _landmarks: int, _folder: Path) -> Run:
+    """Angles, twins, shifts and scores of images that come block by block, by the classical aligner."""
+    pool, angles = turned_images(images, size)
+    return alignment(images, pool, angles, template_aligner(pool[: 2 * BLOCK]))
+
+
+def alignment_by_network(images: int, size: int, _landmarks: int, _folder: Path) -> Run:
+    """The same by the network of joint learning; it is not trained, which makes it no faster and no slower."""
+    from cryoem.udl.network import build_polar_network
+
+    pool, angles = turned_images(images, size)
+    classical = template_aligner(pool[: 2 * BLOCK])
+    network = build_polar_network(classical.grid)
+    network.get_layer("template").warm_start(classical.network.template)
+    return alignment(images, pool, angles, Aligner(network, classical.grid, classical.reference, "judl"))
+
+
+def alignment(images: int, pool: np.ndarray, angles: np.ndarray, aligner: Aligner) -> Run:
+    block = alignment_block(pool.shape[1])
+    reference = prepare_reference(pool, aligner)
+    for count in {
+        min(images, block),
+        images % block or block,
+    }:  # a network is compiled for each size of batch
+        align_block(pool[:count], aligner, reference)
+
+    def run():
+        found = [
+            align_block(pool[some], aligner, reference)[0].angles_rad
+            for some in again(images, len(pool), block)
+        ]
+        turns = np.concatenate(found)[: len(pool)] - angles
+        about = np.exp(1j * turns) / np.exp(1j * np.angle(np.exp(1j * turns).mean()))
+        return float(np.abs(np.angle(about)).mean())
+
+    return run
+
+
+def alignment_block(size: int) -> int:
+    return max(1, min(BLOCK, MOST_BLOCK_BYTES // (4 * size**2)))
+
+
+def reconstruction(images: int, size: int, _landmarks: int, _folder: Path) -> Run:
+    """A map of images that come block by block."""
+    block = file_block(size)
+    rotations = random_rotations(min(images, POOL * block), rng=0)
+    pool = project(particle(size).data, rotations)
+    slice_sums(pool[:2], rotations[:2], pixel_size_angstrom=1.0)
+
+    def run():
+        sums = None
+        for some in again(images, len(pool), block):
+            part = slice_sums(pool[some], rotations[some], pixel_size_angstrom=1.0)
+            sums = part if sums is None else sums + part
+        sums.invert()
+
+    return run
+
+
+def recovery(images: int, _size: int, landmarks: int, folder: Path) -> Run:
+    """Orientations from a file of distances to landmarks."""
+    few, rotations = random_rotations(60, rng=0), random_rotations(images, rng=0)
+    write_distances(folder, few, landmarks=20)
+    recover_orientations(
+        np.memmap(folder / "distances", np.float32, "r", shape=(60, 20)),
+        landmarks=np.load(folder / "landmarks.npy"),
+    )
+    write_distances(folder, rotations, landmarks=landmarks)
+    numbers = np.load(folder / "landmarks.npy")
+
+    def run():
+        columns = np.memmap(folder / "distances", np.float32, "r", shape=(images, landmarks))
+        found = recover_orientations(columns, landmarks=numbers).rotations
+        some = slice(0, 1000)
+        return recovery_error(rotations[some], found[some])
+
+    return run
+
+
+STEPS: dict[str, Callable[[int, int, int, Path], Run]] = {
+    "projection": projection,
+    "volume transform": volume_transform,
+    "alignment, template": alignment_by_template,
+    "alignment, joint network": alignment_by_network,
+    "reconstruction": reconstruction,
+    "recovery": recovery,
+}
+
+
+def particle(size: int) -> volumes.DensityMap:
+    return volumes.cube(volumes.phantom(size=min(size, PHANTOM_PX)), size)
+
+
+def file_block(size: int) -> int:
+    """Images of a file in memory at a time; no more than the fewest measured, so that these are a block, too."""
+    return max(1, min(FEWEST_IMAGES, BLOCK_BYTES // (4 * size**2)))
+
+
+def turned_images(images: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Noisy images of one view of the phantom, turned and displaced, and their angles; ``POOL`` blocks at the most."""
+    (view,) = imaging.simulate(particle(PHANTOM_PX), 1, rng=0).images
+    view = scipy.ndimage.zoom(view, size / PHANTOM_PX, order=1 if size < PHANTOM_PX else 3)
+    rng = np.random.default_rng(0)
+    count = min(images, POOL * alignment_block(size))
+    angles = rng.uniform(0, 2 * np.pi, count)
+    shifts = rng.uniform(-size / 32, size / 32, (count, 2))
+    turned = rotate_images(np.broadcast_to(view, (count, size, size)), angles, shifts)
+    return imaging.add_noise(turned, 1.0, rng=rng), angles
+
+
+def again(images: int, pool: int, block: int) -> Iterator[slice]:
+    """Where in a pool of images each block of very many is."""
+    for start in range(0, images, block):
+        count = min(block, images - start)
+        at = start % pool
+        yield slice(at, at + count)
+
+
+def measure(run: Run) -> dict[str, float | int | None]:
+    """The median time of a few runs, fewer where one takes long, and the most memory that was resident meanwhile."""
+    watched, processor, peak = Watched(), [], 0
+    while not processor or (len(processor) < MOST_REPEATS and sum(watched.seconds) < ENOUGH_SECONDS):
+        start = time.process_time()
+        watch(run, into=watched)
+        processor.append(time.process_time() - start)
+        peak = max(peak, memory_bytes("VmHWM"))
+    if watched.peak_bytes is None:
+        raise SystemExit("the system does not tell the largest memory: growth is measured on Linux")
+    return {
+        "seconds": watched.median_s,
+        "cpu_seconds": statistics.median(processor),
+        "repeats": len(processor),
+        "added_memory_gb": watched.peak_bytes / 1e9,
+        "peak_memory_gb": peak / 1e9,
+        "error_rad": watched.result,
+    }
+
+
+def main() -> None:
+    step, images, size, landmarks = json.loads(sys.argv[1])
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(measure(STEPS[step](images, size, landmarks, Path(folder)))))
+
+
+if __name__ == "__main__":
+    main()
