@@ -1,7 +1,9 @@
-"""What the tests of maps share: small densities of known values and the place of their centre."""
+"""What the tests of maps share: small densities of known values, the place of their centre, RELION's ribosome."""
 
 import numpy as np
+import pytest
 
+from cryoem import volumes
 from cryoem.volumes import DensityMap
 
 FLOAT32_TOLERANCE = 1e-5
@@ -25,3 +27,14 @@ def centre_position(density_map):
     """Position (x, y, z) in space of voxel n // 2."""
     index = np.array([n // 2 for n in density_map.data.shape[::-1]])
     return np.array(density_map.origin) + index * density_map.voxel_size_angstrom
+
+
+def ribosome(folder) -> np.ndarray:
+    with pytest.warns(UserWarning, match="no cell size"):
+        return volumes.read_map(folder / "maps" / "ribosome-70S_65px.mrc").data
+
+
+def cropped_to_64(volume) -> np.ndarray:
+    """The map as it was cropped for RELION: in Fourier space, about voxel 0 instead of the centre."""
+    spectrum = np.fft.fftshift(np.fft.fftn(volume))[:-1, :-1, :-1]  # frequencies -32 ... 31
+    return np.fft.ifftn(np.fft.ifftshift(spectrum)).real * (64 / 65) ** 3

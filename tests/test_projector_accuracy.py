@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import starfile
 from scipy.spatial.transform import Rotation
+from small_maps import cropped_to_64, ribosome
 from small_projections import FLOAT32, INTERPOLATION, correlations, cpu, cpu_adjoint, relative, smooth_noise
 
-from cryoem import projectors, volumes
+from cryoem import projectors
 from cryoem.projectors import fourier, plane_frequencies
 from cryoem.rotations import from_relion_euler_deg, random_rotations
 
@@ -40,17 +41,6 @@ def relion_projections(folder, name):
     if "rlnOriginX" in table:
         displacement = -table[["rlnOriginX", "rlnOriginY"]].to_numpy()
     return images, from_relion_euler_deg(angles), displacement
-
-
-def ribosome(folder) -> np.ndarray:
-    with pytest.warns(UserWarning, match="no cell size"):
-        return volumes.read_map(folder / "maps" / "ribosome-70S_65px.mrc").data
-
-
-def cropped_to_64(volume) -> np.ndarray:
-    """The map as it was cropped for RELION: in Fourier space, about voxel 0 instead of the centre."""
-    spectrum = np.fft.fftshift(np.fft.fftn(volume))[:-1, :-1, :-1]  # frequencies -32 ... 31
-    return np.fft.ifftn(np.fft.ifftshift(spectrum)).real * (64 / 65) ** 3
 
 
 @pytest.mark.parametrize("name", ["rln_proj_65", "rln_proj_65_shifted"])
