@@ -14,12 +14,15 @@ Source: Reddy and Chatterji, IEEE Trans. Image Process. 5 (1996) 1266.
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 import numpy as np
 import peers
-from watch import in_turns, print_beside
+from watch import in_turns, peak_alone, print_beside
 
+from cryoem.udl.aligner import Aligner
 from cryoem.udl.classical import fourier_mellin_angles, iterated_template
+from cryoem.udl.network import build_polar_network
 from cryoem.udl.spectra import polar_grid, polar_spectra
 from cryoem.udl.synthetic import phantom_class_average, simulate_particles
 from cryoem.udl.training import joint_error_deg, train
@@ -57,6 +60,7 @@ def main() -> None:
     if aspire is not None:
         contenders[REDDY_CHATTERJI] = lambda: reddy_chatterji_angles(aspire, clean, images)
     watched = in_turns(contenders, repeats=arguments.repeats)
+    watched[NETWORK].peak_bytes = peak_alone(first_angles, len(images), size)
     print_beside(
         f"Alignment of {arguments.images:,} images of {size} px, {arguments.noise}",
         watched,
@@ -68,6 +72,15 @@ def main() -> None:
         unit="images/s",
         absent=() if aspire is not None else (REDDY_CHATTERJI,),
     )
+
+
+def first_angles(n: int, size: int):
+    """The angles of n images of noise by a network whose code is loaded and that has seen two images so far."""
+    grid = polar_grid(size)
+    aligner = Aligner(build_polar_network(grid), grid)
+    images = np.random.default_rng(0).standard_normal((n, size, size), dtype=np.float32)
+    aligner.angles(images[:2])
+    return partial(aligner.angles, images)
 
 
 def reddy_chatterji_angles(aspire, reference: np.ndarray, images: np.ndarray) -> np.ndarray:

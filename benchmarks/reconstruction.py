@@ -11,6 +11,7 @@ and how well the two maps agree.
 from __future__ import annotations
 
 import argparse
+import tempfile
 from functools import partial
 
 import numpy as np
@@ -22,7 +23,7 @@ from cryoem.reconstruction import reconstruct
 from cryoem.resolution import fourier_shell_correlation
 
 NOISE = (0.0, 16.0)
-REHEARSED = 20  # images on which code is compiled and loaded
+REHEARSED, REHEARSED_PX = 20, 32  # images on which code is compiled and loaded
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
     if aspire is not None:
         contenders[peers.ASPIRE] = aspire_of(aspire, voxel)
     for run in contenders.values():
-        run(imaging.simulate(density, REHEARSED, image_size=size, rng=1))
+        run(imaging.simulate(density, REHEARSED, image_size=REHEARSED_PX, rng=1))
     for noise in NOISE:
         stack = imaging.simulate(density, arguments.images, image_size=size, noise_variance=noise, rng=0)
         watched = in_turns(
@@ -86,7 +87,11 @@ def aspire_of(aspire, voxel: float):
         source = aspire.source.ArrayImageSource(
             aspire.image.Image(stack.images), angles=turned.angles, pixel_size=voxel
         )
-        return aspire.reconstruction.MeanEstimator(source, checkpoint_iterations=None).estimate().asnumpy()[0]
+        with tempfile.TemporaryDirectory() as folder:  # its last iteration is written, whatever it is told
+            estimator = aspire.reconstruction.MeanEstimator(
+                source, checkpoint_iterations=None, checkpoint_prefix=f"{folder}/volume"
+            )
+            return estimator.estimate().asnumpy()[0]
 
     return run
 

@@ -43,7 +43,7 @@ def main() -> None:
     )
     parser.add_argument("--orientations", type=int, default=1650)
     parser.add_argument("--sigma", type=float, default=0.2, help="of the Gaussian errors of distances, rad")
-    parser.add_argument("--seconds", type=float, default=600.0, help="longest run of the stochastic method")
+    parser.add_argument("--seconds", type=float, default=240.0, help="longest run of the stochastic method")
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
     true = random_rotations(arguments.orientations, rng=0)

@@ -6,7 +6,8 @@
 One call is a whole training step, forward, backward and Adam, on data made before.  Pair-wise, as in the first paper,
 both images of each pair pass the encoder; else each image of a batch passes once and meets all others.  Pairs are
 counted once: B images give B (B - 1) / 2.  Both take part in turns; times are medians.  That both losses are the same
-number on the same pairs is checked, and how nearly they are is in the table.
+number on the same pairs is checked, and how nearly they are is in the table.  Peak memory is that of the first step
+of a process of its own.
 
 Source: arXiv 2104.06237, section 4.2, of pair-wise training.
 """
@@ -22,7 +23,7 @@ import keras
 import numpy as np
 from keras import ops
 from table import print_columns
-from watch import in_turns, ratio_text, time_text
+from watch import in_turns, peak_alone, ratio_text, time_text
 
 from cryoem import registry, siamese
 from cryoem.siamese.losses import loss_of
@@ -89,6 +90,8 @@ def compare(density, setting: Setting, batches: tuple[int, ...], pairs: int, rep
     for batch in batches:
         calls[batch] = partial(all_pairs.train_on_batch, images[:batch], quaternions[:batch])
     watched = in_turns(calls, repeats=repeats)
+    for batch, one in watched.items():
+        one.peak_bytes = peak_alone(first_step, setting, batch, pairs)
     slow = pairs / watched[0].median_s
     rows = []
     for batch, one in watched.items():
@@ -122,6 +125,19 @@ def compare(density, setting: Setting, batches: tuple[int, ...], pairs: int, rep
         ),
         rows,
     )
+
+
+def first_step(setting: Setting, batch: int, pairs: int):
+    """A training step on images of noise, pair-wise for a batch of 0, whose code is loaded and whose size is new."""
+    encoder = siamese.build_encoder(setting.image_size, architecture=setting.architecture)
+    all_pairs, pair_wise = trainers_of(encoder, setting.feature_distance)
+    images = np.random.default_rng(0).standard_normal(
+        (batch or pairs, setting.image_size, setting.image_size), dtype=np.float32
+    )
+    labels = np.ones((len(images), 4 if batch else 1), np.float32)
+    model, given = (all_pairs, images) if batch else (pair_wise, [images, images])
+    model.train_on_batch(*((images[:2], labels[:2]) if batch else ([images[:2]] * 2, labels[:2])))
+    return partial(model.train_on_batch, given, labels)
 
 
 def trainers_of(encoder: keras.Model, feature_distance: str) -> tuple[keras.Model, keras.Model]:

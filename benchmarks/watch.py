@@ -2,14 +2,18 @@
 
 The peak is that of the call alone, above what the process held before it: Linux forgets the largest resident memory
 of a process when a 5 is written to /proc/self/clear_refs (proc(5)).  Elsewhere it is not known, and tables say so.
+TensorFlow keeps the memory that it once took, so that only the first call of a process shows what it takes: for that
+there is ``peak_alone``.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import multiprocessing
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,6 +82,16 @@ def in_turns(
             if max(watched[name].seconds, default=0.0) <= patience_s:
                 watch(call, into=watched[name])
     return watched
+
+
+def peak_alone(prepare: Callable[..., Callable[[], object]], *arguments) -> int | None:
+    """The peak in bytes, as ``watch`` finds it, of the call that ``prepare(*arguments)`` returns, in a new process."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_peak, prepare, *arguments).result()
+
+
+def _peak(prepare: Callable[..., Callable[[], object]], *arguments) -> int | None:
+    return watch(prepare(*arguments)).peak_bytes
 
 
 def print_beside(

@@ -3,7 +3,8 @@
 ``auto``, the default: a GPU where one is visible, else the CPU.  ``cpu``: the CPU, even where a GPU is visible.
 ``gpu``: an error where none is visible.  Being in the environment, it reaches the kernels that execute notebooks, too.
 
-On a GPU networks compute in float16 where it is fast, see ``device_precision``.  On other Keras backends than
+On a GPU networks compute in float16 where it is fast, see ``device_precision``, and training steps are compiled by XLA,
+see ``compilation``.  On other Keras backends than
 TensorFlow the switch is ASTRA's alone.
 """
 

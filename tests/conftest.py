@@ -14,6 +14,7 @@ from cryoem.projectors import project
 from cryoem.rotations import random_rotations
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is first imported
+os.environ.setdefault("CRYOEM_DEVICE", "cpu")  # tolerances are those of float32; tests of a GPU say so
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("repeatable")  # the same examples each time, however busy the machine is
 
@@ -25,6 +26,13 @@ def cryoem_home(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CRYOEM_HOME", str(home))
         yield home
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder of this test alone: its own temporary folder."""
+    monkeypatch.setenv("CRYOEM_HOME", str(tmp_path))
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import importlib
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,14 @@ def test_the_peak_is_that_of_the_call_alone(module):
     assert 78e6 < large.peak_bytes < 100e6  # the system counts some pages late
     assert small.peak_bytes < 20e6
     assert len(held) == 20_000_000
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of one call"
+)
+def test_the_peak_in_a_process_of_its_own_is_that_of_the_call(module):
+    peak = module("watch").peak_alone(partial, np.ones, 10_000_000)
+    assert 78e6 < peak < 100e6
 
 
 def test_contenders_take_turns_and_the_slow_are_called_once(module):

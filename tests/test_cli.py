@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 
 import cryoem
 from cryoem import pipeline, registry
-from cryoem.cli import COMMANDS, app
+from cryoem.cli import COMMANDS, app, machine
+from cryoem.cli.machine import NO_GPU
+from cryoem.projectors import astra_gpu
 from cryoem.udl import stacks
 
 HELP_SECONDS = 0.5
@@ -199,7 +201,8 @@ def test_a_missing_map_is_one_sentence(tmp_path):
     )
 
 
-def test_info_names_versions_devices_and_folders(cryoem_home):
+def test_info_names_versions_devices_and_folders(cryoem_home, monkeypatch):
+    monkeypatch.setenv("CRYOEM_DEVICE", "auto")
     result = run_module("info", "--json")
     assert result.stderr == ""
     report = json.loads(result.stdout)
@@ -208,7 +211,28 @@ def test_info_names_versions_devices_and_folders(cryoem_home):
     assert report["data_folder"] == str(cryoem_home)
     assert report["projection_backend"] == ("astra" if report["gpu_of_astra"] else "fourier")
     assert isinstance(report["gpus_of_tensorflow"], list)
+    assert report["device"] == "auto"
+    assert report["training_device"] == ("gpu" if report["gpus_of_tensorflow"] else "cpu")
     assert report.keys() >= {"numpy", "tensorflow", "keras", "astra", "finufft", "numba"}
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "training", "projection"),
+    [
+        ("auto", True, "gpu", "astra"),
+        ("auto", False, "cpu", "fourier"),
+        ("cpu", True, "cpu", "fourier"),
+        ("gpu", True, "gpu", "astra"),
+        ("gpu", False, NO_GPU, NO_GPU),
+    ],
+)
+def test_info_says_what_the_switch_makes_of_the_devices(monkeypatch, device, visible, training, projection):
+    monkeypatch.setenv("CRYOEM_DEVICE", device)
+    monkeypatch.setattr(machine, "_tensorflow_gpus", lambda: ["/physical_device:GPU:0"] if visible else [])
+    monkeypatch.setattr(astra_gpu, "is_usable", lambda: visible)
+    report = json.loads(invoke("info", "--json").stdout)
+    assert (report["device"], report["gpu_of_astra"]) == (device, visible)
+    assert (report["training_device"], report["projection_backend"]) == (training, projection)
 
 
 def test_fetch_prints_the_path(monkeypatch, tmp_path):

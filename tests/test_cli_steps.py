@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pytest
 import typer
-from typer.testing import CliRunner
+from command_line import invoke
 
 from cryoem import imaging, particles, pipeline, registry, siamese, volumes
 from cryoem.blockwise import fix_gauge_of
@@ -34,10 +34,6 @@ EXAMPLES = [
     if line.strip()
 ]
 N = 120
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def answer(*arguments) -> dict:

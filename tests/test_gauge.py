@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
+from unfit_images import unfit_images
 
 from cryoem import gauge
 from cryoem.evaluation import mirror, pose_error
@@ -123,19 +124,7 @@ def test_images_stay_as_they_were(views, quick_search):
 
 
 @pytest.mark.parametrize("function", [fix_gauge, common_line_score])
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda images: images[0], r"images must be a non-empty array with 3 axes, got shape \(32, 32\)"),
-        (lambda images: images[:, 1:], r"images must be \(n, y, x\) with y == x >= 8, got \(5, 31, 32\)"),
-        (lambda images: images[:, :7, :7], r"images must be .* y == x >= 8, got \(5, 7, 7\)"),
-        (lambda images: images[:2], "images must be at least 3, got 2"),
-        (lambda images: images[:4], "rotations must be as many as the images, 4, got 5"),
-        (lambda images: images * np.nan, "images must be finite, got 5120 non-finite values of 5120"),
-        (lambda images: images * 0 + 1, "images must not be constant, got 5 constant ones of 5"),
-    ],
-    ids=["one image", "not square", "too small", "too few", "too few for the rotations", "nan", "constant"],
-)
+@pytest.mark.parametrize(("change", "message"), unfit_images(5, fewest=3, smallest=8))
 def test_images_that_are_none_are_refused(views, function, change, message):
     with pytest.raises(ValueError, match=message):
         function(change(views[0][:5]), views[1][:5])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from small_projections import INTERPOLATION, relative
 
 from cryoem import imaging
 from cryoem.imaging import ContrastTransfer, add_noise, apply_ctf, downsample, shift, simulate
@@ -10,17 +11,12 @@ from cryoem.rotations import random_rotations, viewing_directions
 from cryoem.volumes import DensityMap, phantom, resample
 
 FLOAT32 = 1e-5  # a few transforms of numbers of order 1 in single precision
-INTERPOLATION = 2e-3  # relative L2 error of a projection, as docs/conventions.md states it
 SIGMAS = 5  # of a statistical estimate: one false alarm in a million
 
 
 @pytest.fixture(scope="module")
 def particle() -> DensityMap:
     return phantom(size=24)
-
-
-def relative(a, b) -> float:
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 def blob(

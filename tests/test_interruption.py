@@ -111,12 +111,6 @@ class Stopped(Exception):
     pass
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("CRYOEM_HOME", str(tmp_path))
-    return tmp_path
-
-
 def start_run(home: Path, notebooks: Path, **options) -> subprocess.Popen:
     script = f"from cryoem import pipeline; pipeline.run(profile='toy', notebooks={str(notebooks)!r})"
     environment = os.environ | {"CRYOEM_HOME": str(home)}

@@ -20,12 +20,6 @@ DATA, DISTANCES, ORIENTATIONS, MAP = pipeline.PHASES
 NOTHING = dict.fromkeys(pipeline.PHASES, "pass")
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("CRYOEM_HOME", str(tmp_path))
-    return tmp_path
-
-
 # the disk
 
 

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from particle_files import PIXEL, correlation, cs, mrc, names_of, one_sentence, optics_of, some_images, star
 from scipy.spatial.transform import Rotation
+from small_maps import cropped_to_64, ribosome
 
-from cryoem import imaging, volumes
+from cryoem import imaging
 from cryoem.contrast import ContrastTransfer
 from cryoem.particles import open_particles
 from cryoem.projectors import project
@@ -19,20 +20,14 @@ QUIET = pytest.mark.filterwarnings("ignore:.*(lacks the MAP|gives a pixel size):
 # --- real files
 
 
-def ribosome(folder) -> np.ndarray:
-    with pytest.warns(UserWarning, match="no cell size"):
-        return volumes.read_map(folder / "maps" / "ribosome-70S_65px.mrc").data
-
-
 @pytest.mark.parametrize("name", ["rln_proj_64", "rln_proj_65", "rln_proj_65_shifted"])
 @QUIET
 def test_relions_projections_are_those_at_the_orientations_and_shifts_of_its_tables(real_data, name):
     stack = open_particles(real_data / "particles" / f"{name}.star", pixel_size_angstrom=1.0).to_stack()
     odd = stack.images.shape[1] % 2
     density = ribosome(real_data)
-    if not odd:  # the map as it was cropped for RELION: in Fourier space, about voxel 0 instead of the centre
-        spectrum = np.fft.fftshift(np.fft.fftn(density))[:-1, :-1, :-1]
-        density = np.fft.ifftn(np.fft.ifftshift(spectrum)).real
+    if not odd:
+        density = cropped_to_64(density)
     # RELION's odd boxes sit one pixel further along x and along y, see docs/conventions.md
     views = project(density, stack.rotations, backend="fourier")
     seen = imaging.shift(views, stack.shifts_px + odd)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
+from unfit_images import unfit_images
 
 from cryoem.projectors import project
 from cryoem.reconstruction import METHODS, disc_frequencies, grid_slices, once_each, reconstruct
@@ -187,15 +188,7 @@ def test_the_map_knows_its_voxel_size(views):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [
-        (lambda images: images[0], r"images must be a non-empty array with 3 axes, got shape \(32, 32\)"),
-        (lambda images: images[:, :, 1:], r"images must be \(n, y, x\) with y == x >= 4, got \(5, 32, 31\)"),
-        (lambda images: images[:, :3, :3], r"images must be .* y == x >= 4, got \(5, 3, 3\)"),
-        (lambda images: images[:1], "images must be at least 2, got 1"),
-        (lambda images: images[:4], "rotations must be as many as the images, 4, got 5"),
-        (lambda images: images * np.nan, "images must be finite, got 5120 non-finite values of 5120"),
-    ],
-    ids=["one image", "not square", "too small", "too few", "too few for the rotations", "nan"],
+    [case for case in unfit_images(5, fewest=2, smallest=4) if case.id != "constant"],  # those have a map
 )
 def test_images_that_are_none_are_refused(views, change, message):
     with pytest.raises(ValueError, match=message):

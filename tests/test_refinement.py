@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
+from unfit_images import unfit_images
 
 from cryoem.evaluation import pose_error
 from cryoem.projectors import project
@@ -211,19 +212,7 @@ def test_images_of_nothing_but_noise_end_in_a_map_all_the_same(true):
 # --- refusals
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda images: images[0], r"images must be a non-empty array with 3 axes, got shape \(32, 32\)"),
-        (lambda images: images[:, 1:], r"images must be \(n, y, x\) with y == x >= 12, got \(20, 31, 32\)"),
-        (lambda images: images[:, :11, :11], r"images must be .* y == x >= 12, got \(20, 11, 11\)"),
-        (lambda images: images[:15], "images must be at least 16, got 15"),
-        (lambda images: images[:19], "rotations must be as many as the images, 19, got 20"),
-        (lambda images: images * np.nan, "images must be finite, got 20480 non-finite values of 20480"),
-        (lambda images: images * 0 + 0.1, "images must not be constant, got 20 constant ones"),
-    ],
-    ids=["one image", "not square", "too small", "too few", "too few for the rotations", "nan", "constant"],
-)
+@pytest.mark.parametrize(("change", "message"), unfit_images(20, fewest=16, smallest=12))
 def test_images_that_are_none_are_refused(images, start, change, message):
     with pytest.raises(ValueError, match=message):
         refined(change(images[:20]), start[:20])

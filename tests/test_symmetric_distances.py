@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from learned_features import quaternions32
 from scipy.spatial.transform import Rotation
 
 from cryoem.distances import exact_distances
@@ -15,10 +16,6 @@ from cryoem.siamese.losses import loss_of, metric_of, true_distance, true_kernel
 
 GROUPS = ["C2", "C3", "C4", "D2", "D3", "T", "O", "I"]
 FLOAT32 = 1e-4
-
-
-def quaternions32(rotations: Rotation) -> np.ndarray:
-    return rotations.as_quat().astype(np.float32)
 
 
 def single_precision(symmetry: str) -> float:

@@ -20,6 +20,8 @@ PACKAGES = {
     "numba": "numba",
 }
 
+NO_GPU = "none, the GPU asked for is not there"
+
 
 @ends_in_order(afterwards=NOTHING_CHANGED)
 def info() -> Answer:
@@ -65,7 +67,7 @@ def _cores() -> int:
 def _used(device: str, of_gpu: str | None, of_cpu: str) -> str:
     """What computes, by the switch: the way of a GPU, None where there is none, or that of the CPU."""
     if device == "gpu":
-        return of_gpu or "none, the GPU asked for is not there"
+        return of_gpu or NO_GPU
     return of_cpu if device == "cpu" or of_gpu is None else of_gpu
 
 

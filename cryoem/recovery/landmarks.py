@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.mapped_arrays import let_go
 from cryoem.recovery.polish import polish_against
-from cryoem.recovery.spectral import locate
+from cryoem.recovery.spectral import locate, squared_overlaps
 from cryoem.recovery.symmetric import place, reach_of
 
 BLOCK = 8192  # images whose distances are in memory at a time
@@ -75,7 +75,7 @@ def locate_all(
             row = first + int(np.argmin(np.isfinite(some).all(axis=1)))
             raise ValueError(f"distances must be finite, got NaN or infinity in row {row}")
         start = (
-            locate((1 + np.cos(some)) / 2, known) if group is None else place(some, known, reach_of(group))
+            locate(squared_overlaps(some), known) if group is None else place(some, known, reach_of(group))
         )
         visited, losses = polish_against(
             some, start, known, rounds=rounds, robust_width=robust_width, group=group

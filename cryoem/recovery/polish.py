@@ -19,49 +19,108 @@ LEAST_GAIN = 1e-4
 SHORTEST_STEP = 0.05
 
 
-@numba.njit(parallel=True, cache=True)
+# Sums may be reordered, so that several pairs are taken at a time; NaN and infinity keep their meaning.
+_FAST = {"reassoc", "contract", "nsz", "arcp"}
+
+
+@numba.njit(inline="always")
+def _arctan(x):
+    """arctan of a number from 0 to 1 to double precision, in arithmetic alone, as vector units have it.
+
+    Source: the rational approximation of the Cephes library (S. Moshier), ``atan.c``.
+    """
+    far = x > 0.66
+    y = (x - 1) / (x + 1) if far else x
+    z = y * y
+    p = -8.750608600031904122785e-1 * z - 1.615753718733365076637e1
+    p = (p * z - 7.500855792314704667340e1) * z - 1.228866684490136173410e2
+    p = p * z - 6.485021904942025371773e1
+    q = (z + 2.485846490142306297962e1) * z + 1.650270098316988542046e2
+    q = (q * z + 4.328810604912902668951e2) * z + 4.853903996359136964868e2
+    q = q * z + 1.945506571482613964425e2
+    return (np.pi / 4 if far else 0.0) + (y + y * z * p / q)
+
+
+@numba.njit(inline="always")
+def _nearest(q, copies, nearest):
+    """Write the copy (k, 4, m) of each reference that is nearest to q into (4, m)."""
+    for j in range(copies.shape[2]):
+        best = 0.0
+        for k in range(copies.shape[0]):
+            p0, p1, p2, p3 = copies[k, 0, j], copies[k, 1, j], copies[k, 2, j], copies[k, 3, j]
+            overlap = abs(q[0] * p0 + q[1] * p1 + q[2] * p2 + q[3] * p3)
+            if k == 0 or overlap > best:
+                best = overlap
+                nearest[0, j], nearest[1, j], nearest[2, j], nearest[3, j] = p0, p1, p2, p3
+
+
+@numba.njit(inline="always")
+def _loss(residuals, robust_width):
+    """The sum of squares, or of their robust counterparts for a finite width."""
+    total = 0.0
+    if np.isinf(robust_width):
+        for residual in residuals:
+            total += residual * residual
+        return total
+    for residual in residuals:
+        squared = (residual / robust_width) ** 2
+        total += residual * residual if squared == 0 else robust_width**2 * np.log1p(squared)
+    return total
+
+
+@numba.njit(parallel=True, cache=True, fastmath=_FAST)
 def _normal_equations(distances, quaternions, copies, robust_width):
-    """Per image: H (4, 4), g (4,), the summed loss and its count, against the nearest of the copies (m, k, 4) of each
+    """Per image: H (4, 4), g (4,), the summed loss and its count, against the nearest of the copies (k, 4, m) of each
     reference; one at zero distance, and one whose distance is NaN, is skipped.
     """
     n, m = distances.shape
-    hessians, gradients = np.zeros((n, 4, 4)), np.zeros((n, 4))
-    squares, counts = np.zeros(n), np.zeros(n)
+    hessians, gradients = np.empty((n, 4, 4)), np.empty((n, 4))
+    squares, counts = np.empty(n), np.empty(n)
+    robust = 1.0 / robust_width  # 0 for plain least squares
     for i in numba.prange(n):
         q = quaternions[i]
-        t = np.empty(4)
+        references = copies[0]
+        if len(copies) > 1:
+            references = np.empty((4, m))
+            _nearest(q, copies, references)
+        residuals = np.empty(m)
+        count = g0 = g1 = g2 = g3 = 0.0
+        h00 = h10 = h11 = h20 = h21 = h22 = h30 = h31 = h32 = h33 = 0.0
         for j in range(m):
-            if np.isnan(distances[i, j]):
-                continue
-            p = copies[j, 0]
-            c = q[0] * p[0] + q[1] * p[1] + q[2] * p[2] + q[3] * p[3]
-            for k in range(1, copies.shape[1]):
-                other = copies[j, k]
-                overlap = q[0] * other[0] + q[1] * other[1] + q[2] * other[2] + q[3] * other[3]
-                if abs(overlap) > abs(c):
-                    p, c = other, overlap
-            sign = 1.0 if c >= 0 else -1.0
-            norm = 0.0
-            for k in range(4):
-                t[k] = c * q[k] - p[k]
-                norm += t[k] * t[k]
-            norm = np.sqrt(norm)
-            if norm < 1e-12:
-                squares[i] += distances[i, j] ** 2
-                continue
-            residual = distances[i, j] - 2 * np.arctan2(norm, abs(c))
-            counts[i] += 1
-            squared = (residual / robust_width) ** 2
-            squares[i] += residual * residual if squared == 0 else robust_width**2 * np.log1p(squared)
-            weight = 1.0 / (1.0 + squared)
-            for k in range(4):
-                t[k] *= sign / norm
-                gradients[i, k] += 2 * weight * residual * t[k]
-                for h in range(k + 1):
-                    hessians[i, k, h] += 4 * weight * t[k] * t[h]
-        for k in range(4):
-            for h in range(k):
-                hessians[i, h, k] = hessians[i, k, h]
+            p0, p1, p2, p3 = references[0, j], references[1, j], references[2, j], references[3, j]
+            c = q[0] * p0 + q[1] * p1 + q[2] * p2 + q[3] * p3
+            t0, t1, t2, t3 = c * q[0] - p0, c * q[1] - p1, c * q[2] - p2, c * q[3] - p3
+            norm = np.sqrt(t0 * t0 + t1 * t1 + t2 * t2 + t3 * t3)
+            known = not np.isnan(distances[i, j])
+            counted = known and norm >= 1e-12
+            # the angle whose sine is the norm and whose cosine |c| is, by its half
+            residual = distances[i, j] - 4 * _arctan(norm / (1 + abs(c))) if known else 0.0
+            residuals[j] = residual
+            weight = 1 / (1 + (residual * robust) ** 2)
+            scale = (1.0 if c >= 0 else -1.0) / norm if counted else 0.0
+            t0, t1, t2, t3 = scale * t0, scale * t1, scale * t2, scale * t3
+            count += 1.0 if counted else 0.0
+            w0, w1, w2, w3 = weight * t0, weight * t1, weight * t2, weight * t3
+            g0 += residual * w0
+            g1 += residual * w1
+            g2 += residual * w2
+            g3 += residual * w3
+            h00 += t0 * w0
+            h10 += t1 * w0
+            h11 += t1 * w1
+            h20 += t2 * w0
+            h21 += t2 * w1
+            h22 += t2 * w2
+            h30 += t3 * w0
+            h31 += t3 * w1
+            h32 += t3 * w2
+            h33 += t3 * w3
+        gradients[i] = 2 * g0, 2 * g1, 2 * g2, 2 * g3
+        hessians[i, 0] = 4 * h00, 4 * h10, 4 * h20, 4 * h30
+        hessians[i, 1] = 4 * h10, 4 * h11, 4 * h21, 4 * h31
+        hessians[i, 2] = 4 * h20, 4 * h21, 4 * h22, 4 * h32
+        hessians[i, 3] = 4 * h30, 4 * h31, 4 * h32, 4 * h33
+        squares[i], counts[i] = _loss(residuals, robust_width), count
     return hessians, gradients, squares, counts
 
 
@@ -98,6 +157,7 @@ def polish_against(
         candidate = quaternions if move is None else _moved(quaternions, step * move)
         against = candidate if references is None else references
         copies = against[:, None] if group is None else copies_of(Rotation.from_quat(against), group)
+        copies = np.ascontiguousarray(copies.transpose(1, 2, 0))  # (k, 4, m)
         hessians, gradients, squares, counts = _normal_equations(distances, candidate, copies, robust_width)
         loss = float(squares.sum() / max(counts.sum(), 1))
         if losses and loss >= losses[-1]:

@@ -1,0 +1,30 @@
+"""What the tests of projection share: the reference on the CPU, volumes of noise, and how close is close."""
+
+import numpy as np
+
+from cryoem.projectors import backproject, project
+
+INTERPOLATION = 2e-3  # relative L2 error of a slice, as docs/conventions.md states it
+FLOAT32 = 1e-5  # the same computation in another order, relative to the largest value
+
+
+def smooth_noise(shape, seed=0) -> np.ndarray:
+    """White noise: every frequency, up to the faces of the box."""
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def cpu(volume, rotations, **options):
+    return project(volume, rotations, backend="fourier", **options)
+
+
+def cpu_adjoint(images, rotations, volume_shape):
+    return backproject(images, rotations, volume_shape=volume_shape, backend="fourier")
+
+
+def relative(a, b) -> float:
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def correlations(a, b) -> np.ndarray:
+    a, b = (v.reshape(len(v), -1) - v.mean(axis=(1, 2))[:, None] for v in (a, b))
+    return (a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))

@@ -1,0 +1,150 @@
+"""Train on one device and on two, in a process of its own: TensorFlow is told of virtual devices before it computes.
+
+python tests/two_devices.py OUT.json FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cryoem import devices, imaging
+from cryoem.rotations import random_rotations
+from cryoem.siamese import EncoderSettings, ProjectionStream, encode, train
+from cryoem.udl.training import train as train_aligner
+from cryoem.volumes import phantom
+
+[CPU] = tf.config.list_physical_devices("CPU")
+tf.config.set_visible_devices([], "GPU")
+tf.config.set_logical_device_configuration(CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
+PARTICLE = phantom(size=16)
+EPOCHS = 3
+RATE = 1e-3  # of aligners, at its highest
+PAIR = tf.distribute.MirroredStrategy(
+    ["CPU:0", "CPU:1"]
+)  # one for all: a second would be taken for the first
+
+
+def train_encoder(scope, *, batch_size: int = 8, n_validation: int = 12, **options):
+    """Encoder, its weights before and after, and the history of a few steps."""
+    checkpoints = options.pop("checkpoints", None)
+    seconds = options.pop("seconds", None)
+    settings = EncoderSettings(12, channels=4, blocks=1, n_features=9, **options)
+    stream = ProjectionStream(
+        PARTICLE,
+        image_size=16,
+        network_image_size=12,
+        batch_size=batch_size,
+        steps=2,
+        noise_variance=0.5,
+        shift_limit_px=2.0 if settings.with_shifts else 0.0,
+        with_shifts=settings.with_shifts,
+    )
+    rng = np.random.default_rng(99)
+    held_out = (
+        rng.normal(size=(n_validation, 12, 12)).astype(np.float32),
+        random_rotations(n_validation, rng=rng).as_quat(),
+    )
+    if settings.with_shifts:
+        held_out = (*held_out, rng.normal(size=(n_validation, 2)))
+    with scope:
+        keras.utils.set_random_seed(0)
+        encoder = settings.build()
+    before = encoder.get_weights()
+    history = train(
+        encoder,
+        stream,
+        epochs=EPOCHS,
+        validation=held_out,
+        feature_distance=settings.feature_distance,
+        checkpoints=checkpoints,
+        seconds=seconds,
+    )
+    return encoder, before, encoder.get_weights(), history
+
+
+def compared(**options) -> dict:
+    """Histories on one device and on two, and how far weights are apart and how far they went."""
+    one, before, after, history = train_encoder(nullcontext(), **options)
+    two, same_before, same_after, same_history = train_encoder(PAIR.scope(), **options)
+    images = np.random.default_rng(5).normal(size=(7, 12, 12))  # not a multiple of two
+    return {
+        "history": [history, same_history],
+        "start": largest(before, same_before),
+        "apart": largest(after, same_after),
+        "went": largest(before, after),
+        "features_apart": largest([encode(one, images)], [encode(two, images)]),
+    }
+
+
+def resumed(folder: Path) -> dict:
+    """A training on two devices, and one that was stopped after its first epoch and went on with another encoder."""
+    _, _, expected, history = train_encoder(PAIR.scope())
+    _, _, _, stopped = train_encoder(PAIR.scope(), checkpoints=folder, seconds=1e-6)
+    _, _, found, whole = train_encoder(PAIR.scope(), checkpoints=folder)
+    return {
+        "epochs": [len(stopped["loss"]), len(whole["loss"])],
+        "loss": [history["loss"], whole["loss"]],
+        "apart": largest(expected, found),
+    }
+
+
+def in_float16() -> dict:
+    """Compared, as on two GPUs."""
+    real, devices.gpus_of_tensorflow = devices.gpus_of_tensorflow, lambda: ["GPU:0", "GPU:1"]
+    try:
+        return compared()
+    finally:
+        devices.gpus_of_tensorflow = real
+
+
+def aligners() -> dict:
+    """Aligners of images, trained on one device and on two."""
+    rng = np.random.default_rng(0)
+    images = imaging.shift(rng.normal(size=(40, 16, 16)), rng.normal(size=(40, 2)))
+    trainings = []
+    for scope in (nullcontext(), PAIR.scope()):
+        with scope:
+            trainings.append(train_aligner(images, epochs=1, batch_size=4, learning_rate=RATE))
+    one, two = trainings
+    weights = [training.aligner.network.get_weights() for training in trainings]
+    return {
+        "history": [one.history, two.history],
+        "untrained": [one.untrained, two.untrained],
+        "apart": largest(*weights),
+        "rate": RATE,
+    }
+
+
+def refused(**options) -> str:
+    """What is said of a training that two devices cannot share."""
+    try:
+        train_encoder(PAIR.scope(), **options)
+    except ValueError as error:
+        return str(error)
+    return "not refused"
+
+
+def largest(these, those) -> float:
+    """The largest absolute difference of two lists of arrays."""
+    return max(float(np.abs(a - b).max()) for a, b in zip(these, those, strict=True))
+
+
+if __name__ == "__main__":
+    report = {
+        "cosine": compared(feature_distance="cosine"),
+        "shifts": compared(with_shifts=True),
+        "mlp": compared(feature_distance="mlp"),
+        "float16": in_float16(),
+        "resumed": resumed(Path(sys.argv[2])),
+        "aligners": aligners(),
+        "odd batch": refused(batch_size=7),
+        "odd validation": refused(n_validation=13),
+    }
+    Path(sys.argv[1]).write_text(json.dumps(report), encoding="utf-8")
