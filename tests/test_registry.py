@@ -149,7 +149,10 @@ def test_first_use_of_an_unlisted_entry_records_its_digest(home, downloads, name
             MODEL[:-6] + b"x" + MODEL[-5:],
             r"1u19\.cif\.gz must be a whole gzip file, of https://\S+: CRC check failed",
         ),
-        (gzip.compress(b"data_1ABC\n", mtime=0), r"1u19\.cif\.gz must begin with 'data_1U19', got 'DATA_1ABC'"),
+        (
+            gzip.compress(b"data_1ABC\n", mtime=0),
+            r"1u19\.cif\.gz must begin with 'data_1U19', got 'DATA_1ABC'",
+        ),
     ],
 )
 def test_what_is_downloaded_is_verified_before_it_is_taken(home, monkeypatch, content, message):
