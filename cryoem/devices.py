@@ -11,6 +11,7 @@ TensorFlow the switch is ASTRA's alone.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -48,9 +49,8 @@ def gpus_of_tensorflow() -> list[str]:
     ------
     RuntimeError : the switch says ``gpu`` and none is visible, or ``cpu`` and TensorFlow has begun to use one.
     """
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
+    keras = sys.modules.get("keras")  # an exported model is TensorFlow's alone, and needs no Keras
+    if keras is not None and keras.backend.backend() != "tensorflow":
         return []
     import tensorflow as tf
 

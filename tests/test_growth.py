@@ -176,5 +176,5 @@ def test_the_notebook_draws_the_stored_table(tmp_path):
 
 @pytest.mark.notebooks
 def test_growth_beyond_what_is_asked_stops_the_notebook_with_the_number(tmp_path):
-    with pytest.raises(NotebookError, match=r"grow with landmarks by an exponent of 0\.01 .* but does by \d"):
+    with pytest.raises(NotebookError, match=r"grow with images by an exponent of 0\.01 .* but does by \d"):
         execute(tmp_path, most_exponent=0.01)

@@ -220,6 +220,10 @@ def test_costs_grow_beside_a_line_of_a_slope():
     assert guide.y[0] > 30
     assert [axis.title.text for axis in fig.select_yaxes()] == ["time (s)", "peak memory (GB)"]
     assert {axis.type for axis in [*fig.select_xaxes(), *fig.select_yaxes()]} == {"log"}
+    assert fig.layout.yaxis2.range == (
+        -1,
+        pytest.approx(np.log10(1.5)),
+    )  # a decade at least: what is level must look it
 
 
 @pytest.mark.parametrize(

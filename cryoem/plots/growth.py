@@ -61,10 +61,13 @@ def cost_growth(
     )
     at = np.unique(np.concatenate([x for of_step in drawn.values() for x, _ in of_step]))
     fig.update_xaxes(type="log", title_text=x_title, tickvals=at, ticktext=[f"{x:,.7g}" for x in at])
-    for column, title in enumerate(("time (s)", "peak memory (GB)"), start=1):
-        shown = np.concatenate([of_step[column - 1][1] for of_step in drawn.values()])
-        ticks = log_ticks(np.r_[shown, guide[1]] if column == 1 else shown)
-        fig.update_yaxes(type="log", title_text=title, row=1, col=column, **ticks)
+    seconds, memory = (np.concatenate([of_step[k][1] for of_step in drawn.values()]) for k in (0, 1))
+    least = 10.0 ** np.floor(np.log10(memory.min()))
+    ends = np.array([least, max(10 * least, 1.5 * memory.max())])  # a decade: what is level must look it
+    fig.update_yaxes(type="log", title_text="time (s)", row=1, col=1, **log_ticks(np.r_[seconds, guide[1]]))
+    fig.update_yaxes(
+        type="log", title_text="peak memory (GB)", range=np.log10(ends), row=1, col=2, **log_ticks(ends)
+    )
     fig.update_layout(template="cryoem", height=460, margin={"t": 90}, legend={**LEGEND_ABOVE, "y": 1.04})
     return fig
 
