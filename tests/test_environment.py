@@ -197,7 +197,9 @@ def test_notebooks_are_committed_without_outputs():
 def test_the_readme_quotes_the_benchmarks(row, quantity):
     (cells,) = re.findall(rf"^\| {re.escape(row)} \| ([^|]+) \| ([^|]+) \|", read("README.md"), re.MULTILINE)
     sections = re.findall(
-        r"^### 5j0n, noise variance (0|16),(.*?)(?=^###|\Z)", read("docs/benchmarks.md"), re.M | re.S
+        r"^### 5j0n, noise variance (0|16), 1650 images(.*?)(?=^###|\Z)",
+        read("docs/benchmarks.md"),
+        re.M | re.S,
     )
     assert [noise for noise, _ in sections] == ["0", "16"]
     for quoted, (_, section) in zip(cells, sections, strict=True):
@@ -233,6 +235,40 @@ def test_the_readme_quotes_the_benchmarks_of_real_particles(row, section):
             rf"^\| {re.escape(quantity)} +\|[^|]+\| ([0-9.]+) {unit}", table, re.MULTILINE
         )
         assert number == f"{float(measured):.{len(number.partition('.')[2])}f}"
+
+
+@pytest.mark.parametrize(
+    ("row", "section", "ours", "theirs"),
+    [
+        ("project 5j0n, 116 px", "5j0n, projections of 116 px", "cryoem", "ASPIRE"),
+        ("a map of 1,650 images with noise", "5j0n, noise variance 16, a map of", "cryoem", "ASPIRE"),
+        (
+            "1,650 orientations from noisy distances",
+            "1650 orientations, all pairs, errors of 0.2 rad",
+            "cryoem, spectral+refine",
+            "stochastic, 3,",
+        ),
+        (
+            "pairs in training, published encoder",
+            "Training the published encoder, 116 px",
+            "all pairs of a batch | 512 ",
+            "pair-wise",
+        ),
+    ],
+)
+def test_the_readme_quotes_the_speed_beside_peers(row, section, ours, theirs):
+    (cells,) = re.findall(rf"^\| {re.escape(row)} \| (.+) \|$", read("README.md"), re.MULTILINE)
+    (table,) = re.findall(
+        rf"^### {re.escape(section)}(.*?)(?=^#|\Z)", read("docs/benchmarks.md"), re.M | re.S
+    )
+    table = re.sub(" +", " ", table)
+    (ours,), (theirs,) = (
+        re.findall(rf"^\| {re.escape(method)}.*$", table, re.MULTILINE) for method in (ours, theirs)
+    )
+    here, beside, ratio = cells.split(" | ")
+    for quoted, measured in ((here, ours), (beside.rpartition(", ")[2].rpartition("after ")[2], theirs)):
+        assert quoted.removesuffix(" pairs/s") in measured
+    assert ratio in ours + theirs
 
 
 def test_the_readme_quotes_the_alignment_benchmark():
