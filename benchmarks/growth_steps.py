@@ -126,13 +126,13 @@ def reconstruction(images: int, size: int, _landmarks: int, _folder: Path) -> Ru
 def recovery(images: int, _size: int, landmarks: int, folder: Path) -> Run:
     """Orientations from a file of distances to landmarks."""
     few, rotations = random_rotations(60, rng=0), random_rotations(images, rng=0)
-    write_distances(folder, few, landmarks=20)
+    write_distances(folder, few, np.arange(20))
     recover_orientations(
         np.memmap(folder / "distances", np.float32, "r", shape=(60, 20)),
         landmarks=np.load(folder / "landmarks.npy"),
     )
-    write_distances(folder, rotations, landmarks=landmarks)
-    numbers = np.load(folder / "landmarks.npy")
+    numbers = np.sort(np.random.default_rng(1).choice(images, landmarks, replace=False))
+    write_distances(folder, rotations, numbers)
 
     def run():
         columns = np.memmap(folder / "distances", np.float32, "r", shape=(images, landmarks))

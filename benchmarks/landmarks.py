@@ -24,6 +24,7 @@ from table import print_table
 from cryoem.distances import exact_distances, perturbed_distances
 from cryoem.evaluation import recovery_error
 from cryoem.recovery import recover_orientations
+from cryoem.recovery.landmarks import spread_landmarks
 from cryoem.rotations import geodesic_distance, random_rotations
 
 SIGMA, LANDMARKS, BLOCK = 0.2, 1000, 2000
@@ -53,7 +54,7 @@ def main() -> None:
     n = parser.parse_args().images
     rotations = random_rotations(n, rng=0)
     with tempfile.TemporaryDirectory() as folder:
-        write_distances(Path(folder), rotations)
+        write_distances(Path(folder), rotations, covering(rotations))
         process = subprocess.Popen(
             [sys.executable, "-c", RECOVER, folder, str(n), str(LANDMARKS)], stdout=subprocess.PIPE
         )
@@ -76,12 +77,22 @@ def main() -> None:
     )
 
 
-def write_distances(folder: Path, rotations, *, landmarks: int = LANDMARKS) -> None:
+def covering(rotations) -> np.ndarray:
+    """Numbers of landmarks that cover all orientations, chosen by distances with errors, as an encoder's are."""
+    rng = np.random.default_rng(1)
+
+    def distances_to(image: int) -> np.ndarray:
+        exact = geodesic_distance(rotations, rotations[image : image + 1])[:, 0]
+        return exact + rng.normal(scale=SIGMA, size=exact.shape)
+
+    return spread_landmarks(distances_to, len(rotations), LANDMARKS, rng=rng)
+
+
+def write_distances(folder: Path, rotations, numbers: np.ndarray) -> None:
     """``landmarks.npy`` (m,) and ``distances`` (n, m) float32 with errors, those between two landmarks symmetric."""
     n = len(rotations)
-    numbers = np.sort(np.random.default_rng(1).choice(n, landmarks, replace=False))
     np.save(folder / "landmarks.npy", numbers)
-    columns = np.memmap(folder / "distances", np.float32, "w+", shape=(n, landmarks))
+    columns = np.memmap(folder / "distances", np.float32, "w+", shape=(n, len(numbers)))
     rng = np.random.default_rng(2)
     for start in range(0, n, BLOCK):
         exact = geodesic_distance(rotations[start : start + BLOCK], rotations[numbers])

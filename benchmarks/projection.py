@@ -5,8 +5,8 @@
 ASPIRE is measured where it is installed (extra ``baselines``).  All take part in turns, in one process, on the same
 map, images and orientations; times are medians.  ASPIRE's images and maps are scaled to our units, by the size.  Errors
 are relative L2 errors against the exact transform: of what comes out, and of it without the Nyquist frequency, which
-ASPIRE leaves out; images to back-project have none.  The finufft plan works on half of each slice with a tolerance of
-1e-3, ASPIRE on whole slices with all the digits of single precision.
+ASPIRE leaves out by default; images to back-project have none.  The finufft plan works on half of each slice with a
+tolerance of 1e-3, ASPIRE on whole slices with all the digits of single precision.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from cryoem import imaging, registry, volumes
 from cryoem.reconstruction import reconstruct
 from cryoem.resolution import fourier_shell_correlation
 
+SAME_MAP = 0.99  # mean Fourier shell correlation of two maps of the same images
 NOISE = (0.0, 16.0)
 REHEARSED, REHEARSED_PX = 20, 32  # images on which code is compiled and loaded
 
@@ -59,8 +60,13 @@ def main() -> None:
                 f"FSC 0.5 at {curve.resolution_angstrom(0.5):.2f} Å, mean {np.mean(curve.correlation[1:]):.4f}"
             )
             if name != OURS:
-                likeness = np.corrcoef(one.result.ravel(), watched[OURS].result.ravel())[0, 1]
-                accuracy[name] += f", correlation with ours {likeness:.4f}"
+                shared = fourier_shell_correlation(
+                    one.result, watched[OURS].result, voxel_size_angstrom=voxel
+                )
+                likeness = float(np.mean(shared.correlation[1:]))
+                accuracy[name] += f", FSC with ours {likeness:.4f}"
+                if noise == 0 and likeness < SAME_MAP:
+                    raise SystemExit(f"the maps must agree where there is no noise, got {accuracy[name]}")
         print_beside(
             f"{arguments.map}, noise variance {noise:g}, a map of {arguments.images} images of {size} px",
             watched,

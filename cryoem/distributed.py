@@ -6,6 +6,7 @@ Dask keeps what a block needs until its result is here: the blocks of a worker t
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, TypeVar
 from cryoem.checks import whole_number
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
 AHEAD = 2  # blocks under way, for each thread of the workers
+LONGEST_WAIT_S = 60
 THREAD_LIMITS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -38,7 +40,7 @@ def in_order(
     items: Iterable[Item],
     *,
     client: Client | None = None,
-    ahead: int | None = None,
+    ahead: int = AHEAD,
 ) -> Iterator[Result]:
     """``function`` of each item, in their order.
 
@@ -48,30 +50,37 @@ def in_order(
     items : any number of them; taken as they are needed.
     client : of a Dask cluster, which may be a ``LocalCluster`` or one of ``dask_jobqueue``; here, one after the other,
         by default.
-    ahead : at most so many items are under way or waiting to be taken; two for each thread of the workers by default.
+    ahead : at most so many items are under way or waiting to be taken, for each thread of the workers that there are.
 
     Raises
     ------
-    WorkersLostError : workers ended again and again at an item, or all of them did.
+    WorkersLostError : workers ended again and again at an item, or the cluster was closed.  Workers that are gone for
+        good are waited for, as those of a queue come when they come.
     What ``function`` raises, it raises here.
     """
     if client is None:
         yield from map(function, items)
         return
-    ahead = ahead or AHEAD * max(1, sum(client.nthreads().values()))
-    shared = client.submit(
-        _itself, function, pure=False
-    )  # a task, so that it outlives the worker that holds it
+    shared = _submitted(client, _itself, function)  # a task, so that it outlives the worker that holds it
     waiting = deque()
     try:
         for item in items:
-            waiting.append(client.submit(_applied, shared, item, pure=False))
-            if len(waiting) >= ahead:
+            waiting.append(_submitted(client, _applied, shared, item))
+            while len(waiting) >= ahead * max(1, sum(client.nthreads().values())):
                 yield _result(waiting.popleft())
         while waiting:
             yield _result(waiting.popleft())
     finally:
-        client.cancel(list(waiting))
+        if client.status == "running":
+            client.cancel(list(waiting))
+
+
+def _submitted(client: Client, *task) -> Future:
+    import dask.config
+
+    # a map or a network is what it is; Dask would advise to split it
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
+        return client.submit(*task, pure=False)
 
 
 def _itself(function: Callable) -> Callable:
@@ -108,7 +117,8 @@ def client_of(workers: int = 1, *, scheduler: str | None = None) -> Iterator[Cli
     Raises
     ------
     ValueError : workers are fewer than 1, or both are given.
-    OSError : no scheduler answers at that address.
+    OSError : no scheduler answers at that address, or none of its workers comes within a minute.
+    RuntimeError : a script that is not guarded by ``if __name__ == "__main__"`` asks for processes.
     """
     workers = whole_number(workers, name="workers", at_least=1)
     if scheduler is not None and workers > 1:
@@ -125,11 +135,22 @@ def client_of(workers: int = 1, *, scheduler: str | None = None) -> Iterator[Cli
             yield client
         return
     try:
-        client = Client(scheduler)
+        client = Client(scheduler, timeout=LONGEST_WAIT_S)
     except (OSError, ValueError) as error:
         raise OSError(f"no Dask scheduler answers at {scheduler}: {error}") from None
     with client:
+        try:
+            client.wait_for_workers(1, timeout=LONGEST_WAIT_S)
+        except TimeoutError:
+            raise OSError(
+                f"the Dask cluster at {scheduler} has no worker, and none came within {LONGEST_WAIT_S} s"
+            ) from None
         yield client
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def thread_limits(threads: int) -> dict[str, str]:

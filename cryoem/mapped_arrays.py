@@ -14,6 +14,7 @@ def scattered_rows(rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """A copy of ``rows[numbers]``; of a memory-mapped array, with each row the system reads up to 2 MB around it, which
     are let go after every few.
     """
+    rows = np.asanyarray(rows)
     found = np.empty((len(numbers), *rows.shape[1:]), rows.dtype)
     for start in range(0, len(numbers), ROWS_AT_ONCE):
         some = slice(start, start + ROWS_AT_ONCE)

@@ -142,7 +142,7 @@ def map_of(stack, chosen=slice(None), **options):
 def test_a_map_made_in_blocks_is_the_map_made_at_once(simulated, job, block, symmetry):
     done = []
     made = blockwise.reconstruct_particles(job, symmetry=symmetry, callback=done.append)
-    at_once = blockwise.maps.BLOCKS_AT_ONCE * block
+    at_once = -(-blockwise.maps.IMAGES_PER_PX * SIZE // block) * block
     assert done == [*range(at_once, N, at_once), N]
     halves = zip(made.half_maps, (slice(0, None, 2), slice(1, None, 2)), strict=True)
     for found, chosen in ((made.map, slice(None)), *halves):

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import subprocess
+import sys
+from functools import partial
 
 import keras
 import numpy as np
 import pytest
-from worker_tasks import Killer, late, refuse, threads
+from distributed import Client, LocalCluster
+from worker_tasks import Killer, late, numbers_and_processes, refuse, threads
 
 from cryoem import blockwise, imaging, particles, siamese
 from cryoem.contrast import ContrastTransfer
@@ -46,7 +50,7 @@ def job(density, tmp_path_factory):
 def small_blocks(monkeypatch):
     """Blocks of four images."""
     monkeypatch.setattr(blockwise.blocks, "BLOCK_BYTES", 4 * 4 * SIZE**2)
-    monkeypatch.setattr(blockwise.maps, "BLOCKS_AT_ONCE", 2)
+    monkeypatch.setattr(blockwise.maps, "IMAGES_PER_PX", 1 / 3)  # two blocks
 
 
 def kill_a_worker(client) -> None:
@@ -69,7 +73,7 @@ def test_items_are_taken_as_they_are_needed(client, ahead):
     taken = []
     results = in_order(abs, (taken.append(i) or i for i in range(20)), client=client, ahead=ahead)
     assert [next(results), next(results)] == [0, 1]
-    assert taken == list(range(1 + ahead))
+    assert taken == list(range(1 + 2 * ahead))  # of two workers
     results.close()
 
 
@@ -122,6 +126,55 @@ def test_workers_share_the_cores_and_leave_this_process_its_own(monkeypatch):
     with client_of(2) as client:
         assert list(in_order(threads, range(2), client=client)) == [str(max(1, os.cpu_count() // 2))] * 2
     assert threads(0) is None
+
+
+def test_a_worker_hears_no_interrupt_and_a_user_s_own_environment_stays(monkeypatch):
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with client_of(2) as client:
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+        processes = set(client.run(os.getpid).values())
+        for process in processes:
+            os.kill(process, signal.SIGINT)
+        monkeypatch.setenv("OF_THE_USER", "1")
+        assert {process for _, process in in_order(late, range(9), client=client)} == processes
+    assert os.environ["OF_THE_USER"] == "1"
+
+
+def test_workers_that_come_later_are_used():
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster) as late,
+    ):
+        results = in_order(numbers_and_processes, range(40), client=late)
+        first = next(results)[1]
+        cluster.scale(3)
+        late.wait_for_workers(3)
+        assert len({first, *(process for _, process in results)}) == 3
+
+
+def test_a_large_function_is_no_reason_for_advice(client):
+    """Dask's would be a warning, which is an error here."""
+    large = partial(np.add, np.zeros(2_000_000))
+    assert next(in_order(large, [1.0], client=client))[0] == 1
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("from cryoem.distributed import client_of\nwith client_of(2): pass\n")
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert ended.returncode != 0
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("RuntimeError: worker processes must start, got ")
+    assert last.endswith(
+        'a script asks for workers below `if __name__ == "__main__":`, since they read it, too'
+    )
+
+
+def test_results_that_are_not_taken_outlive_their_cluster():
+    with client_of(2) as client:
+        results = in_order(abs, range(20), client=client)
+        next(results)
+    results.close()
 
 
 # --- steps

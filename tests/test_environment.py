@@ -246,7 +246,7 @@ def test_the_readme_quotes_the_benchmarks_of_real_particles(row, section):
             "1,650 orientations from noisy distances",
             "1650 orientations, all pairs, errors of 0.2 rad",
             "cryoem, spectral+refine",
-            "stochastic, 3,",
+            "stochastic, 1,",
         ),
         (
             "pairs in training, published encoder",

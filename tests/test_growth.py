@@ -45,12 +45,12 @@ def test_the_exponent_is_that_of_the_largest_sizes():
     seconds = np.where(sizes == 10, 50.0, 0.01 * sizes**1.5)
     rows = [("a", "images", *row) for row in zip(sizes, seconds, [1.0, 1.0, 1.0, 1.5], strict=True)]
     rows += [("a", "landmarks", 5, 3.0, 1.0), ("a", "landmarks", 50, 3.0, 0.5), ("b", "images", 10, 1.0, 1.0)]
-    table = pd.DataFrame(rows, columns=["step", "variable", "size", "seconds", "peak_memory_gb"])
+    table = pd.DataFrame(rows, columns=["step", "variable", "size", "seconds", "added_memory_gb"])
     growth = growth_of(table.sample(frac=1, random_state=0)).set_index("variable")
     assert set(growth.index) == {"images", "landmarks"}  # one size alone tells nothing
     assert growth.exponent["images"] == pytest.approx(1.5)
     assert growth.exponent["landmarks"] == pytest.approx(0)
-    assert growth.memory_ratio["images"] == 1.5
+    assert growth.bytes_each["images"] == pytest.approx(0.5e9 / 9990)
     assert (growth.smallest["images"], growth.largest["images"]) == (10, 10_000)
 
 
@@ -100,7 +100,7 @@ def test_a_run_measures_what_is_missing_and_says_what_grew(benchmark, tmp_path, 
     assert re.search(
         r"projection, images 1,000 to 100,000: exponent of time +\| <= 1\.1 +\| 1\.00; 1e\+03 s", printed
     )
-    assert re.search(r"memory, largest to smallest +\| <= 1\.3 +\| 1\.00; 0\.30 GB", printed)
+    assert re.search(r"memory of one more image +\| <= 100 bytes +\| 0 bytes; 0\.30 GB", printed)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="growth is measured on Linux")

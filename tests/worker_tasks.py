@@ -20,6 +20,12 @@ def refuse(number: int) -> int:
     return number
 
 
+def numbers_and_processes(number: int) -> tuple[int, int]:
+    """A tenth of a second's work, and who did it."""
+    time.sleep(0.1)
+    return number, os.getpid()
+
+
 def threads(_) -> str | None:
     """How many threads a library is told to use."""
     return os.environ.get("OMP_NUM_THREADS")

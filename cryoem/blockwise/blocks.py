@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from cryoem.distributed import in_order
+from cryoem.distributed import AHEAD, in_order
 from cryoem.imaging import flip_phases
 from cryoem.particles import ParticleFile
 
@@ -42,14 +42,15 @@ def made_of_blocks(
     *,
     client: Client | None,
     callback: Callback | None,
-    blocks: int = 1,
+    least: int = 1,
+    ahead: int = AHEAD,
 ) -> Iterator[Result]:
-    """What a function makes of the particles of a file, so many blocks at a time, in order."""
+    """What a function makes of the particles of a file in order, a block at a time, or whole blocks of ``least``."""
     at_once = max(1, BLOCK_BYTES // (4 * particles.image_size**2))
-    size = blocks * at_once
+    size = -(-least // at_once) * at_once
     starts = range(0, len(particles), size)
     items = (SomeParticles(start, particles.subset(slice(start, start + size)), at_once) for start in starts)
-    for start, result in zip(starts, in_order(function, items, client=client), strict=True):
+    for start, result in zip(starts, in_order(function, items, client=client, ahead=ahead), strict=True):
         yield result
         if callback is not None:
             callback(min(start + size, len(particles)))

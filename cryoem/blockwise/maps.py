@@ -17,7 +17,9 @@ from cryoem.volumes import DensityMap
 if TYPE_CHECKING:
     from distributed import Client
 
-BLOCKS_AT_ONCE = 4  # whose sums for a map are one
+IMAGES_PER_PX = (
+    48  # side of the images: so many are twice the bytes of their sums, which go from process to process
+)
 RANDOM_SUBSET = "rlnRandomSubset"
 
 
@@ -72,7 +74,8 @@ def reconstruct_particles(
     parts = made_of_blocks(
         partial(_half_sums, halves=halves, symmetry=symmetry),
         particles,
-        blocks=BLOCKS_AT_ONCE,
+        least=int(IMAGES_PER_PX * particles.image_size),
+        ahead=1,  # sums are large
         client=client,
         callback=callback,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import cryoem
 from cryoem.cli.endings import NOTHING_CHANGED, Answer, ends_in_order
 from cryoem.devices import chosen_device
+from cryoem.distributed import cores
 
 PACKAGES = {
     "numpy": "numpy",
@@ -39,7 +39,7 @@ def info() -> Answer:
         "cryoem": cryoem.__version__,
         "python": sys.version.split()[0],
         **{name: _version(distribution) for name, distribution in PACKAGES.items()},
-        "cpu_cores": _cores(),
+        "cpu_cores": cores(),
         "gpus_of_tensorflow": gpus,
         "gpu_of_astra": astra,
         "device": device,
@@ -57,11 +57,6 @@ def _version(distribution: str) -> str | None:
         return version(distribution)
     except PackageNotFoundError:
         return None
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _used(device: str, of_gpu: str | None, of_cpu: str) -> str:

@@ -13,19 +13,20 @@ def growth_of(table: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    table : rows of ``step``, ``variable``, ``size``, ``seconds`` and ``peak_memory_gb``.
+    table : rows of ``step``, ``variable``, ``size``, ``seconds`` and ``added_memory_gb``.
 
     Returns
     -------
     A row for each step and variable of two sizes or more: ``smallest`` and ``largest`` size, ``exponent``, the slope of
-    log time against log size over the three largest sizes, and ``memory_ratio``, of the largest size to the smallest.
+    log time against log size over the three largest sizes, and ``bytes_each``, the memory that one more takes,
+    from the smallest size to the largest.
     """
     rows = []
     for (step, variable), points in table.sort_values("size").groupby(["step", "variable"], sort=False):
         if len(points) < 2:
             continue
         largest = np.log(points[["size", "seconds"]].to_numpy(float)[-FITTED_SIZES:])
-        memory = points["peak_memory_gb"].to_numpy(float)
+        memory, sizes = points["added_memory_gb"].to_numpy(float), points["size"].to_numpy(float)
         rows.append(
             {
                 "step": step,
@@ -33,7 +34,7 @@ def growth_of(table: pd.DataFrame) -> pd.DataFrame:
                 "smallest": points["size"].iloc[0],
                 "largest": points["size"].iloc[-1],
                 "exponent": np.polyfit(*largest.T, 1)[0],
-                "memory_ratio": memory[-1] / memory[0],
+                "bytes_each": 1e9 * (memory[-1] - memory[0]) / (sizes[-1] - sizes[0]),
             }
         )
-    return pd.DataFrame(rows, columns=["step", "variable", "smallest", "largest", "exponent", "memory_ratio"])
+    return pd.DataFrame(rows, columns=["step", "variable", "smallest", "largest", "exponent", "bytes_each"])

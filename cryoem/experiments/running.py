@@ -72,6 +72,7 @@ def run_experiment(
     FileNotFoundError : the notebook or the map file is not there.
     RunInProgressError : another process is running the same.
     ExperimentFailedError : some points stopped.
+    WorkersLostError : workers ended again and again at a point.
     """
     experiment = get_experiment(name) if experiment is None else experiment
     folder = data_folder() / "experiments" / experiment.name / size

@@ -70,7 +70,8 @@ def locate_all(
     n = len(columns)
     found, weighted = np.empty((n, 4)), 0.0
     for first in range(0, n, block):
-        some = np.ascontiguousarray(columns[first : first + block])
+        some = columns[first : first + block]
+        some = np.ascontiguousarray(some, np.result_type(some, np.float32))
         if not np.isfinite(some).all():
             row = first + int(np.argmin(np.isfinite(some).all(axis=1)))
             raise ValueError(f"distances must be finite, got NaN or infinity in row {row}")

@@ -71,7 +71,8 @@ def _loss(residuals, robust_width):
 @numba.njit(parallel=True, cache=True, fastmath=_FAST)
 def _normal_equations(distances, quaternions, copies, robust_width):
     """Per image: H (4, 4), g (4,), the summed loss and its count, against the nearest of the copies (k, 4, m) of each
-    reference; one at zero distance, and one whose distance is NaN, is skipped.
+    reference; one whose distance is NaN is skipped; one at the same orientation, which has no direction, counts in the
+    loss alone.
     """
     n, m = distances.shape
     hessians, gradients = np.empty((n, 4, 4)), np.empty((n, 4))

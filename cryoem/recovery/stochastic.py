@@ -29,7 +29,7 @@ def descend(
     ----------
     distances : (n, n) radians.
     steps : Adam steps, one batch of ``PAIRS`` pairs each.
-    learning_rate : of Adam; it falls to a tenth along a cosine.
+    learning_rate : of Adam; it falls to zero along a cosine, without which noise of the pairs would set the error.
     rng : generator of start and pairs.
 
     Returns
@@ -50,7 +50,7 @@ def descend(
     n = len(distances)
     quaternions = tf.Variable(Rotation.random(n, rng=rng).as_quat().astype(np.float32))
     targets = tf.constant(distances, tf.float32)
-    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps, alpha=0.1)
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
     optimizer = keras.optimizers.Adam(schedule)
     optimizer.build([quaternions])
 
