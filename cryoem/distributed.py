@@ -117,7 +117,7 @@ def client_of(workers: int = 1, *, scheduler: str | None = None) -> Iterator[Cli
     Raises
     ------
     ValueError : workers are fewer than 1, or both are given.
-    OSError : no scheduler answers at that address, or none of its workers comes within a minute.
+    OSError : nothing listens at that address, or none of its workers comes within a minute.
     RuntimeError : a script that is not guarded by ``if __name__ == "__main__"`` asks for processes.
     """
     workers = whole_number(workers, name="workers", at_least=1)
