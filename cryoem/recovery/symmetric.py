@@ -40,7 +40,7 @@ def symmetric_starts(distances: np.ndarray, group: Rotation, rng: np.random.Gene
     if counts.max() < MIN_CAP:
         raise ValueError(
             f"distances must hold an image with {MIN_CAP - 1} others within {reach / 2:.3g} rad, for this symmetry, "
-            f"got {counts.max() - 1}"
+            f"got {counts.max() - 1}; more images, or more landmarks, stand closer"
         )
     starts = []
     for centre in np.argsort(-counts, kind="stable")[:STARTS]:
