@@ -42,6 +42,11 @@ def device_chosen(device: str | None) -> Iterator[None]:
             os.environ[VARIABLE] = before
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def gpus_of_tensorflow() -> list[str]:
     """Names of the GPUs that networks use in this process; ``cpu`` hides them from TensorFlow.
 

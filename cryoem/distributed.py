@@ -6,7 +6,6 @@ Dask keeps what a block needs until its result is here: the blocks of a worker t
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -146,11 +145,6 @@ def client_of(workers: int = 1, *, scheduler: str | None = None) -> Iterator[Cli
                 f"the Dask cluster at {scheduler} has no worker, and none came within {LONGEST_WAIT_S} s"
             ) from None
         yield client
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def thread_limits(threads: int) -> dict[str, str]:

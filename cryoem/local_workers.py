@@ -13,7 +13,8 @@ import dask.config
 from distributed import LocalCluster, WorkerPlugin
 from distributed.worker import Worker
 
-from cryoem.distributed import cores, thread_limits
+from cryoem.devices import cores
+from cryoem.distributed import thread_limits
 from cryoem.errors import first_line
 
 GUARD = 'a script asks for workers below `if __name__ == "__main__":`, since they read it, too'

@@ -8,8 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import cryoem
 from cryoem.cli.endings import NOTHING_CHANGED, Answer, ends_in_order
-from cryoem.devices import chosen_device
-from cryoem.distributed import cores
+from cryoem.devices import chosen_device, cores
 
 PACKAGES = {
     "numpy": "numpy",
