@@ -1,10 +1,5 @@
 """Sphinx's settings for the site; ``docs/build_site.py`` gathers the pages and calls it."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))  # for website
-
 import cryoem
 
 project = "cryoem"

@@ -14,9 +14,8 @@ import numpy as np
 MIN_CAP = 12
 LEAST_SPREAD = 1e-4
 ROUNDS = 12
-SETTLED = (
-    5e-4  # rad that images still move, root mean square; noise leaves larger errors, and exact distances none
-)
+# rad that images still move, root mean square; noise leaves larger errors, and exact distances none
+SETTLED = 5e-4
 _ROWS, _COLUMNS = np.triu_indices(4)
 
 
