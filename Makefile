@@ -1,12 +1,13 @@
-# make demo            the quick pipeline on a phantom particle    (MAP=5j0n, an own file, PROFILE=paper, ARGS=...)
-# make lab             JupyterLab in notebooks/
-# make test            the tests                                   (ARGS="-k gauge")
-# make bench           the benchmarks, into docs/benchmarks.md     (EXTRAS=dev,astra,baselines for its peers)
-# make site            the web site, into docs/_build/html         (PROFILE=quick for larger notebooks than toy)
-# make lint            ruff, as the checks run it                  (make format repairs)
+# make demo            run the quick pipeline on a simulated particle  (MAP=5j0n or a file, PROFILE=paper, ARGS=...)
+# make lab             start JupyterLab in notebooks/
+# make test            run the tests                                   (ARGS="-k gauge")
+# make bench           run the benchmarks, write docs/benchmarks.md    (EXTRAS=dev,astra,baselines includes peers)
+# make site            build the web site in docs/_build/html          (PROFILE=quick for larger notebooks)
+# make lint            check style and layers                          (make format repairs style)
+# make install         only install
 #
-# Each makes .venv if it is missing and installs the project there. PYTHON=... names the interpreter to start from,
-# EXTRAS=dev,gpu what to install beside the project.
+# Each target first creates .venv and installs the project in it, if necessary. PYTHON=... is the interpreter to use,
+# EXTRAS=dev,gpu are the extras to install.
 
 VENV = .venv
 EXTRAS = dev,astra,site
@@ -31,19 +32,19 @@ $(BIN)/python:
 	  if "$$candidate" $(IS_3_11) 2>/dev/null; then found="$$candidate"; break; fi; \
 	done; \
 	if [ -z "$$found" ]; then \
-	  echo "cryoem needs Python 3.11, and none of '$(PYTHON) python3.11 python3 python' is one." >&2; \
-	  echo "Install it, or name it: make PYTHON=path/to/python3.11 ... (with conda: see environment.yml)" >&2; \
+	  echo "cryoem needs Python 3.11; none of '$(PYTHON) python3.11 python3 python' is Python 3.11." >&2; \
+	  echo "Install it, or use make PYTHON=path/to/python3.11 ... (for conda, see environment.yml)" >&2; \
 	  exit 1; \
 	fi; \
-	echo "Making $(VENV) with $$("$$found" --version)"; \
+	echo "Creating $(VENV) with $$("$$found" --version)"; \
 	"$$found" -m venv $(VENV) || { rm -f $@; exit 1; }
 
 $(INSTALLED): pyproject.toml | $(BIN)/python
 	@$(BIN)/python $(IS_3_11) || { \
-	  echo "$(VENV) holds $$($(BIN)/python --version), but cryoem needs Python 3.11; remove $(VENV) and try again." >&2; \
+	  echo "$(VENV) has $$($(BIN)/python --version), but cryoem needs Python 3.11; remove $(VENV) and try again." >&2; \
 	  exit 1; \
 	}
-	@echo "Installing into $(VENV): some minutes the first time"
+	@echo "Installing into $(VENV), which takes a few minutes the first time"
 	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[$(EXTRAS)]"
 	@touch $@
 
@@ -59,7 +60,7 @@ lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks $(ARGS)
 
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/write_report.py
+	$(BIN)/python benchmarks/write_page.py --run
 
 site: PROFILE = toy
 site: $(INSTALLED)
@@ -68,6 +69,7 @@ site: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""The contrast transfer of the microscope: its constants, and its values at frequencies and defoci."""
+"""The contrast transfer of the microscope, and the optics of a set of images."""
 
 from __future__ import annotations
 
@@ -6,28 +6,41 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cryoem.checks import finite_array, not_negative, positive_number
+from cryoem.validation import finite_array, not_negative, positive_number
 
 
 @dataclass(frozen=True)
 class ContrastTransfer:
-    """The microscope's constants and the range of defocus of a simulated data set.
+    """Constants of the microscope, and the range of defocus of a simulated data set.
 
-    ``voltage_kv`` kilovolts; ``spherical_aberration_mm`` millimetres; ``amplitude_contrast`` in [0, 1];
-    ``b_factor_angstrom2`` of the envelope ``exp(-B k^2 / 4)``; ``defocus_angstrom`` lowest and highest underfocus;
-    ``phase_shift_rad`` of a phase plate; ``inverted`` whether images were turned to their negatives afterwards, so that
-    particles are bright, as RELION and cryoSPARC have them.
+    Parameters
+    ----------
+    voltage_kv : float
+        Acceleration voltage, kilovolts.
+    spherical_aberration_mm : float
+        Spherical aberration, millimetres.
+    amplitude_contrast : float
+        Fraction of amplitude contrast, in [0, 1].
+    b_factor_angstrom2 : float
+        B factor of the envelope ``exp(-B k^2 / 4)``.
+    defocus_range_angstrom : tuple of float
+        Lowest and highest underfocus of simulated images.
+    phase_shift_rad : float
+        Phase shift of a phase plate.
+    inverted : bool
+        True if the images were inverted so that particles are bright, as in RELION and cryoSPARC.
 
     Raises
     ------
-    ValueError : a value is out of its range.
+    ValueError
+        If a value is out of range.
     """
 
     voltage_kv: float = 300.0
     spherical_aberration_mm: float = 2.7
     amplitude_contrast: float = 0.07
     b_factor_angstrom2: float = 50.0
-    defocus_angstrom: tuple[float, float] = (5_000.0, 20_000.0)
+    defocus_range_angstrom: tuple[float, float] = (5_000.0, 20_000.0)
     phase_shift_rad: float = 0.0
     inverted: bool = False
 
@@ -37,10 +50,11 @@ class ContrastTransfer:
         not_negative(self.b_factor_angstrom2, name="b_factor_angstrom2")
         if not 0 <= self.amplitude_contrast <= 1:
             raise ValueError(f"amplitude_contrast must be between 0 and 1, got {self.amplitude_contrast}")
-        low, high = self.defocus_angstrom
+        low, high = self.defocus_range_angstrom
         if not -np.inf < low <= high < np.inf:
             raise ValueError(
-                f"defocus_angstrom must be a finite lowest and highest value, got {self.defocus_angstrom}"
+                "defocus_range_angstrom must be two finite values, lowest and highest, "
+                f"got {self.defocus_range_angstrom}"
             )
         if not np.isfinite(self.phase_shift_rad):
             raise ValueError(f"phase_shift_rad must be finite, got {self.phase_shift_rad}")
@@ -52,19 +66,26 @@ class ContrastTransfer:
         return 12.2643 / np.sqrt(volts + 0.97845e-6 * volts**2)
 
     def at(self, frequencies_per_angstrom: np.ndarray, defocus_angstrom: np.ndarray) -> np.ndarray:
-        """The transfer function at m frequencies for n images: (n, m), envelope included.
+        """Evaluate the transfer function, envelope included.
 
-        ``-sqrt(1 - A^2) sin g - A cos g``, ``g = pi lambda dz k^2 - pi / 2 Cs lambda^3 k^4 + phase shift``, its
-        negative for inverted images.  The defocus of an astigmatic image depends on direction, ``dz = (U + V) / 2 +
-        (U - V) / 2 cos 2 (theta - azimuth)``.
+        ``-sqrt(1 - A^2) sin g - A cos g``, ``g = pi lambda dz k^2 - pi / 2 Cs lambda^3 k^4 + phase shift``; its
+        negative for inverted images.  An astigmatic image has a defocus that depends on direction,
+        ``dz = (U + V) / 2 + (U - V) / 2 cos 2 (theta - azimuth)``.
 
         Parameters
         ----------
-        frequencies_per_angstrom : (m, 2) along x and y of the image, or (m,) along x alone.
-        defocus_angstrom : (n,) underfocus; or (n, 3): U and V in angstrom, and the azimuth of U in radians from x
-            towards y.
+        frequencies_per_angstrom : (m, 2) or (m,) array
+            Frequencies along x and y of the image, or along x alone.
+        defocus_angstrom : (n,) or (n, 3) array
+            Underfocus of each image; or U and V in angstrom, and the azimuth of U in radians from x towards y.
 
-        Source: Rohou and Grigorieff, J. Struct. Biol. 192 (2015) 216.
+        Returns
+        -------
+        (n, m) array
+
+        References
+        ----------
+        Rohou and Grigorieff, J. Struct. Biol. 192 (2015) 216.
         """
         frequencies = np.asarray(frequencies_per_angstrom, float)
         kx, ky = (frequencies, 0.0) if frequencies.ndim == 1 else frequencies.T
@@ -85,27 +106,85 @@ class ContrastTransfer:
         return transfer * np.exp(-self.b_factor_angstrom2 * k2 / 4)
 
 
-def defoci_of(ctf: ContrastTransfer | None, defocus_angstrom, *, count: int) -> np.ndarray | None:
-    """Defoci, (count,) or (count, 3) as for ``ContrastTransfer.at``, where there is a contrast transfer; None where
-    there is none.
+@dataclass(frozen=True, eq=False)
+class Optics:
+    """Optics of n images.
+
+    Parameters
+    ----------
+    pixel_size_angstrom : float
+        Side of a pixel.
+    ctf : ContrastTransfer, optional
+        Constants of the contrast transfer; None for images without one.
+    defocus_angstrom : (n,) or (n, 3) array, optional
+        Underfocus of each image, as for ``ContrastTransfer.at``; required with ``ctf``.
 
     Raises
     ------
-    ValueError : one of the two is given without the other, or defoci are not finite and one for each image.
+    ValueError
+        If the pixel size is not positive, only one of ``ctf`` and ``defocus_angstrom`` is given, or a defocus is not
+        finite.
     """
-    if not (ctf is None or isinstance(ctf, ContrastTransfer)):
-        raise ValueError(f"ctf must be a ContrastTransfer or None, got {ctf!r}")
-    if (ctf is None) != (defocus_angstrom is None):
-        missing = "ctf" if ctf is None else "defocus_angstrom"
-        raise ValueError(f"ctf and defocus_angstrom must be given together, got no {missing}")
-    if ctf is None:
-        return None
-    ndim = 2 if np.ndim(defocus_angstrom) == 2 else 1
-    defoci = finite_array(defocus_angstrom, name="defocus_angstrom", ndim=ndim, dtype=float)
-    if len(defoci) != count:
-        raise ValueError(f"defocus_angstrom must be one for each of the {count} images, got {len(defoci)}")
-    if ndim == 2 and defoci.shape[1] != 3:
-        raise ValueError(
-            f"defocus_angstrom must be ({count},) or ({count}, 3), U, V and the azimuth of U, got {defoci.shape}"
+
+    pixel_size_angstrom: float
+    ctf: ContrastTransfer | None = None
+    defocus_angstrom: np.ndarray | None = None
+
+    def __post_init__(self):
+        positive_number(self.pixel_size_angstrom, name="pixel_size_angstrom")
+        if not (self.ctf is None or isinstance(self.ctf, ContrastTransfer)):
+            raise ValueError(f"ctf must be a ContrastTransfer or None, got {self.ctf!r}")
+        if (self.ctf is None) != (self.defocus_angstrom is None):
+            missing = "ctf" if self.ctf is None else "defocus_angstrom"
+            raise ValueError(f"ctf and defocus_angstrom must be given together; {missing} is missing")
+        if self.ctf is None:
+            return
+        ndim = 2 if np.ndim(self.defocus_angstrom) == 2 else 1
+        defocus = finite_array(self.defocus_angstrom, name="defocus_angstrom", ndim=ndim, dtype=float)
+        if ndim == 2 and defocus.shape[1] != 3:
+            raise ValueError(
+                f"defocus_angstrom must be (n,) or (n, 3) (U, V and the azimuth of U), got {defocus.shape}"
+            )
+        object.__setattr__(self, "defocus_angstrom", defocus)
+
+    def __getitem__(self, index) -> Optics:
+        """Select the optics of some of the images."""
+        if self.ctf is None:
+            return self
+        return Optics(self.pixel_size_angstrom, self.ctf, self.defocus_angstrom[index])
+
+    def transfers(self, frequencies_per_pixel: np.ndarray) -> np.ndarray:
+        """Evaluate the contrast transfer of each image at (m, 2) cycles per pixel: (n, m) float32."""
+        return self.ctf.at(frequencies_per_pixel / self.pixel_size_angstrom, self.defocus_angstrom).astype(
+            np.float32
         )
-    return defoci
+
+
+def optics_of(optics: Optics | None, pixel_size_angstrom: float | None, *, count: int) -> Optics:
+    """Resolve the optics of ``count`` images from the two arguments that state them.
+
+    Raises
+    ------
+    ValueError
+        If neither is given, the two disagree on the pixel size, or the number of defoci is not ``count``.
+    """
+    if optics is None and pixel_size_angstrom is None:
+        raise ValueError("pixel_size_angstrom or optics must be given; both are missing")
+    if optics is None:
+        return Optics(pixel_size_angstrom)
+    if not isinstance(optics, Optics):
+        raise ValueError(f"optics must be an Optics object, got {type(optics).__name__}")
+    if pixel_size_angstrom not in (None, optics.pixel_size_angstrom):
+        raise ValueError(
+            f"pixel_size_angstrom must be that of optics, {optics.pixel_size_angstrom}, got {pixel_size_angstrom}"
+        )
+    if optics.ctf is not None and len(optics.defocus_angstrom) != count:
+        raise ValueError(
+            f"defocus_angstrom must have one entry for each of the {count} images, got {len(optics.defocus_angstrom)}"
+        )
+    return optics
+
+
+def known_optics(images, optics: Optics | None) -> Optics | None:
+    """Return ``optics``, or by default the optics of the images, such as a ``ParticleStack``; None if unknown."""
+    return getattr(images, "optics", None) if optics is None else optics

@@ -1,11 +1,10 @@
-"""The one switch between CPU and GPU: the environment variable ``CRYOEM_DEVICE``, for TensorFlow and ASTRA alike.
+"""Device selection: ``CRYOEM_DEVICE`` chooses between CPU and GPU for TensorFlow and ASTRA.
 
-``auto``, the default: a GPU where one is visible, else the CPU.  ``cpu``: the CPU, even where a GPU is visible.
-``gpu``: an error where none is visible.  Being in the environment, it reaches the kernels that execute notebooks, too.
+``auto``, the default: a GPU if one is visible, otherwise the CPU. ``cpu``: the CPU, even if a GPU is visible. ``gpu``:
+an error if no GPU is visible. Child processes, such as the kernels that execute notebooks, inherit the variable.
 
-On a GPU networks compute in float16 where it is fast, see ``device_precision``, and training steps are compiled by XLA,
-see ``compilation``.  On other Keras backends than
-TensorFlow the switch is ASTRA's alone.
+On a GPU, networks compute in float16 and XLA compiles training steps, see ``cryoem.training.compilation``. With Keras
+backends other than TensorFlow, the variable applies to ASTRA alone.
 """
 
 from __future__ import annotations
@@ -20,7 +19,13 @@ DEVICES = ("auto", "cpu", "gpu")
 
 
 def chosen_device() -> str:
-    """What the switch says: ``"auto"``, ``"cpu"`` or ``"gpu"``; ValueError where it says something else."""
+    """Return the value of the variable: ``"auto"``, ``"cpu"`` or ``"gpu"``.
+
+    Raises
+    ------
+    ValueError
+        If the variable has another value.
+    """
     device = os.environ.get(VARIABLE) or "auto"
     if device not in DEVICES:
         raise ValueError(f"{VARIABLE} must be one of {', '.join(DEVICES)}, got {device!r}")
@@ -29,7 +34,7 @@ def chosen_device() -> str:
 
 @contextmanager
 def device_chosen(device: str | None) -> Iterator[None]:
-    """Set the switch for a while, also for processes that are started meanwhile; None leaves it as it is."""
+    """Set the variable in this context and in processes started from it; None leaves it unchanged."""
     before = os.environ.get(VARIABLE)
     if device is not None:
         os.environ[VARIABLE] = device
@@ -43,25 +48,26 @@ def device_chosen(device: str | None) -> Iterator[None]:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus_of_tensorflow() -> list[str]:
-    """Names of the GPUs that networks use in this process; ``cpu`` hides them from TensorFlow.
+    """Return the names of the GPUs that networks use in this process; ``cpu`` hides all GPUs from TensorFlow.
 
     Raises
     ------
-    RuntimeError : the switch says ``gpu`` and none is visible, or ``cpu`` and TensorFlow has begun to use one.
+    RuntimeError
+        If the variable is ``gpu`` and no GPU is visible, or ``cpu`` and TensorFlow already uses a GPU.
     """
-    keras = sys.modules.get("keras")  # an exported model is TensorFlow's alone, and needs no Keras
+    keras = sys.modules.get("keras")  # exported models need TensorFlow only
     if keras is not None and keras.backend.backend() != "tensorflow":
         return []
     import tensorflow as tf
 
     device, visible = chosen_device(), tf.config.get_visible_devices("GPU")
     if device == "gpu" and not visible:
-        raise RuntimeError(f"{VARIABLE}=gpu needs a GPU that TensorFlow can use, and none is visible here")
+        raise RuntimeError(f"{VARIABLE}=gpu needs a GPU that TensorFlow can use, but none is visible")
     if device != "cpu":
         return [gpu.name for gpu in visible]
     if visible:
@@ -69,26 +75,6 @@ def gpus_of_tensorflow() -> list[str]:
             tf.config.set_visible_devices([], "GPU")
         except RuntimeError:
             raise RuntimeError(
-                f"{VARIABLE}=cpu must be set before TensorFlow is first used, and it uses {visible[0].name} here"
+                f"{VARIABLE}=cpu must be set before TensorFlow is first used; it already uses {visible[0].name}"
             ) from None
     return []
-
-
-@contextmanager
-def device_precision() -> Iterator[None]:
-    """Layers made meanwhile are of the precision of the device; also a decorator of functions that build networks.
-
-    On a GPU that is Keras' ``mixed_float16``: layers compute in float16 and keep their weights in float32.  Those that
-    must not lose digits say ``dtype="float32"`` themselves.  A policy that was set otherwise, and all of it on a CPU,
-    stays as it is.  Raises as ``gpus_of_tensorflow``.
-    """
-    import keras
-
-    before = keras.config.dtype_policy()
-    mixed = bool(gpus_of_tensorflow()) and before.name == "float32"
-    if mixed:
-        keras.config.set_dtype_policy("mixed_float16")
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)

@@ -1,23 +1,72 @@
 """Orientations: sampling, conversions, point groups and the geodesic distance.
 
-The only module that converts between representations.  An orientation is a SciPy ``Rotation`` R that takes particle
-coordinates to microscope coordinates, ``x_microscope = R @ x_particle``; quaternions are (x, y, z, w); angles are
-radians unless a name says ``_deg``.
+Only this module converts between representations.  An orientation is a SciPy ``Rotation`` R from particle to microscope
+coordinates, ``x_microscope = R @ x_particle``.  Quaternions are (x, y, z, w); angles are in radians unless a name ends
+in ``_deg``.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.checks import many_rotations, shifts_of, whole_number
+from cryoem.validation import many_rotations, shifts_of, whole_number
 
 BLOCK = 65_536  # orientations drawn at a time
 COVERAGES = ("so3", "euler", "half", "quarter", "preferred")
 PREFERRED_AXES = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
 PREFERRED_CONCENTRATION = 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class Poses:
+    """Orientations of n particles, and their positions in their images.
+
+    Parameters
+    ----------
+    rotations : Rotation
+        n orientations, particle to microscope coordinates.
+    shifts_px : (n, 2) array, optional
+        Displacement (x, y) of each particle from pixel ``n // 2``, towards larger coordinates; zero by default.
+
+    Raises
+    ------
+    ValueError
+        If ``rotations`` is not a sequence of rotations, or ``shifts_px`` is not (n, 2) and finite.
+    """
+
+    rotations: Rotation
+    shifts_px: np.ndarray | None = None
+
+    def __post_init__(self):
+        count = len(many_rotations(self.rotations))
+        shifts = np.zeros((count, 2)) if self.shifts_px is None else shifts_of(self.shifts_px, count=count)
+        object.__setattr__(self, "shifts_px", shifts)
+
+    def __len__(self) -> int:
+        return len(self.rotations)
+
+    def __getitem__(self, index) -> Poses:
+        """Select the poses of some of the particles."""
+        return Poses(self.rotations[index], self.shifts_px[index])
+
+
+def as_poses(poses: Poses | Rotation, *, count: int | None = None) -> Poses:
+    """Return poses; a bare ``Rotation`` means centred particles.
+
+    Raises
+    ------
+    ValueError
+        If their number is not ``count``, or they are neither Poses nor a Rotation.
+    """
+    if not isinstance(poses, Poses):
+        poses = Poses(many_rotations(poses, name="poses"))
+    if count is not None and len(poses) != count:
+        raise ValueError(f"poses must have one entry for each of the {count} images, got {len(poses)}")
+    return poses
 
 
 def random_rotations(
@@ -27,23 +76,30 @@ def random_rotations(
 
     Parameters
     ----------
-    n : number of orientations, at least 1.
-    coverage : ``"so3"`` uniform on SO(3); ``"euler"`` uniform in the three Euler angles, denser at the poles;
-        ``"half"`` uniform with viewing directions on half of the sphere (tilt < pi/2); ``"quarter"`` the same
-        on a quarter of it (tilt < pi/2 and rot in [0, pi)); ``"preferred"`` viewing directions that crowd about the
-        particle's z-axis and x-axis, as particles do that lie on the ice in two ways: an even mixture of two von
+    n : int
+        Number of orientations, at least 1.
+    coverage : str
+        Distribution of the viewing directions: ``"so3"`` uniform on SO(3); ``"euler"`` uniform in the three Euler
+        angles, denser at the poles; ``"half"`` uniform on half of the sphere (tilt < pi/2); ``"quarter"`` uniform on a
+        quarter of it (tilt < pi/2 and rot in [0, pi)); ``"preferred"`` concentrated about the particle's z-axis and
+        x-axis, as for particles that adhere to the air-water interface in two ways: an even mixture of two von
         Mises-Fisher distributions of concentration 10, half of each within 22 degrees of its axis.
-    rng : generator or seed.
+    rng : Generator or int, optional
+        Random number generator or seed.
 
     Returns
     -------
-    Rotation of length n.
+    Rotation
+        n orientations.
 
     Raises
     ------
-    ValueError : ``n`` is below 1 or ``coverage`` is not known.
+    ValueError
+        If ``n`` is below 1 or ``coverage`` is unknown.
 
-    Source: arXiv 2104.06237, section on sampling; uniform SO(3) has a uniform cosine of the tilt angle.
+    References
+    ----------
+    arXiv 2104.06237, section on sampling; uniform SO(3) has a uniform cosine of the tilt angle.
     """
     n = whole_number(n, name="n", at_least=1)
     if coverage not in COVERAGES:
@@ -58,10 +114,9 @@ def random_rotations(
         tilt = np.minimum(tilt, np.pi - tilt)
     if coverage == "quarter":
         rot /= 2
+    # in blocks: a million quaternions take 32 MB, and their conversion six times as much
     quaternions = np.empty((n, 4))
-    for start in range(
-        0, n, BLOCK
-    ):  # a million orientations are 32 MB, and would pass through six times that
+    for start in range(0, n, BLOCK):
         some = slice(start, start + BLOCK)
         angles = np.rad2deg(np.stack([rot[some], tilt[some], psi[some]], axis=1))
         quaternions[some] = from_relion_euler_deg(angles).as_quat()
@@ -69,16 +124,17 @@ def random_rotations(
 
 
 def _preferred(n: int, rng: np.random.Generator) -> Rotation:
-    """Orientations with viewing directions about ``PREFERRED_AXES`` and any in-plane angle.
+    """Draw viewing directions about ``PREFERRED_AXES``, with uniform in-plane angles.
 
-    Source: the cosine of a von Mises-Fisher angle on the sphere has a distribution that can be inverted (Ulrich, 1984).
+    The cosine of a von Mises-Fisher angle on the sphere has a distribution function that can be inverted (Ulrich,
+    1984).
     """
     share, turn, psi = rng.uniform(size=n), *rng.uniform(0, 2 * np.pi, (2, n))
     cosine = 1 + np.log(share + (1 - share) * np.exp(-2 * PREFERRED_CONCENTRATION)) / PREFERRED_CONCENTRATION
     sine = np.sqrt(np.maximum(1 - cosine**2, 0))
     about_z = np.stack([sine * np.cos(turn), sine * np.sin(turn), cosine], axis=1)
     axis = PREFERRED_AXES[rng.integers(len(PREFERRED_AXES), size=n)]
-    # the axes are ends of the coordinate axes, so exchanging coordinates turns z onto each
+    # both axes are coordinate axes: exchanging coordinates maps z onto x
     x, y, z = np.where(axis[:, 2:] == 1, about_z, about_z[:, ::-1]).T
     angles = np.stack([np.arctan2(y, x), np.arccos(np.clip(z, -1, 1)), psi], axis=1)
     return from_relion_euler_deg(np.rad2deg(angles))
@@ -87,7 +143,7 @@ def _preferred(n: int, rng: np.random.Generator) -> Rotation:
 def random_small_rotations(
     shape: tuple[int, ...], *, radius: float, rng: np.random.Generator | int | None = None
 ):
-    """Rotation vectors uniform in a ball: array of ``shape + (3,)``, radians, norm at most ``radius``."""
+    """Draw rotation vectors uniformly from a ball: ``shape + (3,)``, radians, norm at most ``radius``."""
     rng = np.random.default_rng(rng)
     direction = rng.normal(size=(*shape, 3))
     direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
@@ -95,35 +151,42 @@ def random_small_rotations(
 
 
 def from_relion_euler_deg(angles: np.ndarray) -> Rotation:
-    """Orientations from RELION's (rot, tilt, psi).
+    """Convert RELION's Euler angles (rot, tilt, psi) to orientations.
 
     Parameters
     ----------
-    angles : (n, 3) or (3,) degrees: rlnAngleRot, rlnAngleTilt, rlnAnglePsi.
+    angles : (n, 3) or (3,) array
+        Degrees: rlnAngleRot, rlnAngleTilt, rlnAnglePsi.
 
     Returns
     -------
-    Rotation taking particle to microscope coordinates, ``R = Rz(-psi) Ry(-tilt) Rz(-rot)`` with right-handed elementary
-    rotations; the tests hold it against projections that RELION made.
+    Rotation
+        Particle to microscope coordinates, ``R = Rz(-psi) Ry(-tilt) Rz(-rot)`` with right-handed elementary rotations;
+        the tests compare it with projections by RELION.
 
     Raises
     ------
-    ValueError : the last axis is not 3 or a value is not finite.
+    ValueError
+        If the last axis is not 3 or a value is not finite.
     """
-    angles = np.asarray(angles, dtype=float)
-    if angles.ndim not in (1, 2) or angles.shape[-1] != 3:
-        raise ValueError(f"angles must be (n, 3) or (3,), got {angles.shape}")
-    if not np.isfinite(angles).all():
-        raise ValueError(
-            f"angles must be finite, got {np.count_nonzero(~np.isfinite(angles))} non-finite values"
-        )
+    angles = _triples(angles, name="angles")
     return Rotation.from_euler("ZYZ", -angles[..., ::-1], degrees=True)
 
 
 def to_relion_euler_deg(rotations: Rotation) -> np.ndarray:
-    """RELION's (rot, tilt, psi) of orientations: (n, 3) or (3,) degrees, tilt in [0, 180].
+    """Convert orientations to RELION's Euler angles (rot, tilt, psi).
 
     At tilt 0 or 180 only one combination of rot and psi is determined; psi is then 0.
+
+    Parameters
+    ----------
+    rotations : Rotation
+        n orientations, or a single one.
+
+    Returns
+    -------
+    (n, 3) or (3,) array
+        Degrees, tilt in [0, 180].
     """
     matrix = rotations.as_matrix()
     tilt = np.arccos(np.clip(matrix[..., 2, 2], -1, 1))
@@ -137,39 +200,63 @@ def to_relion_euler_deg(rotations: Rotation) -> np.ndarray:
 
 
 def from_cryosparc_pose(pose: np.ndarray) -> Rotation:
-    """Orientations from cryoSPARC's rotation vectors: (n, 3) or (3,) radians, alignments3D/pose.
+    """Convert cryoSPARC's rotation vectors to orientations.
 
     cryoSPARC's rotation takes microscope to particle coordinates, so R is its inverse.
 
+    Parameters
+    ----------
+    pose : (n, 3) or (3,) array
+        Radians: alignments3D/pose.
+
+    Returns
+    -------
+    Rotation
+
     Raises
     ------
-    ValueError : the last axis is not 3 or a value is not finite.
+    ValueError
+        If the last axis is not 3 or a value is not finite.
 
-    Source: pyem's csparc2star and cryoDRGN's parse_pose_csparc, whose angles RELION reads.
+    References
+    ----------
+    csparc2star of pyem and parse_pose_csparc of cryoDRGN, whose angles RELION reads.
     """
-    pose = np.asarray(pose, dtype=float)
-    if pose.ndim not in (1, 2) or pose.shape[-1] != 3:
-        raise ValueError(f"pose must be (n, 3) or (3,), got {pose.shape}")
-    if not np.isfinite(pose).all():
-        raise ValueError(f"pose must be finite, got {np.count_nonzero(~np.isfinite(pose))} non-finite values")
-    return Rotation.from_rotvec(-pose)
+    return Rotation.from_rotvec(-_triples(pose, name="pose"))
+
+
+def _triples(values: np.ndarray, *, name: str) -> np.ndarray:
+    """Return finite (n, 3) or (3,) values as float64."""
+    values = np.asarray(values, dtype=float)
+    if values.ndim not in (1, 2) or values.shape[-1] != 3:
+        raise ValueError(f"{name} must be (n, 3) or (3,), got {values.shape}")
+    bad = np.count_nonzero(~np.isfinite(values))
+    if bad:
+        raise ValueError(f"{name} must be finite, got {bad} non-finite values")
+    return values
 
 
 def viewing_directions(rotations: Rotation) -> np.ndarray:
-    """Particle-frame unit vectors that point along the microscope's z-axis: (n, 3), the third row of each R."""
+    """Return the unit vectors of the microscope's z-axis in the particle's frame: (n, 3), the third row of each R."""
     return rotations.as_matrix()[..., 2, :]
 
 
 def point_group(symmetry: str) -> Rotation:
-    """The rotations of a point group, the identity first.
+    """Return the rotations of a point group, the identity first.
 
     Parameters
     ----------
-    symmetry : ``"C1"``, ``"Cn"``, ``"Dn"`` (n-fold axis along z, a twofold along x), ``"T"``, ``"O"`` or ``"I"``.
+    symmetry : str
+        ``"C1"``, ``"Cn"``, ``"Dn"`` (n-fold axis along z, a twofold along x), ``"T"``, ``"O"`` or ``"I"``.
+
+    Returns
+    -------
+    Rotation
 
     Raises
     ------
-    ValueError : the name is none of these.
+    ValueError
+        If the name is none of these.
     """
     match = re.fullmatch(r"([CD])([1-9]\d*)|([TOI])", str(symmetry).upper())
     if match is None:
@@ -181,26 +268,31 @@ def point_group(symmetry: str) -> Rotation:
 
 
 def normaliser(symmetry: str) -> tuple[Rotation, bool]:
-    """Rotations N that map a point group onto itself, ``N G N^-1 = G``: the frames in which a symmetric particle can be
-    described alike.
+    """Return the rotations N that map a point group onto itself, ``N G N^-1 = G``.
+
+    They relate the frames in which a symmetric particle has the same description.
 
     Parameters
     ----------
-    symmetry : as for ``point_group``, more than C1.
+    symmetry : str
+        As for ``point_group``, other than C1.
 
     Returns
     -------
-    rotations, and whether any rotation about z belongs to them too (C_n); these are then sampled 36 times within
-    a period of the group.
+    rotations : Rotation
+        The normaliser, sampled 36 times within a period of the group if it is continuous.
+    about_z : bool
+        Whether it contains every rotation about z (C_n).
 
     Raises
     ------
-    ValueError : the name is none of these, or C1, whose normaliser is every rotation.
+    ValueError
+        If the name is unknown, or C1 or D1, which have no finite number of frames.
     """
     order = len(point_group(symmetry))
     name = str(symmetry).upper()
     if order == 1:
-        raise ValueError(f"symmetry must be more than C1, got {symmetry!r}")
+        raise ValueError(f"symmetry must be higher than C1, got {symmetry!r}")
     if name[0] == "C":
         about = Rotation.from_rotvec(
             np.linspace(0, 2 * np.pi / order, 36, endpoint=False)[:, None] * [0, 0, 1]
@@ -214,36 +306,37 @@ def normaliser(symmetry: str) -> tuple[Rotation, bool]:
 
 
 def copies_of(rotations: Rotation, group: Rotation) -> np.ndarray:
-    """Quaternions of all ``R g``: (n, k, 4) for n orientations and the k rotations of a group."""
+    """Return the quaternions of all ``R g``: (n, k, 4) for n orientations and the k rotations of a group."""
     each, copies = np.atleast_2d(rotations.as_quat())[:, None], group.as_quat()[None]
     return (Rotation.from_quat(each) * Rotation.from_quat(copies)).as_quat()
 
 
 def geodesic_distance(a: Rotation, b: Rotation, *, symmetry: str = "C1") -> np.ndarray:
-    """Rotation angle between every pair of orientations.
+    """Compute the rotation angle between every pair of orientations.
 
     Parameters
     ----------
-    a, b : Rotations of length n_a and n_b.
-    symmetry : point group G of the particle; the distance is then ``min over g of d(a, b g)``.
+    a, b : Rotation
+        n_a and n_b orientations.
+    symmetry : str
+        Point group G of the particle; the distance is ``min over g of d(a, b g)``.
 
     Returns
     -------
-    (n_a, n_b) float64 radians in [0, pi].
+    (n_a, n_b) array
+        Radians in [0, pi], float64, exact at both ends.
 
     Raises
     ------
-    ValueError : ``symmetry`` is not a known point group.
-
-    The angle is ``2 arctan2(|vector part|, |scalar part|)`` of ``a^-1 b g``, exact at 0 and pi where an
-    arccosine is not.
+    ValueError
+        If the point group is unknown.
     """
     qa, qb = np.atleast_2d(a.as_quat()), b.as_quat().reshape(-1, 4)
     nearest = np.zeros((len(qa), len(qb)))
     for g in point_group(symmetry):
         overlap = np.abs(qa @ np.atleast_2d((Rotation.from_quat(qb) * g).as_quat()).T)
         np.maximum(nearest, overlap, out=nearest)
-    # near 0 the arccosine loses half the digits: |qa - s qb| = 2 sin(d/4) keeps them
+    # near 0 the arccosine loses half of the digits: take the angle of the relative rotation, an arctangent
     distance = 2 * np.arccos(np.minimum(nearest, 1))
     close = np.argwhere(nearest > 1 - 1e-6)
     if len(close):
@@ -256,27 +349,32 @@ def geodesic_distance(a: Rotation, b: Rotation, *, symmetry: str = "C1") -> np.n
 def origin_displacements(
     rotations: Rotation, displacements_px: np.ndarray, *, symmetry: str = "C1"
 ) -> np.ndarray:
-    """What a move of the particle's origin explains of the displacements seen in its images.
+    """Project image displacements onto those that a translation of the particle's origin causes.
 
     Parameters
     ----------
-    rotations : n orientations.
-    displacements_px : (n, 2) along x and y.
-    symmetry : point group of the particle, whose origin may move along what all of its rotations leave alone.
+    rotations : Rotation
+        n orientations.
+    displacements_px : (n, 2) array
+        Displacements (x, y).
+    symmetry : str
+        Point group of the particle, whose origin may move only along directions that the group leaves fixed.
 
     Returns
     -------
-    (n, 2): ``(R t)_xy`` with the t that fits best.
+    (n, 2) array
+        ``(R t)_xy`` with the least-squares t.
 
     Raises
     ------
-    ValueError : there is no such point group, or displacements are not (n, 2) for n orientations.
+    ValueError
+        If the point group is unknown, or displacements are not (n, 2).
     """
     displacements_px = shifts_of(
         displacements_px, count=len(many_rotations(rotations)), name="displacements_px"
     )
-    # projects onto what all rotations leave alone; exactly nothing, where that is so
-    left_alone = np.round(point_group(symmetry).as_matrix().mean(axis=0), 12)
-    seen = rotations.as_matrix()[:, :2] @ left_alone  # (n, 2, 3)
+    # projector onto the directions that all rotations of the group leave fixed; rounding makes zeros exact
+    fixed = np.round(point_group(symmetry).as_matrix().mean(axis=0), 12)
+    seen = rotations.as_matrix()[:, :2] @ fixed  # (n, 2, 3)
     origin = np.linalg.lstsq(seen.reshape(-1, 3), np.ravel(displacements_px), rcond=1e-9)[0]
     return seen @ origin

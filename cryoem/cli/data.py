@@ -1,4 +1,4 @@
-"""Commands that get or make what the pipeline begins with: maps, and particle images."""
+"""Commands that provide the inputs of the pipeline: maps and particle images."""
 
 from __future__ import annotations
 
@@ -7,41 +7,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cryoem.cli.endings import NOTHING_WRITTEN, Answer, ends_in_order
-from cryoem.cli.options import (
-    MAP_SUFFIXES,
-    Datadir,
-    Force,
-    OpticsGroup,
-    Out,
-    Particles,
-    PixelSize,
-    Scheduler,
-    Seed,
-    Workers,
-    new_file,
-)
-from cryoem.cli.progress import progress
+from cryoem.cli import options
+from cryoem.cli.wrapper import NOTHING_WRITTEN, Answer, command
 
 if TYPE_CHECKING:
-    from cryoem.particles import ParticleFile, ParticleSeries
+    from cryoem.particles.particle_file import ParticleFile
+    from cryoem.particles.simulation import SimulatedParticles
 
 TABLE_SUFFIXES = (".star", ".xmd")
 
 
-@ends_in_order(afterwards=NOTHING_WRITTEN)
+@command(afterwards=NOTHING_WRITTEN)
 def fetch(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Registry name, PDB id or EMDB id.")],
 ) -> Answer:
     """Download a map or an atomic model, and print its path.
 
-    A file that is here already is used as it is, once its checksum has been compared.
+    An existing file is used if its checksum is correct.
 
     \b
     Example:
       cryoem fetch 5j0n
     """
-    from cryoem import registry
+    from cryoem.volumes import registry
 
     path = registry.fetch(name)
     entry = registry.find_entry(name)
@@ -49,7 +37,7 @@ def fetch(
     return Answer(str(path), values)
 
 
-@ends_in_order(afterwards=NOTHING_WRITTEN)
+@command(afterwards=NOTHING_WRITTEN)
 def density(
     source: Annotated[
         str,
@@ -58,139 +46,148 @@ def density(
             help="Atomic model (mmCIF, PDB), map, registry name, PDB id, EMDB id, or phantom.",
         ),
     ],
-    out: Out,
+    out: options.Out,
     voxel_size: Annotated[
-        float | None, typer.Option(help="Angstrom; 4 by default, or what a map has.")
+        float | None, typer.Option(help="Voxel size in angstrom; by default that of the input map, or 4.")
     ] = None,
     resolution: Annotated[
-        float | None, typer.Option(help="Angstrom; two voxels by default, or what a map has.")
+        float | None,
+        typer.Option(help="Resolution in angstrom; by default that of the input map, or two voxels."),
     ] = None,
     symmetry: Annotated[
         str | None, typer.Option(help="Point group of the phantom: C1, C2, ..., D2, ....")
     ] = None,
     size: Annotated[
-        int | None, typer.Option(min=1, help="Edge of the cubic box in voxels, about the same centre.")
+        int | None, typer.Option(min=1, help="Side of the cubic box in voxels; the centre is kept.")
     ] = None,
-    force: Force = False,
+    force: options.Force = False,
 ) -> Answer:
-    """Make a density map of an atomic model, or of a phantom.
+    """Make a density map from an atomic model or a phantom.
+
+    An input map is resampled, filtered or cropped.
 
     \b
     Example:
       cryoem density phantom --symmetry D2 --size 64 --out map.mrc
     """
-    from cryoem import registry, volumes
+    from cryoem.volumes import registry
+    from cryoem.volumes.maps import write_map
 
-    new_file(out, *MAP_SUFFIXES, force=force, inputs=(Path(source),))
+    options.new_file(out, *options.MAP_SUFFIXES, force=force, inputs=(Path(source),))
     if symmetry is not None:
         if source != "phantom":
-            raise typer.BadParameter(f"is for the phantom, got {source}", param_hint="--symmetry")
+            raise typer.BadParameter(f"applies only to the phantom, got {source}", param_hint="--symmetry")
         source = f"phantom-{symmetry}"
-    made = registry.load(source, voxel_size_angstrom=voxel_size, resolution_angstrom=resolution, size=size)
-    volumes.write_map(out, made)
-    shape = " x ".join(map(str, made.data.shape[::-1]))
+    density_map = registry.load(
+        source, voxel_size_angstrom=voxel_size, resolution_angstrom=resolution, size=size
+    )
+    write_map(out, density_map)
+    shape = " x ".join(map(str, density_map.data.shape[::-1]))
     values = {
         "map": out,
-        "shape_zyx": made.data.shape,
-        "voxel_size_angstrom": made.voxel_size_angstrom,
-        "origin_xyz_angstrom": made.origin,
+        "shape_zyx": density_map.data.shape,
+        "voxel_size_angstrom": density_map.voxel_size_angstrom,
+        "origin_xyz_angstrom": density_map.origin,
     }
-    return Answer(f"{shape} voxels of {made.voxel_size_angstrom:.4g} Å: {out}", values)
+    return Answer(f"{shape} voxels of {density_map.voxel_size_angstrom:.4g} Å: {out}", values)
 
 
-@ends_in_order(afterwards=NOTHING_WRITTEN, on_device=True)
+@command(afterwards=NOTHING_WRITTEN, on_device=True)
 def project(
-    source: Annotated[str, typer.Argument(metavar="MAP", help="Map, or what `cryoem density` makes one of.")],
-    out: Out,
-    n: Annotated[int, typer.Option("-n", "--images", min=1, help="How many images.")] = 1000,
+    source: Annotated[
+        str, typer.Argument(metavar="MAP", help="Map, or any other input of `cryoem density`.")
+    ],
+    out: options.Out,
+    n: Annotated[int, typer.Option("-n", "--images", min=1, help="Number of images.")] = 1000,
     image_size: Annotated[
-        int | None, typer.Option(min=2, help="Pixels; so that the particle fits in by default.")
+        int | None,
+        typer.Option(min=2, help="Side of the images in pixels; by default large enough for the particle."),
     ] = None,
     coverage: Annotated[
-        str, typer.Option(help="Of orientations: so3, euler, half, quarter or preferred.")
+        str, typer.Option(help="Distribution of orientations: so3, euler, half, quarter or preferred.")
     ] = "so3",
-    noise_variance: Annotated[float, typer.Option(help="Of white noise; clean images have 1.")] = 0.0,
-    shift_limit_px: Annotated[float, typer.Option(help="How far off the middle particles are.")] = 0.0,
-    ctf: Annotated[bool, typer.Option("--ctf", help="See them through a contrast transfer.")] = False,
-    seed: Seed = 0,
-    workers: Workers = 1,
-    scheduler: Scheduler = None,
-    force: Force = False,
+    noise_variance: Annotated[
+        float, typer.Option(help="Variance of the white noise, relative to noise-free images of variance 1.")
+    ] = 0.0,
+    shift_limit_px: Annotated[float, typer.Option(help="Largest off-centre shift along x and y.")] = 0.0,
+    ctf: Annotated[bool, typer.Option("--ctf", help="Apply a contrast transfer function.")] = False,
+    seed: options.Seed = 0,
+    workers: options.Workers = 1,
+    scheduler: options.Scheduler = None,
+    force: options.Force = False,
 ) -> Answer:
     """Simulate particle images of a map.
 
-    Writes a table with their orientations, shifts and contrast transfer, and the stack of that name (.mrcs) beside it.
+    Writes a table with orientations, shifts and CTF parameters, and a stack (.mrcs) of the same name next to it.
 
     \b
     Example:
       cryoem project map.mrc -n 1000 --noise-variance 1 --out particles.star
     """
-    from cryoem import imaging, registry, volumes
-    from cryoem.distributed import client_of
-    from cryoem.particles import write_particles
+    from cryoem.contrast import ContrastTransfer
+    from cryoem.particles.simulation import ImagingConditions, simulate_lazily
+    from cryoem.particles.writing import write_particles
+    from cryoem.volumes import registry
+    from cryoem.volumes.density import enclosing_image_size
 
     stack = _new_particles(out, force=force, inputs=(Path(source),))
     density_map = registry.load(source)
-    with client_of(workers, scheduler=scheduler) as client, progress("projecting", n) as done:
-        simulated = imaging.simulate_lazily(
-            density_map,
-            n,
-            image_size=image_size or volumes.enclosing_image_size(density_map),
-            coverage=coverage,
-            noise_variance=noise_variance,
-            shift_limit_px=shift_limit_px,
-            ctf=imaging.ContrastTransfer(inverted=True) if ctf else None,
-            rng=seed,
-            client=client,
-        )
-        write_particles(out, simulated, callback=done)
+    conditions = ImagingConditions(
+        image_size=image_size or enclosing_image_size(density_map),
+        noise_variance=noise_variance,
+        shift_limit_px=shift_limit_px,
+        coverage=coverage,
+        ctf=ContrastTransfer(inverted=True) if ctf else None,
+    )
+    simulated = simulate_lazily(density_map, n, conditions, rng=seed)
+    with options.shared_work("projecting", n, workers=workers, scheduler=scheduler) as (map_blocks, done):
+        write_particles(out, simulated, map_blocks=map_blocks, callback=done)
     return _written(out, stack, simulated)
 
 
-@ends_in_order(afterwards=NOTHING_WRITTEN)
+@command(afterwards=NOTHING_WRITTEN)
 def convert(
-    source: Particles,
-    out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Table to be made, .star or .xmd; its stack lies beside it.")
-    ],
-    pixel_size: PixelSize = None,
-    datadir: Datadir = None,
-    optics_group: OpticsGroup = None,
-    force: Force = False,
+    source: options.Particles,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Table to write: .star or .xmd.")],
+    pixel_size: options.PixelSize = None,
+    datadir: options.Datadir = None,
+    optics_group: options.OpticsGroup = None,
+    force: options.Force = False,
 ) -> Answer:
-    """Write particles as another program reads them.
+    """Convert particle files for another program.
 
-    Images, orientations, shifts, contrast transfer and pixel size are carried where the file knows them; the stack is
-    copied, as 32-bit floating-point numbers, to lie beside the table.
+    Orientations, shifts, CTF parameters and pixel size are kept if the input has them. The images are copied as 32-bit
+    floating-point numbers to a stack (.mrcs) next to the table.
 
     \b
     Example:
       cryoem convert particles.cs particles.star
     """
-    from cryoem.particles import open_particles, write_particles
+    from cryoem.particles.files import open_particles
+    from cryoem.particles.writing import write_particles
 
     stack = _new_particles(out, force=force, inputs=(source,), option="OUT")
     opened = open_particles(
         source, pixel_size_angstrom=pixel_size, datadir=datadir, optics_group=optics_group
     )
-    with progress("writing", len(opened)) as done:
+    with options.progress("writing", len(opened)) as done:
         write_particles(out, opened, callback=done)
     return _written(out, stack, opened)
 
 
 def _new_particles(out: Path, *, force: bool, inputs: tuple[Path, ...], option: str = "--out") -> Path:
-    """The stack that will lie beside the table ``out``, both where a command may write them."""
-    new_file(out, *TABLE_SUFFIXES, force=force, inputs=inputs, option=option)
-    return new_file(out.with_suffix(".mrcs"), ".mrcs", force=force, inputs=inputs, option=option)
+    """Check that a table and the stack next to it may be written; return the path of the stack."""
+    options.new_file(out, *TABLE_SUFFIXES, force=force, inputs=inputs, option=option)
+    return options.new_file(out.with_suffix(".mrcs"), ".mrcs", force=force, inputs=inputs, option=option)
 
 
-def _written(table: Path, stack: Path, particles: ParticleFile | ParticleSeries) -> Answer:
+def _written(table: Path, stack: Path, particles: ParticleFile | SimulatedParticles) -> Answer:
+    n, size, pixel = len(particles), particles.image_size, particles.pixel_size_angstrom
     values = {
         "table": table,
         "stack": stack,
-        "images": len(particles),
-        "image_size_px": particles.image_size,
-        "pixel_size_angstrom": particles.pixel_size_angstrom,
+        "images": n,
+        "image_size_px": size,
+        "pixel_size_angstrom": pixel,
     }
-    size, pixel = particles.image_size, particles.pixel_size_angstrom
-    return Answer(f"{len(particles):,} images of {size} px of {pixel:.4g} Å: {table} and {stack}", values)
+    return Answer(f"{n:,} images of {size} px of {pixel:.4g} Å: {table} and {stack}", values)

@@ -1,43 +1,37 @@
-"""The command that says what this machine has, and what will be used of it."""
+"""The command that reports versions, devices and folders."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 
 import cryoem
-from cryoem.cli.endings import NOTHING_CHANGED, Answer, ends_in_order
+from cryoem.cli.wrapper import NOTHING_CHANGED, Answer, command
 from cryoem.devices import chosen_device, cores
 
-PACKAGES = {
-    "numpy": "numpy",
-    "tensorflow": "tensorflow",
-    "keras": "keras",
-    "astra": "astra-toolbox",
-    "finufft": "finufft",
-    "numba": "numba",
-}
-
-NO_GPU = "none, the GPU asked for is not there"
+PACKAGES = ("numpy", "tensorflow", "keras", "astra-toolbox", "finufft", "numba")
+NO_GPU = "none: a GPU is required, but none is visible"
+LIST_GPUS = (
+    "import tensorflow as tf; print(*(d.name for d in tf.config.list_physical_devices('GPU')), sep='\\n')"
+)
 
 
-@ends_in_order(afterwards=NOTHING_CHANGED)
+@command(afterwards=NOTHING_CHANGED)
 def info() -> Answer:
-    """Say which versions, devices and folders are used here.
+    """Show the versions, devices and folders in use.
 
     \b
     Example:
       cryoem info --json
     """
-    from cryoem.folders import data_folder, notebooks_folder
-    from cryoem.projectors import astra_gpu
+    from cryoem.files.locations import data_folder, notebooks_folder
+    from cryoem.projection import astra_gpu
 
     device, gpus, astra = chosen_device(), _tensorflow_gpus(), astra_gpu.is_usable()
     report = {
         "cryoem": cryoem.__version__,
         "python": sys.version.split()[0],
-        **{name: _version(distribution) for name, distribution in PACKAGES.items()},
+        **{name.removesuffix("-toolbox"): _version(name) for name in PACKAGES},
         "cpu_cores": cores(),
         "gpus_of_tensorflow": gpus,
         "gpu_of_astra": astra,
@@ -52,31 +46,29 @@ def info() -> Answer:
 
 
 def _version(distribution: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(distribution)
     except PackageNotFoundError:
         return None
 
 
-def _used(device: str, of_gpu: str | None, of_cpu: str) -> str:
-    """What computes, by the switch: the way of a GPU, None where there is none, or that of the CPU."""
+def _used(device: str, on_gpu: str | None, on_cpu: str) -> str:
+    """Return what computes under the switch ``device``; ``on_gpu`` is None if no GPU is visible."""
     if device == "gpu":
-        return of_gpu or NO_GPU
-    return of_cpu if device == "cpu" or of_gpu is None else of_gpu
+        return on_gpu or NO_GPU
+    return on_cpu if device == "cpu" or on_gpu is None else on_gpu
 
 
 def _tensorflow_gpus() -> list[str] | None:
-    """Names of the GPUs, None without TensorFlow; asked in a process of its own, because it logs whatever one does."""
-    if _version("tensorflow") is None:
+    """Return the names of the GPUs, or None without TensorFlow, which runs in a separate process because it logs."""
+    version = _version("tensorflow")
+    if version is None:
         return None
-    question = (
-        "import tensorflow as tf; print(*(d.name for d in tf.config.list_physical_devices('GPU')), sep='\\n')"
-    )
-    answer = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=False)
+    answer = subprocess.run([sys.executable, "-c", LIST_GPUS], capture_output=True, text=True, check=False)
     if answer.returncode != 0:
-        raise RuntimeError(
-            f"tensorflow {_version('tensorflow')} does not start: {answer.stderr.strip()[-300:]}"
-        )
+        raise RuntimeError(f"tensorflow {version} does not start: {answer.stderr.strip()[-300:]}")
     return answer.stdout.split()
 
 

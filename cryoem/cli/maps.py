@@ -1,89 +1,93 @@
-"""Commands that make maps of particle images, and compare maps."""
+"""Commands that reconstruct maps and compare them."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cryoem.cli.endings import NOTHING_WRITTEN, Answer, ends_in_order
-from cryoem.cli.options import (
-    MAP_SUFFIXES,
-    Datadir,
-    Force,
-    OpticsGroup,
-    Out,
-    Particles,
-    PixelSize,
-    Scheduler,
-    Seed,
-    Symmetry,
-    Workers,
-    new_file,
-    refuse_input,
-)
-from cryoem.cli.progress import progress
+from cryoem.cli import options
+from cryoem.cli.wrapper import NOTHING_WRITTEN, Answer, command
 
 if TYPE_CHECKING:
-    from cryoem.resolution import FSC
-    from cryoem.volumes import DensityMap
+    from cryoem.reconstruction.resolution import FSC
+    from cryoem.volumes.density import DensityMap
 
 SAME_VOXEL = 1e-3  # relative
 HALF_MAPS = 0.143
 
 
-@ends_in_order(afterwards=NOTHING_WRITTEN, on_device=True)
+@command(afterwards=NOTHING_WRITTEN, on_device=True)
 def reconstruct(
-    particles: Particles,
-    out: Out,
-    symmetry: Symmetry = "C1",
+    particles: options.Particles,
+    out: options.Out,
+    symmetry: options.Symmetry = "C1",
     method: Annotated[
-        str, typer.Option(help="fourier, or cgls, which reads all images at once.")
+        str, typer.Option(help="fourier, or cgls, which reads all images into memory.")
     ] = "fourier",
     half_maps: Annotated[
-        bool, typer.Option("--half-maps", help="Write the maps of two halves beside, and compare them.")
+        bool, typer.Option("--half-maps", help="Also write two half-maps and compare them.")
     ] = False,
-    pixel_size: PixelSize = None,
-    datadir: Datadir = None,
-    optics_group: OpticsGroup = None,
-    workers: Workers = 1,
-    scheduler: Scheduler = None,
-    force: Force = False,
+    pixel_size: options.PixelSize = None,
+    datadir: options.Datadir = None,
+    optics_group: options.OpticsGroup = None,
+    workers: options.Workers = 1,
+    scheduler: options.Scheduler = None,
+    force: options.Force = False,
 ) -> Answer:
-    """Make a map of particle images with their orientations.
+    """Reconstruct a map from particle images with known orientations.
 
-    Shifts and contrast transfer are taken off where the file knows them.  Halves are the random subsets that RELION
-    refined apart, where the table tells them; else every other image, whose resolution is too good to quote.
+    Shifts and CTF are corrected if the file has them. Half-maps are reconstructed from RELION's random subsets
+    (rlnRandomSubset) if the table has them, otherwise from every other image. In the latter case the halves were not
+    refined independently, and the resolution is overestimated.
 
     \b
     Example:
       cryoem reconstruct orientations.star --half-maps --out map.mrc
     """
-    from cryoem.blockwise import reconstruct_particles
-    from cryoem.distributed import client_of
-    from cryoem.particles import open_particles
-    from cryoem.volumes import write_map
-    from cryoem.whole_files import whole_files
+    from cryoem.files.writing import atomic_write_many
+    from cryoem.particles.files import open_particles
+    from cryoem.reconstruction import maps
+    from cryoem.reconstruction.resolution import masked_half_map_fsc, particle_mask
+    from cryoem.volumes.maps import write_map
 
-    if half_maps and method != "fourier":
+    in_memory = method != "fourier"
+    if in_memory and half_maps:
         raise typer.BadParameter(f"needs --method fourier, got {method}", param_hint="--half-maps")
-    new_file(out, *MAP_SUFFIXES, force=force, inputs=(particles,))
-    halves = [_beside(out, f"-half-{number}") for number in (1, 2)] if half_maps else []
-    for half in halves:
-        new_file(half, *MAP_SUFFIXES, force=force, inputs=(particles,), option="--half-maps")
+    if in_memory and (workers > 1 or scheduler):
+        raise typer.BadParameter(
+            f"need --method fourier, got {method}", param_hint="--workers and --scheduler"
+        )
+    paths = [out, *(_half_path(out, number) for number in (1, 2) if half_maps)]
+    for path in paths:
+        options.new_file(path, *options.MAP_SUFFIXES, force=force, inputs=(particles,))
     opened = open_particles(
         particles, pixel_size_angstrom=pixel_size, datadir=datadir, optics_group=optics_group
     )
-    for path in (out, *halves):
-        refuse_input(path, opened.paths)
-    with client_of(workers, scheduler=scheduler) as client, progress("reconstructing", len(opened)) as done:
-        made = reconstruct_particles(opened, symmetry=symmetry, method=method, client=client, callback=done)
-    resolution = _resolution(*made.half_maps) if half_maps else None
-    maps = [made.map, *(made.half_maps if half_maps else ())]
-    with whole_files(out, *halves) as asides:
-        for aside, density_map in zip(asides, maps, strict=True):
-            write_map(aside, density_map)
+    for path in paths:
+        options.refuse_input(path, opened.paths)
+    if opened.poses is None:
+        raise ValueError(f"{particles} has no orientations; a map cannot be reconstructed without them")
+    subset = opened.random_subset if half_maps else None
+    known = {"optics": opened.optics, "symmetry": symmetry}
+    if in_memory:
+        outputs = [maps.reconstruct(opened, opened.poses, method=method, **known)]
+    else:
+        sharing = {"workers": workers, "scheduler": scheduler, "ahead": 1}  # the sums of a block are large
+        with options.shared_work("reconstructing", len(opened), **sharing) as (map_blocks, done):
+            found = maps.reconstruct_halves(
+                opened, opened.poses, subset=subset, map_blocks=map_blocks, callback=done, **known
+            )
+        outputs = [found.map, *(found.half_maps if half_maps else ())]
+    if half_maps:
+        first, second = (half.data for half in outputs[1:])
+        mask, voxel = particle_mask(first, second), opened.pixel_size_angstrom
+        resolution = _resolution(masked_half_map_fsc(first, second, mask, voxel_size_angstrom=voxel, rng=0))
+    with atomic_write_many(*paths) as partials:
+        for path, density_map in zip(partials, outputs, strict=True):
+            write_map(path, density_map)
     values = {
         "map": out,
         "images": len(opened),
@@ -91,123 +95,116 @@ def reconstruct(
         "voxel_size_angstrom": opened.pixel_size_angstrom,
         "symmetry": symmetry,
     }
-    lines = [f"{len(opened):,} images: {out}"]
+    text = f"{len(opened):,} images: {out}"
     if half_maps:
         values |= {
-            "half_maps": halves,
+            "half_maps": paths[1:],
             "half_map_resolution_angstrom": resolution,
-            "halves_refined_apart": made.refined_apart,
+            "halves_refined_apart": subset is not None,
         }
-        lines.append(
-            f"half-maps {halves[0]} and {halves[1]} "
-            + (
-                f"never agree to FSC {HALF_MAPS:g} (masked)"
-                if resolution is None
-                else f"agree to {resolution:.2f} Å (masked, FSC {HALF_MAPS:g})"
-            )
-            + (
-                ""
-                if made.refined_apart
-                else "; they are every other image, not refined apart: too good to quote"
-            )
+        text += f"\nhalf-maps {paths[1]} and {paths[2]} "
+        text += (
+            f"never agree to FSC {HALF_MAPS:g} (masked)"
+            if resolution is None
+            else f"agree to {resolution:.2f} Å (masked, FSC {HALF_MAPS:g})"
         )
-    return Answer("\n".join(lines), values)
+        if subset is None:
+            text += "; overestimated, because the halves (every other image) were not refined independently"
+    return Answer(text, values)
 
 
-@ends_in_order(afterwards=NOTHING_WRITTEN)
+@command(afterwards=NOTHING_WRITTEN)
 def fsc(
-    a: Annotated[Path, typer.Argument(metavar="A", help="Map, cubic.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Map of the same box and voxel size.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="Map in a cubic box.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Map with the same box and voxel size.")],
     mask: Annotated[
-        Path | None, typer.Option("--mask", help="Map from 0 to 1, multiplied into both.")
+        Path | None, typer.Option("--mask", help="Mask with values from 0 to 1, applied to both maps.")
     ] = None,
-    soft_mask: Annotated[bool, typer.Option("--soft-mask", help="Make such a mask of the maps.")] = False,
+    soft_mask: Annotated[
+        bool, typer.Option("--soft-mask", help="Compute a soft mask from the two maps.")
+    ] = False,
     threshold: Annotated[
-        float, typer.Option(help="0.143 between half-maps, 0.5 against a map that is known.")
+        float, typer.Option(help="FSC threshold: 0.143 between half-maps, 0.5 against a known map.")
     ] = HALF_MAPS,
-    out: Annotated[Path | None, typer.Option("--out", help="Table of the curve to be made, .csv.")] = None,
-    figure: Annotated[Path | None, typer.Option("--figure", help="Figure to be made, .html.")] = None,
-    seed: Seed = 0,
-    force: Force = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Output file for the curve (.csv).")] = None,
+    figure: Annotated[Path | None, typer.Option("--figure", help="Output file for a figure (.html).")] = None,
+    seed: options.Seed = 0,
+    force: options.Force = False,
 ) -> Answer:
-    """Fourier shell correlation of two maps, and their resolution.
+    """Compare two maps by Fourier shell correlation.
 
-    Under a mask, what the mask itself correlates is found by phase randomisation and taken off.
+    The resolution is where the curve first falls below the threshold. With a mask, phase randomisation corrects the
+    curve for the correlation that the mask itself causes.
 
     \b
     Example:
       cryoem fsc half-1.mrc half-2.mrc --soft-mask --figure fsc.html
     """
-    from cryoem.pipeline.files import write_text
-    from cryoem.resolution import fourier_shell_correlation, masked_half_map_fsc, particle_mask
-    from cryoem.volumes import read_map
+    from cryoem import plots
+    from cryoem.files.writing import write_text
+    from cryoem.reconstruction.resolution import fourier_shell_correlation, masked_half_map_fsc, particle_mask
+    from cryoem.volumes.maps import read_map
 
     if mask is not None and soft_mask:
         raise typer.BadParameter("give --mask or --soft-mask, not both")
-    inputs = tuple(path for path in (a, b, mask) if path is not None)
+    inputs = [path for path in (a, b, mask) if path is not None]
     if out is not None:
-        new_file(out, ".csv", force=force, inputs=inputs)
+        options.new_file(out, ".csv", force=force, inputs=inputs)
     if figure is not None:
-        new_file(figure, ".html", force=force, inputs=inputs, option="--figure")
+        options.new_file(figure, ".html", force=force, inputs=inputs, option="--figure")
     first, second = read_map(a), read_map(b)
     _check_same_grid(a, first, b, second)
+    voxel, weight = first.voxel_size_angstrom, None
     if mask is not None:
-        weight = read_map(mask)
-        _check_same_grid(a, first, mask, weight)
-        if weight.data.min() < 0 or weight.data.max() > 1:
+        weight_map = read_map(mask)
+        _check_same_grid(a, first, mask, weight_map)
+        weight = weight_map.data
+        if weight.min() < 0 or weight.max() > 1:
             raise ValueError(
-                f"{mask} must be a mask from 0 to 1, got {weight.data.min():.4g} to {weight.data.max():.4g}"
+                f"{mask} must be a mask from 0 to 1, got {weight.min():.4g} to {weight.max():.4g}"
             )
-    voxel = first.voxel_size_angstrom
-    if mask is None and not soft_mask:
+    elif soft_mask:
+        weight = particle_mask(first.data, second.data)
+    if weight is None:
         curve = fourier_shell_correlation(first.data, second.data, voxel_size_angstrom=voxel)
     else:
-        weight = particle_mask(first.data, second.data) if soft_mask else weight.data
         curve = masked_half_map_fsc(first.data, second.data, weight, voxel_size_angstrom=voxel, rng=seed)
-    resolution = _reached(curve, threshold)
+    resolution = _resolution(curve, threshold)
+    text = f"no resolution: the curve never reaches FSC {threshold:g}"
+    falls_below = bool(curve.correlation.min() < threshold)
+    if resolution is not None:
+        limit = "" if falls_below else " (Nyquist: the curve never falls below)"
+        text = f"resolution {resolution:.2f} Å at FSC {threshold:g}{limit}"
     if out is not None:
         write_text(out, _table(curve))
+        text += f"\nCurve: {out}"
     if figure is not None:
-        write_text(figure, _page(curve, threshold))
-    never = curve.correlation.min() >= threshold
+        shells = {"FSC": (curve.frequency, curve.correlation)}
+        page = plots.fourier_shell_correlation(shells, thresholds=(threshold,))
+        write_text(
+            figure, page.to_html(include_plotlyjs=True, config={"displaylogo": False})
+        )  # needs no network
+        text += f"\nFigure: {figure}"
     values = {
         "resolution_angstrom": resolution,
         "threshold": threshold,
-        "falls_below_threshold": not never,
+        "falls_below_threshold": falls_below,
         "nyquist_angstrom": 2 * voxel,
         "frequency_per_angstrom": curve.frequency,
         "correlation": curve.correlation,
         "phase_randomised": curve.phase_randomised,
     }
-    limit = " (the last shell: it never falls below)" if never else ""
-    written = "".join(f"\n{name}: {path}" for name, path in (("Curve", out), ("Figure", figure)) if path)
-    found = f"no resolution: the curve never reaches FSC {threshold:g}"
-    if resolution is not None:
-        found = f"resolution {resolution:.2f} Å at FSC {threshold:g}{limit}"
-    return Answer(f"{found}{written}", values)
+    return Answer(text, values)
 
 
-def _beside(path: Path, ending: str) -> Path:
-    """``map-half-1.mrc.gz`` for ``map.mrc.gz``."""
-    suffix = next(
-        suffix for suffix in sorted(MAP_SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(suffix)
-    )
-    return path.with_name(f"{path.name[: -len(suffix)]}{ending}{path.name[-len(suffix) :]}")
+def _half_path(path: Path, number: int) -> Path:
+    """Return ``map-half-1.mrc.gz`` for ``map.mrc.gz``."""
+    stem, suffix, compression = re.fullmatch(r"(.*?)(\.\w+)(\.gz)?", path.name, re.IGNORECASE).groups("")
+    return path.with_name(f"{stem}-half-{number}{suffix}{compression}")
 
 
-def _resolution(first: DensityMap, second: DensityMap) -> float | None:
-    """To which two half-maps agree, under the mask of the particle that they show; None where they never do."""
-    from cryoem.resolution import masked_half_map_fsc, particle_mask
-
-    mask = particle_mask(first.data, second.data)
-    curve = masked_half_map_fsc(
-        first.data, second.data, mask, voxel_size_angstrom=first.voxel_size_angstrom, rng=0
-    )
-    return _reached(curve, HALF_MAPS)
-
-
-def _reached(curve: FSC, threshold: float) -> float | None:
-    """The resolution at a threshold; None for a curve that is below it from the start."""
+def _resolution(curve: FSC, threshold: float = HALF_MAPS) -> float | None:
+    """Return the resolution (angstrom) at a threshold, or None if the curve starts below it."""
     return curve.resolution_angstrom(threshold) if curve.correlation[0] >= threshold else None
 
 
@@ -224,19 +221,10 @@ def _check_same_grid(a: Path, first: DensityMap, b: Path, second: DensityMap) ->
 
 
 def _table(curve: FSC) -> str:
-    """The curve, a row a shell."""
-    names, columns = ["frequency_per_angstrom", "correlation"], [curve.frequency, curve.correlation]
+    """Return the curve as CSV, one row for each shell."""
+    import pandas as pd
+
+    table = pd.DataFrame({"frequency_per_angstrom": curve.frequency, "correlation": curve.correlation})
     if curve.phase_randomised is not None:
-        names, columns = [*names, "phase_randomised"], [*columns, curve.phase_randomised]
-    rows = [",".join(f"{value:.9g}" for value in row) for row in zip(*columns, strict=True)]
-    return "\n".join([",".join(names), *rows, ""])
-
-
-def _page(curve: FSC, threshold: float) -> str:
-    """The figure as a page that needs no network."""
-    from cryoem import plots
-
-    drawn = plots.fourier_shell_correlation(
-        {"FSC": (curve.frequency, curve.correlation)}, thresholds=(threshold,)
-    )
-    return drawn.to_html(include_plotlyjs=True, config={"displaylogo": False})
+        table["phase_randomised"] = curve.phase_randomised
+    return table.to_csv(index=False, float_format="%.9g")

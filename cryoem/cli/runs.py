@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cryoem.cli.endings import NOTHING_CHANGED, Answer, ends_in_order
 from cryoem.cli.options import Datadir, OpticsGroup, PixelSize, Scheduler, Workers
+from cryoem.cli.wrapper import NOTHING_CHANGED, Answer, command
 
-MEASURED = "measured"  # the run of measured particles that was given no name
 
-
-@ends_in_order(afterwards="the same command goes on where it stopped", on_device=True)
+@command(afterwards="the same command resumes it", on_device=True)
 def run(
     profile: Annotated[str, typer.Option(help="Size of the run: quick, paper or toy.")] = "quick",
     map_name: Annotated[
-        str | None, typer.Option("--map", help="Registry name such as 5j0n, or the path of a map.")
+        str | None,
+        typer.Option("--map", help="phantom, a map such as 5j0n, a PDB or EMDB id, or the path of a map."),
     ] = None,
     particles: Annotated[
         Path | None,
@@ -26,44 +26,55 @@ def run(
         ),
     ] = None,
     model_map: Annotated[
-        str | None, typer.Option("--model-map", help="Map like the measured particles, to learn from.")
+        str | None,
+        typer.Option(
+            "--model-map", help="Starting map of the measured particles; the network is trained on it."
+        ),
     ] = None,
     datadir: Datadir = None,
     optics_group: OpticsGroup = None,
     pixel_size: PixelSize = None,
     run_name: Annotated[
         str | None,
-        typer.Option("--run", help="Name of the run; the profile's, or measured, by default."),
+        typer.Option(
+            "--run",
+            help="Name of the run; by default the map or particles and the profile, such as 5j0n-quick.",
+        ),
     ] = None,
     noise_variance: Annotated[
-        float | None, typer.Option(help="Variance of the noise; clean images have 1.")
+        float | None, typer.Option(help="Variance of the noise, relative to clean images of variance 1.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of every random number.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME=VALUE", help="Any setting that `cryoem settings` lists; repeatable."
+            "--set",
+            metavar="NAME=VALUE",
+            help="Change one of the settings that `cryoem settings` lists; repeatable.",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Execute every phase again, from scratch.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Rerun every phase from scratch, even if the run has another input."),
+    ] = False,
 ) -> Answer:
     """Run the notebooks of the four phases and write one report.
 
-    Phases that are complete with the same settings are kept; a run that was killed goes on where it stopped.
+    Complete phases with the same settings are kept, and an interrupted run is resumed.
 
     \b
     Example:
-      cryoem run --profile quick --map 5j0n --noise-variance 16 --set gradient_rounds=4
-      cryoem run --particles job.star --model-map initial.mrc --set shift_limit_px=5
+      cryoem run --map 5j0n --noise-variance 16 --set gradient_rounds=4
+      cryoem run --particles job.star --model-map initial.mrc
     """
-    from cryoem import pipeline
+    from cryoem.runs import profiles, runner
 
     if (particles is None) != (model_map is None):
-        raise typer.BadParameter("--particles and --model-map belong together, give both or neither")
+        raise typer.BadParameter("--particles and --model-map must be given together")
     if particles is not None:
         if map_name is not None or noise_variance is not None:
             raise typer.BadParameter("--map and --noise-variance are for simulated particles")
-        map_name, run_name = model_map, run_name or MEASURED
+        map_name = model_map
     given = {
         "noise_variance": noise_variance,
         "seed": seed,
@@ -74,85 +85,90 @@ def run(
     }
     try:
         overrides = _overrides(settings or [], **given)
-        pipeline.get_profile(profile, **overrides)
+        profiles.get_profile(profile, **overrides)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    summary = pipeline.run(profile=profile, map_name=map_name, run=run_name, overrides=overrides, force=force)
-    values = {
-        "folder": summary.folder,
-        "report": summary.report,
-        "numbers": summary.numbers,
-        "seconds": summary.seconds,
-        "executed": summary.executed,
-    }
+    summary = runner.run(profile=profile, map_name=map_name, run=run_name, overrides=overrides, force=force)
+    names = ("folder", "report", "numbers", "warnings", "seconds", "executed")
+    values = {name: getattr(summary, name) for name in names}
     return Answer(f"{summary.text}\n\nReport: {summary.report}", values)
 
 
-@ends_in_order(afterwards=NOTHING_CHANGED)
+@command(afterwards=NOTHING_CHANGED)
 def settings() -> Answer:
-    """List the settings that --set takes, profile by profile.
+    """List the settings for `cryoem run --set`, with their values in each profile.
 
     \b
     Example:
       cryoem settings
     """
-    from dataclasses import fields
+    from cryoem.runs.profiles import described_settings
 
-    from cryoem.pipeline import PROFILES
-
-    lines, values = [], {}
-    for field in fields(next(iter(PROFILES.values()))):
-        if field.name == "name":
-            continue
-        meaning = field.metadata["meaning"]
-        by_profile = {name: getattr(profile, field.name) for name, profile in PROFILES.items()}
-        values[field.name] = {"meaning": meaning, **by_profile}
-        listed = ", ".join(f"{name} {value}" for name, value in by_profile.items())
-        lines.append(f"{field.name:<28} {meaning} ({listed})")
+    values = described_settings()
+    lines = []
+    for name, about in values.items():
+        listed = ", ".join(f"{profile} {value}" for profile, value in about.items() if profile != "meaning")
+        lines.append(f"{name:<28} {about['meaning']} ({listed})")
     return Answer("\n".join(lines), values)
 
 
-@ends_in_order(afterwards="points that are done are kept, and the same command goes on", on_device=True)
+@command(afterwards="complete points are kept, and the same command resumes it", on_device=True)
 def experiment(
-    name: Annotated[str | None, typer.Argument(help="Of an experiment that --list names.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of an experiment, see --list.")] = None,
     size: Annotated[str, typer.Option(help="quick, paper or toy.")] = "quick",
     workers: Workers = 1,
     scheduler: Scheduler = None,
     map_name: Annotated[
         str | None,
-        typer.Option("--map", help="Map in place of the experiment's, such as phantom; a name or a path."),
+        typer.Option(
+            "--map", help="Name or path of a map to use instead of the experiment's own, such as phantom."
+        ),
     ] = None,
     out: Annotated[
-        str | None, typer.Option(help="Folder for the table NAME.csv; in the data folder by default.")
+        str | None, typer.Option(help="Folder for the table NAME.csv; by default in the data folder.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Execute every point anew.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Rerun all points.")] = False,
     list_all: Annotated[
-        bool, typer.Option("--list", help="Name the experiments, their points and times.")
+        bool, typer.Option("--list", help="List the experiments with their points and times.")
     ] = False,
 ) -> Answer:
-    """Run a notebook at every point of a grid, into one table.
+    """Run a notebook at every point of a parameter grid, and write one table.
 
-    Points that are done with the same parameters, notebook and versions are kept.  Each worker executes one at a time.
+    Completed points with the same parameters, code and versions are kept. Each worker executes one point at a time.
 
     \b
     Example:
       cryoem experiment noise --size quick --workers 1 --out results/
     """
     from cryoem import experiments
-    from cryoem.distributed import client_of
-    from cryoem.experiments.overview import overview, times
+    from cryoem.experiments.catalogue import FOLDER
+    from cryoem.experiments.tables import time_in_words, times
+    from cryoem.files.locations import notebooks_folder
+    from cryoem.workers import client_of, in_order
 
     if list_all:
-        return Answer(overview(), {"experiments": [vars(row) for row in times()]})
+        rows = times(notebooks_folder() / FOLDER / "results")
+        lines = (
+            f"{row['name']:<22} {row['question']}\n"
+            f"{'':<22} quick: {row['quick_points']} points, {time_in_words(row['quick_seconds'])}; paper: "
+            f"{row['paper_points']} points, {time_in_words(row['paper_seconds'])} (projected, without a GPU)"
+            for row in rows
+        )
+        return Answer("\n".join(lines), {"experiments": rows})
     if name is None:
-        raise typer.BadParameter("name an experiment, or give --list")
+        raise typer.BadParameter("give the name of an experiment, or --list")
     try:
         experiments.get_experiment(name).grid(size)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     with client_of(workers, scheduler=scheduler) as client:
         table = experiments.run_experiment(
-            name, size=size, client=client, map_name=map_name, out=out, force=force
+            name,
+            size=size,
+            map_blocks=map if client is None else partial(in_order, client=client),
+            map_name=map_name,
+            out=out,
+            force=force,
         )
     path = Path(table.attrs["path"])
     values = {"experiment": name, "measurements": len(table), "table": path}
@@ -160,8 +176,8 @@ def experiment(
 
 
 def _overrides(settings: list[str], **options) -> dict[str, object]:
-    """Settings from ``--set`` and from the options of their own; ValueError for one that is given twice."""
-    from cryoem.pipeline import parse_setting
+    """Merge settings from ``--set`` and from other options; raise ValueError if one is given twice."""
+    from cryoem.runs.profiles import parse_setting
 
     overrides = {name: value for name, value in options.items() if value is not None}
     for text in settings:

@@ -1,20 +1,13 @@
-"""Experiments: named grids of parameters, each point of which executes a notebook and gives rows of a table."""
+"""Phase 5: experiments. A notebook is executed at each point of a grid, and the results form one table."""
 
-from cryoem.experiments.catalogue import EXPERIMENTS, get_experiment
-from cryoem.experiments.grid import SIZES, Experiment, Grid
-from cryoem.experiments.rows import measurement, save_rows
-from cryoem.experiments.running import ExperimentFailedError, run_experiment
-from cryoem.experiments.tables import read_table
+import lazy_loader
 
-__all__ = [
-    "EXPERIMENTS",
-    "SIZES",
-    "Experiment",
-    "ExperimentFailedError",
-    "Grid",
-    "get_experiment",
-    "measurement",
-    "read_table",
-    "run_experiment",
-    "save_rows",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "catalogue": ["EXPERIMENTS", "get_experiment"],
+        "grid": ["Experiment", "Grid", "SIZES"],
+        "running": ["ExperimentFailedError", "run_experiment"],
+        "tables": ["measurement", "read_table", "save_rows"],
+    },
+)

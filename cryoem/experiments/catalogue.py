@@ -1,90 +1,66 @@
-"""The experiments there are, and how large each is: the one place that defines them.
+"""The catalogue of experiments and their sizes.
 
-``quick``: minutes on two cores.  ``paper``: the first paper's 5,000 projections of 116 px and its training of 150
-epochs, for a GPU or a long night.  ``toy``: seconds, on the phantom; it shows that things run, not what is true.
+``quick`` takes minutes on two cores. ``paper`` has the first paper's 5,000 projections of 116 px and training of 150
+epochs, for a GPU or an overnight run. ``toy`` takes seconds on the phantom and checks that the notebooks run.
 
-To add one, add an ``Experiment`` here, and its notebook, which has a ``rows_file`` among its parameters and ends with
+To add an experiment, add an ``Experiment`` here and its notebook, which has a parameter ``rows_file`` and ends with
 ``experiments.save_rows(rows_file, rows)``.
 """
 
 from __future__ import annotations
 
-from cryoem.experiments.grid import Experiment, Grid
+from cryoem.experiments.grid import SIZES, Experiment, Grid
 
-# a training and its test, in the notebook distance-learning.ipynb
+FOLDER = "5-paper-figures"  # of the notebooks, in the folder of all notebooks
+
+# one training and its test, in distance-learning.ipynb
 LEARNING_COST = ("epochs", "steps_per_epoch", "batch_size", "channels", "channels", "network_image_size")
 LEARNING = {
-    "quick": {
-        "map_name": "5j0n",
-        "image_size": 116,
-        "network_image_size": 36,
-        "channels": 64,
-        "epochs": 6,
-        "steps_per_epoch": 50,
-        "batch_size": 128,
-        "n_test": 400,
-        "seed": 0,
-    },
-    "paper": {
-        "map_name": "5j0n",
-        "image_size": 116,
-        "network_image_size": 116,
-        "channels": 128,
-        "epochs": 150,
-        "steps_per_epoch": 100,
-        "batch_size": 256,
-        "n_test": 1650,
-        "seed": 0,
-    },
-    "toy": {
-        "map_name": "phantom",
-        "image_size": 64,
-        "network_image_size": 16,
-        "channels": 16,
-        "epochs": 2,
-        "steps_per_epoch": 20,
-        "batch_size": 16,
-        "n_test": 40,
-        "seed": 0,
-        "expected_share_of_chance": 1.5,
-    },
+    # parameter: (quick, paper, toy)
+    "map_name": ("5j0n", "5j0n", "phantom"),
+    "image_size": (116, 116, 64),
+    "network_image_size": (36, 116, 16),
+    "channels": (64, 128, 16),
+    "epochs": (6, 150, 2),
+    "steps_per_epoch": (50, 100, 20),
+    "batch_size": (128, 256, 16),
+    "n_test": (400, 1650, 40),
+    "seed": (0, 0, 0),
 }
+
+
+def _of_size(size: str) -> dict:
+    return {name: values[SIZES.index(size)] for name, values in LEARNING.items()}
 
 
 def _learning(
     name: str, question: str, *, quick: dict, toy: dict, paper: dict | None = None, **fixed
 ) -> Experiment:
-    """An experiment of trainings: the axes of each size (``paper``: those of ``quick``), and what is fixed in all."""
-    axes = {"quick": quick, "paper": quick if paper is None else paper, "toy": toy}
+    """Return a training experiment from the axes of each size (``paper`` defaults to ``quick``)."""
     grids = {}
-    for size, varied in axes.items():
-        common = {**LEARNING[size], **fixed}
+    for size, varied in zip(SIZES, (quick, quick if paper is None else paper, toy), strict=True):
+        common = _of_size(size) | fixed
         grids[size] = Grid(varied, {key: value for key, value in common.items() if key not in varied})
     return Experiment(name, question, "distance-learning.ipynb", grids, LEARNING_COST)
-
-
-def _features(*counts: int) -> tuple[dict, ...]:
-    """Sizes of the embedding; the smallest is expected to fail, which is a finding and not an error."""
-    hopeless = {"expected_share_of_chance": 2.0}
-    return tuple({"n_features": count} | (hopeless if count == 3 else {}) for count in counts)
 
 
 SIGMAS_RAD = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
 
 
 def _perturbed(images: int, seeds: int, descent_steps: int, sigmas: list[float], few: list[float]) -> Grid:
+    many, one = {"sigmas_rad": sigmas, "seeds": list(range(seeds))}, {"sigmas_rad": few, "seeds": [0]}
     cases = (
-        {"symmetry": "C1", "method": "spectral+refine", "sigmas_rad": sigmas, "seeds": list(range(seeds))},
-        {"symmetry": "C1", "method": "spectral", "sigmas_rad": sigmas, "seeds": list(range(seeds))},
-        {"symmetry": "C1", "method": "sgd", "sigmas_rad": few, "seeds": [0]},
-        # recovery of a symmetric particle grows many maps, at many times the cost
-        {"symmetry": "D2", "method": "spectral+refine", "sigmas_rad": few, "seeds": [0]},
+        {"symmetry": "C1", "method": "spectral+gauss_newton", **many},
+        {"symmetry": "C1", "method": "spectral", **many},
+        {"symmetry": "C1", "method": "sgd", **one},
+        # recovery of a symmetric particle costs many times as much
+        {"symmetry": "D2", "method": "spectral+gauss_newton", **one},
     )
     return Grid({"case": cases}, {"images": images, "descent_steps": descent_steps})
 
 
 def _start_up(size: str, variances: tuple[float, ...], errors: list[float], **fixed) -> Grid:
-    common = {"map_name": LEARNING[size]["map_name"], "image_size": LEARNING[size]["image_size"], "seed": 0}
+    common = {name: _of_size(size)[name] for name in ("map_name", "image_size", "seed")}
     return Grid({"noise_variance": variances}, {**common, "start_errors_rad": errors, **fixed})
 
 
@@ -118,7 +94,7 @@ _EXPERIMENTS = (
     ),
     _learning(
         "noise",
-        "How does the distance error grow with noise, and does a network trained at one level serve another?",
+        "How does the distance error grow with noise, and does a network work at a level it was not trained on?",
         quick={"noise_variance": (0.0, 1.0, 4.0, 9.0, 16.0, 25.0)},
         toy={"noise_variance": (0.0, 4.0)},
         test_noise_variances=[0.0, 1.0, 4.0, 9.0, 16.0, 25.0],
@@ -133,28 +109,28 @@ _EXPERIMENTS = (
     _learning(
         "embedding-size",
         "How many features does a distance need?",
-        # multiples of 3 next to the paper's powers of 2: harmonic 0, and two parts of harmonic 1
-        quick={"features": _features(3, 6, 9, 15, 96, 510)},
-        paper={"features": _features(3, 6, 9, 15, 33, 63, 129, 255, 510)},
-        toy={"features": _features(6, 96)},
+        # multiples of 3 close to the paper's powers of 2: one part of harmonic 0, two of harmonic 1
+        quick={"n_features": (3, 6, 9, 15, 96, 510)},
+        paper={"n_features": (3, 6, 9, 15, 33, 63, 129, 255, 510)},
+        toy={"n_features": (6, 96)},
     ),
     _learning(
         "feature-distance",
-        "Which distance between features tells the distance between orientations?",
+        "Which distance between features predicts the distance between orientations?",
         quick={"feature_distance": ("kernel", "cosine", "euclidean", "mlp"), "epochs": (8,)},
         paper={"feature_distance": ("kernel", "cosine", "euclidean", "mlp")},
         toy={"feature_distance": ("kernel", "mlp")},
     ),
     _learning(
         "training-projections",
-        "How many projections must a network have seen?",
+        "How many training projections does a network need?",
         quick={"distinct": (250, 1000, 2512, 10_000, None)},
         paper={"distinct": (500, 1000, 2512, 10_000, 50_000, None)},
         toy={"distinct": (32, None)},
     ),
     _learning(
         "coverage",
-        "Does a network trained on one distribution of orientations serve another?",
+        "Does a network work on a distribution of orientations it was not trained on?",
         quick={"coverage": ("so3", "euler", "half", "preferred")},
         toy={"coverage": ("so3", "preferred")},
         test_coverages=["so3", "euler", "half", "preferred"],
@@ -193,12 +169,7 @@ EXPERIMENTS = {experiment.name: experiment for experiment in _EXPERIMENTS}
 
 
 def get_experiment(name: str) -> Experiment:
-    """An experiment by name.
-
-    Raises
-    ------
-    ValueError : there is none of that name.
-    """
+    """Return the experiment with a name; raise ValueError if there is none."""
     if name not in EXPERIMENTS:
         raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}, got {name!r}")
     return EXPERIMENTS[name]

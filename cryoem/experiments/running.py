@@ -1,42 +1,40 @@
-"""Run all points of an experiment, in one process or in many, skipping those that are done."""
+"""Run the unfinished points of an experiment, and gather all points into one table."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from cryoem.distributed import in_order
-from cryoem.experiments.catalogue import get_experiment
+import cryoem
+from cryoem.experiments.catalogue import FOLDER, get_experiment
 from cryoem.experiments.grid import Experiment
-from cryoem.experiments.points import Point, PointFailedError, execute_point
 from cryoem.experiments.tables import gather, write_table
-from cryoem.folders import data_folder, notebooks_folder
-from cryoem.pipeline.files import canonical_json
-from cryoem.pipeline.lock import locked
-from cryoem.pipeline.notices import notice_on_stderr, silent
-from cryoem.pipeline.settings import located
+from cryoem.files.locations import data_folder, notebooks_folder
+from cryoem.files.reading import canonical_json, sha256_of, sources_sha256
+from cryoem.files.writing import remove_partial_files
+from cryoem.runs.execution import NotebookError
+from cryoem.runs.jobs import RECORD_FILE, NotebookJob, folder_lock, read_record
+from cryoem.runs.profiles import is_path, located
 
-if TYPE_CHECKING:
-    from distributed import Client
-
-FOLDER = "5-paper-figures"
+PACKAGES = ("numpy", "scipy", "keras", "tensorflow")
 
 
 class ExperimentFailedError(RuntimeError):
-    """Some points stopped; those that did not are kept."""
+    """Some points failed; the results of the others are kept."""
 
 
 def run_experiment(
     name: str,
     *,
     size: str = "quick",
-    client: Client | None = None,
+    map_blocks: Callable[[Callable, Iterable], Iterator] = map,
     map_name: str | None = None,
     out: str | os.PathLike | None = None,
     force: bool = False,
@@ -44,100 +42,123 @@ def run_experiment(
     notebooks: Path | None = None,
     experiment: Experiment | None = None,
 ) -> pd.DataFrame:
-    """Execute the points of an experiment that are not done yet, and gather all into one table.
+    """Execute the unfinished points of an experiment, and gather all points into one table.
 
-    A point is kept when it is complete with the same parameters, code and versions.  One that was
-    killed is executed again.  Points lie in ``<data folder>/experiments/<name>/<size>``.
+    A point is kept if it is complete with the same parameters, code and versions. An interrupted point is executed
+    again. The folder of the points is ``<data folder>/experiments/<name>/<size>``.
 
     Parameters
     ----------
-    name : of the experiment.
-    size : ``"quick"``, ``"paper"`` or ``"toy"``.
-    client : of a Dask cluster whose workers execute points, see ``distributed.client_of``; they must see the same
-        files.  One point after the other, in this process, by default.
-    map_name : a registry name or the path of a map, in place of the experiment's.
-    out : folder for the table ``<name>.csv``; beside the points by default.
-    force : execute every point anew.
-    progress : show bars and notices on stderr.
-    notebooks : folder of the notebooks, ``notebooks_folder()`` by default.
-    experiment : another one than the catalogue's of that name.
+    name : str
+        Name of the experiment.
+    size : str
+        ``"quick"``, ``"paper"`` or ``"toy"``.
+    map_blocks : callable
+        Function like ``map`` that executes the points, such as ``workers.in_order`` with a Dask client. The workers
+        must see the same files. By default, points are executed one after another in this process.
+    map_name : str, optional
+        Registry name or path of a map that replaces the experiment's.
+    out : path-like, optional
+        Folder for the table ``<name>.csv``; the folder of the points by default.
+    force : bool
+        Execute all points again.
+    progress : bool
+        Show progress bars and notices on stderr.
+    notebooks : Path, optional
+        Folder of the notebooks, ``notebooks_folder()`` by default.
+    experiment : Experiment, optional
+        Experiment to run instead of the one in the catalogue.
 
     Returns
     -------
-    The table, a measurement a row, see ``tables.gather``; its file is ``table.attrs["path"]``.
+    pandas.DataFrame
+        One measurement per row, see ``tables.gather``; ``table.attrs["path"]`` is its file.
 
     Raises
     ------
-    ValueError : there is no such experiment or size, or it has no map to replace.
-    FileNotFoundError : the notebook or the map file is not there.
-    RunInProgressError : another process is running the same.
-    ExperimentFailedError : some points stopped.
-    WorkersLostError : workers ended again and again at a point.
+    ValueError
+        If there is no such experiment or size, or ``map_name`` is given for an experiment without a map.
+    FileNotFoundError
+        If the notebook or the map file is missing.
+    RunInProgressError
+        If another process runs the same experiment and size.
+    ExperimentFailedError
+        If some points failed.
     """
     experiment = get_experiment(name) if experiment is None else experiment
     folder = data_folder() / "experiments" / experiment.name / size
-    notice = notice_on_stderr if progress else silent
     source = notebooks_folder() if notebooks is None else Path(notebooks)
-    points = _points(experiment, size, folder, source.absolute(), map_name)
-    with locked(folder, notice=notice):
-        waiting = [point for point in points if force or point.record() is None]
-        notice(f"{experiment.name}, {size}: {len(points)} points, {len(points) - len(waiting)} done before")
+    jobs = _jobs(experiment, size, folder, source.absolute(), map_name)
+
+    def notice(text: str) -> None:
+        if progress:
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+
+    with folder_lock(folder):
+        remove_partial_files(folder)
+        waiting = [job for job in jobs if force or job.why_not_current() is not None]
+        notice(f"{experiment.name}, {size}: {len(jobs)} points, {len(jobs) - len(waiting)} done before")
+        execute = partial(_failure_of, progress=progress and map_blocks is map)
         failures = []
-        for count, (point, reason) in enumerate(_executed(waiting, client, progress), start=1):
-            notice(f"{count}/{len(waiting)} " + (f"{point.title}: done" if reason is None else reason))
-            failures += [] if reason is None else [reason]
+        for count, (job, failure) in enumerate(
+            zip(waiting, map_blocks(execute, waiting), strict=True), start=1
+        ):
+            notice(f"{count}/{len(waiting)} {failure or f'{job.title}: done'}")
+            failures += [failure] if failure else []
         if failures:
-            raise ExperimentFailedError(f"{len(failures)} of {len(waiting)} points stopped; {failures[0]}")
-        table = gather(experiment.name, [point.record() for point in points])
+            raise ExperimentFailedError(f"{len(failures)} of {len(waiting)} points failed; {failures[0]}")
+        table = gather(experiment.name, [read_record(job.folder) for job in jobs])
         path = (folder if out is None else Path(out)) / f"{experiment.name}.csv"
         write_table(path, table)
     table.attrs["path"] = str(path)
     return table
 
 
-def _points(
+def _jobs(
     experiment: Experiment, size: str, folder: Path, notebooks: Path, map_name: str | None
-) -> list[Point]:
+) -> list[NotebookJob]:
+    """Return one job per point; its folder is named after the checksum of its parameters."""
     notebook = notebooks / FOLDER / "experiments" / experiment.notebook
     if not notebook.is_file():
         raise FileNotFoundError(f"experiment {experiment.name} has no notebook {notebook}")
-    all_parameters = experiment.grid(size).points()
+    points = experiment.grid(size).points()
     if map_name is not None:
-        if any("map_name" not in parameters for parameters in all_parameters):
+        if any("map_name" not in point for point in points):
             raise ValueError(
-                f"map_name must not be given for {experiment.name}, which has none, got {map_name!r}"
+                f"experiment {experiment.name} uses no map, so --map {map_name} cannot be applied"
             )
-        # the kernel works in another folder, so paths go to it in full
-        all_parameters = [parameters | {"map_name": located(map_name)} for parameters in all_parameters]
-    first = all_parameters[0]
-    names = [name for name in experiment.grid(size).varying() if not isinstance(first[name], list)]
-    return [
-        Point(
-            title=", ".join([experiment.name, *(f"{name} {parameters[name]}" for name in names)]),
-            notebook=notebook,
-            parameters=parameters,
-            folder=folder / hashlib.sha256(canonical_json(parameters).encode()).hexdigest()[:16],
+        points = [point | {"map_name": located(map_name)} for point in points]
+    made_with = {"sources_sha256": sources_sha256(), "cryoem": cryoem.__version__}
+    made_with |= {package: version(package) for package in PACKAGES}
+    maps = {point["map_name"] for point in points if "map_name" in point}
+    checksums = {name: sha256_of(name) for name in maps if is_path(name)}
+    fixed = experiment.grid(size).fixed
+    jobs = []
+    for point in points:
+        place = folder / hashlib.sha256(canonical_json(point).encode()).hexdigest()[:16]
+        varied = (key for key in point if key not in fixed and not isinstance(point[key], list))
+        jobs.append(
+            NotebookJob(
+                title=", ".join([experiment.name, *(f"{key} {point[key]}" for key in varied)]),
+                notebook=notebook,
+                folder=place,
+                parameters={**point, "rows_file": str(place / RECORD_FILE)},
+                made_from={
+                    "parameters": point,
+                    "map_sha256": checksums.get(point.get("map_name")),
+                    **made_with,
+                },
+                environment={"CRYOEM_HOME": str(data_folder())},
+            )
         )
-        for parameters in all_parameters
-    ]
+    return jobs
 
 
-def _executed(
-    points: Sequence[Point], client: Client | None, progress: bool
-) -> Iterator[tuple[Point, str | None]]:
-    """Each point when it has ended, and why it failed where it did."""
-    reasons = in_order(
-        partial(_reason_of_failure, home=data_folder(), progress=progress and client is None),
-        points,
-        client=client,
-        ahead=len(points),  # all are known from the start, and small
-    )
-    yield from zip(points, reasons, strict=True)
-
-
-def _reason_of_failure(point: Point, *, home: Path, progress: bool) -> str | None:
+def _failure_of(job: NotebookJob, *, progress: bool) -> str | None:
+    """Execute a job and return why it failed, or None."""
     try:
-        execute_point(point, home=home, progress=progress)
-    except PointFailedError as error:
+        job.execute(progress=progress)
+    except NotebookError as error:
         return str(error)
     return None

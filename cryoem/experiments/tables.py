@@ -1,7 +1,9 @@
-"""The table of an experiment: long form, a measurement a row, with all that it was made with as columns."""
+"""Measurements of experiments: rows that a notebook saves, the table of all points, and its analysis."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,65 +11,113 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cryoem.errors import first_line
-from cryoem.whole_files import written_aside
+from cryoem.experiments.catalogue import EXPERIMENTS
+from cryoem.files.reading import first_line
+from cryoem.files.writing import atomic_write, write_text
+from cryoem.units import readable_duration
 
 LAST_COLUMNS = ["quantity", "value"]
+FITTED_SIZES = 3  # the largest sizes, for which constant costs are negligible
+
+
+def measurement(quantity: str, value: float, **conditions) -> dict:
+    """Return one row: a quantity, its value, and conditions that are not parameters of the point.
+
+    Parameters
+    ----------
+    quantity : str
+        Name with its unit, such as ``distance_error_rad``.
+    value : float
+        A finite number.
+    **conditions
+        Numbers or short words that distinguish this row from others.
+
+    Raises
+    ------
+    ValueError
+        If the value is not finite.
+    """
+    value = float(value)
+    if not math.isfinite(value):
+        raise ValueError(f"{quantity} must be finite, got {value}")
+    plain = {name: one.item() if hasattr(one, "item") else one for name, one in conditions.items()}
+    return {**plain, "quantity": quantity, "value": value}
+
+
+def save_rows(path: str | os.PathLike | None, rows: Sequence[dict]) -> None:
+    """Save the rows of a point for ``run_experiment``: the last call of an experiment's notebook.
+
+    Parameters
+    ----------
+    path : path-like or None
+        The notebook's parameter ``rows_file``; nothing is written if it is None.
+    rows : sequence of dict
+        Rows from ``measurement``.
+
+    Raises
+    ------
+    ValueError
+        If there are no rows, or a row has no quantity or value.
+    """
+    if not rows:
+        raise ValueError("rows must contain at least one measurement, got none")
+    for row in rows:
+        if not set(LAST_COLUMNS) <= set(row):
+            raise ValueError(f"rows must contain quantity and value, got {row}")
+    if path is not None:
+        write_text(path, json.dumps({"results": {"rows": list(rows)}}, allow_nan=False))
 
 
 def gather(name: str, records: Sequence[dict]) -> pd.DataFrame:
-    """The rows of all points, and the seconds that each point took.
+    """Gather the records of all points of an experiment into a table with one measurement per row.
 
-    Columns: ``experiment``; the parameters of the points, lists left out, as their values stand in the rows;
-    conditions of the rows; ``quantity``; ``value``.
+    The columns are ``experiment``, the parameters of the points except lists, the conditions of the rows, ``quantity``
+    and ``value``. Each point has an additional row, ``point_seconds``.
     """
     rows = []
     for record in records:
         parameters = record["made_from"]["parameters"]
         shared = {key: value for key, value in parameters.items() if not isinstance(value, (list, dict))}
-        measured = [*record["rows"], {"quantity": "point_seconds", "value": record["seconds"]}]
+        measured = [*record["results"]["rows"], {"quantity": "point_seconds", "value": record["seconds"]}]
         rows += [{"experiment": name, **shared, **row} for row in measured]
     table = pd.DataFrame(rows)
     return table[[column for column in table if column not in LAST_COLUMNS] + LAST_COLUMNS]
 
 
 def write_table(path: str | os.PathLike, table: pd.DataFrame) -> None:
-    """Write a table as CSV, whole or not at all."""
-    with written_aside(Path(path)) as aside:
+    """Write a table as CSV, atomically."""
+    with atomic_write(path) as aside:
         table.to_csv(aside, index=False, float_format="%.6g")
 
 
 def read_table(folder: str | os.PathLike, name: str) -> pd.DataFrame:
-    """The table of an experiment in a folder of results.
+    """Read the table of an experiment from a folder of results.
 
     Raises
     ------
-    FileNotFoundError : there is none yet; the message says how to make it.
-    ValueError : the file is not such a table, has two columns of one name or no rows, or a value is no finite
-        number.
+    FileNotFoundError
+        If there is no such table; the message gives the command that creates it.
+    ValueError
+        If the file is not such a table, has two columns of the same name or no rows, or a value is not finite.
     """
     path = Path(folder) / f"{name}.csv"
     if not path.is_file():
         raise FileNotFoundError(
-            f"there is no table {path}; `cryoem experiment {name} --out {folder}` makes it"
+            f"table {path} not found; create it with `cryoem experiment {name} --out {folder}`"
         )
     try:
-        names = (
-            pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].astype(str)
-        )  # else a second one gets a suffix
+        names = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].astype(str)
         table = pd.read_csv(path)
-    except ValueError as error:  # so are errors of parsing and of UTF-8
-        raise ValueError(f"{path} must be a table (CSV): {first_line(error)}") from None
+    except ValueError as error:  # includes parser and Unicode errors
+        raise ValueError(f"{path} is not a CSV table: {first_line(error)}") from None
     if not {"experiment", *LAST_COLUMNS} <= set(table):
         raise ValueError(
-            f"{path} must have the columns experiment, quantity and value, got {', '.join(names)}"
+            f"{path} must have the columns experiment, quantity and value, got {', '.join(names):.200}"
         )
-    if names.duplicated().any():  # of which pandas would rename the second
-        raise ValueError(
-            f"{path} must have columns of different names, got two {names[names.duplicated()].iloc[0]}"
-        )
+    if names.duplicated().any():  # pandas would rename the second column
+        raise ValueError(f"{path} has two columns with the name {names[names.duplicated()].iloc[0]}")
     if table.empty:
-        raise ValueError(f"{path} must have at least one row, got none")
+        raise ValueError(f"{path} has no rows")
     values = pd.to_numeric(table["value"], errors="coerce")
     if not np.isfinite(values).all():
         row = int(np.argmin(np.isfinite(values)))
@@ -77,33 +127,50 @@ def read_table(folder: str | os.PathLike, name: str) -> pd.DataFrame:
     return table
 
 
-def total_seconds(table: pd.DataFrame) -> float:
-    """Time of all points of a table, one after another."""
-    return float(table.loc[table.quantity == "point_seconds", "value"].sum())
+def times(folder: str | os.PathLike) -> list[dict]:
+    """Return the points and times of all experiments: measured for ``quick``, projected from that for ``paper``.
+
+    ``folder`` contains the tables. Times are in seconds, and None if there is no table.
+    """
+    rows = []
+    for experiment in EXPERIMENTS.values():
+        quick = paper = None
+        if (Path(folder) / f"{experiment.name}.csv").is_file():
+            quick = float(select(read_table(folder, experiment.name), "point_seconds").value.sum())
+            paper = quick * experiment.work("paper") / experiment.work("quick")
+        rows.append(
+            {
+                "name": experiment.name,
+                "question": experiment.question,
+                "quick_points": len(experiment.grid("quick").points()),
+                "paper_points": len(experiment.grid("paper").points()),
+                "quick_seconds": quick,
+                "paper_seconds": paper,
+            }
+        )
+    return rows
+
+
+def time_in_words(seconds: float | None) -> str:
+    """Format a time; ``not measured`` for None."""
+    return "not measured" if seconds is None else readable_duration(seconds)
 
 
 def select(table: pd.DataFrame, quantity: str, **conditions) -> pd.DataFrame:
-    """The rows of a quantity under conditions, column=value.
-
-    Raises
-    ------
-    KeyError : the table has no such rows.
-    """
+    """Return the rows of a quantity that satisfy each condition, column=value; raise KeyError if there are none."""
     rows = table[table.quantity == quantity]
     for column, value in conditions.items():
         rows = rows[rows[column] == value]
     if rows.empty:
-        said = ", ".join(f"{column} {value}" for column, value in conditions.items())
-        raise KeyError(f"the table has no {quantity}{' with ' if said else ''}{said}")
+        listed = ", ".join(f"{column} {value}" for column, value in conditions.items())
+        raise KeyError(f"the table has no {quantity}{' with ' if listed else ''}{listed}")
     return rows
 
 
 def curve(table: pd.DataFrame, quantity: str, *, against: str, **conditions) -> tuple[np.ndarray, ...]:
-    """A quantity against a column: its values, and mean, lowest and highest measurement at each, all (n,).
+    """Return a quantity as a function of a column; conditions as in ``select``.
 
-    Raises
-    ------
-    KeyError : as ``select``.
+    Four (n,) arrays: values of the column, and the mean, the minimum and the maximum of the quantity at each.
     """
     groups = select(table, quantity, **conditions).groupby(against, sort=True)["value"]
     summary = groups.agg(["mean", "min", "max"])
@@ -111,10 +178,36 @@ def curve(table: pd.DataFrame, quantity: str, *, against: str, **conditions) -> 
 
 
 def own_test(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows that were measured on images of the kind that was trained on, or on none."""
+    """Return the rows measured under the training conditions, and those without test conditions."""
     same = pd.Series(True, index=table.index)
     for column in ("coverage", "noise_variance"):
         test = f"test_{column}"
         trained = table[column] if column in table else table[test].dropna().iloc[0]
         same &= table[test].isna() | (table[test] == trained)
     return table[same]
+
+
+def growth_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Fit the growth of the cost of each step with each variable, in the table of ``benchmarks/growth.py``.
+
+    The result has one row for each step and variable with at least two sizes: ``smallest`` and ``largest`` size;
+    ``exponent``, the slope of log time against log size over the three largest sizes; ``bytes_each``, the memory per
+    item between the smallest and the largest size.
+    """
+    rows = []
+    for (step, variable), points in table.sort_values("size").groupby(["step", "variable"], sort=False):
+        if len(points) < 2:
+            continue
+        largest = np.log(points[["size", "seconds"]].to_numpy(float)[-FITTED_SIZES:])
+        memory, sizes = points["added_memory_gb"].to_numpy(float), points["size"].to_numpy(float)
+        rows.append(
+            {
+                "step": step,
+                "variable": variable,
+                "smallest": points["size"].iloc[0],
+                "largest": points["size"].iloc[-1],
+                "exponent": np.polyfit(*largest.T, 1)[0],
+                "bytes_each": 1e9 * (memory[-1] - memory[0]) / (sizes[-1] - sizes[0]),
+            }
+        )
+    return pd.DataFrame(rows, columns=["step", "variable", "smallest", "largest", "exponent", "bytes_each"])

@@ -1,4 +1,4 @@
-"""What the experiments' notebooks share: a particle, an encoder trained on it, and how well it tells distances."""
+"""Steps that the experiments' notebooks share: load a particle, train an encoder, measure its distances."""
 
 from __future__ import annotations
 
@@ -8,100 +8,96 @@ import keras
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem import imaging, registry, siamese, volumes
-from cryoem.evaluation import recovery_error
-from cryoem.experiments.rows import measurement
-from cryoem.recovery import recover_orientations
+from cryoem.distances.prediction import estimate_distances
+from cryoem.distances.stream import ProjectionStream
+from cryoem.distances.trained import EncoderSettings, TrainedEncoder
+from cryoem.distances.training import train
+from cryoem.experiments.tables import measurement
+from cryoem.orientations.evaluation import recovery_error
+from cryoem.orientations.recovery import recover_orientations
+from cryoem.particles.simulation import ImagingConditions, simulate
 from cryoem.rotations import geodesic_distance, random_small_rotations
+from cryoem.training.compilation import TrainingSchedule
+from cryoem.volumes import registry
+from cryoem.volumes.density import DensityMap
+from cryoem.volumes.filters import low_pass, soft_mask
 
 MASK_FILTER_ANGSTROM = 15.0
-SEES_BOTH_SIDES = ("so3", "euler")  # coverages in which the opposite of each viewing direction occurs, too
-MEAN_OF_RADIUS = 0.75  # of the norm of a point that is uniform in a ball
+OPPOSITE_VIEWS = ("so3", "euler")  # coverages that contain the opposite of each viewing direction
+MEAN_OF_RADIUS = 0.75  # mean norm of a uniform point in the unit ball
 
 
 @dataclass(frozen=True)
 class Trial:
-    """An encoder and what it was trained for; ``history`` as ``siamese.train`` returns it; ``both_views`` as in
-    ``siamese.encode``.
+    """A trained encoder and its history, as ``distances.train`` returns it.
+
+    ``both_views`` averages features over each image and its mirror image, see ``estimate_distances``.
     """
 
-    encoder: keras.Model
-    settings: siamese.EncoderSettings
+    encoder: TrainedEncoder
     history: dict[str, list[float]]
     both_views: bool
 
     @property
     def training_seconds(self) -> float:
+        """Wall time of the training."""
         return self.history["seconds"][-1]
 
+    def distances(self, images: np.ndarray) -> np.ndarray:
+        """Estimate the (n, n) distances, radians, between n images of any size."""
+        return estimate_distances(images, self.encoder, both_views=self.both_views).distances
 
-def load_particle(map_name: str, *, masked: bool = False) -> volumes.DensityMap:
-    """A map of the registry or a file; ``masked``: without the noise around an experimental map's particle."""
+
+def load_particle(map_name: str, *, masked: bool = False) -> DensityMap:
+    """Load a map by registry name or path; ``masked`` removes the noise around the particle in an experimental map."""
     density = registry.load(map_name)
     if not masked:
         return density
-    coarse = volumes.low_pass(density, MASK_FILTER_ANGSTROM)
-    mask = volumes.soft_mask(coarse, extend_px=2, edge_px=4)
-    return volumes.DensityMap(density.data * mask, density.voxel_size_angstrom)
+    mask = soft_mask(low_pass(density, MASK_FILTER_ANGSTROM), extend_px=2, edge_px=4)
+    return DensityMap(density.data * mask, density.voxel_size_angstrom)
 
 
 def learn_distances(
-    density: volumes.DensityMap,
+    density: DensityMap,
+    imaging: ImagingConditions,
+    settings: EncoderSettings,
     *,
-    image_size: int,
-    settings: siamese.EncoderSettings,
     epochs: int,
     steps_per_epoch: int,
     batch_size: int,
     n_validation: int = 128,
     seed: int = 0,
     distinct: int | None = None,
-    **simulation,
 ) -> Trial:
     """Train an encoder on projections of a map.
 
-    Parameters
-    ----------
-    image_size : side of the full images, px; ``settings.image_size`` is that of the network's.
-    simulation : ``noise_variance``, ``shift_limit_px``, ``coverage``, as in ``imaging.simulate``.
-    distinct : size of a finite training set; fresh images for ever by default.
-
-    Weights and data come from the seed: two kinds of feature distance see the same images in the same order.
+    The weights and the data depend on the seed only, so that two kinds of feature distance see the same images in the
+    same order. ``imaging`` has the size of the full images, ``settings`` that of the network's. ``distinct`` is the
+    size of a finite training set; images never repeat by default.
     """
     keras.utils.set_random_seed(seed)
-    encoder = settings.build()
-    stream = siamese.ProjectionStream(
+    encoder = TrainedEncoder(settings.build(), settings)
+    stream = ProjectionStream(
         density,
-        image_size=image_size,
+        imaging,
         network_image_size=settings.image_size,
         batch_size=batch_size,
         steps=steps_per_epoch,
         distinct=distinct,
         seed=seed,
-        **simulation,
     )
-    unseen = imaging.simulate(density, n_validation, image_size=image_size, rng=[seed, 1], **simulation)
-    history = siamese.train(
-        encoder,
-        stream,
-        epochs=epochs,
-        validation=(imaging.downsample(unseen.images, settings.image_size), unseen.rotations.as_quat()),
-        feature_distance=settings.feature_distance,
-        symmetry=settings.symmetry,
+    unseen = simulate(
+        density,
+        n_validation,
+        image_size=imaging.image_size,
+        coverage=imaging.coverage,
+        noise_variance=imaging.noise_variance,
+        shift_limit_px=imaging.shift_limit_px,
+        rng=[seed, 1],
     )
-    # the mirror image is the view from the opposite direction, which only some trainings have shown
-    return Trial(encoder, settings, history, both_views=simulation.get("coverage", "so3") in SEES_BOTH_SIDES)
-
-
-def tell_distances(trial: Trial, images: np.ndarray) -> np.ndarray:
-    """Distances between images of any size, as a trained encoder has them: (n, n) radians."""
-    return siamese.predict_distances(
-        trial.encoder,
-        imaging.downsample(images, trial.settings.image_size),
-        feature_distance=trial.settings.feature_distance,
-        symmetry=trial.settings.symmetry,
-        both_views=trial.both_views,
-    )
+    history = train(encoder, stream, validation=unseen, schedule=TrainingSchedule(epochs))
+    # a mirror image is the view from the opposite direction, which some coverages do not contain
+    return Trial(encoder, history, both_views=imaging.coverage in OPPOSITE_VIEWS)
 
 
 def measure_distances(
@@ -113,11 +109,12 @@ def measure_distances(
     bins: int = 24,
     **conditions,
 ) -> list[dict]:
-    """Rows that say how good predicted distances are, and the orientations that they give.
+    """Measure the errors of (n, n) predicted distances (rad), and of the orientations recovered from them.
 
-    ``distance_error_rad`` mean absolute error over all pairs; ``chance_rad`` that of one constant, the best there is;
-    ``recovery_error_rad`` E_OR; ``recovery_loss_rad2`` L_OR; ``distance_bias_rad``, ``distance_spread_rad`` (standard
-    deviation) and ``pairs`` in bins of the true distance, whose middle is the condition ``true_distance_rad``.
+    All rows have the ``conditions``. The rows are ``distance_error_rad``, mean absolute error over all pairs;
+    ``chance_rad``, that of the best constant; ``recovery_error_rad``, E_OR; ``recovery_loss_rad2``, L_OR; and in bins
+    of the true distance, with the condition ``true_distance_rad``: ``distance_bias_rad``, ``distance_spread_rad``
+    (standard deviation) and ``pairs``.
     """
     i, j = np.triu_indices(len(rotations), k=1)
     true = geodesic_distance(rotations, rotations, symmetry=symmetry)[i, j]
@@ -141,6 +138,6 @@ def measure_distances(
 
 
 def displaced(rotations: Rotation, mean_angle_rad: float, *, rng) -> Rotation:
-    """Orientations, each turned by a random rotation of some mean angle, uniform in a ball."""
+    """Return orientations, each rotated by a random rotation with the given mean angle, uniform in a ball."""
     small = random_small_rotations((len(rotations),), radius=mean_angle_rad / MEAN_OF_RADIUS, rng=rng)
     return Rotation.from_rotvec(small) * rotations

@@ -1,32 +1,24 @@
-"""Particle images and what is known of each: in memory, in files, and as tables that other programs read.
+"""Phase 0: particle images, in memory, simulated, or in the files of RELION, cryoSPARC and XMIPP."""
 
-A stack is an array (n, y, x) of square images whose origin is pixel ``n // 2`` of both axes.
-"""
+import lazy_loader
 
-from cryoem.particles.alignments import relion_tables, xmipp_table
-from cryoem.particles.files import open_particles
-from cryoem.particles.image_names import names_for_table
-from cryoem.particles.job_writing import write_particles
-from cryoem.particles.particle_file import ParticleFile
-from cryoem.particles.poses import write_poses
-from cryoem.particles.stack import ParticleSeries, ParticleStack
-from cryoem.particles.tables import read_xmd
-from cryoem.particles.writing import StackWriter, check_image_names, write_stack, write_star, write_xmd
-
-__all__ = [
-    "ParticleFile",
-    "ParticleSeries",
-    "ParticleStack",
-    "StackWriter",
-    "check_image_names",
-    "names_for_table",
-    "open_particles",
-    "read_xmd",
-    "relion_tables",
-    "write_particles",
-    "write_poses",
-    "write_stack",
-    "write_star",
-    "write_xmd",
-    "xmipp_table",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "alignments": ["relion_tables", "xmipp_table"],
+        "calibration": ["Calibration", "calibrate", "shell_power"],
+        "files": ["open_particles"],
+        "mrc": ["StackWriter", "write_stack"],
+        "particle_file": ["ParticleFile"],
+        "simulation": [
+            "ImagingConditions",
+            "SimulatedParticles",
+            "clean_deviation",
+            "simulate",
+            "simulate_lazily",
+        ],
+        "stack": ["ParticleStack"],
+        "star": ["read_xmd", "write_star", "write_xmd"],
+        "writing": ["names_for_table", "write_particles", "write_poses"],
+    },
+)

@@ -1,4 +1,4 @@
-"""cryoSPARC's particle files (``.cs``): a NumPy array of records, and its fields in the conventions of this project."""
+"""cryoSPARC's particle files (``.cs``), NumPy arrays of records, in the conventions of this project."""
 
 from __future__ import annotations
 
@@ -35,15 +35,9 @@ CONTRAST = ContrastColumns(
 
 
 def read_cs(path: Path) -> pd.DataFrame:
-    """The table of a ``.cs`` file, a row a particle; element k of a field of several is the column ``field/k``.
+    """Read the table of a ``.cs`` file, one row per particle; element k of a field is the column ``field/k``.
 
-    Nothing but numbers and text is ever loaded, and no memory taken for more than the file holds.
-
-    Raises
-    ------
-    OSError : the file cannot be read.
-    ValueError : it is not a NumPy array of records, it holds objects, it holds none, it is not as long as its header
-        says, or a text is not UTF-8.
+    Only numbers and text are loaded, never objects, and memory use does not exceed the size of the file.
     """
     import pandas as pd
 
@@ -52,7 +46,10 @@ def read_cs(path: Path) -> pd.DataFrame:
     for name in records.dtype.names:
         values = records[name]
         if values.dtype.kind == "S":
-            values = _text(path, name, values)
+            try:
+                values = np.char.decode(values, "utf-8").astype(object)
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path} must have UTF-8 text in the field {name}: {error}") from None
         if values.ndim == 1:
             columns[name] = values
         else:
@@ -62,17 +59,12 @@ def read_cs(path: Path) -> pd.DataFrame:
 
 
 def image_names(path: Path, table: pd.DataFrame) -> list[str]:
-    """'number@stack' of each particle, numbers from 1; the ``>`` that cryoSPARC may put before a path is left out.
-
-    Raises
-    ------
-    ValueError : the file does not say where the images are, or a number is not one.
-    """
+    """Return 'number@stack' of each particle, with numbers from 1, without the ``>`` that may precede a path."""
     missing = [name for name in IMAGE if name not in table]
     if missing:
         raise ValueError(
-            f"{path} must say where the images are, got no field {missing[0]}: open the file of the same job, or the "
-            "one of an earlier job, that has it"
+            f"{path} has no field {missing[0]}, which locates the images; "
+            "open a file of this or an earlier job that has it"
         )
     numbers = Columns(path, table).numbers(IMAGE[1]).astype(int) + 1
     stacks = table[IMAGE[0]].astype(str).str.removeprefix(">")
@@ -84,35 +76,21 @@ def image_names(path: Path, table: pd.DataFrame) -> list[str]:
 
 
 def pixel_sizes(columns: Columns) -> np.ndarray | None:
-    """Pixel size (angstrom) of each particle's image, (n,); None where the file states none.
-
-    Raises
-    ------
-    ValueError : a value is not finite.
-    """
+    """Return the pixel size (angstrom) of each particle's image, (n,); None if the file states none."""
     return columns.numbers(PIXEL) if PIXEL in columns else None
 
 
 def rotations(columns: Columns) -> Rotation | None:
-    """Orientations by alignments3D/pose, else by the in-plane angle alignments2D/pose, which RELION calls psi.
+    """Return the orientations by alignments3D/pose or, with a warning, the in-plane angle alignments2D/pose.
 
-    Warns
-    -----
-    UserWarning : there are in-plane angles only.
-
-    Raises
-    ------
-    ValueError : a value is not finite.
-
-    Source: pyem's csparc2star and cryoDRGN's parse_pose_csparc, which agree.
+    The latter is RELION's psi. Source: pyem's csparc2star and cryoDRGN's parse_pose_csparc, which agree.
     """
     if "alignments3D/pose/0" in columns:
-        pose = np.stack([columns.numbers(f"alignments3D/pose/{k}") for k in range(3)], axis=1)
-        return from_cryosparc_pose(pose)
+        return from_cryosparc_pose(_vectors(columns, "alignments3D/pose", 3))
     if "alignments2D/pose" in columns:
         warnings.warn(
-            f"{columns.path} has no orientations (alignments3D), only angles in the plane (alignments2D): "
-            "took these as turns about the direction of view",
+            f"{columns.path} has no orientations (alignments3D), only in-plane angles (alignments2D): "
+            "using these as rotations about the viewing direction",
             UserWarning,
             stacklevel=4,
         )
@@ -122,17 +100,13 @@ def rotations(columns: Columns) -> Rotation | None:
 
 
 def shifts_px(columns: Columns, pixel_size_angstrom: float) -> np.ndarray | None:
-    """Displacement (x, y) of each particle, (n, 2): minus cryoSPARC's shift, which has RELION's sign.
+    """Return the displacement (x, y) of each particle, (n, 2): minus cryoSPARC's shift, which has RELION's sign.
 
-    A shift counts pixels of its own alignment, psize_A, and these images' where that is not given.
-
-    Raises
-    ------
-    ValueError : a value is not finite, or a pixel size not positive.
+    The unit of a shift is the pixel of its alignment, psize_A, or that of the images if psize_A is missing.
     """
     for alignment in ("alignments3D", "alignments2D"):
         if f"{alignment}/shift/0" in columns:
-            shifts = np.stack([columns.numbers(f"{alignment}/shift/{k}") for k in range(2)], axis=1)
+            shifts = _vectors(columns, f"{alignment}/shift", 2)
             if f"{alignment}/psize_A" not in columns:
                 return -shifts
             own = positive_sizes(columns, columns.numbers(PIXEL, default=pixel_size_angstrom))
@@ -141,13 +115,18 @@ def shifts_px(columns: Columns, pixel_size_angstrom: float) -> np.ndarray | None
 
 
 def contrast(columns: Columns) -> Contrast | None:
-    """The contrast transfer of each particle, see ``contrast_of``; where blob/sign is -1, particles are dark."""
+    """Return the contrast transfer of each particle, see ``contrast_of``; particles are dark if blob/sign is -1."""
     found = contrast_of(columns, CONTRAST)
     return None if found is None else replace(found, inverted=columns.numbers(SIGN, default=1.0) > 0)
 
 
+def _vectors(columns: Columns, name: str, length: int) -> np.ndarray:
+    """Return a field of (n, length) numbers."""
+    return np.stack([columns.numbers(f"{name}/{k}") for k in range(length)], axis=1)
+
+
 def _records(path: Path) -> np.ndarray:
-    """The array of a file, after its header was held against its length."""
+    """Read the array of a file, after comparing its header with its length."""
     try:
         with open(path, "rb") as stream:
             n_records, dtype = _header(path, stream)
@@ -155,7 +134,7 @@ def _records(path: Path) -> np.ndarray:
             claimed = start + n_records * dtype.itemsize
             if claimed != n_bytes:
                 raise ValueError(
-                    f"{path} must be as long as its header says, {n_records} records and {claimed} bytes, "
+                    f"{path} must be as long as its header states, {n_records} records and {claimed} bytes, "
                     f"got {n_bytes} bytes"
                 )
             stream.seek(start)
@@ -166,7 +145,7 @@ def _records(path: Path) -> np.ndarray:
 
 
 def _header(path: Path, stream) -> tuple[int, np.dtype]:
-    """How many records of which kind follow; the stream stands where they begin."""
+    """Read the header of a stream up to the first record: the number of records and their type."""
     try:
         version = np.lib.format.read_magic(stream)
         readers = {
@@ -174,32 +153,25 @@ def _header(path: Path, stream) -> tuple[int, np.dtype]:
             (2, 0): np.lib.format.read_array_header_2_0,
         }
         if version not in readers:
-            raise ValueError(f"its format has the version {version}")
+            raise ValueError(f"unsupported .npy version {version}")
         length = int.from_bytes(stream.peek(4)[: 2 * version[0]], "little")
         if length > LONGEST_HEADER:
-            raise ValueError(f"its header claims {length} bytes")
-        with warnings.catch_warnings(action="ignore"):  # of headers by Python 2, which early cryoSPARC has
+            raise ValueError(f"its header states a length of {length} bytes")
+        with warnings.catch_warnings(action="ignore"):  # early cryoSPARC wrote headers with Python 2
             shape, _, dtype = readers[version](stream, max_header_size=LONGEST_HEADER)
     except OSError:
         raise
     except Exception as error:
-        # a header is a Python literal, and NumPy lets through whatever its parser raises
+        # A header is a Python literal, and NumPy does not catch the exceptions of the parser.
         reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise ValueError(f"{path} must be a NumPy array (.npy), as cryoSPARC writes it: {reason}") from None
+        raise ValueError(f"{path} is not a NumPy array (.npy) as written by cryoSPARC: {reason}") from None
     if dtype.names is None or len(shape) != 1:
         raise ValueError(
-            f"{path} must hold records, one a particle, got an array of {dtype} and shape {shape}"
+            f"{path} must contain records, one per particle, got an array of {dtype} and shape {shape}"
         )
     for name in dtype.names:
         if dtype[name].base.kind not in "biufSU":
-            raise ValueError(f"{path} must hold numbers and text, got {dtype[name]} in the field {name}")
+            raise ValueError(f"{path} must contain numbers and text, got {dtype[name]} in the field {name}")
     if shape[0] < 1 or dtype.itemsize < 1:
-        raise ValueError(f"{path} names no images: it holds {shape[0]} records of {dtype.itemsize} bytes")
+        raise ValueError(f"{path} contains no particles: {shape[0]} records of {dtype.itemsize} bytes")
     return shape[0], dtype
-
-
-def _text(path: Path, name: str, values: np.ndarray) -> np.ndarray:
-    try:
-        return np.char.decode(values, "utf-8").astype(object)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must have UTF-8 text in the field {name}: {error}") from None

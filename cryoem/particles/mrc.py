@@ -1,76 +1,78 @@
-"""Images in MRC stacks, read when they are asked for and not before (MRC2014, either byte order)."""
+"""Stacks of particle images in MRC files (MRC2014): read on demand, written block by block."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from cryoem.machine_stamp import check_machine_stamp
+from cryoem.files.writing import atomic_write_many, path_with_suffix
+from cryoem.validation import positive_number, square_images, whole_number
+from cryoem.volumes.maps import HEADER_BYTES, LARGEST_SIDE_PX, MrcHeader, parse_header
 
-HEADER_BYTES = 1024
-DTYPES_BY_MODE = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 IMAGES_AT_ONCE = 64
-LARGEST_SIDE_PX = 2**16 - 1  # in the wrong byte order every smaller side is larger than this
 
 
 @dataclass(frozen=True)
 class MrcStack:
-    """One stack of square images.
-
-    ``pixel_angstrom`` is the (x, y) of a pixel as the header has it, zeros where it has none; ``dtype`` and ``start``
-    say how and at which byte the pixels lie; ``has_map_id`` whether the header says that it is one;
-    ``looks_like_a_map`` whether the same header could as well be that of a density map; ``surplus_bytes`` are how many
-    follow the last image.
-    """
+    """One stack of square images on the disk; ``pixel_angstrom`` (x, y) by its header, zeros if it has none."""
 
     path: Path
-    n_images: int
-    image_size: int
+    header: MrcHeader
     pixel_angstrom: tuple[float, float]
-    dtype: np.dtype
-    start: int
-    has_map_id: bool
-    looks_like_a_map: bool
     surplus_bytes: int
 
-    def read(self, numbers: np.ndarray) -> np.ndarray:
-        """The images of these numbers, counted from 0: (k, y, x) float32.
+    @property
+    def n_images(self) -> int:
+        """Number of images."""
+        return self.header.shape[0]
 
-        Raises
-        ------
-        OSError : the file cannot be read any more.
-        ValueError : a pixel is not finite.
-        """
-        shape, pixels = (len(numbers), self.image_size, self.image_size), self.image_size**2
-        images = np.empty(shape, np.float32)
-        ends = (
-            np.flatnonzero(np.diff(numbers) != 1) + 1
-        )  # images that lie one after the other are read at once
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self.header.shape[1]
+
+    @property
+    def looks_like_a_map(self) -> bool:
+        """Whether the header could also be that of a density map."""
+        fields, n = self.header.fields, self.n_images
+        return n == self.image_size == int(fields["mz"]) and int(fields["ispg"]) == 1
+
+    def read(self, numbers: np.ndarray) -> np.ndarray:
+        """Read the images with the given numbers, counted from 0: (k, y, x) float32, finite."""
+        size, dtype = self.image_size, self.header.dtype
+        images = np.empty((len(numbers), size, size), np.float32)
+        # Read consecutive images in one go. A memory map would count all pages of the file as memory use.
+        runs = np.split(np.arange(len(numbers)), np.flatnonzero(np.diff(numbers) != 1) + 1)
         try:
-            with open(self.path, "rb") as stream:  # mapped, the pages of the whole file would count as memory
-                for place in np.split(np.arange(len(numbers)), ends):
-                    for some in np.split(place, range(IMAGES_AT_ONCE, len(place), IMAGES_AT_ONCE)):
-                        stream.seek(self.start + int(numbers[some[0]]) * pixels * self.dtype.itemsize)
-                        read = np.fromfile(stream, self.dtype, len(some) * pixels)
-                        if read.size < len(some) * pixels:
-                            raise OSError(f"it ends before image {numbers[some[-1]] + 1}")
-                        images[some[0] : some[-1] + 1] = read.reshape(-1, *shape[1:])
+            with open(self.path, "rb") as stream:
+                for run in runs:
+                    for part in np.split(run, range(IMAGES_AT_ONCE, len(run), IMAGES_AT_ONCE)):
+                        stream.seek(self.header.start + int(numbers[part[0]]) * size**2 * dtype.itemsize)
+                        values = np.fromfile(stream, dtype, len(part) * size**2)
+                        if values.size < len(part) * size**2:
+                            raise OSError(f"the file ends before image {numbers[part[-1]] + 1}")
+                        images[part[0] : part[-1] + 1] = values.reshape(-1, size, size)
         except OSError as error:
-            raise OSError(f"cannot read the images of {self.path}: {_reason(error)}") from None
+            raise OSError(f"cannot read the images of {self.path}: {error.strerror or error}") from None
         finite = np.isfinite(images).all(axis=(1, 2))
         if not finite.all():
             bad = numbers[np.argmin(finite)] + 1
-            raise ValueError(f"{self.path} must hold finite pixels, got NaN or infinity in image {bad}")
+            raise ValueError(f"{self.path} must contain finite pixels, got NaN or infinity in image {bad}")
         return images
 
 
 @dataclass(frozen=True, eq=False)
 class StackedImages:
-    """Images picked from MRC stacks of one image size, in any order.
+    """Images in MRC stacks of one image size, in any order.
 
-    ``stack_of`` (n,) says in which of ``stacks`` an image lies, ``number_of`` (n,) at which place, counted from 0.
+    ``stack_of`` (n,) is the index of each image's stack in ``stacks``, ``number_of`` (n,) its number in that stack,
+    counted from 0.
     """
 
     stacks: tuple[MrcStack, ...]
@@ -79,105 +81,176 @@ class StackedImages:
 
     @property
     def image_size(self) -> int:
+        """Side of the images in pixels."""
         return self.stacks[0].image_size
 
-    def subset(self, indices: np.ndarray) -> StackedImages:
-        """The images at (k,) indices, k >= 1, and the stacks that these lie in."""
+    def __getitem__(self, indices: np.ndarray) -> StackedImages:
+        """Return the images at (k,) indices, k >= 1, with their stacks."""
         used, stack_of = np.unique(self.stack_of[indices], return_inverse=True)
         return StackedImages(tuple(self.stacks[stack] for stack in used), stack_of, self.number_of[indices])
 
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        """Images at (k,) indices: (k, y, x) float32; of the files only these images are read."""
-        images = np.empty((len(indices), self.image_size, self.image_size), np.float32)
-        stack_of, number_of = self.stack_of[indices], self.number_of[indices]
-        for stack in np.unique(stack_of):
-            here = stack_of == stack
-            images[here] = self.stacks[stack].read(number_of[here])
+    def read(self) -> np.ndarray:
+        """Read the images, and nothing else of the files: (n, y, x) float32."""
+        images = np.empty((len(self.number_of), self.image_size, self.image_size), np.float32)
+        for stack in np.unique(self.stack_of):
+            here = self.stack_of == stack
+            images[here] = self.stacks[stack].read(self.number_of[here])
         return images
 
 
 def open_stack(path: Path) -> MrcStack:
-    """Read the header of a stack and hold the file against it; no pixel is read.
+    """Read the header of a stack and compare it with the length of the file; no pixel is read.
 
-    The space group and the number of sections a volume are not trusted to tell a stack from a volume, programs differ.
-
-    Raises
-    ------
-    OSError : the file cannot be read.
-    ValueError : it is not a stack of square images, it holds none, it ends before its last image, or its machine stamp
-        says another byte order.
+    The space group and the number of sections per volume do not decide whether a file is a stack, because programs
+    differ in their use.
     """
-    n_bytes, header, byte_order = _read_header(path)
-    n_images, ny, nx, n_extra = (int(header[name]) for name in ("nz", "ny", "nx", "nsymbt"))
-    if int(header["mode"]) not in DTYPES_BY_MODE:
-        modes = ", ".join(map(str, DTYPES_BY_MODE))
-        raise ValueError(f"{path} must have one of the MRC modes {modes}, got mode {header['mode']}")
-    if n_images == 0:
-        raise ValueError(f"{path} holds no images: its header claims 0 of {nx} x {ny} px")
-    if nx != ny:
-        raise ValueError(f"{path} must hold square images, got {nx} x {ny} px")
-    axes = [int(header[name]) for name in ("mapc", "mapr", "maps")]
-    if axes not in ([1, 2, 3], [0, 0, 0]):
-        raise ValueError(f"{path} must have the axes 1, 2, 3 (MAPC, MAPR, MAPS), got {axes}")
-    if int(header["ispg"]) >= 401 and int(header["mz"]) > 1:
-        raise ValueError(
-            f"{path} must be a stack of images, got one of volumes (space group {header['ispg']})"
-        )
-    dtype = np.dtype(DTYPES_BY_MODE[int(header["mode"])]).newbyteorder(byte_order)
-    claimed = HEADER_BYTES + n_extra + n_images * ny * nx * dtype.itemsize
-    if claimed > n_bytes:
-        raise ValueError(
-            f"{path} is truncated: its header claims {n_images} images of {nx} x {ny} px, {claimed} bytes, "
-            f"got a file of {n_bytes} bytes"
-        )
-    return MrcStack(
-        path=path,
-        n_images=n_images,
-        image_size=nx,
-        pixel_angstrom=_pixel_angstrom(header),
-        dtype=dtype,
-        start=HEADER_BYTES + n_extra,
-        has_map_id=bytes(header["map"])[:3] == b"MAP",
-        looks_like_a_map=n_images == nx and int(header["ispg"]) == 1 and int(header["mz"]) == nx,
-        surplus_bytes=n_bytes - claimed,
-    )
-
-
-def _read_header(path: Path):
-    """Length of the file, its header, and the byte order (``"<"`` or ``">"``) in which that makes sense."""
-    from mrcfile.dtypes import HEADER_DTYPE
-
     try:
         with open(path, "rb") as stream:
             content = stream.read(HEADER_BYTES)
-            n_bytes = stream.seek(0, 2)
+            n_bytes = stream.seek(0, os.SEEK_END)
     except OSError as error:
-        raise OSError(f"cannot read the stack {path}: {_reason(error)}") from None
-    if n_bytes < HEADER_BYTES:
+        raise OSError(f"cannot read the stack {path}: {error.strerror or error}") from None
+    header = parse_header(content, path, kind="an MRC stack")
+    fields, (n_images, ny, nx) = header.fields, header.shape
+    if n_images == 0:
+        raise ValueError(f"{path} contains no images (header: 0 images of {nx} x {ny} px)")
+    if nx != ny:
+        raise ValueError(f"{path} must contain square images, got {nx} x {ny} px")
+    axes = [int(fields[name]) for name in ("mapc", "mapr", "maps")]
+    if axes not in ([1, 2, 3], [0, 0, 0]):
+        raise ValueError(f"{path} must have the axes 1, 2, 3 (MAPC, MAPR, MAPS), got {axes}")
+    if int(fields["ispg"]) >= 401 and int(fields["mz"]) > 1:
         raise ValueError(
-            f"{path} is not an MRC stack: it must have a header of {HEADER_BYTES} bytes, got {n_bytes} bytes"
+            f"{path} must be a stack of images, got a stack of volumes (space group {fields['ispg']})"
         )
-    for byte_order in "<>":
-        header = np.frombuffer(content, HEADER_DTYPE.newbyteorder(byte_order))[0]
-        sides = int(header["nx"]), int(header["ny"])
-        counts = int(header["nz"]), int(header["nsymbt"])
-        sensible = all(0 < side <= LARGEST_SIDE_PX for side in sides) and min(counts) >= 0
-        if sensible and int(header["mode"]) in range(128):
-            check_machine_stamp(path, header, byte_order)
-            return n_bytes, header, byte_order
-    header = np.frombuffer(content, HEADER_DTYPE.newbyteorder("<"))[0]
-    size = " x ".join(str(header[name]) for name in ("nx", "ny", "nz"))
-    raise ValueError(
-        f"{path} is not an MRC stack: its header claims {size} pixels of mode {header['mode']} "
-        f"after {header['nsymbt']} bytes of extended header (nsymbt)"
-    )
+    if header.end > n_bytes:
+        raise ValueError(f"{path} is truncated: {header}, got a file of {n_bytes} bytes")
+    # The side of a pixel is the cell over its intervals or, if these are zero, over the pixels.
+    pixel = tuple(float(fields["cella"][axis]) / (int(fields["m" + axis]) or nx) for axis in "xy")
+    return MrcStack(path, header, pixel, n_bytes - header.end)
 
 
-def _pixel_angstrom(header) -> tuple[float, float]:
-    """Sides (x, y) of a pixel as the header has them: the cell over its intervals, or over the pixels."""
-    intervals = [int(header["m" + axis]) or int(header["n" + axis]) for axis in "xy"]
-    return tuple(float(header["cella"][axis]) / n for axis, n in zip("xy", intervals, strict=True))
+class StackWriter:
+    """Context manager that writes a stack of particle images block by block: MRC2014, mode 2, space group 0.
+
+    The file appears when the ``with`` block ends and n images were written. If the block fails, nothing is left behind
+    and an existing file is kept.
+
+    Parameters
+    ----------
+    path : path-like
+        The stack, ``.mrcs`` or ``.mrc``.
+    n, image_size : int
+        Number of images, and their side in pixels.
+    pixel_size_angstrom : float
+        Side of a pixel.
+    texts : mapping, optional
+        Tables that appear together with the stack or not at all: path to text.
+
+    Raises
+    ------
+    OSError
+        A file cannot be written.
+    ValueError
+        The name has another suffix, a number is out of range, or, at the end, there are not n images.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        n: int,
+        image_size: int,
+        pixel_size_angstrom: float,
+        *,
+        texts: Mapping[Path, str] | None = None,
+    ):
+        self.path = path_with_suffix(path, ".mrcs", ".mrc")
+        self.texts = texts or {}
+        self.n = whole_number(n, name="n", at_least=1)
+        self.image_size = whole_number(image_size, name="image_size", at_least=1)
+        if self.image_size > LARGEST_SIDE_PX:
+            raise ValueError(f"image_size must be at most {LARGEST_SIDE_PX}, got {image_size}")
+        self.pixel_size_angstrom = positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
+        self._stream: BinaryIO | None = None
+
+    def __enter__(self) -> StackWriter:
+        self._session = self._open()
+        return self._session.__enter__()
+
+    def __exit__(self, *raised) -> bool | None:
+        return self._session.__exit__(*raised)
+
+    def write(self, images: np.ndarray) -> None:
+        """Append images (k, y, x), stored as float32.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
+        ValueError
+            The images are not (k, image_size, image_size) and finite, exceed n in total, or the writer is used
+            outside a ``with`` block.
+        """
+        if self._stream is None or self._stream.closed:
+            raise ValueError(f"the writer of {self.path} must be used inside a with statement")
+        images = square_images(images)
+        if images.shape[1] != self.image_size:
+            raise ValueError(f"images must be {self.image_size} px wide, got {images.shape}")
+        if self._written + len(images) > self.n:
+            raise ValueError(
+                f"{self.path} must contain {self.n} images in total, got {self._written + len(images)}"
+            )
+        self._stream.write(images.astype("<f4", copy=False).data)
+        self._count(images)
+
+    @contextmanager
+    def _open(self) -> Iterator[StackWriter]:
+        self._written = 0
+        self._lowest, self._highest, self._mean, self._squares = np.inf, -np.inf, 0.0, 0.0
+        with atomic_write_many(self.path, *self.texts) as (partial, *tables):
+            for table, text in zip(tables, self.texts.values(), strict=True):
+                table.write_text(text, encoding="utf-8")
+            with open(partial, "wb") as self._stream:
+                self._stream.write(bytes(HEADER_BYTES))
+                yield self
+                if self._written != self.n:
+                    raise ValueError(f"{self.path} must contain {self.n} images, got {self._written}")
+                self._stream.seek(0)
+                self._stream.write(self._header())
+
+    def _count(self, images: np.ndarray) -> None:
+        """Update the statistics of the pixels; merging mean and squared deviations by blocks avoids cancellation."""
+        before, new = self._written * self.image_size**2, images.size
+        step = images.mean(dtype=np.float64) - self._mean
+        self._squares += images.var(dtype=np.float64) * new + step**2 * before * new / (before + new)
+        self._mean += step * new / (before + new)
+        self._lowest = min(self._lowest, float(images.min()))
+        self._highest = max(self._highest, float(images.max()))
+        self._written += len(images)
+
+    def _header(self) -> bytes:
+        """Return the MRC2014 header of a stack of images: space group 0, one section per volume."""
+        from mrcfile.dtypes import HEADER_DTYPE
+
+        header = np.zeros((), HEADER_DTYPE.newbyteorder("<"))
+        side = self.image_size
+        for axis, n_pixels, n_intervals in (("x", side, side), ("y", side, side), ("z", self.n, 1)):
+            header["n" + axis], header["m" + axis] = n_pixels, n_intervals
+            header["cella"][axis] = n_intervals * self.pixel_size_angstrom
+        for name in ("alpha", "beta", "gamma"):
+            header["cellb"][name] = 90
+        header["mode"], header["ispg"], header["nversion"] = 2, 0, 20140
+        header["mapc"], header["mapr"], header["maps"] = 1, 2, 3
+        header["map"], header["machst"] = b"MAP ", (0x44, 0x44, 0, 0)
+        header["dmin"], header["dmax"], header["dmean"] = self._lowest, self._highest, self._mean
+        header["rms"] = np.sqrt(self._squares / (self.n * side**2))
+        header["nlabl"] = 1
+        header["label"][0] = "cryoem"  # replaces a time stamp, so that equal stacks give equal files
+        return header.tobytes()
 
 
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+def write_stack(path: str | os.PathLike, images: np.ndarray, *, pixel_size_angstrom: float) -> None:
+    """Write images (n, y, x) as an MRC stack; raises as ``StackWriter``."""
+    images = square_images(images)
+    with StackWriter(path, len(images), images.shape[1], pixel_size_angstrom) as stack:
+        stack.write(images)

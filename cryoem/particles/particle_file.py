@@ -1,8 +1,8 @@
-"""Particle images in a file, read when they are asked for, and what the file says of each."""
+"""Particle images in a file, read on demand, with the metadata of each image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,173 +11,161 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.checks import whole_number
-from cryoem.contrast import ContrastTransfer
-from cryoem.particles.columns import Columns, Contrast, one_transfer
+from cryoem.contrast import ContrastTransfer, Optics
+from cryoem.particles import cryosparc, relion, xmipp
+from cryoem.particles.columns import Columns, Contrast, common_transfer
 from cryoem.particles.mrc import StackedImages
 from cryoem.particles.stack import ParticleStack
+from cryoem.rotations import Poses
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-@dataclass(frozen=True)
-class Dialect:
-    """How a program's columns are read: functions of ``Columns``, None each where the file does not say.
-
-    ``pixel_sizes`` (n,) angstrom; ``rotations``; ``shifts_px`` (n, 2), of a pixel size, too; ``contrast``.
-    """
-
-    pixel_sizes: Callable[[Columns], np.ndarray | None]
-    rotations: Callable[[Columns], Rotation | None]
-    shifts_px: Callable[[Columns, float], np.ndarray | None]
-    contrast: Callable[[Columns], Contrast | None]
+RANDOM_SUBSET = "rlnRandomSubset"
+PROGRAMS = {"relion": relion, "xmipp": xmipp, "cryosparc": cryosparc}  # each interprets its columns
 
 
 @dataclass(frozen=True, eq=False)
 class ParticleFile:
-    """Particle images in a file, read on demand; made by ``open_particles``.
+    """Particle images in a file, opened by ``open_particles``.
+
+    A file can be passed wherever images are expected. Indexing with a slice, (k,) indices or an (n,) boolean mask
+    returns a smaller ``ParticleFile``, still on the disk; ``numpy.asarray`` reads its images, (n, y, x) float32.
 
     Attributes
     ----------
-    path : the file that was opened.
-    image_size : side of the square images in pixels.
-    pixel_size_angstrom : side of a pixel.
-    table : what the file says of each particle, one row an image and as read; None for a bare stack.
-    optics : RELION's optics groups, None where there are none.
-    image_names : 'number@stack' of each image, numbers from 1, as the file has it.
-    images : where the pixels come from: ``images.read((k,) indices) -> (k, y, x)``.
-    dialect : how the table is read; None for a bare stack.
+    path : Path
+        The file that was opened.
+    pixel_size_angstrom : float
+        Side of a pixel.
+    table : pandas.DataFrame or None
+        Table of the file, unmodified, one row per image; None for a bare stack.
+    optics_groups : pandas.DataFrame or None
+        RELION's optics groups.
+    image_names : list of str
+        'number@stack' of each image, numbers from 1, as in the file.
+    images : StackedImages
+        Where the images are stored.
+    program : str or None
+        The program whose columns the table has: relion, xmipp or cryosparc; None for a bare stack.
 
-    What the table says, in the conventions of this project; each is None where it does not say it, is made when it is
-    first asked for, and raises a ValueError that names the file, column and row where a value is not a finite number:
-
-    rotations : n orientations, particle to microscope coordinates.
-    shifts_px : (n, 2) displacement (x, y) of each particle from pixel n // 2, towards larger coordinates.
-    defocus_angstrom : (n, 3) underfocus U and V, and the azimuth of U in radians, anticlockwise from x.
-    ctf : the constants of the microscope; a ValueError where particles differ in one.
+    Notes
+    -----
+    The properties that describe the particles are computed at first use. They raise a ValueError that names the file,
+    column and row if a value is not a finite number.
     """
 
     path: Path
-    image_size: int
     pixel_size_angstrom: float
     table: pd.DataFrame | None
-    optics: pd.DataFrame | None
+    optics_groups: pd.DataFrame | None
     image_names: list[str] = field(repr=False)
     images: StackedImages = field(repr=False)
-    dialect: Dialect | None = field(repr=False, default=None)
+    program: str | None = None
 
     def __len__(self) -> int:
         return len(self.image_names)
 
     @property
+    def image_size(self) -> int:
+        """Side of the square images in pixels."""
+        return self.images.image_size
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(n, y, x)"""
+        return (len(self), self.image_size, self.image_size)
+
+    @property
     def paths(self) -> tuple[Path, ...]:
-        """The file that was opened and the stacks that it names, each once."""
+        """The file that was opened and its stacks, without repetition."""
         return tuple(dict.fromkeys([self.path, *(stack.path for stack in self.images.stacks)]))
 
     @cached_property
     def rotations(self) -> Rotation | None:
-        """n orientations, see the class."""
-        return None if self.dialect is None else self.dialect.rotations(self._columns)
+        """n orientations, particle to microscope coordinates; None if unknown."""
+        return None if self.program is None else PROGRAMS[self.program].rotations(self._columns)
 
     @cached_property
     def shifts_px(self) -> np.ndarray | None:
-        """(n, 2) displacements in pixels, see the class."""
-        if self.dialect is None:
+        """(n, 2) displacement (x, y) from pixel n // 2, positive towards larger coordinates; None if unknown."""
+        if self.program is None:
             return None
-        return self.dialect.shifts_px(self._columns, self.pixel_size_angstrom)
+        return PROGRAMS[self.program].shifts_px(self._columns, self.pixel_size_angstrom)
+
+    @property
+    def poses(self) -> Poses | None:
+        """Orientations and shifts (zero if unknown); None without orientations."""
+        return None if self.rotations is None else Poses(self.rotations, self.shifts_px)
 
     @cached_property
     def contrast(self) -> Contrast | None:
-        """The contrast transfer of each particle, (n,) constants and (n, 3) defoci; ``ctf`` where they agree."""
-        return None if self.dialect is None else self.dialect.contrast(self._columns)
+        """Contrast transfer of each particle, whose constants may differ; None if unknown."""
+        return None if self.program is None else PROGRAMS[self.program].contrast(self._columns)
 
     @property
     def defocus_angstrom(self) -> np.ndarray | None:
-        """(n, 3) defoci, see the class."""
+        """(n, 3) underfocus U and V, and the azimuth of U in radians, anticlockwise from x; None if unknown."""
         return None if self.contrast is None else self.contrast.defocus_angstrom
 
     @cached_property
     def ctf(self) -> ContrastTransfer | None:
-        """Constants of the contrast transfer, see the class."""
-        return None if self.contrast is None else one_transfer(self.contrast, self.path)
+        """Constants of the contrast transfer, None if unknown; a ValueError if particles differ in one."""
+        return None if self.contrast is None else common_transfer(self.contrast, self.path)
 
-    def read(self, indices: slice | Sequence[int] | np.ndarray) -> np.ndarray:
-        """Some of the images, in the order asked for: (k, y, x) float32.
+    @property
+    def optics(self) -> Optics:
+        """Pixel size, contrast transfer and defocus of the images; raises as ``ctf``."""
+        return Optics(self.pixel_size_angstrom, self.ctf, self.defocus_angstrom)
 
-        Parameters
-        ----------
-        indices : a slice, or (k,) numbers from 0; negative ones count from the end.
+    @property
+    def random_subset(self) -> np.ndarray | None:
+        """(n,) half of each particle, 0 or 1, by rlnRandomSubset, which must be 1 or 2; None without that column."""
+        if self.table is None or RANDOM_SUBSET not in self.table:
+            return None
+        subset = self._columns.numbers(RANDOM_SUBSET)
+        if set(subset.tolist()) != {1, 2}:
+            values = ", ".join(f"{value:g}" for value in np.unique(subset)[:5])
+            raise ValueError(f"{self.path}: {RANDOM_SUBSET} must have the values 1 and 2, got {values}")
+        return subset.astype(int) - 1
 
-        Raises
-        ------
-        ValueError : an index is not that of an image, or a pixel is not finite.
-        OSError : a stack cannot be read any more.
-        """
-        return self.images.read(self._chosen(indices))
-
-    def blocks(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
-        """All images in order, ``size`` at a time: pairs of the first one's index and (k, y, x) float32.
-
-        Raises
-        ------
-        ValueError : ``size`` is below 1, or as for ``read``.
-        OSError : as for ``read``.
-        """
-        size = whole_number(size, name="size", at_least=1)
-        return ((start, self.read(slice(start, start + size))) for start in range(0, len(self), size))
-
-    def subset(self, indices: slice | Sequence[int] | np.ndarray) -> ParticleFile:
-        """Some of the particles, in the order asked for, still in their files.
-
-        Raises
-        ------
-        ValueError : an index is not that of an image, or there is none.
-        """
-        chosen = self._chosen(indices)
-        if not len(chosen):
-            raise ValueError(f"indices must choose at least one of {len(self)} images, got none")
+    def __getitem__(self, indices: slice | Sequence[int] | np.ndarray) -> ParticleFile:
+        """Return some of the particles in the given order, without reading their images."""
+        try:
+            selected = np.arange(len(self))[indices]
+        except IndexError as error:
+            raise ValueError(f"indices must select some of {len(self)} images: {error}") from None
+        if selected.ndim != 1 or not len(selected):
+            raise ValueError(
+                f"indices must be a slice or a sequence that selects at least one of {len(self)} images, "
+                f"got {indices!r:.80}"
+            )
         return replace(
             self,
-            table=None if self.table is None else self.table.iloc[chosen].reset_index(drop=True),
-            image_names=[self.image_names[index] for index in chosen],
-            images=self.images.subset(chosen),
+            table=None if self.table is None else self.table.iloc[selected].reset_index(drop=True),
+            image_names=[self.image_names[index] for index in selected],
+            images=self.images[selected],
         )
 
-    def to_stack(self, indices: slice | Sequence[int] | np.ndarray = slice(None)) -> ParticleStack:
-        """Some of the particles, by default all, with all that is known of them, in memory.
+    def __array__(self, dtype=None, copy: bool | None = None) -> np.ndarray:
+        """Read the images: (n, y, x) float32; a ValueError if a pixel is not finite."""
+        if copy is False:
+            raise ValueError("images in a file cannot be read without a copy, got copy=False")
+        images = self.images.read()
+        return images if dtype is None else images.astype(dtype, copy=False)
+
+    def to_stack(self, *, symmetry: str = "C1") -> ParticleStack:
+        """Read the particles with their optics and poses into memory; files do not state the symmetry.
 
         Raises
         ------
-        ValueError : as for ``subset``, ``read``, ``ctf`` and the other attributes.
-        OSError : as for ``read``.
+        ValueError
+            A pixel or a value of the table is not finite, or particles differ in a constant of the microscope.
+        OSError
+            A stack can no longer be read.
         """
-        chosen = self.subset(indices)
-        return ParticleStack(
-            chosen.read(slice(None)),
-            chosen.pixel_size_angstrom,
-            rotations=chosen.rotations,
-            shifts_px=chosen.shifts_px,
-            defocus_angstrom=chosen.defocus_angstrom,
-            ctf=chosen.ctf,
-        )
+        return ParticleStack(np.asarray(self), self.optics, self.poses, symmetry)
 
     @property
     def _columns(self) -> Columns:
-        return Columns(self.path, self.table, self.optics)
-
-    def _chosen(self, indices: slice | Sequence[int] | np.ndarray) -> np.ndarray:
-        """(k,) indices from 0."""
-        if isinstance(indices, slice):
-            return np.arange(*indices.indices(len(self)))
-        indices = np.asarray(indices)
-        if indices.ndim != 1 or not (np.issubdtype(indices.dtype, np.integer) or indices.size == 0):
-            raise ValueError(
-                "indices must be a slice or a one-dimensional array of integers, "
-                f"got {indices.dtype} of shape {indices.shape}"
-            )
-        indices = indices.astype(int)
-        outside = indices[(indices < -len(self)) | (indices >= len(self))]
-        if outside.size:
-            raise ValueError(f"indices must be those of {len(self)} images, got {outside[0]}")
-        return indices % len(self)
+        return Columns(self.path, self.table, self.optics_groups)

@@ -1,79 +1,102 @@
-"""Particle images in memory, or made when they are asked for, and what is known of each."""
+"""Particle images in memory, with their optics and poses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.checks import many_rotations, positive_number, shifts_of, square_images
-from cryoem.contrast import ContrastTransfer, defoci_of
+from cryoem.contrast import ContrastTransfer, Optics, optics_of
+from cryoem.rotations import Poses, as_poses
+from cryoem.validation import square_images
 
 
-@dataclass(frozen=True)
-class ParticleStack:
-    """Particle images of one pixel size.
+class KnownParticles:
+    """Base of classes with ``optics`` and ``poses``: properties for the contents of both."""
 
-    Attributes
-    ----------
-    images : (n, y, x) float32, y == x, the particle's origin at pixel y // 2 before its shift.
-    pixel_size_angstrom : side of a pixel.
-    rotations : n orientations, particle to microscope coordinates, or None where they are not known.
-    shifts_px : (n, 2) displacement (x, y) of each particle from the origin, towards larger coordinates; or None.
-    defocus_angstrom : (n,) underfocus of each image, or (n, 3) as for ``ContrastTransfer.at``; None where no contrast
-        transfer is known.
-    symmetry : point group of the particle.
-    ctf : constants of the contrast transfer that images were seen through; with ``defocus_angstrom``.
-
-    Raises
-    ------
-    ValueError : images are not (n, y, y), empty or not finite, the pixel size is not positive, something known of
-        each image is not as many as the images, or only one of ``ctf`` and ``defocus_angstrom`` is given.
-    """
-
-    images: np.ndarray
-    pixel_size_angstrom: float
-    rotations: Rotation | None = None
-    shifts_px: np.ndarray | None = None
-    defocus_angstrom: np.ndarray | None = None
-    symmetry: str = "C1"
-    ctf: ContrastTransfer | None = None
-
-    def __post_init__(self):
-        images = square_images(self.images)
-        positive_number(self.pixel_size_angstrom, name="pixel_size_angstrom")
-        if self.rotations is not None:
-            many_rotations(self.rotations, count=len(images))
-        if self.shifts_px is not None:
-            shifts_of(self.shifts_px, count=len(images))
-        defoci_of(self.ctf, self.defocus_angstrom, count=len(images))
-        object.__setattr__(self, "images", images)
+    optics: Optics
+    poses: Poses | None
+    shape: tuple[int, int, int]
 
     def __len__(self) -> int:
-        return len(self.images)
+        return self.shape[0]
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images, pixels."""
+        return self.shape[1]
+
+    @property
+    def pixel_size_angstrom(self) -> float:
+        """Side of a pixel."""
+        return self.optics.pixel_size_angstrom
+
+    @property
+    def ctf(self) -> ContrastTransfer | None:
+        """Constants of the contrast transfer, None for images without one."""
+        return self.optics.ctf
+
+    @property
+    def defocus_angstrom(self) -> np.ndarray | None:
+        """(n,) or (n, 3) defocus, None for images without a contrast transfer."""
+        return self.optics.defocus_angstrom
+
+    @property
+    def rotations(self) -> Rotation | None:
+        """Orientations, None if unknown."""
+        return None if self.poses is None else self.poses.rotations
+
+    @property
+    def shifts_px(self) -> np.ndarray | None:
+        """(n, 2) displacements (x, y), None if unknown."""
+        return None if self.poses is None else self.poses.shifts_px
 
 
 @dataclass(frozen=True, eq=False)
-class ParticleSeries:
-    """Particle images that are made when they are asked for, in order; what is known of each is there before.
+class ParticleStack(KnownParticles):
+    """Particle images in memory.
 
-    Attributes
+    A stack can be passed wherever images are expected, and indexing returns a smaller stack.
+
+    Parameters
     ----------
-    n, image_size : how many images, and their side in pixels.
-    pixel_size_angstrom, rotations, shifts_px, defocus_angstrom, ctf : as of ``ParticleStack``.
-    blocks : all images in order, so many at a time: ``blocks(size)`` gives (k, y, x) float32, the same at each call.
+    images : (n, y, x) array, y == x
+        Kept as float32; the origin is pixel ``y // 2``.
+    optics : Optics
+        Pixel size, and the contrast transfer and defocus of each image if there is one.
+    poses : Poses, optional
+        Orientation and shift of each particle; None if unknown.
+    symmetry : str
+        Point group of the particle.
+
+    Raises
+    ------
+    ValueError
+        If images are not (n, y, y), empty or not finite, or something is not one for each image.
     """
 
-    n: int
-    image_size: int
-    pixel_size_angstrom: float
-    rotations: Rotation | None
-    shifts_px: np.ndarray | None
-    defocus_angstrom: np.ndarray | None
-    ctf: ContrastTransfer | None
-    blocks: Callable[[int], Iterator[np.ndarray]]
+    images: np.ndarray
+    optics: Optics
+    poses: Poses | None = None
+    symmetry: str = "C1"
 
-    def __len__(self) -> int:
-        return self.n
+    def __post_init__(self):
+        images = square_images(self.images)
+        optics_of(self.optics, None, count=len(images))
+        if self.poses is not None:
+            object.__setattr__(self, "poses", as_poses(self.poses, count=len(images)))
+        object.__setattr__(self, "images", images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(n, y, x)"""
+        return self.images.shape
+
+    def __getitem__(self, index: slice | np.ndarray) -> ParticleStack:
+        """Select some of the particles."""
+        poses = None if self.poses is None else self.poses[index]
+        return ParticleStack(self.images[index], self.optics[index], poses, self.symmetry)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.array(self.images, dtype=dtype, copy=copy)

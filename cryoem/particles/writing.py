@@ -1,268 +1,283 @@
-"""Particle files for other programs, each complete or not there at all."""
+"""Particles for RELION and XMIPP: as a table and a stack of images, or as a table that names existing images."""
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
-from cryoem.checks import positive_number, square_images, whole_number
-from cryoem.particles.mrc import HEADER_BYTES, LARGEST_SIDE_PX
-from cryoem.particles.tables import RELION_IMAGE, XMIPP_IMAGE
-from cryoem.whole_files import cannot_write, whole_file, whole_files
+from cryoem.files.writing import path_with_suffix, write_text
+from cryoem.particles import relion, xmipp
+from cryoem.particles.columns import Contrast, contrast_from_optics
+from cryoem.particles.files import IMAGE_NAME, locate_stack
+from cryoem.particles.mrc import StackWriter
+from cryoem.particles.particle_file import ParticleFile
+from cryoem.particles.simulation import SimulatedParticles
+from cryoem.particles.stack import ParticleStack
+from cryoem.particles.star import check_image_names, star_text, xmd_text
+from cryoem.rotations import Poses, as_poses
+from cryoem.validation import one_each, whole_number
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DIGITS = "%.10g"  # of numbers in tables: more than a float32 has
+BLOCK = 512
+Particles = ParticleStack | SimulatedParticles | ParticleFile
 
 
-class StackWriter:
-    """Writes a stack of particle images block by block: MRC2014, mode 2, space group 0.
+def write_particles(
+    path: str | os.PathLike,
+    particles: Particles,
+    *,
+    block: int = BLOCK,
+    map_blocks: Callable = map,
+    callback: Callable[[int], None] | None = None,
+) -> None:
+    """Write particles as a table, and their images as a stack of the same name in its folder (``.mrcs``, float32).
 
-    A context manager: the file appears at ``path`` when its block of code ends and n images were written, and only
-    then.  Whatever is raised leaves no file behind, and an older one of that name as it was.
-
-    Parameters
-    ----------
-    path : the stack, ``.mrcs`` or ``.mrc``.
-    n : how many images it will have.
-    image_size : their side in pixels.
-    pixel_size_angstrom : side of a pixel.
-    texts : tables that appear together with the stack, or not at all: what is to stand in them, by path.
-
-    Raises
-    ------
-    FileNotFoundError : the folder does not exist.
-    OSError : the file cannot be written.
-    ValueError : the name ends in neither; a number is out of range; or, at the end, there are not n images.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        n: int,
-        image_size: int,
-        pixel_size_angstrom: float,
-        *,
-        texts: Mapping[Path, str] | None = None,
-    ):
-        self.path = named(path, ".mrcs", ".mrc")
-        self.texts = dict(texts or {})
-        self.n = whole_number(n, name="n", at_least=1)
-        self.image_size = whole_number(image_size, name="image_size", at_least=1)
-        if self.image_size > LARGEST_SIDE_PX:
-            raise ValueError(f"image_size must be at most {LARGEST_SIDE_PX}, got {image_size}")
-        self.pixel_size_angstrom = positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
-        self._stream: BinaryIO | None = None
-
-    def __enter__(self) -> StackWriter:
-        self._session = self._open()
-        return self._session.__enter__()
-
-    def __exit__(self, *raised) -> bool | None:
-        return self._session.__exit__(*raised)
-
-    def write(self, images: np.ndarray) -> None:
-        """Append images (k, y, x), kept as float32.
-
-        Raises
-        ------
-        OSError : the file cannot be written.
-        ValueError : images are not (k, image_size, image_size) and finite, they are more than n in all, or this is not
-            inside a with statement.
-        """
-        if self._stream is None or self._stream.closed:
-            raise ValueError(f"the writer of {self.path} must be used inside a with statement")
-        images = square_images(images)
-        if images.shape[1] != self.image_size:
-            raise ValueError(f"images must be {self.image_size} px wide, got {images.shape}")
-        if self._written + len(images) > self.n:
-            raise ValueError(
-                f"images must be {self.n} in all for {self.path}, got {self._written + len(images)}"
-            )
-        with cannot_write(self.path):
-            self._stream.seek(HEADER_BYTES + 4 * self._written * self.image_size**2)
-            self._stream.write(images.astype("<f4", copy=False).data)
-        self._count(images)
-
-    @contextmanager
-    def _open(self) -> Iterator[StackWriter]:
-        self._written = 0
-        self._lowest, self._highest, self._mean, self._squares = np.inf, -np.inf, 0.0, 0.0
-        with whole_files(self.path, *self.texts) as (part, *tables):
-            for path, table, text in zip(self.texts, tables, self.texts.values(), strict=True):
-                with cannot_write(path):
-                    table.write_text(text, encoding="utf-8")
-            with cannot_write(self.path):
-                part.write_bytes(bytes(HEADER_BYTES))
-            with open(part, "r+b") as stream:
-                self._stream = stream
-                yield self
-                if self._written != self.n:
-                    raise ValueError(f"{self.path} must get {self.n} images, got {self._written}")
-                with cannot_write(self.path):
-                    stream.seek(0)
-                    stream.write(self._header())
-                    stream.flush()
-
-    def _count(self, images: np.ndarray) -> None:
-        """Take images into the statistics; mean and sum of squared deviations by blocks, without cancellation."""
-        before, new = self._written * self.image_size**2, images.size
-        step = images.mean(dtype=np.float64) - self._mean
-        self._squares += images.var(dtype=np.float64) * new + step**2 * before * new / (before + new)
-        self._mean += step * new / (before + new)
-        self._lowest = min(self._lowest, float(images.min()))
-        self._highest = max(self._highest, float(images.max()))
-        self._written += len(images)
-
-    def _header(self) -> bytes:
-        """MRC2014 header of a stack of images: space group 0, one section a volume."""
-        from mrcfile.dtypes import HEADER_DTYPE
-
-        header = np.zeros((), HEADER_DTYPE.newbyteorder("<"))
-        side = self.image_size
-        for name, value in (
-            ("nx", side),
-            ("ny", side),
-            ("nz", self.n),
-            ("mx", side),
-            ("my", side),
-            ("mz", 1),
-        ):
-            header[name] = value
-        for axis, n_pixels in (("x", side), ("y", side), ("z", 1)):
-            header["cella"][axis] = n_pixels * self.pixel_size_angstrom
-        for name in ("alpha", "beta", "gamma"):
-            header["cellb"][name] = 90
-        header["mode"], header["ispg"], header["nversion"] = 2, 0, 20140
-        header["mapc"], header["mapr"], header["maps"] = 1, 2, 3
-        header["map"], header["machst"] = b"MAP ", (0x44, 0x44, 0, 0)
-        header["dmin"], header["dmax"], header["dmean"] = self._lowest, self._highest, self._mean
-        header["rms"] = np.sqrt(self._squares / (self.n * side**2))
-        header["nlabl"] = 1
-        header["label"][0] = "cryoem"  # in place of a time stamp: equal stacks give equal files
-        return header.tobytes()
-
-
-def write_stack(path: str | os.PathLike, images: np.ndarray, *, pixel_size_angstrom: float) -> None:
-    """Write images (n, y, x) as an MRC stack, see ``StackWriter``.
-
-    Raises
-    ------
-    FileNotFoundError : the folder does not exist.
-    OSError : the file cannot be written.
-    ValueError : the name does not end in ``.mrcs`` or ``.mrc``, images are not (n, y, y) and finite, or the pixel size
-        is not positive.
-    """
-    images = square_images(images)
-    with StackWriter(path, len(images), images.shape[1], pixel_size_angstrom) as stack:
-        stack.write(images)
-
-
-def check_image_names(names: Iterable[str], *, name: str) -> None:
-    """Refuse image names that do not come back from a table as they were: RELION and XMIPP know no way to escape.
-
-    Raises
-    ------
-    ValueError : one has a ``#``, a quote, or a character that is not printed, such as a line break; ``name`` is named.
-    """
-    for image in map(str, names):
-        if not image.isprintable() or any(mark in image for mark in "#'\""):
-            raise ValueError(
-                f"{name} must be without #, quotes and line breaks, which tables of images cannot hold, got {image!r}"
-            )
-
-
-def write_star(path: str | os.PathLike, table: pd.DataFrame, *, optics: pd.DataFrame) -> None:
-    """Write a STAR file as of RELION 3.1, ``data_optics`` and ``data_particles``.
-
-    RELION looks for the stacks that rlnImageName names from the folder it is started in, and takes a name for a stack
-    only where it ends in ``.mrcs``, or another name in ``:mrcs``.
+    The table contains orientations, shifts, contrast transfer and pixel size if they are known, and all other columns
+    and the optics groups of a RELION table. Particles are written bright, as these programs expect them:
+    images whose contrast transfer is not ``inverted`` are negated. Both files are written or neither.
 
     Parameters
     ----------
-    path : the file, ``.star``.
-    table : one row an image, with rlnImageName.
-    optics : one row an optics group.
+    path : path-like
+        A RELION 3.1 file, ``.star``, or an XMIPP metadata file, ``.xmd``. The table names the stack without a folder:
+        RELION and XMIPP find it if they are started in the folder of the table.
+    particles : ParticleStack, SimulatedParticles or ParticleFile
+        Images are read or simulated ``block`` at a time.
+    block : int
+        Number of images in memory.
+    map_blocks : callable
+        Like the builtin ``map``; reads or simulates the blocks, for example on the workers of a cluster.
+    callback : callable, optional
+        Called with the number of images written, after each block.
+
+    Warns
+    -----
+    UserWarning
+        Optics groups state another pixel size, by more than 1 %; it is replaced.
 
     Raises
     ------
-    FileNotFoundError : the folder does not exist.
-    OSError : the file cannot be written.
-    ValueError : the name does not end in ``.star``, a table is empty or lacks rlnImageName or rlnOpticsGroup, or an
-        image has a name that ``check_image_names`` refuses.
+    OSError
+        A file cannot be read or written.
+    ValueError
+        The name has another suffix or a character that tables cannot store, ``particles`` are of another type or would
+        overwrite their own files, a pixel or a value of the table is not finite, or ``block`` is below 1.
     """
-    write_text(named(path, ".star"), star_text(table, optics))
+    path = path_with_suffix(path, ".star", ".xmd")
+    block = whole_number(block, name="block", at_least=1)
+    if not isinstance(particles, Particles):
+        raise ValueError(
+            "particles must be a ParticleStack, SimulatedParticles or a ParticleFile, "
+            f"got {type(particles).__name__}"
+        )
+    names = _names_of_new_stack(path, particles)
+    rotations, shifts_px, pixel = particles.rotations, particles.shifts_px, particles.pixel_size_angstrom
+    if path.suffix.lower() == ".star":
+        text = _star_text(particles, names, rotations, shifts_px)
+    else:
+        contrast = _contrast(particles)
+        text = xmd_text(
+            xmipp.particle_table(names, rotations, shifts_px, contrast, pixel_size_angstrom=pixel)
+        )
+    _write_with_images(path, text, particles, block, map_blocks, callback)
 
 
-def star_text(table: pd.DataFrame, optics: pd.DataFrame) -> str:
-    """What stands in the file of ``write_star``, and its errors."""
-    import starfile
+def write_poses(
+    path: str | os.PathLike,
+    particles: ParticleFile,
+    poses: Poses | Rotation,
+    *,
+    subset: np.ndarray | None = None,
+) -> None:
+    """Write new poses of a particle file to a RELION 3.1 STAR file that refers to the original stacks.
 
-    _with_column(table, RELION_IMAGE, name="table")
-    check_image_names(table[RELION_IMAGE], name="image names")
-    _with_column(optics, "rlnOpticsGroup", name="optics")
-    text = ""
-    for name, block in (("optics", optics), ("particles", table)):
-        written = starfile.to_string({name: block}, float_format=DIGITS, na_rep="nan")
-        _, _, written = written.partition(
-            "\n"
-        )  # the first line is a time stamp: equal tables give equal files
-        text += f"\n# version 30001\n\n{written.lstrip()}"
-    return text
+    Contrast transfer and pixel size are those of the file. Other columns of a RELION table are kept, except those of
+    older poses.
 
+    A STAR file cannot record that particles are dark, as in some cryoSPARC files. Inverted copies of such images are
+    written as a stack to the table's folder, and the table refers to that stack.
 
-def write_xmd(path: str | os.PathLike, table: pd.DataFrame) -> None:
-    """Write an XMIPP metadata file with one table, ``data_noname``; columns are labels without their underscore.
+    Parameters
+    ----------
+    path : path-like
+        The file, ``.star``.
+    particles : ParticleFile
+        n images.
+    poses : Poses or Rotation
+        n poses, particle to microscope coordinates.
+    subset : array, optional
+        (n,) half-set in which each particle was refined, 0 or 1, for rlnRandomSubset; by default as in the table.
+
+    Warns
+    -----
+    UserWarning
+        Particles are dark, and a stack of inverted images is written; names do not resolve to the stacks, see
+        ``names_for_table``; or optics groups state another pixel size, by more than 1 %, and it is replaced.
 
     Raises
     ------
-    FileNotFoundError : the folder does not exist.
-    OSError : the file cannot be written.
-    ValueError : the name does not end in ``.xmd``, the table is empty or lacks ``image``, or an image has a name that
-        ``check_image_names`` refuses.
+    OSError
+        The file cannot be written.
+    ValueError
+        The name does not end in ``.star``, or there is not one pose or subset for each image.
     """
-    write_text(named(path, ".xmd"), xmd_text(table))
+    poses = as_poses(poses, count=len(particles))
+    path = path_with_suffix(path, ".star")
+    extra = {}
+    if subset is not None:
+        extra["rlnRandomSubset"] = one_each(subset, count=len(particles), name="subset").astype(int) + 1
 
-
-def xmd_text(table: pd.DataFrame) -> str:
-    """What stands in the file of ``write_xmd``, and its errors."""
-    _with_column(table, XMIPP_IMAGE, name="table")
-    check_image_names(table[XMIPP_IMAGE], name="image names")
-    labels = "".join(f" _{column}\n" for column in table.columns)
-    rows = table.map(_quoted).to_csv(
-        sep="\t", header=False, index=False, float_format=DIGITS, na_rep="nan", quoting=csv.QUOTE_NONE
+    dark = particles.contrast is not None and not particles.contrast.inverted.all()
+    names = _names_of_new_stack(path, particles) if dark else names_for_table(particles, path)
+    text = _star_text(
+        particles, names, poses.rotations, poses.shifts_px, without=relion.POSE_COLUMNS, extra=extra
     )
-    return f"# XMIPP_STAR_1 * \n# \ndata_noname\nloop_\n{labels}{rows}"
+    if not dark:
+        write_text(path, text)
+        return
+    warnings.warn(
+        f"the particles in {particles.path} are dark, which a STAR file cannot record; "
+        f"writing inverted images to {path.with_suffix('.mrcs').name}",
+        UserWarning,
+        stacklevel=2,
+    )
+    _write_with_images(path, text, particles)
 
 
-def named(path: str | os.PathLike, *suffixes: str) -> Path:
-    """``path`` if its name ends as it should, else a ValueError."""
-    path = Path(path)
-    if path.suffix.lower() not in suffixes:
-        raise ValueError(f"path must end in {' or '.join(suffixes)}, got {str(path)!r}")
-    return path
+def names_for_table(particles: ParticleFile, table: Path, *, new_stacks: tuple[str, ...] = ()) -> list[str]:
+    """Return ``number@stack`` of each image, for a table that will be written at ``table``.
+
+    Names from a table are kept. A bare stack is named relative to the current working folder, from which RELION and
+    XMIPP must then be started; or by its absolute path if it is not below that folder, or if another stack of that
+    name is nearer to the table. ``:mrcs`` is appended to a name that these programs would read as a volume.
+
+    ``new_stacks`` are names of stacks that will be written to the table's folder.
+
+    Warns
+    -----
+    UserWarning
+        The stack names in the particles' own table do not resolve from the folder of ``table``.
+
+    Raises
+    ------
+    ValueError
+        A name contains a ``#``, a quote or an unprintable character, which tables cannot store.
+    """
+    if particles.table is None:
+        path = Path(os.path.realpath(particles.path.parent)) / particles.path.name
+        name = path.as_posix()
+        if path.is_relative_to(Path.cwd()):
+            relative = path.relative_to(Path.cwd()).as_posix()
+            name = relative if _leads_to(path, table, relative, new_stacks) else name
+        form = "" if path.suffix == ".mrcs" else ":mrcs"
+        names = [f"{number:06d}@{name}{form}" for number in particles.images.number_of + 1]
+    else:
+        names = particles.image_names
+        _, first = np.unique(particles.images.stack_of, return_index=True)
+        for stack, image in zip(particles.images.stacks, first, strict=True):
+            name = IMAGE_NAME.fullmatch(names[image])[2]
+            if not _leads_to(stack.path, table, name, new_stacks):
+                warnings.warn(
+                    f"{table.name} keeps the stack names of {particles.path}, but {name} cannot be found "
+                    "from its folder; move the table to a folder from which that name is valid",
+                    UserWarning,
+                    stacklevel=3,
+                )
+                break
+    check_image_names(names, name=f"image names of {particles.path}")
+    return names
 
 
-def _with_column(table: pd.DataFrame, column: str, *, name: str) -> None:
-    if column not in table:
-        raise ValueError(f"{name} must have a column {column}, got {', '.join(map(str, table)) or 'none'}")
-    if table.empty:
-        raise ValueError(f"{name} must have at least one row, got none")
+def _leads_to(path: Path, table: Path, name: str, new_stacks: tuple[str, ...]) -> bool:
+    """Return whether a stack name in ``table`` resolves to the stack at ``path``."""
+    try:
+        return name not in new_stacks and locate_stack(table, name)[0].samefile(path)
+    except FileNotFoundError:
+        return False
 
 
-def _quoted(value):
-    """Text as a metadata file has it: in quotes where it is empty or has blanks in it."""
-    return f"'{value}'" if isinstance(value, str) and (not value or " " in value) else value
+def _names_of_new_stack(path: Path, particles: Particles) -> list[str]:
+    """Return the names of the images in the stack next to the table at ``path``, if both files may be written."""
+    stack = path.with_suffix(".mrcs")
+    for source in particles.paths if isinstance(particles, ParticleFile) else ():
+        for target in (path, stack):
+            if target.exists() and source.exists() and target.samefile(source):
+                raise ValueError(f"path must not be one of the input files, got {target}")
+    check_image_names([stack.name], name="path")
+    return [f"{number:06d}@{stack.name}" for number in range(1, len(particles) + 1)]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text whole or not at all; OSError where it cannot be written."""
-    with whole_file(path) as part, cannot_write(path):
-        part.write_text(text, encoding="utf-8")
+def _write_with_images(
+    path: Path,
+    text: str,
+    particles: Particles,
+    block: int = BLOCK,
+    map_blocks: Callable = map,
+    callback: Callable[[int], None] | None = None,
+) -> None:
+    """Write the text of a table and, next to it, the stack of the bright images."""
+    count = len(particles)
+    # A STAR table cannot record the sign: images of a RELION file are always bright.
+    contrast = None if _relion_table(particles) is not None else _contrast(particles)
+    bright = np.ones(count, bool) if contrast is None else contrast.inverted
+    sign = np.where(bright, 1, -1).astype(np.float32)[:, None, None]
+    pixel = particles.pixel_size_angstrom
+    stack = path.with_suffix(".mrcs")
+    with StackWriter(stack, count, particles.image_size, pixel, texts={path: text}) as writer:
+        parts = [slice(start, min(start + block, count)) for start in range(0, count, block)]
+        for part, images in zip(parts, map_blocks(partial(_read, particles), parts), strict=True):
+            writer.write(images * sign[part])
+            if callback is not None:
+                callback(part.stop)
+
+
+def _read(particles: Particles, part: slice) -> np.ndarray:
+    return np.asarray(particles[part])
+
+
+def _relion_table(particles: Particles) -> pd.DataFrame | None:
+    """Return the table of particles from a RELION file, None for others."""
+    from_relion = isinstance(particles, ParticleFile) and particles.program == "relion"
+    return particles.table if from_relion else None
+
+
+def _contrast(particles: Particles) -> Contrast | None:
+    if isinstance(particles, ParticleFile):
+        return particles.contrast
+    return contrast_from_optics(particles.optics)
+
+
+def _star_text(
+    particles: Particles,
+    names: list[str],
+    rotations: Rotation | None,
+    shifts_px: np.ndarray | None,
+    *,
+    without: tuple[str, ...] = (),
+    extra: dict[str, np.ndarray] | None = None,
+) -> str:
+    """Return the text of a STAR file; a RELION table keeps its own columns but those in ``without``."""
+    table, pixel = _relion_table(particles), particles.pixel_size_angstrom
+    contrast = _contrast(particles) if table is None else None
+    if table is not None and not without:
+        rotations = None  # its angles are kept to the last digit
+    known = relion.particle_columns(rotations, shifts_px, contrast, pixel_size_angstrom=pixel)
+    particle_table, optics_groups = relion.relion_table(
+        names,
+        known | (extra or {}),
+        pixel_size_angstrom=pixel,
+        image_size=particles.image_size,
+        table=table,
+        optics_groups=None if table is None else particles.optics_groups,
+        without=without,
+    )
+    return star_text(particle_table, optics_groups)

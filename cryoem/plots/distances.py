@@ -1,4 +1,4 @@
-"""Distances between orientations, in radians: their distribution and what a prediction makes of them."""
+"""Distances between orientations, in radians: their distribution, and predicted against true values."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from collections.abc import Mapping
 import numpy as np
 import plotly.graph_objects as go
 
-from cryoem.checks import finite_array
-from cryoem.plots.checks import non_empty_mapping, thinned
 from cryoem.plots.template import (
     INK,
     LEGEND_ABOVE,
-    MUTED,
+    LEGEND_INSIDE,
     ORANGE,
     SEQUENTIAL,
+    curve,
+    dashed,
     figure,
+    histogram,
     named_colours,
-    translucent,
+    non_empty_mapping,
+    thinned,
 )
+from cryoem.validation import finite_array
 
 _RADIAN_TICKS = {
     "tickvals": [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4, np.pi],
@@ -28,72 +31,58 @@ _RADIAN_TICKS = {
 
 
 def distance_histograms(distances: Mapping[str, np.ndarray], *, bins: int = 90) -> go.Figure:
-    """Densities of pairwise distances over one another, with that of rotations uniform on SO(3).
+    """Probability densities of pairwise distances, with the density for uniform rotations on SO(3).
+
+    The latter is the Haar density of the rotation angle, ``(1 - cos d) / pi``.
 
     Parameters
     ----------
-    distances : name -> (n, n) matrix, of which the pairs above the diagonal count, or (p,) pairs; radians.
-    bins : of the histogram.
-
-    The line of SO(3)-uniform rotations is the Haar density of the rotation angle, ``(1 - cos d) / pi``.
+    distances : mapping of str to array
+        (n, n) matrices, of which the pairs above the diagonal are used, or (p,) pairs; radians.
+    bins : int
+        Number of bins.
 
     Raises
     ------
-    ValueError : an array is neither square nor one-dimensional, is not finite, or holds values that cannot be
-        radians.
+    ValueError
+        If an array is neither square nor one-dimensional, is not finite, or has values that cannot be radians.
     """
     distances = non_empty_mapping(distances, name="distances")
     pairs = {name: pair_distances(values, name=f"distances[{name!r}]") for name, values in distances.items()}
     lowest = min(0.0, *(p.min() for p in pairs.values()))
     highest = max(np.pi, *(p.max() for p in pairs.values()))
     edges = np.linspace(lowest, highest, bins + 1)
-    fig = figure()
-    for (name, values), colour in zip(pairs.items(), named_colours(pairs).values(), strict=True):
-        density, _ = np.histogram(values, bins=edges, density=True)
-        fig.add_trace(
-            go.Scatter(
-                x=edges,
-                y=np.append(density, density[-1]),
-                name=name,
-                line={"shape": "hv", "color": colour, "width": 2},
-                fill="tozeroy",
-                fillcolor=translucent(colour, 0.16),
-                hovertemplate="d %{x:.2f} rad<br>density %{y:.3f}<extra>%{fullData.name}</extra>",
-            )
-        )
+    fig = figure(legend=LEGEND_INSIDE)
+    for name, colour in named_colours(pairs).items():
+        density, _ = np.histogram(pairs[name], bins=edges, density=True)
+        hover = f"d %{{x:.2f}} rad<br>density %{{y:.3f}}<extra>{name}</extra>"
+        fig.add_trace(histogram(edges, density, name=name, colour=colour, hover=hover))
     angle = np.linspace(0, np.pi, 181)
-    fig.add_trace(
-        go.Scatter(
-            x=angle,
-            y=(1 - np.cos(angle)) / np.pi,
-            name="uniform on SO(3)",
-            line={"color": INK, "width": 2, "dash": "dash"},
-            hoverinfo="skip",
-        )
-    )
+    haar = (1 - np.cos(angle)) / np.pi
+    fig.add_trace(curve(angle, haar, name="uniform on SO(3)", colour=INK, width=2, line={"dash": "dash"}))
     fig.update_xaxes(title_text="distance d (rad)", range=[lowest, highest], **_RADIAN_TICKS)
     fig.update_yaxes(title_text="probability density (1/rad)", rangemode="tozero")
-    fig.update_layout(legend={"x": 0.02, "y": 0.98, "xanchor": "left", "yanchor": "top"})
     return fig
 
 
 def predicted_against_true(
     true: np.ndarray, predicted: np.ndarray, *, bins: int = 90, max_points: int = 2_000_000
 ) -> go.Figure:
-    """How often each predicted distance goes with each true one, with running median and 10-90 % band.
+    """Joint histogram of predicted and true distances, with the running median and 10-90 % band.
 
     Parameters
     ----------
-    true, predicted : distances of the same shape, (n, n), of which the pairs above the diagonal count, or
-        (p,); radians.
-    bins : of the histogram along each axis.
-    max_points : beyond this many pairs, evenly spaced ones are drawn; the mean absolute error in the title is
-        of all.
+    true, predicted : (n, n) or (p,) array
+        Distances in radians, of the same shape; the pairs above the diagonal of a matrix are used.
+    bins : int
+        Number of bins along each axis.
+    max_points : int
+        Largest number of pairs to draw, evenly spaced. The mean absolute error in the title includes all pairs.
 
     Raises
     ------
-    ValueError : the shapes differ, are neither square nor one-dimensional, or hold values that cannot be
-        radians.
+    ValueError
+        If the shapes differ, are neither square nor one-dimensional, or values cannot be radians.
     """
     x, y = _matching_pairs(true, predicted, name="predicted")
     error = np.abs(y - x).mean()
@@ -110,6 +99,8 @@ def predicted_against_true(
         height=600,
         width=680,
         title={"text": f"mean absolute error {error:.3f} rad ({np.rad2deg(error):.1f}°)"},
+        legend=LEGEND_INSIDE,
+        hovermode="closest",
     )
     fig.add_trace(
         go.Heatmap(
@@ -128,29 +119,19 @@ def predicted_against_true(
             showlegend=False,
         )
     )
-    _add_identity(fig)
+    fig.add_trace(dashed([0, np.pi], [0, np.pi], name="identity"))
     centres, low, median, high = _running_percentiles(x, y)
-    fig.add_trace(
-        go.Scatter(
-            x=np.concatenate([centres, [np.nan], centres]),
-            y=np.concatenate([low, [np.nan], high]),
-            line={"color": ORANGE, "width": 1.8, "dash": "dot"},
-            name="10 % and 90 %",
-            hoverinfo="skip",
-        )
-    )
-    fig.add_trace(go.Scatter(x=centres, y=median, name="median", line={"color": ORANGE, "width": 3}))
+    gap = [np.nan]
+    band = np.concatenate([centres, gap, centres]), np.concatenate([low, gap, high])
+    fig.add_trace(curve(*band, name="10 % and 90 %", colour=ORANGE, width=1.8, line={"dash": "dot"}))
+    fig.add_trace(curve(centres, median, name="median", colour=ORANGE, width=3, hover="%{x:.2f}: %{y:.2f}"))
     fig.update_xaxes(title_text="true distance (rad)", range=[0, np.pi], constrain="domain", **_RADIAN_TICKS)
     fig.update_yaxes(
         title_text="predicted distance (rad)",
         range=[float(y_edges[0]), top],
         constrain="domain",
+        scaleanchor="x",
         **_RADIAN_TICKS,
-    )
-    fig.update_layout(
-        yaxis_scaleanchor="x",
-        legend={"x": 0.02, "y": 0.98, "xanchor": "left", "yanchor": "top"},
-        hovermode="closest",
     )
     return fig
 
@@ -158,51 +139,55 @@ def predicted_against_true(
 def bias_against_distance(
     true: np.ndarray, predicted: Mapping[str, np.ndarray], *, bins: int = 40
 ) -> go.Figure:
-    """Mean of predicted minus true distance, against the true one: a perfect predictor is the zero line.
+    """Mean of predicted minus true distance against the true distance. A perfect predictor is the zero line.
 
     Parameters
     ----------
-    true : (n, n) distances, of which the pairs above the diagonal count, or (p,); radians.
-    predicted : name -> distances of the same shape.
-    bins : of the true distance.
+    true : (n, n) or (p,) array
+        Distances in radians; the pairs above the diagonal of a matrix are used.
+    predicted : mapping of str to array
+        Predicted distances of the same shape, by name.
+    bins : int
+        Number of bins of the true distance.
 
     Raises
     ------
-    ValueError : a shape differs from that of ``true``, or values cannot be radians.
+    ValueError
+        If a shape differs from that of ``true``, or values cannot be radians.
     """
     predicted = non_empty_mapping(predicted, name="predicted")
-    fig = figure()
+    fig = figure(showlegend=True, legend=LEGEND_ABOVE)
     fig.add_hline(y=0, line={"color": INK, "width": 1.5, "dash": "dash"})
-    for (name, values), colour in zip(predicted.items(), named_colours(predicted).values(), strict=True):
-        x, y = _matching_pairs(true, values, name=f"predicted[{name!r}]")
-        edges = np.linspace(0, np.pi, bins + 1)
+    edges = np.linspace(0, np.pi, bins + 1)
+    for name, colour in named_colours(predicted).items():
+        x, y = _matching_pairs(true, predicted[name], name=f"predicted[{name!r}]")
         which = np.clip(np.digitize(x, edges) - 1, 0, bins - 1)
         count = np.bincount(which, minlength=bins)
         seen = count > 0
         bias = np.bincount(which, weights=y - x, minlength=bins)[seen] / count[seen]
         fig.add_trace(
-            go.Scatter(
-                x=((edges[:-1] + edges[1:]) / 2)[seen],
-                y=bias,
+            curve(
+                ((edges[:-1] + edges[1:]) / 2)[seen],
+                bias,
                 name=name,
+                colour=colour,
                 mode="lines+markers",
-                line={"color": colour, "width": 2.5},
                 marker={"size": 5},
-                hovertemplate="true %{x:.2f} rad<br>bias %{y:+.3f} rad<extra>%{fullData.name}</extra>",
+                hover="true %{x:.2f} rad<br>bias %{y:+.3f} rad<extra>%{fullData.name}</extra>",
             )
         )
     fig.update_xaxes(title_text="true distance (rad)", range=[0, np.pi], **_RADIAN_TICKS)
     fig.update_yaxes(title_text="mean of predicted − true distance (rad)")
-    fig.update_layout(showlegend=True, legend=LEGEND_ABOVE)
     return fig
 
 
 def pair_distances(distances: np.ndarray, *, name: str) -> np.ndarray:
-    """The pairs i < j of an (n, n) matrix, or a (p,) array as it is; radians.
+    """Return the pairs i < j of an (n, n) matrix in radians, or a (p,) array unchanged.
 
     Raises
     ------
-    ValueError : naming ``name``: the array is neither, is not finite, or holds values that cannot be radians.
+    ValueError
+        If the array is neither, is not finite, or has values that cannot be radians. The message has ``name``.
     """
     distances = np.asarray(distances)
     if distances.ndim == 2 and distances.shape[0] == distances.shape[1] > 1:
@@ -222,7 +207,7 @@ def _matching_pairs(true: np.ndarray, predicted: np.ndarray, *, name: str) -> tu
 
 
 def _running_percentiles(x: np.ndarray, y: np.ndarray, *, bins: int = 50, fewest: int = 10):
-    """Centres of the bins of x with enough points, and the 10, 50 and 90 % points of y in each."""
+    """Return the centres of the bins of x with enough points, and the 10, 50 and 90 % points of y in each."""
     edges = np.linspace(0, np.pi, bins + 1)
     order = np.argsort(x, kind="stable")
     bounds = np.searchsorted(x[order], edges)
@@ -233,16 +218,3 @@ def _running_percentiles(x: np.ndarray, y: np.ndarray, *, bins: int = 50, fewest
         if len(g) >= fewest
     ]
     return np.array(rows).reshape(-1, 4).T
-
-
-def _add_identity(fig: go.Figure) -> None:
-    fig.add_trace(
-        go.Scatter(
-            x=[0, np.pi],
-            y=[0, np.pi],
-            name="identity",
-            mode="lines",
-            line={"color": MUTED, "width": 1.5, "dash": "dash"},
-            hoverinfo="skip",
-        )
-    )

@@ -1,4 +1,4 @@
-"""Grey-scale pictures: central slices of a density, galleries of projections."""
+"""Grey-scale images: central slices of a density, galleries of projections."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from cryoem.checks import finite_array, positive_number
-from cryoem.plots.template import INK, MUTED, figure
-from cryoem.plots.ticks import round_below
+from cryoem.plots.template import INK, MUTED, figure, panels, round_below
+from cryoem.validation import finite_array, positive_number
 
 
 def density_slices(volume: np.ndarray, *, voxel_size_angstrom: float) -> go.Figure:
-    """The three central orthogonal slices of a density, through voxel ``n // 2``, grey: light is dense.
+    """Three orthogonal slices of a density through voxel ``n // 2``, in grey: bright is dense.
 
     Parameters
     ----------
-    volume : (z, y, x) density.
-    voxel_size_angstrom : edge of a voxel; axes are particle-frame angstrom with voxel ``n // 2`` at 0, second
-        axis up.
+    volume : (z, y, x) array
+        Density.
+    voxel_size_angstrom : float
+        Edge of a voxel. Axes are particle-frame angstrom, 0 at voxel ``n // 2``, with the second axis up.
 
     Raises
     ------
-    ValueError : the map does not have three axes or is not finite; the voxel size is not positive.
+    ValueError
+        If the map does not have three axes or is not finite, or the voxel size is not positive.
     """
     volume = finite_array(volume, name="volume", ndim=3)
     voxel_size_angstrom = positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
@@ -35,9 +35,16 @@ def density_slices(volume: np.ndarray, *, voxel_size_angstrom: float) -> go.Figu
         ("x", x, "z", z, volume[:, at_y]),
         ("y", y, "z", z, volume[:, :, at_x]),
     )
-    titles = ["z = 0", "y = 0", "x = 0"]
-    fig = make_subplots(cols=3, subplot_titles=titles, horizontal_spacing=0.12)
+    lowest, highest = np.percentile(np.concatenate([s[-1].ravel() for s in slices]), [0.1, 99.9])
+    grey = {"colorscale": "gray", "cmin": lowest, "cmax": highest, "colorbar": {"title": {"text": "density"}}}
+    fig = panels(
+        layout={"height": 360, "coloraxis": grey},
+        cols=3,
+        subplot_titles=["z = 0", "y = 0", "x = 0"],
+        horizontal_spacing=0.12,
+    )
     for column, (across, across_angstrom, up, up_angstrom, values) in enumerate(slices, start=1):
+        place = {"row": 1, "col": column}
         fig.add_trace(
             go.Heatmap(
                 z=values.astype(np.float32),
@@ -46,32 +53,12 @@ def density_slices(volume: np.ndarray, *, voxel_size_angstrom: float) -> go.Figu
                 coloraxis="coloraxis",
                 hovertemplate=f"{across} %{{x:.1f}} Å<br>{up} %{{y:.1f}} Å<br>%{{z:.4g}}<extra></extra>",
             ),
-            row=1,
-            col=column,
+            **place,
         )
-        anchor = "x" if column == 1 else f"x{column}"
-        fig.update_xaxes(title_text=f"{across} (Å)", constrain="domain", row=1, col=column)
-        fig.update_yaxes(
-            title_text=f"{up} (Å)",
-            scaleanchor=anchor,
-            constrain="domain",
-            constraintoward="top",
-            row=1,
-            col=column,
-        )
-    lowest, highest = np.percentile(np.concatenate([s[-1].ravel() for s in slices]), [0.1, 99.9])
-    fig.update_xaxes(showgrid=False)
-    fig.update_yaxes(showgrid=False, title_standoff=4)
-    fig.update_layout(
-        template="cryoem",
-        height=360,
-        coloraxis={
-            "colorscale": "gray",
-            "cmin": lowest,
-            "cmax": highest,
-            "colorbar": {"title": {"text": "density"}},
-        },
-    )
+        square = {"scaleanchor": "x" if column == 1 else f"x{column}", "constraintoward": "top"}
+        fig.update_xaxes(title_text=f"{across} (Å)", constrain="domain", showgrid=False, **place)
+        fig.update_yaxes(title_text=f"{up} (Å)", constrain="domain", showgrid=False, **square, **place)
+    fig.update_yaxes(title_standoff=4)
     return fig
 
 
@@ -86,15 +73,20 @@ def projection_gallery(
 
     Parameters
     ----------
-    images : (n, y, x), drawn from left to right and top to bottom, x to the right and y up.
-    pixel_size_angstrom : edge of a pixel, for the scale bar; None for no bar (photographs).
-    columns : panels in a row.
-    titles : one short title an image, drawn above it.
+    images : (n, y, x) array
+        Drawn from left to right and top to bottom, x to the right and y up.
+    pixel_size_angstrom : float, optional
+        Edge of a pixel, for the scale bar. None for no bar, as with photographs.
+    columns : int
+        Panels in a row.
+    titles : sequence of str, optional
+        One short title per image, drawn above it.
 
     Raises
     ------
-    ValueError : ``images`` does not have three axes or is not finite; titles and images differ in number; a
-        size or ``columns`` is not positive.
+    ValueError
+        If ``images`` does not have three axes or is not finite, titles and images differ in number, or a size or
+        ``columns`` is not positive.
     """
     images = finite_array(images, name="images", ndim=3)
     if pixel_size_angstrom is not None:
@@ -102,7 +94,7 @@ def projection_gallery(
     if columns < 1:
         raise ValueError(f"columns must be at least 1, got {columns}")
     if titles is not None and len(titles) != len(images):
-        raise ValueError(f"titles must have one entry an image, {len(images)}, got {len(titles)}")
+        raise ValueError(f"titles must have one entry per image, {len(images)}, got {len(titles)}")
     n, height, width = images.shape
     columns = min(columns, n)
     rows = -(-n // columns)
@@ -111,22 +103,14 @@ def projection_gallery(
     pitch_y, pitch_x = height + headroom, width + gap
     mosaic = np.full((rows * pitch_y, columns * pitch_x - gap), 255, np.uint8)
     annotations = []
+    title_style = {"yanchor": "bottom", "showarrow": False, "font": {"size": 12, "color": MUTED}}
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         bottom, left = (rows - 1 - row) * pitch_y, column * pitch_x
         mosaic[bottom : bottom + height, left : left + width] = _grey(image)
         if titles is not None:
-            annotations.append(
-                {
-                    "text": titles[index],
-                    "x": left + width / 2 - 0.5,
-                    "y": bottom + height,
-                    "yanchor": "bottom",
-                    "showarrow": False,
-                    "font": {"size": 12, "color": MUTED},
-                    "borderpad": 1,
-                }
-            )
+            place = {"x": left + width / 2 - 0.5, "y": bottom + height}
+            annotations.append({"text": titles[index], "borderpad": 1, **place, **title_style})
     fig = figure(
         annotations=annotations,
         height=int(np.clip(950 * mosaic.shape[0] / mosaic.shape[1], 180, 1400)) + 54,
@@ -144,7 +128,7 @@ def projection_gallery(
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
-    """8-bit grey levels of an image: enough to look at, a quarter of the size of floats."""
+    """Return an image as 8-bit grey levels, a quarter of the size of floats."""
     lowest, highest = np.percentile(image, [0.5, 99.5])
     contrast = highest - lowest or 1.0
     return (255 * np.clip((image - lowest) / contrast, 0, 1)).round().astype(np.uint8)
@@ -154,6 +138,5 @@ def _add_scale_bar(fig: go.Figure, *, width: int, height: int, pixel_size_angstr
     bar_angstrom = round_below(0.5 * width * pixel_size_angstrom)
     bar_px, below = bar_angstrom / pixel_size_angstrom, -0.5 - 0.1 * height
     fig.add_shape(type="line", x0=-0.5, x1=bar_px - 0.5, y0=below, y1=below, line={"color": INK, "width": 4})
-    fig.add_annotation(
-        x=bar_px, y=below, text=f"{bar_angstrom:g} Å", showarrow=False, xanchor="left", xshift=6
-    )
+    label = {"text": f"{bar_angstrom:g} Å", "showarrow": False, "xanchor": "left", "xshift": 6}
+    fig.add_annotation(x=bar_px, y=below, **label)

@@ -1,4 +1,4 @@
-"""Surfaces of densities."""
+"""Isosurfaces of densities."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 from scipy.ndimage import affine_transform
 from skimage.filters import threshold_otsu
 from skimage.measure import marching_cubes
 
-from cryoem.checks import finite_array, positive_number
+from cryoem.plots.template import panels
+from cryoem.validation import finite_array, positive_number
 
-# About 16 bytes a triangle in the page: all surfaces of one figure together stay below 2 MB.
+# A triangle takes about 16 bytes in a page: all surfaces of one figure together stay below 2 MB.
 TRIANGLES_PER_FIGURE = 100_000
 TRIANGLES_PER_SURFACE = 60_000
 AUTOMATIC_LEVELS = (0.6, 1.0, 1.5)
@@ -31,27 +31,32 @@ def density_isosurface(
     second: np.ndarray | None = None,
     names: tuple[str, str] | None = None,
 ) -> go.Figure:
-    """Lit surface of a density, with a slider over levels; with ``second``, two maps side by side.
+    """Lit isosurface of a density with a slider over levels; with ``second``, two maps in adjacent scenes.
 
     Parameters
     ----------
-    volume : (z, y, x) density; coordinates are particle-frame angstrom with voxel ``n // 2`` of each axis at
-        0.
-    voxel_size_angstrom : edge of a voxel, of both maps.
-    level : density of the surface, in the unit of the map, or a sequence of them. By default three multiples
-        of an automatic threshold (Otsu's on the positive voxels), found for each map on its own.
-    second : (z, y, x) map for a second scene that starts with the same camera.
-    names : titles of the two scenes.
+    volume : (z, y, x) array
+        Density. Coordinates are particle-frame angstrom, 0 at voxel ``n // 2`` of each axis.
+    voxel_size_angstrom : float
+        Edge of a voxel of both maps.
+    level : float or sequence of float, optional
+        Density on the surface, in the unit of the map. The default is three multiples of an automatic threshold
+        (Otsu's on the positive voxels), computed for each map.
+    second : (z, y, x) array, optional
+        Map for a second scene, which starts with the same camera.
+    names : tuple of str, optional
+        Titles of the two scenes.
 
     Returns
     -------
-    Figure with one mesh for each map and level, coarsened where needed so that all stay below 100,000
-    triangles.
+    Figure
+        One mesh per map and level, coarsened where needed to keep the total below 100,000 triangles.
 
     Raises
     ------
-    ValueError : a map does not have three axes, is not finite or has no positive voxel for the automatic
-        level; a level lies outside the map's range; the voxel size is not positive.
+    ValueError
+        If a map does not have three axes, is not finite or has no positive voxel for the automatic level, a level
+        is outside the map's range, or the voxel size is not positive.
     """
     maps = [finite_array(volume, name="volume", ndim=3)]
     if second is not None:
@@ -59,7 +64,7 @@ def density_isosurface(
     voxel_size_angstrom = positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
     names = names or (("first", "second") if second is not None else ("density",))
     if len(names) != len(maps):
-        raise ValueError(f"names must have one entry a map, {len(maps)}, got {len(names)}")
+        raise ValueError(f"names must have one entry per map, {len(maps)}, got {len(names)}")
     if level is None:
         levels = [[factor * automatic_level(m) for factor in AUTOMATIC_LEVELS] for m in maps]
         labels, shown = [f"{factor:g}" for factor in AUTOMATIC_LEVELS], AUTOMATIC_LEVELS.index(1.0)
@@ -68,7 +73,8 @@ def density_isosurface(
         levels, labels, shown = [given] * len(maps), [f"{value:.4g}" for value in given], len(given) // 2
 
     budget = min(TRIANGLES_PER_SURFACE, TRIANGLES_PER_FIGURE // (len(maps) * len(labels)))
-    fig = make_subplots(
+    fig = panels(
+        layout={"height": 560, "margin": {"l": 10, "r": 10, "t": 36, "b": 10}, "showlegend": False},
         cols=len(maps),
         specs=[[{"type": "scene"}] * len(maps)],
         subplot_titles=list(names) if second is not None else None,
@@ -89,12 +95,9 @@ def density_isosurface(
     for axis, middle in zip("xyz", (lowest + highest) / 2, strict=True):
         span = {"range": [middle - reach, middle + reach], "nticks": 5}
         fig.update_scenes({f"{axis}axis": {**span, "title": {"text": f"{axis} (Å)"}}})
-    # two scenes share the width: from a little further away their axis titles still fit
+    # two scenes share the width: a camera further away leaves room for the axis titles
     eye = dict(zip("xyz", _EYE * (1.15 if second is not None else 1.0), strict=True))
     fig.update_scenes(aspectmode="cube", camera={"eye": eye, "center": {"x": 0, "y": 0, "z": -0.1}})
-    fig.update_layout(
-        template="cryoem", height=560, margin={"l": 10, "r": 10, "t": 36, "b": 10}, showlegend=False
-    )
     if len(labels) > 1:
         suffix = " × the automatic level" if level is None else ""
         fig.update_layout(sliders=[_level_slider(labels, shown, len(maps), suffix)])
@@ -102,11 +105,12 @@ def density_isosurface(
 
 
 def automatic_level(volume: np.ndarray) -> float:
-    """Otsu's threshold on the positive voxels of a (z, y, x) map, but never above half of its maximum.
+    """Return Otsu's threshold on the positive voxels of a (z, y, x) map, at most half of the map's maximum.
 
     Raises
     ------
-    ValueError : no voxel is positive.
+    ValueError
+        If no voxel is positive.
     """
     positive = volume[volume > 0]
     if positive.size == 0:
@@ -123,40 +127,49 @@ def surface_mesh(
     voxel_size_angstrom: float,
     max_triangles: int = TRIANGLES_PER_SURFACE,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Closed triangle mesh of the surface where a density takes a value (marching cubes).
+    """Return a closed triangle mesh of an isosurface (marching cubes).
 
     Parameters
     ----------
-    volume : (z, y, x) density.
-    level : value on the surface, between the map's minimum and maximum.
-    voxel_size_angstrom : edge of a voxel.
-    max_triangles : the map is resampled on a coarser grid until the mesh has no more than these.
+    volume : (z, y, x) array
+        Density.
+    level : float
+        Density on the surface, between the map's minimum and maximum.
+    voxel_size_angstrom : float
+        Edge of a voxel.
+    max_triangles : int
+        Maximum number of triangles. The map is resampled on coarser grids until the mesh fits.
 
     Returns
     -------
-    (v, 3) float32 vertices as x, y, z in angstrom, voxel ``n // 2`` being the origin, and (t, 3) integer
-    triangles whose corners turn anticlockwise seen from outside.
+    vertices : (v, 3) float32 array
+        x, y, z in angstrom; the origin is voxel ``n // 2``.
+    triangles : (t, 3) integer array
+        Vertex indices, anticlockwise seen from outside.
 
     Raises
     ------
-    ValueError : the map does not have three axes or the level is not inside its range.
+    ValueError
+        If the map does not have three axes or the level is not inside its range.
     """
     volume = finite_array(volume, name="volume", ndim=3).astype(np.float32, copy=False)
     lowest, highest = float(volume.min()), float(volume.max())
     if not lowest < level < highest:
         raise ValueError(
-            f"level must lie between the map's extremes {lowest:.4g} and {highest:.4g}, got {level:.4g}"
+            f"level must be between the minimum {lowest:.4g} and the maximum {highest:.4g} of the map, "
+            f"got {level:.4g}"
         )
     step = 1.0
     while True:
         grid = volume if step == 1 else _coarser(volume, step)
-        # one layer of the lowest value around the map closes the surface at the box
+        # a layer of the lowest value around the map closes the surface at the box
         corners, triangles, _, _ = marching_cubes(np.pad(grid, 1, constant_values=lowest), level)
         if len(triangles) <= max_triangles:
             break
         step *= max(1.1, np.sqrt(len(triangles) / max_triangles))
     centre = np.array(volume.shape) // 2
-    vertices = ((corners - 1) * step - centre)[:, ::-1] * voxel_size_angstrom  # (v, zyx) -> (v, xyz)
+    # (v, zyx) voxels -> (v, xyz) angstrom
+    vertices = ((corners - 1) * step - centre)[:, ::-1] * voxel_size_angstrom
     return vertices.astype(np.float32), triangles.astype(np.uint16 if len(vertices) < 2**16 else np.uint32)
 
 
@@ -180,21 +193,12 @@ def _mesh(vertices: np.ndarray, triangles: np.ndarray, *, colour: str, name: str
 
 
 def _level_slider(labels: list[str], shown: int, n_maps: int, suffix: str) -> dict:
+    """Return a plotly slider that shows one level of each map."""
+    shows = [[i == at for i in range(len(labels))] * n_maps for at in range(len(labels))]
     steps = [
-        {
-            "label": label,
-            "method": "restyle",
-            "args": [{"visible": [i == at for i in range(len(labels))] * n_maps}],
-        }
-        for at, label in enumerate(labels)
+        {"label": label, "method": "restyle", "args": [{"visible": visible}]}
+        for label, visible in zip(labels, shows, strict=True)
     ]
-    return {
-        "active": shown,
-        "steps": steps,
-        "currentvalue": {"prefix": "surface at ", "suffix": suffix},
-        "x": 0.5,
-        "xanchor": "center",
-        "len": 0.5,
-        "y": 0.02,
-        "pad": {"t": 10, "b": 5},
-    }
+    place = {"x": 0.5, "xanchor": "center", "len": 0.5, "y": 0.02, "pad": {"t": 10, "b": 5}}
+    label = {"prefix": "surface at ", "suffix": suffix}
+    return {"active": shown, "steps": steps, "currentvalue": label, **place}

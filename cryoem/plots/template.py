@@ -1,18 +1,21 @@
-"""The one look of all figures: the plotly template ``cryoem`` and the colours behind it."""
+"""Shared elements of figures: the plotly template ``cryoem``, colours, lines, panels, round ticks, checks of values."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from itertools import cycle
 
+import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
+from plotly.subplots import make_subplots
 
 INK = "#1f2933"
 MUTED = "#66727f"
 GRID = "#e7ebef"
 PAPER = "#ffffff"
 
-# Okabe and Ito (2008), told apart with every common colour vision; their yellow is too pale for lines.
+# Okabe and Ito (2008): distinguishable with every common colour vision. Their yellow is too pale for lines.
 BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, SLATE = PALETTE = (
     "#0072b2",
     "#d55e00",
@@ -22,30 +25,108 @@ BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, SLATE = PALETTE = (
     "#56b4e9",
     "#4d5a66",
 )
-# White to deep blue, of evenly falling lightness: densities of points.
+# White to deep blue with evenly decreasing lightness, for densities of points.
 SEQUENTIAL = ((0.0, "#f1f6fb"), (0.25, "#b9d6ec"), (0.5, "#6aaed6"), (0.75, "#2171b5"), (1.0, "#08264f"))
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 
-
-# above the plot, so that no line runs behind it, and at the left, away from the buttons
+# Above the plot, where no curve runs behind it, and on the left, away from plotly's buttons.
 LEGEND_ABOVE = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.01, "yanchor": "bottom"}
+LEGEND_INSIDE = {"x": 0.02, "y": 0.98, "xanchor": "left", "yanchor": "top"}
 
 
-def named_colours(names) -> dict[str, str]:
-    """A colour of the palette for each name, in order, starting over when the palette ends."""
+def figure(**layout) -> go.Figure:
+    """Return an empty figure with the template ``cryoem`` and these layout options."""
+    return go.Figure(layout={"template": "cryoem", **layout})
+
+
+def panels(*, layout: dict, **options) -> go.Figure:
+    """Return empty panels (options of plotly's ``make_subplots``) with the template ``cryoem``."""
+    fig = make_subplots(**options)
+    fig.update_layout(template="cryoem", **layout)
+    return fig
+
+
+def curve(x, y, *, name: str, colour: str, hover: str | None = None, width: float = 2.5, **options):
+    """Return a ``go.Scatter`` line in one colour. ``hover`` is its hover text; None for no hover."""
+    line = {"color": colour, "width": width, **options.pop("line", {})}
+    hovering = {"hoverinfo": "skip"} if hover is None else {"hovertemplate": hover}
+    return go.Scatter(x=x, y=y, name=name, line=line, **{"mode": "lines", **hovering, **options})
+
+
+def histogram(edges: np.ndarray, heights: np.ndarray, *, name: str, colour: str, hover: str, **options):
+    """Return a filled ``go.Scatter`` of bars without gaps, from (n + 1,) edges and (n,) heights."""
+    bars = {"line": {"shape": "hv"}, "fill": "tozeroy", "fillcolor": translucent(colour, 0.17), **options}
+    return curve(
+        edges, np.append(heights, heights[-1]), name=name, colour=colour, hover=hover, width=2, **bars
+    )
+
+
+def dashed(x, y, *, name: str, **options):
+    """Return a thin dashed grey ``go.Scatter`` line without hover text, for references such as y = x."""
+    return curve(x, y, name=name, colour=MUTED, width=1.5, **{"line": {"dash": "dash"}, **options})
+
+
+def one_legend_entry_per_group(fig: go.Figure) -> go.Figure:
+    """Keep the first curve of each legend group in the legend and hide the others there."""
+    shown = set()
+    for line in fig.data:
+        if line.legendgroup is not None:
+            line.showlegend = line.legendgroup not in shown
+            shown.add(line.legendgroup)
+    return fig
+
+
+def named_colours(names: Iterable[str]) -> dict[str, str]:
+    """Assign the colours of the palette to names in order, repeating the palette if necessary."""
     return dict(zip(names, cycle(PALETTE), strict=False))
 
 
 def translucent(colour: str, opacity: float) -> str:
-    """``#rrggbb`` and an opacity in [0, 1] as a plotly ``rgba(...)``."""
+    """Return ``#rrggbb`` with an opacity in [0, 1] as a plotly ``rgba(...)``."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"
 
 
-def figure(**layout) -> go.Figure:
-    """An empty figure with the template ``cryoem`` and further layout options."""
-    return go.Figure(layout={"template": "cryoem", **layout})
+def round_below(value: float) -> float:
+    """Return the largest of 1, 2 and 5 times a power of ten that does not exceed a positive ``value``."""
+    decade = 10.0 ** np.floor(np.log10(value))
+    return float(max(step * decade for step in (1, 2, 5) if step == 1 or step * decade <= value))
+
+
+def log_ticks(values: np.ndarray) -> dict:
+    """Return tick values and texts for a logarithmic plotly axis that shows ``values``.
+
+    Ticks are evenly spaced within one decade, 1, 2 and 5 per decade over two, and whole decades beyond.
+    Values that are not positive and finite are ignored.
+    """
+    positive = values[np.isfinite(values) & (values > 0)]
+    if not positive.size or positive.min() == positive.max():
+        return {}
+    lowest, highest = positive.min(), positive.max()
+    first, last = np.floor(np.log10(lowest)), np.ceil(np.log10(highest))
+    if highest < 10 * lowest:
+        step = round_below((highest - lowest) / 3)
+        ticks = step * np.arange(np.ceil(lowest / step), np.floor(highest / step) + 1)
+    elif highest <= 100 * lowest:
+        ticks = np.outer(10.0 ** np.arange(first, last + 1), [1, 2, 5]).ravel()
+    else:
+        ticks = 10.0 ** np.arange(first, last + 1, max(1, np.ceil((last - first) / 8)))
+    return {"tickvals": ticks, "ticktext": [f"{t:.0e}" if t < 0.99e-4 else f"{t:.4g}" for t in ticks]}
+
+
+def thinned(count: int, most: int) -> np.ndarray:
+    """Return at most ``most`` evenly spaced indices into ``count`` items, including the first and the last."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
+def non_empty_mapping(values, *, name: str) -> Mapping:
+    """Return ``values`` if it is a mapping with at least one entry, else raise a ValueError with ``name``."""
+    if not isinstance(values, Mapping) or not values:
+        raise ValueError(
+            f"{name} must be a mapping from names to values with at least one entry, got {values!r}"
+        )
+    return values
 
 
 def _template() -> go.layout.Template:

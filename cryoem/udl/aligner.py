@@ -1,37 +1,54 @@
-"""A trained aligner: its network, the grid of its spectra, its reference; on disk as weights and JSON."""
+"""In-plane alignment of particle images: aligners, which estimate angles, and poses relative to a reference.
+
+An aligner estimates the angle modulo half a turn. Registration with a reference image chooses between the two angles,
+estimates the shift and refines the angle.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
 
 import numpy as np
 
-from cryoem.checks import square_images
-from cryoem.devices import gpus_of_tensorflow
-from cryoem.errors import first_line
-from cryoem.plain_files import check_hdf5, read_json, read_npy, sha256_of
-from cryoem.udl.spectra import PolarGrid, polar_spectra
+from cryoem.udl.classical import aligned_template, pair_angles
+from cryoem.udl.registration import (
+    FilteredReference,
+    Registration,
+    align_images,
+    average_aligned,
+    class_average,
+    constant_images,
+    filter_reference,
+    image_deviation,
+    mean_power,
+    particle_mask,
+    register,
+)
+from cryoem.udl.rotation import unit_vectors
+from cryoem.udl.spectra import PolarGrid, polar_grid, polar_spectra
+from cryoem.validation import finite_array, square_images
 
-SETTINGS_FILE = "aligner.json"
-WEIGHTS_FILE = "aligner.weights.h5"
-REFERENCE_FILE = "reference.npy"
-FORMAT = "cryoem polar aligner 2"
-TRAINED_BY = ("template", "udl", "judl")
+METHODS = ("template", "udl", "judl")
 BATCH = 512
+CORRENTROPY_WIDTH = 1.0  # in standard deviations of the images
+IMAGES_FOR_POWER = 3000
+IMAGES_FOR_AMPLITUDE = 256
+LOWEST_AMPLITUDE = 0.03  # of the particle, relative to the deviation of images and noise together
 
 
 @dataclass(frozen=True)
 class Aligner:
-    """From particle images to their in-plane angles.
+    """Estimator of the in-plane angles of particle images.
 
-    ``network``: (b, n_angles, n_radii) spectra -> (b, 2) unit vectors, Keras or anything that is called like it;
-    ``grid``: of the spectra; ``reference``: (y, x) class average at angle 0, or None where only differences of
-    angles mean anything; ``method`` that trained it, ``"udl"`` or ``"judl"``.
+    Parameters
+    ----------
+    network : callable
+        (b, n_angles, n_radii) spectra -> (b, 2) unit vectors; a Keras model or any callable.
+    grid : PolarGrid
+    reference : (y, x) array, optional
+        Class average at angle 0. Without one, only differences of angles are meaningful.
+    method : str
+        How the aligner was obtained: ``"udl"``, ``"judl"`` or ``"template"``.
     """
 
     network: object
@@ -40,186 +57,176 @@ class Aligner:
     method: str = "judl"
 
     def angles(self, images: np.ndarray) -> np.ndarray:
-        """Angles of (n, y, x) images against the common reference: (n,) in [0, ``grid.period_rad``).
-
-        Raises
-        ------
-        ValueError : the images are of another size than the model's, not finite, or constant.
-        """
+        """Estimate the angles of (n, y, x) images to the common reference: (n,) in [0, ``grid.period_rad``)."""
         images = square_images(images)
-        parts = [
-            self.angles_of_spectra(polar_spectra(images[start : start + BATCH], self.grid))
-            for start in range(0, len(images), BATCH)
-        ]
-        return np.concatenate(parts)
+        batches = (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+        return np.concatenate([self.angles_of_spectra(polar_spectra(batch, self.grid)) for batch in batches])
 
     def angles_of_spectra(self, spectra: np.ndarray) -> np.ndarray:
-        """Angles of (n, n_angles, n_radii) polar spectra: (n,) in [0, ``grid.period_rad``)."""
+        """Estimate the angles of (n, n_angles, n_radii) polar spectra: (n,) in [0, ``grid.period_rad``)."""
         vectors = self.vectors_of_spectra(spectra)
-        turns = np.arctan2(vectors[:, 1].astype(float), vectors[:, 0])
-        return np.mod(turns / self.grid.periods, self.grid.period_rad)
+        phases = np.arctan2(vectors[:, 1].astype(float), vectors[:, 0])
+        return np.mod(phases / self.grid.periods, self.grid.period_rad)
 
     def vectors_of_spectra(self, spectra: np.ndarray) -> np.ndarray:
-        """What the network says of (n, n_angles, n_radii) polar spectra: (n, 2)."""
-        # predict_on_batch runs a Keras model as a compiled graph, twice as fast as calling it
+        """Evaluate the network on (n, n_angles, n_radii) polar spectra: (n, 2)."""
+        # predict_on_batch runs a Keras model as a compiled graph, twice as fast as a call
         evaluate = getattr(self.network, "predict_on_batch", self.network)
         batches = (spectra[start : start + BATCH] for start in range(0, len(spectra), BATCH))
         return np.concatenate([np.asarray(evaluate(batch)) for batch in batches])
 
     def between(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """By how much the second of each pair of images is turned against the first: (n,) in [0, period_rad)."""
+        """Estimate the angles from the first to the second image of each pair: (n,) in [0, ``grid.period_rad``)."""
         return np.mod(self.angles(second) - self.angles(first), self.grid.period_rad)
 
 
-def save_aligner(aligner: Aligner, folder: str | os.PathLike) -> Path:
-    """Write an aligner as weights, JSON and its reference into a new or empty folder.
+@dataclass(frozen=True)
+class TemplateMatcher:
+    """Template matching with the interface of a network: (b, n_angles, n_radii) spectra -> (b, 2)."""
+
+    template: np.ndarray
+    grid: PolarGrid
+
+    def __call__(self, spectra: np.ndarray) -> np.ndarray:
+        angles = pair_angles(self.template[None], spectra, period_rad=self.grid.period_rad)
+        return unit_vectors(angles, periods=self.grid.periods)
+
+
+def template_aligner(images: np.ndarray, *, symmetry: str = "C1") -> Aligner:
+    """Build the classical aligner of images: an iterated template of their spectra, and their average.
+
+    Parameters
+    ----------
+    images : (n, y, x) array
+        At least two images of one class, or a particle stack.
+    symmetry : str
+        In-plane symmetry of the class, ``"C1"``, ``"C2"``, ...
 
     Raises
     ------
-    ValueError : the folder holds something already.
+    ValueError
+        If images are not (n, y, y), fewer than two, not finite or constant, or the symmetry is not a cyclic group.
     """
-    return write_folder(
-        aligner, folder, FORMAT, lambda place: aligner.network.save_weights(place / WEIGHTS_FILE)
+    images = square_images(images, at_least=2, smallest_px=16)
+    grid = polar_grid(images.shape[1], symmetry=symmetry)
+    angles, template = aligned_template(polar_spectra(images, grid), grid)
+    return Aligner(TemplateMatcher(template, grid), grid, class_average(images, angles)[0], "template")
+
+
+@dataclass(frozen=True)
+class InPlaneAlignment:
+    """In-plane alignment of images.
+
+    The particle of image i is the reference, rotated anticlockwise by the angle and then displaced by the shift.
+
+    Parameters
+    ----------
+    angles_rad : (n,) array
+        Angles in [0, 2 pi).
+    shifts_px : (n, 2) array
+        Shifts (x, y).
+    correlation : (n,) array
+        Correlation of each aligned image with the reference, in [-1, 1].
+    correntropy : (n,) array
+        Correntropy of each aligned image with the reference, in (0, 1].
+    average, average_before : (y, x) array
+        Mean of the aligned and of the original images.
+    reference : (y, x) array
+        The masked reference.
+    """
+
+    angles_rad: np.ndarray
+    shifts_px: np.ndarray
+    correlation: np.ndarray
+    correntropy: np.ndarray
+    average: np.ndarray
+    average_before: np.ndarray
+    reference: np.ndarray
+
+    def aligned_images(self, images: np.ndarray) -> np.ndarray:
+        """Transform the (n, y, x) images to the pose of the reference: (n, y, x) float32."""
+        return align_images(square_images(images), self.angles_rad, self.shifts_px)
+
+
+def align(stack: np.ndarray, model: Aligner, *, reference: np.ndarray | None = None) -> InPlaneAlignment:
+    """Align particle images to one reference.
+
+    Parameters
+    ----------
+    stack : (n, y, x) array
+        Images of one class, or a particle stack.
+    model : Aligner
+        From ``train``, ``template_aligner`` or ``load_aligner``.
+    reference : (y, x) array, optional
+        Image at angle 0, in any units. By default the model's reference; a model without one (UDL) aligns the images
+        to their average at its angles.
+
+    Raises
+    ------
+    ValueError
+        If the images or the reference are not of the model's size, not finite or constant.
+    """
+    images = square_images(stack)
+    filtered = prepare_reference(images, model, reference)
+    # the model measures the angle of the given reference relative to its own zero
+    zero = 0.0 if reference is None else model.angles(np.asarray(reference)[None])[0]
+    found, aligned, correntropy = align_block(images, model, filtered, zero_rad=zero)
+    return InPlaneAlignment(*found, correntropy, aligned.mean(axis=0), images.mean(axis=0), filtered.image)
+
+
+def prepare_reference(
+    images: np.ndarray, model: Aligner, reference: np.ndarray | None = None
+) -> FilteredReference:
+    """Filter a reference for ``align_block``; its amplitude and the noise are measured on (n, y, x) images."""
+    if images.shape[1] != model.grid.image_size:
+        raise ValueError(
+            f"images must have {model.grid.image_size} px a side for this model, got {images.shape[1]}"
+        )
+    deviation = image_deviation(images)
+    power = mean_power(images[:IMAGES_FOR_POWER])
+    if reference is None and model.reference is None:
+        return filter_reference(class_average(images, model.angles(images))[0], power)
+    given = finite_array(
+        model.reference if reference is None else reference, name="reference", ndim=2, dtype=np.float64
     )
+    if given.shape != images.shape[1:]:
+        raise ValueError(f"reference must have the images' shape {images.shape[1:]}, got {given.shape}")
+    if constant_images(given[None])[0]:
+        raise ValueError("reference must not be constant inside the largest circle, got a constant image")
+    zero = 0.0 if reference is None else model.angles(given[None])[0]
+    # scale the reference to the particles under the noise, by its least-squares fit to the average of aligned images
+    given = given * (deviation / given.std())
+    some = images[:IMAGES_FOR_AMPLITUDE]
+    filtered = filter_reference(given, power)
+    found = register(some, filtered, model.angles(some) - zero, steps=0)
+    average = average_aligned(some, found.angles_rad, found.shifts_px).astype(np.float64)
+    masked = filtered.image.astype(np.float64)
+    amplitude = np.sum((average - average.mean()) * masked) / np.sum(masked**2)
+    return filter_reference(given * max(amplitude, LOWEST_AMPLITUDE), power)
 
 
-def write_folder(
-    aligner: Aligner, folder: str | os.PathLike, form: str, write_network: Callable[[Path], object]
-) -> Path:
-    """Write the network by ``write_network``, the reference, and last the JSON: a folder that holds it is whole.
+def align_block(
+    images: np.ndarray, model: Aligner, reference: FilteredReference, *, zero_rad: float = 0.0
+) -> tuple[Registration, np.ndarray, np.ndarray]:
+    """Align (n, y, x) images, each independently of the others; ``zero_rad`` is the model's angle of the reference.
 
-    The JSON lists the checksums of the other files and has one of its own.
+    Returns the poses, the aligned (n, y, x) images and their (n,) correntropies with the reference.
     """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"folder {folder} must be new or empty")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_network(folder)
-    if aligner.reference is not None:
-        np.save(folder / REFERENCE_FILE, aligner.reference, allow_pickle=False)
-    written = sorted(path for path in folder.rglob("*") if path.is_file())
-    settings = {
-        "format": form,
-        "method": aligner.method,
-        "grid": asdict(aligner.grid),
-        "files": {path.relative_to(folder).as_posix(): sha256_of(path) for path in written},
-    }
-    settings["sha256"] = _sha256_of_settings(settings)
-    aside = folder / f".partial-{SETTINGS_FILE}"
-    aside.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-    os.replace(aside, folder / SETTINGS_FILE)
-    return folder
+    found = register(images, reference, model.angles(images) - zero_rad)
+    aligned = align_images(images, found.angles_rad, found.shifts_px)
+    return found, aligned, _correntropy(aligned, reference.image)
 
 
-def load_aligner(folder: str | os.PathLike) -> Aligner:
-    """Read an aligner that ``save_aligner`` wrote.
+def _correntropy(aligned: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Mean of exp(-(u - v)^2 / (2 w^2)) over the pixels of the circle, u and v standardised: (n,).
 
-    Raises
-    ------
-    FileNotFoundError : there is no aligner in the folder.
-    ValueError : what is there cannot be read as one, or is not as it was written.
+    Source: Liu, Pokharel and Principe, IEEE Trans. Signal Process. 55 (2007) 5286.
     """
-    return read_folder(folder, FORMAT, _read_weights)
+    inside = particle_mask(len(reference)) > 0.5
 
+    def standardised(values):  # in double precision: squares of values of any scale
+        centred = values - values.mean(axis=-1, keepdims=True, dtype=np.float64)
+        return centred / np.maximum(centred.std(axis=-1, keepdims=True), np.finfo(np.float64).tiny)
 
-def read_folder(
-    folder: str | os.PathLike, form: str, read_network: Callable[[Path, PolarGrid], object]
-) -> Aligner:
-    """Read what ``write_folder`` wrote, the network by ``read_network``; errors as ``load_aligner``."""
-    folder = Path(folder)
-    settings = _settings(folder)
-    gpus_of_tensorflow()  # what is wrong with the device is not wrong with the file
-    try:
-        if settings["format"] != form:
-            raise ValueError(f"its format is {settings['format']!r}, not {form!r}")
-        _check_sums(folder, settings)
-        grid = _grid(folder, settings)
-        reference = None
-        if REFERENCE_FILE in settings["files"]:
-            reference = read_npy(folder / REFERENCE_FILE, shape=(grid.image_size, grid.image_size))
-        aligner = Aligner(read_network(folder, grid), grid, reference, _method(settings))
-        _check_answer(aligner)
-    except Exception as error:  # Keras, h5py, TensorFlow and NumPy each raise their own kinds
-        raise ValueError(f"model {folder} cannot be read: {first_line(error)}") from None
-    return aligner
-
-
-def read_format(folder: Path) -> str:
-    """The format of the aligner in a folder; errors as ``load_aligner``."""
-    return _settings(folder)["format"]
-
-
-def _settings(folder: Path) -> dict:
-    path = folder / SETTINGS_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"model {folder} is not there: no {SETTINGS_FILE} in it")
-    try:
-        settings = read_json(path)
-    except ValueError as error:
-        raise ValueError(f"model {folder} cannot be read: {first_line(error)}") from None
-    for name, kind in (("format", str), ("method", str), ("grid", dict), ("files", dict)):
-        if not isinstance(settings.get(name), kind):
-            raise ValueError(
-                f"model {folder} cannot be read: its {SETTINGS_FILE} must have {name!r}, a {kind.__name__}, "
-                f"got {settings.get(name)!r:.80}"
-            )
-    return settings
-
-
-def _grid(folder: Path, settings: dict) -> PolarGrid:
-    """The grid of the settings, where the files are long enough for a template on it."""
-    try:
-        grid = PolarGrid(**settings["grid"])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the grid in its {SETTINGS_FILE} is none: {first_line(error)}") from None
-    n_bytes = sum((folder / name).stat().st_size for name in settings["files"])
-    if 4 * grid.n_angles * grid.n_radii > n_bytes:
-        raise ValueError(
-            f"the grid in its {SETTINGS_FILE} must suit its files, got {grid.n_angles} angles of {grid.n_radii} "
-            f"radii and {n_bytes} bytes"
-        )
-    return grid
-
-
-def _method(settings: dict) -> str:
-    if settings["method"] not in TRAINED_BY:
-        raise ValueError(
-            f"the method in its {SETTINGS_FILE} must be one of {', '.join(TRAINED_BY)}, got {settings['method']!r}"
-        )
-    return settings["method"]
-
-
-def _check_sums(folder: Path, settings: dict) -> None:
-    """Hold the files of a folder against the checksums of its settings, and these against their own."""
-    if settings.get("sha256") != _sha256_of_settings(settings):
-        raise ValueError(f"its {SETTINGS_FILE} is not as it was written")
-    for name, expected in settings["files"].items():
-        parts = PurePosixPath(name)
-        if parts.is_absolute() or ".." in parts.parts or "\\" in name:
-            raise ValueError(f"its {SETTINGS_FILE} must name files in the folder, got {name!r}")
-        path = folder / name
-        if not path.is_file():
-            raise ValueError(f"its {name} is missing")
-        if sha256_of(path) != expected:
-            raise ValueError(f"its {name} is not as it was written")
-
-
-def _sha256_of_settings(settings: dict) -> str:
-    others = {name: value for name, value in settings.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
-
-
-def _read_weights(folder: Path, grid: PolarGrid):
-    from cryoem.udl.network import build_polar_network  # imports Keras
-
-    check_hdf5(folder / WEIGHTS_FILE)
-    network = build_polar_network(grid)
-    network.load_weights(folder / WEIGHTS_FILE)
-    return network
-
-
-def _check_answer(aligner: Aligner) -> None:
-    """Ask the network about two flat spectra: a damaged one, or one of another grid, shows."""
-    answer = aligner.vectors_of_spectra(np.ones((2, aligner.grid.n_angles, aligner.grid.n_radii), np.float32))
-    if answer.shape != (2, 2) or not np.isfinite(answer).all():
-        raise ValueError(f"its network must answer with finite (n, 2) vectors, got {answer.tolist()}")
+    difference = standardised(aligned[:, inside]) - standardised(reference[inside])
+    return np.exp(-(difference**2) / (2 * CORRENTROPY_WIDTH**2)).mean(axis=1)

@@ -1,10 +1,7 @@
-"""Alignment without learning: what a network has to beat, and what to use where it does not.
+"""Alignment without learning: the baseline of a network, and the start of its training.
 
-- ``pair_angles``: the rotation between two images, from the circular correlation of their polar spectra;
-- ``fourier_mellin_angles``: the same from log-polar spectra by phase correlation (scikit-image);
-- ``synchronise``: one angle an image from noisy angles of pairs, by the leading eigenvector;
-- ``iterated_template``: one angle an image against the mean of all, again and again.
-
+Angles of pairs of images come from the circular correlation of their polar spectra, or from the Fourier-Mellin
+transform. One angle per image comes from many pairs by synchronisation, or by repeated alignment to the mean spectrum.
 All angles are known modulo the period of the spectra, half a turn without symmetry.
 """
 
@@ -13,62 +10,73 @@ from __future__ import annotations
 import numpy as np
 import scipy.fft
 import scipy.sparse
-import skimage.filters
-import skimage.registration
-import skimage.transform
 
-from cryoem.checks import finite_array, square_images, whole_number
-from cryoem.udl.registration import circular_mask
-from cryoem.udl.spectra import without_rings
+from cryoem.udl.registration import particle_mask
+from cryoem.udl.rotation import wrap_angles
+from cryoem.udl.spectra import PolarGrid, subtract_ring_means
+from cryoem.validation import finite_array, square_images, whole_number
 
 BLOCK = 500
+PARTNERS = 8  # pairs of each image for synchronisation and training
+PAIRS_BLOCK = 2000
+SYNCHRONISED_ROUNDS = 5
 
 
 def pair_angles(first: np.ndarray, second: np.ndarray, *, period_rad: float = np.pi) -> np.ndarray:
-    """By how much the second of each pair of polar spectra is turned against the first.
+    """Measure the angles from the first to the second of pairs of polar spectra.
 
     Parameters
     ----------
-    first, second : (n, n_angles, n_radii) from ``polar_spectra``; one of them may be (1, n_angles, n_radii).
+    first, second : (n, n_angles, n_radii) array
+        Spectra from ``polar_spectra``; one of the two may be (1, n_angles, n_radii).
+    period_rad : float
 
     Returns
     -------
-    (n,) angles in [0, period_rad), anticlockwise, to a fraction of a sample (a parabola through the highest three).
-
-    Raises
-    ------
-    ValueError : the spectra do not match.
+    (n,) array
+        Angles in [0, period_rad), anticlockwise, interpolated between samples by a parabola.
     """
     first = finite_array(first, name="first", ndim=3)
     second = finite_array(second, name="second", ndim=3)
     if first.shape[1:] != second.shape[1:] or 1 not in (len(first), len(second), len(first) // len(second)):
-        raise ValueError(f"first and second must match, got {first.shape} and {second.shape}")
+        raise ValueError(f"first and second must have the same shape, got {first.shape} and {second.shape}")
     n = max(len(first), len(second))
     angles = np.empty(n)
     for start in range(0, n, BLOCK):
         a, b = (x if len(x) == 1 else x[start : start + BLOCK] for x in (first, second))
-        spectra = [scipy.fft.rfft(without_rings(x), axis=1, workers=-1) for x in (a, b)]
+        spectra = [scipy.fft.rfft(subtract_ring_means(x), axis=1, workers=-1) for x in (a, b)]
         products = np.sum(np.conj(spectra[0]) * spectra[1], axis=2)
         correlation = scipy.fft.irfft(products, n=first.shape[1], axis=1)
         angles[start : start + BLOCK] = _peak(correlation) * period_rad / first.shape[1]
     return np.mod(angles, period_rad)
 
 
+def angles_of_pairs(spectra: np.ndarray, pairs: np.ndarray, grid: PolarGrid) -> np.ndarray:
+    """Angles from the first to the second spectrum of each of (m, 2) pairs of indices: (m,)."""
+    blocks = np.array_split(pairs, -(-len(pairs) // PAIRS_BLOCK))
+    return np.concatenate(
+        [pair_angles(spectra[p[:, 0]], spectra[p[:, 1]], period_rad=grid.period_rad) for p in blocks]
+    )
+
+
 def fourier_mellin_angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Rotations between pairs of images by the Fourier-Mellin transform, modulo half a turn.
+    """Measure the rotations between pairs of images by the Fourier-Mellin transform: (n,) in [0, pi).
 
-    Difference-of-Gaussian filter, log-polar magnitude spectrum, phase correlation; all by scikit-image, one pair at a
-    time.  ``first`` and ``second`` are (n, y, x); returns (n,) radians in [0, pi).
+    scikit-image filters by a difference of Gaussians and correlates the phases of log-polar magnitude spectra.
 
-    Raises
-    ------
-    ValueError : images are not (n, y, y), or the two stacks differ in shape.
+    Parameters
+    ----------
+    first, second : (n, y, x) array
     """
+    import skimage.filters
+    import skimage.registration
+    import skimage.transform
+
     first, second = square_images(first, name="first"), square_images(second, name="second")
     if first.shape != second.shape:
-        raise ValueError(f"first and second must match, got {first.shape} and {second.shape}")
+        raise ValueError(f"first and second must have the same shape, got {first.shape} and {second.shape}")
     size = first.shape[1]
-    mask = circular_mask(size)
+    mask = particle_mask(size)
 
     def log_polar(image):
         filtered = skimage.filters.difference_of_gaussians(image, 1, size / 4) * mask
@@ -88,9 +96,8 @@ def fourier_mellin_angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.mod(angles, np.pi)
 
 
-def neighbour_pairs(n: int, partners: int, *, rng: np.random.Generator | int | None = None) -> np.ndarray:
-    """``partners`` random pairs for each of n images, no image with itself: (n partners, 2) int."""
-    n = whole_number(n, name="n", at_least=2)
+def random_pairs(n: int, partners: int, *, rng: np.random.Generator | int | None = None) -> np.ndarray:
+    """Draw ``partners`` random pairs for each of n images, none with itself: (n partners, 2) int."""
     rng = np.random.default_rng(rng)
     steps = rng.choice(np.arange(1, n), size=min(partners, n - 1), replace=False)
     order = rng.permutation(n)
@@ -98,40 +105,34 @@ def neighbour_pairs(n: int, partners: int, *, rng: np.random.Generator | int | N
 
 
 def synchronise(pairs: np.ndarray, angles_rad: np.ndarray, *, period_rad: float = np.pi) -> np.ndarray:
-    """One angle an image from the angles of pairs, by the leading eigenvector of their phases.
+    """Find one angle per image from the angles of pairs, by the leading eigenvector of their phases.
 
-    Parameters
-    ----------
-    pairs : (m, 2) indices of images, every image in at least one pair.
-    angles_rad : (m,) by how much the second of each pair is turned against the first; many may be wrong.
-
-    Returns
-    -------
-    (n,) angles in [0, period_rad), up to one constant.
+    ``pairs`` are (m, 2) indices, of every image at least once; many of the (m,) angles, from the first to the second
+    image, may be wrong. The result (n,) is in [0, period_rad), up to one constant.
 
     Source: Singer, Appl. Comput. Harmon. Anal. 30 (2011) 20.
     """
-    pairs = np.asarray(pairs)
     n = pairs.max() + 1
-    phase = np.exp(2j * np.pi * np.asarray(angles_rad) / period_rad)
-    turns = scipy.sparse.coo_array((phase, (pairs[:, 1], pairs[:, 0])), shape=(n, n)).tocsr()
-    turns = turns + turns.conj().T
-    degree = np.maximum(np.asarray(abs(turns).sum(axis=1)).ravel(), 1)
+    phase = np.exp(2j * np.pi * angles_rad / period_rad)
+    phases = scipy.sparse.coo_array((phase, (pairs[:, 1], pairs[:, 0])), shape=(n, n)).tocsr()
+    phases = phases + phases.conj().T
+    degree = np.maximum(np.asarray(abs(phases).sum(axis=1)).ravel(), 1)
+    # power iteration of (1 + D^-1 W) / 2, which has no negative eigenvalues
     vector = np.exp(2j * np.pi * np.arange(n) * (np.sqrt(5) - 1) / 2)
-    for _ in range(200):  # (1 + D^-1 W) / 2 has no negative eigenvalues, so that powers of it settle
-        vector = vector + (turns @ vector) / degree
+    for _ in range(200):
+        vector = vector + (phases @ vector) / degree
         vector /= np.linalg.norm(vector)
     return np.mod(np.angle(vector) * period_rad / (2 * np.pi), period_rad)
 
 
 def mean_spectrum(spectra: np.ndarray, angles_rad: np.ndarray, *, period_rad: float = np.pi) -> np.ndarray:
-    """Mean of polar spectra, rings' means removed, each turned back by its angle: (n_angles, n_radii) float32."""
+    """Mean of polar spectra without their ring means, each rotated back by its angle: (n_angles, n_radii) float32."""
     total = np.zeros((spectra.shape[1] // 2 + 1, spectra.shape[2]), complex)
     harmonics = np.arange(len(total)) * 2 * np.pi / period_rad
     for start in range(0, len(spectra), BLOCK):
-        transform = scipy.fft.rfft(without_rings(spectra[start : start + BLOCK]), axis=1, workers=-1)
-        turns = np.exp(1j * angles_rad[start : start + BLOCK, None] * harmonics)
-        total += np.einsum("na,nar->ar", turns, transform)
+        transform = scipy.fft.rfft(subtract_ring_means(spectra[start : start + BLOCK]), axis=1, workers=-1)
+        phases = np.exp(1j * angles_rad[start : start + BLOCK, None] * harmonics)
+        total += np.einsum("na,nar->ar", phases, transform)
     return scipy.fft.irfft(total / len(spectra), n=spectra.shape[1], axis=0).astype(np.float32)
 
 
@@ -142,38 +143,46 @@ def iterated_template(
     rounds: int = 20,
     period_rad: float = np.pi,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Align polar spectra to their own mean, again and again.
+    """Align polar spectra to their own mean, repeatedly.
 
     Parameters
     ----------
-    spectra : (n, n_angles, n_radii).
-    start : (n_angles, n_radii) first template; the first spectrum by default.
-    rounds : at most; stops when no angle moves by more than a hundredth of a sample.
+    spectra : (n, n_angles, n_radii) array
+    start : (n_angles, n_radii) array, optional
+        First template; the first spectrum by default.
+    rounds : int
+        Largest number of rounds; the iteration stops when no angle moves by more than 1/100 of a sample.
+    period_rad : float
 
     Returns
     -------
-    angles (n,) in [0, period_rad), against the template; template (n_angles, n_radii).
+    angles_rad : (n,) array
+        Angles in [0, period_rad) relative to the template.
+    template : (n_angles, n_radii) array
     """
     spectra = finite_array(spectra, name="spectra", ndim=3)
     rounds = whole_number(rounds, name="rounds", at_least=1)
-    template = without_rings(spectra[:1])[0] if start is None else start
-    still = 0.01 * period_rad / spectra.shape[1]
+    template = subtract_ring_means(spectra[:1])[0] if start is None else start
+    tolerance = 0.01 * period_rad / spectra.shape[1]
     angles = None
     for _ in range(rounds):
-        before, angles = angles, pair_angles(template[None], spectra, period_rad=period_rad)
+        previous, angles = angles, pair_angles(template[None], spectra, period_rad=period_rad)
         template = mean_spectrum(spectra, angles, period_rad=period_rad)
-        if before is not None and np.abs(wrapped(angles - before, period_rad)).max() < still:
+        if previous is not None and np.abs(wrap_angles(angles - previous, period_rad)).max() < tolerance:
             break
     return angles, template
 
 
-def wrapped(angles_rad: np.ndarray, period_rad: float) -> np.ndarray:
-    """Angles brought into [-period / 2, period / 2)."""
-    return np.mod(angles_rad + period_rad / 2, period_rad) - period_rad / 2
+def aligned_template(spectra: np.ndarray, grid: PolarGrid) -> tuple[np.ndarray, np.ndarray]:
+    """Angles of spectra and their template, from synchronised pairs followed by an iterated template."""
+    pairs = random_pairs(len(spectra), PARTNERS, rng=0)
+    angles = synchronise(pairs, angles_of_pairs(spectra, pairs, grid), period_rad=grid.period_rad)
+    template = mean_spectrum(spectra, angles, period_rad=grid.period_rad)
+    return iterated_template(spectra, start=template, rounds=SYNCHRONISED_ROUNDS, period_rad=grid.period_rad)
 
 
 def _peak(correlation: np.ndarray) -> np.ndarray:
-    """Position of the highest value of each row of (n, n_angles), periodic, to a fraction of a sample."""
+    """Position of the highest value of each row of (n, n_angles), periodic and interpolated between samples."""
     rows, n = np.arange(len(correlation)), correlation.shape[1]
     k = correlation.argmax(axis=1)
     before, at, after = (correlation[rows, (k + step) % n] for step in (-1, 0, 1))

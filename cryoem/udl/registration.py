@@ -1,86 +1,67 @@
-"""Particle images against one reference image: the 180-degree twin, sub-pixel shifts, and angles to the last digit.
+"""Registration of particle images with one reference: the 180-degree twin, sub-pixel shifts, refined angles.
 
-An image is modelled as the reference turned by an angle and displaced, plus stationary noise.  The reference is
-filtered by the noise (each frequency divided by the noise power found there), which makes its inner product with
-an aligned image the likelihood's own score: a frequency that holds only noise has no say.  From the angle that a
-network or a classical method gives,
+An image is modelled as the reference, rotated and displaced, plus stationary noise. Each frequency of the reference is
+divided by the noise power there, so that its inner product with an aligned image is the score of the likelihood, and
+frequencies that contain only noise do not contribute. From an angle that a network or a classical method estimates,
+known modulo half a turn,
 
-1. the image and its twin, turned back, are cross-correlated with the filtered reference; the higher peak decides;
-2. a few Gauss-Newton steps on angle and shift, whose gradients are inner products with three derivative images.
+1. the image and its twin, rotated back, are cross-correlated with the filtered reference; the higher peak decides;
+2. a few Gauss-Newton steps refine angle and shift; their gradients are inner products with three derivative images.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
 
-from cryoem.checks import finite_array, square_images
-from cryoem.udl.rotation import rotate_images
+from cryoem.images import circular_mask, hermitian_weights
+from cryoem.udl.rotation import rotate_images, rotate_vectors
 
 BLOCK = 256
 STEPS = 3
 LONGEST_STEP_RAD = np.deg2rad(3.0)
 LONGEST_STEP_PX = 1.0
-SMALLEST_DEVIATION, LARGEST_DEVIATION = 1e-28, 1e28  # of images, for products of them in single precision
-SEARCHED_FRACTION = 0.2  # shifts are looked for up to this fraction of the image's side
+SEARCHED_FRACTION = 0.2  # of the image's side: the largest shift of the search
+AVERAGE_ROUNDS = (
+    (1000, 0),
+    (1000, 0),
+    (3000, 2),
+)  # images and Gauss-Newton steps of each round of class_average
+SMALLEST_DEVIATION, LARGEST_DEVIATION = 1e-28, 1e28  # of images, for products in single precision
 
 
-@dataclass(frozen=True)
-class Registration:
-    """Where each image stands.
-
-    ``angles_rad`` (n,) in [0, 2 pi) and ``shifts_px`` (n, 2) (x, y): the particle of image i is the reference turned
-    anticlockwise by the angle, then displaced by the shift.  ``correlation`` (n,) in [-1, 1]: of the aligned image
-    with the reference, frequencies weighted by signal over noise.
-    """
-
-    angles_rad: np.ndarray
-    shifts_px: np.ndarray
-    correlation: np.ndarray
+# --- images and references
 
 
-@dataclass(frozen=True)
-class FilteredReference:
-    """A reference image and what registration needs of it; from ``filter_reference``.
-
-    ``image`` (y, x) float32, masked; ``derivatives`` (4, y, x): the noise-filtered reference and its derivatives by
-    angle (per radian), x and y (per pixel); ``curvature`` (3, 3): inner products of the reference's derivatives with
-    the filtered ones; ``power``: inner product of the reference with the filtered one.
-    ``whitening`` (y, x // 2 + 1) divides out the noise's amplitude.
-    """
-
-    image: np.ndarray
-    derivatives: np.ndarray
-    curvature: np.ndarray
-    power: float
-    whitening: np.ndarray
+def particle_mask(size: int) -> np.ndarray:
+    """Mask of particles: the largest circle about pixel n // 2 with a soft edge of 4 px, (size, size) float32."""
+    return circular_mask(size, edge_px=4.0)
 
 
-def circular_mask(size: int, *, edge_px: float = 4.0) -> np.ndarray:
-    """(size, size) float32, 1 inside the largest circle, softened over its last ``edge_px``."""
-    axis = np.arange(size) - size // 2
-    distance = np.hypot(axis[:, None], axis)
-    return np.clip(((size - 1) // 2 - distance) / edge_px, 0, 1).astype(np.float32)
+def mean_power(images: np.ndarray) -> np.ndarray:
+    """Mean squared Fourier magnitude of masked (n, y, x) images: (y, x // 2 + 1)."""
+    mask = particle_mask(images.shape[1])
+    total = np.zeros((images.shape[1], images.shape[1] // 2 + 1))
+    for block in _blocks(images):
+        block = (block - block.mean(axis=(1, 2), keepdims=True)) * mask
+        magnitude = np.abs(scipy.fft.rfft2(block, workers=-1))
+        total += np.square(magnitude, dtype=np.float64).sum(axis=0)
+    return total / len(images)
 
 
-def flat_images(images: np.ndarray) -> np.ndarray:
-    """Which of (n, y, x) images are constant inside the largest circle, whatever lies outside it: (n,) bool."""
-    inside = circular_mask(images.shape[1]) > 0
-    blocks = (images[start : start + BLOCK] for start in range(0, len(images), BLOCK))
-    return np.concatenate([np.ptp(block[:, inside], axis=1) == 0 for block in blocks])
+def constant_images(images: np.ndarray) -> np.ndarray:
+    """Find the (n, y, x) images that are constant inside the largest circle: (n,) bool."""
+    inside = particle_mask(images.shape[1]) > 0
+    return np.concatenate([np.ptp(block[:, inside], axis=1) == 0 for block in _blocks(images)])
 
 
 def image_deviation(images: np.ndarray) -> float:
-    """Root of the mean variance of (n, y, x) images.
-
-    Raises
-    ------
-    ValueError : it is beyond 1e-28 to 1e28, where single precision ends.
-    """
-    blocks = (images[start : start + BLOCK] for start in range(0, len(images), BLOCK))
-    total = sum(block.var(axis=(1, 2), dtype=np.float64).sum() for block in blocks)
+    """Root of the mean variance of (n, y, x) images; a ValueError if their products overflow single precision."""
+    total = sum(block.var(axis=(1, 2), dtype=np.float64).sum() for block in _blocks(images))
     deviation = float(np.sqrt(total / len(images)))
     if not SMALLEST_DEVIATION < deviation < LARGEST_DEVIATION:
         raise ValueError(
@@ -90,159 +71,167 @@ def image_deviation(images: np.ndarray) -> float:
     return deviation
 
 
+@dataclass(frozen=True)
+class FilteredReference:
+    """A reference image and precomputed data for registration; images are (y, x) float32."""
+
+    image: np.ndarray  # masked
+    derivatives: (
+        np.ndarray
+    )  # (4, y, x): noise-filtered reference; derivatives by angle (1 / rad), x and y (1 / px)
+    curvature: np.ndarray  # (3, 3): inner products of the plain with the filtered derivatives
+    power: float  # inner product of the reference with the filtered reference
+    whitening: np.ndarray  # (y, x // 2 + 1): inverse amplitude of the noise at each frequency
+
+
 def filter_reference(reference: np.ndarray, image_power: np.ndarray) -> FilteredReference:
-    """Prepare a reference for ``register``.
-
-    Parameters
-    ----------
-    reference : (y, x) image, in the units of the images.
-    image_power : (y, x // 2 + 1) mean squared Fourier magnitude of the masked images, see ``mean_power``.
-
-    Raises
-    ------
-    ValueError : the reference is constant inside the largest circle.
-    """
+    """Prepare a (y, x) reference, in the units of images with this ``mean_power``, for ``register``."""
     size = len(reference)
     reference = np.asarray(reference, np.float64)
-    if flat_images(reference[None])[0]:
-        raise ValueError("reference must have structure, got a constant image")
-    image = (reference - reference.mean()) * circular_mask(size)
+    image = (reference - reference.mean()) * particle_mask(size)
     spectrum = scipy.fft.rfft2(image)
-    signal = _by_ring(np.abs(spectrum) ** 2)
-    total = _by_ring(image_power)
-    noise = np.maximum(total - signal, 0.02 * total + 1e-9 * total.max())
-    filtered_spectrum = spectrum / noise
+    # the power of the images that the reference does not explain is noise
+    total = _ring_means(image_power)
+    noise = np.maximum(total - _ring_means(np.abs(spectrum) ** 2), 0.02 * total + 1e-9 * total.max())
+    axis = np.arange(size) - size // 2
     ky = 2j * np.pi * scipy.fft.fftfreq(size)[:, None]
     kx = 2j * np.pi * scipy.fft.rfftfreq(size)[None]
 
     def real(half_plane):
         return scipy.fft.irfft2(half_plane, s=(size, size))
 
-    filtered = real(filtered_spectrum)
-    axis = np.arange(size) - size // 2
-    plain, sharp = (
-        [axis * dy - axis[:, None] * dx, dx, dy]
-        for dx, dy in (
-            (real(spectrum * kx), real(spectrum * ky)),
-            (real(filtered_spectrum * kx), real(filtered_spectrum * ky)),
-        )
-    )
-    # d/da of the turned reference is -(x d/dy - y d/dx); so are those of a displacement.
-    curvature = np.array([[np.sum(p * s) for s in sharp] for p in plain])
+    def derivatives(half_plane):
+        """Derivatives by angle, x and y; by the angle it is x d/dy - y d/dx."""
+        dx, dy = real(half_plane * kx), real(half_plane * ky)
+        return [axis * dy - axis[:, None] * dx, dx, dy]
+
+    filtered, sharp = real(spectrum / noise), derivatives(spectrum / noise)
+    curvature = np.array([[np.sum(p * s) for s in sharp] for p in derivatives(spectrum)])
     return FilteredReference(
         image=image.astype(np.float32),
-        derivatives=np.stack([filtered, *(-d for d in sharp)]).astype(np.float32),
+        derivatives=np.stack([filtered, *(-d for d in sharp)]).astype(
+            np.float32
+        ),  # content moves: minus sign
         curvature=(curvature + curvature.T) / 2,
         power=float(np.sum(image * filtered)),
         whitening=(1 / np.sqrt(noise)).astype(np.float32),
     )
 
 
-def mean_power(images: np.ndarray) -> np.ndarray:
-    """Mean squared Fourier magnitude of masked (n, y, x) images: (y, x // 2 + 1)."""
-    mask = circular_mask(images.shape[1])
-    total = np.zeros((images.shape[1], images.shape[1] // 2 + 1))
-    for start in range(0, len(images), BLOCK):
-        block = images[start : start + BLOCK]
-        block = (block - block.mean(axis=(1, 2), keepdims=True)) * mask
-        magnitude = np.abs(scipy.fft.rfft2(block, workers=-1))
-        total += np.square(magnitude, dtype=np.float64).sum(axis=0)
-    return total / len(images)
+def _blocks(images: np.ndarray) -> Iterator[np.ndarray]:
+    return (images[start : start + BLOCK] for start in range(0, len(images), BLOCK))
+
+
+def _ring_means(power: np.ndarray) -> np.ndarray:
+    """Replace (y, x // 2 + 1) values by the mean of their ring of frequencies."""
+    size = power.shape[0]
+    frequency = np.hypot(scipy.fft.fftfreq(size)[:, None], scipy.fft.rfftfreq(size)[None]) * size
+    ring = np.rint(frequency).astype(int)
+    count = np.bincount(ring.ravel())
+    return (np.bincount(ring.ravel(), weights=power.ravel()) / count)[ring]
+
+
+# --- registration
+
+
+class Registration(NamedTuple):
+    """Poses of n images: the particle is the reference, rotated anticlockwise by the angle and then displaced."""
+
+    angles_rad: np.ndarray  # (n,) in [0, 2 pi)
+    shifts_px: np.ndarray  # (n, 2), (x, y)
+    correlation: np.ndarray  # (n,) in [-1, 1], with the reference, frequencies weighted by signal over noise
 
 
 def register(
-    images: np.ndarray,
-    reference: FilteredReference,
-    angles_rad: np.ndarray,
-    *,
-    steps: int = STEPS,
-    twins: bool = True,
+    images: np.ndarray, reference: FilteredReference, angles_rad: np.ndarray, *, steps: int = STEPS
 ) -> Registration:
-    """Find shifts and twins of images whose angles are roughly known, and refine the angles.
+    """Find shifts and twins of (n, y, x) images whose (n,) angles are known to a few degrees, modulo half a turn.
 
-    Parameters
-    ----------
-    images : (n, y, x), of the reference's size.
-    reference : from ``filter_reference``.
-    angles_rad : (n,), known to some degrees, modulo pi with ``twins``.
-    steps : Gauss-Newton steps on angle and shift; 0 leaves the angles as they are and the shifts at whole pixels.
-    twins : let the angle plus pi compete.
-
-    Raises
-    ------
-    ValueError : images are not (n, y, y) of the reference's size, or angles are not one for each.
+    ``steps`` Gauss-Newton steps refine angles and shifts; 0 keeps the angles and finds shifts of whole pixels.
     """
-    images = square_images(images)
-    if images.shape[1:] != reference.image.shape:
-        raise ValueError(f"images must be of the reference's {reference.image.shape}, got {images.shape[1:]}")
-    angles_rad = finite_array(angles_rad, name="angles_rad", ndim=1, dtype=float)
-    if len(angles_rad) != len(images):
-        raise ValueError(f"angles_rad must be {len(images)}, one for each image, got {len(angles_rad)}")
     parts = [
-        _register_block(images[s : s + BLOCK], reference, angles_rad[s : s + BLOCK], steps, twins)
+        _register_block(images[s : s + BLOCK], reference, angles_rad[s : s + BLOCK], steps)
         for s in range(0, len(images), BLOCK)
     ]
     return Registration(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 
 def align_images(images: np.ndarray, angles_rad: np.ndarray, shifts_px: np.ndarray) -> np.ndarray:
-    """Undo each image's shift, then its rotation: (n, y, x) float32, particles as the reference shows them."""
-    return rotate_images(images, -angles_rad, -turn(shifts_px, -np.asarray(angles_rad)), outside="edge-mean")
+    """Undo the shift of each of (n, y, x) images, then its rotation: (n, y, x) float32, in the pose of the reference.
+
+    Parameters
+    ----------
+    images : (n, y, x) array
+    angles_rad : (n,) array
+    shifts_px : (n, 2) array
+    """
+    angles_rad = -np.asarray(angles_rad)
+    return rotate_images(images, angles_rad, -rotate_vectors(shifts_px, angles_rad), outside="edge-mean")
 
 
 def average_aligned(images: np.ndarray, angles_rad: np.ndarray, shifts_px: np.ndarray) -> np.ndarray:
-    """The average of ``align_images``, of which some are in memory at a time: (y, x) float32."""
+    """Average the images that ``align_images`` gives, block by block: (y, x) float32."""
     total = np.zeros(images.shape[1:])
     for start in range(0, len(images), BLOCK):
         block = slice(start, start + BLOCK)
-        total += align_images(images[block], angles_rad[block], shifts_px[block]).sum(
-            axis=0, dtype=np.float64
-        )
+        aligned = align_images(images[block], angles_rad[block], shifts_px[block])
+        total += aligned.sum(axis=0, dtype=np.float64)
     return (total / len(images)).astype(np.float32)
 
 
-def turn(vectors: np.ndarray, angles_rad: np.ndarray) -> np.ndarray:
-    """(n, 2) vectors (x, y) turned anticlockwise by (n,) angles."""
-    cos, sin = np.cos(angles_rad), np.sin(angles_rad)
-    x, y = vectors[:, 0], vectors[:, 1]
-    return np.stack([cos * x - sin * y, sin * x + cos * y], axis=1)
+def class_average(images: np.ndarray, angles_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Average images whose angles are known modulo half a turn: the (y, x) average, and the images' ``mean_power``.
+
+    The average starts as one image. Each round registers more images with the previous average, which settles their
+    twins and shifts.
+    """
+    power = mean_power(images[: AVERAGE_ROUNDS[-1][0]])
+    average = align_images(images[:1], angles_rad[:1], np.zeros((1, 2)))[0]
+    for count, steps in AVERAGE_ROUNDS:
+        found = register(images[:count], filter_reference(average, power), angles_rad[:count], steps=steps)
+        # particles are centred on average; the one image that an average starts from may be off-centre
+        offset = rotate_vectors(found.shifts_px, -found.angles_rad).mean(axis=0)
+        offsets = rotate_vectors(np.broadcast_to(offset, found.shifts_px.shape), found.angles_rad)
+        average = average_aligned(images[:count], found.angles_rad, found.shifts_px - offsets)
+    return average, power
 
 
-def _register_block(images, reference, angles, steps, twins):
+def _register_block(images, reference, angles, steps):
     size = images.shape[1]
-    mask = circular_mask(size)
+    mask = particle_mask(size)
     images = images - images.mean(axis=(1, 2), keepdims=True)
-    angles, moved = _search(rotate_images(images, -angles), reference, angles, twins)
+    # search twins and whole-pixel shifts; shifts are kept in the frame of the reference
+    angles, moved = _search(rotate_images(images, -angles) * mask, reference, angles)
     templates = reference.derivatives.reshape(4, -1).T * mask.reshape(-1, 1)  # (y x, 4)
     for step in range(steps + 1):
         aligned = rotate_images(images, -angles, -moved)  # (b, y, x)
         products = aligned.reshape(len(images), -1) @ templates
         if step == steps:
             break
+        # Gauss-Newton step, of limited length
         scale = np.maximum(products[:, 0] / reference.power, 0.1)
         update = np.linalg.solve(reference.curvature, products[:, 1:].T).T / scale[:, None]
-        turned = np.clip(update[:, 0], -LONGEST_STEP_RAD, LONGEST_STEP_RAD)
-        angles = angles + turned
+        angles = angles + np.clip(update[:, 0], -LONGEST_STEP_RAD, LONGEST_STEP_RAD)
         moved = moved + np.clip(update[:, 1:], -LONGEST_STEP_PX, LONGEST_STEP_PX)
+    # correlation of the whitened images with the whitened reference
     white = scipy.fft.rfft2(aligned * mask, workers=-1) * reference.whitening
-    norm = np.sqrt(_half_plane_sum(np.abs(white) ** 2, size))
+    norm = np.sqrt((np.abs(white) ** 2 * hermitian_weights(size)).sum(axis=(1, 2)))
     correlation = products[:, 0] * size / (norm * np.sqrt(reference.power))
-    return np.mod(angles, 2 * np.pi), turn(moved, angles), np.clip(correlation, -1, 1)
+    return np.mod(angles, 2 * np.pi), rotate_vectors(moved, angles), np.clip(correlation, -1, 1)
 
 
-def _search(turned, reference, angles, twins):
-    """The better of each turned-back image and its twin, and the whole-pixel displacement (x, y) it shows."""
-    size = turned.shape[1]
+def _search(masked, reference, angles):
+    """For each masked image, choose it rotated back or its 180-degree twin; find its whole-pixel shift (x, y)."""
+    size = masked.shape[1]
     template = np.conj(scipy.fft.rfft2(scipy.fft.ifftshift(reference.derivatives[0])))
-    spectra = scipy.fft.rfft2(scipy.fft.ifftshift(turned * circular_mask(size), axes=(1, 2)), workers=-1)
+    spectra = scipy.fft.rfft2(scipy.fft.ifftshift(masked, axes=(1, 2)), workers=-1)
     reach = max(1, int(SEARCHED_FRACTION * size))
-    best, where = _peaks(spectra * template, size, reach)
-    if twins:
-        best_twin, where_twin = _peaks(np.conj(spectra) * template, size, reach)
-        is_twin = best_twin > best
-        angles = angles + np.pi * is_twin
-        where = np.where(is_twin[:, None], where_twin, where)
-    return angles, where.astype(float)
+    (best, where), (best_twin, where_twin) = (
+        _peaks(products * template, size, reach) for products in (spectra, np.conj(spectra))
+    )
+    is_twin = best_twin > best
+    where = np.where(is_twin[:, None], where_twin, where)
+    return angles + np.pi * is_twin, where.astype(float)
 
 
 def _peaks(products, size, reach):
@@ -253,22 +242,3 @@ def _peaks(products, size, reach):
     highest = correlation.argmax(axis=1)
     y, x = np.unravel_index(highest, (len(near), len(near)))
     return correlation[np.arange(len(correlation)), highest], np.stack([near[x], near[y]], axis=1)
-
-
-def _half_plane_sum(values, size):
-    """Sum over the whole plane of (n, y, x // 2 + 1) values of its half."""
-    weight = np.full(values.shape[-1], 2.0)
-    weight[0] = 1
-    if size % 2 == 0:
-        weight[-1] = 1
-    return (values * weight).sum(axis=(1, 2))
-
-
-def _by_ring(power):
-    """(y, x // 2 + 1) values, each replaced by the mean over its ring of frequencies."""
-    size = power.shape[0]
-    ring = np.rint(np.hypot(scipy.fft.fftfreq(size)[:, None], scipy.fft.rfftfreq(size)[None]) * size).astype(
-        int
-    )
-    count = np.bincount(ring.ravel())
-    return (np.bincount(ring.ravel(), weights=power.ravel()) / count)[ring]

@@ -1,12 +1,10 @@
-"""Images turned and displaced by cubic B-spline interpolation, threads over images.
+"""In-plane rotations: of images by cubic B-spline interpolation, of vectors, and angles modulo a period.
 
-Coordinates are those of ``docs/conventions.md``: x is the second array axis, y the first, the origin pixel ``n // 2``.
-A positive angle takes the x axis to the y axis.
+The x axis is the second array axis, the y axis the first, and the origin is pixel ``n // 2``. A positive angle takes
+the x axis to the y axis (anticlockwise where y points up).
 
-A cubic spline passes through all pixels: coefficients come from them by a recursion of one pole along each axis, and a
-point between pixels is a sum over the 4 x 4 coefficients around it.
-
-Source: Unser, IEEE Signal Process. Mag. 16(6) (1999) 22.
+A cubic spline passes through all pixels. A recursion of one pole along each axis gives its coefficients, and a value
+between pixels is a weighted sum of the 4 x 4 coefficients around it (Unser, IEEE Signal Process. Mag. 16(6) (1999) 22).
 """
 
 from __future__ import annotations
@@ -14,12 +12,13 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from cryoem.checks import one_each, shifts_of, square_images
+from cryoem.validation import one_each, shifts_of, square_images
 
 OUTSIDE = ("zero", "edge-mean")
-MARGIN_PX = 12  # the spline of an image that ends abruptly rings by a factor 0.27 a pixel: 1e-7 here
+# The spline of an image that ends abruptly rings; the ringing falls by a factor 0.27 a pixel, to 1e-7 over this margin.
+MARGIN_PX = 12
 _POLE = np.float32(np.sqrt(3) - 2)
-_START = 24  # terms of the recursion's first value, again to float32 precision
+_START_TERMS = 24  # of the recursion's first value, to float32 precision
 _GAIN = np.float32(6)
 _END = _POLE / (_POLE * _POLE - np.float32(1))
 
@@ -31,25 +30,27 @@ def rotate_images(
     *,
     outside: str = "zero",
 ) -> np.ndarray:
-    """Turn images anticlockwise about pixel n // 2, then displace them.
+    """Rotate images anticlockwise about pixel n // 2, then displace them.
 
-    What is at (x, y) of an image comes to (x cos a - y sin a, x sin a + y cos a) plus the shift.
+    The content at (x, y) moves to (x cos a - y sin a, x sin a + y cos a) plus the shift.
 
     Parameters
     ----------
-    images : (n, y, x), y == x.
-    angles_rad : (n,) angles.
-    shifts_px : (n, 2) displacement (x, y) towards larger coordinates, after the rotation; none by default.
-    outside : what surrounds each image, ``"zero"`` or ``"edge-mean"``, the mean of its outermost pixels.
+    images : (n, y, x) array, y == x
+    angles_rad : (n,) array
+    shifts_px : (n, 2) array, optional
+        Displacement (x, y) towards larger coordinates, applied after the rotation; none by default.
+    outside : str
+        Value around each image: ``"zero"``, or ``"edge-mean"``, the mean of its outermost pixels.
 
     Returns
     -------
-    (n, y, x) float32.
+    (n, y, x) float32 array
 
     Raises
     ------
-    ValueError : images are not (n, y, y), angles or shifts are not one for each, any is not finite, or ``outside`` is
-        unknown.
+    ValueError
+        If images are not (n, y, y), there is not one finite angle and shift for each, or ``outside`` is unknown.
     """
     images = square_images(images)
     angles_rad = one_each(angles_rad, count=len(images), name="angles_rad")
@@ -58,39 +59,76 @@ def rotate_images(
     shifts_px = shifts_of(shifts_px, count=len(images))
     if outside not in OUTSIDE:
         raise ValueError(f"outside must be one of {', '.join(OUTSIDE)}, got {outside!r}")
-    level = _edge_mean(images) if outside == "edge-mean" else np.zeros(len(images), np.float32)
-    turned = np.empty_like(images)
-    _rotate(images, turned_back(angles_rad), shifts_px, level, turned)
-    return turned
+    level = np.zeros(len(images), np.float32)
+    if outside == "edge-mean":
+        edge = np.ones(images.shape[1:], bool)
+        edge[1:-1, 1:-1] = False
+        level = images[:, edge].mean(axis=1)
+    rotated = np.empty_like(images)
+    _rotate(images, inverse_matrices(angles_rad), shifts_px, level, rotated)
+    return rotated
 
 
-def turned_back(angles_rad: np.ndarray) -> np.ndarray:
-    """Matrices that take coordinates (x, y) of a turned image to those of the image before: (n, 2, 2) float64."""
+def rotate_vectors(vectors: np.ndarray, angles_rad: np.ndarray) -> np.ndarray:
+    """Rotate (n, 2) vectors (x, y) anticlockwise by (n,) angles."""
+    cos, sin = np.cos(angles_rad), np.sin(angles_rad)
+    x, y = vectors[:, 0], vectors[:, 1]
+    return np.stack([cos * x - sin * y, sin * x + cos * y], axis=1)
+
+
+def inverse_matrices(angles_rad: np.ndarray) -> np.ndarray:
+    """Matrices from coordinates (x, y) in a rotated image to those in the original: (n, 2, 2) float64."""
     cos, sin = np.cos(angles_rad), np.sin(angles_rad)
     return np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2)
 
 
-def _edge_mean(images: np.ndarray) -> np.ndarray:
-    """Mean of each image's outermost pixels: (n,) float32."""
-    inner = np.zeros(images.shape[1:], bool)
-    inner[1:-1, 1:-1] = True
-    return images[:, ~inner].mean(axis=1)
+def wrap_angles(angles_rad: np.ndarray, period_rad: float) -> np.ndarray:
+    """Map angles to [-period / 2, period / 2)."""
+    return np.mod(angles_rad + period_rad / 2, period_rad) - period_rad / 2
+
+
+def unit_vectors(angles_rad: np.ndarray, *, periods: int = 1) -> np.ndarray:
+    """Return cos and sin of ``periods * angles``; angles one period apart give the same result: (..., 2)."""
+    phases = periods * np.asarray(angles_rad)
+    return np.stack([np.cos(phases), np.sin(phases)], axis=-1)
+
+
+def angle_errors_deg(estimated_rad: np.ndarray, true_rad: np.ndarray, *, periods: int = 1) -> np.ndarray:
+    """Absolute differences of (n,) angles in degrees, modulo the period: at most 180 / periods."""
+    difference = np.asarray(estimated_rad, dtype=float) - np.asarray(true_rad, dtype=float)
+    return np.degrees(np.abs(wrap_angles(difference, 2 * np.pi / periods)))
+
+
+def pair_error_deg(estimated_rad: np.ndarray, true_rad: np.ndarray, *, period_rad: float = np.pi) -> float:
+    """Mean error of the angles between neighbours of a stack, degrees, modulo the period."""
+    error = wrap_angles(np.diff(estimated_rad) - np.diff(true_rad), period_rad)
+    return float(np.degrees(np.abs(error).mean()))
+
+
+def joint_error_deg(estimated_rad: np.ndarray, true_rad: np.ndarray, *, period_rad: float = np.pi) -> float:
+    """Mean error of the angles to one reference, degrees, modulo the period and up to the best constant."""
+    error = np.asarray(estimated_rad) - np.asarray(true_rad)
+    # search the constant on a grid, then take the median of the remainder
+    constants = np.linspace(0, period_rad, 361)[:-1]
+    costs = [np.abs(wrap_angles(error - constant, period_rad)).mean() for constant in constants]
+    remaining = wrap_angles(error - constants[int(np.argmin(costs))], period_rad)
+    return float(np.degrees(np.abs(wrap_angles(remaining - np.median(remaining), period_rad)).mean()))
 
 
 @numba.njit(fastmath=True, cache=True)
 def to_coefficients(values):
-    """Cubic spline coefficients of (y, x) float32 pixels, at least 2 x 2, mirrored about the outermost ones."""
+    """Compute the cubic spline coefficients of (y, x) float32 pixels, at least 2 x 2, with mirrored borders."""
     across = _filtered_down(values.T.copy())
     return _filtered_down(across.T.copy())
 
 
 @numba.njit(fastmath=True, cache=True)
 def _filtered_down(values):
-    """The recursion down and up all columns at once, in place; returns its argument."""
+    """Run the recursion down and up all columns at once, in place; return the argument."""
     height, width = values.shape
     first = values[0].copy()
     power = np.float32(1)
-    for k in range(1, _START):
+    for k in range(1, _START_TERMS):
         power *= _POLE
         first += power * values[_mirrored(k, height)]
     values[0] = _GAIN * first
@@ -106,14 +144,14 @@ def _filtered_down(values):
 
 @numba.njit(inline="always")
 def _mirrored(k, n):
-    """Index k >= 0 of a line of n values mirrored about its ends without repeating them."""
+    """Map index k >= 0 into a line of n values with mirrored ends."""
     k %= 2 * n - 2
     return min(k, 2 * n - 2 - k)
 
 
 @numba.njit(inline="always")
 def _weights(t):
-    """Weights of the four coefficients around a point a fraction t beyond the second."""
+    """Weights of the four coefficients around a point at a fraction t after the second."""
     sixth = np.float32(1 / 6)
     u = np.float32(1) - t
     w0, w3 = u * u * u * sixth, t * t * t * sixth
@@ -123,7 +161,7 @@ def _weights(t):
 
 @numba.njit(inline="always")
 def read_spline(coefficients, x, y):
-    """The spline of (y, x) coefficients at array position (x, y); zero where coefficients around it are missing."""
+    """Evaluate the spline of (y, x) coefficients at (x, y); zero where a neighbouring coefficient is missing."""
     base_x, base_y = np.floor(x), np.floor(y)
     left, top = int(base_x) - 1, int(base_y) - 1
     if left < 0 or top < 0 or left + 4 > coefficients.shape[1] or top + 4 > coefficients.shape[0]:
@@ -140,7 +178,7 @@ def read_spline(coefficients, x, y):
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)
-def _rotate(images, matrices, shifts_px, level, turned):
+def _rotate(images, matrices, shifts_px, level, rotated):
     n, size = images.shape[0], images.shape[1]
     origin = size // 2
     for i in numba.prange(n):
@@ -154,4 +192,4 @@ def _rotate(images, matrices, shifts_px, level, turned):
                 u = column - origin - shifts_px[i, 0]
                 x = m[0, 0] * u + m[0, 1] * v + origin + MARGIN_PX
                 y = m[1, 0] * u + m[1, 1] * v + origin + MARGIN_PX
-                turned[i, row, column] = read_spline(coefficients, x, y) + level[i]
+                rotated[i, row, column] = read_spline(coefficients, x, y) + level[i]

@@ -1,11 +1,10 @@
-"""Power spectra of particle images on polar grids: shifts leave them alone, rotations move them along the angle.
+"""Power spectra of particle images, on polar grids and on pixels.
 
-The magnitude of a Fourier transform does not know where the particle stands, and it is centrosymmetric: half a
-turn is the whole circle of angles.  The image is masked softly and padded to twice its side, so that the
-spectrum is read between its frequencies without loss, then its logarithm is sampled along rays.  A class with
-an n-fold axis along the view repeats itself even sooner, and its sectors are averaged.
+The magnitude of a Fourier transform does not depend on the particle's position, and rotates with the particle. On a
+polar grid a rotation is a shift along the angle. The magnitude is centrosymmetric, so angles are known modulo half a
+turn. For a class with an n-fold axis along the view the period is shorter, and the equal sectors are averaged.
 
-Source: arXiv 2205.11829, section 3 (rotation from centred log power spectra); the polar grid is ours.
+Source: arXiv 2205.11829, section 3 (rotation from centred log power spectra); the polar grid is our own.
 """
 
 from __future__ import annotations
@@ -17,26 +16,31 @@ import numba
 import numpy as np
 import scipy.fft
 
-from cryoem.checks import square_images, whole_number
-from cryoem.udl.registration import circular_mask, flat_images
+from cryoem.udl.natural import crop_mask
+from cryoem.udl.registration import constant_images, particle_mask
+from cryoem.validation import square_images, whole_number
 
 SMALLEST_PX = 16
-MOST_ANGLES = 1024  # the network compares each with each
+MOST_ANGLES = 1024  # the network compares each angle with each
 BLOCK = 256
 TINY = np.float32(1e-12)
 
 
 @dataclass(frozen=True)
 class PolarGrid:
-    """Where polar spectra are sampled.
+    """Sampling points of polar spectra; a ValueError if one is not a whole number in its range.
 
-    ``image_size`` pixels; ``n_angles`` samples over one period; ``n_radii`` rings from ``lowest`` on, one frequency
-    (1 / image_size per pixel) apart; ``fold``: the number of rotations in half a turn that leave spectra alike.
-
-    Raises
-    ------
-    ValueError : a count is not a positive whole number, the images are below 16 px, angles are more than 1024, or rings
-        pass the Nyquist frequency.
+    Parameters
+    ----------
+    image_size : int
+        Side of the images, pixels, at least 16.
+    n_angles : int
+        Samples over one period, at most 1024.
+    lowest, n_radii : int
+        Frequency of the first ring, in units of 1 / image_size per pixel, and number of rings, one frequency apart, all
+        at or below the Nyquist frequency.
+    fold : int
+        Number of rotations within half a turn that leave the spectra unchanged.
     """
 
     image_size: int
@@ -53,30 +57,33 @@ class PolarGrid:
             raise ValueError(f"n_angles must be at most {MOST_ANGLES}, got {self.n_angles}")
         if self.lowest + self.n_radii > self.image_size // 2 + 1:
             raise ValueError(
-                f"n_radii must leave rings below the Nyquist frequency {self.image_size // 2}, "
+                f"n_radii must leave all rings at or below the Nyquist frequency {self.image_size // 2}, "
                 f"got {self.n_radii} from {self.lowest}"
             )
 
     @property
     def periods(self) -> int:
-        """Periods of a spectrum in a full turn: 2, times the fold."""
+        """Number of periods of a spectrum in a full turn: twice the fold."""
         return 2 * self.fold
 
     @property
     def period_rad(self) -> float:
-        """What angles from spectra are known modulo: pi over the fold."""
+        """Period of angles from spectra: pi / fold."""
         return 2 * np.pi / self.periods
 
 
 def polar_grid(image_size: int, *, symmetry: str = "C1", n_angles: int = 128) -> PolarGrid:
-    """The grid that suits images of a size: rings from 2 up to 3/8 of the sampling frequency.
+    """Return the default grid for images of a size: rings from 2 to 3/8 of the sampling frequency.
 
-    ``symmetry`` is the class's own in the plane, ``"C1"``, ``"C2"``, ...: C_n repeats spectra every 360 / n degrees for
-    even n, every 180 / n for odd n.
-
-    Raises
-    ------
-    ValueError : the images are too small or the symmetry is no cyclic group.
+    Parameters
+    ----------
+    image_size : int
+        Side of the images, pixels, at least 16.
+    symmetry : str
+        In-plane symmetry of the class, ``"C1"``, ``"C2"``, ... The spectra of C_n repeat every 360 / n degrees for
+        even n, and every 180 / n degrees for odd n.
+    n_angles : int
+        Samples over one period.
     """
     image_size = whole_number(image_size, name="image_size", at_least=SMALLEST_PX)
     order = cyclic_order(symmetry)
@@ -85,7 +92,7 @@ def polar_grid(image_size: int, *, symmetry: str = "C1", n_angles: int = 128) ->
 
 
 def cyclic_order(symmetry: str) -> int:
-    """The n of ``"Cn"``; ValueError for anything else."""
+    """Return the n of ``"Cn"``, or raise a ValueError for anything else."""
     match = re.fullmatch(r"[Cc]([1-9]\d*)", symmetry) if isinstance(symmetry, str) else None
     if match is None:
         raise ValueError(f"symmetry must be a cyclic group C1, C2, ..., got {symmetry!r}")
@@ -93,77 +100,113 @@ def cyclic_order(symmetry: str) -> int:
 
 
 def polar_spectra(images: np.ndarray, grid: PolarGrid) -> np.ndarray:
-    """Logarithms of Fourier magnitudes on a polar grid, the mean of each image's at zero.
+    """Compute the logarithms of Fourier magnitudes on a polar grid, minus their mean.
 
     Parameters
     ----------
-    images : (n, y, x), y == x == ``grid.image_size``.
+    images : (n, y, x) array
+        Images of ``grid.image_size`` pixels a side.
+    grid : PolarGrid
 
     Returns
     -------
-    (n, n_angles, n_radii) float32.  A particle turned anticlockwise by ``period_rad / n_angles`` moves its spectrum
-    on by one angle.
+    (n, n_angles, n_radii) float32 array
+        A particle rotated anticlockwise by ``period_rad / n_angles`` has its spectrum shifted by one angle.
 
     Raises
     ------
-    ValueError : images are not of the grid's size or not finite, or one is constant inside the largest circle.
+    ValueError
+        If images are not of the grid's size, not finite, or constant inside the largest circle.
     """
     images = square_images(images)
     if images.shape[1] != grid.image_size:
-        raise ValueError(f"images must be {grid.image_size} px a side for this model, got {images.shape[1]}")
-    flat = flat_images(images)
-    if flat.any():
-        raise ValueError(f"images must have structure, got {flat.sum()} constant ones, first {flat.argmax()}")
-    pixels, weights = _samples(grid)
-    mask = circular_mask(grid.image_size)
+        raise ValueError(
+            f"images must have {grid.image_size} px a side for this model, got {images.shape[1]}"
+        )
+    constant = constant_images(images)
+    if constant.any():
+        raise ValueError(
+            f"images must not be constant inside the largest circle, got {constant.sum()} such images, "
+            f"the first at index {constant.argmax()}"
+        )
+    elements, weights = _interpolation(grid)
+    mask = particle_mask(grid.image_size)
     side = 2 * grid.image_size
     columns = _columns(grid)
     spectra = np.empty((len(images), grid.fold * grid.n_angles * grid.n_radii), np.float32)
     for start in range(0, len(images), BLOCK):
         block = images[start : start + BLOCK]
+        # standardise in double precision: squares of values of any scale
         block = block - block.mean(axis=(1, 2), keepdims=True)
-        deviation = block.std(axis=(1, 2), keepdims=True, dtype=np.float64)  # squares of any scale
+        deviation = block.std(axis=(1, 2), keepdims=True, dtype=np.float64)
         block = (block / deviation).astype(np.float32)
+        # transform the masked images padded to twice their side; only low columns are needed
         rows = scipy.fft.rfft(block * mask, n=side, axis=2, workers=-1)[:, :, :columns]
         transform = np.ascontiguousarray(scipy.fft.fft(rows, n=side, axis=1, workers=-1))  # (b, 2 y, columns)
-        _read(transform.reshape(len(block), -1), pixels, weights, spectra[start : start + BLOCK])
+        _log_magnitudes(transform.reshape(len(block), -1), elements, weights, spectra[start : start + BLOCK])
+    # average the sectors that symmetry makes equal
     spectra = spectra.reshape(len(images), grid.fold, grid.n_angles, grid.n_radii).mean(axis=1)
     return spectra - spectra.mean(axis=(1, 2), keepdims=True)
 
 
-def without_rings(spectra: np.ndarray) -> np.ndarray:
-    """Polar spectra less the mean of each ring, which no rotation changes: (n, n_angles, n_radii)."""
+def subtract_ring_means(spectra: np.ndarray) -> np.ndarray:
+    """Subtract the mean of each ring of (n, n_angles, n_radii) polar spectra, which no rotation changes."""
     return spectra - spectra.mean(axis=-2, keepdims=True)
 
 
+def power_spectra(images: np.ndarray) -> np.ndarray:
+    """Compute centred log(1 + magnitude) of images, scaled to [0, 1] and constant outside the largest circle.
+
+    They rotate as their images do, modulo 180 degrees; the zero frequency is at pixel n // 2.
+
+    Parameters
+    ----------
+    images : (n, y, x) array
+        Square images of at least 8 px.
+
+    Returns
+    -------
+    (n, y, x) float32 array
+    """
+    images = square_images(images, smallest_px=8)
+    magnitude = np.abs(scipy.fft.fftshift(scipy.fft.fft2(images, workers=-1), axes=(1, 2)))
+    spectra = np.log1p(magnitude).astype(np.float32)
+    mask = crop_mask(images.shape[1])
+    mean = np.einsum("nyx,yx->n", spectra, mask)[:, None, None] / mask.sum()
+    spectra = (spectra - mean) * mask
+    low = spectra.min(axis=(1, 2), keepdims=True)
+    return (spectra - low) / np.maximum(np.ptp(spectra, axis=(1, 2), keepdims=True), 1e-6)
+
+
 def _columns(grid: PolarGrid) -> int:
-    """How many columns of the padded half-plane the rings reach into."""
+    """Number of columns of the padded half-plane that the rings need."""
     return 2 * (grid.lowest + grid.n_radii - 1) + 2
 
 
-def _samples(grid: PolarGrid) -> tuple[np.ndarray, np.ndarray]:
-    """For every polar sample the four elements of the padded half-plane around it, and their weights: (4, samples)."""
+def _interpolation(grid: PolarGrid) -> tuple[np.ndarray, np.ndarray]:
+    """Indices and weights of the four half-plane elements around each polar sample: (4, samples) each."""
     side = 2 * grid.image_size
     n = grid.fold * grid.n_angles
     angle = np.pi * np.arange(n)[:, None] / n
     radius = 2.0 * (grid.lowest + np.arange(grid.n_radii))
     kx, ky = np.cos(angle) * radius, np.sin(angle) * radius
+    # samples at negative kx are read from their Hermitian twins
     other_half = kx < 0
     kx, ky = np.where(other_half, -kx, kx), np.where(other_half, -ky, ky)
     left, low = np.floor(kx).astype(int), np.floor(ky).astype(int)
     tx, ty = kx - left, ky - low
-    pixels = [((low + j) % side) * _columns(grid) + left + i for j in (0, 1) for i in (0, 1)]
+    elements = [((low + j) % side) * _columns(grid) + left + i for j in (0, 1) for i in (0, 1)]
     weights = [(ty if j else 1 - ty) * (tx if i else 1 - tx) for j in (0, 1) for i in (0, 1)]
-    return np.stack(pixels).reshape(4, -1), np.stack(weights).reshape(4, -1).astype(np.float32)
+    return np.stack(elements).reshape(4, -1), np.stack(weights).reshape(4, -1).astype(np.float32)
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)
-def _read(transform, pixels, weights, out):
-    """Log of the power interpolated at each sample: (n, elements) complex -> (n, samples)."""
+def _log_magnitudes(transform, elements, weights, out):
+    """Interpolate the power at each sample and write the log of its root: (n, elements) -> (n, samples)."""
     for i in numba.prange(transform.shape[0]):
-        for s in range(pixels.shape[1]):
+        for s in range(elements.shape[1]):
             power = np.float32(0)
             for corner in range(4):
-                value = transform[i, pixels[corner, s]]
+                value = transform[i, elements[corner, s]]
                 power += weights[corner, s] * (value.real * value.real + value.imag * value.imag)
             out[i, s] = np.float32(0.5) * np.log(power + TINY)

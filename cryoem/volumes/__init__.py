@@ -1,26 +1,15 @@
-"""Density maps: read and write them, make them from atomic models or from nothing, box, filter and mask them.
+"""Phase 0: density maps. Read, write, box, filter and mask them; make them from atomic models or as phantoms."""
 
-A map is an array (z, y, x) whose origin is voxel ``n // 2`` of each axis, for even and odd sizes alike.
-"""
+import lazy_loader
 
-from cryoem.volumes.boxes import centre, crop_or_pad, cube, enclosing_image_size, resample
-from cryoem.volumes.filters import low_pass, soft_mask, soft_sphere
-from cryoem.volumes.maps import DensityMap, read_map, write_map
-from cryoem.volumes.models import density_from_model
-from cryoem.volumes.phantom import phantom
-
-__all__ = [
-    "DensityMap",
-    "centre",
-    "crop_or_pad",
-    "cube",
-    "density_from_model",
-    "enclosing_image_size",
-    "low_pass",
-    "phantom",
-    "read_map",
-    "resample",
-    "soft_mask",
-    "soft_sphere",
-    "write_map",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "density": ["DensityMap", "centre", "crop_or_pad", "cube", "enclosing_image_size", "resample"],
+        "filters": ["low_pass", "soft_mask", "soft_sphere"],
+        "maps": ["read_map", "write_map"],
+        "models": ["density_from_model"],
+        "phantoms": ["phantom"],
+        "registry": ["ENTRIES", "Entry", "fetch", "find_entry", "load"],
+    },
+)

@@ -1,17 +1,26 @@
-"""Pseudo-atoms (n, 3), in angstrom, of the pieces that proteins and nucleic acids are made of.
+"""Pseudo-atoms (n, 3), in angstrom, of the secondary structure of proteins and of DNA.
 
-Geometry from the textbooks: an alpha helix rises 1.5 angstrom and turns 100 degrees a residue, a strand rises
-3.3 angstrom a residue, B-form DNA rises 3.4 angstrom and turns 34.3 degrees a base pair; both helices are
+Geometry from the textbooks: an alpha helix rises 1.5 angstrom and turns 100 degrees per residue, a strand rises
+3.3 angstrom per residue, B-form DNA rises 3.4 angstrom and turns 34.3 degrees per base pair; both helices are
 right-handed.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
+
+UP = np.array([0.0, 0.0, 1.0])  # the normal of a domain's layers
+LAYER_SPACING_ANGSTROM = 10.0
+ROD_SPACING_ANGSTROM = {"helix": 9.5, "strand": 4.8}
+ROD_LENGTH_ANGSTROM = {"helix": (12.0, 34.0), "strand": (12.0, 26.0)}
+SHORTEST_ROD_ANGSTROM = 8.0
+TILT = {"helix": 0.15, "strand": 0.04}  # standard deviation, as a slope
 
 
 def _frame(axis: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Right-handed orthonormal (u, v, axis)."""
+    """Return a right-handed orthonormal frame (u, v, axis)."""
     axis = axis / np.linalg.norm(axis)
     helper = np.eye(3)[np.argmin(np.abs(axis))]
     u = np.cross(helper, axis)
@@ -20,18 +29,14 @@ def _frame(axis: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def helix(start: np.ndarray, end: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Right-handed alpha helix: C-alpha, peptide and side-chain pseudo-atoms (n, 3)."""
+    """Return a right-handed alpha helix: C-alpha, peptide and side-chain pseudo-atoms (n, 3)."""
     u, v, axis = _frame(end - start)
     residue = np.arange(max(3, round(np.linalg.norm(end - start) / 1.5)))
     angle = np.deg2rad(100) * residue + rng.uniform(0, 2 * np.pi)
 
     def spiral(radius, angle, rise):
-        return (
-            start
-            + np.outer(radius * np.cos(angle), u)
-            + np.outer(radius * np.sin(angle), v)
-            + np.outer(rise, axis)
-        )
+        in_plane = np.outer(radius * np.cos(angle), u) + np.outer(radius * np.sin(angle), v)
+        return start + in_plane + np.outer(rise, axis)
 
     side_chains = [
         spiral(radius, angle, 1.5 * residue) for radius in (3.4, rng.uniform(4.0, 6.0, len(residue)))
@@ -41,7 +46,7 @@ def helix(start: np.ndarray, end: np.ndarray, rng: np.random.Generator) -> np.nd
 
 
 def strand(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Pleated beta strand in a sheet normal to the domain's z-axis: pseudo-atoms (n, 3)."""
+    """Return a pleated beta strand of a sheet normal to the domain's z-axis: pseudo-atoms (n, 3)."""
     residue = np.arange(max(2, round(np.linalg.norm(end - start) / 3.3)))
     axis = (end - start) / np.linalg.norm(end - start)
     c_alpha = start + 3.3 * residue[:, None] * axis
@@ -51,7 +56,7 @@ def strand(start: np.ndarray, end: np.ndarray) -> np.ndarray:
 
 
 def loop(start: np.ndarray, end: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Pseudo-atoms (n, 3) on a curve from one end of a rod to the next, bulging at random."""
+    """Return pseudo-atoms (n, 3) on a randomly bulging curve from the end of one rod to the start of the next."""
     length = np.linalg.norm(end - start)
     t = np.linspace(0, 1, int(1.2 * length / 3.5) + 1)[1:, None]
     bulge = rng.normal(scale=2.0 + 0.1 * length, size=3)
@@ -60,7 +65,7 @@ def loop(start: np.ndarray, end: np.ndarray, rng: np.random.Generator) -> np.nda
 
 
 def double_helix(axis_points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Pseudo-atoms (n, 3) of right-handed B-form DNA (3.4 angstrom rise, 34.3 degrees a step) along a curve (m, 3)."""
+    """Return pseudo-atoms (n, 3) of right-handed B-form DNA along a curve (m, 3)."""
     arc = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(axis_points, axis=0), axis=1))])
     rise = np.arange(0, arc[-1], 3.4)
     centre = np.stack([np.interp(rise, arc, axis_points[:, k]) for k in range(3)], axis=1)
@@ -84,3 +89,72 @@ def double_helix(axis_points: np.ndarray, rng: np.random.Generator) -> np.ndarra
         centre + a * across + m * major for a in (-4.5, -2.7, -0.9, 0.9, 2.7, 4.5) for m in (-1.5, 1.0, 3.5)
     ]
     return np.concatenate(backbone + bases)
+
+
+def fill_ellipsoid(radii: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Fill an ellipsoid with stacked layers of helices or strands joined by loops: pseudo-atoms (n, 3).
+
+    The layers are normal to the third axis.
+    """
+    n_layers = max(1, round(2 * radii[2] / LAYER_SPACING_ANGSTROM - 0.4))
+    heights = (np.arange(n_layers) - (n_layers - 1) / 2) * LAYER_SPACING_ANGSTROM
+    heading = rng.uniform(0, np.pi)
+    first_is_helix = rng.random() < 0.7
+    rods = []  # (kind, start, end) in the order of the chain
+    for layer, height in enumerate(heights):
+        kind = "helix" if (layer % 2 == 0) == first_is_helix or rng.random() < 0.25 else "strand"
+        rods += _rods_of_layer(kind, height, heading, radii, rng)
+        heading += np.deg2rad(-40 + rng.normal(scale=25))
+    atoms = [helix(start, end, rng) if kind == "helix" else strand(start, end) for kind, start, end in rods]
+    atoms += [loop(before[2], after[1], rng) for before, after in pairwise(rods)]
+    return _warped(np.concatenate(atoms), rng)
+
+
+def _warped(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Bend points (n, 3) smoothly and at random, so that no row stays straight or evenly spaced."""
+    moved = points.copy()
+    for wavelength, amplitude in ((90.0, 4.0), (50.0, 1.8), (35.0, 0.8)):  # angstrom
+        direction, shift = rng.normal(size=(2, 3, 3))
+        direction *= 2 * np.pi / wavelength / np.linalg.norm(direction, axis=1, keepdims=True)
+        moved += (
+            amplitude
+            * np.sin(points @ direction.T + rng.uniform(0, 2 * np.pi, 3))
+            @ (shift / np.linalg.norm(shift, axis=1, keepdims=True))
+        )
+    return moved
+
+
+def _rods_of_layer(
+    kind: str, height: float, heading: float, radii: np.ndarray, rng: np.random.Generator
+) -> list:
+    """Return the axes of the parallel helices or strands of one layer; every other one is reversed."""
+    along = np.array([np.cos(heading), np.sin(heading), 0.0])
+    across = np.cross(UP, along)
+    spacing = ROD_SPACING_ANGSTROM[kind]
+    unevenness = 0.1 * spacing
+    n_rods = int(radii[:2].max() / spacing)
+    rods = []
+    for i in range(-n_rods, n_rods + 1):
+        base = (i * spacing + rng.normal(scale=unevenness)) * across
+        base[2] = height + rng.normal(scale=unevenness)
+        # The rod fills the chord of the ellipsoid: |(base + t along) / radii| = 1.
+        a, b = np.sum((along / radii) ** 2), np.sum(along * base / radii**2)
+        discriminant = b**2 - a * (np.sum((base / radii) ** 2) - 1)
+        half = np.sqrt(max(discriminant, 0)) / a
+        in_the_middle = i == 0 and abs(height) < LAYER_SPACING_ANGSTROM / 2
+        if half < SHORTEST_ROD_ANGSTROM / 2 and not in_the_middle:
+            continue
+        half = max(half, SHORTEST_ROD_ANGSTROM / 2)
+        pieces = []
+        t = -half
+        while half - t > SHORTEST_ROD_ANGSTROM / 2:
+            t_end = min(half, t + rng.uniform(*ROD_LENGTH_ANGSTROM[kind]))
+            tilt = rng.normal(scale=TILT[kind], size=2) @ np.stack([across, UP])
+            middle = base + ((t + t_end) / 2 - b / a) * along
+            arm = (t_end - t) / 2 * (along + tilt)
+            pieces.append((middle - arm, middle + arm))
+            t = t_end + rng.uniform(2.0, 7.0)
+        if i % 2:
+            pieces = [(end, start) for start, end in reversed(pieces)]
+        rods += [(kind, start, end) for start, end in pieces]
+    return rods

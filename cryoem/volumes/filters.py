@@ -5,26 +5,26 @@ from __future__ import annotations
 import numpy as np
 from scipy import fft, ndimage
 
-from cryoem.checks import positive_number
-from cryoem.volumes.maps import DensityMap
+from cryoem.validation import not_negative, positive_number
+from cryoem.volumes.density import DensityMap
 
 
 def low_pass(density_map: DensityMap, resolution_angstrom: float, *, edge: float = 0.1) -> DensityMap:
-    """Remove the detail finer than a resolution.
+    """Remove detail finer than a resolution from a map, treated as periodic; its mean is kept.
 
     Parameters
     ----------
-    density_map : (z, y, x) map, taken as periodic.
-    resolution_angstrom : where the amplitude is halved.
-    edge : width of the raised-cosine fall-off as a fraction of the cut-off frequency, in (0, 2].
-
-    Returns
-    -------
-    DensityMap of the same shape, voxel size and origin; its mean does not change.
+    density_map : DensityMap
+        The map.
+    resolution_angstrom : float
+        Resolution at which the amplitude is halved.
+    edge : float
+        Width of the raised-cosine fall-off as a fraction of the cut-off frequency, in (0, 2].
 
     Raises
     ------
-    ValueError : ``resolution_angstrom`` is not positive or ``edge`` is out of range.
+    ValueError
+        ``resolution_angstrom`` is not positive, or ``edge`` is out of range.
     """
     positive_number(resolution_angstrom, name="resolution_angstrom")
     if not 0 < edge <= 2:
@@ -41,28 +41,27 @@ def low_pass(density_map: DensityMap, resolution_angstrom: float, *, edge: float
 def soft_mask(
     density_map: DensityMap, *, threshold: float | None = None, extend_px: float = 2.0, edge_px: float = 4.0
 ) -> np.ndarray:
-    """Mask of the particle: 1 on it, falling smoothly to 0 around it.
+    """Return a mask of the particle, (z, y, x) float32: 1 inside, falling smoothly to 0 around it.
 
     Parameters
     ----------
-    density_map : (z, y, x) map.
-    threshold : density above which a voxel belongs to the particle; by default Otsu's, which separates the
-        voxels into the two classes of least variance.  Pieces smaller than a tenth of the largest are taken
-        for noise.
-    extend_px : how far around those voxels the mask stays 1.
-    edge_px : width of the raised-cosine edge beyond.
-
-    Returns
-    -------
-    (z, y, x) float32 in [0, 1].
+    density_map : DensityMap
+        The map.
+    threshold : float, optional
+        Density above which a voxel belongs to the particle; by default that of Otsu, which separates the voxels into
+        the two classes of least variance. Pieces smaller than a tenth of the largest are discarded as noise.
+    extend_px : float
+        Distance from these voxels up to which the mask is 1.
+    edge_px : float
+        Width of the raised-cosine edge beyond.
 
     Raises
     ------
-    ValueError : no voxel is above ``threshold``, or a width is negative.
+    ValueError
+        No voxel is above ``threshold``, or a width is negative.
     """
-    for name, width in (("extend_px", extend_px), ("edge_px", edge_px)):
-        if not (np.isfinite(width) and width >= 0):
-            raise ValueError(f"{name} must be finite and not negative, got {width}")
+    not_negative(extend_px, name="extend_px")
+    not_negative(edge_px, name="edge_px")
     if threshold is None:
         threshold = _otsu_threshold(density_map.data)
     inside = density_map.data > threshold
@@ -79,38 +78,35 @@ def soft_mask(
 
 
 def soft_sphere(shape: tuple[int, ...], radius_px: float, edge_px: float) -> np.ndarray:
-    """Ball (or disc, for two axes) around voxel n // 2 that is 1 up to ``radius_px`` and 0 from ``edge_px``
-    further on.
+    """Return a ball (a disc in two dimensions) about voxel n // 2: 1 up to ``radius_px``, 0 from ``edge_px`` beyond.
 
-    Returns
-    -------
-    float32 array of ``shape`` in [0, 1], with a raised-cosine edge.
+    The edge is a raised cosine. The result is float32 of ``shape`` in [0, 1].
 
     Raises
     ------
-    ValueError : ``radius_px`` or ``edge_px`` is negative or not finite.
+    ValueError
+        ``radius_px`` or ``edge_px`` is negative or not finite.
     """
-    for name, width in (("radius_px", radius_px), ("edge_px", edge_px)):
-        if not (np.isfinite(width) and width >= 0):
-            raise ValueError(f"{name} must be finite and not negative, got {width}")
+    not_negative(radius_px, name="radius_px")
+    not_negative(edge_px, name="edge_px")
     axes = np.ix_(*(np.arange(n) - n // 2 for n in shape))
     return _soft_edge(np.sqrt(sum(np.square(axis) for axis in axes)), radius_px, edge_px)
 
 
 def _soft_edge(distance: np.ndarray, inner: float, width: float) -> np.ndarray:
-    """1 up to the distance ``inner``, 0 from ``inner + width`` on."""
+    """Return 1 up to the distance ``inner``, 0 from ``inner + width`` on."""
     if width == 0:
         return (distance <= inner).astype(np.float32)
     return _cosine_step((distance - inner) / width).astype(np.float32)
 
 
 def _cosine_step(t: np.ndarray) -> np.ndarray:
-    """Raised cosine from 1 (t <= 0) to 0 (t >= 1)."""
+    """Return a raised cosine from 1 (t <= 0) to 0 (t >= 1)."""
     return 0.5 + 0.5 * np.cos(np.pi * np.clip(t, 0, 1))
 
 
 def _otsu_threshold(values: np.ndarray) -> float:
-    """Threshold with the largest variance between the classes below and above (Otsu, 1979)."""
+    """Return the threshold with the largest variance between the classes below and above it (Otsu, 1979)."""
     counts, edges = np.histogram(values, bins=256)
     middle = (edges[:-1] + edges[1:]) / 2
     n_below = np.cumsum(counts)[:-1]

@@ -1,4 +1,4 @@
-"""Density of an atomic model, from electron form factors."""
+"""Density of atomic models, from electron form factors."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoem.checks import positive_number
-from cryoem.volumes.boxes import three_sizes
-from cryoem.volumes.maps import DensityMap
+from cryoem.validation import not_negative, positive_number
+from cryoem.volumes.density import DensityMap, three_sizes
 
 LARGEST_BOX_VOXELS = 1024**3
-LARGEST_EXTENT_ANGSTROM = 5000.0  # a virus; farther atoms are those of a damaged file
+LARGEST_EXTENT_ANGSTROM = 5000.0  # the size of a virus; atoms further apart indicate a damaged file
 LARGEST_OCCUPANCY = 10.0
-RELATIVE_CUTOFF = 1e-5  # an atom's density is followed down to this fraction of its peak
+RELATIVE_CUTOFF = 1e-5  # density below this fraction of an atom's peak is neglected
 
 
 def density_from_model(
@@ -29,39 +28,72 @@ def density_from_model(
     keep_waters: bool = False,
     keep_hydrogens: bool = False,
 ) -> DensityMap:
-    """Electrostatic potential of an atomic model at a given resolution, centred.
+    """Compute the electrostatic potential of an atomic model at a given resolution, centred in its box.
 
     Parameters
     ----------
-    model : path of an mmCIF or PDB file (gzipped or not), or a ``gemmi.Structure``, which is not modified.
-        Of several models the first is used.
-    voxel_size_angstrom : edge of the voxels.
-    resolution_angstrom : every atom is blurred by a Gaussian whose Fourier transform falls to 1/e at this
-        resolution (B = 4 resolution^2, in place of the B factors of the file); at least two voxels.
-    margin_angstrom : solvent around the outermost atoms, by default one resolution; without effect on a given
-        box.
-    box_size : edge, or edges (z, y, x), in voxels; by default the smallest box that holds the molecule and
-        the margin.
-    keep_waters, keep_hydrogens : whether these atoms count.
+    model : path-like or gemmi.Structure
+        An mmCIF or PDB file (gzipped or not), or a structure, which is not modified. Only the first of several models
+        is used.
+    voxel_size_angstrom : float
+        Edge of the voxels.
+    resolution_angstrom : float
+        Each atom is blurred by a Gaussian whose Fourier transform falls to 1/e at this resolution (B = 4 resolution^2,
+        instead of the B factors of the file); at least two voxels.
+    margin_angstrom : float, optional
+        Solvent around the outermost atoms, by default one resolution; ignored if ``box_size`` is given.
+    box_size : int or tuple of int, optional
+        Edge, or edges (z, y, x), in voxels; by default the smallest box that contains the molecule and the margin.
+    keep_waters, keep_hydrogens : bool
+        Whether to include these atoms.
 
     Returns
     -------
-    DensityMap (z, y, x) in the axes of the model, its centre of mass on voxel ``n // 2``, zero far from it, in
-    form factor units (angstrom per cubic angstrom).  The origin tells where the model lay: the two overlay.
+    DensityMap
+        (z, y, x) in the axes of the model, with the centre of mass on voxel ``n // 2``, in form factor units
+        (angstrom per cubic angstrom). With its origin, the map overlays the model.
 
     Warns
     -----
-    UserWarning : atoms of unknown element are left out; a PDB file lacks its END.
+    UserWarning
+        Atoms of unknown element are omitted, or a PDB file lacks its END.
 
     Raises
     ------
-    FileNotFoundError : no such file.
-    ValueError : the file cannot be read or has no atoms, a coordinate is not a finite number, atoms are more than 5000
-        angstrom apart, an occupancy is not in [0, 10], a length is out of range, or ``box_size`` is too small.
+    FileNotFoundError
+        The file does not exist.
+    ValueError
+        The file cannot be read or has no atoms, a coordinate is not a finite number, atoms are more than 5000 angstrom
+        apart, an occupancy is not in [0, 10], a length is out of range, or ``box_size`` is too small.
 
-    Source: form factors of Peng et al., Acta Cryst. A52 (1996) 257, as tabulated by gemmi; the meaning of
-    resolution is that of Chimera's molmap.
+    References
+    ----------
+    Form factors of Peng et al., Acta Cryst. A52 (1996) 257, as tabulated by gemmi; the definition of resolution is
+    that of Chimera's molmap.
     """
+    name, atoms = _atoms(model, keep_waters, keep_hydrogens)
+    margin = resolution_angstrom if margin_angstrom is None else margin_angstrom
+    not_negative(margin, name="margin_angstrom")
+    return density_of_atoms(
+        name,
+        atoms,
+        voxel_size_angstrom=voxel_size_angstrom,
+        resolution_angstrom=resolution_angstrom,
+        margin_angstrom=margin,
+        box_size=box_size,
+    )
+
+
+def density_of_atoms(
+    name: str,
+    atoms: list,
+    *,
+    voxel_size_angstrom: float,
+    resolution_angstrom: float,
+    margin_angstrom: float = 0.0,
+    box_size: int | tuple[int, int, int] | None = None,
+) -> DensityMap:
+    """Compute the potential of gemmi atoms, see ``density_from_model``; ``name`` of the model is for errors."""
     import gemmi
 
     positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
@@ -70,17 +102,13 @@ def density_from_model(
             f"resolution_angstrom must be at least two voxels of {voxel_size_angstrom} angstrom, "
             f"got {resolution_angstrom}"
         )
-    margin = resolution_angstrom if margin_angstrom is None else margin_angstrom
-    if not (np.isfinite(margin) and margin >= 0):
-        raise ValueError(f"margin_angstrom must be finite and not negative, got {margin_angstrom}")
-    name, atoms = _atoms(model, keep_waters, keep_hydrogens)
     positions = np.array([atom.pos.tolist() for atom in atoms])  # (n, 3): x, y, z
-    # the integral of an atom's potential is its form factor at 0, so these weights give the density's centre of mass
+    # The integral of an atom's potential is its form factor at 0, so that these weights give the centre of mass.
     weights = np.array([atom.occ * sum(atom.element.c4322.a) for atom in atoms])
     _check_atoms(name, positions, np.array([atom.occ for atom in atoms]))
     positions -= weights @ positions / weights.sum()
     mass_centre = np.array(atoms[0].pos.tolist()) - positions[0]
-    shape = _box(name, positions, voxel_size_angstrom, margin, box_size)
+    shape = _box(name, positions, voxel_size_angstrom, margin_angstrom, box_size)
     centre_angstrom = np.array([n // 2 for n in reversed(shape)]) * voxel_size_angstrom
 
     calculator = gemmi.DensityCalculatorE()
@@ -100,7 +128,7 @@ def density_from_model(
 
 
 def _atoms(model, keep_waters: bool, keep_hydrogens: bool) -> tuple[str, list]:
-    """Name of the model, for messages, and the atoms that count."""
+    """Return the name of the model, for messages, and its atoms."""
     import gemmi
 
     if isinstance(model, gemmi.Structure):
@@ -114,13 +142,13 @@ def _atoms(model, keep_waters: bool, keep_hydrogens: bool) -> tuple[str, list]:
             structure.remove_waters()
     atoms = [site.atom.clone() for site in structure[0].all()] if len(structure) > 0 else []
     if not atoms:
-        raise ValueError(f"{name} must have atoms other than those left out, got none")
+        raise ValueError(f"{name} must have atoms other than waters and hydrogens, got none")
     known = [atom for atom in atoms if atom.element.atomic_number > 0]
     if not known:
         raise ValueError(f"{name} must have atoms of known elements, got {len(atoms)} of unknown element")
     if len(known) < len(atoms):
         warnings.warn(
-            f"{name} has {len(atoms) - len(known)} atoms of unknown element; they are left out",
+            f"{name} has {len(atoms) - len(known)} atoms of unknown element, which are omitted",
             UserWarning,
             stacklevel=3,
         )
@@ -128,7 +156,7 @@ def _atoms(model, keep_waters: bool, keep_hydrogens: bool) -> tuple[str, list]:
 
 
 def _check_atoms(name: str, positions: np.ndarray, occupancies: np.ndarray) -> None:
-    """Raise unless positions (n, 3) and occupancies (n,) are those of a particle."""
+    """Raise unless positions (n, 3) and occupancies (n,) are plausible for a particle."""
     finite = np.isfinite(positions).all(axis=1)
     if not finite.all():
         raise ValueError(
@@ -166,7 +194,7 @@ def _read_structure(path: Path):
 
 
 def _check_pdb(path: Path) -> None:
-    """Hold the lines of a PDB file against the format: where a coordinate is no number, gemmi reads a zero."""
+    """Check the lines of a PDB file: gemmi silently reads a non-numeric coordinate as zero."""
     with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as lines:
         record = b""
         for number, line in enumerate(lines, start=1):
@@ -183,17 +211,13 @@ def _check_pdb(path: Path) -> None:
                         f"in line {number}"
                     ) from None
     if record in (b"ATOM", b"HETATM"):
-        warnings.warn(
-            f"{path} lacks the END of a PDB file; atoms may be missing",
-            UserWarning,
-            stacklevel=5,
-        )
+        warnings.warn(f"{path} lacks the END of a PDB file; atoms may be missing", UserWarning, stacklevel=5)
 
 
 def _box(
     name: str, positions: np.ndarray, voxel_size_angstrom: float, margin: float, box_size
 ) -> tuple[int, int, int]:
-    """Shape (z, y, x) of a box that holds positions (n, 3) given from voxel n // 2."""
+    """Return the shape (z, y, x) of a box that contains positions (n, 3) relative to voxel n // 2."""
     from scipy.fft import next_fast_len
 
     reach_px = np.abs(positions[:, ::-1]).max(axis=0) / voxel_size_angstrom  # z, y, x
@@ -202,7 +226,7 @@ def _box(
         if np.prod(2 * half + 1) > LARGEST_BOX_VOXELS:
             edges = " x ".join(f"{2 * n + 1:.0f}" for n in half)
             raise ValueError(
-                f"voxel_size_angstrom must not be this small: {voxel_size_angstrom} gives {edges} voxels for {name}"
+                f"voxel_size_angstrom is too small: {voxel_size_angstrom} gives {edges} voxels for {name}"
             )
         return tuple(next_fast_len(2 * int(n) + 1, real=True) for n in half)
     shape = three_sizes("box_size", box_size)
@@ -210,6 +234,6 @@ def _box(
     if any(too_small):
         needed = " x ".join(str(2 * int(np.ceil(reach)) + 1) for reach in reach_px)
         raise ValueError(
-            f"box_size must be at least {needed} voxels (z, y, x) to hold {name}, got {box_size}"
+            f"box_size must be at least {needed} voxels (z, y, x) to contain {name}, got {box_size}"
         )
     return shape

@@ -1,0 +1,146 @@
+"""Output and exit code of commands: an answer on stdout, or one sentence on stderr.
+
+Exit codes: 0 success, 1 error, 2 wrong usage, 130 interrupted (SIGINT), 143 terminated (SIGTERM).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import math
+import os
+import re
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import typer
+
+from cryoem.devices import VARIABLE, device_chosen
+
+NOTHING_WRITTEN = "nothing was written; rerun the command to start over"
+NOTHING_CHANGED = "nothing was changed"
+EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)  # their messages are complete sentences
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.")]
+Device = Annotated[
+    Literal["auto", "cpu", "gpu"] | None,
+    typer.Option("--device", help=f"Device to use; by default ${VARIABLE}, otherwise auto."),
+]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Result of a command: ``text`` for people, ``values`` for programs, under names that end in their units."""
+
+    text: str
+    values: Mapping[str, object]
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM as an exception, so that temporary files are removed."""
+
+
+def command(*, afterwards: str, on_device: bool = False) -> Callable:
+    """Decorate a function that returns an ``Answer``: print the answer or the error, and set the exit code.
+
+    The command has the options ``--json`` and ``--debug`` and, if ``on_device``, ``--device``, which sets the switch
+    of ``cryoem.devices`` while it runs. Warnings and the output of libraries go to stderr. After an interruption,
+    ``afterwards`` is printed: what remains, and how to continue.
+    """
+
+    def decorate(function: Callable[..., Answer]) -> Callable[..., None]:
+        signature = inspect.signature(function, eval_str=True)
+
+        def wrapped(
+            *args,
+            context: typer.Context,
+            device: Device = None,
+            as_json: AsJson = False,
+            debug: Debug = False,
+            **kwargs,
+        ) -> None:
+            try:
+                with _interruptible(), redirect_stdout(sys.stderr), device_chosen(device):
+                    answer = function(*args, **kwargs)
+            except (typer.Exit, typer.BadParameter):
+                raise
+            except _Terminated:
+                _fail(f"terminated; {afterwards}", code=128 + signal.SIGTERM)
+            except KeyboardInterrupt:
+                _fail(f"interrupted; {afterwards}", code=128 + signal.SIGINT)
+            except Exception as error:
+                if debug:
+                    raise
+                _fail(_sentence(error, context.command.params), code=1)
+            typer.echo(json_text(answer.values) if as_json else answer.text)
+
+        own = inspect.signature(wrapped, eval_str=True).parameters.values()
+        added = [
+            each for each in own if each.kind is each.KEYWORD_ONLY and (on_device or each.name != "device")
+        ]
+        functools.update_wrapper(wrapped, function)
+        # join the lines of each paragraph, because Rich keeps line breaks
+        wrapped.__doc__ = re.sub(r"(?<=[^\s\b])\n(?=\S)", " ", inspect.cleandoc(function.__doc__))
+        wrapped.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])
+        return wrapped
+
+    return decorate
+
+
+def json_text(values: Mapping[str, object]) -> str:
+    """Return one JSON object; numbers that are not finite become null, paths become text."""
+    return json.dumps(_plain(values), indent=2, allow_nan=False)
+
+
+def _plain(value):
+    if hasattr(value, "tolist"):  # NumPy arrays and scalars
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raise an exception at SIGTERM, and print each warning as one line on stderr."""
+
+    def terminate(*_):
+        raise _Terminated
+
+    def show(message, *_, **__) -> None:
+        typer.echo(f"cryoem: warning: {' '.join(str(message).split())}", err=True)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _sentence(error: Exception, parameters: list) -> str:
+    """Return an error in one line, with the option that the user typed where it starts with a parameter's name."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, EXPECTED_ERRORS):
+        return f"unexpected {type(error).__name__}: {text} (use --debug for the traceback)"
+    name, _, rest = text.partition(" ")
+    options = {each.name: each.opts[-1] for each in parameters if each.param_type_name == "option"}
+    option = options.get(name) or options.get(re.sub("_(angstrom|px)$", "", name))
+    return f"{option} {rest}" if option else text
+
+
+def _fail(sentence: str, *, code: int) -> None:
+    typer.echo(f"cryoem: {sentence}", err=True)
+    raise typer.Exit(code)

@@ -1,0 +1,215 @@
+"""Encoders: Keras models that map images to features.
+
+``"polar"``, the default: the image is resampled on circles about its origin and convolved along the angle only, with
+the radii as channels. A rotation of the image is then a circular shift. The features are the harmonics 0 and 1 of the
+angle, which change as the rows of R do when an image turns in its plane: the third row stays, the first two turn. The
+network only has to learn the viewing direction, two of the three angles. For symmetric particles features have a higher
+degree (see ``kernels``), and so do their harmonics. The displacement of the particle is one more harmonic 1, since it
+turns with the image.
+
+``"published"``: seven convolutions and a global average (arXiv 2104.06237, section 4.2), kept as the baseline.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from cryoem.distances.kernels import highest_harmonic
+from cryoem.distances.pair_head import PairHead
+from cryoem.training.compilation import device_precision
+from cryoem.validation import whole_number
+
+ARCHITECTURES = ("polar", "published")
+N_ANGLES = 64
+KERNEL_WIDTH = 5
+POOLED_BLOCKS = 2
+PUBLISHED_CONVOLUTIONS = ((32, 7), (64, 5), (128, 3), (256, 3), (256, 3), (512, 3), (512, 3))
+
+
+@keras.saving.register_keras_serializable("cryoem")
+class Standardize(layers.Layer):
+    """Zero mean and unit variance of each (y, x) image."""
+
+    def call(self, images):
+        """(b, y, x) -> (b, y, x)"""
+        mean = ops.mean(images, axis=(1, 2), keepdims=True)
+        deviation = ops.std(images, axis=(1, 2), keepdims=True)
+        return (images - mean) / ops.maximum(deviation, 1e-6)
+
+
+@keras.saving.register_keras_serializable("cryoem")
+class PolarSampling(layers.Layer):
+    """Bilinear samples of (b, y, x) images on circles about pixel n // 2: (b, angle, radius).
+
+    The outermost ``border_px`` of the largest circle inside the image are not sampled.
+    """
+
+    def __init__(self, n_angles: int, n_radii: int, border_px: float = 0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.n_angles, self.n_radii, self.border_px = n_angles, n_radii, border_px
+
+    def build(self, input_shape):
+        """Compute the four pixels of every sample and their weights."""
+        n = input_shape[-1]
+        angle = 2 * np.pi * np.arange(self.n_angles) / self.n_angles
+        outer = (n - 1) // 2 - 0.5 - self.border_px
+        radius = (np.arange(self.n_radii) + 0.5) * outer / self.n_radii
+        x = n // 2 + np.cos(angle)[:, None] * radius
+        y = n // 2 + np.sin(angle)[:, None] * radius
+        x0, y0 = np.floor(x).astype(int), np.floor(y).astype(int)
+        tx, ty = x - x0, y - y0
+        self._pixels = [((y0 + j) * n + x0 + i).ravel().astype("int32") for j in (0, 1) for i in (0, 1)]
+        weights = [(ty if j else 1 - ty) * (tx if i else 1 - tx) for j in (0, 1) for i in (0, 1)]
+        self._weights = [w.ravel().astype("float32") for w in weights]
+
+    def call(self, images):
+        """(b, y, x) -> (b, angle, radius)"""
+        flat = ops.reshape(images, (-1, images.shape[1] * images.shape[2]))
+        samples = sum(ops.take(flat, p, axis=1) * w for p, w in zip(self._pixels, self._weights, strict=True))
+        return ops.reshape(samples, (-1, self.n_angles, self.n_radii))
+
+
+@keras.saving.register_keras_serializable("cryoem")
+class CircularPad(layers.Layer):
+    """Pad (b, angle, c) periodically along the angle by ``width`` on both sides."""
+
+    def __init__(self, width: int, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+
+    def call(self, x):
+        """(b, a, c) -> (b, a + 2 width, c)"""
+        return ops.concatenate([x[:, -self.width :], x, x[:, : self.width]], axis=1)
+
+
+@keras.saving.register_keras_serializable("cryoem")
+class AngularHarmonics(layers.Layer):
+    """Harmonics 0 to ``highest`` of (b, angle, (1 + 2 highest) c): (b, (1 + 2 highest) c).
+
+    Harmonic 0 is the mean of the first c channels. For each harmonic m from 1, 2 c channels are the real and imaginary
+    parts of a complex signal, whose m-th harmonic turns by m psi when the signal is shifted by psi.
+    """
+
+    def __init__(self, highest: int = 1, **kwargs):
+        super().__init__(**kwargs)
+        self.highest = highest
+
+    def call(self, x):
+        """(b, a, (1 + 2 h) c) -> (b, (1 + 2 h) c)"""
+        n_angles, c = x.shape[1], x.shape[2] // (1 + 2 * self.highest)
+        angle = 2 * np.pi * np.arange(n_angles) / n_angles
+        parts = [ops.mean(x[..., :c], axis=1)]
+        for harmonic in range(1, self.highest + 1):
+            cosine, sine = (f(harmonic * angle).astype("float32")[:, None] for f in (np.cos, np.sin))
+            real = x[..., (2 * harmonic - 1) * c : 2 * harmonic * c]
+            imaginary = x[..., 2 * harmonic * c : (2 * harmonic + 1) * c]
+            parts.append(ops.mean(real * cosine - imaginary * sine, axis=1))
+            parts.append(ops.mean(real * sine + imaginary * cosine, axis=1))
+        return ops.concatenate(parts, axis=-1)
+
+
+@device_precision()
+def build_encoder(
+    image_size: int,
+    *,
+    architecture: str = "polar",
+    n_features: int | None = None,
+    channels: int = 128,
+    blocks: int = 4,
+    symmetry: str = "C1",
+    pair_head: bool = False,
+    with_shifts: bool = False,
+) -> keras.Model:
+    """Build an encoder of square images.
+
+    Parameters
+    ----------
+    image_size : int
+        Side of the images, pixels, at least 8.
+    architecture : {"polar", "published"}
+        See the module.
+    n_features : int, optional
+        Length of the feature vector. Default: 512 for ``"published"``; for ``"polar"`` 96, or with symmetry the next
+        multiple of 1 + 2 p (see ``kernels``), which it must be.
+    channels, blocks : int
+        Width and number of residual blocks of ``"polar"``.
+    symmetry : str
+        Point group of the particle, which sets the harmonics of ``"polar"``.
+    pair_head : bool
+        Whether the encoder ends in a network that compares features, for the feature distance ``"mlp"``.
+    with_shifts : bool
+        Whether ``"polar"`` also estimates the displacement of the particle from the image's origin.
+
+    Returns
+    -------
+    keras.Model
+        Maps (b, y, x) to (b, n_features) float32; features are not normalised. With shifts, maps to a dictionary of
+        ``features`` and ``shifts_px`` (b, 2), (x, y).
+
+    Raises
+    ------
+    ValueError
+        If the architecture or the point group is unknown, the images are too small, a count is not a positive whole
+        number, or ``n_features`` is not a multiple of 1 + 2 p.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
+    image_size = whole_number(image_size, name="image_size", at_least=8)
+    harmonics = 1 + 2 * highest_harmonic(symmetry)
+    if n_features is None:
+        n_features = 512 if architecture == "published" else harmonics * -(-96 // harmonics)
+    n_features = whole_number(n_features, name="n_features", at_least=1)
+    if architecture == "published":
+        if with_shifts:
+            raise ValueError("with_shifts must be False for the published encoder, got True")
+        encoder = _published(image_size, n_features)
+    else:
+        channels = whole_number(channels, name="channels", at_least=1)
+        blocks = whole_number(blocks, name="blocks", at_least=1)
+        if n_features % harmonics:
+            raise ValueError(
+                f"n_features of the polar encoder must be a multiple of {harmonics}, got {n_features}"
+            )
+        encoder = _polar(image_size, n_features, channels, blocks, harmonics // 2, with_shifts)
+    if not pair_head:
+        return encoder
+    head, output = PairHead(dtype="float32"), encoder.output
+    output = {**output, "features": head(output["features"])} if with_shifts else head(output)
+    return keras.Model(encoder.input, output, name=encoder.name)
+
+
+def _polar(
+    image_size: int, n_features: int, channels: int, blocks: int, highest: int, with_shifts: bool
+) -> keras.Model:
+    images = keras.Input((image_size, image_size), name="images")
+    x = Standardize(dtype="float32")(images)
+    x = PolarSampling(N_ANGLES, max(4, image_size // 2 - 1), dtype="float32")(x)
+    x = layers.Dense(channels)(x)
+    for block in range(blocks):
+        y = layers.LayerNormalization()(x)
+        y = layers.Activation("gelu")(_circular_convolution(y, channels))
+        x = layers.Add()([x, _circular_convolution(y, channels)])
+        if block < POOLED_BLOCKS:
+            x = layers.AveragePooling1D(2)(x)
+    x = layers.LayerNormalization()(x)
+    features = AngularHarmonics(highest, dtype="float32")(layers.Dense(n_features)(x))
+    if not with_shifts:
+        return keras.Model(images, features, name="polar_encoder")
+    shifts = AngularHarmonics(dtype="float32")(layers.Dense(3, name="displacement")(x))[:, 1:]
+    return keras.Model(images, {"features": features, "shifts_px": shifts}, name="polar_encoder")
+
+
+def _circular_convolution(x, channels: int):
+    return layers.Conv1D(channels, KERNEL_WIDTH, use_bias=False)(CircularPad(KERNEL_WIDTH // 2)(x))
+
+
+def _published(image_size: int, n_features: int) -> keras.Model:
+    images = keras.Input((image_size, image_size), name="images")
+    x = layers.Reshape((image_size, image_size, 1))(Standardize(dtype="float32")(images))
+    for filters, width in PUBLISHED_CONVOLUTIONS:
+        x = layers.Conv2D(filters, width, padding="same", activation="relu")(x)
+        x = layers.MaxPooling2D(2, padding="same")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(images, layers.Dense(n_features, dtype="float32")(x), name="published_encoder")

@@ -1,0 +1,278 @@
+"""Features, shifts and distances of images from an encoder; distances of all pairs, or to landmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import keras
+import numpy as np
+
+from cryoem.contrast import Optics, optics_of
+from cryoem.distances.exact import FEWEST_LANDMARKS, spread_landmarks
+from cryoem.distances.losses import distances_from_features, unit_features
+from cryoem.distances.pair_head import head_of
+from cryoem.distances.trained import TrainedEncoder
+from cryoem.images import correct_images, image_blocks, shift
+from cryoem.validation import finite_array, whole_number
+
+ROWS = 8192  # distances to landmarks that are decoded at a time
+
+
+@dataclass(frozen=True)
+class DistanceEstimate:
+    """Estimated distances and shifts of n images.
+
+    Parameters
+    ----------
+    distances : (n, n) or (n, m) float32 array
+        Geodesic distances, radians; with landmarks, to the m landmarks.
+    shifts_px : (n, 2) array
+        Displacement (x, y) of each particle in pixels of the images; zero if the encoder does not estimate shifts.
+    landmarks : (m,) array, optional
+        Indices of the landmarks.
+    """
+
+    distances: np.ndarray
+    shifts_px: np.ndarray
+    landmarks: np.ndarray | None = None
+
+
+def estimate_distances(
+    images,
+    encoder: TrainedEncoder,
+    *,
+    optics: Optics | None = None,
+    landmarks: int | None = None,
+    rng: np.random.Generator | int | None = 0,
+    both_views: bool = True,
+    map_blocks: Callable = map,
+    callback: Callable[[int], None] | None = None,
+) -> DistanceEstimate:
+    """Estimate the geodesic distances between the orientations of images.
+
+    The phases of the contrast transfer are flipped, images are Fourier-cropped to the size of the encoder, centred if
+    the encoder estimates shifts, and encoded. The images must show the same field of view as the training images.
+
+    Parameters
+    ----------
+    images : (n, y, x) array or array-like
+        At least 2 images of at least the encoder's size. An array-like is read block by block.
+    encoder : TrainedEncoder
+    optics : Optics, optional
+        Contrast transfer of the images; by default ``images.optics`` if it exists, otherwise none.
+    landmarks : int, optional
+        Estimate only the distances to this number of images, from 12 to n, which cover all orientations; for very many
+        images. By default all pairs.
+    rng : numpy.random.Generator or int
+        Chooses the first landmark.
+    both_views : bool
+        Whether to also encode mirror images, see ``encode``.
+    map_blocks : callable
+        Like the builtin ``map``; applied to blocks of images, in order.
+    callback : callable, optional
+        Called with the number of images that have been encoded, after each block.
+
+    Raises
+    ------
+    ValueError
+        If images are too few, too small or not finite, or the landmarks or optics do not fit them.
+    """
+    size, n = encoder.settings.image_size, images.shape[0]
+    if len(images.shape) != 3 or min(images.shape[1:]) < size:
+        raise ValueError(
+            f"images must be at least {size} px, the size of the encoder, got shape {images.shape}"
+        )
+    if n < 2:
+        raise ValueError(f"at least 2 images are required, got {n}")
+    if landmarks is not None and not FEWEST_LANDMARKS <= landmarks <= n:
+        raise ValueError(
+            f"landmarks must be between {FEWEST_LANDMARKS} and the number of images {n}, got {landmarks}"
+        )
+    optics = getattr(images, "optics", None) if optics is None else optics
+    optics = None if optics is None else optics_of(optics, None, count=n)
+    # features and shifts, block by block
+    blocks = list(image_blocks(images))
+    items = ((images[block], None if optics is None else optics[block]) for block in blocks)
+    encode_block = partial(_encode_block, encoder=encoder, both_views=both_views)
+    encoded = []
+    for block, result in zip(blocks, map_blocks(encode_block, items), strict=True):
+        encoded.append(result)
+        if callback is not None:
+            callback(block.stop)
+    features, shifts = (np.concatenate(parts) for parts in zip(*encoded, strict=True))
+    kind = encoder.settings.feature_distance, encoder.settings.symmetry, both_views
+    if landmarks is None:
+        return DistanceEstimate(_all_distances(encoder.model, features, *kind), shifts)
+
+    def distances_to(indices):
+        """(n, k) distances of all images to k of them."""
+        rows = (features[start : start + ROWS] for start in range(0, n, ROWS))
+        return np.concatenate([_distances(encoder.model, some, features[indices], *kind) for some in rows])
+
+    chosen = spread_landmarks(
+        lambda index: distances_to([index])[:, 0], n, landmarks, rng=np.random.default_rng(rng)
+    )
+    distances = distances_to(chosen)
+    # landmarks among themselves: symmetric, with a zero diagonal
+    among = distances[chosen]
+    distances[chosen] = (among + among.T) / 2
+    distances[chosen, np.arange(landmarks)] = 0
+    return DistanceEstimate(distances, shifts, chosen)
+
+
+def encode(
+    encoder: keras.Model, images: np.ndarray, *, both_views: bool = True, batch_size: int = 128
+) -> np.ndarray:
+    """Compute unit features of images.
+
+    Parameters
+    ----------
+    encoder : keras.Model
+    images : (n, y, x) array
+        Images of the encoder's size.
+    both_views : bool
+        Whether to also encode the mirror image in x of each image. It is the projection from the opposite direction,
+        so its orientation is known; distances are then decoded from the mean of both kernels.
+    batch_size : int
+
+    Returns
+    -------
+    (n, f) float32 array, or (n, 2 f) with both views
+
+    Raises
+    ------
+    ValueError
+        If images are not of the encoder's size or not finite.
+    """
+    images = _checked_images(encoder, images)
+    views = [images, _mirror(images)] if both_views else [images]
+    features = [unit_features(_predict(encoder, view, batch_size)["features"]) for view in views]
+    return np.concatenate(features, axis=1) / np.float32(np.sqrt(len(views)))
+
+
+def predict_shifts(
+    encoder: keras.Model, images: np.ndarray, *, passes: int = 2, batch_size: int = 128
+) -> np.ndarray:
+    """Estimate the displacement of each particle from the image's origin.
+
+    Parameters
+    ----------
+    encoder : keras.Model
+        Encoder that was built and trained ``with_shifts``.
+    images : (n, y, x) array
+        Images of the encoder's size.
+    passes : int
+        Number of passes, each averaged over both views. Images are centred by the estimate after each.
+    batch_size : int
+
+    Returns
+    -------
+    (n, 2) float64 array
+        Displacement (x, y) towards larger coordinates, pixels of these images.
+
+    Raises
+    ------
+    ValueError
+        If the encoder does not estimate shifts, or as ``encode``.
+    """
+    images = _checked_images(encoder, images)
+    if not isinstance(encoder.output, dict):
+        raise ValueError(f"encoder must be built with_shifts to estimate shifts, got {encoder.name} without")
+    shifts = np.zeros((len(images), 2))
+    for _ in range(whole_number(passes, name="passes", at_least=1)):
+        centred = shift(images, -shifts) if shifts.any() else images
+        direct, mirrored = (
+            _predict(encoder, view, batch_size)["shifts_px"] for view in (centred, _mirror(centred))
+        )
+        shifts = shifts + (direct + mirrored * [-1, 1]) / 2
+    return shifts
+
+
+def predict_distances(
+    encoder: keras.Model,
+    images: np.ndarray,
+    *,
+    feature_distance: str = "kernel",
+    symmetry: str = "C1",
+    both_views: bool = True,
+) -> np.ndarray:
+    """Estimate the geodesic distances between the orientations of all pairs of images.
+
+    Parameters
+    ----------
+    encoder : keras.Model
+    images : (n, y, x) array
+        At least 2 images of the encoder's size.
+    feature_distance, symmetry : str
+        Those that the encoder was trained with, see ``losses``.
+    both_views : bool
+        See ``encode``; with ``"mlp"``, distances are the mean over the views.
+
+    Returns
+    -------
+    (n, n) float32 array
+        Radians in [0, pi], symmetric, zero on the diagonal; with symmetry, to the nearest copy.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 2 images, the encoder has no pair head for ``"mlp"``, or as ``encode``.
+    """
+    if len(images) < 2:
+        raise ValueError(f"at least 2 images are required, got {len(images)}")
+    features = encode(encoder, images, both_views=both_views)
+    return _all_distances(encoder, features, feature_distance, symmetry, both_views)
+
+
+def _all_distances(encoder: keras.Model, features: np.ndarray, *kind) -> np.ndarray:
+    """Distances between all pairs of (n, f) features: (n, n), symmetric, zero on the diagonal."""
+    distances = _distances(encoder, features, features, *kind)
+    distances = (distances + distances.T) / 2
+    np.fill_diagonal(distances, 0)
+    return distances
+
+
+def _distances(encoder, features, others, feature_distance, symmetry, both_views) -> np.ndarray:
+    """Distances from (n, f) to (m, f) features of ``encode``: (n, m) float32 radians."""
+    head = head_of(encoder, feature_distance)
+    views = [(features, others)]
+    if head is not None and both_views:
+        views = zip(np.split(features, 2, axis=1), np.split(others, 2, axis=1), strict=True)
+    decoded = [
+        distances_from_features(a, b, kind=feature_distance, symmetry=symmetry, head=head) for a, b in views
+    ]
+    return np.mean(decoded, axis=0)
+
+
+def _encode_block(item: tuple, *, encoder: TrainedEncoder, both_views: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Unit features (k, f) of a block of images, and shifts (k, 2) in pixels of these images."""
+    images, optics = item
+    size = encoder.settings.image_size
+    small = correct_images(images, optics=optics, size=size)
+    shifts = np.zeros((len(small), 2))
+    if encoder.settings.with_shifts:
+        shifts = predict_shifts(encoder.model, small)
+        small = shift(small, -shifts)
+    return encode(encoder.model, small, both_views=both_views), shifts * (images.shape[1] / size)
+
+
+def _predict(encoder: keras.Model, images: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+    outputs = encoder.predict(images, batch_size=batch_size, verbose=0)
+    return outputs if isinstance(outputs, dict) else {"features": outputs}
+
+
+def _checked_images(encoder: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Images as (n, y, x) float32, if they are finite and of the encoder's size."""
+    images = finite_array(images, name="images", ndim=3, dtype=np.float32)
+    y, x = encoder.input_shape[1:]
+    if images.shape[1:] != (y, x):
+        raise ValueError(f"images must be (n, {y}, {x}) for this encoder, got {images.shape}")
+    return images
+
+
+def _mirror(images: np.ndarray) -> np.ndarray:
+    """Images mirrored in x about pixel n // 2."""
+    flipped = images[:, :, ::-1]
+    return np.roll(flipped, 1, axis=2) if images.shape[2] % 2 == 0 else flipped

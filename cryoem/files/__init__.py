@@ -1,0 +1,20 @@
+"""Files and folders: atomic writing, JSON, arrays in HDF5, checksums, and where the project's folders are."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "arrays": ["load_arrays", "save_arrays", "stored_parameters"],
+        "locations": ["data_folder", "notebooks_folder", "project_folder"],
+        "reading": ["canonical_json", "first_line", "read_json", "sha256_of", "sources_sha256"],
+        "writing": [
+            "atomic_write",
+            "atomic_write_many",
+            "new_folder",
+            "path_with_suffix",
+            "remove_partial_files",
+            "write_text",
+        ],
+    },
+)

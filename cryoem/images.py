@@ -1,0 +1,298 @@
+"""Images as arrays: their Fourier half-planes, shifts, crops, noise, background and contrast transfer.
+
+The origin of an image is pixel ``n // 2`` of both axes.  A half-plane contains the elements of ``rfft2`` of a
+centred image, flattened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+
+from cryoem.contrast import Optics, optics_of
+from cryoem.validation import finite_array, not_negative, shifts_of, square_images
+
+BLOCK_BYTES = 32_000_000
+
+
+# --- Fourier half-planes
+
+
+def plane_frequencies(size: int) -> np.ndarray:
+    """Return (f_x, f_y) of each half-plane element of a square image, cycles per pixel: (size * (size // 2 + 1), 2)."""
+    fy, fx = np.meshgrid(np.fft.fftfreq(size), np.fft.rfftfreq(size), indexing="ij")
+    return np.stack([fx.ravel(), fy.ravel()], axis=1).astype(np.float32)
+
+
+def half_planes_from_images(images: np.ndarray) -> np.ndarray:
+    """Transform (n, y, y) images: (n, y * (y // 2 + 1)) complex64."""
+    shifted = scipy.fft.ifftshift(np.asarray(images, np.float32), axes=(1, 2))
+    return scipy.fft.rfft2(shifted, workers=-1).reshape(len(images), -1)
+
+
+def images_from_half_planes(planes: np.ndarray, size: int) -> np.ndarray:
+    """Inverse of ``half_planes_from_images``: (n, size, size) float32."""
+    spectra = planes.reshape(len(planes), size, size // 2 + 1)
+    return scipy.fft.fftshift(scipy.fft.irfft2(spectra, s=(size, size), workers=-1), axes=(1, 2))
+
+
+def hermitian_weights(size: int, *, ndim: int = 2) -> np.ndarray:
+    """Return the number of elements of the full transform that each element of ``rfftn`` represents, 1 or 2.
+
+    Returns
+    -------
+    (size, size // 2 + 1) float array for ``ndim`` 2, (size, size, size // 2 + 1) for 3.
+    """
+    weights = np.full((size,) * (ndim - 1) + (size // 2 + 1,), 2.0)
+    weights[..., 0] = 1
+    if size % 2 == 0:
+        weights[..., -1] = 1
+    return weights
+
+
+@dataclass(frozen=True)
+class FourierDisc:
+    """The half-plane elements of a ``size`` px image inside its Nyquist circle.
+
+    ``index`` (m,) selects them from a half-plane; ``frequencies`` (m, 2) are in cycles per pixel; ``weights`` (m,)
+    count every Hermitian pair once.
+    """
+
+    index: np.ndarray
+    frequencies: np.ndarray
+    weights: np.ndarray
+
+
+def fourier_disc(size: int) -> FourierDisc:
+    """Select the half-plane elements inside the Nyquist circle of a ``size`` px image."""
+    frequencies = plane_frequencies(size)
+    index = np.flatnonzero(np.hypot(*frequencies.T) < 0.5)
+    weights = hermitian_weights(size).ravel()[index] / 2
+    return FourierDisc(index, frequencies[index], weights.astype(np.float32))
+
+
+def shift_phases(shifts_px: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
+    """Compute factors that displace content by (n, 2) shifts, at (m, 2) cycles per pixel: (n, m) complex64."""
+    return np.exp(-2j * np.pi * (shifts_px @ frequencies.T.astype(float))).astype(np.complex64)
+
+
+def cropped_frequencies(full: int, size: int) -> np.ndarray:
+    """Index the half-plane elements of a ``size`` px image in the half-plane of a ``full`` px image: (m,) int."""
+    ky = np.rint(scipy.fft.fftfreq(size) * size).astype(int) % full
+    kx = np.arange(size // 2 + 1)
+    return (ky[:, None] * (full // 2 + 1) + kx).ravel()
+
+
+# --- operations on images
+
+
+def shift(images: np.ndarray, shifts_px: np.ndarray) -> np.ndarray:
+    """Shift image content by sub-pixel amounts, periodically.
+
+    Parameters
+    ----------
+    images : (n, y, x) array, y == x
+    shifts_px : (n, 2) array
+        Displacement (x, y) towards larger coordinates.
+
+    Returns
+    -------
+    (n, y, x) float32
+
+    Raises
+    ------
+    ValueError
+        If images are not (n, y, y), shifts are not (n, 2), or either is not finite.
+    """
+    images = square_images(images)
+    shifts_px = shifts_of(shifts_px, count=len(images))
+    size = images.shape[1]
+    phases = shift_phases(shifts_px, plane_frequencies(size))
+    return images_from_half_planes(half_planes_from_images(images) * phases, size)
+
+
+def downsample(images: np.ndarray, size: int) -> np.ndarray:
+    """Fourier-crop images to a smaller size.
+
+    Values keep their scale and the origin stays at the central pixel.  The pixel grows by y / size, and white noise of
+    variance s2 has variance ``s2 * (size / y) ** 2`` afterwards.
+
+    Parameters
+    ----------
+    images : (n, y, x) array, y == x
+    size : int
+        New side in pixels, from 2 to y.
+
+    Returns
+    -------
+    (n, size, size) float32
+
+    Raises
+    ------
+    ValueError
+        If images are not (n, y, y), or ``size`` is out of range.
+    """
+    return correct_images(images, size=size)
+
+
+def correct_images(
+    images: np.ndarray,
+    *,
+    optics: Optics | None = None,
+    shifts_px: np.ndarray | None = None,
+    size: int | None = None,
+) -> np.ndarray:
+    """Flip the phases of images, centre them and Fourier-crop them, in one pass.
+
+    Parameters
+    ----------
+    images : (n, y, x) array, y == x
+    optics : Optics, optional
+        Contrast transfer whose signs are removed; none by default.
+    shifts_px : (n, 2) array, optional
+        Displacement (x, y) of the particles, which is undone; none by default.
+    size : int, optional
+        New side in pixels, see ``downsample``; y by default.
+
+    Returns
+    -------
+    (n, size, size) float32
+
+    Raises
+    ------
+    ValueError
+        If images are not (n, y, y), the number of optics or shifts is not that of the images, or ``size`` is out of
+        range.
+    """
+    images = square_images(images)
+    full = images.shape[1]
+    size = full if size is None else size
+    if not 2 <= size <= full:
+        raise ValueError(f"size must be between 2 and {full} px, the size of the images, got {size}")
+    flips = optics is not None and optics.ctf is not None
+    moves = shifts_px is not None and np.any(shifts_px)
+    if not flips and not moves and size == full:
+        return images
+    frequencies = plane_frequencies(full)
+    planes = half_planes_from_images(images)
+    if size < full:
+        kept = cropped_frequencies(full, size)
+        frequencies, planes = frequencies[kept], planes[:, kept] * np.float32((size / full) ** 2)
+    if flips:
+        negative = _transfers(optics, frequencies, len(images)) < 0
+        planes = planes * np.where(negative, np.float32(-1), np.float32(1))
+    if moves:
+        planes = planes * shift_phases(-shifts_of(shifts_px, count=len(images)), frequencies)
+    return images_from_half_planes(planes, size)
+
+
+def flip_phases(images: np.ndarray, optics: Optics) -> np.ndarray:
+    """Correct the sign of the contrast transfer at each frequency.
+
+    The magnitude of the transfer remains, and white noise stays white.  Images without a contrast transfer are
+    returned unchanged.
+
+    Parameters
+    ----------
+    images : (n, y, x) array, y == x
+    optics : Optics
+
+    Returns
+    -------
+    (n, y, x) float32
+
+    Raises
+    ------
+    ValueError
+        If images are not (n, y, y) or not finite, or the number of defoci is not that of the images.
+    """
+    return correct_images(images, optics=optics)
+
+
+def apply_ctf(images: np.ndarray, optics: Optics) -> np.ndarray:
+    """Apply the contrast transfer of the microscope to images.
+
+    Parameters, returns and errors are those of ``flip_phases``; optics without a contrast transfer are an error.
+    """
+    images = square_images(images)
+    if optics.ctf is None:
+        raise ValueError("optics must have a ctf, got None")
+    size = images.shape[1]
+    transfers = _transfers(optics, plane_frequencies(size), len(images))
+    return images_from_half_planes(half_planes_from_images(images) * transfers, size)
+
+
+def add_noise(
+    images: np.ndarray, variance: float, *, rng: np.random.Generator | int | None = None
+) -> np.ndarray:
+    """Add white Gaussian noise of a given variance to images: (n, y, x) float32.
+
+    Raises
+    ------
+    ValueError
+        If images are not three-dimensional or not finite, or the variance is negative.
+    """
+    images = finite_array(images, name="images", ndim=3, dtype=np.float32)
+    if not_negative(variance, name="variance") == 0:
+        return images
+    noise = np.random.default_rng(rng).standard_normal(images.shape, dtype=np.float32)
+    return images + np.float32(np.sqrt(variance)) * noise
+
+
+def subtract_background(images: np.ndarray) -> np.ndarray:
+    """Subtract from each image its mean outside the inscribed circle: (n, y, x) float32.
+
+    Raises
+    ------
+    ValueError
+        If images are not (n, y, y) or not finite.
+    """
+    images = square_images(images)
+    outside = distance_from_origin(images.shape[1]) > 0.5 * images.shape[1] - 1
+    return images - images[:, outside].mean(axis=1)[:, None, None]
+
+
+def distance_from_origin(size: int) -> np.ndarray:
+    """Return the distance in pixels of each pixel of a square image from its origin: (size, size) float."""
+    y, x = np.indices((size, size)) - size // 2
+    return np.hypot(y, x)
+
+
+def circular_mask(size: int, *, edge_px: float, profile: str = "linear") -> np.ndarray:
+    """Make a soft mask of the largest circle about the origin of a square image: (size, size) float32.
+
+    Parameters
+    ----------
+    size : int
+        Side of the image, pixels.
+    edge_px : float
+        Width of the soft edge inside the circle, pixels, above zero.
+    profile : str
+        Shape of the edge from 1 to 0: ``"linear"`` or ``"cosine"`` (a squared sine).
+    """
+    radius = (size - 1) // 2
+    depth = np.clip((radius - distance_from_origin(size)) / edge_px, 0, 1)
+    if profile == "cosine":
+        depth = np.sin(np.pi / 2 * depth) ** 2
+    return depth.astype(np.float32)
+
+
+def image_blocks(images, *, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
+    """Return slices that divide images into consecutive blocks of about ``block_bytes`` as float32.
+
+    Parameters
+    ----------
+    images : array-like
+        Anything with a ``shape`` (n, y, x).
+    """
+    n, height, width = images.shape
+    count = max(1, block_bytes // (4 * height * width))
+    return (slice(start, min(start + count, n)) for start in range(0, n, count))
+
+
+def _transfers(optics: Optics, frequencies: np.ndarray, count: int) -> np.ndarray:
+    """Evaluate the transfers of ``count`` images at (m, 2) cycles per pixel: (count, m)."""
+    return optics_of(optics, None, count=count).transfers(frequencies)

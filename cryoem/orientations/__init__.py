@@ -1,0 +1,21 @@
+"""Phase 2: orientations from distances, their gauge from the images, and their errors against the truth."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "common_lines": ["import_aspire", "is_installed", "orientations_from_common_lines"],
+        "evaluation": [
+            "FrameAlignment",
+            "align_frame",
+            "align_shifts",
+            "align_to",
+            "mirror",
+            "pose_error",
+            "recovery_error",
+        ],
+        "gauge": ["Gauge", "common_line_score", "covering_rotations", "fix_gauge"],
+        "recovery": ["Recovery", "recover_orientations"],
+    },
+)

@@ -1,0 +1,273 @@
+"""The gauge of recovered orientations, which distances leave undetermined, from common lines of the images.
+
+Distances between orientations do not change under ``R -> A R B``, nor under ``R -> R^T``.  B only changes the frame in
+which the particle is described.  A rotates the axes of every image, and a wrong A makes reconstruction impossible.  A
+and the transposition follow from the images: the slices of two images meet in a common line, a direction in each
+image's Fourier transform along which the two must agree.  The score of a candidate is the mean correlation along the
+lines that it predicts.
+
+A and Rz(pi) A have the same score: rotating every image by half a turn gives the mirror image of the particle, which
+projections cannot distinguish from the particle.
+
+An image of a symmetric particle is a slice at all copies ``R g`` of its orientation.  It therefore shares several lines
+with every other image and with itself.  Its distances already distinguish R from R^T.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from cryoem.contrast import Optics, known_optics, optics_of
+from cryoem.images import correct_images
+from cryoem.orientations.line_scores import fourier_lines, score_turns
+from cryoem.rotations import Poses, as_poses, point_group
+from cryoem.validation import many_rotations, square_images, unread_images, whole_number
+
+CANDIDATES = 20_000
+SHORTLIST = 12
+COARSE_RADII = 16
+SEARCH_RADII = (0.12, 0.06, 0.03)
+SUMMIT_RADII = (0.02, 0.01, 0.005, 0.005)
+_ROWS, _COLUMNS = np.triu_indices(3)
+_AXES = np.vstack([np.zeros((1, 3)), np.eye(3), -np.eye(3)])
+_EDGES = np.array([v for v in np.ndindex(3, 3, 3) if sum(x != 1 for x in v) == 2]) - 1
+_STENCIL = np.vstack([_AXES, _EDGES / np.sqrt(2)])
+_BALL = np.vstack([_STENCIL, _STENCIL[1:] / 2])
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """Orientations in a gauge that fits the images.
+
+    Attributes
+    ----------
+    rotations : Rotation
+        n orientations, ``turn * R_hat`` or ``turn * R_hat^T``.
+    score : float
+        Mean correlation along common lines; 1 for a perfect match.
+    inverted : bool
+        Whether the transpose was taken.
+    turn : Rotation
+        The rotation A of the image axes.
+    runner_up : float
+        Best score of the opposite choice of ``inverted``, after the same refinement: a measure of how clear the choice
+        is.  NaN for a symmetric particle, for which there is no choice.
+    """
+
+    rotations: Rotation
+    score: float
+    inverted: bool
+    turn: Rotation
+    runner_up: float
+
+
+def fix_gauge(
+    images: np.ndarray,
+    poses: Poses | Rotation,
+    *,
+    optics: Optics | None = None,
+    symmetry: str = "C1",
+    pairs: int = 600,
+    refinement_pairs: int = 200_000,
+    max_images: int = 2000,
+    rng: np.random.Generator | int | None = None,
+) -> Gauge:
+    """Find the rotation of the image axes, and whether to transpose, from common lines between the images.
+
+    Parameters
+    ----------
+    images : (n, y, x) array-like, y == x
+        The origin is pixel ``y // 2``.  Of particles in files, only the images that are compared are read.
+    poses : Poses or Rotation
+        n orientations known up to ``R -> A R B`` and ``R -> R^T``, as recovered from distances, with the shifts to
+        undo; a bare Rotation means centred particles.
+    optics : Optics, optional
+        Contrast transfer, whose phases are flipped; by default ``images.optics``, if it exists.
+    symmetry : str
+        Point group G of the particle; orientations are then known up to ``R -> A R``, in its frame.
+    pairs : int
+        Pairs of images that score each candidate of the coarse search over SO(3).
+    refinement_pairs : int
+        Pairs that score the local refinement of the best candidates.
+    max_images : int
+        Maximum number of images to compare, chosen at random.
+    rng : Generator or int, optional
+        Random number generator or seed of these choices.
+
+    Returns
+    -------
+    Gauge
+        Of all n orientations.
+
+    Raises
+    ------
+    ValueError
+        If images are not (n, y, y), fewer than 3, not finite or constant; the number of poses or optics is not that of
+        the images; or the point group is unknown.
+
+    References
+    ----------
+    Common lines: van Heel, Ultramicroscopy 21 (1987) 111.
+    """
+    pairs = whole_number(pairs, name="pairs", at_least=1)
+    refinement_pairs = whole_number(refinement_pairs, name="refinement_pairs", at_least=1)
+    max_images = whole_number(max_images, name="max_images", at_least=3)
+    images = unread_images(images, at_least=3, smallest_px=8)
+    n = images.shape[0]
+    poses, optics = as_poses(poses, count=n), known_optics(images, optics)
+    if optics is not None:
+        optics_of(optics, None, count=n)
+    group, rng = point_group(symmetry), np.random.default_rng(rng)
+
+    # read, phase-flip and centre the images that are compared
+    chosen = slice(None) if n <= max_images else np.sort(rng.choice(n, max_images, replace=False))
+    corrected = correct_images(
+        images[chosen],
+        optics=None if optics is None else optics[chosen],
+        shifts_px=poses.shifts_px[chosen],
+    )
+    found = _search_both(corrected, poses.rotations[chosen], group, (pairs, refinement_pairs), rng)
+    oriented = poses.rotations.inv() if found.inverted else poses.rotations
+    return replace(found, rotations=found.turn * oriented)
+
+
+def _search_both(
+    images: np.ndarray, rotations: Rotation, group: Rotation, pairs: tuple[int, int], rng: np.random.Generator
+) -> Gauge:
+    """Search the gauge of orientations and, without symmetry, of their transposes."""
+    lines = fourier_lines(images)
+    n = len(images) * len(group)
+    coarse, fine = (_pairs(n, count, rng) for count in pairs)
+    candidates = (rotations, rotations.inv()) if len(group) == 1 else (rotations,)
+    best = [_search(lines, _copies(oriented, group), coarse, fine) for oriented in candidates]
+    inverted = len(best) == 2 and bool(best[1][0] > best[0][0])
+    score, turn = best[inverted]
+    runner_up = best[not inverted][0] if len(best) == 2 else float("nan")
+    return Gauge(turn * candidates[inverted], score, inverted, turn, runner_up)
+
+
+def common_line_score(
+    images: np.ndarray,
+    rotations: Rotation,
+    *,
+    symmetry: str = "C1",
+    pairs: int = 2000,
+    rng: np.random.Generator | int | None = None,
+) -> float:
+    """Mean correlation of images along the common lines that orientations predict.
+
+    Parameters
+    ----------
+    images : (n, y, x) array, y == x
+        Centred images without contrast transfer, or phase-flipped.
+    rotations : Rotation
+        n orientations.
+    symmetry : str
+        Point group of the particle.
+    pairs : int
+        Pairs of images that are compared.
+    rng : Generator or int, optional
+        Random number generator or seed of the pairs.
+
+    Returns
+    -------
+    float
+        In [-1, 1].
+
+    Raises
+    ------
+    ValueError
+        As ``fix_gauge``.
+    """
+    images = square_images(images, at_least=3, smallest_px=8)
+    many_rotations(rotations, count=len(images))
+    pairs = whole_number(pairs, name="pairs", at_least=1)
+    group = point_group(symmetry)
+    chosen = _pairs(len(images) * len(group), pairs, np.random.default_rng(rng))
+    identity = np.eye(3, dtype=np.float32)[None]
+    return float(score_turns(fourier_lines(images), _copies(rotations, group), chosen, identity)[0])
+
+
+def _search(lines, matrices, coarse, fine) -> tuple[float, Rotation]:
+    """Find the best score and turn over SO(3)."""
+    smooth = np.ascontiguousarray(lines[..., :COARSE_RADII])
+    # score a grid that covers SO(3)
+    grid = covering_rotations(CANDIDATES)
+    scores = score_turns(smooth, matrices, coarse, _float_matrices(grid))
+    shortlist = _distinct(grid[np.argsort(-scores)[: 40 * SHORTLIST]], SHORTLIST)
+    # search closer and closer around the best few
+    for radius in SEARCH_RADII:
+        around = Rotation.from_rotvec(radius * _BALL)
+        clouds = Rotation.concatenate([around * turn for turn in shortlist])
+        scores = score_turns(smooth, matrices, coarse, _float_matrices(clouds)).reshape(len(shortlist), -1)
+        shortlist = [around[k] * turn for k, turn in zip(scores.argmax(axis=1), shortlist, strict=True)]
+    turn = shortlist[int(scores.max(axis=1).argmax())]
+    # climb to the summit with more pairs and all frequencies
+    for radius in SUMMIT_RADII:
+        turn = _climb(lines, matrices, fine, turn, radius)
+    return float(score_turns(lines, matrices, fine, _float_matrices(turn)[None])[0]), turn
+
+
+def _climb(lines, matrices, pairs, turn: Rotation, radius: float) -> Rotation:
+    """Step to the summit of the quadratic through 19 scores around ``turn``, or to the best of them if it has none."""
+    steps = radius * _STENCIL
+    scores = score_turns(lines, matrices, pairs, _float_matrices(Rotation.from_rotvec(steps) * turn))
+    terms = np.column_stack([np.ones(len(steps)), steps, steps[:, _ROWS] * steps[:, _COLUMNS]])
+    fit = np.linalg.lstsq(terms, scores, rcond=None)[0]
+    curvature = np.zeros((3, 3))
+    curvature[_ROWS, _COLUMNS] = fit[4:]
+    curvature = curvature + curvature.T
+    best = steps[scores.argmax()]
+    if np.linalg.eigvalsh(curvature)[-1] < 0:
+        summit = np.linalg.solve(curvature, -fit[1:4])
+        best = summit * min(1, 1.5 * radius / max(np.linalg.norm(summit), 1e-12))
+    return Rotation.from_rotvec(best) * turn
+
+
+def _copies(rotations: Rotation, group: Rotation) -> np.ndarray:
+    """Matrices of all copies of the orientations, one rotation of the group after another."""
+    return np.concatenate([_float_matrices(rotations * g) for g in group])
+
+
+def _float_matrices(rotations: Rotation) -> np.ndarray:
+    return np.ascontiguousarray(rotations.as_matrix(), np.float32)
+
+
+def _distinct(rotations: Rotation, count: int, apart: float = 0.25) -> list[Rotation]:
+    """Select the first ``count`` of a ranked list that are at least ``apart`` radians from one another."""
+    kept: list[Rotation] = []
+    for candidate in rotations:
+        if all((candidate.inv() * other).magnitude() > apart for other in kept):
+            kept.append(candidate)
+        if len(kept) == count:
+            break
+    return kept
+
+
+def covering_rotations(n: int) -> Rotation:
+    """Return n rotations that cover SO(3) evenly, without randomness.
+
+    References
+    ----------
+    Super-Fibonacci spirals: Alexa, CVPR 2022.
+    """
+    phi, psi = np.sqrt(2), 1.533751168755204288118041
+    s = np.arange(n) + 0.5
+    inner, outer = np.sqrt(s / n), np.sqrt(1 - s / n)
+    a, b = 2 * np.pi * s / phi, 2 * np.pi * s / psi
+    return Rotation.from_quat(
+        np.stack([inner * np.sin(a), inner * np.cos(a), outer * np.sin(b), outer * np.cos(b)], axis=1)
+    )
+
+
+def _pairs(n: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw ``count`` pairs of different images, or return all pairs if they are not more: (count, 2) int."""
+    every = n * (n - 1) // 2
+    if count >= every:
+        return np.stack(np.triu_indices(n, 1), axis=1)
+    first = rng.integers(n, size=count)
+    second = (first + rng.integers(1, n, size=count)) % n
+    return np.stack([first, second], axis=1)

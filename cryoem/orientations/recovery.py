@@ -1,0 +1,224 @@
+"""Orientations from their pairwise distances.
+
+Distances determine orientations up to ``R -> A R B`` for any two rotations A, B and up to ``R -> R^T``; ``gauge`` fixes
+these.  For a symmetric particle, with the axes of ``rotations.point_group``, B must map the group onto itself, and R is
+distinguished from R^T.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from cryoem.distances.exact import FEWEST_LANDMARKS, spread_landmarks
+from cryoem.orientations.gauss_newton import gauss_newton
+from cryoem.orientations.landmarks import locate_all, read_rows
+from cryoem.orientations.spectral import small_sample_starts, spectral_start
+from cryoem.orientations.symmetric_recovery import symmetric_starts
+from cryoem.rotations import point_group
+from cryoem.validation import finite_array, positive_number, whole_number
+
+METHODS = ("spectral", "spectral+gauss_newton", "sgd")
+SYMMETRY_TOLERANCE = 1e-3
+FEWEST_IMAGES = 5
+REFINED_STARTS = 8
+ROWS_COMPARED = 128  # rows of a matrix that are compared with its columns at a time
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Recovered orientations.
+
+    Attributes
+    ----------
+    rotations : Rotation
+        n orientations in an arbitrary gauge.
+    losses : (rounds,) array
+        Mean squared error of the distances (rad^2) at each round, or its robust counterpart for a finite
+        ``robust_width``.
+    frames : tuple of Rotation
+        Orientations of each round; the last are ``rotations``.
+    start : str
+        ``"spectral"``, ``"enumerated"`` if the images are too few or too far apart for that, or ``"random"`` for the
+        stochastic method.
+    """
+
+    rotations: Rotation
+    losses: np.ndarray
+    frames: tuple[Rotation, ...]
+    start: str
+
+
+def recover_orientations(
+    distances: np.ndarray,
+    *,
+    method: str = "spectral+gauss_newton",
+    symmetry: str = "C1",
+    landmarks: int | np.ndarray | None = None,
+    rounds: int = 60,
+    robust_width: float = np.inf,
+    steps: int = 30_000,
+    learning_rate: float = 0.05,
+    rng: np.random.Generator | int | None = None,
+) -> Recovery:
+    """Recover orientations from pairwise distances by minimising ``mean (d_hat_ij - d(q_i, q_j))^2``.
+
+    Parameters
+    ----------
+    distances : (n, n) or (n, m) array
+        Radians, symmetric; the diagonal is not used.  Or the distances of all images to the m images in ``landmarks``;
+        these may be float32 and memory-mapped, and are read block by block.
+    method : {"spectral+gauss_newton", "spectral", "sgd"}
+        Linear algebra followed by Gauss-Newton rounds over all pairs; linear algebra only; or the published stochastic
+        descent from random orientations (arXiv 2104.06237, section 3.2).
+    symmetry : str
+        Point group G of the particle; the distances are then ``min_g d(R_i, R_j g)``.  Not available for ``"sgd"``.
+    landmarks : int or (m,) array, optional
+        Use only the distances to this number of images, spread over all orientations, in O(n * landmarks); all by
+        default.  Or the indices of the images that the columns of ``distances`` refer to.
+    rounds : int
+        Largest number of Gauss-Newton rounds.
+    robust_width : float
+        Residuals beyond this many radians lose weight; plain least squares by default.
+    steps, learning_rate : int, float
+        Adam steps and learning rate of ``"sgd"``.
+    rng : Generator or int, optional
+        Random number generator or seed of landmarks, enumerated starts and ``"sgd"``.
+
+    Returns
+    -------
+    Recovery
+
+    Raises
+    ------
+    ValueError
+        If distances are not square, not finite, not symmetric, of fewer than 5 images, not in radians, or not
+        consistent with any set of orientations; the method or the point group is unknown, or they cannot be combined;
+        no image of a symmetric particle has enough neighbours; landmarks are fewer than 12, more than n, or not indices
+        of the columns; or a number is out of range.
+
+    References
+    ----------
+    The loss is that of arXiv 2104.06237, eq. 6.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    rounds = whole_number(rounds, name="rounds", at_least=0)
+    if not robust_width > 0:
+        raise ValueError(f"robust_width must be positive, got {robust_width}")
+    steps = whole_number(steps, name="steps", at_least=1)
+    learning_rate = positive_number(learning_rate, name="learning_rate")
+    group = point_group(symmetry)
+    rng = np.random.default_rng(rng)
+    if method == "sgd":
+        if len(group) > 1:
+            raise ValueError(f"symmetry must be C1 for the stochastic method, got {symmetry!r}")
+        if np.ndim(landmarks):
+            raise ValueError("method must not be 'sgd' for distances to landmarks only; use another method")
+        from cryoem.orientations.stochastic import descend
+
+        frames, losses = descend(_checked(distances), steps=steps, learning_rate=learning_rate, rng=rng)
+        return Recovery(frames[-1], losses, frames, "random")
+
+    options = {
+        "rounds": 0 if method == "spectral" else rounds,
+        "robust_width": robust_width,
+        "group": group if len(group) > 1 else None,
+    }
+    if np.ndim(landmarks):
+        numbers = _landmark_numbers(distances, landmarks)
+    else:
+        distances = _checked(distances)
+        n = len(distances)
+        if landmarks is not None:
+            landmarks = whole_number(landmarks, name="landmarks", at_least=FEWEST_LANDMARKS)
+            if landmarks > n:
+                raise ValueError(f"landmarks must be at most the {n} images, got {landmarks}")
+        if landmarks in (None, n):
+            return _recover_square(distances, options, rng)
+        numbers = spread_landmarks(lambda image: distances[:, image], n, landmarks, rng=rng)
+        distances = distances[:, numbers]
+
+    # the landmarks from all pairs among them, then every image from its distances to them
+    anchor = _recover_square(_checked(read_rows(distances, numbers)), options, rng)
+    visited, losses = locate_all(distances, anchor.rotations.as_quat(), **options)
+    return _recovery(visited, losses, anchor.start)
+
+
+def _recover_square(distances: np.ndarray, options: dict, rng: np.random.Generator) -> Recovery:
+    """Recover from all pairs: the spectral start if it applies, otherwise the best of the enumerated ones."""
+
+    def refined(start: np.ndarray, kind: str) -> Recovery:
+        return _recovery(*gauss_newton(distances, start, None, **options), kind)
+
+    def start_loss(start: np.ndarray) -> float:
+        return gauss_newton(distances, start, None, **{**options, "rounds": 0})[1][-1]
+
+    if options["group"] is not None:
+        starts, kind = symmetric_starts(distances, options["group"], rng), "spectral"
+    elif (spectral := spectral_start(distances)) is not None:
+        starts, kind = [spectral], "spectral"
+    else:
+        starts, kind = small_sample_starts(distances, rng), "enumerated"
+        if not starts:
+            raise ValueError("the distances are not consistent with any set of orientations")
+        starts = sorted(starts, key=start_loss)[:REFINED_STARTS]
+    return min((refined(start, kind) for start in starts), key=lambda recovery: recovery.losses[-1])
+
+
+def _recovery(visited: list[np.ndarray], losses: list[float], start: str) -> Recovery:
+    frames = tuple(Rotation.from_quat(quaternions) for quaternions in visited)
+    return Recovery(frames[-1], np.array(losses), frames, start)
+
+
+def _landmark_numbers(distances: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Check the (m,) indices of the images that the columns of (n, m) distances refer to."""
+    numbers = np.asarray(landmarks)
+    if np.ndim(distances) != 2:
+        raise ValueError(f"distances to landmarks must be (n, m), got shape {np.shape(distances)}")
+    n, m = np.shape(distances)
+    if numbers.shape != (m,) or not np.issubdtype(numbers.dtype, np.integer):
+        raise ValueError(
+            f"landmarks must be {m} indices, one for each column of distances, "
+            f"got {numbers.dtype} of shape {numbers.shape}"
+        )
+    if m < FEWEST_LANDMARKS:
+        raise ValueError(f"landmarks must be at least {FEWEST_LANDMARKS}, got {m}")
+    if numbers.min() < 0 or numbers.max() >= n or len(np.unique(numbers)) < m:
+        raise ValueError(f"landmarks must be different indices from 0 to {n - 1}, got {numbers[:5]}...")
+    return numbers
+
+
+def _checked(distances: np.ndarray) -> np.ndarray:
+    """Return a contiguous float64 copy with a zero diagonal."""
+    if np.ndim(distances) != 2 or np.shape(distances)[0] != np.shape(distances)[1]:
+        raise ValueError(f"distances must be a square (n, n) matrix, got shape {np.shape(distances)}")
+    if len(distances) < FEWEST_IMAGES:
+        raise ValueError(f"distances must be between at least {FEWEST_IMAGES} images, got {len(distances)}")
+    distances = finite_array(distances, name="distances", ndim=2, dtype=np.float64).copy()
+    np.fill_diagonal(distances, 0)
+    asymmetry = _asymmetry(distances)
+    if asymmetry > SYMMETRY_TOLERANCE:
+        raise ValueError(
+            f"distances must be symmetric, got entries that differ from their transpose by {asymmetry:.3g} rad"
+        )
+    n = len(distances)
+    outside = np.count_nonzero(distances < 0) + np.count_nonzero(distances > np.pi)
+    if 2 * outside >= n * (n - 1):  # otherwise the median is inside
+        middle = np.median(distances[np.triu_indices(n, 1)])
+        if not 0 <= middle <= np.pi:
+            raise ValueError(
+                f"distances must be in radians, mostly between 0 and pi, got a median of {middle:.3g}"
+            )
+    return distances
+
+
+def _asymmetry(distances: np.ndarray) -> float:
+    """Largest difference of an (n, n) matrix from its transpose, computed some rows at a time."""
+    largest = 0.0
+    for first in range(0, len(distances), ROWS_COMPARED):
+        rows = distances[first : first + ROWS_COMPARED, first:]
+        largest = max(largest, np.abs(rows - distances[first:, first : first + ROWS_COMPARED].T).max())
+    return float(largest)

@@ -1,0 +1,296 @@
+"""Tables that name particle images: RELION's STAR files and XMIPP's metadata files."""
+
+from __future__ import annotations
+
+import csv
+import linecache
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cryoem.files.writing import path_with_suffix, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RELION_IMAGE, XMIPP_IMAGE = "rlnImageName", "image"
+TEXT_COLUMNS = (  # remain text even if they look like numbers: micrograph 0012 is not micrograph 12
+    RELION_IMAGE,
+    "rlnImageOriginalName",
+    "rlnMicrographName",
+    "rlnMicrographMovieName",
+    "rlnGroupName",
+    "rlnOpticsGroupName",
+    "rlnTomoName",
+    XMIPP_IMAGE,
+    "micrograph",
+)
+DIGITS = "%.10g"  # of numbers in tables, more than float32 has
+MOST_COLUMNS = 10_000
+LONGEST_LINE = 1_000_000  # bytes; a file without line breaks would otherwise be read at once
+CONTROL = re.compile(rb"[\0-\x08\x0a-\x1f]")  # all but tabs
+VALUE = re.compile(
+    r"""[ \t]+|"[^"]*"(?![^ \t])|'[^']*'(?![^ \t])|[^ \t"'#]+|(?P<comment>\#.*)|(?P<stray>.)"""
+)
+
+
+def read_star(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Read the particles of a RELION STAR file (3.0, 3.1 or 5) and its optics groups, None if it has none."""
+    blocks = _read_blocks(path)
+    particles = _block_with(RELION_IMAGE, blocks, path, preferred="particles")
+    return particles, _as_table(blocks["optics"]) if "optics" in blocks else None
+
+
+def read_xmd(path: str | os.PathLike) -> pd.DataFrame:
+    """Read the table with a column ``image`` of an XMIPP metadata file, without disabled images (``enabled`` -1).
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns are labels without their leading underscore.
+
+    Raises
+    ------
+    OSError
+        The file does not exist or cannot be read.
+    ValueError
+        The file is not a metadata file, does not have exactly one table with ``image``, or has no enabled image.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no metadata file at {path}")
+    table = _block_with(XMIPP_IMAGE, _read_blocks(path), path)
+    if "enabled" not in table:
+        return table
+    disabled = table["enabled"] == -1
+    if disabled.all():
+        raise ValueError(f"{path} has no enabled images: all {len(table)} rows are disabled (enabled -1)")
+    return table[~disabled].reset_index(drop=True)
+
+
+def write_star(path: str | os.PathLike, table: pd.DataFrame, *, optics: pd.DataFrame) -> None:
+    """Write a RELION 3.1 STAR file with the tables ``data_optics`` and ``data_particles``.
+
+    RELION looks for the stacks of rlnImageName in the folder from which it is started, and recognises a
+    stack only if its name ends in ``.mrcs`` or ``:mrcs``.
+
+    Parameters
+    ----------
+    path : path-like
+        The file, ``.star``.
+    table : pandas.DataFrame
+        One row per image, with rlnImageName.
+    optics : pandas.DataFrame
+        One row per optics group, with rlnOpticsGroup.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    ValueError
+        The name does not end in ``.star``, a table is empty or lacks its column, or the name of an image contains a
+        ``#``, a quote or an unprintable character, which tables cannot store.
+    """
+    write_text(path_with_suffix(path, ".star"), star_text(table, optics))
+
+
+def star_text(table: pd.DataFrame, optics: pd.DataFrame) -> str:
+    """Return the text that ``write_star`` writes."""
+    import starfile
+
+    _require_column(table, RELION_IMAGE, name="table")
+    check_image_names(table[RELION_IMAGE], name="image names")
+    _require_column(optics, "rlnOpticsGroup", name="optics")
+    text = ""
+    for name, block in (("optics", optics), ("particles", table)):
+        block_text = starfile.to_string({name: block}, float_format=DIGITS, na_rep="nan")
+        # Remove the time stamp in the first line, so that equal tables give equal files.
+        _, _, block_text = block_text.partition("\n")
+        text += f"\n# version 30001\n\n{block_text.lstrip()}"
+    return text
+
+
+def write_xmd(path: str | os.PathLike, table: pd.DataFrame) -> None:
+    """Write an XMIPP metadata file with one table, ``data_noname``; columns are labels without their underscore.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    ValueError
+        The name does not end in ``.xmd``, the table is empty or lacks ``image``, or the name of an image contains a
+        ``#``, a quote or an unprintable character, which tables cannot store.
+    """
+    write_text(path_with_suffix(path, ".xmd"), xmd_text(table))
+
+
+def xmd_text(table: pd.DataFrame) -> str:
+    """Return the text that ``write_xmd`` writes."""
+    _require_column(table, XMIPP_IMAGE, name="table")
+    check_image_names(table[XMIPP_IMAGE], name="image names")
+    labels = "".join(f" _{column}\n" for column in table.columns)
+    rows = table.map(_quoted).to_csv(
+        sep="\t", header=False, index=False, float_format=DIGITS, na_rep="nan", quoting=csv.QUOTE_NONE
+    )
+    return f"# XMIPP_STAR_1 * \n# \ndata_noname\nloop_\n{labels}{rows}"
+
+
+def check_image_names(names: Iterable[str], *, name: str) -> None:
+    """Refuse image names that tables cannot store: RELION and XMIPP have no way to escape characters."""
+    for image in map(str, names):
+        if not image.isprintable() or any(mark in image for mark in "#'\""):
+            raise ValueError(
+                f"{name} must not contain #, quotes or line breaks, which tables cannot store, got {image!r}"
+            )
+
+
+def _require_column(table: pd.DataFrame, column: str, *, name: str) -> None:
+    if column not in table:
+        raise ValueError(f"{name} must have a column {column}, got {', '.join(map(str, table)) or 'none'}")
+    if table.empty:
+        raise ValueError(f"{name} must have at least one row, got none")
+
+
+def _quoted(value):
+    """Quote text that is empty or contains blanks, as metadata files require."""
+    return f"'{value}'" if isinstance(value, str) and (not value or " " in value) else value
+
+
+def _read_blocks(path: Path) -> dict:
+    """Read all tables by name; a table that is not a loop is a dictionary."""
+    import starfile
+
+    try:
+        _check_text(path)
+        linecache.cache.pop(
+            str(path), None
+        )  # starfile reads through this cache, which may contain an older version
+        return starfile.read(path, always_dict=True, parse_as_string=list(TEXT_COLUMNS))
+    except OSError as error:
+        raise OSError(f"cannot read {path}: {error.strerror or error}") from None
+    except _MisreadError as error:
+        raise ValueError(f"{path} {error}") from None
+    except (ValueError, TypeError, LookupError) as error:
+        raise ValueError(f"{path} cannot be read as a STAR file: {' '.join(str(error).split())}") from None
+    finally:
+        linecache.cache.pop(str(path), None)
+
+
+def _block_with(column: str, blocks: dict, path: Path, *, preferred: str = "") -> pd.DataFrame:
+    """Return the only table with a column of image names, or the ``preferred`` one of several."""
+    having = [name for name, block in blocks.items() if column in block]
+    if not having:
+        names = ", ".join(f"data_{name}" for name in blocks) or "no table"
+        raise ValueError(f"{path} must have a table with the column _{column}, got {names}")
+    if len(having) > 1 and preferred not in having:
+        names = ", ".join(f"data_{name}" for name in having)
+        raise ValueError(f"{path} must have one table with the column _{column}, got {names}")
+    table = _as_table(blocks[preferred if preferred in having else having[0]])
+    if table.empty:
+        raise ValueError(f"{path} names no images: its table is empty")
+    unnamed = table[column].isna() | table[column].eq("")
+    if unnamed.any():
+        row = int(np.argmax(unnamed)) + 1
+        raise ValueError(f"{path} must name an image in each row, got none in row {row}")
+    return table
+
+
+def _as_table(block) -> pd.DataFrame:
+    """Return a block as a table; a block that is not a loop is one row."""
+    import pandas as pd
+
+    return pd.DataFrame([block]) if isinstance(block, dict) else block
+
+
+class _MisreadError(ValueError):
+    """Text that ``starfile`` would misread; the caller adds the file name."""
+
+
+def _check_text(path: Path) -> None:
+    """Refuse text that ``starfile`` would misread without an error.
+
+    It fills short rows with blanks, cuts rows at a ``#`` inside a name, mixes up columns of one name, and takes the
+    last of two tables of one name.
+    """
+    names: set[str] = set()
+    name, part, columns, rows = "", "before", set(), 0
+    for line in _lines(path):
+        in_loop = part in ("header", "rows")
+        # A line of several values in a table of several columns is a row, whatever it begins with.
+        if line.startswith("data_") and not (
+            in_loop and min(len(columns), len(line.split("#")[0].split())) > 1
+        ):
+            if part == "empty":
+                break
+            name, part, columns, rows = line.split()[0], "empty", set(), 0
+            if name in names:
+                raise _MisreadError(f"must have unique table names, got {name} twice")
+            names.add(name)
+        elif part == "empty" and line.startswith("loop_"):
+            part = "header"
+        elif part in ("empty", "values", "header") and line.startswith("_"):
+            label = line.split()[0]
+            if part != "header":
+                part = "values"
+                if _count_values(line, f"{label} of {name}") != 2:
+                    raise _MisreadError(f"must have one value of {label} in {name}, got {line!r}")
+            if label in columns:
+                raise _MisreadError(f"must have unique column names in {name}, got {label:.80} twice")
+            columns.add(label)
+            if len(columns) > MOST_COLUMNS:
+                raise _MisreadError(f"must have at most {MOST_COLUMNS} columns in {name}, got more")
+        elif in_loop:
+            part = "rows"
+            if not line or line.startswith("#"):
+                continue
+            rows += 1
+            n_values = _count_values(line, f"row {rows} of {name}")
+            if n_values != len(columns):
+                raise _MisreadError(
+                    f"must have a value for each of the {len(columns)} columns of {name} in each row, "
+                    f"got {n_values} in row {rows}"
+                )
+            if line.startswith("data_"):
+                raise _MisreadError(f"must not have a row that begins with data_, got row {rows} of {name}")
+    if part == "empty":
+        raise _MisreadError(f"must have no empty tables, got nothing in {name}")
+
+
+def _count_values(line: str, where: str) -> int:
+    """Count the values of a line up to a comment; quotes enclose blanks and ``#``."""
+    if line.isascii() and not any(mark in line for mark in "#'\""):
+        return len(line.split())
+    n_values, after_blank = 0, True
+    for match in VALUE.finditer(line):
+        if match[0][0] in " \t":
+            after_blank = True
+            continue
+        if match["stray"] or not after_blank:
+            raise _MisreadError(f"must have no quote and no # inside a value, got {line[:80]!r} in {where}")
+        if match["comment"]:
+            break
+        n_values, after_blank = n_values + 1, False
+    return n_values
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 text file, stripped of blanks."""
+    with open(path, "rb") as stream:
+        number = 0
+        while content := stream.readline(LONGEST_LINE):
+            number += 1
+            if len(content) == LONGEST_LINE or CONTROL.search(content.rstrip(b"\r\n")):
+                raise _MisreadError(
+                    f"must be a text file with lines of values, got something else in line {number}"
+                )
+            try:
+                yield content.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                byte = content[error.start]
+                raise _MisreadError(
+                    f"must be UTF-8 text, got the byte {byte:#04x} in line {number}"
+                ) from None

@@ -1,0 +1,256 @@
+"""Progress of training, recovery and refinement: losses and errors over steps, iterations and rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from cryoem.plots.template import (
+    BLUE,
+    LEGEND_ABOVE,
+    MUTED,
+    SLATE,
+    VERMILION,
+    curve,
+    figure,
+    log_ticks,
+    named_colours,
+    non_empty_mapping,
+    one_legend_entry_per_group,
+    panels,
+    thinned,
+)
+from cryoem.units import label_with_unit
+from cryoem.validation import finite_array
+
+# panels of the learning curves: the title, and the keys of the history with their names
+_LEARNING_PANELS = (
+    ("loss", {"loss": "training", "val_loss": "validation"}),
+    ("distance error (rad)", {"distance_error_rad": "training", "val_distance_error_rad": "validation"}),
+    ("learning rate", {"learning_rate": "learning rate"}),
+)
+_TRAINING_COLOURS = {"training": BLUE, "validation": VERMILION, "learning rate": SLATE}
+
+
+def learning_curves(history: Mapping[str, Sequence[float]], *, x: str = "step") -> go.Figure:
+    """Training and validation loss, distance error and learning rate, with the best epoch marked.
+
+    Parameters
+    ----------
+    history : mapping of str to sequence of float
+        Lists of one length, NaN where a value was not measured. ``loss`` is required; ``val_loss``,
+        ``distance_error_rad``, ``val_distance_error_rad``, ``learning_rate`` and ``x`` are optional. Other keys
+        are ignored.
+    x : str
+        Key and title of the horizontal axis; 1, 2, 3, ... if the history does not contain it.
+
+    Raises
+    ------
+    ValueError
+        If ``loss`` is missing or the lists differ in length.
+    """
+    history = non_empty_mapping(history, name="history")
+    if "loss" not in history:
+        raise ValueError(f"history must contain 'loss', got {', '.join(history)}")
+    series = _histories(history, name="history", count=np.size(history["loss"]))
+    at = series.get(x, np.arange(1, len(series["loss"]) + 1))
+    shown = [panel for panel in _LEARNING_PANELS if any(key in series for key in panel[1])]
+    fig = panels(
+        layout={"height": 260 + 150 * len(shown), "legend": LEGEND_ABOVE},
+        rows=len(shown),
+        shared_xaxes=True,
+        vertical_spacing=0.06,
+        row_heights=[3, 2, 1.2][: len(shown)],
+    )
+    for row, (title, keys) in enumerate(shown, start=1):
+        present = {key: name for key, name in keys.items() if key in series}
+        for key, name in present.items():
+            line = curve(
+                at,
+                series[key],
+                name=name,
+                colour=_TRAINING_COLOURS[name],
+                width=2,
+                legendgroup=name,
+                connectgaps=True,
+                hover=f"{x} %{{x}}<br>{title} %{{y:.4g}}<extra>{name}</extra>",
+            )
+            fig.add_trace(line, row=row, col=1)
+        drawn = np.concatenate([series[key] for key in present])
+        fig.update_yaxes(title_text=title, type="log", **log_ticks(drawn), row=row, col=1)
+    watched = "val_loss" if np.isfinite(series.get("val_loss", np.nan)).any() else "loss"
+    best = int(np.nanargmin(series[watched]))
+    colour = _TRAINING_COLOURS["validation" if watched == "val_loss" else "training"]
+    fig.add_vline(x=float(at[best]), line={"color": MUTED, "width": 1, "dash": "dot"})
+    fig.add_trace(
+        go.Scatter(
+            x=[at[best]],
+            y=[series[watched][best]],
+            mode="markers",
+            name=f"best: {series[watched][best]:.4g} at {x} {at[best]:g}",
+            marker={"symbol": "star", "size": 15, "color": colour, "line": {"color": "white", "width": 1}},
+        ),
+        row=1,
+        col=1,
+    )
+    fig.update_xaxes(title_text=x, row=len(shown), col=1)
+    one_legend_entry_per_group(fig)
+    return fig.update_traces(showlegend=False, selector={"name": "learning rate"})
+
+
+def loss_beside_error(
+    history: Mapping[str, Sequence[float]], *, untrained: Mapping[str, float] | None = None
+) -> go.Figure:
+    """Label-free loss and true error over the epochs of alignment training, in two panels.
+
+    Parameters
+    ----------
+    history : mapping of str to sequence of float
+        ``loss``, ``val_loss`` and ``val_error_deg`` (degrees), one value per epoch.
+    untrained : mapping of str to float, optional
+        ``val_loss`` and ``val_error_deg`` before the first epoch, drawn as epoch 0.
+
+    Raises
+    ------
+    ValueError
+        If a list is missing or the lists differ in length.
+    """
+    history = non_empty_mapping(history, name="history")
+    keys = ("loss", "val_loss", "val_error_deg")
+    missing = [key for key in keys if key not in history]
+    if missing:
+        raise ValueError(f"history must contain {', '.join(missing)}, got {', '.join(history)}")
+    series = _histories({key: history[key] for key in keys}, name="history")
+    loss, held_out, error = (finite_array(series[k], name=f"history[{k!r}]", ndim=1) for k in keys)
+    epochs = all_epochs = np.arange(1, len(loss) + 1)
+    if untrained is not None:
+        before = non_empty_mapping(untrained, name="untrained")
+        if not {"val_loss", "val_error_deg"} <= set(before):
+            raise ValueError(f"untrained must contain val_loss and val_error_deg, got {', '.join(before)}")
+        held_out, error = np.r_[before["val_loss"], held_out], np.r_[before["val_error_deg"], error]
+        all_epochs = np.arange(len(held_out))
+    fig = panels(layout={"height": 380, "legend": LEGEND_ABOVE}, cols=2, horizontal_spacing=0.12)
+    for column, x, values, name, colour in (
+        (1, epochs, loss, "training images", BLUE),
+        (1, all_epochs, held_out, "held-out images", VERMILION),
+        (2, all_epochs, error, "held-out images", VERMILION),
+    ):
+        options = {"mode": "lines+markers", "legendgroup": name, "width": 2}
+        hover = "epoch %{x}: %{y:.4g}<extra></extra>"
+        fig.add_trace(curve(x, values, name=name, colour=colour, hover=hover, **options), row=1, col=column)
+    fig.update_xaxes(title_text="epoch", dtick=max(1, len(loss) // 8))
+    fig.update_yaxes(title_text="loss (needs no labels)", row=1, col=1)
+    fig.update_yaxes(title_text="true mean error (degrees)", row=1, col=2)
+    return one_legend_entry_per_group(fig)
+
+
+def recovery_loss(losses: Mapping[str, np.ndarray] | np.ndarray, *, log_x: bool = True) -> go.Figure:
+    """Loss of orientation recovery against the iteration, on a log axis, with the final value in the legend.
+
+    Parameters
+    ----------
+    losses : (n,) array or mapping of str to (n,) array
+        Losses in rad^2, one per iteration.
+    log_x : bool
+        Whether the iterations also have a logarithmic axis.
+
+    Raises
+    ------
+    ValueError
+        If a loss is not a finite one-dimensional array.
+    """
+    if not isinstance(losses, Mapping):
+        losses = {"recovery": losses}
+    fig = figure(showlegend=True, legend=LEGEND_ABOVE)
+    drawn = []
+    for name, colour in named_colours(non_empty_mapping(losses, name="losses")).items():
+        values = finite_array(losses[name], name=f"losses[{name!r}]", ndim=1)
+        chosen = _drawn_iterations(len(values), log_x=log_x)
+        fig.add_trace(
+            curve(
+                chosen + 1,
+                values[chosen],
+                name=f"{name}, final {values[-1]:.3g}",
+                colour=colour,
+                mode="lines" if len(values) > 30 else "lines+markers",
+                hover="iteration %{x}<br>loss %{y:.4g} rad²<extra></extra>",
+            )
+        )
+        drawn.append(values.astype(float))
+    fig.update_xaxes(title_text="iteration", exponentformat="none")
+    if log_x:
+        fig.update_xaxes(type="log", dtick=1)
+    fig.update_yaxes(title_text="loss (rad²)", type="log", **log_ticks(np.concatenate(drawn)))
+    return fig
+
+
+def _drawn_iterations(count: int, *, log_x: bool, most: int = 2000) -> np.ndarray:
+    """Return the indices of at most about ``most`` iterations, spaced evenly along the axis."""
+    if count <= most or not log_x:
+        return thinned(count, most)
+    return np.unique(np.geomspace(1, count, most).round().astype(int)) - 1
+
+
+def refinement_history(history: Mapping[str, Sequence[float]]) -> go.Figure:
+    """Quantities of each refinement round, one small panel per quantity.
+
+    Parameters
+    ----------
+    history : mapping of str to sequence of float
+        One number per round, NaN where a value does not exist. The end of a name gives the unit (``_deg``,
+        ``_rad``, ``_angstrom``, ``_px``, ``_seconds``), as in ``score`` and ``resolution_angstrom``.
+
+    Raises
+    ------
+    ValueError
+        If the lists are empty or differ in length.
+    """
+    series = _histories(history, name="history")
+    n = len(next(iter(series.values())))
+    columns = min(2, len(series))
+    rows = -(-len(series) // columns)
+    fig = panels(
+        layout={"height": 90 + 250 * rows, "showlegend": False},
+        rows=rows,
+        cols=columns,
+        horizontal_spacing=0.14,
+        vertical_spacing=0.3 / rows,
+    )
+    for index, (name, colour) in enumerate(named_colours(series).items()):
+        place = {"row": index // columns + 1, "col": index % columns + 1}
+        title = label_with_unit(name)
+        line = curve(
+            np.arange(1, n + 1),
+            series[name],
+            name=title,
+            colour=colour,
+            mode="lines+markers",
+            marker={"size": 8},
+            hover=f"round %{{x}}<br>{title} %{{y:.4g}}<extra></extra>",
+        )
+        fig.add_trace(line, **place)
+        fig.update_xaxes(title_text="round", tickformat="d", dtick=max(1, n // 8), **place)
+        fig.update_yaxes(title_text=title, **place)
+        last = series[name][-1]
+        if np.isfinite(last):
+            label = {"text": f"<b>{last:.3g}</b>", "font": {"color": colour}, "yshift": 16}
+            fig.add_annotation(x=n, y=last, showarrow=False, **label, **place)
+    return fig
+
+
+def _histories(history, *, name: str, count: int | None = None) -> dict[str, np.ndarray]:
+    """Return the lists of a history as float arrays of one length, else raise a ValueError with ``name``.
+
+    ``count`` is that length; by default the length of the longest list.
+    """
+    arrays = {k: np.asarray(v, dtype=float) for k, v in non_empty_mapping(history, name=name).items()}
+    count = max(values.size for values in arrays.values()) if count is None else count
+    for key, values in arrays.items():
+        if values.shape != (count,) or count == 0:
+            raise ValueError(
+                f"{name} must contain lists of one length, at least 1: expected {count} values, "
+                f"but {name}[{key!r}] has shape {values.shape}"
+            )
+    return arrays

@@ -1,0 +1,216 @@
+"""Quantities against spatial frequency: Fourier shell correlation, power spectra, polar spectra."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from cryoem.plots.template import (
+    LEGEND_ABOVE,
+    MUTED,
+    curve,
+    figure,
+    log_ticks,
+    named_colours,
+    non_empty_mapping,
+    panels,
+    round_below,
+)
+from cryoem.reconstruction.resolution import FSC
+from cryoem.validation import finite_array, positive_number
+
+
+def fourier_shell_correlation(
+    curves: Mapping[str, tuple],
+    *,
+    thresholds: Sequence[float] = (0.5, 0.143),
+    title: str = "Fourier shell correlation",
+) -> go.Figure:
+    """Fourier shell correlations, with the resolution where each curve first falls below each threshold.
+
+    Parameters
+    ----------
+    curves : mapping of str to tuple
+        ``(frequency, correlation)``, both (n,): increasing shells in 1/angstrom and correlations in [-1, 1]. An
+        optional third element is the only threshold at which this curve is read.
+    thresholds : sequence of float
+        Correlations in (0, 1), drawn as dashed lines.
+    title : str
+        Title of the vertical axis.
+
+    Raises
+    ------
+    ValueError
+        If frequency and correlation differ in length, frequencies do not increase, or a correlation is outside
+        [-1, 1].
+    """
+    fig = figure(height=480, showlegend=True, legend=LEGEND_ABOVE)
+    highest, lowest = 0.0, -0.05
+    crossings: dict[float, list] = {threshold: [] for threshold in thresholds}
+    for name, colour in named_colours(non_empty_mapping(curves, name="curves")).items():
+        frequency, correlation = _shells(*curves[name][:2], name=f"curves[{name!r}]")
+        highest, lowest = max(highest, frequency[-1]), min(lowest, correlation.min() - 0.03)
+        hover = f"%{{customdata:.1f}} Å<br>correlation %{{y:.3f}}<extra>{name}</extra>"
+        resolution = 1 / np.maximum(frequency, 1e-9)
+        fig.add_trace(
+            curve(frequency, correlation, name=name, colour=colour, hover=hover, customdata=resolution)
+        )
+        for threshold in curves[name][2:] or thresholds:
+            if correlation[0] >= threshold > correlation.min():
+                at_angstrom = FSC(frequency, correlation).resolution_angstrom(threshold)
+                crossings.setdefault(threshold, []).append((1 / at_angstrom, colour))
+    for threshold, found in crossings.items():
+        _add_threshold(fig, threshold, found, flip_beyond=0.85 * highest)
+    ticks = np.round(np.arange(0, highest + 1e-9, round_below(highest / 4)), 10)
+    fig.update_xaxes(
+        title_text="spatial frequency (1/Å); resolution (Å) in bold",
+        range=[0, highest],
+        tickvals=ticks,
+        ticktext=["0"] + [f"{t:g}<br><b>{1 / t:.3g} Å</b>" for t in ticks[1:]],
+    )
+    fig.update_yaxes(title_text=title, range=[lowest, 1.04])
+    return fig
+
+
+def _shells(frequency, correlation, *, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the frequencies and correlations of a curve as checked float arrays."""
+    frequency, correlation = (
+        finite_array(values, name=name, ndim=1).astype(float) for values in (frequency, correlation)
+    )
+    if len(frequency) != len(correlation):
+        raise ValueError(
+            f"{name} must have as many frequencies as correlations, "
+            f"got {len(frequency)} and {len(correlation)}"
+        )
+    if frequency[0] < 0 or np.any(np.diff(frequency) <= 0):
+        raise ValueError(f"{name} must have increasing frequencies of at least 0, got {frequency[:4]}...")
+    if np.abs(correlation).max() > 1 + 1e-4:
+        raise ValueError(f"{name} must have correlations in [-1, 1], got {np.abs(correlation).max():.4g}")
+    return frequency, correlation
+
+
+def _add_threshold(fig: go.Figure, threshold: float, crossings: list, *, flip_beyond: float) -> None:
+    """Draw a threshold and label each crossing with its resolution."""
+    label = {"text": f"{threshold:g}", "font": {"color": MUTED, "size": 12}}
+    line = {"color": MUTED, "width": 1.3, "dash": "dash"}
+    fig.add_hline(y=threshold, line=line, annotation=label, annotation_position="top right")
+    # from right to left, each label is higher than the one before, so that neighbours do not overlap
+    for rank, (at, colour) in enumerate(sorted(crossings, reverse=True)):
+        side = 1 if at < flip_beyond else -1
+        ring = {"size": 9, "color": "white", "line": {"color": colour, "width": 2.5}}
+        fig.add_trace(
+            go.Scatter(x=[at], y=[threshold], mode="markers", marker=ring, showlegend=False, hoverinfo="skip")
+        )
+        fig.add_annotation(
+            x=at,
+            y=threshold,
+            text=f"<b>{1 / at:.1f} Å</b>",
+            font={"color": colour, "size": 13},
+            bgcolor="rgba(255,255,255,0.8)",
+            arrowcolor=colour,
+            standoff=5,
+            ax=34 * side,
+            ay=-20 - 20 * rank,
+            xanchor="left" if side == 1 else "right",
+        )
+
+
+def power_spectrum(
+    frequency: np.ndarray, power: np.ndarray, fitted: np.ndarray, *, pixel_size_angstrom: float
+) -> go.Figure:
+    """Mean power of images in shells of spatial frequency and a fit to it, on a logarithmic axis.
+
+    Parameters
+    ----------
+    frequency : (n,) array
+        Increasing frequencies in cycles per pixel.
+    power, fitted : (n,) array
+        Measured and fitted power, positive.
+    pixel_size_angstrom : float
+        Edge of a pixel.
+
+    Raises
+    ------
+    ValueError
+        If the arrays differ in length, or power or pixel size is not positive.
+    """
+    pixel = positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
+    frequency = finite_array(frequency, name="frequency", ndim=1).astype(float)
+    fig = figure(height=420, legend=LEGEND_ABOVE)
+    titles = {"power": "images", "fitted": "fit: signal and white noise"}
+    for (name, title), values, colour, dash in zip(
+        titles.items(), (power, fitted), named_colours(titles).values(), ("solid", "dash"), strict=True
+    ):
+        values = finite_array(values, name=name, ndim=1)
+        if len(values) != len(frequency) or values.min() <= 0:
+            raise ValueError(
+                f"{name} must be {len(frequency)} positive values, one per frequency, "
+                f"got {len(values)}, the lowest {values.min():g}"
+            )
+        hover = f"%{{x:.3f}} 1/Å: %{{y:.3g}}<extra>{title}</extra>"
+        fig.add_trace(
+            curve(frequency / pixel, values, name=title, colour=colour, line={"dash": dash}, hover=hover)
+        )
+    fig.update_xaxes(title_text="spatial frequency (1/Å)")
+    ticks = log_ticks(np.concatenate([power, fitted]))
+    fig.update_yaxes(title_text="power per pixel (squared image units)", type="log", **ticks)
+    return fig
+
+
+def polar_spectra(
+    spectra: np.ndarray, *, frequencies_per_angstrom: np.ndarray, period_deg: float, titles: Sequence[str]
+) -> go.Figure:
+    """Polar spectra in adjacent panels, each with its own contrast: angle up, spatial frequency to the right.
+
+    Parameters
+    ----------
+    spectra : (n, angles, radii) array
+        Amplitudes on rings.
+    frequencies_per_angstrom : (radii,) array
+        Spatial frequencies of the rings.
+    period_deg : float
+        Angle that the angular axis covers.
+    titles : sequence of str
+        One short title per spectrum.
+
+    Raises
+    ------
+    ValueError
+        If the spectra are not (n, angles, radii) and finite, or frequencies or titles differ in number.
+    """
+    spectra = finite_array(spectra, name="spectra", ndim=3)
+    frequencies = finite_array(frequencies_per_angstrom, name="frequencies_per_angstrom", ndim=1)
+    if len(frequencies) != spectra.shape[2] or len(titles) != len(spectra):
+        raise ValueError(
+            f"spectra must match {len(frequencies)} frequencies and {len(titles)} titles, got {spectra.shape}"
+        )
+    fig = panels(
+        layout={"height": 400},
+        cols=len(spectra),
+        subplot_titles=list(titles),
+        shared_yaxes=True,
+        horizontal_spacing=0.02,
+    )
+    angles = period_deg * np.arange(spectra.shape[1]) / spectra.shape[1]
+    for column, spectrum in enumerate(spectra, start=1):
+        low, high = np.percentile(spectrum, [1, 99])
+        fig.add_trace(
+            go.Heatmap(
+                z=spectrum.astype(np.float32),
+                x=frequencies,
+                y=angles,
+                zmin=low,
+                zmax=high,
+                colorscale="gray",
+                showscale=False,
+                hovertemplate="%{x:.3f} 1/Å, %{y:.0f}°<extra></extra>",
+            ),
+            row=1,
+            col=column,
+        )
+    fig.update_xaxes(showgrid=False, nticks=4, title_text="1/Å")
+    fig.update_yaxes(visible=False)
+    fig.update_yaxes(visible=True, showgrid=False, title_text="angle (degrees)", row=1, col=1)
+    return fig

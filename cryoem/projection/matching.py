@@ -1,0 +1,158 @@
+"""Comparison of images with central slices, which are evaluated on the fly and never stored.
+
+Images are half-planes: transforms at m in-plane frequencies, weighted by ``weights`` (how many elements of the full
+plane each represents).  Orientations change from the left, ``R -> exp(delta) R``, so that the third component of delta
+is an in-plane rotation.  A displacement (x, y) of the image's content multiplies its transform by a phase; the
+microscope's contrast transfer multiplies each slice by a real number.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from cryoem.images import shift_phases
+from cryoem.projection.fourier import KERNEL_TABLE, WIDTH, VolumeTransform, sample
+
+BLOCK = 256  # images whose phases are in memory at a time
+
+
+def correlate_candidates(
+    spectrum: VolumeTransform,
+    planes: np.ndarray,
+    matrices: np.ndarray,
+    frequencies: np.ndarray,
+    weights: np.ndarray,
+    transfers: np.ndarray | None = None,
+) -> np.ndarray:
+    """Correlate each image with the slices at its own candidate orientations: (n, c) float32 in [-1, 1].
+
+    ``planes`` (n, m) are transforms of the images at (m, 2) ``frequencies`` in cycles per pixel; ``matrices`` is
+    (n, c, 3, 3); ``transfers`` (n, m) multiply the slices.
+    """
+    scores = np.empty(matrices.shape[:2], np.float32)
+    _correlate(*_arguments(spectrum, planes, matrices, frequencies, weights, transfers), scores)
+    return scores
+
+
+def displaced(planes: np.ndarray, frequencies: np.ndarray, shifts_px: np.ndarray) -> np.ndarray:
+    """Displace the content of images, given as (n, m) transforms, by (n, 2) shifts (x, y) in pixels."""
+    moved = np.empty(planes.shape, np.complex64)
+    for start in range(0, len(planes), BLOCK):
+        some = slice(start, start + BLOCK)
+        np.multiply(planes[some], shift_phases(shifts_px[some], frequencies), out=moved[some])
+    return moved
+
+
+def gauss_newton_steps(
+    spectrum: VolumeTransform,
+    planes: np.ndarray,
+    rotations: Rotation,
+    frequencies: np.ndarray,
+    weights: np.ndarray,
+    transfers: np.ndarray | None = None,
+    *,
+    difference: float,
+    with_shifts: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the changes of orientations, and of shifts, that minimise the misfit to linearised slices.
+
+    Minimise ``|F - a S(exp(delta) R)|^2`` over delta, with the contrast a from least squares and the derivative of the
+    slice from central differences of ``difference`` radians; ``with_shifts`` also over a displacement of the slice.
+
+    Steps (n, 3 or 5) are rotation vectors in radians, followed by displacements (x, y) in pixels.  The second result is
+    the inverse (n, 3 or 5, 3 or 5) of the damped normal matrices.  Multiplied by the noise variance in the real or
+    imaginary part of an element, it is the covariance of each pose.
+    """
+    turns = Rotation.from_rotvec(difference * np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)]))
+    matrices = np.einsum("cij,njk->ncik", turns.as_matrix(), rotations.as_matrix())  # (n, 7, 3, 3)
+    unknowns = 5 if with_shifts else 3
+    hessians = np.zeros((len(planes), unknowns, unknowns))
+    gradients = np.zeros((len(planes), unknowns))
+    _normal_equations(
+        *_arguments(spectrum, planes, matrices, frequencies, weights, transfers),
+        1 / (2 * difference),
+        hessians,
+        gradients,
+    )
+    # damp radians and pixels separately, each by the mean curvature of its kind
+    alike = np.equal.outer(np.arange(unknowns) < 3, np.arange(unknowns) < 3)
+    damping = 1e-3 * np.einsum("naa->na", hessians) @ alike + 1e-30
+    hessians += damping[:, :, None] * np.eye(unknowns)
+    inverse = np.linalg.inv(hessians)
+    return (inverse @ gradients[..., None])[..., 0], inverse
+
+
+def _arguments(spectrum, planes, matrices, frequencies, weights, transfers):
+    if transfers is None:
+        transfers = np.ones((1, len(weights)))
+    return (
+        spectrum.values.view(np.float32),
+        np.array(spectrum.shape.full),
+        KERNEL_TABLE,
+        np.ascontiguousarray(planes, np.complex64),
+        np.ascontiguousarray(matrices, np.float32),
+        np.ascontiguousarray(frequencies, np.float32),
+        np.ascontiguousarray(weights, np.float32),
+        np.ascontiguousarray(transfers, np.float32),
+    )
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True)
+def _correlate(grid, full, table, planes, matrices, frequencies, weights, transfers, scores):
+    n, c = scores.shape
+    for task in numba.prange(n * c):
+        i, k = task // c, task % c
+        wx, wy, wz = np.empty(2 * WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+        cross = power = total = 0.0
+        for j in range(len(weights)):
+            re, im = sample(
+                grid, full, table, matrices[i, k], frequencies[j, 0], frequencies[j, 1], wx, wy, wz
+            )
+            transfer = transfers[np.int64(i) % len(transfers), j]
+            re, im = transfer * re, transfer * im
+            value = planes[i, j]
+            cross += weights[j] * (re * value.real + im * value.imag)
+            power += weights[j] * (re * re + im * im)
+            total += weights[j] * (value.real * value.real + value.imag * value.imag)
+        scores[i, k] = cross / np.sqrt(max(power * total, 1e-30))
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True)
+def _normal_equations(
+    grid, full, table, planes, matrices, frequencies, weights, transfers, slope, hessians, gradients
+):
+    """Form the normal equations of each image.
+
+    ``matrices`` (n, 7, 3, 3) are the current orientation, three forward and three backward turns.  Of five unknowns,
+    the last two are displacements along x and y.
+    """
+    n, m = planes.shape
+    unknowns = gradients.shape[1]
+    for i in numba.prange(n):
+        wx, wy, wz = np.empty(2 * WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+        slices = np.empty((7, m), np.complex64)
+        for k in range(7):
+            for j in range(m):
+                re, im = sample(
+                    grid, full, table, matrices[i, k], frequencies[j, 0], frequencies[j, 1], wx, wy, wz
+                )
+                slices[k, j] = transfers[np.int64(i) % len(transfers), j] * complex(re, im)
+        # contrast by least squares
+        cross = power = 0.0
+        for j in range(m):
+            cross += weights[j] * (slices[0, j].conjugate() * planes[i, j]).real
+            power += weights[j] * (slices[0, j].real ** 2 + slices[0, j].imag ** 2)
+        contrast = cross / max(power, 1e-30)
+        change = np.empty(unknowns, np.complex64)
+        for j in range(m):
+            residual = planes[i, j] - contrast * slices[0, j]
+            for a in range(3):
+                change[a] = contrast * slope * (slices[1 + a, j] - slices[4 + a, j])
+            for a in range(3, unknowns):
+                change[a] = contrast * complex(0, -2 * np.pi * frequencies[j, a - 3]) * slices[0, j]
+            for a in range(unknowns):
+                gradients[i, a] += weights[j] * (change[a].conjugate() * residual).real
+                for b in range(unknowns):
+                    hessians[i, a, b] += weights[j] * (change[a].conjugate() * change[b]).real

@@ -1,0 +1,247 @@
+"""Resolution of density maps: Fourier shell correlation with the truth and between half-maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+
+from cryoem.images import hermitian_weights
+from cryoem.validation import finite_array, positive_number
+from cryoem.volumes.density import DensityMap
+from cryoem.volumes.filters import low_pass, soft_mask, soft_sphere
+
+
+@dataclass(frozen=True)
+class FSC:
+    """A Fourier shell correlation curve.
+
+    Attributes
+    ----------
+    frequency : (shells,) array
+        Centres of the shells from shell 1 to Nyquist, 1/angstrom.
+    correlation : (shells,) array
+        In [-1, 1].
+    phase_randomised : (shells,) array, optional
+        Correlation after phase randomisation, if the curve is corrected for its mask.
+    """
+
+    frequency: np.ndarray
+    correlation: np.ndarray
+    phase_randomised: np.ndarray | None = None
+
+    def resolution_angstrom(self, threshold: float) -> float:
+        """Return where the curve first falls below a threshold, interpolated linearly; Nyquist if it never does.
+
+        Raises
+        ------
+        ValueError
+            If ``threshold`` is outside (0, 1).
+        """
+        if not 0 < threshold < 1:
+            raise ValueError(f"threshold must be between 0 and 1, got {threshold}")
+        below = np.flatnonzero(self.correlation < threshold)
+        if len(below) == 0:
+            return float(1 / self.frequency[-1])
+        i = below[0]
+        if i == 0:
+            return float(1 / self.frequency[0])
+        high, low = self.correlation[i - 1], self.correlation[i]
+        t = (high - threshold) / (high - low)
+        return float(1 / (self.frequency[i - 1] + t * (self.frequency[i] - self.frequency[i - 1])))
+
+
+def fourier_shell_correlation(
+    a: np.ndarray, b: np.ndarray, *, voxel_size_angstrom: float = 1.0, mask: np.ndarray | None = None
+) -> FSC:
+    """Correlate two volumes on shells of spatial frequency.
+
+    Parameters
+    ----------
+    a, b : (n, n, n) array
+        Real volumes.
+    voxel_size_angstrom : float
+        Side of a voxel.
+    mask : (n, n, n) array, optional
+        Multiplied into both volumes, in [0, 1]; none by default.
+
+    Returns
+    -------
+    FSC
+        n // 2 shells, each one Fourier voxel wide.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ or are not cubic, values are not finite, a volume is zero everywhere (under the mask), or the
+        voxel size is not positive.
+
+    References
+    ----------
+    Harauz and van Heel, Optik 73 (1986) 146.
+    """
+    positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
+    if np.shape(a) != np.shape(b):
+        raise ValueError(f"a and b must have the same shape, got {np.shape(a)} and {np.shape(b)}")
+    a, b = _masked("a", a, mask), _masked("b", b, mask)
+    n = a.shape[0]
+    fa, fb = scipy.fft.rfftn(a, workers=-1), scipy.fft.rfftn(b, workers=-1)
+    return FSC(np.arange(1, n // 2 + 1) / (n * voxel_size_angstrom), _shell_correlation(fa, fb, n))
+
+
+def fourier_ring_correlation(a: np.ndarray, b: np.ndarray, *, pixel_size_angstrom: float = 1.0) -> FSC:
+    """Correlate two images on rings of spatial frequency.
+
+    Parameters
+    ----------
+    a, b : (n, n) array
+        Real images.
+    pixel_size_angstrom : float
+        Side of a pixel.
+
+    Returns
+    -------
+    FSC
+        n // 2 rings, each one Fourier pixel wide.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ or are not square, values are not finite, an image is zero everywhere, or the pixel size is not
+        positive.
+
+    References
+    ----------
+    Saxton and Baumeister, J. Microsc. 127 (1982) 127.
+    """
+    positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
+    if np.shape(a) != np.shape(b):
+        raise ValueError(f"a and b must have the same shape, got {np.shape(a)} and {np.shape(b)}")
+    a, b = (finite_array(v, name=name, ndim=2, dtype=np.float64) for name, v in (("a", a), ("b", b)))
+    n = len(a)
+    if a.shape != (n, n) or n < 2:
+        raise ValueError(f"a and b must be square images of at least 2 px a side, got shape {a.shape}")
+    if not (a.any() and b.any()):
+        raise ValueError("a and b must not be zero everywhere, got only zeros")
+    fa, fb = scipy.fft.rfftn(a), scipy.fft.rfftn(b)
+    return FSC(np.arange(1, n // 2 + 1) / (n * pixel_size_angstrom), _shell_correlation(fa, fb, n))
+
+
+def masked_half_map_fsc(
+    a: np.ndarray,
+    b: np.ndarray,
+    mask: np.ndarray,
+    *,
+    voxel_size_angstrom: float,
+    rng: np.random.Generator | int | None = None,
+) -> FSC:
+    """Correlate two half-maps under a soft mask, corrected for the mask by phase randomisation.
+
+    Beyond the shell at which the unmasked curve falls below 0.8, the phases of both maps are randomised.  What still
+    correlates under the mask there is caused by the mask; the corrected curve is ``(FSC - FSC_random) / (1 -
+    FSC_random)``.
+
+    Parameters
+    ----------
+    a, b : (n, n, n) array
+        Half-maps.
+    mask : (n, n, n) array
+        Soft mask in [0, 1].
+    voxel_size_angstrom : float
+        Side of a voxel.
+    rng : Generator or int, optional
+        Random number generator or seed of the random phases.
+
+    Returns
+    -------
+    FSC
+
+    Raises
+    ------
+    ValueError
+        As ``fourier_shell_correlation``.
+
+    References
+    ----------
+    Chen et al., Ultramicroscopy 135 (2013) 24.
+    """
+    rng = np.random.default_rng(rng)
+    plain = fourier_shell_correlation(a, b, voxel_size_angstrom=voxel_size_angstrom)
+    masked = fourier_shell_correlation(a, b, voxel_size_angstrom=voxel_size_angstrom, mask=mask)
+    below = np.flatnonzero(plain.correlation < 0.8)
+    first = below[0] + 1 if len(below) else len(plain.correlation)
+    scrambled = [_randomise_phases(v, first, rng) for v in (a, b)]
+    random = fourier_shell_correlation(
+        *scrambled, voxel_size_angstrom=voxel_size_angstrom, mask=mask
+    ).correlation
+    corrected = masked.correlation.copy()
+    beyond = np.arange(1, len(corrected) + 1) > first + 1
+    corrected[beyond] = ((masked.correlation - random) / np.maximum(1 - random, 1e-6))[beyond]
+    return FSC(masked.frequency, corrected, random)
+
+
+def particle_mask(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Make a soft mask of the particle in two half-maps (n, n, n): (n, n, n) float32 in [0, 1].
+
+    It surrounds their mean, blurred to twice the resolution at which they agree (at 0.5), within the largest ball of
+    the box.
+
+    Raises
+    ------
+    ValueError
+        As ``fourier_shell_correlation``, or if the mean has no density to surround.
+    """
+    size = len(a)
+    sphere = soft_sphere(np.shape(a), 0.45 * size, 0.05 * size)
+    coarse = fourier_shell_correlation(a, b, mask=sphere)
+    blur = min(2 * coarse.resolution_angstrom(0.5), size / 3)
+    blurred = low_pass(DensityMap(((a + b) / 2 * sphere).astype(np.float32), 1.0), blur)
+    return sphere * soft_mask(blurred, extend_px=0.03 * size, edge_px=0.05 * size)
+
+
+def shell_index(n: int, *, ndim: int = 3) -> np.ndarray:
+    """Return the nearest shell of each ``rfftn`` element of an (n, n, n) volume, or an (n, n) image: int array."""
+    full, half = np.fft.fftfreq(n) * n, np.fft.rfftfreq(n) * n
+    squared = full[:, None] ** 2 + half**2
+    if ndim == 3:
+        squared = full[:, None, None] ** 2 + squared
+    return np.rint(np.sqrt(squared)).astype(int)
+
+
+def _shell_correlation(fa: np.ndarray, fb: np.ndarray, n: int) -> np.ndarray:
+    shells = shell_index(n, ndim=fa.ndim).ravel()
+    weights = hermitian_weights(n, ndim=fa.ndim)
+
+    def total(values):
+        return np.bincount(shells, (weights * values).ravel(), minlength=n)[1 : n // 2 + 1]
+
+    cross = total((fa * fb.conj()).real)
+    return cross / np.sqrt(np.maximum(total(np.abs(fa) ** 2) * total(np.abs(fb) ** 2), 1e-300))
+
+
+def _randomise_phases(volume: np.ndarray, first_shell: int, rng: np.random.Generator) -> np.ndarray:
+    """Replace phases from a shell on by those of white noise, which keep the volume real."""
+    n = volume.shape[0]
+    spectrum = scipy.fft.rfftn(np.asarray(volume, np.float64), workers=-1)
+    noise = scipy.fft.rfftn(rng.normal(size=volume.shape), workers=-1)
+    beyond = shell_index(n) >= first_shell
+    spectrum[beyond] = np.abs(spectrum[beyond]) * np.exp(1j * np.angle(noise[beyond]))
+    return scipy.fft.irfftn(spectrum, s=volume.shape, workers=-1)
+
+
+def _masked(name: str, volume: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    volume = finite_array(volume, name=name, ndim=3, dtype=np.float64)
+    if len(set(volume.shape)) != 1 or volume.shape[0] < 2:
+        raise ValueError(
+            f"{name} must be a cubic volume of at least 2 voxels a side, got shape {volume.shape}"
+        )
+    if mask is not None:
+        mask = finite_array(mask, name="mask", ndim=3)
+        if mask.shape != volume.shape:
+            raise ValueError(f"mask must have the volumes' shape {volume.shape}, got {mask.shape}")
+        volume = volume * mask
+    if not volume.any():
+        where = "everywhere" if mask is None else "everywhere under the mask"
+        raise ValueError(f"{name} must not be zero {where}, got only zeros")
+    return volume

@@ -1,0 +1,217 @@
+"""The rounds of refinement of one set of images: grid, weigh by half-map FSC, match, repeat.
+
+Maps are reconstructed not with the likeliest poses but with poses sampled from the uncertainty of each image (one draw
+of the expectation step of an EM algorithm): the likeliest poses would reproduce the errors of the map, and preserve
+them.  The noise of sampling is averaged out over the gradient rounds since convergence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from cryoem.projection.fourier import transform
+from cryoem.reconstruction.accumulation import FourierAccumulator, total
+from cryoem.reconstruction.half_maps import (
+    FOLDS,
+    TRUST_THRESHOLD,
+    half_map_fsc,
+    last_trusted_shell,
+    wiener_filtered,
+)
+from cryoem.reconstruction.pose_steps import MatchResult, descend, search
+from cryoem.reconstruction.resolution import FSC
+from cryoem.reconstruction.working_images import FullImages, WorkingImages, working_images
+from cryoem.rotations import Poses
+from cryoem.validation import not_negative, positive_number, whole_number
+
+CONVERGING = 0.5  # orientations still converge if they move by less than this share of the round before
+SHELLS_PER_RADIAN = 2.0  # finer shells, over the search radius, rotate by more than a search can follow
+
+
+@dataclass(frozen=True)
+class RefinementSchedule:
+    """Schedule of a refinement.
+
+    Parameters
+    ----------
+    search_rounds : int
+        Rounds of random search; the radius is halved each time.
+    gradient_rounds : int
+        Maximum number of rounds of Gauss-Newton steps after the search.
+    candidates : int
+        Random rotations tried for each image in a search round.
+    search_radius : float
+        Radius of the first search, radians.
+    tolerance : float
+        Refinement stops after a gradient round that moves orientations by less than this on average, radians.
+
+    Raises
+    ------
+    ValueError
+        If a count is negative or a size is not positive.
+    """
+
+    search_rounds: int = 3
+    gradient_rounds: int = 4
+    candidates: int = 24
+    search_radius: float = 0.12
+    tolerance: float = 1e-3
+
+    def __post_init__(self):
+        whole_number(self.search_rounds, name="search_rounds", at_least=0)
+        whole_number(self.gradient_rounds, name="gradient_rounds", at_least=0)
+        whole_number(self.candidates, name="candidates", at_least=1)
+        positive_number(self.search_radius, name="search_radius")
+        not_negative(self.tolerance, name="tolerance")
+
+
+@dataclass(frozen=True)
+class RoundSettings:
+    """Settings of all rounds; ``group`` (k, 3, 3) are the rotations of the symmetry."""
+
+    pixel_size_angstrom: float
+    group: np.ndarray
+    schedule: RefinementSchedule
+    refine_shifts: bool
+
+    @property
+    def last_round(self) -> int:
+        """Number of the last round, search and gradient together."""
+        return self.schedule.search_rounds + self.schedule.gradient_rounds
+
+
+@dataclass(frozen=True)
+class RefinementState:
+    """State of n images between two rounds.
+
+    ``poses`` are the likeliest poses; ``sampled`` those that maps are reconstructed with; ``settled`` the likeliest of
+    each gradient round since convergence; ``finest_shell`` is the finest that images are compared at; ``history`` has
+    one entry a round; ``ended`` is True after the last round.
+    """
+
+    poses: Poses
+    sampled: Poses
+    settled: tuple[Poses, ...]
+    finest_shell: int
+    history: tuple[dict, ...]
+    ended: bool
+
+    def outcome(self) -> Poses:
+        """Likeliest poses, averaged image by image over the rounds since convergence."""
+        if len(self.settled) < 2:
+            return self.poses
+        last = self.poses.rotations
+        turns = np.mean([(poses.rotations * last.inv()).as_rotvec() for poses in self.settled], axis=0)
+        shifts = np.mean([poses.shifts_px for poses in self.settled], axis=0)
+        return Poses(Rotation.from_rotvec(turns) * last, shifts)
+
+
+def run_rounds(
+    settings: RoundSettings,
+    images: FullImages,
+    start: Poses,
+    rng: np.random.Generator,
+    callback: Callable[[dict, Rotation], None] | None = None,
+) -> RefinementState:
+    """Refine one set of images round by round; return its final state."""
+    state = RefinementState(start, start, (), images.size // 2, (), settings.last_round == 0)
+    while not state.ended:
+        state = _next_round(settings, images, state, rng)
+        if callback is not None:
+            callback(state.history[-1], state.poses.rotations)
+    return state
+
+
+def _next_round(
+    settings: RoundSettings, images: FullImages, state: RefinementState, rng: np.random.Generator
+) -> RefinementState:
+    schedule, number = settings.schedule, len(state.history)
+    searching = number < schedule.search_rounds
+    radius = schedule.search_radius / 2**number
+    finest = state.finest_shell
+    if searching:
+        finest = min(finest, math.ceil(SHELLS_PER_RADIAN / radius))
+
+    # grid the folds at the sampled poses, and measure how far their halves agree
+    fold = rng.permutation(len(state.poses)) % FOLDS
+    matrices, work = state.sampled.rotations.as_matrix(), working_images(images, state.sampled, finest)
+    sums = [work[fold == f].gridded(matrices[fold == f], settings.group) for f in range(FOLDS)]
+    fsc, mask = half_map_fsc(sums)
+    last = min(finest, last_trusted_shell(fsc))
+
+    # match every image with the map of the other folds
+    step = partial(descend, steps=2, refine_shifts=settings.refine_shifts)
+    if searching:
+        step = partial(
+            search,
+            candidates=schedule.candidates,
+            radius=radius,
+            rng=rng,
+            refine_shifts=settings.refine_shifts,
+        )
+    work = working_images(images, state.poses, finest)
+    found = _match_folds(step, work.within(last), state.poses.rotations, fold, sums, fsc, mask)
+    poses = _combined(state.poses, found.poses, work.pixel_px)
+    sampled = _combined(state.poses, found.sample(rng), work.pixel_px)
+
+    moved = float((poses.rotations * state.poses.rotations.inv()).magnitude().mean())
+    resolution = work.pixel_px * settings.pixel_size_angstrom * fsc.resolution_angstrom(TRUST_THRESHOLD)
+    entry = {
+        "round": number + 1,
+        "kind": "search" if searching else "gradient",
+        "score": float(found.scores.mean()),
+        "moved_rad": moved,
+        "resolution_angstrom": resolution,
+    }
+
+    # choose the finest shell of the next round, and whether there is one
+    finest_shell = state.finest_shell
+    if last < finest:
+        finest_shell = min(images.size // 2, int(1.3 * last) + 4)
+    settled = state.settled
+    if not searching:
+        converging = state.history and moved < CONVERGING * state.history[-1]["moved_rad"]
+        settled = (poses,) if converging else (*settled, poses)
+    converged = not searching and moved < schedule.tolerance
+    ended = converged or number + 1 == settings.last_round
+    return RefinementState(poses, sampled, settled, finest_shell, (*state.history, entry), ended)
+
+
+def _combined(poses: Poses, found: Poses, pixel_px: float) -> Poses:
+    """Estimated orientations, with estimated displacements (coarse pixels) added to the current ones."""
+    return Poses(found.rotations, poses.shifts_px + pixel_px * found.shifts_px)
+
+
+def _match_folds(
+    step: Callable,
+    work: WorkingImages,
+    rotations: Rotation,
+    fold: np.ndarray,
+    sums: list[FourierAccumulator],
+    fsc: FSC,
+    mask: np.ndarray,
+) -> MatchResult:
+    """Take one step of every image against the map of the other folds."""
+    members = [np.flatnonzero(fold == f) for f in range(FOLDS)]
+    found = []
+    for f, some in enumerate(members):
+        reference = transform(wiener_filtered(total(sums) - sums[f], fsc, mask))
+        found.append(step(reference, work[some], rotations[some]))
+    order = np.argsort(np.concatenate(members))
+
+    def in_order(parts: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate(parts)[order]
+
+    poses = Poses(
+        Rotation.from_quat(in_order([part.poses.rotations.as_quat() for part in found])),
+        in_order([part.poses.shifts_px for part in found]),
+    )
+    return MatchResult(
+        poses, in_order([part.scores for part in found]), in_order([part.covariances for part in found])
+    )

@@ -1,0 +1,15 @@
+"""Runs: profiles, the phases that notebooks open and finish, and the runner that executes the notebooks."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "execution": ["NotebookError", "execute_notebook"],
+        "jobs": ["NotebookJob", "RunInProgressError", "read_record"],
+        "phase": ["MissingPhaseError", "Phase", "StalePhaseError", "open_phase"],
+        "pipeline": ["PHASES", "OtherInputError", "PhaseInfo", "run_name", "saved_figures"],
+        "profiles": ["PROFILES", "Profile", "get_profile", "parse_setting"],
+        "runner": ["RunSummary", "run"],
+    },
+)

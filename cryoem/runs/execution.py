@@ -1,0 +1,186 @@
+"""Execute a notebook with papermill, in a kernel of the running interpreter."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from tqdm import tqdm
+
+from cryoem.files.reading import first_line
+
+
+class NotebookError(RuntimeError):
+    """A cell raised an error, or the kernel died. The message is one sentence."""
+
+
+def execute_notebook(
+    notebook: Path,
+    output: Path,
+    *,
+    parameters: Mapping[str, object],
+    environment: Mapping[str, str],
+    title: str = "",
+    progress: bool = False,
+) -> None:
+    """Execute a notebook from top to bottom and save it after every cell.
+
+    Parameters
+    ----------
+    notebook : Path
+        Notebook to execute; it is not modified.
+    output : Path
+        Executed notebook.
+    parameters : mapping
+        Values injected after the cell tagged ``parameters``.
+    environment : mapping
+        Variables added to the environment of the kernel.
+    title : str
+        Title of the progress bar.
+    progress : bool
+        Show a progress bar if stderr is a terminal.
+
+    Raises
+    ------
+    NotebookError
+        If a cell raises an error, or the kernel dies or does not start. ``output`` keeps the executed cells,
+        and a ``.log`` file of the same name keeps the messages of the kernel process.
+    OSError
+        If ``output`` cannot be written, for example because the disk is full.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # its errors are also raised
+    log = output.with_suffix(".log")
+    try:
+        with open(log, "wb") as log_file, _CellProgress(title, notebook, visible=progress) as bar:
+            papermill.execute_notebook(
+                notebook,
+                output,
+                parameters=dict(parameters),
+                kernel_name="python3",
+                language="python",
+                cwd=notebook.parent,
+                progress_bar=False,
+                stdout_file=bar,
+                stderr_file=bar,
+                on_cell_start=bar.cell_started,
+                coalesce_streams=True,
+                kernel_manager_class=_kernel_manager_class(environment, log_file),
+            )
+    except KeyboardInterrupt:
+        # the task that waits for the kernel fails when nothing awaits it any more
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        raise
+    except PapermillExecutionError as error:
+        raise NotebookError(_last_error(output) or f"{error.ename}: {error.evalue}") from error
+    except DeadKernelError as error:
+        raise NotebookError("its kernel was killed or ran out of memory") from error
+    except RuntimeError as error:  # from jupyter_client
+        raise NotebookError(f"its kernel did not start: {first_line(error)}") from error
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        # papermill writes no other file
+        raise OSError(f"cannot write {output}: {error.strerror}") from error
+    log.unlink()
+
+
+def read_notebook(path: Path) -> dict:
+    """Return the JSON content of a notebook."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def code_sha256(notebook: dict) -> str:
+    """Return the sha256 of the code cells of a notebook, without the cell that papermill injects."""
+    sha256 = hashlib.sha256()
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code" and "injected-parameters" not in cell["metadata"].get("tags", []):
+            sha256.update("".join(cell["source"]).encode() + b"\n\0")
+    return sha256.hexdigest()
+
+
+def warnings_of(notebook: dict) -> list[str]:
+    """Return the Python warnings in the outputs of an executed notebook, without repetition."""
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    stderr = "".join("".join(output["text"]) for output in outputs if output.get("name") == "stderr")
+    return list(dict.fromkeys(re.findall(r"^.*\b(?:User|Runtime)Warning: (.+)$", stderr, re.MULTILINE)))
+
+
+class _CellProgress(tqdm):
+    """A progress bar over the cells of a notebook, which shows the last line that the running cell printed."""
+
+    def __init__(self, title: str, notebook: Path, *, visible: bool):
+        super().__init__(
+            total=len(read_notebook(notebook)["cells"]) + 1,  # papermill injects one cell
+            desc=title,
+            leave=False,
+            dynamic_ncols=True,
+            disable=None if visible else True,  # None: disabled unless stderr is a terminal
+            bar_format="{desc} |{bar:16}| cell {n_fmt}/{total_fmt} {elapsed}{postfix}",
+        )
+
+    def cell_started(self, cell, cell_index: int) -> None:
+        self.n = cell_index + 1
+        if not self.disable:
+            self.set_postfix_str("")
+
+    def write(self, text: str) -> None:
+        """Receive the output of cells from papermill."""
+        if not self.disable and (line := last_line(text)):
+            self.set_postfix_str(line)
+
+    def flush(self) -> None:
+        pass
+
+
+def last_line(text: str) -> str:
+    """Return the last non-empty line as a terminal shows it, without colours and overwritten text."""
+    plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
+    lines = [line.strip() for line in re.split(r"[\r\n\b]+", plain)]
+    return next((line for line in reversed(lines) if line), "")
+
+
+def _last_error(executed: Path) -> str:
+    """Return the last error in a notebook, the one that stopped it; earlier ones were only displayed."""
+    try:
+        cells = read_notebook(executed)["cells"]
+    except ValueError:  # a full disk truncates the notebook
+        return ""
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    errors = [output for output in outputs if output["output_type"] == "error"]
+    return f"{errors[-1]['ename']}: {' '.join(errors[-1]['evalue'].split())}"
+
+
+def _kernel_manager_class(environment: Mapping[str, str], log_file: BinaryIO) -> type:
+    """Return a manager that starts kernels with ``sys.executable``, whether or not a kernelspec is installed."""
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    # otherwise every executed notebook shows warnings of the debugger and of TensorFlow
+    quiet = {
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
+    }
+    spec = KernelSpec(**get_kernel_dict() | {"env": quiet | dict(environment)})
+
+    class RunningInterpreterKernelManager(AsyncKernelManager):
+        kernel_spec = spec
+
+        def __init__(self, **options):
+            # encrypt if ZeroMQ supports it, without a warning if it does not
+            super().__init__(transport_encryption="auto", **options)
+
+        async def start_kernel(self, **options):
+            await super()._async_start_kernel(stdout=log_file, stderr=log_file, **options)
+
+    return RunningInterpreterKernelManager

@@ -1,0 +1,299 @@
+"""The interface of a phase's notebook: open the phase, load and save results, finish."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from cryoem.contrast import ContrastTransfer, Optics
+from cryoem.files.arrays import load_arrays, save_arrays
+from cryoem.files.reading import canonical_json
+from cryoem.files.writing import write_text
+from cryoem.particles.particle_file import ParticleFile
+from cryoem.particles.stack import ParticleStack
+from cryoem.rotations import Poses
+from cryoem.runs.jobs import RECORD_FILE, read_record, write_record
+from cryoem.runs.pipeline import FIGURES, PhaseInfo, Run, find_run, open_measured, phase_info, run_name
+from cryoem.runs.profiles import PROFILES, settings_of_phase
+
+CHECKPOINTS = "checkpoints"
+DISCARDED_PATTERNS = ("*.h5", "*.mrc", "*.mrcs", "*.star", "*.json")
+TRUE_POSES = "used for reported errors only"
+TRANSFER = "contrast_transfer_"
+UNITS_OF_TRANSFER = {
+    "voltage_kv": "kV",
+    "spherical_aberration_mm": "mm",
+    "amplitude_contrast": "1",
+    "b_factor_angstrom2": "angstrom^2",
+    "defocus_range_angstrom": "angstrom",
+    "phase_shift_rad": "rad",
+    "inverted": "1",
+}
+
+
+class MissingPhaseError(FileNotFoundError):
+    """An earlier phase is not complete, or did not write a file."""
+
+
+class StalePhaseError(ValueError):
+    """An earlier phase has other settings, is older than a phase it depends on, or has a damaged file."""
+
+
+class Phase:
+    """One phase of a run, open for writing. Use ``open_phase`` to create it.
+
+    Attributes
+    ----------
+    info : PhaseInfo
+        Name, number and title of the phase.
+    folder : Path
+        Folder of the phase, ``<data folder>/runs/<run>/<phase name>``.
+    settings : DataSettings
+        Settings of this phase and of earlier phases, as attributes.
+    rng : numpy.random.Generator
+        Generator seeded with the run's seed and the number of the phase.
+    """
+
+    def __init__(self, info: PhaseInfo, run: Run):
+        self.info = info
+        self.folder = run.folder / info.name
+        self.settings = settings_of_phase(run.profile, info.number)
+        self.rng = np.random.default_rng([run.profile.seed, info.number])
+        self._run = run
+        self._made_from = run.made_from(info)
+        self._built_on = run.earlier_ids(info)
+        self._results = {"numbers": {}, "headline": [], "warnings": []}
+        self._checked: set[str] = set()
+        self._figure_names: list[str] = []
+        self._started = time.monotonic()
+
+    def path(self, filename: str) -> Path:
+        """Return the path for a file of this phase, such as a map: ``<folder>/<filename>``."""
+        return self.folder / filename
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder for checkpoints of an interrupted computation.
+
+        It survives a kill, is emptied when settings or earlier phases change, and is removed by ``finish``.
+        """
+        return self.folder / CHECKPOINTS
+
+    def find(self, phase_name: str, filename: str) -> Path:
+        """Return the path of a file that this or an earlier phase wrote.
+
+        Raises
+        ------
+        MissingPhaseError
+            If the phase is not complete or wrote no such file.
+        StalePhaseError
+            If the phase has other settings, is older than a phase it depends on, or has a damaged file.
+        ValueError
+            If the phase is a later one.
+        """
+        info = phase_info(phase_name)
+        if info.number > self.info.number:
+            raise ValueError(
+                f"{self.info.name} can load from itself and earlier phases, not from {phase_name}"
+            )
+        run, path = self._run.folder.name, self._run.folder / info.name / filename
+        if info.number < self.info.number and info.name not in self._checked:
+            if reason := self._run.why_not_current(info):
+                problem = StalePhaseError if read_record(path.parent) else MissingPhaseError
+                raise problem(f"phase {info.name} of run {run!r} {reason}; {self._remedy(info)}")
+            self._checked.add(info.name)  # once, because all files are read for it
+        if not path.is_file():
+            raise MissingPhaseError(
+                f"phase {info.name} of run {run!r} has no file {path}; {self._remedy(info)}"
+            )
+        return path
+
+    def save(self, name: str, arrays: Mapping[str, tuple]) -> None:
+        """Save arrays as ``<folder>/<name>.h5``; each is ``(array, units)`` or ``(array, units, description)``."""
+        save_arrays(self.path(f"{name}.h5"), arrays, parameters=self._made_from)
+
+    def load(
+        self, phase_name: str, name: str, datasets: Iterable[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Load arrays that this or an earlier phase saved, dataset name -> array; all datasets by default.
+
+        Raises as ``find``, and ValueError if the file is damaged or has no such dataset.
+        """
+        return load_arrays(self.find(phase_name, f"{name}.h5"), datasets)
+
+    def save_particles(self, name: str, stack: ParticleStack, **more: tuple) -> None:
+        """Save a particle stack as ``<folder>/<name>.h5``, and more datasets as in ``save``.
+
+        Poses and optics are saved if they are known. The symmetry is a setting of the run and is not saved.
+        """
+        arrays = {
+            "images": (stack.images, "clean standard deviations", "(n, y, x) particle images"),
+            "pixel_size": (np.array(stack.pixel_size_angstrom), "angstrom", "side of a pixel"),
+        }
+        if stack.poses is not None:
+            text = f"known orientations, quaternions xyzw; {TRUE_POSES}"
+            arrays["quaternions"] = (stack.rotations.as_quat(), "1", text)
+            arrays["shifts"] = (stack.shifts_px, "px", f"known displacements (x, y); {TRUE_POSES}")
+        if stack.ctf is not None:
+            text = "underfocus; U, V and azimuth (rad) of U"
+            arrays["defocus"] = (stack.defocus_angstrom, "angstrom", text)
+            for key, value in dataclasses.asdict(stack.ctf).items():
+                arrays[TRANSFER + key] = (np.array(value), UNITS_OF_TRANSFER[key], "contrast transfer")
+        self.save(name, arrays | more)
+
+    def load_particles(self, phase_name: str, name: str) -> ParticleStack:
+        """Load a particle stack as ``load`` does; its symmetry is that of the settings."""
+        arrays = self.load(phase_name, name)
+        ctf = poses = None
+        if "defocus" in arrays:
+            constants = {key: arrays[TRANSFER + key].tolist() for key in UNITS_OF_TRANSFER}
+            constants["defocus_range_angstrom"] = tuple(constants["defocus_range_angstrom"])
+            ctf = ContrastTransfer(**constants)
+        if "quaternions" in arrays:
+            poses = Poses(Rotation.from_quat(arrays["quaternions"]), arrays["shifts"])
+        optics = Optics(float(arrays["pixel_size"]), ctf, arrays.get("defocus"))
+        return ParticleStack(arrays["images"], optics, poses, self.settings.symmetry)
+
+    def open_particles(self) -> ParticleFile:
+        """Open the measured particles of the run with its settings; raises as ``particles.open_particles``."""
+        return open_measured(self.settings)
+
+    def save_figure(self, name: str, figure, caption: str):
+        """Save a plotly figure for the report and return it, so that a cell displays it.
+
+        The report keeps the order of saving. Saving under the same name replaces the figure.
+
+        Raises
+        ------
+        ValueError
+            If the name has characters other than letters, digits and hyphens.
+        """
+        if not re.fullmatch("[A-Za-z0-9-]+", name):
+            raise ValueError(f"name must have letters, digits and hyphens only, got {name!r}")
+        if name not in self._figure_names:
+            self._figure_names.append(name)
+        number = self._figure_names.index(name) + 1
+        content = {"name": name, "caption": caption, "figure": json.loads(figure.to_json())}
+        write_text(self.folder / FIGURES / f"{number:02d}-{name}.json", json.dumps(content))
+        return figure
+
+    def record(self, *, headline: bool = False, **numbers) -> None:
+        """Record numbers for the summary, named with their unit: ``recovery_error_rad=0.09``.
+
+        ``headline`` also shows them at the top of the report. A number that is not finite is shown as not available.
+
+        Raises
+        ------
+        TypeError
+            If a value is not a single number, text or boolean.
+        """
+        for name, value in numbers.items():
+            value = value.item() if isinstance(value, np.generic) else value
+            if not isinstance(value, (bool, int, float, str)):
+                raise TypeError(f"{name} must be a single number, text or boolean, got {value!r:.60}")
+            not_finite = isinstance(value, float) and not math.isfinite(value)
+            self._results["numbers"][name] = None if not_finite else value
+            if headline and name not in self._results["headline"]:
+                self._results["headline"].append(name)
+
+    def warn_if(self, condition: bool, sentence: str) -> None:
+        """Print a warning if a condition is true, and show it in the summary and the report; the run continues."""
+        if condition:
+            sys.stdout.write(f"Warning: {sentence}\n")
+            if sentence not in self._results["warnings"]:
+                self._results["warnings"].append(sentence)
+
+    def finish(self) -> None:
+        """Declare the phase complete: write its record, after all other files, and remove the checkpoints."""
+        write_record(
+            self.folder,
+            made_from=self._made_from,
+            built_on=self._built_on,
+            results=self._results,
+            seconds=time.monotonic() - self._started,
+        )
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def _remedy(self, info: PhaseInfo) -> str:
+        """Return how to produce the results of an earlier phase, as the end of a sentence."""
+        profile, run = self._run.profile, self._run.folder.name
+        command = ["cryoem", "run", "--profile", profile.name]
+        if profile.particles is not None:
+            command += ["--particles", profile.particles, "--model-map", profile.map_name]
+        elif profile.map_name != PROFILES[profile.name].map_name:
+            command += ["--map", profile.map_name]
+        if run != run_name(profile):
+            command += ["--run", run]
+        return f"run notebooks/{info.notebook} or `{shlex.join(command)}` with the same settings first"
+
+    def _start(self) -> None:
+        """Remove results of an earlier attempt, the record first; keep checkpoints with the same inputs."""
+        (self.folder / RECORD_FILE).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / FIGURES, ignore_errors=True)
+        for pattern in DISCARDED_PATTERNS:
+            for path in self.folder.glob(pattern):
+                path.unlink()
+        stamp_file = self.checkpoints / "made-from.json"
+        stamp = canonical_json({"made_from": self._made_from, "built_on": self._built_on})
+        if not stamp_file.is_file() or stamp_file.read_bytes() != stamp.encode():
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            write_text(stamp_file, stamp)
+
+
+def open_phase(
+    name: str,
+    *,
+    run: str | None = None,
+    profile: str = "quick",
+    map_name: str | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> Phase:
+    """Open a phase of a run: the first call of its notebook.
+
+    Results of an earlier attempt are removed. Checkpoints are kept if the settings and the earlier phases are the
+    same.
+
+    Parameters
+    ----------
+    name : str
+        Name of the phase, such as ``"0-data-preparation"``.
+    run : str, optional
+        Name of the run; named after the map or the particles and the profile by default.
+    profile : str
+        Name of the profile.
+    map_name : str, optional
+        Registry name or path of the map; the profile's by default.
+    overrides : mapping, optional
+        Settings that replace those of the profile.
+
+    Returns
+    -------
+    Phase
+        The open phase.
+
+    Raises
+    ------
+    ValueError
+        If there is no such phase, profile or setting, a value is invalid, or the run's name is not a file name.
+    OtherInputError
+        If the run has results for another map or other particles.
+    FileNotFoundError
+        If the map file or the particle file does not exist.
+    """
+    info = phase_info(name)
+    opened = find_run(profile, run=run, map_name=map_name, overrides=overrides)
+    opened.claim()
+    phase = Phase(info, opened)
+    phase._start()
+    return phase

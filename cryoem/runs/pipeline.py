@@ -1,0 +1,226 @@
+"""The four phases of a run: their notebooks, folders and inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import cryoem
+from cryoem.contrast import ContrastTransfer
+from cryoem.files.locations import data_folder
+from cryoem.files.reading import read_json, sha256_of
+from cryoem.particles.files import open_particles
+from cryoem.particles.particle_file import ParticleFile
+from cryoem.runs.jobs import NotebookJob, read_record, why_not_current, write_json
+from cryoem.runs.profiles import DataSettings, Profile, get_profile, is_path, settings_of_phase
+
+FIGURES = "figures"
+INPUT_FILE = "run.json"
+
+
+class OtherInputError(ValueError):
+    """The folder of a run has results for another map or other particles."""
+
+
+@dataclass(frozen=True)
+class PhaseInfo:
+    """A phase; ``name`` is its folder, ``notebook`` is relative to the folder of the notebooks."""
+
+    name: str
+    title: str
+    notebook: str
+    description: str
+
+    @property
+    def number(self) -> int:
+        """Number of the phase, 0 to 3."""
+        return int(self.name[0])
+
+
+PHASES = {
+    info.name: info
+    for info in (
+        PhaseInfo(
+            "0-data-preparation",
+            "Data preparation",
+            "0-data-preparation/0-density-and-projections.ipynb",
+            "A density map and particle images, simulated or measured.",
+        ),
+        PhaseInfo(
+            "1-distance-estimation",
+            "Distance estimation",
+            "1-distance-estimation/1-learn-distances.ipynb",
+            "A network learns the distance between the orientations of two projections.",
+        ),
+        PhaseInfo(
+            "2-orientation-recovery",
+            "Orientation recovery",
+            "2-orientation-recovery/2-recover-orientations.ipynb",
+            "Orientations from the distances, and their gauge from the images.",
+        ),
+        PhaseInfo(
+            "3-reconstruction",
+            "Reconstruction",
+            "3-reconstruction/3-reconstruct-and-refine.ipynb",
+            "A map from images and orientations, both refined, and its resolution.",
+        ),
+    )
+}
+
+
+def phase_info(name: str) -> PhaseInfo:
+    """Return the phase with a name; raise ValueError if there is none."""
+    if name not in PHASES:
+        raise ValueError(f"phase must be one of {', '.join(PHASES)}, got {name!r}")
+    return PHASES[name]
+
+
+def run_name(profile: Profile) -> str:
+    """Return the default name of a run: particle file or map, and profile, such as ``"5j0n-quick"``."""
+    source = Path(profile.particles or profile.map_name).name
+    if profile.particles is not None or is_path(profile.map_name):
+        source = source.removesuffix(".gz").rpartition(".")[0] or source
+    return f"{re.sub('[^A-Za-z0-9._-]+', '-', source).lstrip('.')}-{profile.name}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A profile that is run in a folder; ``checksums`` are those of its input files."""
+
+    profile: Profile
+    folder: Path
+    checksums: Mapping[str, object]
+
+    def claim(self, *, force: bool = False) -> None:
+        """Record the map and the particles of the run; raise OtherInputError if the folder has others.
+
+        ``force`` overwrites the record. A file that was moved is the same input, and so is a file whose content
+        changed.
+        """
+        inputs = {"map": self.profile.map_name, "particles": self.profile.particles, **self.checksums}
+        try:
+            before = read_json(self.folder / INPUT_FILE)
+        except (FileNotFoundError, ValueError):
+            before = inputs
+        for kind in ("map", "particles"):
+            sha256 = f"{kind}_sha256"
+            has_moved = sha256 in inputs and inputs[sha256] == before.get(sha256)
+            if not (force or has_moved or inputs[kind] == before.get(kind)):
+                raise OtherInputError(
+                    f"the run {self.folder.name} in {self.folder.parent} has {_described(before)} as its input, "
+                    f"not {_described(inputs)}; choose another --run, or use --force to overwrite it"
+                )
+        write_json(self.folder / INPUT_FILE, inputs)
+
+    def made_from(self, info: PhaseInfo) -> dict:
+        """Return what determines the results of a phase: package version, settings up to the phase, inputs.
+
+        Input files are identified by their name and sha256, so that moving them does not repeat any phase.
+        """
+        profile = self.profile
+        settings = settings_of_phase(profile, info.number).model_dump(exclude={"name", "particles_folder"})
+        settings["map_name"] = Path(profile.map_name).name
+        settings["particles"] = profile.particles and Path(profile.particles).name
+        made_from = {"phase": info.name, "cryoem_version": cryoem.__version__, **settings, **self.checksums}
+        if profile.ctf:
+            made_from["contrast_transfer"] = dataclasses.asdict(ContrastTransfer())
+        return made_from
+
+    def earlier_ids(self, info: PhaseInfo) -> dict[str, str]:
+        """Return the ``id`` of the record of each complete earlier phase, by the name of the phase."""
+        earlier = (name for name in PHASES if int(name[0]) < info.number)
+        records = {name: read_record(self.folder / name) for name in earlier}
+        return {name: record["id"] for name, record in records.items() if record is not None}
+
+    def why_not_current(self, info: PhaseInfo) -> str | None:
+        """Return why the results of a phase cannot be used, as the end of a sentence, or None."""
+        return why_not_current(self.folder / info.name, self.made_from(info), self.earlier_ids(info))
+
+    def job(self, info: PhaseInfo, *, notebooks: Path, overrides: Mapping[str, object]) -> NotebookJob:
+        """Return the job that executes the notebook of a phase; ``overrides`` are for its parameters cell."""
+        # the kernel runs in another folder, and the profile has absolute paths
+        replaced = {key: getattr(self.profile, key) for key in overrides if key != "map_name"}
+        return NotebookJob(
+            title=info.title,
+            notebook=(notebooks / info.notebook).absolute(),
+            folder=self.folder / info.name,
+            parameters={
+                "profile": self.profile.name,
+                "map_name": self.profile.map_name,
+                "run": self.folder.name,
+                "overrides": replaced,
+            },
+            made_from=self.made_from(info),
+            built_on=self.earlier_ids(info),
+            environment={"CRYOEM_HOME": str(data_folder())},
+        )
+
+
+def find_run(
+    profile: str, *, run: str | None, map_name: str | None, overrides: Mapping[str, object] | None
+) -> Run:
+    """Return the run of a profile with its map and settings replaced; parameters are those of ``open_phase``.
+
+    Input files are read for their checksums; nothing is written.
+    """
+    overrides = dict(overrides or {})
+    if map_name is not None and overrides.setdefault("map_name", map_name) != map_name:
+        raise ValueError(
+            f"map_name must be given once, got {map_name!r} and {overrides['map_name']!r} in overrides"
+        )
+    resolved = get_profile(profile, **overrides)
+    name = run_name(resolved) if run is None else run
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
+        raise ValueError(f"--run must be a name of letters, digits, '.', '-' and '_', got {name!r}")
+    return Run(resolved, data_folder() / "runs" / name, _input_checksums(resolved))
+
+
+def open_measured(settings: DataSettings) -> ParticleFile:
+    """Open the particle file that the settings name; raises as ``open_particles``."""
+    return open_particles(
+        settings.particles,
+        pixel_size_angstrom=settings.pixel_size_angstrom,
+        datadir=settings.particles_folder,
+        optics_group=settings.optics_group,
+    )
+
+
+def saved_figures(folder: Path) -> list[tuple[str, str]]:
+    """Return caption and plotly JSON of the figures of the phase in ``folder``, in the order of saving."""
+    paths = sorted((folder / FIGURES).glob("*.json"))
+    contents = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return [(content["caption"], json.dumps(content["figure"])) for content in contents]
+
+
+def _input_checksums(profile: Profile) -> dict[str, object]:
+    """Return the sha256 of a map file, and of the particle file and its stacks by relative path."""
+    checksums: dict[str, object] = {}
+    if is_path(profile.map_name):
+        checksums["map_sha256"] = sha256_of(profile.map_name)
+    if profile.particles is not None:
+        if not Path(profile.particles).is_file():
+            raise FileNotFoundError(f"no particle file at {profile.particles}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the phase that reads the particles shows them
+            measured = open_measured(profile)
+            if profile.reconstruction_method != "fourier" and measured.ctf is not None:
+                raise ValueError(
+                    "reconstruction_method must be fourier for particles with a CTF, "
+                    f"got {profile.reconstruction_method}"
+                )
+        folder = Path(profile.particles).parent
+        checksums["particles_sha256"] = {
+            os.path.relpath(path, folder): sha256_of(path) for path in measured.paths
+        }
+    return checksums
+
+
+def _described(inputs: Mapping) -> str:
+    particles = inputs.get("particles")
+    return f"the map {inputs.get('map')}" + (f" and the particles {particles}" if particles else "")

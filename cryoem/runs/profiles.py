@@ -1,0 +1,269 @@
+"""Profiles: the settings that define the size and the kind of a run.
+
+A setting belongs to the first phase that reads it. Each phase has only its own settings and those of earlier phases, so
+that a finished phase stays valid while these are unchanged: changing the number of refinement rounds does not repeat
+the training of the network. To add a setting, add one line to the class of its phase.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import NoneType
+from typing import Literal, get_args, get_origin
+
+import pydantic
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from cryoem.rotations import COVERAGES, point_group
+
+
+def is_path(map_name: str) -> bool:
+    """Return True if a map's name is a path: it has a folder or a suffix, unlike registry names."""
+    return os.sep in map_name or Path(map_name).suffix != ""
+
+
+def located(map_name: str) -> str:
+    """Return the absolute path of a map file, or a registry name unchanged; notebooks run in other folders."""
+    if not is_path(map_name):
+        return map_name
+    path = Path(map_name).expanduser().absolute()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"map_name must be a registry name or the path of a map; {path} does not exist"
+        )
+    return str(path)
+
+
+def setting(default, meaning: str, **bounds):
+    return Field(default, description=meaning, **bounds)
+
+
+class DataSettings(BaseModel):
+    """Settings of phase 0, data preparation."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    name: str = setting("quick", "name of the profile")
+    seed: int = setting(0, "seed of all random numbers", ge=0)
+    map_name: str = setting("phantom", "phantom, a map such as 5j0n, a PDB or EMDB id, or the path of a map")
+    particles: str | None = setting(None, "STAR, CS, XMD or MRCS file of particles; None: simulated")
+    particles_folder: str | None = setting(
+        None, "folder that stack names are relative to; None: search near the particle file"
+    )
+    n_particles: int | None = setting(
+        None, "number of particles, drawn at random from the file; None: all", ge=16
+    )
+    optics_group: int | None = setting(
+        None, "optics group of the particles; None: all groups, which must have equal optics", ge=0
+    )
+    pixel_size_angstrom: float | None = setting(
+        None, "pixel size of the particles; None: from the file", ge=0.01
+    )
+    symmetry: str = setting("C1", "point group of the particle, such as C1, C4 or D2")
+    voxel_size_angstrom: float | None = setting(None, "voxel size of the map; None: unchanged", ge=0.1)
+    image_size: int | None = setting(
+        None, "side of simulated images, px; None: large enough for the map", ge=8
+    )
+    coverage: Literal[COVERAGES] = setting("so3", "distribution of the orientations")
+    n_validation: int = setting(256, "number of validation images", ge=6)
+    n_test: int = setting(800, "number of simulated particles", ge=16)
+    noise_variance: float = setting(1.0, "variance of the noise; clean images have variance 1", ge=0)
+    shift_limit_px: float = setting(0.0, "largest shift of an image, px", ge=0)
+    ctf: bool = setting(False, "whether simulated images have a contrast transfer function")
+
+
+class DistanceSettings(DataSettings):
+    """Settings of phase 1, distance estimation."""
+
+    network_image_size: int = setting(58, "largest side of the images for the network, px", ge=8)
+    architecture: Literal["polar", "published"] = setting("polar", "encoder")
+    feature_distance: Literal["kernel", "cosine", "euclidean", "mlp"] = setting(
+        "kernel", "distance between features"
+    )
+    channels: int = setting(128, "width of the polar encoder", ge=4)
+    training_epochs: int = setting(10, "number of training epochs", ge=1)
+    steps_per_epoch: int = setting(50, "training steps per epoch", ge=1)
+    batch_size: int = setting(128, "images per training step", ge=2)
+    patience_epochs: int | None = setting(
+        20, "epochs without progress before training stops; None: never", ge=1
+    )
+    training_seconds: float | None = setting(None, "time limit of the training, s; None: no limit", ge=1)
+
+
+class OrientationSettings(DistanceSettings):
+    """Settings of phase 2, orientation recovery."""
+
+    recovery_method: Literal["spectral", "spectral+gauss_newton", "sgd"] = setting(
+        "spectral+gauss_newton", "recovery of orientations from distances"
+    )
+    landmarks: int | None = setting(
+        None, "number of landmarks, the images to which distances are estimated; None: all", ge=12
+    )
+    gauge_pairs: int = setting(600, "pairs of images in the search for the gauge", ge=1)
+
+
+class Profile(OrientationSettings):
+    """All settings of a run; the defaults are those of ``quick``.
+
+    Raises
+    ------
+    ValueError
+        If a setting has the wrong type, is out of range, or contradicts another one.
+    FileNotFoundError
+        If ``map_name`` is a path and there is no such file.
+    """
+
+    reconstruction_method: Literal["fourier", "cgls"] = setting("fourier", "reconstruction of the map")
+    search_rounds: int = setting(2, "number of refinement rounds by random search", ge=0)
+    gradient_rounds: int = setting(4, "maximum number of refinement rounds by Gauss-Newton steps", ge=1)
+    refinement_candidates: int = setting(24, "candidate rotations per image in each search round", ge=1)
+
+    @pydantic.field_validator("map_name")
+    @classmethod
+    def _locate_map(cls, map_name: str) -> str:
+        return located(map_name)
+
+    @pydantic.field_validator("particles", "particles_folder")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        return None if path is None else str(Path(path).expanduser().absolute())
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> Profile:
+        point_group(self.symmetry)
+        if self.ctf and self.reconstruction_method != "fourier":
+            raise ValueError(
+                f"reconstruction_method must be fourier if ctf is true, got {self.reconstruction_method}"
+            )
+        if self.shift_limit_px > 0 and self.architecture != "polar":
+            raise ValueError(
+                f"architecture must be polar if shift_limit_px is above 0, because only the polar encoder "
+                f"estimates shifts, got {self.architecture}"
+            )
+        if self.particles is not None and self.ctf:
+            raise ValueError(
+                "ctf must be false for measured particles; their CTF is read from the particle file"
+            )
+        for name in ("particles_folder", "n_particles", "optics_group", "pixel_size_angstrom"):
+            if self.particles is None and getattr(self, name) is not None:
+                raise ValueError(f"{name} must be None for simulated particles, got {getattr(self, name)!r}")
+        return self
+
+
+SETTINGS_OF_PHASE = (DataSettings, DistanceSettings, OrientationSettings, Profile)
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(),
+        Profile(
+            name="paper",
+            map_name="5j0n",
+            n_validation=838,
+            n_test=1650,
+            noise_variance=0.0,
+            training_epochs=200,
+            steps_per_epoch=100,
+            search_rounds=3,
+            gradient_rounds=6,
+        ),
+        Profile(
+            name="toy",
+            voxel_size_angstrom=10.0,
+            n_validation=32,
+            n_test=100,
+            noise_variance=0.01,
+            network_image_size=24,
+            channels=32,
+            training_epochs=8,
+            steps_per_epoch=50,
+            batch_size=32,
+            gauge_pairs=200,
+            search_rounds=1,
+            gradient_rounds=2,
+            refinement_candidates=8,
+        ),
+    )
+}
+
+
+def get_profile(name: str, /, **overrides) -> Profile:
+    """Return a profile with some of its settings replaced.
+
+    Raises
+    ------
+    ValueError
+        If there is no such profile or setting, or a value is invalid.
+    FileNotFoundError
+        If ``map_name`` is a path and there is no such file.
+    """
+    if name not in PROFILES:
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {name!r}")
+    for key in overrides:
+        _check_known(key)
+    try:
+        return Profile(**(PROFILES[name].model_dump() | overrides))
+    except ValidationError as error:
+        raise ValueError(_sentence(error)) from None
+
+
+def parse_setting(text: str) -> tuple[str, object]:
+    """Return the name and the value of ``"name=value"``; ``none`` is None if the setting allows it.
+
+    Raises
+    ------
+    ValueError
+        If there is no ``=``, no such setting, or the value does not have the type of the setting.
+    """
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"a setting must have the form name=value, got {text!r}")
+    _check_known(name)
+    annotation = Profile.model_fields[name].annotation
+    if value == "none" and NoneType in get_args(annotation):
+        return name, None
+    try:
+        return name, TypeAdapter(annotation).validate_strings(value)
+    except ValidationError as error:
+        raise ValueError(_sentence(error, name=name)) from None
+
+
+def settings_of_phase(profile: Profile, number: int) -> DataSettings:
+    """Return the settings that phase ``number``, 0 to 3, may read."""
+    kind = SETTINGS_OF_PHASE[number]
+    return kind.model_construct(**{name: getattr(profile, name) for name in kind.model_fields})
+
+
+def described_settings() -> dict[str, dict[str, object]]:
+    """Return the ``meaning`` of each setting, with its range, and its value in each profile."""
+    return {
+        name: {
+            "meaning": f"{field.description}{_range(field)}",
+            **{key: getattr(profile, name) for key, profile in PROFILES.items()},
+        }
+        for name, field in Profile.model_fields.items()
+        if name != "name"
+    }
+
+
+def _range(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is Literal:
+        return f": {', '.join(get_args(field.annotation))}"
+    return "".join(f"; at least {bound.ge}" for bound in field.metadata if hasattr(bound, "ge"))
+
+
+def _check_known(name: str) -> None:
+    if name not in Profile.model_fields or name == "name":
+        raise ValueError(f"unknown setting {name!r}; `cryoem settings` lists all settings")
+
+
+def _sentence(error: ValidationError, *, name: str | None = None) -> str:
+    """Return the first problem that pydantic found as a sentence: setting, rule, value."""
+    problem = error.errors()[0]
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"] and name is None:  # raised by a validator of the whole profile
+        return message
+    rule = message.partition(", unable to")[0].replace("Input should be", "must be")
+    return f"{name or problem['loc'][0]} {rule}, got {problem['input']!r}"

@@ -1,0 +1,190 @@
+"""Run the notebooks of the four phases in order, except those whose results are current, and summarise them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryoem.files.locations import notebooks_folder
+from cryoem.files.reading import sources_sha256
+from cryoem.files.writing import remove_partial_files, write_text
+from cryoem.runs.execution import read_notebook, warnings_of
+from cryoem.runs.jobs import RECORD_FILE, folder_lock, read_record, write_json
+from cryoem.runs.phase import CHECKPOINTS
+from cryoem.runs.pipeline import PHASES, PhaseInfo, Run, find_run, saved_figures
+from cryoem.runs.report import render_report, render_text_summary
+from cryoem.units import format_quantity
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """Results of a run.
+
+    Attributes
+    ----------
+    folder : Path
+        Folder of the run.
+    report : Path
+        HTML page in ``folder``.
+    text : str
+        Numbers and warnings for a terminal.
+    numbers : dict
+        Phase name -> recorded numbers.
+    warnings : dict
+        Phase name -> list of sentences.
+    seconds : dict
+        Phase name -> wall time of its execution.
+    executed : tuple of str
+        Names of the phases that were executed now; the others were complete before.
+    """
+
+    folder: Path
+    report: Path
+    text: str
+    numbers: dict[str, dict]
+    warnings: dict[str, list[str]]
+    seconds: dict[str, float]
+    executed: tuple[str, ...]
+
+
+def run(
+    *,
+    profile: str = "quick",
+    map_name: str | None = None,
+    run: str | None = None,
+    overrides: Mapping[str, object] | None = None,
+    force: bool = False,
+    progress: bool = True,
+    notebooks: Path | None = None,
+) -> RunSummary:
+    """Execute the four phases and summarise them in ``<data folder>/runs/<run>``.
+
+    A phase is kept if it is complete with the same settings, notebook and earlier phases, and its files are intact. An
+    interrupted phase is executed again; its training continues from the last epoch.
+
+    Parameters
+    ----------
+    profile : str
+        Name of the profile.
+    map_name : str, optional
+        Registry name or path of a map; the profile's by default.
+    run : str, optional
+        Name of the run; named after the map or the particles and the profile by default.
+    overrides : mapping, optional
+        Settings that replace those of the profile.
+    force : bool
+        Execute every phase from scratch, even if the run has results for another input.
+    progress : bool
+        Show progress bars and notices on stderr.
+    notebooks : Path, optional
+        Folder of the notebooks, ``notebooks_folder()`` by default.
+
+    Returns
+    -------
+    RunSummary
+        Numbers, warnings and times of the phases.
+
+    Raises
+    ------
+    ValueError
+        If there is no such profile or setting, or a value is invalid.
+    OtherInputError
+        If the run has results for another map or other particles.
+    FileNotFoundError
+        If a notebook or an input file is missing.
+    RunInProgressError
+        If another process uses the folder of the run.
+    OSError
+        If the folder of the run cannot be written, for example because the disk is full.
+    NotebookError
+        If a cell raises an error, the kernel dies, or a notebook does not finish its phase.
+    """
+    source = notebooks_folder() if notebooks is None else Path(notebooks)
+    for info in PHASES.values():
+        if not (source / info.notebook).is_file():
+            raise FileNotFoundError(f"phase {info.name} has no notebook {source / info.notebook}")
+    found = find_run(profile, run=run, map_name=map_name, overrides=overrides)
+
+    def notice(text: str) -> None:
+        if progress:
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+
+    executed = []
+    with folder_lock(found.folder, remedy="wait for it or choose another --run"):
+        found.claim(force=force)
+        remove_partial_files(found.folder)
+        for info in PHASES.values():
+            job = found.job(info, notebooks=source, overrides=overrides or {})
+            if force:
+                shutil.rmtree(job.folder / CHECKPOINTS, ignore_errors=True)
+            elif (reason := job.why_not_current()) is None:
+                made_by = read_record(job.folder)["versions"].get("cryoem_sources_sha256")
+                hint = "; the code of this package has changed since, and --force repeats it"
+                notice(f"{info.title}: complete, kept{'' if made_by == sources_sha256() else hint}")
+                continue
+            elif (job.folder / RECORD_FILE).exists():
+                notice(f"{info.title} {reason}; it is repeated")
+            record = job.execute(progress=progress)
+            executed.append(info.name)
+            for warning in _warnings(job.folder, info):
+                notice(f"{info.title}: warning: {warning}")
+            notice(f"{info.title}: done in {record['seconds']:.0f} s")
+        return _summarise(found, executed=tuple(executed))
+
+
+def _warnings(folder: Path, info: PhaseInfo) -> list[str]:
+    """Return the sentences of ``phase.warn_if`` and the Python warnings of a complete phase."""
+    shown = warnings_of(read_notebook(folder / Path(info.notebook).name))
+    return [*read_record(folder)["results"]["warnings"], *shown]
+
+
+def _summarise(run: Run, *, executed: tuple[str, ...]) -> RunSummary:
+    """Write ``summary.json``, ``summary.txt`` and ``report.html`` of a run whose phases are complete."""
+    profile, folder = run.profile, run.folder
+    records = {name: read_record(folder / name) for name in PHASES}
+    results = {name: record["results"] for name, record in records.items()}
+    numbers = {name: result["numbers"] for name, result in results.items()}
+    warned = {name: _warnings(folder / name, info) for name, info in PHASES.items()}
+    seconds = {name: record["seconds"] for name, record in records.items()}
+    headline = {key: numbers[name][key] for name, result in results.items() for key in result["headline"]}
+    sections = {
+        "Result": _formatted(headline | {"total_time_seconds": sum(seconds.values())}),
+        "Run": {
+            "profile": profile.name,
+            "map": Path(profile.map_name).name,
+            **(
+                {"noise variance": f"{profile.noise_variance:g}"}
+                if profile.particles is None
+                else {"particles": Path(profile.particles).name}
+            ),
+            "seed": str(profile.seed),
+        },
+        **{PHASES[name].title: _formatted(values) for name, values in numbers.items() if values},
+    }
+    phases = {
+        info.title: {
+            "seconds": seconds[name],
+            "status": "executed" if name in executed else "kept from before",
+            "text": f"{info.description} Executed notebook: {info.notebook}",
+            "warnings": warned[name],
+            "figures": saved_figures(folder / name),
+        }
+        for name, info in PHASES.items()
+    }
+    text = render_text_summary(sections, phases)
+    report = folder / "report.html"
+    title = f"{Path(profile.particles or profile.map_name).name}, {profile.name} profile"
+    content = {"profile": profile.name, "map_name": profile.map_name}
+    content |= {"seconds": seconds, "numbers": numbers, "warnings": warned}
+    write_json(folder / "summary.json", content)
+    write_text(folder / "summary.txt", text + "\n")
+    write_text(report, render_report(title=title, summary=sections, phases=phases))
+    return RunSummary(folder, report, text, numbers, warned, seconds, executed)
+
+
+def _formatted(numbers: Mapping[str, object]) -> dict[str, str]:
+    return dict(format_quantity(name, value) for name, value in numbers.items())

@@ -1,0 +1,223 @@
+"""Phantoms: artificial particles of helices, strands, loops and DNA, packed like a protein complex."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from cryoem.rotations import point_group
+from cryoem.validation import positive_number
+from cryoem.volumes.chains import double_helix, fill_ellipsoid
+from cryoem.volumes.density import DensityMap
+from cryoem.volumes.models import density_of_atoms
+
+SMALLEST_SIZE = 16
+DIAMETER_OVER_BOX = 0.65
+LARGEST_RADIUS_OVER_BOX = 0.45
+N_PLACEMENTS = 8  # of the asymmetric unit; the most compact one is used
+LARGEST_OVERLAP = 0.15  # fraction of the outline of the asymmetric unit inside its copies
+
+
+@dataclass(frozen=True)
+class _Domain:
+    """Ellipsoid that a domain fills."""
+
+    centre: np.ndarray  # (3,)
+    radii: np.ndarray  # (3,)
+    orientation: Rotation
+
+    def level(self, points: np.ndarray) -> np.ndarray:
+        """Return (n,) values: 0 at the centre, 1 on the surface."""
+        return np.linalg.norm(self.orientation.apply(points - self.centre, inverse=True) / self.radii, axis=1)
+
+    def outline(self) -> np.ndarray:
+        """Return points (n, 3) on the surface."""
+        return self.centre + self.orientation.apply(_spiral() * self.radii)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Domains of the asymmetric unit, and the axis (n, 3) of its arm of double helix, which may be empty."""
+
+    domains: list[_Domain]
+    arm: np.ndarray
+
+    def outline(self) -> np.ndarray:
+        """Return points (n, 3) on the domains and along the arm."""
+        return np.concatenate([domain.outline() for domain in self.domains] + [self.arm])
+
+    def scaled(self, scale: float) -> _Layout:
+        domains = [_Domain(d.centre * scale, d.radii * scale, d.orientation) for d in self.domains]
+        return _Layout(domains, self.arm * scale)
+
+    def moved(self, rotation: Rotation, offset: np.ndarray) -> _Layout:
+        domains = [
+            _Domain(rotation.apply(d.centre) + offset, d.radii, rotation * d.orientation)
+            for d in self.domains
+        ]
+        return _Layout(domains, rotation.apply(self.arm) + offset if len(self.arm) else self.arm)
+
+
+def phantom(
+    *,
+    symmetry: str = "C1",
+    size: int = 64,
+    voxel_size_angstrom: float = 4.0,
+    resolution_angstrom: float | None = None,
+    rng: np.random.Generator | int | None = 0,
+) -> DensityMap:
+    """Make an artificial particle that resembles a protein complex.
+
+    Without symmetry, it has five globular domains of different sizes in a chiral arrangement and an arm of double
+    helix, so that its orientations are well determined at 8-20 angstrom. With symmetry, it has three domains and
+    their touching copies. The chains have the geometry of proteins: a larger box contains larger domains.
+
+    Parameters
+    ----------
+    symmetry : str
+        Point group, with the axes of ``cryoem.rotations.point_group``.
+    size : int
+        Edge of the box in voxels, at least 16.
+    voxel_size_angstrom : float
+        Edge of the voxels.
+    resolution_angstrom : float, optional
+        As for ``density_from_model``, at most a quarter of the box; by default two voxels.
+    rng : numpy.random.Generator or int
+        Generator or seed.
+
+    Returns
+    -------
+    DensityMap
+        (size, size, size), not negative, with maximum 1 and the centre of mass on voxel ``size // 2``. The particle's
+        diameter is about two thirds of the box; density beyond 0.45 ``size`` voxels from the centre is zero.
+
+    Raises
+    ------
+    ValueError
+        ``symmetry`` is unknown, ``size`` is below 16, or a length is out of range.
+    """
+    group = point_group(symmetry)
+    if size < SMALLEST_SIZE:
+        raise ValueError(f"size must be at least {SMALLEST_SIZE} voxels, got {size}")
+    positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
+    if resolution_angstrom is None:
+        resolution_angstrom = 2 * voxel_size_angstrom
+    box_angstrom = size * voxel_size_angstrom
+    if not resolution_angstrom <= box_angstrom / 4:
+        raise ValueError(
+            f"resolution_angstrom must be at most a quarter of the box of {box_angstrom:g} angstrom, "
+            f"got {resolution_angstrom}"
+        )
+    rng = np.random.default_rng(rng)
+
+    layout = _asymmetric_layout(rng) if len(group) == 1 else _symmetric_layout(group, rng)
+    diameter = _diameter(_copies(layout.outline(), group))
+    layout = layout.scaled(DIAMETER_OVER_BOX * box_angstrom / diameter)
+    positions = _copies(_fill_layout(layout, group, rng), group)
+    positions -= positions.mean(axis=0)
+    furthest = np.linalg.norm(positions, axis=1).max()
+    positions *= min(1.0, (LARGEST_RADIUS_OVER_BOX * box_angstrom - resolution_angstrom) / furthest)
+
+    density = density_of_atoms(
+        "phantom",
+        _carbon_atoms(positions),
+        voxel_size_angstrom=voxel_size_angstrom,
+        resolution_angstrom=resolution_angstrom,
+        box_size=size,
+    )
+    return DensityMap(density.data / density.data.max(), voxel_size_angstrom)
+
+
+def _asymmetric_layout(rng: np.random.Generator) -> _Layout:
+    """Place five domains along a right-handed screw, and an arm that starts at the second."""
+    sizes = np.array([0.85, 1.0, 0.7, 0.6, 0.45]) * rng.uniform(0.92, 1.08, 5)
+    steps = np.array([[0.3, 1.0, 0.0], [1.0, 0.1, 0.5], [0.1, -0.9, 0.8], [0.9, -0.5, -0.3]])
+    domains = _chain_of_domains(sizes, steps, rng)
+    t = np.linspace(0, 1, 40)[:, None]
+    arm = domains[1].centre + 2.3 * t * np.array([-0.5, 0.8, -0.4]) + 0.5 * t**2 * np.array([-1.0, 0.2, 0.7])
+    return _Layout(domains, arm).moved(Rotation.random(rng=rng), np.zeros(3))
+
+
+def _symmetric_layout(group: Rotation, rng: np.random.Generator) -> _Layout:
+    """Place three domains so that they and their copies are compact; there is no arm."""
+    sizes = np.array([1.0, 0.75, 0.55]) * rng.uniform(0.92, 1.08, 3)
+    domains = _chain_of_domains(sizes, np.array([[1.0, 0.2, 0.3], [0.2, 1.0, -0.6]]), rng)
+    unit = _Layout(domains, np.empty((0, 3)))
+    directions = rng.normal(size=(300, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    to_copy = np.min([np.linalg.norm(g.apply(directions) - directions, axis=1) for g in group[1:]], axis=0)
+    away = directions[np.argmax(to_copy)]  # as far as possible from the axes
+    candidates = [
+        _against_its_copies(unit, turn, away, group) for turn in Rotation.random(N_PLACEMENTS, rng=rng)
+    ]
+    return min(candidates, key=lambda layout: _diameter(_copies(layout.outline(), group)))
+
+
+def _against_its_copies(unit: _Layout, turn: Rotation, away: np.ndarray, group: Rotation) -> _Layout:
+    """Rotate the unit, then move it inwards until a given fraction of its outline is inside its copies."""
+    near, far = 0.0, 20.0
+    while far - near > 0.02:
+        middle = (near + far) / 2
+        layout = unit.moved(turn, middle * away)
+        copies = [g.apply(layout.outline()) for g in group[1:]]
+        inside = np.any([domain.level(points) < 1 for points in copies for domain in layout.domains], axis=0)
+        near, far = (middle, far) if inside.mean() > LARGEST_OVERLAP else (near, middle)
+    return unit.moved(turn, far * away)
+
+
+def _chain_of_domains(sizes: np.ndarray, steps: np.ndarray, rng: np.random.Generator) -> list[_Domain]:
+    """Return ellipsoids of random shape and about the given sizes, each overlapping the previous one."""
+    steps = steps / np.linalg.norm(steps, axis=1, keepdims=True) + rng.normal(scale=0.08, size=steps.shape)
+    distances = 0.8 * (sizes[1:] + sizes[:-1])
+    centres = np.cumsum(np.concatenate([np.zeros((1, 3)), steps * distances[:, None]]), axis=0)
+    return [
+        _Domain(centre, size * rng.uniform(0.75, 1.25, 3), Rotation.random(rng=rng))
+        for centre, size in zip(centres - centres.mean(axis=0), sizes, strict=True)
+    ]
+
+
+def _copies(points: np.ndarray, group: Rotation) -> np.ndarray:
+    return np.concatenate([g.apply(points) for g in group])
+
+
+def _diameter(points: np.ndarray) -> float:
+    """Return the largest extent of points (n, 3) along any direction."""
+    return float(np.ptp(points @ _spiral().T, axis=0).max())
+
+
+def _spiral(n: int = 200) -> np.ndarray:
+    """Return points (n, 3) on the unit sphere, on a spiral from pole to pole."""
+    z = 1 - (2 * np.arange(n) + 1) / n
+    angle = np.pi * (3 - np.sqrt(5)) * np.arange(n)
+    return np.stack([np.sqrt(1 - z**2) * np.cos(angle), np.sqrt(1 - z**2) * np.sin(angle), z], axis=1)
+
+
+def _fill_layout(layout: _Layout, group: Rotation, rng: np.random.Generator) -> np.ndarray:
+    """Return the pseudo-atoms (n, 3) of the asymmetric unit; in overlaps, the deeper atoms are kept."""
+    atoms = []
+    for index, domain in enumerate(layout.domains):
+        points = domain.centre + domain.orientation.apply(fill_ellipsoid(domain.radii, rng))
+        own_level = domain.level(points)
+        for other_index, other in enumerate(layout.domains):
+            for copy_index, g in enumerate(group):
+                if (other_index, copy_index) != (index, 0):
+                    keep = own_level <= other.level(g.apply(points))
+                    points, own_level = points[keep], own_level[keep]
+        atoms.append(points)
+    if len(layout.arm):
+        points = double_helix(layout.arm, rng)
+        outside = np.min([domain.level(points) for domain in layout.domains], axis=0) > 1
+        atoms.append(points[outside])
+    return np.concatenate(atoms)
+
+
+def _carbon_atoms(positions: np.ndarray) -> list:
+    """Return gemmi's carbon atoms at positions (n, 3) in angstrom."""
+    import gemmi
+
+    atoms = [gemmi.Atom() for _ in positions]
+    for atom, position in zip(atoms, positions.tolist(), strict=True):
+        atom.element, atom.pos = gemmi.Element("C"), gemmi.Position(*position)
+    return atoms

@@ -1,0 +1,287 @@
+"""Known maps and atomic models: their sources, checksums and download.
+
+Names are ``"5j0n"`` and ``"beta-galactosidase"`` (maps), any PDB entry (``"1u19"``, or ``"PDB-5j0n"`` if the plain name
+is a map), any EMDB entry (``"EMD-1234"``) and, for ``load``, ``"phantom"`` or ``"phantom-D2"``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryoem.files.locations import data_folder
+from cryoem.files.reading import first_line, sha256_of
+from cryoem.files.writing import write_text
+from cryoem.validation import positive_number, whole_number
+from cryoem.volumes.density import DensityMap, crop_or_pad, resample
+from cryoem.volumes.filters import low_pass
+from cryoem.volumes.maps import read_map
+from cryoem.volumes.models import density_from_model
+from cryoem.volumes.phantoms import SMALLEST_SIZE, phantom
+
+DEFAULT_VOXEL_SIZE_ANGSTROM = 4.0
+BLOCK_BYTES = 1_000_000
+MAP_ID_AT = 208  # bytes into the header of an MRC file
+PHANTOM_BOX_ANGSTROM = 256.0
+MAP_SUFFIXES = (".mrc", ".map", ".ccp4", ".mrcs")
+MODEL_SUFFIXES = (".cif", ".mmcif", ".pdb", ".ent")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of the registry; ``sha256`` is None if it is unknown before the first download."""
+
+    name: str
+    file_name: str
+    url: str
+    sha256: str | None
+    licence: str
+    description: str
+
+
+ENTRIES = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            name="5j0n",
+            file_name="5j0n.mrc",
+            url="https://raw.githubusercontent.com/JelenaBanjac/protein-reconstruction/master/data/5j0n.mrc",
+            sha256="48d3147ccc6d17c11e57651b43e65494e2cef2e3bb92de4938c29a5189d837ee",
+            licence="MIT; PDB entry CC0",
+            description="lambda excision HJ intermediate: density of PDB 5J0N, 69 x 57 x 75 voxels of 3.667 angstrom",
+        ),
+        Entry(
+            name="beta-galactosidase",
+            file_name="beta-galactosidase.mrc",
+            url="https://raw.githubusercontent.com/nglviewer/ngl/master/data/betaGal.mrc",
+            sha256="f61dc559d1d9b1b35987a6138d8acd7668cdb9d66a3b0478b39fc1c6e58b2f23",
+            licence="CC0 (EMDB)",
+            description="beta-galactosidase (D2), an experimental map, 100^3 voxels of 3.54 angstrom",
+        ),
+    )
+}
+
+
+def find_entry(name: str) -> Entry:
+    """Return the entry of a registry name: a listed one, or a PDB or EMDB identifier; a ValueError for others."""
+    if re.search(r"[/\\]|\.\.", name):
+        raise ValueError(f"name must be a registry name, not a path, got {name!r}")
+    if name.lower() in ENTRIES:
+        return ENTRIES[name.lower()]
+    if match := re.fullmatch(r"(?:PDB-)?([1-9][A-Z0-9]{3})", name, re.IGNORECASE | re.ASCII):
+        identifier = match[1].upper()
+        return Entry(
+            name=name,
+            file_name=f"{identifier.lower()}.cif.gz",
+            url=f"https://files.rcsb.org/download/{identifier}.cif.gz",
+            sha256=None,
+            licence="CC0 (PDB)",
+            description=f"atomic model of PDB entry {identifier}",
+        )
+    if match := re.fullmatch(r"EMD-([0-9]{4,5})", name, re.IGNORECASE | re.ASCII):
+        number = match[1]
+        return Entry(
+            name=name,
+            file_name=f"emd_{number}.map.gz",
+            url=f"https://ftp.ebi.ac.uk/pub/databases/emdb/structures/EMD-{number}/map/emd_{number}.map.gz",
+            sha256=None,
+            licence="CC0 (EMDB)",
+            description=f"primary map of EMDB entry EMD-{number}",
+        )
+    raise ValueError(
+        f"name must be one of {', '.join(ENTRIES)}, a PDB id such as 1u19 or an EMDB id such as EMD-1234, "
+        f"got {name!r}"
+    )
+
+
+def fetch(name: str) -> Path:
+    """Return the local path of a registry file, and download it at first use.
+
+    A file in ``$CRYOEM_DATA`` or its folders ``maps/`` and ``models/`` takes precedence over one in
+    ``data_folder()``. Listed entries must have their known sha256. The checksums of other PDB and EMDB entries are
+    unknown: at first use, a file in ``data_folder()`` must be a complete gzip file of that entry, and its sha256 is
+    stored next to it in ``<file>.sha256``; later uses are compared with it. Delete both files to accept a new release
+    of the entry.
+
+    Raises
+    ------
+    ValueError
+        The name is unknown, a file is damaged, has another sha256 or is not of that entry, or the stored sha256 is
+        damaged.
+    ConnectionError
+        The download failed.
+    """
+    entry = find_entry(name)
+    local = _find_local(entry)
+    if local is not None:
+        if entry.sha256 is not None:
+            _verify(local, entry.sha256)
+        return local
+    path = data_folder() / entry.file_name
+    is_new = not path.is_file()
+    if is_new:
+        _download(entry, path)
+    record = path.with_name(path.name + ".sha256")
+    if entry.sha256 is not None or record.is_file():
+        _verify(path, entry.sha256 or _recorded(record))
+        return path
+    try:
+        _check_first_use(entry, path)
+    except ValueError:
+        if is_new:
+            path.unlink()
+        raise
+    write_text(record, f"{sha256_of(path)}  {path.name}\n")
+    return path
+
+
+def load(
+    name_or_path: str | os.PathLike,
+    *,
+    voxel_size_angstrom: float | None = None,
+    resolution_angstrom: float | None = None,
+    size: int | None = None,
+) -> DensityMap:
+    """Load a density map from a file or a registry name, or make a phantom.
+
+    Parameters
+    ----------
+    name_or_path : str or path-like
+        Path of a map or an atomic model, a name that ``fetch`` accepts, ``"phantom"`` or ``"phantom-<symmetry>"``.
+    voxel_size_angstrom : float, optional
+        Maps are resampled to it; it is assumed for maps whose header has none. By default maps keep theirs, and
+        models and phantoms get 4 angstrom.
+    resolution_angstrom : float, optional
+        Maps are low-pass filtered to it; by default they are not, and models and phantoms get two voxels.
+    size : int, optional
+        Edge of a cubic box in voxels. A map is cropped or padded to it about its centre, a model must fit into it,
+        and a phantom fills it, with a voxel size that makes the box 256 angstrom wide if none is given. By default a
+        map keeps its box, a model gets the smallest one, and a phantom one of 256 angstrom.
+
+    Raises
+    ------
+    FileNotFoundError
+        The file does not exist.
+    ValueError
+        A number is out of range, or ``read_map``, ``density_from_model`` or ``fetch`` rejects the file.
+    ConnectionError
+        The download failed.
+    """
+    name = os.fspath(name_or_path)
+    if size is not None:
+        size = whole_number(size, name="size", at_least=1)
+    if voxel_size_angstrom is not None:
+        positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
+    made_at = DEFAULT_VOXEL_SIZE_ANGSTROM if voxel_size_angstrom is None else voxel_size_angstrom
+    if re.fullmatch("phantom(-[A-Za-z0-9]+)?", name):
+        symmetry = name.partition("-")[2] or "C1"
+        if size is not None and voxel_size_angstrom is None:
+            made_at = PHANTOM_BOX_ANGSTROM / size
+        return phantom(
+            symmetry=symmetry,
+            size=max(SMALLEST_SIZE, round(PHANTOM_BOX_ANGSTROM / made_at)) if size is None else size,
+            voxel_size_angstrom=made_at,
+            resolution_angstrom=resolution_angstrom,
+        )
+    is_path = isinstance(name_or_path, Path) or os.sep in name or _suffix(name) != ""
+    path = Path(name) if is_path else fetch(name)
+    if _suffix(path.name) in MODEL_SUFFIXES:
+        resolution = 2 * made_at if resolution_angstrom is None else resolution_angstrom
+        return density_from_model(
+            path, voxel_size_angstrom=made_at, resolution_angstrom=resolution, box_size=size
+        )
+    if _suffix(path.name) not in MAP_SUFFIXES:
+        known = ", ".join(MAP_SUFFIXES + MODEL_SUFFIXES)
+        raise ValueError(
+            f"{path} must be a map or an atomic model ({known}), got the suffix {_suffix(path.name)!r}"
+        )
+    density_map = read_map(path, default_voxel_size_angstrom=voxel_size_angstrom or 1.0)
+    if resolution_angstrom is not None:
+        density_map = low_pass(density_map, resolution_angstrom)
+    if voxel_size_angstrom is not None and voxel_size_angstrom != density_map.voxel_size_angstrom:
+        density_map = resample(density_map, voxel_size_angstrom)
+    if size is not None:
+        density_map = crop_or_pad(density_map, size)
+    low, high = density_map.data.min(), density_map.data.max()
+    if not (high > low and high > 0):
+        raise ValueError(
+            f"{path} must contain a particle brighter than its surroundings, got densities from {low} to {high}"
+        )
+    return density_map
+
+
+def _suffix(file_name: str) -> str:
+    """Return the suffix in lower case, without that of compression: ``.cif`` for ``1u19.cif.gz``."""
+    return Path(file_name.lower().removesuffix(".gz")).suffix
+
+
+def _find_local(entry: Entry) -> Path | None:
+    root = os.environ.get("CRYOEM_DATA")
+    if not root:
+        return None
+    candidates = (Path(root) / folder / entry.file_name for folder in (".", "maps", "models"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _download(entry: Entry, path: Path) -> None:
+    """Download with a progress bar; pooch writes to a temporary file, so that a failed download leaves none."""
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")  # otherwise it recommends hard-coding the checksum
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pooch.retrieve(
+            entry.url, known_hash=entry.sha256, fname=path.name, path=path.parent, progressbar=True
+        )
+    except OSError as error:  # base class of the exceptions of requests
+        response = getattr(error, "response", None)
+        reason = error.strerror or "no connection to the server"
+        if response is not None:
+            reason = f"the server answered {response.status_code}"
+        raise ConnectionError(f"could not download {entry.name!r} from {entry.url}: {reason}") from None
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"the download of {entry.name!r} from {entry.url} failed verification: {reason}"
+        ) from None
+
+
+def _check_first_use(entry: Entry, path: Path) -> None:
+    """Raise unless a gzip file is complete and begins as that entry does."""
+    try:
+        with gzip.open(path) as stream:
+            start = stream.read(BLOCK_BYTES)
+            while stream.read(BLOCK_BYTES):
+                pass  # the checksum is at the end
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{path} is not a complete gzip file from {entry.url}: {first_line(error)}"
+        ) from None
+    if entry.file_name.endswith(".cif.gz"):
+        where, expected = "at its beginning", f"data_{path.name.split('.')[0].upper()}"
+        found = start[: len(expected)]
+    else:
+        where, expected, found = "in its header", "MAP", start[MAP_ID_AT : MAP_ID_AT + 3]
+    if found.upper() != expected.upper().encode():
+        raise ValueError(f"{path} must have {expected!r} {where}, got {found.decode('latin-1')!r}")
+
+
+def _recorded(record: Path) -> str:
+    """Return the sha256 that was stored at first use."""
+    text = record.read_bytes()[:200].decode("latin-1")
+    if not re.match(r"[0-9a-f]{64}\s", text):
+        raise ValueError(
+            f"{record} must begin with a sha256, got {text[:80]!r}; delete {record} to accept the file"
+        )
+    return text[:64]
+
+
+def _verify(path: Path, sha256: str) -> None:
+    """Raise unless a file has the given sha256."""
+    found = sha256_of(path)
+    if found != sha256:
+        raise ValueError(f"{path} must have the sha256 {sha256}, got {found}")
