@@ -1,4 +1,4 @@
-"""A command of this project, called as from a terminal, for the tests of several."""
+"""Calls a command of this project as from a wide terminal."""
 
 from typer.testing import CliRunner, Result
 
@@ -6,4 +6,4 @@ from cryoem.cli import app
 
 
 def invoke(*arguments) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return CliRunner(env={"COLUMNS": "400"}).invoke(app, [str(argument) for argument in arguments])

@@ -9,8 +9,8 @@ import hypothesis
 import numpy as np
 import pytest
 
-from cryoem import pipeline, volumes
-from cryoem.projectors import project
+from cryoem import runs, volumes
+from cryoem.projection.projectors import project
 from cryoem.rotations import random_rotations
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is first imported
@@ -88,8 +88,8 @@ def views(particle):
 
 
 @pytest.fixture(scope="session")
-def toy_run(tmp_path_factory: pytest.TempPathFactory) -> pipeline.RunSummary:
+def toy_run(tmp_path_factory: pytest.TempPathFactory) -> runs.RunSummary:
     """One run of the four phases at toy size, in a data folder of its own, ``folder.parents[1]``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CRYOEM_HOME", str(tmp_path_factory.mktemp("home")))
-        return pipeline.run(profile="toy", progress=False)
+        return runs.run(profile="toy", progress=False)

@@ -1,4 +1,4 @@
-"""What the tests of figures share: a density to draw, and a figure's traces and annotations by name."""
+"""What the tests of figures share: a density to draw, and traces and annotations of a figure by name."""
 
 import numpy as np
 

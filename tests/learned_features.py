@@ -1,4 +1,4 @@
-"""What tests of learned distances share: features that are right by construction, and a particle without detail."""
+"""Features that are exact by construction, and a smooth particle, for the tests of learned distances."""
 
 from __future__ import annotations
 

@@ -1,25 +1,54 @@
-"""How every notebook is written, asserted once for all that tests look at."""
+"""Rules for how notebooks are written, and a helper that executes one."""
 
 from __future__ import annotations
 
 import ast
 import re
+from pathlib import Path
+
+import nbformat
+
+from cryoem.runs import execute_notebook
 
 LONGEST_CELL = 40  # lines: a screen
 
 
 def assert_well_written(cells, *, title: str, parameters=()) -> None:
-    """A title, one cell of parameters with the named ones in it, short cells, no results, an assertion at the end."""
+    """A title, one parameters cell that has the named ones, imports in the next, short cells, no outputs."""
     assert re.match(rf"# {title}: \S.*\n\n\S", cells[0].source)
     assert [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])] == [cells[1]]
     assert set(parameters) <= {statement.targets[0].id for statement in ast.parse(cells[1].source).body}
-    for cell in cells:
-        assert cell.source.strip()
-        if cell.cell_type == "code":
-            assert not cell.outputs
-            assert cell.execution_count is None
-            assert len(cell.source.splitlines()) <= LONGEST_CELL
-    last = next(cell for cell in reversed(cells) if cell.cell_type == "code")
-    asserts = [node for node in ast.walk(ast.parse(last.source)) if isinstance(node, ast.Assert)]
-    assert asserts
-    assert all(node.msg is not None for node in asserts)
+    code = code_cells(cells)
+    for position, cell in enumerate(code):
+        assert not cell.outputs
+        assert cell.execution_count is None
+        assert len(cell.source.splitlines()) <= LONGEST_CELL
+        assert "sys.path" not in cell.source
+        assert not re.search(r"^\s*[%!]", cell.source, re.MULTILINE)  # no magics, no shell
+        nodes = list(ast.walk(ast.parse(cell.source)))
+        has_imports = any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in nodes)
+        assert has_imports == (position == 1)
+    assert all(cell.source.strip() for cell in cells)
+
+
+def code_cells(cells) -> list[nbformat.NotebookNode]:
+    return [cell for cell in cells if cell.cell_type == "code"]
+
+
+def execute(notebook: Path, home: Path, **parameters) -> nbformat.NotebookNode:
+    """Execute a notebook with ``home`` as its data folder, and return it with its outputs."""
+    executed = home / notebook.name
+    execute_notebook(
+        notebook, executed, parameters=parameters, environment={"CRYOEM_HOME": str(home)}, progress=False
+    )
+    return nbformat.read(executed, as_version=4)
+
+
+def outputs_of(notebook: nbformat.NotebookNode) -> tuple[str, list]:
+    """Return the printed text and the plotly figures of an executed notebook, which must have no warnings."""
+    outputs = [output for cell in code_cells(notebook.cells) for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert "Warning" not in "".join(output.text for output in outputs if output.get("name") == "stderr")
+    printed = "".join(output.text for output in outputs if output.get("name") == "stdout")
+    kind = "application/vnd.plotly.v1+json"
+    return printed, [output.data[kind] for output in outputs if kind in output.get("data", {})]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cryoem import volumes
-from cryoem.volumes import DensityMap
+from cryoem.volumes.density import DensityMap
 
 FLOAT32_TOLERANCE = 1e-5
 
@@ -30,7 +30,7 @@ def centre_position(density_map):
 
 
 def ribosome(folder) -> np.ndarray:
-    with pytest.warns(UserWarning, match="no cell size"):
+    with pytest.warns(UserWarning, match="no cell in its header"):
         return volumes.read_map(folder / "maps" / "ribosome-70S_65px.mrc").data
 
 

@@ -1,22 +1,25 @@
-"""Notebooks of a few lines in the place of those of the four phases, for tests of the pipeline itself."""
+"""Notebooks of a few lines that replace those of the four phases, for tests of the runs themselves."""
 
 from __future__ import annotations
 
-import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
 
-from cryoem import pipeline
+from cryoem import runs
 
+TOY_RUN = "phantom-toy"
 PARAMETERS_CELL = "profile = 'toy'\nmap_name = None\nrun = None\noverrides = {}"
 OPENING_CELL = """
 import os, signal, time
 from pathlib import Path
 import numpy as np
-from cryoem import pipeline
+from cryoem import runs
 home = Path(os.environ["CRYOEM_HOME"])
 def first_time(name):
     flag = home / name
@@ -24,19 +27,24 @@ def first_time(name):
         return False
     flag.touch()
     return True
-phase = pipeline.open_phase({name!r}, run=run, profile=profile, map_name=map_name, overrides=overrides)
+def kill_run_first_time(name):
+    if first_time(name):
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)  # this kernel ends with its parent
+phase = runs.open_phase(PHASE, run=run, profile=profile, map_name=map_name, overrides=overrides)
 """
-LAST_CELL = """
-print("one", flush=True)
-print("two")
-phase.finish()
-"""
+LAST_CELL = "print('one', flush=True)\nprint('two')\nphase.finish()"
 
 
-def write_notebooks(folder: Path, bodies: Mapping[str, str], *, last: str = LAST_CELL) -> Path:
-    """The four notebooks, each of four cells, under the names that the pipeline expects."""
-    for name, info in pipeline.PHASES.items():
-        sources = [PARAMETERS_CELL, OPENING_CELL.replace("{name!r}", repr(name)), bodies[name], last]
+def write_notebooks(folder: Path, bodies: Mapping[str, str]) -> Path:
+    """Write four notebooks of four cells each under the names of the phases; a phase without a body does nothing."""
+    for name, info in runs.PHASES.items():
+        sources = [
+            PARAMETERS_CELL,
+            OPENING_CELL.replace("PHASE", repr(name)),
+            bodies.get(name, "pass"),
+            LAST_CELL,
+        ]
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
         notebook.cells[0].metadata["tags"] = ["parameters"]
         path = folder / info.notebook
@@ -45,24 +53,23 @@ def write_notebooks(folder: Path, bodies: Mapping[str, str], *, last: str = LAST
     return folder
 
 
-def finish_phases(names=tuple(pipeline.PHASES), **options) -> None:
-    """The phases as notebooks finish them, each with an array."""
+def start_run(home: Path, notebooks: Path, **options) -> subprocess.Popen:
+    """Start a toy run in another process."""
+    script = f"from cryoem import runs; runs.run(profile='toy', notebooks={str(notebooks)!r})"
+    environment = os.environ | {"CRYOEM_HOME": str(home)}
+    return subprocess.Popen([sys.executable, "-c", script], env=environment, text=True, **options)
+
+
+def finish_phases(names=tuple(runs.PHASES), **options) -> None:
+    """Finish phases as notebooks that are run by hand, each with an array."""
     for name in names:
-        phase = pipeline.open_phase(name, profile="toy", **options)
+        phase = runs.open_phase(name, profile="toy", **options)
         phase.save("numbers", {"x": ([0.0, 1.0, 2.0], "px")})
         phase.finish()
 
 
-def pretend_executed(home: Path, notebooks: Path) -> None:
-    """Notebooks beside the finished phases of the run, as if they had been executed."""
-    for info in pipeline.PHASES.values():
-        executed = json.loads((notebooks / info.notebook).read_text())
-        executed["metadata"]["papermill"] = {"duration": 1.5}
-        (home / "runs" / "toy" / info.notebook).write_text(json.dumps(executed))
-
-
 def wait_for(path: Path, *, seconds: float) -> None:
-    """Until the file is there."""
+    """Wait until a file exists."""
     deadline = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} did not appear within {seconds} s"
@@ -70,16 +77,8 @@ def wait_for(path: Path, *, seconds: float) -> None:
 
 
 def is_alive(process: int) -> bool:
-    """Neither gone nor dead and waiting to be noticed."""
+    """Return whether a process of this number exists and is not a zombie."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except FileNotFoundError:
         return False
-
-
-def wait_until_ended(*processes: int) -> None:
-    """It should be at once, but for what a busy machine takes."""
-    deadline = time.monotonic() + 5
-    while any(map(is_alive, processes)):
-        assert time.monotonic() < deadline, f"one of the processes {processes} goes on"
-        time.sleep(0.01)

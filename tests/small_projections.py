@@ -1,8 +1,8 @@
-"""What the tests of projection share: the reference on the CPU, volumes of noise, and how close is close."""
+"""Helpers of the tests of projection: the reference on the CPU, noise, measures of agreement and tolerances."""
 
 import numpy as np
 
-from cryoem.projectors import backproject, project
+from cryoem.projection.projectors import backproject, project
 
 INTERPOLATION = 2e-3  # relative L2 error of a slice, as docs/conventions.md states it
 FLOAT32 = 1e-5  # the same computation in another order, relative to the largest value

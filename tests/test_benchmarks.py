@@ -1,10 +1,9 @@
-"""The benchmarks: every question has a script that answers it, and their common parts measure what they say."""
+"""The benchmarks: each has a command on the page, and their common parts measure what they claim."""
 
 from __future__ import annotations
 
 import importlib
 import shlex
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,13 +12,16 @@ import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-COMMON = {"growth_steps", "peers", "table", "watch", "write_report"}
-BY_HAND = {"common_lines", "kills"}  # their tables are elsewhere
+COMMON = {"growth_steps", "peers", "table", "watch", "write_page"}
+OTHER_TABLES = {"common_lines"}  # its table is in notebooks/5-paper-figures/results
+linux = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="only Linux reports the peak memory of one call"
+)
 
 
 @pytest.fixture
 def module(monkeypatch):
-    """A function that imports a script of the benchmarks by its name, for one test."""
+    """A function that imports a script of the benchmarks for one test."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     names = {path.stem for path in BENCHMARKS.glob("*.py")}
     before = names & set(sys.modules)
@@ -28,54 +30,58 @@ def module(monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_every_script_answers_a_question(module):
-    asked = {shlex.split(question)[0] for question in module("write_report").QUESTIONS}
-    scripts = {path.name for path in BENCHMARKS.glob("*.py") if path.stem not in COMMON | BY_HAND}
-    assert asked == scripts
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("script", sorted(path.name for path in BENCHMARKS.glob("*.py")))
-def test_every_script_says_what_it_measures(script):
-    if Path(script).stem in COMMON - {"write_report"}:
-        pytest.skip("a common part, which is not run")
-    run = subprocess.run(
-        [sys.executable, str(BENCHMARKS / script), "--help"], capture_output=True, text=True, check=True
-    )
-    assert run.stdout.startswith("usage:")
-
-
-def test_every_question_has_options_that_its_script_knows(module):
-    for question in module("write_report").QUESTIONS:
-        script, *options = shlex.split(question)
+def test_every_script_has_a_command_with_options_that_it_defines(module):
+    commands = [shlex.split(command) for command in module("table").COMMANDS]
+    scripts = {path.name for path in BENCHMARKS.glob("*.py") if path.stem not in COMMON | OTHER_TABLES}
+    assert {script for script, *_ in commands} == scripts
+    for script, *options in commands:
         source = (BENCHMARKS / script).read_text(encoding="utf-8")
-        for option in options:
-            assert not option.startswith("--") or f'"{option}"' in source
+        assert all(f'"{option}"' in source for option in options if option.startswith("--"))
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of one call"
-)
+def test_every_script_loads(module):
+    for path in sorted(BENCHMARKS.glob("*.py")):
+        assert module(path.stem).__doc__
+
+
+def test_the_page_is_made_of_the_stored_tables(module):
+    write_page, table = module("write_page"), module("table")
+    assert write_page.PAGE.read_text(encoding="utf-8") == write_page.page()
+    commands = {table.read(path).command for path in table.RESULTS.glob("*.csv")}
+    assert len(commands) > 10
+    assert commands <= set(table.COMMANDS)
+
+
+def test_only_a_command_of_the_page_replaces_a_stored_table(module, monkeypatch, tmp_path, capsys):
+    table = module("table")
+    monkeypatch.setattr(table, "RESULTS", tmp_path)
+    rows = [("time, median", "< 2 s", "1,000 ms"), ("size", "-", '"large"')]
+    monkeypatch.setattr(sys, "argv", ["benchmarks/recovery.py", "--orientations", "20"])
+    table.print_table("recovery", "A title", rows)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(sys, "argv", ["benchmarks/recovery.py", "--stochastic"])
+    table.print_table("recovery", "A title", rows)
+    stored = table.read(tmp_path / "recovery.csv")
+    assert (stored.title, stored.command) == ("A title", "recovery.py --stochastic")
+    assert stored.columns == ("quantity", "target", "measured")
+    assert list(stored.rows) == rows
+    assert capsys.readouterr().out.count("| time, median | < 2 s  | 1,000 ms |") == 2
+
+
+@linux
 def test_the_peak_is_that_of_the_call_alone(module):
     watch = module("watch")
-    held = np.ones(20_000_000)  # 160 MB that were there before
+    held = np.ones(20_000_000)  # 160 MB that were allocated before
     large = watch.watch(lambda: np.ones(10_000_000).sum())
     small = watch.watch(lambda: np.ones(100_000).sum())
     assert large.result == 10_000_000
     assert 78e6 < large.peak_bytes < 100e6  # the system counts some pages late
     assert small.peak_bytes < 20e6
     assert len(held) == 20_000_000
+    assert 78e6 < watch.peak_alone(partial, np.ones, 10_000_000) < 100e6
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of one call"
-)
-def test_the_peak_in_a_process_of_its_own_is_that_of_the_call(module):
-    peak = module("watch").peak_alone(partial, np.ones, 10_000_000)
-    assert 78e6 < peak < 100e6
-
-
-def test_contenders_take_turns_and_the_slow_are_called_once(module):
+def test_methods_take_turns_and_the_slow_run_once(module):
     watch, calls = module("watch"), []
     watched = watch.in_turns(
         {name: lambda name=name: calls.append(name) for name in "ab"}, repeats=2, rehearsals=1
@@ -86,55 +92,36 @@ def test_contenders_take_turns_and_the_slow_are_called_once(module):
     assert len(impatient["a"].seconds) == 1
 
 
-def test_contenders_stand_beside_each_other(module, capsys):
+def test_a_comparison_shows_ratios_and_absent_peers(module, capsys):
     watch = module("watch")
     watched = {"ours": watch.Watched([1.0], 2_000_000), "theirs": watch.Watched([4.0, 6.0])}
-    watch.print_beside(
-        "A title", watched, accuracy={"theirs": "good"}, work=10, unit="images/s", absent=("other",)
+    watch.print_comparison(
+        "a", "A title", watched, accuracy={"theirs": "good"}, work=10, unit="images/s", absent=("other",)
     )
     lines = capsys.readouterr().out.strip().splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     assert lines[0] == "### A title"
-    assert cells[0][3] == "ours is faster by"
+    assert cells[0][3] == "speed-up of ours"
     assert cells[2] == ["ours", "1.00 s (once)", "10 images/s", "", "", "2 MB", "-"]
     assert cells[3] == ["theirs", "5.00 s", "2 images/s", "5 x", "good", "not known", "-"]
     assert cells[4] == ["other", "not installed", "", "", "", "", "-"]
 
 
-def test_peers_that_are_not_installed_are_none(module, monkeypatch):
-    peers = module("peers")
-    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
-    assert peers.aspire("volume") is None
-    assert peers.scikit_learn("manifold") is None
-
-
-def test_the_losses_of_pairs_and_of_batches_are_the_same(module, rng):
+def test_pair_wise_and_batch_losses_agree(module, rng):
     training = module("training")
     quaternions = rng.standard_normal((6, 4)).astype(np.float32)
     quaternions /= np.linalg.norm(quaternions, axis=1, keepdims=True)
     images = rng.standard_normal((6, 16, 16)).astype(np.float32)
     for kind in training.PAIR_LOSSES:
-        encoder = training.siamese.build_encoder(16, channels=8, blocks=1)
+        encoder = training.build_encoder(16, channels=8, blocks=1)
         all_pairs, pair_wise = training.trainers_of(encoder, kind)
         assert training.disagreement(all_pairs, pair_wise, images, quaternions) < training.TOLERANCE
-        assert training.disagreement(all_pairs, pair_wise, images, quaternions[::-1]) < training.TOLERANCE
 
 
 def test_points_of_rotation_matrices_give_the_rotations(module, rng):
     from cryoem.rotations import random_rotations
 
-    recovery_speed = module("recovery_speed")
     true = random_rotations(30, rng=1)
     turn, _ = np.linalg.qr(rng.standard_normal((9, 9)))
-    found = recovery_speed.nearest_rotations(3 * true.as_matrix().reshape(-1, 9) @ turn + 1, true)
+    found = module("recovery_speed").nearest_rotations(3 * true.as_matrix().reshape(-1, 9) @ turn + 1, true)
     assert (true.inv() * found).magnitude().max() < 1e-6
-
-
-def test_images_lose_their_nyquist_frequency_alone(module, rng):
-    projection = module("projection")
-    images = rng.standard_normal((2, 8, 8)).astype(np.float32)
-    before, after = (np.fft.fft2(array) for array in (images, projection.without_nyquist(images)))
-    assert np.abs(after[:, 4]).max() < 1e-5
-    assert np.abs(after[:, :, 4]).max() < 1e-5
-    kept = np.delete(np.arange(8), 4)
-    assert np.allclose(after[:, kept][:, :, kept], before[:, kept][:, :, kept], atol=1e-5)

@@ -1,41 +1,39 @@
-"""The command line: quick help, one sentence for an error, the right exit codes."""
+"""The command line: quick help, usage errors, and the options that commands pass on."""
 
 from __future__ import annotations
 
 import json
+import resource
+import shlex
 import subprocess
 import sys
-import time
-from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from typer.testing import CliRunner
+import typer
+from command_line import invoke
 
 import cryoem
-from cryoem import pipeline, registry
+from cryoem import runs
 from cryoem.cli import COMMANDS, app, machine
-from cryoem.cli.machine import NO_GPU
-from cryoem.projectors import astra_gpu
+from cryoem.projection import astra_gpu
+from cryoem.runs import runner
 from cryoem.udl import stacks
+from cryoem.volumes import registry
 
-HELP_SECONDS = 0.5
-NAMES = [command.__name__ for commands in COMMANDS.values() for command in commands]
-
-
-def invoke(*arguments: str):
-    return CliRunner().invoke(app, arguments)
+HELP_SECONDS = 0.5  # of the processor; others may keep the machine busy
+HEAVY = {"numpy", "scipy", "h5py", "plotly", "papermill", "tensorflow", "keras", "astra"}
+NAMES = [function.__name__ for functions in COMMANDS.values() for function in functions]
 
 
-def run_module(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "cryoem.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def run_python(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
 def run_call(monkeypatch):
-    """What the command hands to ``pipeline.run``, which does nothing here."""
+    """Arguments of ``runs.run``, which does nothing here."""
     call = {}
 
     def run(**arguments):
@@ -45,125 +43,133 @@ def run_call(monkeypatch):
             report=Path("report.html"),
             folder=Path("runs"),
             numbers={"3-reconstruction": {"refined_pose_error_rad": None}},
+            warnings={},
             seconds={"3-reconstruction": 2.5},
             executed=("3-reconstruction",),
         )
 
-    monkeypatch.setattr(pipeline, "run", run)
+    monkeypatch.setattr(runner, "run", run)
     return call
+
+
+# --- help
 
 
 def test_help_starts_quickly_and_imports_nothing_heavy():
     seconds = []
-    for _ in range(3):  # the best of three: other processes may keep the machine busy
-        started = time.perf_counter()
-        assert run_module("--help").returncode == 0
-        seconds.append(time.perf_counter() - started)
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert run_python("-m", "cryoem.cli", "--help").returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(seconds) <= HELP_SECONDS
-    code = "import sys, cryoem.cli; print(*sys.modules)"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    modules = set(answer.stdout.split())
+    modules = set(run_python("-c", "import sys, cryoem.cli; print(*sys.modules)").stdout.split())
     assert "cryoem.cli" in modules
-    assert not modules & {"numpy", "scipy", "h5py", "plotly", "papermill", "tensorflow", "keras", "astra"}
+    assert not modules & HEAVY
 
 
 def test_help_lists_every_command_in_the_order_of_the_pipeline():
-    lines = invoke("--help").stdout.splitlines()
-    listed = [line.split()[0].rstrip(":") if line.startswith("  ") else line for line in lines]
-    expected = []
-    for group, commands in COMMANDS.items():
-        expected += [f"{group}:", *(command.__name__ for command in commands)]
-    found = [line for line in listed[listed.index(expected[0]) :] if line]
-    assert found == expected
-    assert "..." not in "".join(lines[lines.index(expected[0]) :])  # no sentence is cut off
+    text = invoke("--help").stdout
+    places = [text.index(f" {name} ", text.index("The whole pipeline")) for name in NAMES]
+    assert places == sorted(places)
+    assert all(panel in text for panel in COMMANDS)
 
 
-@pytest.mark.parametrize("command", NAMES)
-def test_each_help_shows_an_example(command):
-    result = invoke(command, "--help")
-    assert result.exit_code == 0
-    assert f"Example:\n    cryoem {command}" in result.stdout
+@pytest.mark.parametrize("name", NAMES)
+def test_each_help_has_an_example_that_is_valid(name):
+    ended = invoke(name, "--help")
+    assert ended.exit_code == 0
+    lines = [line.strip() for line in ended.stdout.partition("Example:")[2].splitlines()]
+    examples = [line for line in lines if line.startswith("cryoem ")]
+    assert examples
+    for example in examples:
+        _, command, *arguments = shlex.split(example)
+        assert command == name
+        typer.main.get_command(app).commands[name].make_context(name, arguments)  # fails for unknown options
 
 
-def test_run_hands_over_its_options(run_call):
-    result = invoke(
+# --- run, settings, experiment
+
+
+def test_run_passes_its_options_on(run_call):
+    ended = invoke(
         "run", "--profile", "toy", "--map", "5j0n", "--run", "mine", "--noise-variance", "16", "--seed", "3",
         "--set", "training_seconds=none", "--set", "batch_size=4", "--force",
     )  # fmt: skip
-    assert result.exit_code == 0, result.output
-    assert result.stdout == "Result\n\nReport: report.html\n"
+    assert ended.exit_code == 0, ended.output
+    assert ended.stdout == "Result\n\nReport: report.html\n"
     overrides = {"noise_variance": 16.0, "seed": 3, "training_seconds": None, "batch_size": 4}
-    assert run_call == {
-        "profile": "toy",
-        "map_name": "5j0n",
-        "run": "mine",
-        "overrides": overrides,
-        "force": True,
-    }
-
-
-def test_run_answers_in_json(run_call):
-    assert json.loads(invoke("run", "--json").stdout) == {
-        "folder": "runs",
-        "report": "report.html",
-        "numbers": {"3-reconstruction": {"refined_pose_error_rad": None}},
-        "seconds": {"3-reconstruction": 2.5},
-        "executed": ["3-reconstruction"],
-    }
+    expected = {"profile": "toy", "map_name": "5j0n", "run": "mine", "overrides": overrides, "force": True}
+    assert run_call == expected
+    values = json.loads(invoke("run", "--json").stdout)
+    assert values["report"] == "report.html"
+    assert values["numbers"] == {"3-reconstruction": {"refined_pose_error_rad": None}}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "words"),
     [
-        (["--profile", "fast"], "profile must be one of quick, paper, toy, got 'fast'"),
-        (["--set", "seed"], "a setting must be given as name=value, got 'seed'"),
-        (["--set", "steps=3"], "a profile has no setting 'steps', only seed, "),
-        (["--seed", "1", "--set", "seed=2"], "seed must be given once, got 1 and 2"),
-        (["--noise-variance", "-1"], "noise_variance must be at least 0, got -1.0"),
-        (["--seed", "one"], "Invalid value for '--seed'"),
+        ("--profile fast", "'fast'"),
+        ("--set seed", "'seed'"),
+        ("--set steps=3", "'steps'"),
+        ("--seed 1 --set seed=2", "seed must be given once, got 1 and 2"),
+        ("--noise-variance -1", "noise_variance"),
+        ("--seed one", "Invalid value for '--seed'"),
+        ("--particles a.star", "--particles and --model-map"),
+        ("--particles a.star --model-map b.mrc --map c.mrc", "--map and --noise-variance are for simulated"),
+        ("--device tpu", "Invalid value for '--device'"),
     ],
 )
-def test_usage_errors_end_in_a_sentence_and_code_2(run_call, arguments, message):
-    result = invoke("run", *arguments)
-    assert result.exit_code == 2
-    assert message in result.stderr
+def test_usage_errors_have_code_2(run_call, arguments, words):
+    ended = invoke("run", *arguments.split())
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert words in ended.stderr
     assert not run_call
 
 
-def test_an_error_is_one_sentence_on_stderr_and_code_1(monkeypatch):
-    for error, sentence in (
-        (ValueError("map must be finite,\n got NaN"), "cryoem: map must be finite, got NaN\n"),
-        (pipeline.PhaseFailedError("phase 1 stopped"), "cryoem: phase 1 stopped\n"),
-        (KeyError("x"), "cryoem: unexpected KeyError: 'x' (--debug shows where)\n"),
-    ):
-
-        def fail(error=error, **_):
-            raise error
-
-        monkeypatch.setattr(pipeline, "run", fail)
-        result = invoke("run")
-        assert (result.exit_code, result.stderr, result.stdout) == (1, sentence, "")
-        assert invoke("run", "--debug").exception is error
+def test_a_missing_map_is_one_sentence(tmp_path):
+    ended = run_python("-m", "cryoem.cli", "run", "--map", str(tmp_path / "x.mrc"))
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("cryoem: --map must ")
+    assert f"{tmp_path}/x.mrc" in ended.stderr
+    assert ended.stderr.count("\n") == 1
 
 
-def test_an_interrupt_says_what_it_leaves_and_how_to_go_on(monkeypatch):
+def test_an_interruption_says_how_to_continue(monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "run", interrupted)
-    monkeypatch.setattr(stacks, "align_file", interrupted)
+    monkeypatch.setattr(runner, "run", interrupted)
     monkeypatch.setattr(registry, "fetch", interrupted)
-    anew = "nothing was written, and the same command starts anew"
-    for arguments, sentence in (
-        (["run"], "the same command goes on where it stopped"),
-        (["align2d", "a.mrcs", "--out", "b"], anew),
-        (["fetch", "5j0n"], anew),
-    ):
-        result = invoke(*arguments)
-        assert (result.exit_code, result.stderr) == (130, f"cryoem: interrupted; {sentence}\n")
+    for arguments, words in ((["run"], "command"), (["fetch", "5j0n"], "nothing was written; rerun")):
+        ended = invoke(*arguments)
+        assert ended.exit_code == 130
+        assert ended.stderr.startswith("cryoem: interrupted; ")
+        assert words in ended.stderr
 
 
-def test_align2d_hands_over_what_was_given_and_nothing_else(monkeypatch):
+def test_settings_lists_every_setting_with_its_values():
+    values = json.loads(invoke("settings", "--json").stdout)
+    assert values.keys() == set(runs.Profile.model_fields) - {"name"}
+    assert [values["seed"][profile] for profile in ("quick", "paper", "toy")] == [0, 0, 0]
+    listed = [line.split()[0] for line in invoke("settings").stdout.splitlines()]
+    assert listed == list(values)
+
+
+def test_experiments_are_listed():
+    rows = json.loads(invoke("experiment", "--list", "--json").stdout)["experiments"]
+    assert rows
+    assert all(row["quick_points"] >= 1 for row in rows)
+    text = invoke("experiment", "--list").stdout
+    assert all(row["name"] in text for row in rows)
+    assert invoke("experiment").exit_code == 2
+    assert invoke("experiment", "nothing").exit_code == 2
+
+
+# --- the others
+
+
+def test_align2d_passes_its_options_on(monkeypatch):
     call = {}
 
     def align_file(particles, out, **options):
@@ -171,49 +177,14 @@ def test_align2d_hands_over_what_was_given_and_nothing_else(monkeypatch):
         return SimpleNamespace(images=1, seconds=2.0, method="judl", resolution_angstrom=None, folder=out)
 
     monkeypatch.setattr(stacks, "align_file", align_file)
-    result = invoke("align2d", "a.mrcs", "--out", "b", "--model", "m")
-    assert result.stdout == (
-        "1 image aligned in 2 s (judl); a single image has no halves to compare\n\nResult: b\n"
-    )
-    not_given = dict.fromkeys(["method", "symmetry", "pixel_size_angstrom", "datadir", "epochs", "seconds"])
-    assert call == {
-        **not_given, "particles": "a.mrcs", "out": "b", "model": "m", "max_training_images": 10_000, "rng": 0,
-        "export": False, "progress": True,
-    }  # fmt: skip
-    refused = invoke("align2d", "a.mrcs", "--out", "b", "--seed", "-1")
-    assert refused.exit_code == 2
-    assert "Invalid value for '--seed'" in refused.stderr
-    values = json.loads(invoke("align2d", "a.mrcs", "--out", "b", "--json").stdout)
-    assert values == {
-        "images": 1,
-        "seconds": 2.0,
-        "method": "judl",
-        "resolution_angstrom": None,
-        "folder": "b",
-    }
-
-
-def test_a_missing_map_is_one_sentence(tmp_path):
-    result = run_module("run", "--map", str(tmp_path / "x.mrc"))
-    assert result.returncode == 1
-    assert result.stderr == (
-        f"cryoem: map_name must be a map file or a registry name, there is no file {tmp_path}/x.mrc\n"
-    )
-
-
-def test_info_names_versions_devices_and_folders(cryoem_home, monkeypatch):
-    monkeypatch.setenv("CRYOEM_DEVICE", "auto")
-    result = run_module("info", "--json")
-    assert result.stderr == ""
-    report = json.loads(result.stdout)
-    assert report["cryoem"] == cryoem.__version__
-    assert report["python"] == sys.version.split()[0]
-    assert report["data_folder"] == str(cryoem_home)
-    assert report["projection_backend"] == ("astra" if report["gpu_of_astra"] else "fourier")
-    assert isinstance(report["gpus_of_tensorflow"], list)
-    assert report["device"] == "auto"
-    assert report["training_device"] == ("gpu" if report["gpus_of_tensorflow"] else "cpu")
-    assert report.keys() >= {"numpy", "tensorflow", "keras", "astra", "finufft", "numba"}
+    ended = invoke("align2d", "a.mrcs", "--out", "b", "--model", "m")
+    assert (ended.exit_code, ended.stderr) == (0, "")
+    assert "Result: b" in ended.stdout
+    paths = {"particles": "a.mrcs", "out": "b", "model": "m"}
+    assert {name: str(call[name]) for name in paths} == paths
+    assert (call["max_training_images"], call["rng"]) == (10_000, 0)
+    assert json.loads(invoke("align2d", "a.mrcs", "--out", "b", "--json").stdout)["folder"] == "b"
+    assert invoke("align2d", "a.mrcs", "--out", "b", "--seed", "-1").exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -222,53 +193,28 @@ def test_info_names_versions_devices_and_folders(cryoem_home, monkeypatch):
         ("auto", True, "gpu", "astra"),
         ("auto", False, "cpu", "fourier"),
         ("cpu", True, "cpu", "fourier"),
-        ("gpu", True, "gpu", "astra"),
-        ("gpu", False, NO_GPU, NO_GPU),
+        ("gpu", False, machine.NO_GPU, machine.NO_GPU),
     ],
 )
-def test_info_says_what_the_switch_makes_of_the_devices(monkeypatch, device, visible, training, projection):
+def test_info_shows_versions_folders_and_the_devices_in_use(
+    cryoem_home, monkeypatch, device, visible, training, projection
+):
     monkeypatch.setenv("CRYOEM_DEVICE", device)
     monkeypatch.setattr(machine, "_tensorflow_gpus", lambda: ["/physical_device:GPU:0"] if visible else [])
     monkeypatch.setattr(astra_gpu, "is_usable", lambda: visible)
     report = json.loads(invoke("info", "--json").stdout)
     assert (report["device"], report["gpu_of_astra"]) == (device, visible)
     assert (report["training_device"], report["projection_backend"]) == (training, projection)
+    assert (report["cryoem"], report["python"]) == (cryoem.__version__, sys.version.split()[0])
+    assert report["data_folder"] == str(cryoem_home)
+    assert report.keys() >= {"numpy", "tensorflow", "keras", "astra", "finufft", "numba"}
 
 
 def test_fetch_prints_the_path(monkeypatch, tmp_path):
+    refused = invoke("fetch", "nothing-like-it")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("cryoem: name must be one of 5j0n, ")
     monkeypatch.setattr(registry, "fetch", lambda name: tmp_path / f"{name}.mrc")
-    result = invoke("fetch", "5j0n")
-    assert (result.exit_code, result.stdout) == (0, f"{tmp_path}/5j0n.mrc\n")
+    assert invoke("fetch", "5j0n").stdout == f"{tmp_path}/5j0n.mrc\n"
     values = json.loads(invoke("fetch", "1u19", "--json").stdout)
-    assert values["path"] == f"{tmp_path}/1u19.mrc"
-    assert values["licence"] == "CC0 (PDB)"
-
-
-def test_fetch_of_an_unknown_name_is_one_sentence():
-    result = invoke("fetch", "nothing-like-it")
-    assert result.exit_code == 1
-    assert result.stderr.startswith("cryoem: name must be one of 5j0n, ")
-    assert result.stderr.count("\n") == 1
-
-
-def test_settings_lists_every_setting_with_its_values():
-    result = invoke("settings")
-    assert result.exit_code == 0
-    lines = {line.split()[0]: line for line in result.stdout.splitlines()}
-    assert lines.keys() == {field.name for field in fields(pipeline.Profile)} - {"name"}
-    for name, line in lines.items():
-        quick, paper, toy = (
-            getattr(pipeline.get_profile(profile), name) for profile in ("quick", "paper", "toy")
-        )
-        assert line.endswith(f" (quick {quick}, paper {paper}, toy {toy})")
-    values = json.loads(invoke("settings", "--json").stdout)
-    assert values.keys() == lines.keys()
-    assert values["seed"] == {"meaning": "seed of every random number", "quick": 0, "paper": 0, "toy": 0}
-
-
-def test_the_list_of_experiments_is_also_json():
-    listed = json.loads(invoke("experiment", "--list", "--json").stdout)["experiments"]
-    names = [row["name"] for row in listed]
-    assert names
-    assert [line.split()[0] for line in invoke("experiment", "--list").stdout.splitlines()[::2]] == names
-    assert all(row["quick_points"] >= 1 for row in listed)
+    assert (values["path"], values["licence"]) == (f"{tmp_path}/1u19.mrc", "CC0 (PDB)")

@@ -1,16 +1,17 @@
-"""The contrast transfer function against its formula, and defoci that are not what they should be."""
+"""The contrast transfer function compared with its formula, and the optics of a set of images."""
 
 import numpy as np
 import pytest
 from scipy import constants
 
-from cryoem.contrast import ContrastTransfer, defoci_of
+from cryoem.contrast import ContrastTransfer, Optics, known_optics, optics_of
+from cryoem.particles.stack import ParticleStack
 
 
 @pytest.mark.parametrize(
     ("voltage_kv", "wavelength"), [(300.0, 0.0196875), (200.0, 0.0250793), (100.0, 0.0370144)]
 )
-def test_wavelengths_are_those_of_fast_electrons(voltage_kv, wavelength):
+def test_wavelengths_are_relativistic(voltage_kv, wavelength):
     # 1e-5 is a thousandth of a radian after a hundred turns of phase
     assert ContrastTransfer(voltage_kv=voltage_kv).wavelength_angstrom == pytest.approx(wavelength, rel=1e-5)
     energy = voltage_kv * 1e3 * constants.e
@@ -18,28 +19,18 @@ def test_wavelengths_are_those_of_fast_electrons(voltage_kv, wavelength):
     assert wavelength == pytest.approx(constants.h / momentum * 1e10, rel=1e-5)
 
 
-def test_transfer_follows_the_formula(rng):
+def test_transfer_follows_the_formula_and_inverted_images_are_its_negatives(rng):
     k, defocus = rng.uniform(0, 0.3, 20), rng.uniform(5e3, 3e4, 4)
-    ctf = ContrastTransfer(200.0, 2.0, 0.1, 80.0)
+    ctf = ContrastTransfer(200.0, 2.0, 0.1, 80.0, phase_shift_rad=0.3)
     values = ctf.at(k, defocus)
     assert values.shape == (4, 20)
     wavelength, aberration = ctf.wavelength_angstrom, 2.0e7
     for row, dz in zip(values, defocus, strict=True):
-        gamma = np.pi * wavelength * dz * k**2 - np.pi / 2 * aberration * wavelength**3 * k**4
+        gamma = np.pi * wavelength * dz * k**2 - np.pi / 2 * aberration * wavelength**3 * k**4 + 0.3
         expected = -np.sqrt(1 - 0.1**2) * np.sin(gamma) - 0.1 * np.cos(gamma)
         np.testing.assert_allclose(row, expected * np.exp(-80.0 * k**2 / 4), atol=1e-12)  # float64
-
-
-@pytest.mark.parametrize("order", [1, 2, 3])
-@pytest.mark.parametrize("k", [0.02, 0.1, 0.2])
-def test_transfer_vanishes_where_it_must(order, k):
-    ctf = ContrastTransfer(amplitude_contrast=0.1, b_factor_angstrom2=0.0)
-    wavelength, aberration = ctf.wavelength_angstrom, 2.7e7
-    gamma = order * np.pi - np.arcsin(0.1)  # tan(gamma) = -A / sqrt(1 - A^2)
-    defocus = (gamma / np.pi + aberration / 2 * wavelength**3 * k**4) / (wavelength * k**2)
-    around = ctf.at(np.array([0.98 * k, k, 1.02 * k]), np.array([defocus]))[0]
-    assert abs(around[1]) < 1e-9  # float64, after the rounding of a large defocus
-    assert np.sign(around[0]) == -np.sign(around[2]) == (-1) ** order
+    inverted = ContrastTransfer(200.0, 2.0, 0.1, 80.0, phase_shift_rad=0.3, inverted=True)
+    np.testing.assert_array_equal(inverted.at(k, defocus), -values)
 
 
 def test_transfer_is_negative_at_low_frequency():
@@ -61,43 +52,70 @@ def test_an_astigmatic_image_has_the_transfer_of_its_defocus_along_each_directio
     defoci = u * np.cos(direction - azimuth) ** 2 + v * np.sin(direction - azimuth) ** 2
     expected = [ctf.at(np.array([k]), np.array([dz]))[0, 0] for k, dz in zip(radius, defoci, strict=True)]
     np.testing.assert_allclose(values, expected, atol=1e-9)  # float64, of phases of some hundred radians
+    round_spot = ctf.at(frequencies, np.array([[9e3, 9e3, 0.7]]))
+    np.testing.assert_allclose(round_spot, ctf.at(frequencies, np.array([9e3])), atol=1e-9)
 
 
-def test_equal_defoci_are_one(rng):
-    frequencies = rng.uniform(-0.2, 0.2, (30, 2))
-    astigmatic = ContrastTransfer().at(frequencies, np.array([[9e3, 9e3, 0.7]]))
-    np.testing.assert_allclose(astigmatic, ContrastTransfer().at(frequencies, np.array([9e3])), atol=1e-9)
+# --- optics of a set of images
+
+CTF, DEFOCI = ContrastTransfer(), np.array([5e3, 1e4, 1.5e4])
 
 
-def test_a_phase_plate_of_a_quarter_turn_gives_contrast_at_low_frequency():
-    ctf = ContrastTransfer(amplitude_contrast=0.0, phase_shift_rad=np.pi / 2)
-    assert ctf.at(np.zeros(1), np.array([0.0]))[0, 0] == pytest.approx(-1, abs=1e-12)
-
-
-def test_inverted_images_are_the_negatives_of_those_that_are_not(rng):
-    frequencies, defoci = rng.uniform(-0.2, 0.2, (30, 2)), np.array([9e3, 1.5e4])
-    dark, bright = (ContrastTransfer(inverted=inverted).at(frequencies, defoci) for inverted in (False, True))
-    np.testing.assert_array_equal(bright, -dark)
-    assert bright.any()
+def test_optics_of_some_images_and_their_transfers():
+    optics, plain = Optics(2.5, CTF, DEFOCI), Optics(2.5)
+    np.testing.assert_array_equal(optics[[2, 0]].defocus_angstrom, DEFOCI[[2, 0]])
+    frequencies = np.array([[0.1, -0.2], [0.0, 0.3]])
+    transfers = optics[1:].transfers(frequencies)
+    assert transfers.dtype == np.float32
+    np.testing.assert_allclose(transfers, CTF.at(frequencies / 2.5, DEFOCI[1:]), atol=1e-6)
+    assert plain[:1] is plain
+    assert optics_of(plain, None, count=7) is plain
+    assert optics_of(None, 2.5, count=7).pixel_size_angstrom == 2.5
+    assert optics_of(optics, 2.5, count=3) is optics
+    # images may carry their optics
+    stack = ParticleStack(np.ones((2, 4, 4)), plain)
+    assert known_optics(stack, None) is plain
+    assert known_optics(np.ones((2, 4, 4)), None) is None
+    assert known_optics(stack, optics) is optics
 
 
 @pytest.mark.parametrize(
-    ("defocus", "message"),
+    ("call", "message"),
     [
-        (np.zeros(2), "defocus_angstrom must be one for each of the 3 images, got 2"),
-        (np.zeros((2, 3)), "defocus_angstrom must be one for each of the 3 images, got 2"),
-        (np.zeros((3, 2)), r"defocus_angstrom must be \(3,\) or \(3, 3\), U, V and .*, got \(3, 2\)"),
-        (np.array([0, np.nan, 1]), "defocus_angstrom must be finite, got 1 non-finite values of 3"),
-        (1e4, r"defocus_angstrom must be a non-empty array with 1 axes, got shape \(\)"),
-        (None, "ctf and defocus_angstrom must be given together, got no defocus_angstrom"),
+        (
+            lambda: ContrastTransfer(amplitude_contrast=1.5),
+            "amplitude_contrast must be between 0 and 1, got 1.5",
+        ),
+        (lambda: ContrastTransfer(voltage_kv=-300.0), "voltage_kv must be a positive number, got -300.0"),
+        (
+            lambda: ContrastTransfer(defocus_range_angstrom=(2e4, 5e3)),
+            "defocus_range_angstrom must be two finite values, lowest and highest, got .*",
+        ),
+        (lambda: ContrastTransfer(phase_shift_rad=np.nan), "phase_shift_rad must be finite, got nan"),
+        (lambda: Optics(np.nan), "pixel_size_angstrom must be a positive number, got nan"),
+        (lambda: Optics(1.0, 300.0, DEFOCI), "ctf must be a ContrastTransfer or None, got 300.0"),
+        (lambda: Optics(1.0, CTF), "ctf and .* must be given together; defocus_angstrom is missing"),
+        (lambda: Optics(1.0, None, DEFOCI), "ctf and .* must be given together; ctf is missing"),
+        (
+            lambda: Optics(1.0, CTF, np.zeros((3, 2))),
+            r"defocus_angstrom must be \(n,\) or \(n, 3\) .*, got \(3, 2\)",
+        ),
+        (lambda: Optics(1.0, CTF, 1e4), r"defocus_angstrom must be a non-empty array .*, got shape \(\)"),
+        (
+            lambda: optics_of(None, None, count=4),
+            "pixel_size_angstrom or optics must be given; both are missing",
+        ),
+        (lambda: optics_of(2.0, None, count=4), "optics must be an Optics object, got float"),
+        (
+            lambda: optics_of(Optics(1.5), 2.0, count=4),
+            "pixel_size_angstrom must be that of optics, 1.5, got 2.0",
+        ),
+        (
+            lambda: optics_of(Optics(1.0, CTF, DEFOCI), None, count=4),
+            "defocus_angstrom must have one entry for each of the 4 images, got 3",
+        ),
     ],
 )
-def test_defoci_must_be_one_for_each_image(defocus, message):
+def test_impossible_optics_are_one_sentence(call, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
-        defoci_of(ContrastTransfer(), defocus, count=3)
-
-
-@pytest.mark.parametrize("phase", [np.nan, np.inf])
-def test_a_phase_shift_is_finite(phase):
-    with pytest.raises(ValueError, match=f"^phase_shift_rad must be finite, got {phase}$"):
-        ContrastTransfer(phase_shift_rad=phase)
+        call()

@@ -1,4 +1,4 @@
-"""The switch between CPU and GPU, and what a GPU changes: precision and compilation."""
+"""The choice between CPU and GPU, and what a GPU changes: precision and compilation."""
 
 from __future__ import annotations
 
@@ -9,30 +9,39 @@ import nbformat
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_training import (
+    SETTINGS,
+    eagerly,  # noqa: F401 (a fixture)
+    other_settings,
+    tiny_stream,
+    tiny_training,
+    tiny_validation,
+    uncompiled,
+)
 from typer.testing import CliRunner
 
 from cryoem import devices
 from cryoem.cli import app
-from cryoem.compilation import computes_in_float16
-from cryoem.pipeline.execution import execute_notebook
-from cryoem.projectors import astra_gpu, resolve_backend
-from cryoem.rotations import random_rotations
-from cryoem.siamese import ProjectionStream, build_encoder, load_encoder, save_encoder, train
-from cryoem.siamese.prediction import EncoderSettings
-from cryoem.udl.natural_network import build_polar_pair_network
+from cryoem.distances.storage import load_encoder, save_encoder
+from cryoem.distances.trained import TrainedEncoder
+from cryoem.distances.training import TrainingSchedule, train
+from cryoem.projection import astra_gpu
+from cryoem.projection.projectors import resolve_backend
+from cryoem.runs.execution import execute_notebook
+from cryoem.training.compilation import computes_in_float16
 from cryoem.udl.network import build_polar_network
-from cryoem.udl.published import build_pair_network
+from cryoem.udl.pair_network import build_polar_pair_network
+from cryoem.udl.published_network import build_pair_network
 from cryoem.udl.spectra import polar_grid
-from cryoem.volumes import phantom
 
 FLOAT32 = 1e-5
 FLOAT16 = 5e-3  # some roundings to 11 bits, one in every layer
-SIZE = 16
+CARD = SimpleNamespace(name="/physical_device:GPU:0")
 
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """TensorFlow's visible devices, where the test says which; as it has them until it first computes."""
+    """TensorFlow's visible devices, as the test sets them."""
     visible = []
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: list(visible))
     monkeypatch.setattr(
@@ -43,122 +52,81 @@ def gpus(monkeypatch):
 
 @pytest.fixture
 def on_a_gpu(monkeypatch):
-    """Networks are built as on a GPU, and compute here."""
-    monkeypatch.setattr(devices, "gpus_of_tensorflow", lambda: ["/physical_device:GPU:0"])
+    """Build networks as on a GPU, and compute on the CPU."""
+    monkeypatch.setattr(devices, "gpus_of_tensorflow", lambda: [CARD.name])
 
 
-def switch(monkeypatch, device: str | None) -> None:
+def choose(monkeypatch, device: str | None) -> None:
     if device is None:
         monkeypatch.delenv(devices.VARIABLE, raising=False)
     else:
         monkeypatch.setenv(devices.VARIABLE, device)
 
 
-CARD = SimpleNamespace(name="/physical_device:GPU:0")
+# --- the choice
 
 
-# --- the switch
-
-
-@pytest.mark.parametrize("device", [None, "auto", "gpu"])
-def test_a_visible_gpu_is_used(monkeypatch, gpus, device):
-    switch(monkeypatch, device)
+@pytest.mark.parametrize(
+    ("device", "names", "left"), [(None, [CARD.name], [CARD]), ("gpu", [CARD.name], [CARD]), ("cpu", [], [])]
+)
+def test_a_visible_gpu_is_used_unless_cpu_hides_it(monkeypatch, gpus, device, names, left):
+    choose(monkeypatch, device)
     gpus[:] = [CARD]
-    assert devices.gpus_of_tensorflow() == [CARD.name]
-    assert gpus == [CARD]
+    assert devices.gpus_of_tensorflow() == names
+    assert gpus == left
 
 
-def test_cpu_hides_a_gpu_from_tensorflow(monkeypatch, gpus):
-    switch(monkeypatch, "cpu")
-    gpus[:] = [CARD]
+def test_without_a_gpu_auto_is_the_cpu_and_gpu_is_refused(monkeypatch, gpus, tmp_path):
+    choose(monkeypatch, None)
     assert devices.gpus_of_tensorflow() == []
-    assert gpus == []
+    model = SETTINGS.build()
+    assert not computes_in_float16(model)
+    save_encoder(tmp_path / "encoder.weights.h5", TrainedEncoder(model, SETTINGS))
+    choose(monkeypatch, "gpu")
+    monkeypatch.setattr(astra_gpu, "is_usable", lambda: False)
+    sentence = "^CRYOEM_DEVICE=gpu needs a GPU that TensorFlow can use, but none is visible$"
+    for build in (SETTINGS.build, lambda: load_encoder(tmp_path / "encoder.weights.h5")):
+        with pytest.raises(RuntimeError, match=sentence):
+            build()
+    with pytest.raises(RuntimeError, match=r"^CRYOEM_DEVICE=gpu needs astra-toolbox and a visible GPU"):
+        resolve_backend("auto")
+    assert resolve_backend("fourier") == "fourier"
 
 
-def test_cpu_too_late_is_one_sentence(monkeypatch, gpus):
+def test_a_wrong_or_late_choice_is_one_sentence(monkeypatch, gpus):
     def refuse(*_):
         raise RuntimeError("Visible devices cannot be modified after being initialized")
 
-    switch(monkeypatch, "cpu")
+    choose(monkeypatch, "cpu")
     gpus[:] = [CARD]
     monkeypatch.setattr(tf.config, "set_visible_devices", refuse)
     with pytest.raises(
-        RuntimeError, match=r"^CRYOEM_DEVICE=cpu must be set before TensorFlow is first used, and it "
+        RuntimeError, match=r"^CRYOEM_DEVICE=cpu must be set before TensorFlow is first used; it "
     ):
-        build_encoder(SIZE)
-
-
-def test_auto_without_a_gpu_is_the_cpu(monkeypatch, gpus):
-    switch(monkeypatch, None)
-    assert devices.gpus_of_tensorflow() == []
-    assert not computes_in_float16(build_encoder(SIZE, channels=4, blocks=1, n_features=9))
-
-
-def test_gpu_without_one_is_refused(monkeypatch, gpus, tmp_path):
-    settings = EncoderSettings(SIZE, channels=4, blocks=1, n_features=9)
-    save_encoder(tmp_path / "encoder.weights.h5", settings.build(), settings)
-    switch(monkeypatch, "gpu")
-    monkeypatch.setattr(astra_gpu, "is_usable", lambda: False)
-    sentence = "^CRYOEM_DEVICE=gpu needs a GPU that TensorFlow can use, and none is visible here$"
-    for build in (settings.build, lambda: load_encoder(tmp_path / "encoder.weights.h5")):
-        with pytest.raises(RuntimeError, match=sentence):
-            build()
-    with pytest.raises(
-        RuntimeError, match=r"^CRYOEM_DEVICE=gpu needs astra-toolbox and a visible GPU, and none"
-    ):
-        resolve_backend("auto")
-    assert resolve_backend("fourier") == "fourier"  # whoever names a backend means it
-
-
-@pytest.mark.parametrize(("device", "backend"), [("auto", "astra"), ("gpu", "astra"), ("cpu", "fourier")])
-def test_projection_follows_the_switch(monkeypatch, device, backend):
-    switch(monkeypatch, device)
-    monkeypatch.setattr(astra_gpu, "is_usable", lambda: True)
-    assert resolve_backend("auto") == backend
-
-
-def test_astra_is_refused_where_the_switch_says_cpu(monkeypatch):
-    switch(monkeypatch, "cpu")
-    monkeypatch.setattr(astra_gpu, "is_usable", lambda: True)
-    with pytest.raises(
-        RuntimeError, match=r'^backend="astra" needs a GPU, and CRYOEM_DEVICE=cpu forbids one$'
-    ):
-        resolve_backend("astra")
-
-
-def test_another_word_is_refused(monkeypatch):
-    switch(monkeypatch, "cuda")
+        SETTINGS.build()
+    choose(monkeypatch, "cuda")
     with pytest.raises(ValueError, match=r"^CRYOEM_DEVICE must be one of auto, cpu, gpu, got 'cuda'$"):
         resolve_backend("auto")
 
 
-def test_a_choice_lasts_as_long_as_its_block(monkeypatch):
-    switch(monkeypatch, None)
-    with devices.device_chosen("cpu"):
-        assert devices.chosen_device() == "cpu"
-        with devices.device_chosen(None):
-            assert devices.chosen_device() == "cpu"
-    assert devices.chosen_device() == "auto"
+@pytest.mark.parametrize(("device", "backend"), [("auto", "astra"), ("gpu", "astra"), ("cpu", "fourier")])
+def test_projection_follows_the_choice(monkeypatch, device, backend):
+    choose(monkeypatch, device)
+    monkeypatch.setattr(astra_gpu, "is_usable", lambda: True)
+    assert resolve_backend("auto") == backend
+    if device == "cpu":
+        with pytest.raises(RuntimeError, match=r'^backend="astra" needs a GPU'):
+            resolve_backend("astra")
 
 
-def test_the_option_of_a_command_sets_the_switch(monkeypatch, tmp_path):
-    switch(monkeypatch, "cpu")
-    monkeypatch.setattr(astra_gpu, "is_usable", lambda: False)
-    arguments = ["project", "phantom", "-n", "2", "--out", str(tmp_path / "images.star")]
-    refused = CliRunner().invoke(app, [*arguments, "--device", "gpu"])
-    assert (refused.exit_code, refused.stderr[:33]) == (1, "cryoem: CRYOEM_DEVICE=gpu needs a")
-    assert list(tmp_path.iterdir()) == []
-    assert CliRunner().invoke(app, arguments).exit_code == 0
-    unknown = CliRunner().invoke(app, [*arguments, "--device", "cuda"])
-    assert unknown.exit_code == 2
-    assert "must be one of auto, cpu, gpu, got 'cuda'" in unknown.stderr
-
-
-def test_the_switch_reaches_the_kernels_of_notebooks(tmp_path):
+def test_a_choice_lasts_as_long_as_its_block_and_reaches_notebooks(monkeypatch, tmp_path):
     source = "import os\nassert os.environ['CRYOEM_DEVICE'] == 'cpu'"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     nbformat.write(notebook, tmp_path / "a.ipynb")
+    choose(monkeypatch, None)
     with devices.device_chosen("cpu"):
+        with devices.device_chosen(None):
+            assert devices.chosen_device() == "cpu"
         execute_notebook(
             tmp_path / "a.ipynb",
             tmp_path / "b.ipynb",
@@ -167,120 +135,111 @@ def test_the_switch_reaches_the_kernels_of_notebooks(tmp_path):
             title="a",
             progress=False,
         )
+    assert devices.chosen_device() == "auto"
+
+
+def test_the_option_of_a_command_is_the_choice(monkeypatch, tmp_path):
+    choose(monkeypatch, "cpu")
+    monkeypatch.setattr(astra_gpu, "is_usable", lambda: False)
+    arguments = ["project", "phantom", "-n", "2", "--out", str(tmp_path / "images.star")]
+    refused = CliRunner().invoke(app, [*arguments, "--device", "gpu"])
+    assert refused.exit_code == 1
+    assert "CRYOEM_DEVICE=gpu needs a" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+    unknown = CliRunner().invoke(app, [*arguments, "--device", "cuda"])
+    assert unknown.exit_code == 2
 
 
 # --- what a GPU changes
 
 
-def small_encoder(**options) -> keras.Model:
-    keras.utils.set_random_seed(0)
-    defaults = {"channels": 8, "blocks": 1} if options.get("architecture") != "published" else {}
-    return build_encoder(SIZE, **(defaults | options))
-
-
-def small_stream() -> ProjectionStream:
-    return ProjectionStream(
-        phantom(size=SIZE),
-        image_size=SIZE,
-        network_image_size=SIZE,
-        batch_size=8,
-        steps=2,
-        noise_variance=0.5,
-    )
-
-
-def held_out(n: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(1)
-    return rng.normal(size=(n, SIZE, SIZE)).astype(np.float32), random_rotations(n, rng=2).as_quat()
+def images_of(n: int = 8) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(n, 12, 12)).astype(np.float32)
 
 
 @pytest.mark.parametrize(
-    ("options", "kind"),
-    [({}, "kernel"), ({"pair_head": True}, "mlp"), ({"architecture": "published"}, "cosine")],
+    "changes",
+    [{}, {"feature_distance": "mlp"}, {"architecture": "published", "n_features": None}],
+    ids=["polar", "mlp", "published"],
 )
-def test_an_encoder_on_a_gpu_computes_in_float16_and_answers_in_float32(on_a_gpu, monkeypatch, options, kind):
-    encoder = small_encoder(**options)
+def test_an_encoder_on_a_gpu_computes_in_float16_and_returns_float32(on_a_gpu, monkeypatch, changes):
+    def build() -> keras.Model:
+        keras.utils.set_random_seed(0)
+        return other_settings(**changes).build()
+
+    encoder = build()
     assert computes_in_float16(encoder)
     assert keras.config.dtype_policy().name == "float32"  # as it was
     assert all(weight.dtype == "float32" for weight in encoder.weights)
-    images, _ = held_out()
-    features = encoder(1e6 * images)  # more than float16 holds
+    features = encoder(1e6 * images_of())  # more than float16 holds
     assert features.dtype == "float32"
     monkeypatch.undo()
-    plain = small_encoder(**options)
+    plain = build()
     assert not computes_in_float16(plain)
-    expected = plain(1e6 * images)
+    expected = plain(1e6 * images_of())
     assert 0 < np.abs(features - expected).max() < FLOAT16 * np.abs(expected).max()
 
 
-def test_training_in_float16_is_near_that_in_float32(on_a_gpu, monkeypatch):
-    encoder = small_encoder()
-    before = encoder.get_weights()
-    history = train(encoder, small_stream(), epochs=1, validation=held_out())
-    assert isinstance(encoder.optimizer, keras.optimizers.LossScaleOptimizer)
-    assert all(not np.array_equal(a, b) for a, b in zip(before, encoder.get_weights(), strict=True))
+@uncompiled
+def test_training_in_float16_is_near_that_in_float32_and_resumes(on_a_gpu, monkeypatch, tmp_path):
+    encoder, history = tiny_training(epochs=2, seconds=1e-6, checkpoints=tmp_path)
+    assert isinstance(encoder.model.optimizer, keras.optimizers.LossScaleOptimizer)
+    _, resumed = tiny_training(epochs=2, checkpoints=tmp_path)
     monkeypatch.undo()
-    expected = train(small_encoder(), small_stream(), epochs=1, validation=held_out())
-    assert history["step"] == expected["step"]
-    assert history["learning_rate"] == expected["learning_rate"]
-    for name in ("loss", "val_loss", "distance_error_rad"):
-        assert history[name] == pytest.approx(expected[name], rel=FLOAT16)
+    _, expected = tiny_training(epochs=2)
+    assert resumed["loss"][:1] == history["loss"]
+    for name in ("step", "learning_rate", "loss", "val_loss", "distance_error_rad"):
+        assert resumed[name] == pytest.approx(expected[name], rel=FLOAT16)
+    with pytest.raises(
+        ValueError, match="different training, with precision 'mixed_float16' instead of 'float32'"
+    ):
+        tiny_training(epochs=2, checkpoints=tmp_path)
 
 
-def test_checkpoints_of_another_precision_are_refused(on_a_gpu, monkeypatch, tmp_path):
-    options = {"epochs": 2, "validation": held_out(), "checkpoints": tmp_path}
-    history = train(small_encoder(), small_stream(), seconds=1e-6, **options)
-    assert len(history["loss"]) == 1
-    assert len(train(small_encoder(), small_stream(), **options)["loss"]) == 2
-    monkeypatch.undo()
-    with pytest.raises(ValueError, match="of another training, with precision 'mixed_float16' and not None"):
-        train(small_encoder(), small_stream(), **options)
-
-
-def test_a_policy_that_was_set_otherwise_stays(on_a_gpu):
+def test_a_policy_of_the_user_stays(on_a_gpu):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        encoder = small_encoder()
+        encoder = SETTINGS.build()
         assert keras.config.dtype_policy().name == "mixed_bfloat16"
     finally:
         keras.config.set_dtype_policy("float32")
     assert {layer.compute_dtype for layer in encoder.layers} >= {"bfloat16", "float32"}
-    assert encoder(held_out()[0]).dtype == "float32"
+    assert encoder(images_of()).dtype == "float32"
 
 
 @pytest.mark.parametrize(
-    ("build", "inputs"),
+    "build",
     [
-        (lambda: build_polar_network(polar_grid(32), seed=0), ["spectra"]),
-        (lambda: build_pair_network(32, filters=(4, 8), dense=(8,), rng=0), ["first", "second"]),
-        (
-            lambda: build_pair_network(32, filters=(4, 8), dense=(8,), correlation=True, rng=0),
-            ["first", "second"],
-        ),
-        (lambda: build_polar_pair_network(32, channels=8, blocks=1, dense=8, rng=0), ["first", "second"]),
+        lambda: build_polar_network(polar_grid(32), seed=0),
+        lambda: build_pair_network(32, filters=(4, 8), dense=(8,), correlation=True, rng=0),
+        lambda: build_polar_pair_network(32, channels=8, blocks=1, dense=8, rng=0),
     ],
-    ids=["polar", "published", "correlation", "natural"],
+    ids=["polar", "published", "natural"],
 )
-def test_networks_of_alignment_answer_alike_in_float16(on_a_gpu, monkeypatch, rng, build, inputs):
+def test_networks_of_alignment_agree_in_float16(on_a_gpu, monkeypatch, rng, build):
     network = build()
     assert computes_in_float16(network)
     arrays = [rng.normal(size=(4, *tensor.shape[1:])).astype(np.float32) for tensor in network.inputs]
-    answer = network(arrays if len(inputs) > 1 else arrays[0])
-    assert answer.dtype == "float32"
+    inputs = arrays if len(arrays) > 1 else arrays[0]
+    output = network(inputs)
+    assert output.dtype == "float32"
     monkeypatch.undo()
     plain = build()
     plain.set_weights(network.get_weights())
-    expected = plain(arrays if len(inputs) > 1 else arrays[0])
-    np.testing.assert_allclose(answer, expected, atol=10 * FLOAT16)  # of unit vectors
+    np.testing.assert_allclose(output, plain(inputs), atol=10 * FLOAT16)  # of unit vectors
 
 
 def test_steps_compiled_by_xla_are_the_plain_ones(monkeypatch):
-    plain, compiled = small_encoder(), small_encoder()  # both in float32
-    options = {"epochs": 1, "validation": held_out()}
-    expected = train(plain, small_stream(), **options)
+    def build() -> TrainedEncoder:
+        keras.utils.set_random_seed(0)
+        return TrainedEncoder(SETTINGS.build(), SETTINGS)
+
+    plain, compiled = build(), build()  # both in float32
+    options = {"validation": tiny_validation(), "schedule": TrainingSchedule(1)}
+    expected = train(plain, tiny_stream(), **options)
     monkeypatch.setattr(devices, "gpus_of_tensorflow", lambda: [CARD.name])
-    history = train(compiled, small_stream(), **options)
-    assert (plain.jit_compile, compiled.jit_compile) == (False, True)
+    history = train(compiled, tiny_stream(), **options)
+    assert (plain.model.jit_compile, compiled.model.jit_compile) == (False, True)
     for name in ("loss", "val_loss", "distance_error_rad"):
         assert history[name] == pytest.approx(expected[name], rel=FLOAT32)
-    np.testing.assert_allclose(compiled(held_out()[0]), plain(held_out()[0]), atol=FLOAT32)
+    np.testing.assert_allclose(compiled.model(images_of()), plain.model(images_of()), atol=FLOAT32)

@@ -1,8 +1,9 @@
-"""The repository agrees with itself: what is installed, imported, called, linked, cited and committed."""
+"""The repository is consistent: dependencies, commands, links, citations, and the numbers that the README quotes."""
 
 from __future__ import annotations
 
 import ast
+import csv
 import json
 import re
 import subprocess
@@ -19,44 +20,28 @@ from packaging.utils import canonicalize_name
 import cryoem
 
 ROOT = Path(__file__).parents[1]
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-PROJECT = PYPROJECT["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CARD = {"tensorflow", "tensorflow-graphics", "numpy", "astra-toolbox", "plotly", "jupyterlab"}
 HEAVY = ("tensorflow", "keras", "tensorflow_graphics", "astra", "plotly", "papermill", "numba")
 DISTRIBUTION_OF = {
     "astra": "astra-toolbox",
+    "google": "protobuf",
     "skimage": "scikit-image",
     "yaml": "pyyaml",
-    "google": "protobuf",
 }
-MARKDOWN = sorted(
-    [
-        *ROOT.glob("*.md"),
-        ROOT / "data" / "README.md",
-        *(ROOT / "docs").glob("**/*.md"),
-        *ROOT.glob("benchmarks/*.md"),
-    ]
-)
+UNIMPORTED = {"ipykernel", "jupyterlab", "tensorflow"}  # programs, and the backend of Keras
+MARKDOWN = sorted([*ROOT.glob("*.md"), ROOT / "data" / "README.md", *(ROOT / "docs").glob("*.md")])
 
 
 def read(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def conda_dependencies() -> tuple[list[str], list[str]]:
-    """Conda's own and pip's lines of environment.yml."""
-    dependencies = yaml.safe_load(read("environment.yml"))["dependencies"]
-    (pip,) = (entry["pip"] for entry in dependencies if isinstance(entry, dict))
-    return [entry for entry in dependencies if isinstance(entry, str)], pip
-
-
 def installed_by(extras: set[str]) -> set[str]:
-    """Names of the direct dependencies of ``pip install .[extras]``; an extra may name others of the project."""
+    """Return the direct dependencies of ``pip install .[extras]``; an extra may include other extras."""
     names: set[str] = set()
-    requirements = [Requirement(text) for text in PROJECT["dependencies"]]
-    for extra in extras:
-        requirements += [Requirement(text) for text in PROJECT["optional-dependencies"][extra]]
-    for requirement in requirements:
+    lists = [PROJECT["dependencies"], *(PROJECT["optional-dependencies"][extra] for extra in extras)]
+    for requirement in (Requirement(text) for texts in lists for text in texts):
         if requirement.name == PROJECT["name"]:
             names |= installed_by(requirement.extras)
         else:
@@ -64,95 +49,78 @@ def installed_by(extras: set[str]) -> set[str]:
     return names
 
 
-def recipe(target: str) -> list[str]:
-    """Commands of a Makefile target."""
-    match = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", read("Makefile"), re.MULTILINE)
-    assert match, f"the Makefile has no target {target}"
-    return [line.strip() for line in match.group(1).splitlines()]
-
-
-def test_conda_installs_the_project_itself_and_nothing_else():
-    conda, pip = conda_dependencies()
-    assert [re.split("[=<>]", entry)[0] for entry in conda] == ["python", "pip"]
-    assert len(pip) == 1
-    assert re.fullmatch(r"-e \.\[[a-z,]+\]", pip[0])
-
-
-def test_conda_and_pip_give_the_whole_set():
-    _, (line,) = conda_dependencies()
-    extras = set(re.search(r"\[(.*)\]", line).group(1).split(","))
-    made = re.search(r"^EXTRAS = (.*)$", read("Makefile"), re.MULTILINE).group(1)
-    assert extras == set(made.split(","))
-    assert installed_by(extras) >= CARD
-    assert installed_by({"gpu"}) >= CARD
-    assert not any("and-cuda" in text for extra in extras for text in PROJECT["optional-dependencies"][extra])
-
-
-def test_conda_and_pip_agree_on_python():
-    conda, _ = conda_dependencies()
-    version = next(entry.partition("=")[2] for entry in conda if entry.startswith("python="))
-    supported = SpecifierSet(PROJECT["requires-python"])
-    assert version in supported
-    minor = int(version.partition(".")[2])
-    assert f"3.{minor - 1}" not in supported
-    assert f"3.{minor + 1}" not in supported
-    assert PYPROJECT["tool"]["ruff"]["target-version"] == f"py3{minor}"
-
-
-def test_version_is_that_of_the_package():
-    assert PROJECT["dynamic"] == ["version"]
-    assert (ROOT / PYPROJECT["tool"]["hatch"]["version"]["path"]).samefile(cryoem.__file__)
-    assert re.fullmatch(r"\d+\.\d+\.\d+", cryoem.__version__)
-
-
-def test_every_import_of_the_package_is_a_direct_dependency():
-    allowed = installed_by({"gpu", "baselines"})
-    missing = {}
+def imported_by_the_package() -> dict[str, str]:
+    """Return the distributions that modules of the package import, each with one of these modules."""
+    found = {}
     for path in sorted((ROOT / "cryoem").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module]
-            else:
-                continue
             for top in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"cryoem"}:
-                if canonicalize_name(DISTRIBUTION_OF.get(top, top)) not in allowed:
-                    missing[top] = str(path.relative_to(ROOT))
-    assert not missing
+                found[canonicalize_name(DISTRIBUTION_OF.get(top, top))] = str(path.relative_to(ROOT))
+    return found
+
+
+def test_conda_and_make_install_the_same():
+    dependencies = yaml.safe_load(read("environment.yml"))["dependencies"]
+    *conda, pip = dependencies
+    assert [re.split("[=<>]", entry)[0] for entry in conda] == ["python", "pip"]
+    (line,) = pip["pip"]
+    extras = set(re.fullmatch(r"-e \.\[([a-z,]+)\]", line).group(1).split(","))
+    assert extras == set(re.search(r"^EXTRAS = (.*)$", read("Makefile"), re.MULTILINE).group(1).split(","))
+    assert installed_by(extras) >= CARD
+    assert installed_by({"gpu"}) >= CARD
+    python = next(entry.partition("=")[2] for entry in conda if entry.startswith("python="))
+    assert python in SpecifierSet(PROJECT["requires-python"])
+
+
+def test_dependencies_are_those_that_the_package_imports():
+    imported = imported_by_the_package()
+    missing = imported.keys() - installed_by({"gpu", "baselines"})
+    assert not {name: imported[name] for name in missing}
+    assert installed_by(set()) - imported.keys() <= UNIMPORTED
 
 
 def test_importing_the_package_imports_nothing_heavy():
     code = f"import sys, cryoem; print([name for name in {HEAVY} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert run.stdout.strip() == "[]"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", cryoem.__version__)
 
 
-def test_readme_makefile_and_ci_call_the_same_tests():
-    assert re.search(r"^make test\b", read("README.md"), re.MULTILINE)
+def test_ci_lints_and_runs_the_documented_tests():
     commands = [line.split("#")[0] for line in read(".ci/run").splitlines()]
-    assert any(re.match(r"\s*make test\b", line) for line in commands)
-    assert any(re.match(r"\s*make lint\b", line) for line in commands)
-    assert recipe("test") == ["$(BIN)/python -m pytest $(ARGS)"]
-    assert recipe("lint") == ["$(BIN)/ruff check .", "$(BIN)/ruff format --check ."]
+    for target in ("lint", "test"):
+        assert any(re.match(rf"\s*make {target}\b", line) for line in commands)
+    assert "make test" in read("CONTRIBUTING.md")
+
+
+def test_make_targets_in_the_documentation_exist():
+    targets = set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
+    named = {
+        target
+        for path in MARKDOWN
+        for target in re.findall(r"^(?:`|\| `)?make ([a-z]+)", path.read_text(), re.M)
+    }
+    assert {"demo", "lab"} <= named <= targets
 
 
 @pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_relative_links_resolve(path: Path):
     prose = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    targets = re.findall(r"\]\(<?([^)\s>]+)", prose) + re.findall(r"(?:src|href)=\"([^\"]+)\"", prose)
-    local = [target for target in targets if not re.match(r"[a-z]+:", target)]
-    broken = [target for target in local if not points_somewhere(path, target)]
+    targets = re.findall(r"\]\(<?([^)\s>]+)", prose)
+    broken = [target for target in targets if not re.match(r"[a-z]+:", target) and not resolves(path, target)]
     assert not broken
 
 
-def points_somewhere(path: Path, target: str) -> bool:
+def resolves(path: Path, target: str) -> bool:
     name, _, anchor = target.partition("#")
     found = path.parent / name if name else path
-    if not found.exists():
-        return False
-    if not anchor or found.suffix != ".md":
-        return True
+    if not anchor or not found.exists():
+        return found.exists()
     headings = re.findall(r"^#+ (.*)$", found.read_text(encoding="utf-8"), re.MULTILINE)
     return anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -162,120 +130,108 @@ def test_citation_names_both_papers():
     assert citation["license"] == PROJECT["license"]
     papers = {entry["identifiers"][0]["value"]: entry for entry in citation["references"]}
     assert set(papers) == {"arXiv:2104.06237", "arXiv:2205.11829"}
-    families = {
-        arxiv: [author["family-names"] for author in entry["authors"]] for arxiv, entry in papers.items()
-    }
-    assert families["arXiv:2104.06237"] == ["Banjac", "Donati", "Defferrard"]
-    assert families["arXiv:2205.11829"] == ["Chen", "Feng", "Shen"]
     for entry in papers.values():
         assert entry["title"] in " ".join(read("README.md").split())
 
 
 def test_notebooks_are_committed_without_outputs():
-    notebooks = sorted(
-        path for path in ROOT.glob("notebooks/**/*.ipynb") if ".ipynb_checkpoints" not in path.parts
-    )
-    dirty = []
-    for path in notebooks:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        if any(cell.get("outputs") or cell.get("execution_count") for cell in cells):
-            dirty.append(path.relative_to(ROOT).as_posix())
-    assert not dirty
+    paths = [path for path in ROOT.glob("notebooks/**/*.ipynb") if ".ipynb_checkpoints" not in path.parts]
+    cells = {path.name: json.loads(path.read_text(encoding="utf-8"))["cells"] for path in paths}
+    assert cells
+    assert not [
+        n for n, c in cells.items() if any(cell.get("outputs") or cell.get("execution_count") for cell in c)
+    ]
+
+
+# --- the README quotes the benchmarks
+
+
+def readme_row(label: str) -> list[str]:
+    """Return the cells after the label of the one row of the README that starts with it."""
+    (cells,) = re.findall(rf"^\| {re.escape(label)}[^|]* \| (.+) \|$", read("README.md"), re.MULTILINE)
+    return [cell.strip() for cell in cells.split(" | ")]
+
+
+def results(name: str) -> dict[str, dict[str, str]]:
+    """Return the rows of a stored table by their first cell."""
+    lines = [line for line in read(f"benchmarks/results/{name}.csv").splitlines() if not line.startswith("#")]
+    rows = list(csv.DictReader(lines))
+    return {next(iter(row.values())): row for row in rows}
+
+
+def assert_rounded(quoted: str, measured: str) -> None:
+    """Assert that the first number of a quotation is the first measured one, rounded."""
+    number = re.match(r"[0-9.]+", quoted).group()
+    assert number == f"{float(measured.split()[0]):.{len(number.partition('.')[2])}f}"
 
 
 @pytest.mark.parametrize(
-    ("row", "quantity"),
+    "quantity",
     [
-        ("E_OR, error of the recovered orientations", "E_OR"),
-        ("pose error, gauge from the images", "pose error, gauge from the images"),
-        ("resolution with these orientations, FSC 0.5, clean images", "FSC 0.5, clean images"),
-        ("pose error after refinement", "pose error, refined"),
-        ("resolution between half-maps refined apart, masked, 0.143", "half-maps 0.143, masked"),
-        ("training", "training"),
-    ],
-)
-def test_the_readme_quotes_the_benchmarks(row, quantity):
-    (cells,) = re.findall(rf"^\| {re.escape(row)} \| ([^|]+) \| ([^|]+) \|", read("README.md"), re.MULTILINE)
-    sections = re.findall(
-        r"^### 5j0n, noise variance (0|16), 1650 images(.*?)(?=^###|\Z)",
-        read("docs/benchmarks.md"),
-        re.M | re.S,
-    )
-    assert [noise for noise, _ in sections] == ["0", "16"]
-    for quoted, (_, section) in zip(cells, sections, strict=True):
-        (measured,) = re.findall(rf"^\| {re.escape(quantity)} +\|[^|]+\| ([0-9.]+)", section, re.MULTILINE)
-        number = re.match(r"[0-9.]+", quoted).group()
-        decimals = len(number.partition(".")[2])
-        assert number == f"{float(measured):.{decimals}f}"
-
-
-@pytest.mark.parametrize(
-    ("row", "section"),
-    [
-        ("particles up to 5 px off the middle", "5j0n (+-5 px), noise variance 16,"),
-        ("off the middle and through the contrast transfer", "5j0n (+-5 px, CTF), noise variance 16,"),
-        ("D2 over the whole sphere: beta-galactosidase", "beta-galactosidase (D2), noise variance 16,"),
-    ],
-)
-def test_the_readme_quotes_the_benchmarks_of_real_particles(row, section):
-    (cells,) = re.findall(rf"^\| {re.escape(row)}[^|]*\| (.+) \|$", read("README.md"), re.MULTILINE)
-    (table,) = re.findall(
-        rf"^### {re.escape(section)}(.*?)(?=^###|\Z)", read("docs/benchmarks.md"), re.M | re.S
-    )
-    quantities = (
         "E_OR",
+        "pose error, gauge from the images",
+        "FSC 0.5, clean images",
         "pose error, refined",
-        "FSC 0.5, refined, the images given",
-        "FSC 0.5, true orientations",
-    )
-    quoted = re.findall(r"([0-9.]+) (rad|Å)", cells)
-    assert len(quoted) == len(quantities)
-    for (number, unit), quantity in zip(quoted, quantities, strict=True):
-        (measured,) = re.findall(
-            rf"^\| {re.escape(quantity)} +\|[^|]+\| ([0-9.]+) {unit}", table, re.MULTILINE
-        )
-        assert number == f"{float(measured):.{len(number.partition('.')[2])}f}"
+        "half-map FSC 0.143, masked",
+        "training",
+    ],
+)
+def test_the_readme_quotes_the_main_results(quantity):
+    for quoted, noise in zip(readme_row(quantity)[:2], (0, 16), strict=True):
+        assert_rounded(quoted, results(f"end-to-end-5j0n-noise-{noise}")[quantity]["measured"])
 
 
 @pytest.mark.parametrize(
-    ("row", "section", "ours", "theirs"),
+    ("label", "name"),
     [
-        ("project 5j0n, 116 px", "5j0n, projections of 116 px", "cryoem", "ASPIRE"),
-        ("a map of 1,650 images with noise", "5j0n, noise variance 16, a map of", "cryoem", "ASPIRE"),
+        ("5j0n, off-centre by up to 5 px", "5j0n-shifts"),
+        ("the same with contrast transfer", "5j0n-shifts-ctf"),
+        ("beta-galactosidase, D2", "beta-galactosidase-D2"),
+    ],
+)
+def test_the_readme_quotes_the_results_with_further_effects(label, name):
+    measured = results(f"end-to-end-{name}-noise-16")
+    e_or, refined, resolutions = readme_row(label)
+    quoted = (e_or, refined, *resolutions.split(" / "))
+    names = ("E_OR", "pose error, refined", "FSC 0.5, refined poses", "FSC 0.5, true orientations")
+    for text, quantity in zip(quoted, names, strict=True):
+        assert_rounded(text, measured[quantity]["measured"])
+
+
+@pytest.mark.parametrize(
+    ("label", "name", "ours", "theirs", "column"),
+    [
+        ("project 5j0n, 116 px", "projection", "cryoem", "ASPIRE", "rate"),
+        ("reconstruct a map from 1,650 noisy images", "reconstruction-noise-16", "cryoem", "ASPIRE", "time"),
         (
             "1,650 orientations from noisy distances",
-            "1650 orientations, all pairs, errors of 0.2 rad",
-            "cryoem, spectral+refine",
-            "stochastic, 1,",
-        ),
-        (
-            "pairs in training, published encoder",
-            "Training the published encoder, 116 px",
-            "all pairs of a batch | 512 ",
-            "pair-wise",
+            "recovery-speed",
+            "cryoem, spectral+gauss_newton",
+            "stochastic, 1,446,332 steps",
+            "time",
         ),
     ],
 )
-def test_the_readme_quotes_the_speed_beside_peers(row, section, ours, theirs):
-    (cells,) = re.findall(rf"^\| {re.escape(row)} \| (.+) \|$", read("README.md"), re.MULTILINE)
-    (table,) = re.findall(
-        rf"^### {re.escape(section)}(.*?)(?=^#|\Z)", read("docs/benchmarks.md"), re.M | re.S
-    )
-    table = re.sub(" +", " ", table)
-    (ours,), (theirs,) = (
-        re.findall(rf"^\| {re.escape(method)}.*$", table, re.MULTILINE) for method in (ours, theirs)
-    )
-    here, beside, ratio = cells.split(" | ")
-    for quoted, measured in ((here, ours), (beside.rpartition(", ")[2].rpartition("after ")[2], theirs)):
-        assert quoted.removesuffix(" pairs/s") in measured
-    assert ratio in ours + theirs
+def test_the_readme_quotes_the_speed(label, name, ours, theirs, column):
+    here, other, ratio = readme_row(label)
+    measured = results(name)
+    assert here == measured[ours][column]
+    assert other.endswith(f" {measured[theirs][column]}")
+    assert ratio == measured[theirs]["speed-up of cryoem"]
 
 
-def test_the_readme_quotes_the_alignment_benchmark():
+def test_the_readme_quotes_the_training_rate():
+    here, other, ratio = readme_row("published encoder, training pairs")
+    rows = list(csv.reader(read("benchmarks/results/training-published.csv").splitlines()[3:]))
+    pair_wise, batch = rows[1], rows[-1]
+    rate, speed_up = rows[0].index("pairs/s"), rows[0].index("speed-up over pair-wise")
+    assert here == f"{batch[rate]} pairs/s"
+    assert other.endswith(f" {pair_wise[rate]} pairs/s")
+    assert ratio == batch[speed_up]
+
+
+def test_the_readme_quotes_the_alignment():
     measured = json.loads(read("notebooks/4-udl-alignment/fourteen-sets.json"))
-    rows = re.findall(r"^\| (\d-(?:noise|ssnr)) \| (.*) \|$", read("README.md"), re.MULTILINE)
-    assert len(rows) == 3
-    for name, cells in rows:
-        columns = ("pair", "udl", "template", "judl", "template_aligned", "aligned")
-        expected = [measured[name][key] for key in columns]
-        assert cells.split(" | ") == [f"{error:.2f}°" for error in expected]
+    columns = ("pair", "udl", "template", "judl", "template_aligned", "aligned")
+    for name in ("1-noise", "4-ssnr", "7-ssnr"):
+        assert readme_row(name) == [f"{measured[name][key]:.2f}°" for key in columns]

@@ -1,22 +1,30 @@
-"""Projection matching: coarse orientations become fine, true ones stay, and nothing but the images is used."""
+"""Refinement: coarse poses become fine, true ones stay, and only the images are used."""
 
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
-from unfit_images import unfit_images
 
-from cryoem.evaluation import pose_error
-from cryoem.projectors import project
-from cryoem.reconstruction import reconstruct
-from cryoem.refinement import refine
-from cryoem.resolution import fourier_shell_correlation, masked_half_map_fsc
-from cryoem.rotations import random_small_rotations
-from cryoem.volumes import crop_or_pad, phantom
+from cryoem.contrast import ContrastTransfer, Optics
+from cryoem.images import add_noise
+from cryoem.orientations.evaluation import align_shifts, pose_error
+from cryoem.particles.simulation import simulate
+from cryoem.projection.fourier import transform
+from cryoem.projection.projectors import project
+from cryoem.reconstruction.maps import reconstruct
+from cryoem.reconstruction.pose_steps import descend
+from cryoem.reconstruction.refinement import refine, remove_drift
+from cryoem.reconstruction.resolution import fourier_shell_correlation, masked_half_map_fsc
+from cryoem.reconstruction.rounds import RefinementSchedule
+from cryoem.reconstruction.working_images import full_images, working_images
+from cryoem.rotations import Poses, point_group, random_rotations, random_small_rotations
+from cryoem.volumes.density import crop_or_pad
+from cryoem.volumes.phantoms import phantom
 
-N = 200
+N = 150
 PIXEL_ANGSTROM = 4.0
 START = 0.1  # radians, mean error of the orientations that a refinement starts from
 FIXED_POINT = 0.01  # radians that it may move true orientations of a 32-px particle: 0.1 px at its rim
+SHORT = RefinementSchedule(search_rounds=1, gradient_rounds=1)
 
 
 def disturbed(rotations: Rotation, seed: int = 0) -> Rotation:
@@ -25,8 +33,8 @@ def disturbed(rotations: Rotation, seed: int = 0) -> Rotation:
     return Rotation.from_rotvec(vectors) * rotations
 
 
-def refined(images, rotations, **options):
-    return refine(images, rotations, **{"pixel_size_angstrom": PIXEL_ANGSTROM, "rng": 0} | options)
+def refined(images, poses, **options):
+    return refine(images, poses, **{"pixel_size_angstrom": PIXEL_ANGSTROM, "rng": 0} | options)
 
 
 @pytest.fixture(scope="module")
@@ -45,37 +53,72 @@ def start(true):
 
 
 @pytest.fixture(scope="module")
-def result(images, start):
-    return refined(images, start)
+def small(true):
+    """Images of 24 px, which take less time than those of 32."""
+    return project(phantom(size=24).data, true, backend="fourier")
 
 
-def test_coarse_orientations_become_fine(result, true, start):
+@pytest.fixture(scope="module")
+def calls():
+    """Arguments of the callback in the rounds of ``result``."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def result(images, start, calls):
+    return refined(images, start, callback=lambda *call: calls.append(call))
+
+
+def test_coarse_orientations_and_the_map_become_fine(result, images, true, start, particle):
     before = pose_error(true, start)
     assert before == pytest.approx(START, rel=0.1)
     assert pose_error(true, result.rotations) < before / 4
-
-
-def test_an_odd_box_is_refined_too(true):
-    images = project(phantom(size=33).data, true, backend="fourier")
-    start = disturbed(true)
-    assert pose_error(true, refined(images, start).rotations) < pose_error(true, start) / 4
-
-
-def test_noisy_images_are_refined_too(images, true, start):
-    noisy = images + np.random.default_rng(0).normal(scale=images.std(), size=images.shape)
-    assert pose_error(true, refined(noisy, start).rotations) < pose_error(true, start) / 2
-
-
-def test_the_map_gets_better(result, particle, images, start):
     coarse = reconstruct(images, start, pixel_size_angstrom=PIXEL_ANGSTROM).data
     before, after = (fourier_shell_correlation(particle, v).correlation for v in (coarse, result.map.data))
     assert (after[:-2] > before[:-2]).all()
     assert (after[:-2] > 0.98).all()
-    np.testing.assert_allclose(
-        result.map.data,
-        reconstruct(images, result.rotations, pixel_size_angstrom=PIXEL_ANGSTROM).data,
-        atol=1e-3 * result.map.data.max(),
-    )
+    expected = reconstruct(images, result.poses, pixel_size_angstrom=PIXEL_ANGSTROM).data
+    np.testing.assert_allclose(result.map.data, expected, atol=1e-3 * result.map.data.max())
+    assert not result.shifts_px.any()  # none were given, so none are refined
+
+
+def test_the_result_is_consistent(result):
+    a, b = result.half_maps
+    assert result.map.data.shape == a.data.shape == b.data.shape == result.mask.shape == (32, 32, 32)
+    assert {m.voxel_size_angstrom for m in (result.map, a, b)} == {PIXEL_ANGSTROM}
+    assert result.mask.min() >= 0
+    assert result.mask.max() <= 1
+    assert result.subset.sum() == N // 2
+    assert set(result.subset) == {0, 1}
+    expected = masked_half_map_fsc(a.data, b.data, result.mask, voxel_size_angstrom=PIXEL_ANGSTROM, rng=0)
+    np.testing.assert_allclose(result.fsc.correlation, expected.correlation, atol=1e-4)
+    np.testing.assert_allclose(result.fsc.frequency, expected.frequency)
+
+
+def test_each_round_is_in_the_history_and_calls_the_callback(result, start, calls):
+    rounds = range(1, len(result.history) + 1)
+    assert [(entry["round"], entry["kind"]) for entry in result.history] == [
+        (number, "search" if number <= 3 else "gradient") for number in rounds
+    ]
+    assert 3 < len(rounds) <= 7
+    assert [entry for entry, _ in calls] == result.history
+    scores, moved = ([entry[key] for entry in result.history] for key in ("score", "moved_rad"))
+    assert scores[0] < scores[-1]
+    assert max(scores) <= 1 + 1e-5
+    assert moved[-1] < 0.1 * moved[0]
+    assert moved[0] <= 0.12
+    assert moved[0] == pytest.approx((calls[0][1] * start.inv()).magnitude().mean(), rel=1e-6)
+
+
+def test_a_refinement_ends_at_its_tolerance_and_without_rounds_at_its_start(small, start):
+    schedule = RefinementSchedule(search_rounds=0, gradient_rounds=3, tolerance=1.0)
+    calls = []
+    found = refined(small[:40], start[:40], schedule=schedule, callback=lambda *call: calls.append(call))
+    assert len(found.history) == len(calls) == 1
+    np.testing.assert_array_equal(calls[-1][1].as_quat(), found.rotations.as_quat())
+    found = refined(small[:40], start[:40], schedule=RefinementSchedule(search_rounds=0, gradient_rounds=0))
+    assert (found.rotations * start[:40].inv()).magnitude().max() < 1e-7
+    assert found.history == []
 
 
 def test_true_orientations_stay(images, true):
@@ -84,115 +127,51 @@ def test_true_orientations_stay(images, true):
     assert pose_error(true, found.rotations) < FIXED_POINT
 
 
-def test_clustered_views_stay(particle):
+def test_clustered_views_improve():
     true = Rotation.from_rotvec(random_small_rotations((N,), radius=0.4, rng=0))
     start = disturbed(true)
-    found = refined(project(particle, true, backend="fourier"), start)
+    found = refined(project(phantom(size=24).data, true, backend="fourier"), start)
     assert pose_error(true, found.rotations) < pose_error(true, start)
 
 
-@pytest.mark.parametrize("n", [16, 17, 30])
-def test_few_images_do_not_make_it_worse(images, true, start, n):
-    assert pose_error(true[:n], refined(images[:n], start[:n]).rotations) < pose_error(true[:n], start[:n])
+@pytest.mark.parametrize("n", [16, 17])
+def test_few_images_do_not_make_it_worse(small, true, start, n):
+    assert pose_error(true[:n], refined(small[:n], start[:n]).rotations) < pose_error(true[:n], start[:n])
 
 
-def test_history_and_callback_tell_each_round(images, start):
-    calls = []
-    found = refined(
-        images[:40],
-        start[:40],
-        search_rounds=2,
-        gradient_rounds=1,
-        tolerance=0.0,
-        callback=lambda entry, rotations: calls.append((entry, rotations)),
-    )
-    assert [entry["kind"] for entry in found.history] == ["search", "search", "gradient"]
-    assert [entry["round"] for entry in found.history] == [1, 2, 3]
-    assert [entry for entry, _ in calls] == found.history
-    np.testing.assert_array_equal(calls[-1][1].as_quat(), found.rotations.as_quat())
-    first = (calls[0][1] * start[:40].inv()).magnitude().mean()
-    assert found.history[0]["moved_rad"] == pytest.approx(first, rel=1e-6)
-
-
-def test_matching_gets_better_and_steps_shorter(result):
-    scores = [entry["score"] for entry in result.history]
-    moved = [entry["moved_rad"] for entry in result.history]
-    assert scores[-1] > scores[0]
-    assert max(scores) <= 1 + 1e-5
-    assert moved[-1] < 0.1 * moved[0]
-    assert moved[0] <= 0.12
-
-
-def test_refinement_returns_what_belongs_together(result):
-    a, b = result.half_maps
-    assert result.map.data.shape == a.data.shape == b.data.shape == result.mask.shape == (32, 32, 32)
-    assert {m.voxel_size_angstrom for m in (result.map, a, b)} == {PIXEL_ANGSTROM}
-    assert result.mask.min() >= 0
-    assert result.mask.max() <= 1
-    expected = masked_half_map_fsc(a.data, b.data, result.mask, voxel_size_angstrom=PIXEL_ANGSTROM, rng=0)
-    np.testing.assert_allclose(result.fsc.correlation, expected.correlation, atol=1e-4)
-    np.testing.assert_allclose(result.fsc.frequency, expected.frequency)
-
-
-@pytest.mark.parametrize("noise", [0, 4])
-def test_wrong_orientations_do_not_make_half_maps_agree(images, true, noise):
+def test_wrong_orientations_do_not_make_noisy_half_maps_agree(images, true):
     """Halves that shared their references would agree to some 20 angstrom whatever the orientations."""
     rng = np.random.default_rng(0)
-    noisy = images + noise * images.std() * rng.normal(size=images.shape).astype(np.float32)
+    noisy = images + images.std() * rng.normal(size=images.shape).astype(np.float32)
     wrong = refined(noisy, Rotation.random(len(true), rng=rng))
     right = refined(noisy, disturbed(true))
+    assert pose_error(true, right.rotations) < START / 2
     assert pose_error(true, wrong.rotations) > 1
     nyquist = 1 / right.fsc.frequency[-1]
     assert wrong.fsc.resolution_angstrom(0.143) > 2.5 * nyquist
     assert right.fsc.resolution_angstrom(0.143) < 0.7 * wrong.fsc.resolution_angstrom(0.143)
 
 
-def test_same_seed_same_result(images, start):
-    options = {"search_rounds": 1, "gradient_rounds": 1}
-    first, second, other = (refined(images[:60], start[:60], rng=seed, **options) for seed in (3, 3, 4))
+def test_the_seed_determines_the_result_and_arguments_stay(small, start):
+    mine, rotations = small[:40].copy(), start[:40]
+    first, second, other = (refined(mine, rotations, rng=seed, schedule=SHORT) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first.rotations.as_quat(), second.rotations.as_quat())
     np.testing.assert_array_equal(first.map.data, second.map.data)
     assert not np.array_equal(first.rotations.as_quat(), other.rotations.as_quat())
+    np.testing.assert_array_equal(mine, small[:40])
+    np.testing.assert_array_equal(rotations.as_quat(), start[:40].as_quat())
 
 
-def test_no_rounds_leave_orientations_alone(images, start):
-    found = refined(images[:40], start[:40], search_rounds=0, gradient_rounds=0)
-    assert (found.rotations * start[:40].inv()).magnitude().max() < 1e-7
-    assert found.history == []
-
-
-def test_arguments_stay_as_they_were(images, start):
-    mine, quaternions = images[:20].copy(), start[:20].as_quat()
-    rotations = start[:20]
-    refined(mine, rotations, search_rounds=1, gradient_rounds=1)
-    np.testing.assert_array_equal(mine, images[:20])
-    np.testing.assert_array_equal(rotations.as_quat(), quaternions)
-
-
-def with_a_blank(images):
-    images = images.copy()
-    images[3] = 0
-    return images
-
-
-@pytest.mark.parametrize(
-    ("change", "scale"),
-    [
-        (lambda images: 1e4 * images, 1e4),
-        (lambda images: 1e-4 * images, 1e-4),
-        (lambda images: np.asfortranarray(images.astype(np.float64)), 1),
-        (lambda images: images + 5, 1),
-        (lambda images: images - images.mean(axis=(1, 2), keepdims=True), 1),
-        (with_a_blank, 1),
-    ],
-    ids=["bright", "faint", "float64", "background", "zero mean", "one blank"],
-)
+@pytest.mark.parametrize(("size", "scale", "background"), [(24, 1e4, 5.0), (25, 1e-4, 0.0)])
 def test_contrast_and_background_do_not_matter_and_the_map_has_the_units_of_the_images(
-    images, true, start, particle, change, scale
+    true, start, size, scale, background
 ):
-    found = refined(change(images), start)
+    density = phantom(size=size).data
+    images = project(density, true, backend="fourier")
+    images[3] = 0
+    found = refined(np.asfortranarray(scale * images.astype(np.float64) + background), start)
     assert pose_error(true, found.rotations) < pose_error(true, start) / 4
-    assert np.vdot(found.map.data, particle) / np.vdot(particle, particle) == pytest.approx(scale, rel=0.02)
+    assert np.vdot(found.map.data, density) / np.vdot(density, density) == pytest.approx(scale, rel=0.02)
 
 
 @pytest.mark.parametrize("size", [12, 13])
@@ -202,39 +181,122 @@ def test_the_smallest_images_make_a_map(true, start, size):
     assert np.corrcoef(found.ravel(), density.ravel())[0, 1] > 0.95
 
 
-def test_images_of_nothing_but_noise_end_in_a_map_all_the_same(true):
-    noise = np.random.default_rng(0).normal(size=(N, 32, 32))
-    found = refined(noise, true, search_rounds=1, gradient_rounds=1)
+def test_pure_noise_gives_a_finite_map(true):
+    noise = np.random.default_rng(0).normal(size=(N, 24, 24))
+    found = refined(noise, true, schedule=SHORT)
     assert np.isfinite(found.map.data).all()
     assert np.isfinite(found.rotations.as_quat()).all()
 
 
-# --- refusals
+# --- shifts, contrast transfer, symmetry
 
 
-@pytest.mark.parametrize(("change", "message"), unfit_images(20, fewest=16, smallest=12))
-def test_images_that_are_none_are_refused(images, start, change, message):
-    with pytest.raises(ValueError, match=message):
-        refined(change(images[:20]), start[:20])
+def test_coarse_shifts_become_fine_with_the_orientations_through_a_contrast_transfer():
+    ctf = ContrastTransfer(defocus_range_angstrom=(4_000.0, 9_000.0))
+    stack = simulate(phantom(size=24), 200, shift_limit_px=3, ctf=ctf, rng=1)
+    turns = random_small_rotations((200,), radius=0.1, rng=0)
+    shifts = stack.shifts_px + np.random.default_rng(0).normal(scale=0.4, size=(200, 2))
+    start = Poses(Rotation.from_rotvec(turns) * stack.rotations, shifts)
+    found = refine(stack, start, rng=0)
+    assert pose_error(stack.rotations, found.rotations) < pose_error(stack.rotations, start.rotations) / 6
+    before, after = (
+        np.linalg.norm(
+            align_shifts(stack.shifts_px, p.shifts_px, p.rotations) - stack.shifts_px, axis=1
+        ).mean()
+        for p in (start, found.poses)
+    )
+    assert before == pytest.approx(0.5, rel=0.1)
+    assert after < before / 6
 
 
-def test_one_orientation_for_many_images_is_refused(images, start):
-    with pytest.raises(ValueError, match=r"rotations must hold at least one .*got a single"):
-        refined(images[:20], start[0])
+def test_shifts_move_only_if_they_are_refined(small, true):
+    moved = Poses(true[:40], np.full((40, 2), 0.5))
+    fixed, free, from_zero = (
+        refined(small[:40], poses, refine_shifts=choice, schedule=SHORT).shifts_px
+        for poses, choice in ((moved, False), (moved, None), (true[:40], True))
+    )
+    np.testing.assert_array_equal(fixed, moved.shifts_px)
+    assert (free != moved.shifts_px).all()
+    assert from_zero.any()
+
+
+def test_refinement_keeps_to_the_symmetry():
+    true = random_rotations(N, rng=0)
+    images = project(phantom(symmetry="D2", size=32, rng=0).data, true)
+    noisy = images / images.std() + np.random.default_rng(0).standard_normal(images.shape, np.float32)
+    copies = true * point_group("D2")[np.random.default_rng(3).integers(4, size=N)]
+    off = copies * Rotation.from_rotvec(np.random.default_rng(1).normal(scale=0.04, size=(N, 3)))
+    schedule = RefinementSchedule(search_rounds=1, gradient_rounds=2)
+    found = refined(noisy, off, symmetry="D2", schedule=schedule)
+    before, after = (pose_error(true, r, symmetry="D2") for r in (off, found.rotations))
+    assert after < 0.7 * before
+    inner = found.map.data[1:, 1:, 1:]
+    np.testing.assert_allclose(np.flip(inner, (0, 1)), inner, atol=0.02 * inner.max())
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "asked"),
+    ("symmetry", "turn", "origin"),
+    [("C1", [0.1, -0.2, 0.1], [0.3, 0.4, 0.5]), ("C4", [0, 0, 0.1], [0, 0, 0.5])],
+)
+def test_the_drift_of_half_sets_is_removed(symmetry, turn, origin):
+    wanted = Poses(random_rotations(60, rng=1), np.random.default_rng(1).normal(size=(60, 2)))
+    rotations = wanted.rotations * Rotation.from_rotvec(turn)
+    drifted = Poses(rotations, wanted.shifts_px + rotations.as_matrix()[:, :2] @ origin)
+    found = remove_drift(drifted, wanted, symmetry)
+    assert (found.rotations * wanted.rotations.inv()).magnitude().max() < 1e-6
+    np.testing.assert_allclose(found.shifts_px, wanted.shifts_px, atol=1e-6)
+
+
+def test_steps_estimate_their_uncertainty_and_samples_spread_accordingly(particle):
+    """Many noisy copies of one view: found poses scatter as the covariances say, and so do poses sampled from them."""
+    rotations = random_rotations(1, rng=5)[np.zeros(300, int)]
+    images = project(particle, rotations)
+    images = add_noise(images / images.std(), 0.5, rng=0)
+    work = working_images(full_images(images, Optics(1.0))[0], Poses(rotations), 12).within(12)
+    # the low frequencies of the volume, in as many voxels as the working images have pixels
+    spectrum = np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(particle)))
+    low = slice(16 - work.size // 2, 16 - work.size // 2 + work.size)
+    coarse = np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(spectrum[low, low, low])).real)
+    found = descend(transform(coarse), work, rotations, steps=3, refine_shifts=True)
+    predicted = np.sqrt(np.einsum("naa->na", found.covariances).mean(axis=0))
+    for poses, reference in (
+        (found.poses, Poses(rotations)),
+        (found.sample(np.random.default_rng(0)), found.poses),
+    ):
+        turns = (poses.rotations * reference.rotations.inv()).as_rotvec()
+        errors = np.column_stack([turns, poses.shifts_px - reference.shifts_px])
+        np.testing.assert_allclose(errors.std(axis=0), predicted, rtol=0.2)
+
+
+# --- refusals
+
+IMAGES, POSES = np.random.default_rng(0).normal(size=(20, 16, 16)), random_rotations(20, rng=0)
+CTF = Optics(4.0, ContrastTransfer(), np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("step", "options", "message"),
     [
-        ("search_rounds", -1, "a whole number of at least 0"),
-        ("gradient_rounds", -1, "a whole number of at least 0"),
-        ("candidates", 0, "a whole number of at least 1"),
-        ("pixel_size_angstrom", 0.0, "a positive number"),
-        ("pixel_size_angstrom", -1.0, "a positive number"),
-        ("search_radius", 0.0, "a positive number"),
-        ("search_radius", np.nan, "a positive number"),
+        (refined, {"images": IMAGES[:15]}, "at least 16 images are required, got 15"),
+        (refined, {"images": IMAGES[:, :11, :11]}, r"images must be .* y == x >= 12, got \(20, 11, 11\)"),
+        (refined, {"images": IMAGES * np.nan}, "images must be finite, got 5120 non-finite values of 5120"),
+        (refined, {"images": 0 * IMAGES}, "images must not be constant, got 20 constant images"),
+        (refined, {"images": IMAGES[:19]}, "poses must have one entry for each of the 19 images, got 20"),
+        (refined, {"pixel_size_angstrom": 0.0}, "pixel_size_angstrom must be a positive number, got 0.0"),
+        (refined, {"symmetry": "Q"}, "symmetry must be Cn, Dn, T, O or I, got 'Q'"),
+        (refined, {"optics": CTF}, "defocus_angstrom must have one entry for each of the 20 images, got 3"),
+        (RefinementSchedule, {"search_rounds": -1}, "search_rounds must be a whole .* at least 0, got -1"),
+        (
+            RefinementSchedule,
+            {"gradient_rounds": -1},
+            "gradient_rounds must be a whole .* at least 0, got -1",
+        ),
+        (RefinementSchedule, {"candidates": 0}, "candidates must be a whole number of at least 1, got 0"),
+        (RefinementSchedule, {"search_radius": np.nan}, "search_radius must be a positive number, got nan"),
+        (RefinementSchedule, {"tolerance": -1.0}, "tolerance must be a finite number .* 0, got -1.0"),
     ],
 )
-def test_numbers_out_of_range_are_refused(images, start, name, value, asked):
-    with pytest.raises(ValueError, match=f"^{name} must be {asked}, got {value}$"):
-        refined(images[:20], start[:20], **{name: value})
+def test_unfit_arguments_are_one_sentence(step, options, message):
+    defaults = {"images": IMAGES, "poses": POSES} if step is refined else {}
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        step(**(defaults | options))

@@ -1,17 +1,18 @@
-"""Fourier shell correlation: its known values, the threshold's crossing, what a mask adds and how that is told."""
+"""Fourier shell and ring correlation: known values, crossings of a threshold, and the correction for a mask."""
 
 import numpy as np
 import pytest
 import scipy.fft
 
-from cryoem.resolution import (
+from cryoem.reconstruction.resolution import (
     FSC,
+    fourier_ring_correlation,
     fourier_shell_correlation,
     masked_half_map_fsc,
     particle_mask,
     shell_index,
 )
-from cryoem.volumes import soft_sphere
+from cryoem.volumes.filters import soft_sphere
 
 ROUNDING = 1e-12
 
@@ -36,7 +37,7 @@ def test_a_map_correlates_with_itself_and_opposes_its_negative(n):
     assert curve.resolution_angstrom(0.143) == pytest.approx(1 / curve.frequency[-1])
 
 
-def test_correlation_has_no_scale_and_no_order():
+def test_correlation_does_not_depend_on_scale_and_order():
     a, b = noise(16), noise(16) + noise(16, 1)
     expected = fourier_shell_correlation(a, b).correlation
     for x, y in ((b, a), (1e-30 * a, 1e20 * b), (a.astype(np.float32), np.asfortranarray(b)), (a + 7, b)):
@@ -44,20 +45,16 @@ def test_correlation_has_no_scale_and_no_order():
 
 
 @pytest.mark.parametrize("n", [32, 33])
-def test_independent_noise_does_not_correlate(n):
-    curve = fourier_shell_correlation(noise(n), noise(n, 1))
-    independent = np.bincount(shell_index(n).ravel())[
-        1 : n // 2 + 1
-    ]  # about half of each shell is independent
-    assert (np.abs(curve.correlation) < 4 / np.sqrt(independent)).all()
-    assert np.ptp(curve.correlation) > 0
-
-
-@pytest.mark.parametrize("snr", [0.25, 1.0, 4.0])
-def test_correlation_of_noisy_halves_is_what_their_signal_to_noise_says(snr):
-    signal = np.sqrt(snr) * noise(32)
-    curve = fourier_shell_correlation(signal + noise(32, 1), signal + noise(32, 2))
-    assert curve.correlation[6:].mean() == pytest.approx(snr / (1 + snr), abs=0.02)
+@pytest.mark.parametrize("snr", [0.0, 0.25, 4.0])
+def test_correlation_of_noisy_halves_follows_their_signal_to_noise(n, snr):
+    signal = np.sqrt(snr) * noise(n)
+    correlation = fourier_shell_correlation(signal + noise(n, 1), signal + noise(n, 2)).correlation
+    assert correlation[6:].mean() == pytest.approx(snr / (1 + snr), abs=0.02)
+    if snr == 0:
+        # about half of the elements of each shell are independent
+        independent = np.bincount(shell_index(n).ravel())[1 : n // 2 + 1]
+        assert (np.abs(correlation) < 4 / np.sqrt(independent)).all()
+        assert np.ptp(correlation) > 0
 
 
 @pytest.mark.parametrize("n", [24, 25])
@@ -73,26 +70,36 @@ def test_maps_that_agree_up_to_a_shell_have_the_resolution_of_that_shell(n, shel
     assert shell < crossing < shell + 1
 
 
-def test_a_shift_turns_phases_and_nothing_else():
-    a = noise(16)
-    moved = np.roll(a, 1, axis=2)
-    curve = fourier_shell_correlation(a, moved).correlation
-    kx = np.fft.fftfreq(16) * 16
-    z, y, x = np.meshgrid(kx, kx, kx, indexing="ij")
-    shells = np.rint(np.sqrt(x**2 + y**2 + z**2)).astype(int)
-    power = np.abs(np.fft.fftn(a)) ** 2
-    for shell in (1, 4, 8):
-        at = shells == shell
-        expected = (power * np.cos(2 * np.pi * x / 16))[at].sum() / power[at].sum()
-        assert curve[shell - 1] == pytest.approx(expected, abs=ROUNDING)
+@pytest.mark.parametrize("n", [8, 15])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_shells_and_rings_are_sums_over_the_full_transform(n, ndim):
+    a, b = (noise(n, seed)[(0,) * (3 - ndim)] for seed in (0, 1))
+    correlate = fourier_shell_correlation if ndim == 3 else fourier_ring_correlation
+    curve = correlate(a, a + b)
+    np.testing.assert_allclose(curve.frequency, np.arange(1, n // 2 + 1) / n)
+    fa, fb = np.fft.fftn(a), np.fft.fftn(a + b)
+    radius = np.sqrt(sum(np.square(k) for k in np.meshgrid(*ndim * [np.fft.fftfreq(n) * n])))
+    for shell in range(1, n // 2 + 1):
+        at = np.rint(radius) == shell
+        cross = (fa * fb.conj())[at].sum().real
+        expected = cross / np.sqrt((np.abs(fa[at]) ** 2).sum() * (np.abs(fb[at]) ** 2).sum())
+        assert curve.correlation[shell - 1] == pytest.approx(expected)
+    np.testing.assert_allclose(correlate(a, -a).correlation, -1)
 
 
-def test_a_mask_is_multiplied_into_both():
-    a, b, mask = noise(12), noise(12, 1), soft_sphere((12, 12, 12), 3, 2)
-    masked = fourier_shell_correlation(a, b, mask=mask).correlation
-    np.testing.assert_allclose(
-        masked, fourier_shell_correlation(a * mask, b * mask).correlation, atol=ROUNDING
-    )
+CURVE = FSC(np.array([0.1, 0.2, 0.3, 0.4]), np.array([1.0, 0.6, 0.2, 0.5]))
+
+
+@pytest.mark.parametrize(
+    ("threshold", "frequency"),
+    [(0.4, 0.25), (0.5, 0.225), (0.6, 0.2), (0.8, 0.15), (0.2, 0.4), (0.143, 0.4), (0.999, 0.10025)],
+)
+def test_resolution_is_interpolated_where_the_curve_first_falls_below(threshold, frequency):
+    assert CURVE.resolution_angstrom(threshold) == pytest.approx(1 / frequency)
+    assert FSC(CURVE.frequency, 0.1 * CURVE.correlation).resolution_angstrom(threshold) == pytest.approx(10)
+
+
+# --- masks and phase randomisation
 
 
 def test_the_mask_of_a_particle_surrounds_it(particle):
@@ -107,134 +114,77 @@ def test_the_mask_of_a_particle_surrounds_it(particle):
     assert not mask[~soft_sphere(mask.shape, 16, 0).astype(bool)].any()
 
 
-def test_shells_of_a_constant_map_are_empty_and_correlate_nothing():
-    np.testing.assert_array_equal(
-        fourier_shell_correlation(np.ones((8, 8, 8)), np.ones((8, 8, 8))).correlation, 0
-    )
-
-
-# --- thresholds
-
-
-CURVE = FSC(np.array([0.1, 0.2, 0.3, 0.4]), np.array([1.0, 0.6, 0.2, 0.5]))
-
-
-@pytest.mark.parametrize(
-    ("threshold", "frequency"),
-    [(0.4, 0.25), (0.5, 0.225), (0.6, 0.2), (0.8, 0.15), (0.2, 0.4), (0.143, 0.4), (0.999, 0.10025)],
-)
-def test_resolution_is_interpolated_where_the_curve_first_falls_below(threshold, frequency):
-    assert CURVE.resolution_angstrom(threshold) == pytest.approx(1 / frequency)
-
-
-def test_a_curve_below_from_the_start_has_the_resolution_of_its_first_shell():
-    assert FSC(np.array([0.1, 0.2]), np.array([0.1, 0.9])).resolution_angstrom(0.5) == pytest.approx(10)
-
-
-@pytest.mark.parametrize("threshold", [0, 1, -0.5, 2, np.nan])
-def test_a_threshold_that_is_none_is_refused(threshold):
-    with pytest.raises(ValueError, match=f"threshold must be between 0 and 1, got {threshold}"):
-        CURVE.resolution_angstrom(threshold)
-
-
-# --- masks and phase randomisation
-
-
-def half_maps(n=40, shell=6):
-    """Two maps with a common signal up to a shell and noise of their own everywhere, and a tight mask."""
+def test_phase_randomisation_removes_the_correlation_of_the_mask_and_the_seed_determines_how():
+    n, shell = 40, 6
+    # a common signal up to a shell and independent noise beyond it
     signal = noise(n) - beyond_shell(noise(n), shell)
-    halves = [signal + beyond_shell(0.05 * noise(n, seed), shell) for seed in (1, 2)]
-    return *halves, soft_sphere((n, n, n), 8, 1)
-
-
-def test_phase_randomisation_shows_what_the_mask_correlates():
-    shell = 6
-    a, b, mask = half_maps(shell=shell)
-    beyond = slice(shell + 2, shell + 7)
-    masked = fourier_shell_correlation(a, b, mask=mask).correlation[beyond]
-    found = masked_half_map_fsc(a, b, mask, voxel_size_angstrom=1.0, rng=0)
-    assert masked.mean() > 0.5  # the mask carries the signal into shells that hold none
-    assert found.phase_randomised[beyond].mean() > 0.5 * masked.mean()
+    a, b = (signal + beyond_shell(0.05 * noise(n, seed), shell) for seed in (1, 2))
+    mask, beyond = soft_sphere((n, n, n), 8, 1), slice(shell + 2, shell + 7)
+    masked = fourier_shell_correlation(a, b, mask=mask, voxel_size_angstrom=2.0)
+    np.testing.assert_allclose(
+        masked.correlation, fourier_shell_correlation(a * mask, b * mask).correlation, atol=ROUNDING
+    )
+    found, again, other = (
+        masked_half_map_fsc(a, b, mask, voxel_size_angstrom=2.0, rng=seed) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(found.frequency, masked.frequency)
+    np.testing.assert_array_equal(found.correlation[:shell], masked.correlation[:shell])
+    mean = masked.correlation[beyond].mean()
+    assert mean > 0.5  # the mask carries the signal into shells that hold none
+    assert found.phase_randomised[beyond].mean() > 0.5 * mean
     assert found.correlation[beyond].max() < 0.2
     assert np.abs(fourier_shell_correlation(a, b).correlation[beyond]).max() < 0.2
+    np.testing.assert_array_equal(found.correlation, again.correlation)
+    assert not np.array_equal(found.correlation, other.correlation)
 
 
-def test_correction_keeps_what_is_signal():
+def test_correction_keeps_the_signal():
     signal, mask = noise(32), soft_sphere((32, 32, 32), 9, 4)
     a, b = (signal + 0.7 * noise(32, seed) for seed in (1, 2))
     found = masked_half_map_fsc(a, b, mask, voxel_size_angstrom=1.0, rng=0)
     assert found.correlation[4:].mean() == pytest.approx(1 / (1 + 0.49), abs=0.05)
     assert np.abs(found.phase_randomised[6:]).mean() < 0.15
+    same = masked_half_map_fsc(a, a, mask, voxel_size_angstrom=1.0, rng=0)
+    np.testing.assert_allclose(same.correlation, 1, atol=1e-9)
 
 
-def test_below_the_randomised_shells_nothing_is_corrected():
-    a, b, mask = half_maps()
-    found = masked_half_map_fsc(a, b, mask, voxel_size_angstrom=2.0, rng=0)
-    masked = fourier_shell_correlation(a, b, mask=mask, voxel_size_angstrom=2.0)
-    np.testing.assert_array_equal(found.correlation[:6], masked.correlation[:6])
-    np.testing.assert_array_equal(found.frequency, masked.frequency)
-
-
-def test_maps_that_agree_everywhere_need_no_correction():
-    a, mask = noise(16), soft_sphere((16, 16, 16), 4, 2)
-    np.testing.assert_allclose(
-        masked_half_map_fsc(a, a, mask, voxel_size_angstrom=1.0, rng=0).correlation, 1, atol=1e-9
-    )
-
-
-def test_same_seed_same_correction():
-    a, b, mask = half_maps()
-    first, second, other = (
-        masked_half_map_fsc(a, b, mask, voxel_size_angstrom=1.0, rng=r) for r in (0, 0, 1)
-    )
-    np.testing.assert_array_equal(first.correlation, second.correlation)
-    assert not np.array_equal(first.correlation, other.correlation)
-
-
-# --- refusals
-
-
-def with_nan(volume):
-    volume = volume.copy()
-    volume[0, 0, 0] = np.nan
-    return volume
+A, SMALL = noise(6), np.ones((1, 1, 1))
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "message"),
+    ("call", "message"),
     [
-        (noise(6)[:5], noise(6)[:5], r"a must be a cubic volume .*got shape \(5, 6, 6\)"),
-        (noise(6), noise(6)[0], r"a and b must have the same shape, got \(6, 6, 6\) and \(6, 6\)"),
-        (noise(6), noise(5), r"a and b must have the same shape, got \(6, 6, 6\) and \(5, 5, 5\)"),
-        (noise(6), with_nan(noise(6)), "b must be finite, got 1 non-finite values of 216"),
-        (np.zeros((6, 6, 6)), noise(6), "a must not be zero everywhere, got only zeros"),
-        (noise(6)[0], noise(6)[0], r"a must be a non-empty array with 3 axes, got shape \(6, 6\)"),
-        (np.zeros((0, 0, 0)), np.zeros((0, 0, 0)), r"a must be a non-empty array .*got shape \(0, 0, 0\)"),
-        (np.ones((1, 1, 1)), np.ones((1, 1, 1)), r"a must .*at least 2 voxels .*got shape \(1, 1, 1\)"),
+        (lambda: fourier_shell_correlation(A[:5], A[:5]), r"a must be a cubic volume .*shape \(5, 6, 6\)"),
+        (
+            lambda: fourier_shell_correlation(A, A[0]),
+            r"a and b must have the same shape, got .* and \(6, 6\)",
+        ),
+        (
+            lambda: fourier_shell_correlation(A, A * np.nan),
+            "b must be finite, got 216 non-finite values of 216",
+        ),
+        (lambda: fourier_shell_correlation(0 * A, A), "a must not be zero everywhere, got only zeros"),
+        (
+            lambda: fourier_shell_correlation(SMALL, SMALL),
+            r"a must .*at least 2 voxels .*got shape \(1, 1, 1\)",
+        ),
+        (
+            lambda: fourier_shell_correlation(A, A, voxel_size_angstrom=np.nan),
+            "voxel_size_angstrom must be a positive number, got nan",
+        ),
+        (
+            lambda: fourier_shell_correlation(A, A, mask=A[:5, :5, :5]),
+            r"mask must have the volumes' shape \(6, 6, 6\), got \(5, 5, 5\)",
+        ),
+        (
+            lambda: masked_half_map_fsc(A, A, 0 * A, voxel_size_angstrom=1.0),
+            "a must not be zero everywhere under the mask, got only zeros",
+        ),
+        (lambda: fourier_ring_correlation(A[0, 1:], A[0, 1:]), r"a and b must be square .*shape \(5, 6\)"),
+        (lambda: CURVE.resolution_angstrom(1), "threshold must be between 0 and 1, got 1"),
+        (lambda: CURVE.resolution_angstrom(np.nan), "threshold must be between 0 and 1, got nan"),
     ],
 )
-def test_volumes_that_are_none_are_refused(a, b, message):
-    with pytest.raises(ValueError, match=message):
-        fourier_shell_correlation(a, b)
-
-
-@pytest.mark.parametrize(
-    ("mask", "message"),
-    [
-        (np.ones((5, 5, 5)), r"mask must have the volumes' shape \(6, 6, 6\), got \(5, 5, 5\)"),
-        (with_nan(np.ones((6, 6, 6))), "mask must be finite, got 1 non-finite values of 216"),
-        (np.zeros((6, 6, 6)), "a must not be zero everywhere under the mask, got only zeros"),
-    ],
-    ids=["shape", "nan", "zero"],
-)
-def test_a_mask_that_is_none_is_refused(mask, message):
-    with pytest.raises(ValueError, match=message):
-        fourier_shell_correlation(noise(6), noise(6), mask=mask)
-    with pytest.raises(ValueError, match=message):
-        masked_half_map_fsc(noise(6), noise(6), mask, voxel_size_angstrom=1.0)
-
-
-@pytest.mark.parametrize("voxel_size", [0.0, -1.0, np.nan])
-def test_a_voxel_size_that_is_none_is_refused(voxel_size):
-    with pytest.raises(ValueError, match=f"voxel_size_angstrom must be a positive number, got {voxel_size}"):
-        fourier_shell_correlation(noise(6), noise(6), voxel_size_angstrom=voxel_size)
+def test_unfit_arguments_are_one_sentence(call, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        call()

@@ -1,4 +1,4 @@
-"""Train on one device and on two, in a process of its own: TensorFlow is told of virtual devices before it computes.
+"""Train on one device and on two, in a separate process: virtual devices must be set before TensorFlow computes.
 
 python tests/two_devices.py OUT.json FOLDER
 """
@@ -14,11 +14,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cryoem import devices, imaging
+from cryoem import devices
+from cryoem.distances.prediction import encode
+from cryoem.distances.stream import ProjectionStream
+from cryoem.distances.trained import EncoderSettings, TrainedEncoder
+from cryoem.distances.training import TrainingSchedule, train
+from cryoem.images import shift
+from cryoem.particles.simulation import ImagingConditions
 from cryoem.rotations import random_rotations
-from cryoem.siamese import EncoderSettings, ProjectionStream, encode, train
+from cryoem.udl.training import AlignerOptions
 from cryoem.udl.training import train as train_aligner
-from cryoem.volumes import phantom
+from cryoem.volumes.phantoms import phantom
 
 [CPU] = tf.config.list_physical_devices("CPU")
 tf.config.set_visible_devices([], "GPU")
@@ -26,24 +32,22 @@ tf.config.set_logical_device_configuration(CPU, [tf.config.LogicalDeviceConfigur
 PARTICLE = phantom(size=16)
 EPOCHS = 3
 RATE = 1e-3  # of aligners, at its highest
-PAIR = tf.distribute.MirroredStrategy(
-    ["CPU:0", "CPU:1"]
-)  # one for all: a second would be taken for the first
+# one strategy for all trainings: TensorFlow confuses a second one with the first
+PAIR = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
-def train_encoder(scope, *, batch_size: int = 8, n_validation: int = 12, **options):
+def train_encoder(
+    scope, *, batch_size: int = 8, n_validation: int = 12, checkpoints=None, seconds=None, **options
+):
     """Encoder, its weights before and after, and the history of a few steps."""
-    checkpoints = options.pop("checkpoints", None)
-    seconds = options.pop("seconds", None)
     settings = EncoderSettings(12, channels=4, blocks=1, n_features=9, **options)
+    imaging = ImagingConditions(16, noise_variance=0.5, shift_limit_px=2.0 if settings.with_shifts else 0.0)
     stream = ProjectionStream(
         PARTICLE,
-        image_size=16,
+        imaging,
         network_image_size=12,
         batch_size=batch_size,
         steps=2,
-        noise_variance=0.5,
-        shift_limit_px=2.0 if settings.with_shifts else 0.0,
         with_shifts=settings.with_shifts,
     )
     rng = np.random.default_rng(99)
@@ -58,13 +62,11 @@ def train_encoder(scope, *, batch_size: int = 8, n_validation: int = 12, **optio
         encoder = settings.build()
     before = encoder.get_weights()
     history = train(
-        encoder,
+        TrainedEncoder(encoder, settings),
         stream,
-        epochs=EPOCHS,
         validation=held_out,
-        feature_distance=settings.feature_distance,
+        schedule=TrainingSchedule(EPOCHS, seconds=seconds),
         checkpoints=checkpoints,
-        seconds=seconds,
     )
     return encoder, before, encoder.get_weights(), history
 
@@ -84,7 +86,7 @@ def compared(**options) -> dict:
 
 
 def resumed(folder: Path) -> dict:
-    """A training on two devices, and one that was stopped after its first epoch and went on with another encoder."""
+    """A training on two devices, and one that stopped after its first epoch and was resumed with a new encoder."""
     _, _, expected, history = train_encoder(PAIR.scope())
     _, _, _, stopped = train_encoder(PAIR.scope(), checkpoints=folder, seconds=1e-6)
     _, _, found, whole = train_encoder(PAIR.scope(), checkpoints=folder)
@@ -107,11 +109,15 @@ def in_float16() -> dict:
 def aligners() -> dict:
     """Aligners of images, trained on one device and on two."""
     rng = np.random.default_rng(0)
-    images = imaging.shift(rng.normal(size=(40, 16, 16)), rng.normal(size=(40, 2)))
+    images = shift(rng.normal(size=(40, 16, 16)), rng.normal(size=(40, 2)))
     trainings = []
     for scope in (nullcontext(), PAIR.scope()):
         with scope:
-            trainings.append(train_aligner(images, epochs=1, batch_size=4, learning_rate=RATE))
+            trainings.append(
+                train_aligner(
+                    images, options=AlignerOptions(batch_size=4), schedule=TrainingSchedule(1, RATE)
+                )
+            )
     one, two = trainings
     weights = [training.aligner.network.get_weights() for training in trainings]
     return {
@@ -123,7 +129,7 @@ def aligners() -> dict:
 
 
 def refused(**options) -> str:
-    """What is said of a training that two devices cannot share."""
+    """The error of a training that two devices cannot share."""
     try:
         train_encoder(PAIR.scope(), **options)
     except ValueError as error:
@@ -138,7 +144,6 @@ def largest(these, those) -> float:
 
 if __name__ == "__main__":
     report = {
-        "cosine": compared(feature_distance="cosine"),
         "shifts": compared(with_shifts=True),
         "mlp": compared(feature_distance="mlp"),
         "float16": in_float16(),

@@ -1,4 +1,4 @@
-"""What tests let Dask's workers do; a module of its own, as a worker loads it anew each time it is started."""
+"""Functions that the tests run on Dask workers, in a module that a restarted worker can import."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 
-def late(number: int) -> tuple[int, int]:
-    """Earlier numbers take longer."""
+def slow_start(number: int) -> tuple[int, int]:
+    """Return the number and the process; smaller numbers take longer."""
     time.sleep(0.2 / (1 + number))
     return number, os.getpid()
 
@@ -20,19 +20,13 @@ def refuse(number: int) -> int:
     return number
 
 
-def numbers_and_processes(number: int) -> tuple[int, int]:
-    """A tenth of a second's work, and who did it."""
-    time.sleep(0.1)
-    return number, os.getpid()
-
-
 def threads(_) -> str | None:
-    """How many threads a library is told to use."""
+    """Return the number of threads that libraries may use."""
     return os.environ.get("OMP_NUM_THREADS")
 
 
 class Killer:
-    """Kills the worker that it is on, at one number, the first time or each time."""
+    """Kills its worker at number 3: the first time, or always."""
 
     def __init__(self, folder: Path, *, always: bool):
         self.folder, self.always = folder, always

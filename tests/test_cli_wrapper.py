@@ -1,0 +1,158 @@
+"""How commands end: what is on stdout and stderr, the exit codes, and which files may be written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from cryoem.cli.options import Force, Out, new_file
+from cryoem.cli.wrapper import Answer, command, json_text
+
+
+def run(work, *arguments):
+    """Call a command that calls ``work`` and answers 'done'."""
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.command()
+    @command(afterwards="all is as before")
+    def do(
+        times: Annotated[int, typer.Option()] = 1, box: Annotated[float, typer.Option("--box-size")] = 1.0
+    ) -> Answer:
+        """Work."""
+        for _ in range(times):
+            work()
+        return Answer("done", {"times": times})
+
+    return CliRunner().invoke(app, arguments)
+
+
+def raising(error):
+    def fail():
+        raise error
+
+    return fail
+
+
+def test_stdout_has_the_answer_only():
+    ended = run(lambda: print("chatter of a library"), "--times", "2")  # noqa: T201
+    assert (ended.exit_code, ended.stdout, ended.stderr) == (0, "done\n", "chatter of a library\n" * 2)
+    assert json.loads(run(lambda: None, "--json").stdout) == {"times": 1}
+
+
+def test_a_warning_is_one_line_on_stderr():
+    def warn():
+        warnings.simplefilter("always")
+        warnings.warn("the header\n lacks a cell", UserWarning, stacklevel=1)
+
+    ended = run(warn)
+    assert (ended.exit_code, ended.stdout) == (0, "done\n")
+    assert ended.stderr == "cryoem: warning: the header lacks a cell\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (ValueError("map must be\n finite"), 1, "map must be finite"),
+        (FileNotFoundError("no map file at x"), 1, "no map file at x"),
+        (
+            ZeroDivisionError("by zero"),
+            1,
+            "unexpected ZeroDivisionError: by zero (use --debug for the traceback)",
+        ),
+        (ValueError("times must be 1, got 2"), 1, "--times must be 1, got 2"),
+        (ValueError("box_angstrom must be 1"), 1, "--box-size must be 1"),
+        (KeyboardInterrupt(), 130, "interrupted; all is as before"),
+    ],
+)
+def test_an_error_is_one_sentence_in_the_words_of_the_user(error, code, sentence):
+    for arguments in ([], ["--json"]):
+        ended = run(raising(error), *arguments)
+        assert (ended.exit_code, ended.stdout, ended.stderr) == (code, "", f"cryoem: {sentence}\n")
+
+
+def test_debug_shows_the_traceback():
+    error = ValueError("what")
+    assert run(raising(error), "--debug").exception is error
+
+
+def test_sigterm_ends_a_command_in_order():
+    before = signal.getsignal(signal.SIGTERM)
+    ended = run(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert (ended.exit_code, ended.stderr) == (143, "cryoem: terminated; all is as before\n")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_json_is_valid_for_any_value():
+    values = {
+        "array": np.float32([[0.5, np.nan]]),
+        "count": np.int64(3),
+        "nothing": None,
+        "infinite": float("inf"),
+        "path": Path("a/b"),
+        "pair": (1, "Å"),
+        "inner": {"yes": np.True_},
+    }
+    assert json.loads(json_text(values)) == {
+        "array": [[0.5, None]],
+        "count": 3,
+        "nothing": None,
+        "infinite": None,
+        "path": "a/b",
+        "pair": [1, "Å"],
+        "inner": {"yes": True},
+    }
+
+
+def write(source, out, *options):
+    """Call a command that reads ``source`` and writes 'new' to ``--out``."""
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.command()
+    @command(afterwards="nothing was written")
+    def do(source: Path, out: Out, force: Force = False) -> Answer:
+        """Write."""
+        new_file(out, ".txt", force=force, inputs=(source,)).write_text("new")
+        return Answer(str(out), {"out": out})
+
+    return CliRunner().invoke(app, [str(source), "--out", str(out), *options])
+
+
+def test_a_file_is_replaced_only_with_force(tmp_path):
+    out = tmp_path / "a.txt"
+    out.write_text("old")
+    refused = write("in", out)
+    assert (refused.exit_code, refused.stderr) == (1, f"cryoem: {out} exists; use --force to overwrite it\n")
+    assert out.read_text() == "old"
+    assert write("in", out, "--force").exit_code == 0
+    assert out.read_text() == "new"
+
+
+def test_an_input_is_never_replaced(tmp_path):
+    source = tmp_path / "a.txt"
+    source.write_text("precious")
+    (tmp_path / "link.txt").symlink_to(source)
+    for out in (source, tmp_path / "link.txt"):
+        refused = write(source, out, "--force")
+        assert refused.exit_code == 1
+        assert refused.stderr.startswith(f"cryoem: {out} is an input of this command")
+    assert source.read_text() == "precious"
+
+
+def test_places_that_cannot_be_written_are_refused(tmp_path):
+    assert write("in", tmp_path / "a.md").exit_code == 2
+    (tmp_path / "folder.txt").mkdir()
+    for out, sentence in (
+        (tmp_path / "no" / "a.txt", "the folder of --out {} does not exist; create it first"),
+        (tmp_path / "folder.txt", "--out must be a file, got the folder {}"),
+    ):
+        refused = write("in", out, "--force")
+        assert (refused.exit_code, refused.stderr) == (1, f"cryoem: {sentence.format(out)}\n")

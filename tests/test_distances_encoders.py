@@ -1,0 +1,217 @@
+"""Encoders: how their features change when an image turns, and the distances predicted from them."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from learned_features import off_diagonal, smooth_particle, turned, unit
+from scipy.spatial.transform import Rotation
+
+from cryoem.distances.encoders import AngularHarmonics, PolarSampling, build_encoder
+from cryoem.distances.kernels import highest_harmonic
+from cryoem.distances.prediction import encode, predict_distances, predict_shifts
+from cryoem.projection.projectors import project
+from cryoem.rotations import random_rotations
+
+FLOAT32 = 1e-5  # a few operations on numbers of order 1 in single precision
+KINDS = ("kernel", "cosine", "euclidean")
+
+
+# --- encoders
+
+
+@pytest.mark.parametrize(("architecture", "size"), [("polar", 8), ("polar", 23), ("published", 23)])
+def test_encoders_give_finite_features_that_ignore_brightness_and_contrast(architecture, size, rng):
+    encoder = build_encoder(size, architecture=architecture, n_features=12)
+    images = rng.normal(size=(3, size, size)).astype(np.float32)
+    features = encoder.predict(images, verbose=0)
+    assert features.shape == (3, 12)
+    assert features.dtype == np.float32
+    assert np.isfinite(features).all()
+    assert np.ptp(features, axis=0).max() > 0
+    scaled = encoder.predict(20 * images + 5, verbose=0)
+    np.testing.assert_allclose(scaled, features, atol=10 * FLOAT32 * np.abs(features).max())
+    assert np.isfinite(encoder.predict(np.ones((1, size, size), np.float32), verbose=0)).all()
+
+
+def test_the_published_network_has_its_seven_convolutions():
+    encoder = build_encoder(116, architecture="published")
+    convolutions = [layer for layer in encoder.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert [layer.kernel_size[0] for layer in convolutions] == [7, 5, 3, 3, 3, 3, 3]
+    assert [layer.filters for layer in convolutions] == [32, 64, 128, 256, 256, 512, 512]
+    count = sum(layer.count_params() for layer in convolutions)
+    assert count == pytest.approx(4.5e6, rel=0.02)  # the paper's
+    assert encoder.output_shape == (None, 512)
+
+
+@pytest.mark.parametrize(
+    ("symmetry", "highest"),
+    [("C1", 1), ("C2", 2), ("C7", 7), ("D2", 2), ("D3", 3), ("T", 3), ("O", 4), ("I", 6)],
+)
+def test_encoders_have_the_harmonics_of_their_group(symmetry, highest):
+    assert highest_harmonic(symmetry) == highest
+    n_features = build_encoder(16, channels=8, blocks=1, symmetry=symmetry).output_shape[1]
+    assert n_features % (1 + 2 * highest) == 0
+    assert n_features >= 96
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"architecture": "large"}, "architecture must be one of polar, published, got 'large'"),
+        ({"image_size": 7}, "image_size must be a whole number of at least 8, got 7"),
+        ({"n_features": 10}, "n_features of the polar encoder must be a multiple of 3, got 10"),
+        (
+            {"n_features": 96, "symmetry": "D2"},
+            "n_features of the polar encoder must be a multiple of 5, got 96",
+        ),
+        (
+            {"n_features": 0, "architecture": "published"},
+            "n_features must be a whole number of at least 1, got 0",
+        ),
+        ({"blocks": -1}, "blocks must be a whole number of at least 1, got -1"),
+        (
+            {"architecture": "published", "with_shifts": True},
+            "with_shifts must be False for the published encoder",
+        ),
+    ],
+)
+def test_an_impossible_encoder_is_one_sentence(options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        build_encoder(**({"image_size": 16} | options))
+
+
+@pytest.mark.parametrize("size", [16, 17])
+def test_circles_are_sampled_from_x_towards_y_about_the_origin(size):
+    position = np.arange(size, dtype=np.float32) - size // 2
+    ramps = np.stack(np.broadcast_arrays(position, position[:, None]))  # x, then y: (2, y, x)
+    x, y = np.array(PolarSampling(12, 5)(ramps))  # (angle, radius)
+    radius = np.hypot(x, y)[0]
+    assert (np.diff(radius) > 0).all()
+    assert 0 < radius[0] < radius[-1] <= (size - 1) // 2
+    angle = 2 * np.pi * np.arange(12)[:, None] / 12
+    np.testing.assert_allclose(x, np.cos(angle) * radius, atol=FLOAT32 * size)
+    np.testing.assert_allclose(y, np.sin(angle) * radius, atol=FLOAT32 * size)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 16])
+def test_harmonics_turn_as_often_as_their_number(rng, steps):
+    signal = rng.normal(size=(2, 16, 10)).astype(np.float32)
+    harmonics = AngularHarmonics(2)
+    still, moved = (np.array(harmonics(x)).reshape(2, 5, 2) for x in (signal, np.roll(signal, steps, axis=1)))
+    np.testing.assert_allclose(moved[:, 0], still[:, 0], atol=FLOAT32)
+    for harmonic in (1, 2):
+        before, after = (x[:, 2 * harmonic - 1] + 1j * x[:, 2 * harmonic] for x in (still, moved))
+        expected = before * np.exp(2j * np.pi * steps * harmonic / 16)
+        np.testing.assert_allclose(after, expected, atol=FLOAT32)
+
+
+def split(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Polar features as the part that stays under a turn of the image and the complex part that turns."""
+    c = features.shape[1] // 3
+    return features[:, :c], features[:, c : 2 * c] + 1j * features[:, 2 * c :]
+
+
+def test_a_quarter_turn_of_the_pixels_turns_features_and_shifts_exactly(rng):
+    keras.utils.set_random_seed(0)
+    # odd: a quarter turn about pixel n // 2 maps pixels to pixels
+    encoder = build_encoder(25, channels=16, blocks=3, with_shifts=True)
+    images = rng.normal(size=(5, 25, 25)).astype(np.float32)
+    # from (y, x) to (-x, y): by -90 degrees from x towards y
+    quarter = np.ascontiguousarray(np.rot90(images, axes=(1, 2)))
+    before, after = (encoder.predict(views, verbose=0) for views in (images, quarter))
+    (still, turning), (still_after, turning_after) = (
+        split(outputs["features"]) for outputs in (before, after)
+    )
+    np.testing.assert_allclose(still_after, still, atol=10 * FLOAT32 * np.abs(still).max())
+    np.testing.assert_allclose(turning_after, -1j * turning, atol=10 * FLOAT32 * np.abs(turning).max())
+    shifts, shifts_after = (outputs["shifts_px"] @ [1, 1j] for outputs in (before, after))
+    assert np.abs(shifts).max() > 0
+    np.testing.assert_allclose(shifts_after, -1j * shifts, atol=10 * FLOAT32 * np.abs(shifts).max())
+
+
+@pytest.mark.parametrize("size", [32, 33])
+def test_features_turn_with_the_image_by_any_angle(size):
+    keras.utils.set_random_seed(1)
+    encoder = build_encoder(size, channels=16, blocks=2)
+    particle, rotations = smooth_particle(size), random_rotations(6, rng=0)
+    psis = (0.0, 1.3, 4.0)
+    views = np.concatenate([project(particle, turned(psi, rotations)) for psi in psis])
+    features = np.split(encoder.predict(views, verbose=0), 3)
+    # bilinear reading of a blob of width w is off by up to 1 / (8 w^2) of its height: 0.014 for w = 3
+    tolerance = 1 / (8 * 3.0**2)
+    still, turning = split(features[0])
+    kernel = unit(features[0]) @ unit(features[0]).T
+    for psi, after in zip(psis[1:], features[1:], strict=True):
+        still_after, turning_after = split(after)
+        assert np.linalg.norm(still_after - still) < tolerance * np.linalg.norm(still - still.mean(axis=0))
+        apart = np.linalg.norm(turning_after * np.exp(-1j * psi) - turning)
+        assert apart < tolerance * np.linalg.norm(turning)
+        # distances between images turned together stay, as they do between orientations
+        assert np.abs(unit(after) @ unit(after).T - kernel).max() < tolerance * np.ptp(kernel)
+
+
+# --- prediction
+
+
+@pytest.fixture(scope="module")
+def small_encoder():
+    keras.utils.set_random_seed(0)
+    return build_encoder(17, channels=8, blocks=2)
+
+
+@pytest.mark.parametrize("both_views", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_predicted_distances_are_distances(small_encoder, kind, both_views, rng):
+    images = rng.normal(size=(150, 17, 17))  # more than one batch
+    images[7] = images[3]
+    distances = predict_distances(small_encoder, images, feature_distance=kind, both_views=both_views)
+    assert distances.shape == (150, 150)
+    assert distances.dtype == np.float32
+    np.testing.assert_array_equal(distances, distances.T)
+    assert not np.diag(distances).any()
+    assert distances.min() >= 0
+    assert distances.max() <= np.float32(np.pi)
+    assert off_diagonal(distances).max() > 0.1
+    assert distances[3, 7] < 2e-3  # the square root of the rounding of the similarity
+
+
+@pytest.mark.parametrize("size", [24, 25])
+def test_the_mirrored_view_is_the_view_from_the_opposite_side(size):
+    keras.utils.set_random_seed(0)
+    encoder = build_encoder(size, channels=8, blocks=1)
+    particle, rotations = smooth_particle(size, width_px=2.0), random_rotations(5, rng=1)
+    images = project(particle, rotations)
+    opposite = project(particle, Rotation.from_rotvec([0, np.pi, 0]) * rotations)
+    both = encode(encoder, images)
+    n = both.shape[1] // 2
+    single = encode(encoder, images, both_views=False)
+    np.testing.assert_allclose(both[:, :n] * np.sqrt(2), single, atol=FLOAT32)
+    # projections are good to 2e-3; in an even box the first column has no partner
+    from_opposite = encode(encoder, opposite, both_views=False)
+    np.testing.assert_allclose(both[:, n:] * np.sqrt(2), from_opposite, atol=2e-3)
+    assert np.abs(from_opposite - single).max() > 0.02
+    seen_from_there = encode(encoder, opposite)
+    np.testing.assert_allclose(seen_from_there @ seen_from_there.T, both @ both.T, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((3, 16, 16)), r"images must be \(n, 17, 17\) for this encoder, got \(3, 16, 16\)"),
+        (np.zeros((3, 17)), r"images must be a non-empty array with 3 axes, got shape \(3, 17\)"),
+        (np.zeros((1, 17, 17)), "at least 2 images are required, got 1"),
+        (np.full((2, 17, 17), np.nan), "images must be finite, got 578 non-finite values of 578"),
+    ],
+)
+def test_images_that_have_no_distances_are_refused(small_encoder, images, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        predict_distances(small_encoder, images)
+
+
+def test_an_encoder_without_shifts_is_refused(small_encoder):
+    with pytest.raises(
+        ValueError, match=r"^encoder must be built with_shifts to estimate shifts, got polar_encoder"
+    ):
+        predict_shifts(small_encoder, np.ones((2, 17, 17)))

@@ -1,0 +1,103 @@
+"""Grids of parameters, rows of measurements, the tables that they form, and growth with size."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cryoem import experiments
+from cryoem.experiments import tables
+
+
+def test_a_grid_is_all_combinations():
+    grid = experiments.Grid(
+        {"a": (1, 2), "case": ({"b": 3, "c": [1]}, {"b": 4, "c": [2]})}, {"d": 5, "listed": [1, 2]}
+    )
+    shared = {"d": 5, "listed": [1, 2]}
+    assert grid.points() == [
+        {**shared, "a": a, "b": b, "c": c} for a in (1, 2) for b, c in ((3, [1]), (4, [2]))
+    ]
+    for arguments, message in (
+        (({"a": ()},), r"axes\['a'\] must contain at least one value, got \(\)"),
+        (({"a": (1,)}, {"a": 2}), "a must be either an axis or fixed, got both"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            experiments.Grid(*arguments)
+
+
+def test_work_is_the_product_of_the_costs():
+    grids = {
+        "quick": experiments.Grid({"x": (1, 2)}, {"many": [0]}),
+        "paper": experiments.Grid({"x": (6,)}, {"many": [0, 0]}),
+    }
+    experiment = experiments.Experiment("a", "?", "a.ipynb", grids, ("x", "many"))
+    assert (experiment.work("quick"), experiment.work("paper")) == (1 + 2, 6 * 2)
+    with pytest.raises(ValueError, match="size must be one of quick, paper, got 'huge'"):
+        experiment.grid("huge")
+
+
+def test_rows_are_plain_and_finite(tmp_path):
+    row = experiments.measurement("error_rad", np.float32(0.5), seed=np.int64(3), kind="a")
+    assert row == {"seed": 3, "kind": "a", "quantity": "error_rad", "value": 0.5}
+    experiments.save_rows(tmp_path / "record.json", [row])
+    assert json.loads((tmp_path / "record.json").read_text()) == {"results": {"rows": [row]}}
+    experiments.save_rows(None, [row])
+    with pytest.raises(ValueError, match="error_rad must be finite, got nan"):
+        experiments.measurement("error_rad", float("nan"))
+    with pytest.raises(ValueError, match="rows must contain at least one measurement, got none"):
+        experiments.save_rows(None, [])
+    with pytest.raises(ValueError, match=r"rows must contain quantity and value, got \{'seed': 1\}"):
+        experiments.save_rows(None, [{"seed": 1}])
+
+
+def test_a_curve_is_the_mean_over_the_other_conditions():
+    rows = [
+        {"noise_variance": noise, "test_coverage": "so3", "test_noise_variance": test, "seed": seed}
+        | {"experiment": "a", "coverage": "so3", "quantity": "error", "value": noise + test + seed}
+        for noise in (0, 4)
+        for test in (0, 4)
+        for seed in (0, 2)
+    ]
+    table = pd.DataFrame(rows)
+    x, mean, low, high = tables.curve(table, "error", against="noise_variance", test_noise_variance=4)
+    assert (list(x), list(mean), list(low), list(high)) == ([0, 4], [5, 9], [4, 8], [6, 10])
+    own = tables.own_test(table)
+    assert (own.noise_variance == own.test_noise_variance).all()
+    assert len(own) == 4
+    with pytest.raises(KeyError, match="the table has no error with noise_variance 9"):
+        tables.select(table, "error", noise_variance=9)
+
+
+def test_missing_and_damaged_tables_are_one_sentence(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"noise.csv not found; create it with `cryoem experiment noise --out"
+    ):
+        tables.read_table(tmp_path, "noise")
+    header = "experiment,quantity,value"
+    for content, message in (
+        ("a,b\n1,2\n", "must have the columns experiment, quantity and value, got a, b"),
+        (f"{header},value\na,b,1,2\n", "has two columns with the name value"),
+        (f"{header}\n", "has no rows"),
+        (f"{header}\na,b,1\na,b,inf\n", "must have finite numbers in the column value, got inf in row 2"),
+        ("", "is not a CSV table: No columns"),
+    ):
+        (tmp_path / "noise.csv").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            tables.read_table(tmp_path, "noise")
+
+
+def test_the_exponent_of_growth_is_that_of_the_largest_sizes():
+    sizes = np.array([10, 100, 1000, 10_000])
+    seconds = np.where(sizes == 10, 50.0, 0.01 * sizes**1.5)  # a constant cost dominates the smallest size
+    rows = [("a", "images", *row) for row in zip(sizes, seconds, [1.0, 1.0, 1.0, 1.5], strict=True)]
+    rows += [("a", "landmarks", 5, 3.0, 1.0), ("a", "landmarks", 50, 3.0, 0.5), ("b", "images", 10, 1.0, 1.0)]
+    table = pd.DataFrame(rows, columns=["step", "variable", "size", "seconds", "added_memory_gb"])
+    growth = tables.growth_of(table.sample(frac=1, random_state=0)).set_index("variable")
+    assert set(growth.index) == {"images", "landmarks"}  # one size alone has no growth
+    assert growth.exponent["images"] == pytest.approx(1.5)
+    assert growth.exponent["landmarks"] == pytest.approx(0)
+    assert growth.bytes_each["images"] == pytest.approx(0.5e9 / 9990)
+    assert (growth.smallest["images"], growth.largest["images"]) == (10, 10_000)

@@ -1,0 +1,112 @@
+"""Toy runs of other inputs: measured particles (notebook 6.1), and a symmetric, off-centre particle with a CTF."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from notebook_rules import execute, outputs_of
+from typer.testing import CliRunner
+
+from cryoem import runs, volumes
+from cryoem.cli import app
+from cryoem.files import load_arrays, notebooks_folder
+from cryoem.particles import open_particles
+
+FOLDER = notebooks_folder() / "6-your-particles"
+NAME = "6.1-from-a-job-to-a-map"
+TOY = json.loads((FOLDER / "toy.json").read_text(encoding="utf-8"))[NAME]  # the site's sizes, too
+DATA, DISTANCES, ORIENTATIONS, MAP = runs.PHASES
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """The executed notebook, which simulates a job and runs the phases on it, and its data folder."""
+    home = tmp_path_factory.mktemp("home")
+    return execute(FOLDER / f"{NAME}.ipynb", home, **TOY), home
+
+
+@pytest.mark.notebooks
+def test_a_job_becomes_a_map(measured):
+    notebook, home = measured
+    printed, figures = outputs_of(notebook)
+    assert len(figures) == 6
+    (error,) = re.findall(r"^pose error ([\d.]+) rad", printed, re.MULTILINE)
+    assert float(error) < 0.1
+    folder = home / "runs" / "measured"
+    for name in (DATA, ORIENTATIONS, MAP):
+        assert runs.read_record(folder / name)["results"]["warnings"] == []
+    given = open_particles(home / "jobs" / "measured" / "job.star")
+    assert given.poses is None
+    found = open_particles(folder / MAP / "particles.star", datadir=given.path.parent)
+    assert set(found.table["rlnRandomSubset"]) == {1, 2}
+    np.testing.assert_allclose(found.defocus_angstrom, given.defocus_angstrom, rtol=1e-6)
+    assert len(found.rotations) == len(given) == TOY["simulated_images"]
+    assert volumes.read_map(folder / MAP / "map.mrc").voxel_size_angstrom == pytest.approx(10)
+
+
+@pytest.mark.notebooks
+def test_signal_noise_and_optics_are_those_of_the_job(measured):
+    folder = measured[1] / "runs" / "measured" / DATA
+    numbers = runs.read_record(folder)["results"]["numbers"]
+    simulated = TOY["simulated_noise_variance"]
+    # details that the coarse map lacks count as noise
+    assert 0.9 * simulated < numbers["noise_variance"] < 1.8 * simulated
+    assert numbers["agreement_of_mean_images"] > 0.7
+    arrays = load_arrays(folder / "particles.h5")
+    assert "quaternions" not in arrays  # no truth is used
+    assert arrays["contrast_transfer_inverted"]
+    assert arrays["images"].var() == pytest.approx(1 + numbers["noise_variance"], rel=0.15)
+
+
+@pytest.mark.notebooks
+def test_the_command_keeps_a_run_with_the_same_files(measured, monkeypatch):
+    monkeypatch.setenv("CRYOEM_HOME", str(measured[1]))
+    monkeypatch.chdir(measured[1] / "jobs" / "measured")
+    command = ["run", "--profile", "toy", "--particles", "job.star", "--model-map", "initial.mrc", "--json"]
+    command += ["--run", "measured", "--set", "shift_limit_px=0.0"]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert answer["executed"] == []
+    assert answer["numbers"][MAP]["half_map_resolution_masked_angstrom"] >= 20
+    made_from = runs.read_record(measured[1] / "runs" / "measured" / DATA)["made_from"]
+    assert set(made_from["particles_sha256"]) == {"job.star", "job.mrcs"}
+    assert "map_sha256" in made_from
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--particles a.star", "--particles and --model-map must be given together"),
+        ("--model-map a.mrc", "--particles and --model-map must be given together"),
+        ("--particles a.star --model-map b.mrc --noise-variance 2", "are for simulated particles"),
+        ("--pixel-size 2", "pixel_size_angstrom must be None for simulated particles, got 2.0"),
+        ("--particles a.star --model-map 5j0n --set ctf=true", "ctf must be false for measured"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options, message):
+    result = CliRunner().invoke(app, ["run", *options.split()])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
+
+
+def test_missing_particles_are_one_sentence(home):
+    result = CliRunner().invoke(app, ["run", "--particles", "gone.star", "--model-map", "phantom"])
+    assert result.exit_code == 1
+    assert "no particle file at" in result.output
+
+
+@pytest.mark.notebooks
+def test_a_symmetric_off_centre_particle_with_a_contrast_transfer_becomes_a_map(home):
+    overrides = {"symmetry": "D2", "shift_limit_px": 2.0, "ctf": True}
+    summary = runs.run(profile="toy", map_name="phantom-D2", overrides=overrides, progress=False)
+    assert summary.folder == home / "runs" / "phantom-D2-toy"
+    distances, orientations, made = (summary.numbers[name] for name in (DISTANCES, ORIENTATIONS, MAP))
+    assert distances["distance_error_rad"] < 0.2
+    assert orientations["pose_error_rad"] < 0.15
+    assert orientations["common_line_agreement_of_runner_up"] is None
+    assert made["refined_pose_error_rad"] < min(0.05, made["pose_error_before_rad"] / 2)
+    assert made["refined_shift_error_px"] < min(0.15, 0.8 * made["shift_error_before_px"])

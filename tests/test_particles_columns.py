@@ -1,0 +1,317 @@
+"""What RELION's files, and those of other programs, state about each particle, in the conventions of this project."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from particle_files import (
+    PIXEL,
+    correlation,
+    cs,
+    mrc,
+    names_of,
+    one_sentence,
+    optics_of,
+    some_images,
+    star,
+)
+from scipy.spatial.transform import Rotation
+from small_maps import cropped_to_64, ribosome
+
+from cryoem.contrast import ContrastTransfer
+from cryoem.images import shift
+from cryoem.particles.files import open_particles
+from cryoem.particles.star import write_xmd
+from cryoem.projection.projectors import project
+from cryoem.rotations import from_relion_euler_deg
+
+MICROSCOPE = {"rlnVoltage": 300.0, "rlnSphericalAberration": 2.7, "rlnAmplitudeContrast": 0.1}
+QUIET = pytest.mark.filterwarnings("ignore:.*(lacks the MAP|states a pixel size):UserWarning")
+
+
+@pytest.fixture
+def stack(tmp_path):
+    mrc(tmp_path / "a.mrcs", some_images())
+    return tmp_path
+
+
+# --- real files
+
+
+@pytest.mark.parametrize("name", ["rln_proj_64", "rln_proj_65", "rln_proj_65_shifted"])
+@QUIET
+def test_relions_projections_are_those_at_the_poses_of_its_tables(real_data, name):
+    stack = open_particles(real_data / "particles" / f"{name}.star", pixel_size_angstrom=1.0).to_stack()
+    odd = stack.image_size % 2
+    density = ribosome(real_data)
+    if not odd:
+        density = cropped_to_64(density)
+    # RELION's odd boxes are one pixel further along x and along y, see docs/conventions.md.
+    views = project(density, stack.rotations, backend="fourier")
+    seen = shift(views, stack.shifts_px + odd)
+    turned = project(density, Rotation.from_euler("x", 0.2) * stack.rotations, backend="fourier")
+    turned = shift(turned, stack.shifts_px + odd)
+    for i, image in enumerate(stack.images):
+        assert correlation(seen[i], image) > 0.99
+        assert correlation(turned[i], image) < 0.95
+        if name.endswith("shifted"):
+            assert correlation(shift(views, odd - stack.shifts_px)[i], image) < 0.5
+
+
+def test_the_star_and_the_cs_of_empiar_10076_agree(real_data):
+    of_relion, of_cryosparc = (
+        open_particles(real_data / "particles" / f"empiar_10076_7.{suffix}") for suffix in ("star", "cs")
+    )
+    assert len(of_relion) == len(of_cryosparc) == 7
+    assert of_relion.pixel_size_angstrom == pytest.approx(of_cryosparc.pixel_size_angstrom, rel=1e-6)
+    np.testing.assert_array_equal(of_relion, of_cryosparc)
+    np.testing.assert_allclose(of_relion.defocus_angstrom, of_cryosparc.defocus_angstrom, rtol=1e-6)
+    np.testing.assert_allclose(of_relion.defocus_angstrom[0], [15301.1, 14916.4, np.deg2rad(5.28)])
+    for name in ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast", "phase_shift_rad"):
+        assert getattr(of_relion.ctf, name) == pytest.approx(getattr(of_cryosparc.ctf, name), rel=1e-6)
+    middle = np.hypot(*np.mgrid[-160:160, -160:160]) < 50
+    assert max(image[middle].mean() - image[~middle].mean() for image in np.asarray(of_cryosparc)) < 0
+    assert not of_cryosparc.ctf.inverted  # by blob/sign; RELION cannot express that particles are dark
+    assert of_relion.poses is of_cryosparc.poses is None
+    assert of_relion.shifts_px is of_cryosparc.shifts_px is None
+
+
+@QUIET
+def test_known_numbers_of_relion_31_and_of_a_phase_plate(real_data):
+    file = open_particles(real_data / "particles" / "relion31.star")
+    np.testing.assert_allclose(file.shifts_px[0], [-0.019324 / 2.806, 0.64686 / 2.806], rtol=1e-4)
+    assert file.defocus_angstrom[0] == pytest.approx([13108.082418, 12845.582418, np.deg2rad(-160.39)])
+    assert file.optics.ctf.spherical_aberration_mm == 0.01
+    expected = from_relion_euler_deg([-102.30296, 82.318041, 124.706463])
+    assert (file.poses.rotations[0] * expected.inv()).magnitude() < 1e-6
+    plate = open_particles(real_data / "particles" / "toy_projections.star")
+    assert plate.ctf.phase_shift_rad == pytest.approx(np.pi / 2)
+    assert not plate.defocus_angstrom.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "pixel"),
+    [
+        ("aspire_sample_particles_relion30", 5e4 / 37369.207031),
+        ("aspire_sample_particles_relion31", 1.4),
+        ("relion5", 0.89),
+    ],
+)
+def test_every_dialect_of_relion(real_data, tmp_path, name, pixel):
+    """Two files have two voltages: RELION 3.0 stores them with particles, 3.1 with optics groups."""
+    path = tmp_path / f"{name}.star"
+    path.write_bytes((real_data / "particles" / path.name).read_bytes())
+    for seed, stack in enumerate(("sample", "toy_images_a", "toy_images_b")):
+        mrc(tmp_path / f"{stack}.mrcs", some_images(100, 4, seed), pixel=0)
+    file = open_particles(path)
+    assert file.pixel_size_angstrom == pytest.approx(pixel)
+    number, stack = re.fullmatch(r"(\d+)@(?:.*/)?(\w+)\.mrcs", file.image_names[-1]).groups()
+    seed = ("sample", "toy_images_a", "toy_images_b").index(stack)
+    np.testing.assert_array_equal(file[[-1]], some_images(100, 4, seed)[int(number) - 1 : int(number)])
+    assert len(file.rotations) == len(file.shifts_px) == len(file.defocus_angstrom) == len(file)
+    if name == "relion5":
+        assert file.ctf.voltage_kv == 100
+        return
+    assert file[:8].optics.ctf.voltage_kv == 300
+    with pytest.raises(ValueError, match=r"must have one voltage_kv for all .*, got from 200 to 300"):
+        _ = file.optics
+
+
+# --- RELION
+
+
+def test_what_is_unknown_is_none(stack):
+    bare = open_particles(stack / "a.mrcs")
+    names_alone = open_particles(star(stack / "a.star", names_of(5), optics={**optics_of([1]), **MICROSCOPE}))
+    for file in (bare, names_alone):
+        assert (file.rotations, file.shifts_px, file.defocus_angstrom, file.ctf, file.poses) == (None,) * 5
+        assert (file.optics.pixel_size_angstrom, file.optics.ctf) == (PIXEL, None)
+        in_memory = file[[3, 1]].to_stack(symmetry="C2")
+        np.testing.assert_array_equal(in_memory.images, some_images()[[3, 1]])
+        assert (in_memory.pixel_size_angstrom, in_memory.poses, in_memory.ctf) == (PIXEL, None, None)
+        assert in_memory.symmetry == "C2"
+
+
+def test_origins_have_relions_sign_and_the_pixels_of_the_table(stack):
+    angstrom = {"rlnOriginXAngst": [3.0, 0.0], "rlnOriginYAngst": [-1.5, 6.0]}
+    pixels = {"rlnOriginX": [2.0, 0.0], "rlnOriginY": [-1.0, 4.0]}
+    for columns in (angstrom, pixels):
+        file = open_particles(star(stack / "a.star", names_of(2), optics=optics_of([1]), **columns))
+        np.testing.assert_allclose(file.shifts_px, [[-2, 1], [0, -4]])
+    for optics, argument, expected in (
+        (optics_of([1]), 2, [[-2, 1], [0, -4]]),
+        (None, 3, [[-1, 0.5], [0, -2]]),
+    ):
+        path = star(stack / "a.star", names_of(2), optics=optics, **angstrom)
+        with pytest.warns(UserWarning, match=rf"states a pixel size of 1.5 angstrom; using .*={argument}$"):
+            file = open_particles(path, pixel_size_angstrom=argument)
+        np.testing.assert_allclose(file.shifts_px, expected)
+
+
+def test_shifts_need_a_positive_pixel_size(stack):
+    """The argument is the size of the images' pixels, not the unit of the table's shifts."""
+    columns = {"rlnOriginXAngst": [3.0], "rlnDetectorPixelSize": 5.0, "rlnMagnification": 0.0}
+    fields = {"alignments3D__shift": np.ones((5, 2)), "alignments3D__psize_A": np.ones(5)}
+    for path, size in (
+        (star(stack / "a.star", names_of(1), **columns), "inf"),
+        (cs(stack / "a.cs", **fields, blob__psize_A=np.zeros(5)), "0"),
+    ):
+        file = open_particles(path, pixel_size_angstrom=PIXEL)
+        with pytest.raises(
+            ValueError, match=rf"must state positive pixel sizes, .*, got {size} angstrom in row 1$"
+        ):
+            _ = file.shifts_px
+
+
+def test_missing_columns_are_0_as_in_relion(stack):
+    columns = {"rlnAnglePsi": [30.0], "rlnOriginXAngst": [3.0], "rlnDefocusU": [1e4]}
+    file = open_particles(
+        star(stack / "a.star", names_of(1), optics={**optics_of([1]), **MICROSCOPE}, **columns)
+    )
+    turn = file.rotations * Rotation.from_euler("z", [[np.deg2rad(30)]])
+    assert turn.magnitude() == pytest.approx(0, abs=1e-12)
+    np.testing.assert_array_equal(file.shifts_px, [[-2, 0]])
+    np.testing.assert_array_equal(file.defocus_angstrom, [[1e4, 1e4, 0]])
+    assert file.ctf == ContrastTransfer(300, 2.7, 0.1, 0.0, (1e4, 1e4), inverted=True)
+
+
+def test_contrast_transfers_that_are_incomplete_impossible_or_removed(stack):
+    defoci = {"rlnDefocusU": [1e4, 3e4], "rlnDefocusV": [9e3, 3e4], "rlnDefocusAngle": [10.0, 20.0]}
+    file = open_particles(star(stack / "a.star", names_of(2), **defoci, **MICROSCOPE))
+    assert file.ctf.defocus_range_angstrom == (9.5e3, 3e4)  # of the means of U and V
+    cases = [
+        (
+            {key: value for key, value in MICROSCOPE.items() if key != name},
+            f"has rlnDefocusU but no {name}; both are needed",
+        )
+        for name in MICROSCOPE
+    ]
+    cases.append(({**MICROSCOPE, "rlnVoltage": -300.0}, "has invalid CTF parameters: voltage_kv must"))
+    for flag in ("rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped"):
+        cases.append(({**MICROSCOPE, flag: 1}, f"has {flag} 1: CTF-corrected images are not supported"))
+        assert open_particles(star(stack / "a.star", names_of(2), **defoci, **MICROSCOPE, **{flag: 0})).ctf
+    for columns, message in cases:
+        file = open_particles(star(stack / "a.star", names_of(2), **defoci, **columns))
+        assert file.rotations is None
+        with pytest.raises(ValueError, match=f"a.star {message}") as error:
+            _ = file.ctf
+        one_sentence(error)
+
+
+def test_one_optics_group_of_several(stack):
+    optics = {**optics_of([3, 1], [PIXEL, 2.0]), **MICROSCOPE, "rlnVoltage": [300.0, 200.0]}
+    columns = {"rlnOpticsGroup": [1, 3, 3, 1], "rlnDefocusU": [1e4, 2e4, 3e4, 4e4]}
+    path = star(stack / "a.star", names_of(4), optics=optics, **columns)
+    with pytest.raises(ValueError, match=r"has no single valid pixel size, got 1.5, 2 angstrom"):
+        open_particles(path)
+    file = open_particles(path, optics_group=3)
+    assert (file.pixel_size_angstrom, file.ctf.voltage_kv) == (PIXEL, 300)
+    assert file.image_names == names_of(4)[1:3]
+    np.testing.assert_array_equal(file, some_images()[1:3])
+    np.testing.assert_array_equal(file.defocus_angstrom[:, 0], [2e4, 3e4])
+    write_xmd(stack / "a.xmd", pd.DataFrame({"image": names_of(2)}))
+    for wrong, number, message in (
+        (path, 2, r"optics_group must be one of those in .*a.star, 1, 3, got 2$"),
+        (
+            stack / "a.mrcs",
+            1,
+            r"a.mrcs is a stack without a table, so optics_group=1 does not apply; omit it",
+        ),
+        (stack / "a.xmd", 1, r"a.xmd has no optics groups; omit optics_group=1"),
+        (star(stack / "b.star", names_of(2)), 1, r"b.star has no optics groups"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            open_particles(wrong, optics_group=number)
+
+
+def test_optics_groups_that_do_not_fit(stack):
+    for optics, groups, message in (
+        (optics_of([1, 1]), [1, 1], "describes optics group 1 twice"),
+        (optics_of([1, 2]), None, "must have a column rlnOpticsGroup in both tables for its 2 optics groups"),
+        (optics_of([1, 2]), [2, 7], "has particles of optics group 7, which it does not describe"),
+        (optics_of([1], ["much"]), None, "finite numbers in the column rlnImagePixelSize, got much in row 1"),
+    ):
+        columns = {} if groups is None else {"rlnOpticsGroup": groups}
+        with pytest.raises(ValueError, match=message):
+            open_particles(star(stack / "a.star", names_of(2), optics=optics, **columns))
+
+
+def test_a_selection_keeps_the_values_of_each_particle(stack):
+    mrc(stack / "b.mrcs", some_images(seed=5))
+    euler = np.array([[10.0, 20.0, 30.0], [40, 50, 60], [70, 80, 90], [100, 110, 120]])
+    path = star(
+        stack / "a.star",
+        ["1@a.mrcs", "2@b.mrcs", "3@a.mrcs", "4@b.mrcs"],
+        optics={**optics_of([1]), **MICROSCOPE},
+        **dict(zip(["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"], euler.T, strict=True)),
+        rlnOriginXAngst=[0.0, 1.5, 3.0, 4.5],
+        rlnDefocusU=[1e4, 2e4, 3e4, 4e4],
+    )
+    whole = open_particles(path)
+    for chosen in ([3, 1], np.array([-1, -3]), slice(3, None, -2)):
+        part = whole[chosen]
+        assert (len(part), part.image_names) == (2, ["4@b.mrcs", "2@b.mrcs"])
+        in_memory = part.to_stack()
+        np.testing.assert_array_equal(in_memory.images, np.asarray(whole)[[3, 1]])
+        assert (in_memory.rotations * whole.rotations[[3, 1]].inv()).magnitude().max() < 1e-9
+        np.testing.assert_allclose(in_memory.shifts_px, [[-3, 0], [-1, 0]], atol=1e-12)
+        np.testing.assert_array_equal(in_memory.defocus_angstrom[:, 0], [4e4, 2e4])
+        assert in_memory.ctf == part.ctf
+    assert whole[[0, 2]][[1]].image_names == ["3@a.mrcs"]
+    assert whole.shifts_px is whole.shifts_px  # computed once
+
+
+# --- pixel size
+
+
+def test_argument_table_and_headers_in_this_order(tmp_path):
+    mrc(tmp_path / "a.mrcs", some_images(), pixel=PIXEL * 1.009)
+    path = star(tmp_path / "a.star", ["1@a.mrcs"], optics=optics_of([1]))
+    assert open_particles(path).pixel_size_angstrom == PIXEL
+    assert open_particles(path, pixel_size_angstrom=1.51).pixel_size_angstrom == 1.51
+    with pytest.warns(UserWarning, match=r"a.star states a pixel size of 1.5 angstrom; using .*=2$"):
+        assert open_particles(path, pixel_size_angstrom=2).pixel_size_angstrom == 2.0
+    mrc(tmp_path / "a.mrcs", some_images(), pixel=PIXEL * 1.02)
+    with pytest.warns(UserWarning, match=r"a.star states a pixel size of 1.5 .* images 1.53; using 1.5$"):
+        assert open_particles(path).pixel_size_angstrom == PIXEL
+    with pytest.warns(UserWarning, match=r"a.mrcs states a pixel size of 1.53 angstrom; using .*=2$"):
+        assert open_particles(tmp_path / "a.mrcs", pixel_size_angstrom=2).pixel_size_angstrom == 2.0
+
+
+@pytest.mark.parametrize(
+    ("pixel", "shown"),
+    [(0.0, "0"), ((1.0, 1.2, 1.0), "1, 1.2"), (-1.0, "-1"), (np.nan, "nan"), ((0.0, 1.0, 1.0), "0, 1")],
+)
+def test_a_header_without_a_pixel_size(tmp_path, pixel, shown):
+    path = mrc(tmp_path / "a.mrcs", some_images(), pixel=pixel)
+    with pytest.raises(ValueError, match=r"pixel size") as error:
+        open_particles(path)
+    assert one_sentence(error) == (
+        f"{path} has no single valid pixel size, got {shown} angstrom; pass pixel_size_angstrom (--pixel-size)"
+    )
+    assert open_particles(path, pixel_size_angstrom=2.5).pixel_size_angstrom == 2.5
+    by_table = star(tmp_path / "a.star", ["1@a.mrcs"], optics=optics_of([1]))
+    assert open_particles(by_table).pixel_size_angstrom == PIXEL
+    with pytest.raises(ValueError, match=r"^pixel_size_angstrom must be a positive number, got '1'$"):
+        open_particles(path, pixel_size_angstrom="1")
+
+
+def test_pixel_sizes_of_relion_30_and_of_several_stacks_or_groups(tmp_path):
+    mrc(tmp_path / "a.mrcs", some_images(), pixel=1.0)
+    mrc(tmp_path / "b.mrcs", some_images(), pixel=2.0)
+    mrc(tmp_path / "c.mrcs", some_images(), pixel=0)
+    detector = {"rlnDetectorPixelSize": 5.0, "rlnMagnification": 38168.0}
+    file = open_particles(star(tmp_path / "a.star", ["1@c.mrcs", "2@c.mrcs"], block="", **detector))
+    assert file.pixel_size_angstrom == pytest.approx(5e4 / 38168)
+    optics = optics_of([1, 2, 3], [2.0, 4.0, 2.0])
+    used = star(tmp_path / "a.star", ["1@b.mrcs", "2@b.mrcs"], optics=optics, rlnOpticsGroup=[3, 1])
+    assert open_particles(used).pixel_size_angstrom == 2.0  # other groups do not count
+    for names, options, sizes in (
+        (["1@a.mrcs", "1@b.mrcs"], {}, "1, 2"),
+        (["1@b.mrcs", "2@b.mrcs"], {"optics": optics, "rlnOpticsGroup": [2, 1]}, "2, 4"),
+        (["1@c.mrcs"], {**detector, "rlnMagnification": 0.0, "block": ""}, "inf"),
+    ):
+        path = star(tmp_path / "a.star", names, **options)
+        with pytest.raises(ValueError, match=rf"a.star has no single valid pixel size, got {sizes} angstrom"):
+            open_particles(path)

@@ -1,0 +1,182 @@
+"""cryoSPARC's particle files: their fields and signs; only numbers and text are ever loaded."""
+
+import resource
+
+import numpy as np
+import pytest
+from particle_files import PIXEL, cs, mrc, one_sentence, some_images, turned_opposite
+
+from cryoem.particles.cryosparc import read_cs
+from cryoem.particles.files import open_particles
+from cryoem.particles.writing import write_particles
+from cryoem.rotations import from_cryosparc_pose, from_relion_euler_deg, random_rotations, to_relion_euler_deg
+
+CTF = {
+    "ctf__accel_kv": np.full(5, 200, np.float32),
+    "ctf__cs_mm": np.full(5, 2.0, np.float32),
+    "ctf__amp_contrast": np.full(5, 0.1, np.float32),
+    "ctf__df1_A": np.linspace(1e4, 2e4, 5, dtype=np.float32),
+    "ctf__df2_A": np.linspace(9e3, 1.9e4, 5, dtype=">f4"),
+    "ctf__df_angle_rad": np.linspace(0, 1, 5, dtype=np.float32),
+    "ctf__phase_shift_rad": np.full(5, 0.5, np.float32),
+    "ctf__bfactor": np.full(5, 30, np.float32),
+    "ctf__exp_group_id": np.array([4, 4, 7, 7, 7], np.uint32),
+}
+
+
+@pytest.fixture
+def stack(tmp_path):
+    mrc(tmp_path / "a.mrcs", some_images())
+    return tmp_path
+
+
+def test_all_that_a_file_states(stack):
+    rotations, shifts = random_rotations(5, rng=0), np.random.default_rng(1).uniform(-3, 3, (5, 2))
+    fields = {"alignments3D__pose": turned_opposite(rotations), "alignments3D__shift": -shifts, **CTF}
+    file = open_particles(cs(stack / "a.cs", **fields, blob__idx=np.array([4, 2, 0, 1, 3], np.uint32)))
+    assert (file.pixel_size_angstrom, file.image_names[0]) == (PIXEL, "000005@a.mrcs")
+    np.testing.assert_array_equal(file, some_images()[[4, 2, 0, 1, 3]])
+    assert (file.poses.rotations * rotations.inv()).magnitude().max() < 1e-9
+    np.testing.assert_allclose(file.poses.shifts_px, shifts)
+    np.testing.assert_allclose(file.optics.defocus_angstrom[1], [12500, 11500, 0.25])
+    assert (file.ctf.voltage_kv, file.ctf.spherical_aberration_mm) == (200, 2.0)
+    assert (file.ctf.b_factor_angstrom2, file.ctf.phase_shift_rad) == (30, 0.5)
+    assert file.table["alignments3D/pose/2"].shape == (5,)
+    assert file.table["ctf/df2_A"].dtype.isnative
+    assert len(open_particles(stack / "a.cs", optics_group=7)) == 3
+    text = read_cs(cs(stack / "b.cs", blob__path=np.full(5, "a.mrcs")))
+    assert text["blob/path"].tolist() == ["a.mrcs"] * 5
+
+
+def test_a_pose_is_the_rotation_vector_of_the_inverse():
+    """Two known answers: a turn about z by 30 degrees is psi -30, and RELION's matrix is exp(pose) transposed."""
+    turn = from_cryosparc_pose([[0, 0, np.pi / 6]])
+    np.testing.assert_allclose(to_relion_euler_deg(turn).sum(axis=1), [30], atol=1e-9)
+    about_y = from_cryosparc_pose([0, np.pi / 3, 0])
+    assert (about_y * from_relion_euler_deg([0, 60, 0]).inv()).magnitude() == pytest.approx(0, abs=1e-12)
+    for wrong in ([0.0, 1.0], [[0.0, 1.0, np.nan]]):
+        with pytest.raises(ValueError, match=r"^pose must be"):
+            from_cryosparc_pose(wrong)
+
+
+def test_dark_particles_have_a_sign_and_are_written_bright(stack):
+    signs = np.array([-1, -1, 1, -1, -1], np.float32)
+    file = open_particles(cs(stack / "a.cs", **CTF, blob__sign=signs))
+    with pytest.raises(ValueError, match=r"a.cs contains both bright and dark particles; select one"):
+        _ = file.ctf
+    assert [file[part].ctf.inverted for part in ([0, 1], [2])] == [False, True]
+    assert open_particles(cs(stack / "b.cs", **CTF)).ctf.inverted
+    np.testing.assert_array_equal(file, some_images())  # as they are stored
+    write_particles(stack / "c.star", file, block=2)
+    written = open_particles(stack / "c.star").to_stack()
+    np.testing.assert_array_equal(written.images, signs[:, None, None] * some_images())
+    assert written.ctf.inverted
+
+
+def test_shifts_count_pixels_of_their_own_alignment(stack):
+    """For example after a refinement of images that were downsampled by two."""
+    fields = {"alignments3D__shift": np.full((5, 2), 1.0), "alignments3D__psize_A": np.full(5, 2 * PIXEL)}
+    np.testing.assert_allclose(open_particles(cs(stack / "a.cs", **fields)).shifts_px, -2.0)
+
+
+def test_in_plane_angles_are_used_with_a_warning_if_there_are_no_others(stack):
+    psi = np.linspace(0.1, 1, 5)
+    fields = {"alignments2D__pose": psi, "alignments2D__shift": np.ones((5, 2))}
+    file = open_particles(cs(stack / "a.cs", **fields))
+    with pytest.warns(UserWarning, match=r"a.cs has no orientations \(alignments3D\), only in-plane angles"):
+        rotations = file.rotations
+    expected = np.stack([np.zeros(5), np.zeros(5), np.rad2deg(psi)], axis=1)
+    assert (rotations * from_relion_euler_deg(expected).inv()).magnitude().max() < 1e-9
+    np.testing.assert_allclose(file.shifts_px, -1)
+    pose = {"alignments3D__pose": np.zeros((5, 3))}
+    assert open_particles(cs(stack / "a.cs", **fields, **pose)).rotations.magnitude().max() == 0
+
+
+def header(text, *, version=1, length=None, body=b"") -> bytes:
+    text = text.encode() + b"\n"
+    length = len(text) if length is None else length
+    return b"\x93NUMPY" + bytes([version, 0]) + length.to_bytes(2 * version, "little") + text + body
+
+
+def of_type(descr: str, body: bytes, shape: str = "(1,)") -> bytes:
+    return header(f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}", body=body)
+
+
+RECORD = "{'descr': [('blob/idx', '<u4')], 'fortran_order': False, 'shape': (%s,)}"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not a NumPy array"),
+        (b"PK\x03\x04" + bytes(100), "is not a NumPy array"),
+        (header(RECORD % 2, version=3, body=bytes(8)), "is not a NumPy array .*unsupported .npy version"),
+        (header(RECORD % 2, version=2, length=2**32 - 1), "its header states a length of 4294967295 bytes"),
+        (header("{'descr': ", body=bytes(8)), "is not a NumPy array"),
+        (header("(" * 5000), "is not a NumPy array"),
+        (header(RECORD % 10**9, body=bytes(8)), "must be as long as its header states, 1000000000 records"),
+        (header(RECORD % 2, body=bytes(9)), "must be as long as its header states, 2 records and .*, got"),
+        (header(RECORD % 0), "contains no particles: 0 records"),
+        (header(RECORD % -1), "is not a NumPy array|contains no particles"),
+        (of_type("'<f4'", bytes(4)), "must contain records"),
+        (
+            of_type("[('a', '<u4')]", bytes(4), "(1, 1)"),
+            "must contain records, one per particle, got an array",
+        ),
+        (of_type("[('a', '|O')]", bytes(8)), "must contain numbers and text, got object in the field a"),
+        (of_type("[('a', '<c8')]", bytes(8)), "must contain numbers and text, got complex64 in the field a"),
+        (of_type("[('a', '|S4')]", b"\xff\xfe\xfd\xfc"), "must have UTF-8 text in the field a"),
+        (header(RECORD % 2, body=bytes(8)), "has no field blob/path, which locates the images"),
+    ],
+)
+def test_files_that_are_not_particle_files(tmp_path, content, message):
+    path = tmp_path / "a.cs"
+    path.write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=message) as error:
+        open_particles(path)
+    assert one_sentence(error).startswith(str(path))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+def test_a_header_that_python_2_wrote_is_read(stack):
+    text = "{'descr': [('blob/path', '|S6'), ('blob/idx', '<u4')], 'fortran_order': False, 'shape': (1L,), }"
+    (stack / "a.cs").write_bytes(header(text, body=b"a.mrcs\2\0\0\0"))
+    assert open_particles(stack / "a.cs").image_names == ["000003@a.mrcs"]
+
+
+def test_pickles_are_never_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("pickle.loads", lambda *_: pytest.fail("a pickle was loaded"))
+    monkeypatch.setattr("pickle.load", lambda *_, **__: pytest.fail("a pickle was loaded"))
+    np.save(tmp_path / "a.npy", np.array([{"blob/path": "a.mrcs"}], dtype=object))
+    (tmp_path / "a.npy").rename(tmp_path / "a.cs")
+    with pytest.raises(
+        ValueError, match=r"a.cs must contain records, one per particle, got an array of object"
+    ):
+        open_particles(tmp_path / "a.cs")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"blob__path": np.array([b"a.mrcs"] * 4 + [b""])},
+            "must name a stack in each row, got none in row 5",
+        ),
+        ({"blob__idx": np.arange(1, 6)}, "names image 6 of .*a.mrcs, which has images 1 to 5"),
+        ({"blob__idx": np.arange(-1, 4)}, "must name images as number@stack|names image 0 of"),
+        (
+            {"blob__psize_A": np.full(5, np.nan)},
+            "finite numbers in the column blob/psize_A, got nan in row 1",
+        ),
+        ({"blob__psize_A": np.zeros(5)}, "has no single valid pixel size, got 0 angstrom"),
+        (
+            {"alignments3D__pose": np.where(np.arange(15).reshape(5, 3) == 10, np.inf, 0.0)},
+            "finite numbers in the column alignments3D/pose/1, got inf in row 4$",
+        ),
+    ],
+)
+def test_impossible_values(stack, fields, message):
+    with pytest.raises(ValueError, match=message) as error:
+        _ = open_particles(cs(stack / "a.cs", **fields)).rotations
+    assert one_sentence(error).startswith(str(stack / "a.cs"))

@@ -1,0 +1,86 @@
+"""Profiles and their settings: values, types, ranges, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cryoem import runs, volumes
+from cryoem.runs.profiles import described_settings
+
+
+def test_the_paper_profile_has_the_sizes_of_the_paper():
+    assert all(runs.get_profile(name).name == name for name in ("quick", "paper", "toy"))
+    paper = runs.get_profile("paper")
+    assert (paper.n_validation, paper.n_test) == (838, 1650)
+    box_of_5j0n = volumes.DensityMap(np.zeros((69, 57, 75)), 3.667)
+    assert paper.image_size is None  # the map determines it: 116 px for the paper's
+    assert volumes.enclosing_image_size(box_of_5j0n) == 116
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("fast", {}, "profile must be one of quick, paper, toy, got 'fast'"),
+        ("toy", {"steps": 3}, "unknown setting 'steps'; `cryoem settings` lists all settings"),
+        ("toy", {"name": "x"}, "unknown setting 'name'; `cryoem settings` lists all settings"),
+        ("toy", {"training_epochs": "many"}, "training_epochs must be a valid integer, got 'many'"),
+        ("toy", {"training_epochs": 0}, "training_epochs must be greater than or equal to 1, got 0"),
+        ("toy", {"training_epochs": True}, "training_epochs must be a valid integer, got True"),
+        ("toy", {"noise_variance": float("nan")}, "noise_variance must be a finite number, got nan"),
+        ("toy", {"noise_variance": -1}, "noise_variance must be greater than or equal to 0, got -1"),
+        ("toy", {"landmarks": 1.5}, "landmarks must be a valid integer, got 1.5"),
+        ("toy", {"architecture": "large"}, "architecture must be 'polar' or 'published', got 'large'"),
+        (
+            "toy",
+            {"ctf": True, "reconstruction_method": "cgls"},
+            "reconstruction_method must be fourier if ctf is true, got cgls",
+        ),
+        ("toy", {"n_particles": 20}, "n_particles must be None for simulated particles, got 20"),
+    ],
+)
+def test_wrong_profiles_are_one_sentence(name, overrides, message):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+        runs.get_profile(name, **overrides)
+    assert str(caught.value) == message
+
+
+def test_overrides_take_the_type_of_the_setting():
+    profile = runs.get_profile("toy", noise_variance=16, training_seconds=None)
+    assert (profile.noise_variance, type(profile.noise_variance)) == (16.0, float)
+    assert profile.training_seconds is None
+
+
+def test_settings_are_read_from_text():
+    assert runs.parse_setting("training_epochs=12") == ("training_epochs", 12)
+    assert runs.parse_setting("noise_variance=16") == ("noise_variance", 16.0)
+    assert runs.parse_setting("training_seconds=none") == ("training_seconds", None)
+    assert runs.parse_setting("recovery_method=sgd") == ("recovery_method", "sgd")
+    for text, message in (
+        ("seed", "must have the form name=value, got 'seed'"),
+        ("steps=3", "unknown setting 'steps'"),
+        ("seed=one", "seed must be a valid integer, got 'one'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            runs.parse_setting(text)
+
+
+def test_settings_are_described_with_their_range_and_values():
+    described = described_settings()
+    assert "name" not in described
+    assert described["batch_size"] == {
+        "meaning": "images per training step; at least 2",
+        "quick": 128,
+        "paper": 128,
+        "toy": 32,
+    }
+    assert described["architecture"]["meaning"] == "encoder: polar, published"
+
+
+def test_the_path_of_a_map_becomes_absolute_and_must_exist(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "particle.mrc").write_bytes(b"map")
+    assert runs.get_profile("toy", map_name="particle.mrc").map_name == str(tmp_path / "particle.mrc")
+    assert runs.get_profile("toy", map_name="5j0n").map_name == "5j0n"
+    with pytest.raises(FileNotFoundError, match=f"the path of a map; {tmp_path}/other.mrc does not exist"):
+        runs.get_profile("toy", map_name="other.mrc")

@@ -1,0 +1,69 @@
+"""Training on two devices gives what it gives on one: losses, metrics, weights, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FLOAT32 = 1e-5  # some thousand operations in single precision, added up in another order
+FLOAT16 = 2e-3  # a few roundings to 11 bits
+OF_THE_WAY = 0.02  # where a gradient cancels, Adam still makes a step, of what rounding has left of it
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> dict:
+    """The report of ``two_devices.py``, in a process whose TensorFlow has two devices."""
+    folder = tmp_path_factory.mktemp("two-devices")
+    script = Path(__file__).with_name("two_devices.py")
+    run = subprocess.run(
+        [sys.executable, str(script), str(folder / "report.json"), str(folder / "checkpoints")],
+        env=os.environ | {"PYTHONPATH": str(script.parents[1]), "CRYOEM_DEVICE": "auto"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    return json.loads((folder / "report.json").read_text())
+
+
+def assert_same_history(one: dict, two: dict, *, tolerance: float) -> None:
+    assert one.keys() == two.keys()
+    for name in one.keys() - {"seconds"}:
+        assert two[name] == pytest.approx(one[name], rel=tolerance), name
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("shifts", FLOAT32), ("mlp", FLOAT32), ("float16", FLOAT16)])
+def test_two_devices_train_as_one(report, kind, tolerance):
+    found = report[kind]
+    assert found["start"] == 0  # the same initial weights
+    assert_same_history(*found["history"], tolerance=tolerance)
+    assert found["went"] > 1e-3
+    assert found["apart"] < OF_THE_WAY * found["went"]
+    assert found["features_apart"] < tolerance
+
+
+def test_a_training_on_two_devices_resumes_to_the_same_numbers(report):
+    found = report["resumed"]
+    assert found["epochs"] == [1, 3]
+    assert found["loss"][0] == found["loss"][1]
+    assert found["apart"] == 0
+
+
+def test_aligners_train_on_two_devices_as_on_one(report):
+    found = report["aligners"]
+    assert_same_history(*found["history"], tolerance=FLOAT32)
+    assert_same_history(*found["untrained"], tolerance=FLOAT32)
+    assert found["apart"] < OF_THE_WAY * found["rate"]
+
+
+def test_batches_that_cannot_be_shared_equally_are_refused(report):
+    sentence = "{} must be a multiple of the 2 replicas of the model, got {}"
+    assert report["odd batch"] == sentence.format("batch_size", 7)
+    assert report["odd validation"] == sentence.format("validation images", 13)

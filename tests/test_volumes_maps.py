@@ -1,0 +1,147 @@
+"""Map files: maps of any program are read, written maps come back, and other files are one sentence."""
+
+import gzip
+import hashlib
+
+import mrcfile
+import numpy as np
+import pytest
+from small_maps import FLOAT32_TOLERANCE, random_map
+
+from cryoem import volumes
+from cryoem.volumes.density import DensityMap
+
+
+def edit_header(path, **fields):
+    with mrcfile.open(path, mode="r+", permissive=True) as mrc:
+        for name, value in fields.items():
+            mrc.header[name] = value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"data": np.zeros((4, 4))}, r"data must be \(z, y, x\).*got shape \(4, 4\)"),
+        ({"data": np.zeros((2, 2, 2), complex)}, "real numbers, got complex128"),
+        ({"data": np.array([[[np.nan, np.inf, 1.0]]])}, "got 1 NaN and 1 infinite voxels of 3"),
+        ({"data": np.full((1, 1, 2), 1e300)}, "got 0 NaN and 2 infinite"),
+        ({"voxel_size_angstrom": 0.0}, "voxel_size_angstrom must be a positive number, got 0.0"),
+        ({"origin": (0.0, np.inf, 0.0)}, "origin must be three finite numbers"),
+        ({"origin": (0.0, 0.0)}, "origin must be three finite numbers"),
+    ],
+)
+def test_map_refuses_what_is_not_a_density(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        DensityMap(**{"data": np.zeros((2, 2, 2)), "voxel_size_angstrom": 1.0} | arguments)
+
+
+@pytest.mark.parametrize("name", ["map.mrc", "map.mrc.gz"])
+def test_written_map_reads_back_identical(tmp_path, name):
+    written = random_map()
+    volumes.write_map(tmp_path / name, written)
+    read = volumes.read_map(tmp_path / name)
+    np.testing.assert_array_equal(read.data, written.data)
+    assert read.data.dtype == np.float32
+    assert read.voxel_size_angstrom == pytest.approx(written.voxel_size_angstrom, rel=FLOAT32_TOLERANCE)
+    assert read.origin == pytest.approx(written.origin)
+
+
+def test_written_maps_are_valid_and_reproducible(tmp_path, capsys):
+    for name in ("map.mrc", "same.mrc"):
+        volumes.write_map(tmp_path / "new" / name, random_map())
+        assert mrcfile.validate(tmp_path / "new" / name), capsys.readouterr().out
+    assert (tmp_path / "new" / "map.mrc").read_bytes() == (tmp_path / "new" / "same.mrc").read_bytes()
+
+
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+@pytest.mark.parametrize("dtype", ["i1", "i2", "u2", "f2", "f4"])
+def test_every_mode_in_either_byte_order_reads_as_float32(tmp_path, dtype, byte_order):
+    data = np.arange(2 * 3 * 4).reshape(2, 3, 4).astype(np.dtype(dtype).newbyteorder(byte_order))
+    with mrcfile.new(tmp_path / "map.mrc") as mrc:
+        mrc.set_data(data)
+        mrc.set_volume()
+        mrc.voxel_size = 1.5
+    read = volumes.read_map(tmp_path / "map.mrc")
+    np.testing.assert_array_equal(read.data, data.astype(np.float32))
+    assert read.voxel_size_angstrom == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("axes", [(1, 2, 3), (3, 2, 1), (2, 3, 1), (2, 1, 3)])
+def test_order_of_axes_in_the_file_does_not_matter(tmp_path, axes):
+    expected = random_map(origin=(0.0, 0.0, 0.0))
+    start_xyz = {1: 10, 2: -4, 3: 6}
+    columns, rows, sections = axes
+    stored = expected.data.transpose([3 - sections, 3 - rows, 3 - columns])  # x, y, z are 1, 2, 3
+    with mrcfile.new(tmp_path / "map.mrc") as mrc:
+        mrc.set_data(np.ascontiguousarray(stored))
+        mrc.set_volume()
+        header = mrc.header
+        header.mapc, header.mapr, header.maps = axes
+        header.mx, header.my, header.mz = expected.data.shape[::-1]
+        header.cella = tuple(n * expected.voxel_size_angstrom for n in expected.data.shape[::-1])
+        header.nxstart, header.nystart, header.nzstart = (start_xyz[axis] for axis in axes)
+    read = volumes.read_map(tmp_path / "map.mrc")
+    np.testing.assert_array_equal(read.data, expected.data)
+    assert read.origin == pytest.approx((25.0, -10.0, 15.0))
+
+
+def test_missing_map_identifier_is_a_warning(tmp_path):
+    path = tmp_path / "map.mrc"
+    volumes.write_map(path, random_map())
+    edit_header(path, map=b"", machst=[0, 0, 0, 0])
+    with pytest.warns(UserWarning, match=r"map\.mrc lacks the MAP identifier"):
+        read = volumes.read_map(path)
+    np.testing.assert_array_equal(read.data, random_map().data)
+
+
+def test_missing_cell_is_a_warning_and_the_default_voxel(tmp_path):
+    path = tmp_path / "map.mrc"
+    volumes.write_map(path, random_map())
+    edit_header(path, cella=(0, 0, 0))
+    with pytest.warns(UserWarning, match=r"map\.mrc has no cell in its header; assuming 1\.0 angstrom"):
+        assert volumes.read_map(path).voxel_size_angstrom == 1.0
+    with pytest.warns(UserWarning, match=r"assuming 4\.0 angstrom"):
+        assert volumes.read_map(path, default_voxel_size_angstrom=4.0).voxel_size_angstrom == 4.0
+
+
+def test_errors_name_the_file_and_both_sizes(tmp_path):
+    """Damage of other kinds: see test_damaged_files."""
+    volumes.write_map(tmp_path / "whole.mrc", random_map())
+    content = (tmp_path / "whole.mrc").read_bytes()
+    header = "its header states 7 x 6 x 5 values of mode 2, 1864 bytes"
+    for name, stored, message in (
+        ("short.mrc", content[:-4], f"short.mrc is truncated: {header}, got a file of 1860 bytes"),
+        ("long.mrc", content + b"0", f"long.mrc is longer than its header states: {header}, got more"),
+        ("short.map.gz", gzip.compress(content[:-4]), f"short.map.gz is truncated: {header}, got 1860 bytes"),
+        ("broken.map.gz", gzip.compress(content)[:-30], "cannot read the map .*broken.map.gz"),
+        ("stack.mrcs", content, "must be one density map, got a stack of 5 images of 7 x 6 pixels"),
+    ):
+        (tmp_path / name).write_bytes(stored)
+        with pytest.raises(ValueError, match=message):
+            volumes.read_map(tmp_path / name)
+    for path in (tmp_path / "absent.mrc", tmp_path):
+        with pytest.raises(FileNotFoundError, match=f"^no map file at {path}$"):
+            volumes.read_map(path)
+
+
+def test_a_single_image_is_not_a_map(tmp_path):
+    with mrcfile.new(tmp_path / "image.mrc") as mrc:
+        mrc.set_data(np.ones((6, 6), np.float32))
+    with pytest.raises(ValueError, match="got a single image of 6 x 6 pixels"):
+        volumes.read_map(tmp_path / "image.mrc")
+
+
+def test_real_map_reads_and_its_file_does_not_change(real_data):
+    path = real_data / "maps" / "5j0n.mrc"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    density_map = volumes.read_map(path)
+    assert density_map.data.shape == (69, 57, 75)
+    assert density_map.voxel_size_angstrom == pytest.approx(11 / 3)
+    assert density_map.origin == pytest.approx((69.753, 63.1, 26.546), abs=1e-3)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
+
+
+def test_real_image_stacks_are_not_maps(real_data):
+    for name in ("empiar_10076_7.mrc", "rln_proj_65.mrcs", "toy_projections.mrcs"):
+        with pytest.raises(ValueError, match="got a stack of"):
+            volumes.read_map(real_data / "particles" / name)

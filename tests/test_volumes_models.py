@@ -1,0 +1,173 @@
+"""Density of atomic models: form factors, axes, centres, and what counts as an atom."""
+
+import gemmi
+import numpy as np
+import pytest
+from scipy import ndimage
+from small_maps import centre_position
+
+from cryoem import volumes
+
+
+def structure_of(atoms):
+    """A gemmi structure of (element, x, y, z) atoms."""
+    structure, model, chain, residue = gemmi.Structure(), gemmi.Model(1), gemmi.Chain("A"), gemmi.Residue()
+    residue.name = "UNK"
+    for element, *position in atoms:
+        atom = gemmi.Atom()
+        atom.name, atom.element, atom.pos, atom.b_iso = (
+            element,
+            gemmi.Element(element),
+            gemmi.Position(*position),
+            77.0,
+        )
+        residue.add_atom(atom)
+    chain.add_residue(residue)
+    model.add_chain(chain)
+    structure.add_model(model)
+    return structure
+
+
+def test_density_of_one_atom_is_its_form_factor_transformed():
+    position = (10.3, -4.1, 7.7)
+    density_map = volumes.density_from_model(
+        structure_of([("C", *position)]),
+        voxel_size_angstrom=1.5,
+        resolution_angstrom=6.0,
+        box_size=(20, 21, 22),
+    )
+    # f(s) = sum a exp(-b s^2 / 4), blurred by exp(-B s^2 / 4) with B = 4 resolution^2, in real space
+    form_factor = gemmi.Element("C").c4322
+    axes = np.ix_(*(1.5 * (np.arange(n) - n // 2) for n in (20, 21, 22)))
+    r_squared = sum(axis**2 for axis in axes)
+    expected = sum(
+        a * (4 * np.pi / (b + 4 * 6.0**2)) ** 1.5 * np.exp(-4 * np.pi**2 * r_squared / (b + 4 * 6.0**2))
+        for a, b in zip(form_factor.a, form_factor.b, strict=True)
+    )
+    np.testing.assert_allclose(density_map.data, expected, atol=1e-4 * expected.max())
+    np.testing.assert_allclose(centre_position(density_map), position, atol=1e-5)
+    assert density_map.data.sum() * 1.5**3 == pytest.approx(sum(form_factor.a), rel=1e-3)
+
+
+@pytest.mark.parametrize("box_size", [None, 30, 31, (30, 31, 36)])
+def test_centre_of_mass_of_a_model_is_the_centre_voxel(box_size):
+    rng = np.random.default_rng(0)
+    atoms = [(element, *rng.uniform(0, 30, 3)) for element in ["C"] * 50 + ["P"] * 10 + ["O"] * 20]
+    density_map = volumes.density_from_model(
+        structure_of(atoms), voxel_size_angstrom=2.0, resolution_angstrom=8.0, box_size=box_size
+    )
+    centre = [n // 2 for n in density_map.data.shape]
+    np.testing.assert_allclose(ndimage.center_of_mass(density_map.data), centre, atol=1e-3)
+    assert density_map.data[0].max() < 1e-3 * density_map.data.max()
+
+
+def test_axes_of_the_map_are_those_of_the_model():
+    atoms = [("C", 0, 0, 0), ("C", 0, 0, 0), ("C", 0, 0, 0), ("C", 30, 18, 6)]
+    density_map = volumes.density_from_model(
+        structure_of(atoms), voxel_size_angstrom=1.5, resolution_angstrom=4.0
+    )
+    far_corner = (np.array([30, 18, 6]) - density_map.origin) / 1.5
+    z, y, x = np.rint(far_corner[::-1]).astype(int)
+    near_far_corner = density_map.data[z - 2 : z + 3, y - 2 : y + 3, x - 2 : x + 3]
+    assert near_far_corner.max() == pytest.approx(density_map.data.max() / 3, rel=0.1)
+
+
+def test_waters_hydrogens_and_later_models_do_not_count(tmp_path):
+    lines = ["ATOM      1  CA  ALA A   1       0.000   0.000   0.000  1.00 20.00           C"]
+    water = "HETATM    3  O   HOH A   2       9.000   0.000   0.000  1.00 20.00           O"
+    hydrogen = "ATOM      2  HA  ALA A   1       1.000   0.000   0.000  1.00 20.00           H"
+    other_model = [
+        "MODEL        2",
+        lines[0].replace("   0.000   0.000   0.000", "  50.000   0.000   0.000"),
+        "ENDMDL",
+    ]
+    (tmp_path / "plain.pdb").write_text("\n".join([*lines, "END\n"]))
+    (tmp_path / "full.pdb").write_text(
+        "\n".join(["MODEL        1", *lines, hydrogen, water, "ENDMDL", *other_model])
+    )
+    settings = {"voxel_size_angstrom": 2.0, "resolution_angstrom": 6.0, "box_size": 24}
+    plain = volumes.density_from_model(tmp_path / "plain.pdb", **settings)
+    full = volumes.density_from_model(tmp_path / "full.pdb", **settings)
+    np.testing.assert_array_equal(full.data, plain.data)
+    kept = volumes.density_from_model(
+        tmp_path / "full.pdb", keep_waters=True, keep_hydrogens=True, **settings
+    )
+    expected = sum(sum(gemmi.Element(name).c4322.a) for name in "CHO")
+    assert kept.data.sum() * 2.0**3 == pytest.approx(expected, rel=1e-2)
+
+
+def test_the_structure_given_is_not_modified():
+    structure = structure_of([("C", 0, 0, 0), ("H", 1, 0, 0)])
+    before = structure.make_pdb_string()
+    volumes.density_from_model(structure, voxel_size_angstrom=2.0, resolution_angstrom=6.0)
+    assert structure.make_pdb_string() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"voxel_size_angstrom": 0.0}, "voxel_size_angstrom must be a positive number, got 0.0"),
+        (
+            {"resolution_angstrom": 3.0},
+            "resolution_angstrom must be at least two voxels of 2.0 angstrom, got 3.0",
+        ),
+        ({"margin_angstrom": -1.0}, "margin_angstrom must be a finite number of at least 0, got -1.0"),
+        ({"box_size": 8}, "box_size must be at least 1 x 1 x 21 voxels .* got 8"),
+        ({"box_size": (8, 8)}, "box_size must be one or three positive integers"),
+        ({"voxel_size_angstrom": 1e-3}, "voxel_size_angstrom is too small: 0.001 gives"),
+    ],
+)
+def test_settings_out_of_range_are_refused(arguments, message):
+    structure = structure_of([("C", 0, 0, 0), ("C", 40, 0, 0)])
+    with pytest.raises(ValueError, match=message):
+        volumes.density_from_model(
+            structure, **{"voxel_size_angstrom": 2.0, "resolution_angstrom": 8.0} | arguments
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.cif", "", "must be an atomic model"),
+        ("empty.pdb", "", "must have atoms"),
+        ("atomless.cif", "data_x\n", "must have atoms"),
+        ("notes.txt", "hello", "must be an atomic model"),
+        ("text.cif", "hello", "must be an atomic model"),
+    ],
+)
+def test_a_file_without_atoms_is_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message) as raised:
+        volumes.density_from_model(tmp_path / name, voxel_size_angstrom=2.0, resolution_angstrom=6.0)
+    assert name in str(raised.value)
+    with pytest.raises(FileNotFoundError, match=r"no atomic model at .*absent\.cif"):
+        volumes.density_from_model(tmp_path / "absent.cif", voxel_size_angstrom=2.0, resolution_angstrom=6.0)
+
+
+@pytest.mark.parametrize("name", ["1u19.cif.gz", "4upy.pdb.gz"])
+def test_real_models_become_density_in_empty_solvent(real_data, name):
+    density_map = volumes.density_from_model(
+        real_data / "models" / name, voxel_size_angstrom=4.0, resolution_angstrom=8.0
+    )
+    centre = [n // 2 for n in density_map.data.shape]
+    np.testing.assert_allclose(ndimage.center_of_mass(density_map.data), centre, atol=0.02)
+    shell = np.ones(density_map.data.shape, bool)
+    shell[1:-1, 1:-1, 1:-1] = False
+    assert density_map.data[shell].mean() < 1e-4 * density_map.data.max()
+    assert density_map.data.min() >= 0
+
+
+def test_a_pdb_file_without_end_and_unknown_elements_are_warnings(tmp_path):
+    atom = "ATOM  {0:5d}  {1:<2s}  ALA A{0:4d}    {2:8.3f}   0.000   0.000  1.00 20.00          {1:>2s}\n"
+    whole = atom.format(1, "C", 0.0) + atom.format(2, "N", 3.0)
+    settings = {"voxel_size_angstrom": 2.0, "resolution_angstrom": 6.0, "box_size": 24}
+    (tmp_path / "whole.pdb").write_text(whole + "END\n")
+    expected = volumes.density_from_model(tmp_path / "whole.pdb", **settings).data
+    for name, text, message in (
+        ("cut.pdb", whole, "cut.pdb lacks the END of a PDB file; atoms may be missing"),
+        ("odd.pdb", whole + atom.format(3, "X", 9.0) + "END\n", "odd.pdb has 1 atoms of unknown element"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.warns(UserWarning, match=message):
+            found = volumes.density_from_model(tmp_path / name, **settings).data
+        np.testing.assert_array_equal(found, expected)

@@ -1,0 +1,258 @@
+"""The registry without a network: local files first, checksums always verified, one sentence for every failure."""
+
+import gzip
+import hashlib
+
+import numpy as np
+import pooch
+import pytest
+import requests
+
+from cryoem import volumes
+from cryoem.volumes.registry import DEFAULT_VOXEL_SIZE_ANGSTROM, PHANTOM_BOX_ANGSTROM
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty data folder, no local data, and a network that nobody may use."""
+    monkeypatch.delenv("CRYOEM_DATA", raising=False)
+    monkeypatch.setenv("CRYOEM_HOME", str(tmp_path / "home"))
+
+    def no_network(*_, **__):
+        raise requests.ConnectionError("HTTPSConnectionPool: Max retries exceeded")
+
+    monkeypatch.setattr(pooch, "retrieve", no_network)
+    return tmp_path / "home"
+
+
+MODEL = gzip.compress(b"data_1U19\n#\n", mtime=0)
+MAP = gzip.compress(bytes(208) + b"MAP " + bytes(2000), mtime=0)
+
+
+@pytest.fixture
+def downloads(home, monkeypatch):
+    """A network that serves a model, a map and the word "served"; the list of the addresses asked for."""
+    asked = []
+
+    def retrieve(url, *, known_hash, fname, path, progressbar):
+        asked.append((url, known_hash))
+        assert progressbar
+        (path / fname).write_bytes({"1u19.cif.gz": MODEL, "emd_1234.map.gz": MAP}.get(fname, b"served"))
+
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    return asked
+
+
+def listed(monkeypatch, content):
+    """Make the entry "5j0n" expect ``content``."""
+    entry = volumes.ENTRIES["5j0n"]
+    expected = hashlib.sha256(content).hexdigest()
+    changed = volumes.Entry(
+        entry.name, entry.file_name, entry.url, expected, entry.licence, entry.description
+    )
+    monkeypatch.setitem(volumes.ENTRIES, "5j0n", changed)
+    return expected
+
+
+@pytest.mark.parametrize(
+    ("name", "file_name", "url"),
+    [
+        ("1U19", "1u19.cif.gz", "https://files.rcsb.org/download/1U19.cif.gz"),
+        ("pdb-5j0n", "5j0n.cif.gz", "https://files.rcsb.org/download/5J0N.cif.gz"),
+        (
+            "EMD-1234",
+            "emd_1234.map.gz",
+            "https://ftp.ebi.ac.uk/pub/databases/emdb/structures/EMD-1234/map/emd_1234.map.gz",
+        ),
+    ],
+)
+def test_identifiers_have_addresses(name, file_name, url):
+    entry = volumes.find_entry(name)
+    assert (entry.file_name, entry.url, entry.sha256) == (file_name, url, None)
+
+
+def test_listed_entries_are_complete_and_found_in_any_case():
+    for name, entry in volumes.ENTRIES.items():
+        assert volumes.find_entry(name.upper()) is entry
+        assert len(bytes.fromhex(entry.sha256)) == 32
+        assert entry.url.startswith("https://")
+        assert entry.licence
+        assert entry.description
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("../5j0n", "name must be a registry name, not a path, got"),
+        ("a\\b", "name must be a registry name, not a path, got"),
+        ("", "name must be one of 5j0n, beta-galactosidase, a PDB id"),
+        ("EMD-12", "name must be one of 5j0n, beta-galactosidase, a PDB id"),
+        ("５j0n", "name must be one of 5j0n, beta-galactosidase, a PDB id"),
+    ],
+)
+def test_names_that_are_none_are_refused(home, name, message):
+    with pytest.raises(ValueError, match=message):
+        volumes.fetch(name)
+
+
+@pytest.mark.parametrize("folder", ["", "maps", "models"])
+def test_local_file_comes_first(home, tmp_path, monkeypatch, folder):
+    listed(monkeypatch, b"local")
+    path = tmp_path / "local" / folder / "5j0n.mrc"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"local")
+    monkeypatch.setenv("CRYOEM_DATA", str(tmp_path / "local"))
+    assert volumes.fetch("5j0n").samefile(path)
+
+
+def test_local_file_with_the_wrong_digest_is_an_error(home, tmp_path, monkeypatch):
+    expected = listed(monkeypatch, b"right")
+    (tmp_path / "5j0n.mrc").write_bytes(b"wrong")
+    monkeypatch.setenv("CRYOEM_DATA", str(tmp_path))
+    found = hashlib.sha256(b"wrong").hexdigest()
+    with pytest.raises(ValueError, match=rf"5j0n\.mrc must have the sha256 {expected}, got {found}"):
+        volumes.fetch("5j0n")
+
+
+def test_download_happens_once_with_the_known_hash(home, downloads, monkeypatch):
+    expected = listed(monkeypatch, b"served")
+    path = volumes.fetch("5j0n")
+    assert path == home / "5j0n.mrc"
+    assert volumes.fetch("5j0n") == path
+    path.write_bytes(b"changed")
+    with pytest.raises(ValueError, match=r"5j0n\.mrc must have the sha256"):
+        volumes.fetch("5j0n")
+    assert downloads == [(volumes.ENTRIES["5j0n"].url, expected)]
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content"), [("1u19", "1u19.cif.gz", MODEL), ("EMD-1234", "emd_1234.map.gz", MAP)]
+)
+def test_first_use_of_an_unlisted_entry_records_its_digest(home, downloads, name, file, content):
+    path = volumes.fetch(name)
+    assert (home / f"{file}.sha256").read_text() == f"{hashlib.sha256(content).hexdigest()}  {file}\n"
+    assert volumes.fetch(name.upper()) == path
+    path.write_bytes(b"changed")
+    with pytest.raises(ValueError, match=rf"{file} must have the sha256"):
+        volumes.fetch(name)
+    assert len(downloads) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<html>404</html>", r"1u19\.cif\.gz is not a complete gzip file"),
+        (b"", r"1u19\.cif\.gz must have 'data_1U19' at its beginning, got ''"),
+        (MODEL[:-1], r"1u19\.cif\.gz is not a complete gzip file from https://\S+: Compressed file ended"),
+        (
+            MODEL[:-6] + b"x" + MODEL[-5:],
+            r"1u19\.cif\.gz is not a complete gzip file from https://\S+: CRC check failed",
+        ),
+        (
+            gzip.compress(b"data_1ABC\n", mtime=0),
+            r"1u19\.cif\.gz must have 'data_1U19' at its beginning, got 'data_1ABC'",
+        ),
+    ],
+)
+def test_what_is_downloaded_is_verified_before_it_is_taken(home, monkeypatch, content, message):
+    def retrieve(url, *, fname, path, **_):
+        (path / fname).write_bytes(content)
+
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    with pytest.raises(ValueError, match=message) as raised:
+        volumes.fetch("1u19")
+    assert "\n" not in str(raised.value)
+    assert not list(home.iterdir())
+
+
+def test_a_map_that_is_none_is_not_taken(home, downloads, monkeypatch):
+    monkeypatch.setattr("test_volumes_registry.MAP", gzip.compress(b"data_1234\n" * 200))
+    with pytest.raises(ValueError, match=r"emd_1234\.map\.gz must have 'MAP' in its header, got"):
+        volumes.fetch("EMD-1234")
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"\n", b"abc  1u19.cif.gz\n", b"\xff" * 80, b"0" * 63 + b"\n", b"0" * 90]
+)
+def test_a_damaged_record_of_a_digest_is_an_error(home, downloads, text):
+    volumes.fetch("1u19")
+    (home / "1u19.cif.gz.sha256").write_bytes(text)
+    with pytest.raises(ValueError, match=r"1u19\.cif\.gz\.sha256 must begin with a sha256, got"):
+        volumes.fetch("1u19")
+
+
+NOT_FOUND = requests.Response()
+NOT_FOUND.status_code = 404
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "No space left on device"), "from https://.*: No space left on device$"),
+        (requests.HTTPError("404 Client Error", response=NOT_FOUND), ": the server answered 404$"),
+        (requests.ConnectionError("Max retries exceeded"), ": no connection to the server$"),
+        (
+            ValueError("hash does not match:\n  expected a"),
+            "failed verification: hash does not match: expected a$",
+        ),
+    ],
+)
+def test_a_failed_download_is_one_sentence(home, monkeypatch, error, message):
+    def retrieve(*_, **__):
+        raise error
+
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    with pytest.raises((ConnectionError, ValueError), match=message):
+        volumes.fetch("1u19")
+    assert not list(home.iterdir())
+
+
+def test_load_reads_maps_resamples_and_filters(tmp_path):
+    stored = volumes.phantom(size=32)
+    volumes.write_map(tmp_path / "map.mrc", stored)
+    np.testing.assert_array_equal(volumes.load(tmp_path / "map.mrc").data, stored.data)
+    coarse = volumes.load(str(tmp_path / "map.mrc"), voxel_size_angstrom=8.0)
+    assert (coarse.data.shape, coarse.voxel_size_angstrom) == ((16, 16, 16), 8.0)
+    smooth = volumes.load(tmp_path / "map.mrc", resolution_angstrom=30.0)
+    assert smooth.data.std() < 0.9 * stored.data.std()
+
+
+def test_load_makes_density_of_models_and_phantoms(tmp_path):
+    atom = "ATOM      1  CA  ALA A   1       0.000   0.000   0.000  1.00 20.00           C\nEND\n"
+    (tmp_path / "atom.pdb").write_text(atom)
+    assert volumes.load(tmp_path / "atom.pdb").voxel_size_angstrom == DEFAULT_VOXEL_SIZE_ANGSTROM
+    assert volumes.load(tmp_path / "atom.pdb", voxel_size_angstrom=2.0).voxel_size_angstrom == 2.0
+    np.testing.assert_array_equal(volumes.load("phantom").data, volumes.phantom().data)
+    np.testing.assert_array_equal(volumes.load("phantom-D2").data, volumes.phantom(symmetry="D2").data)
+
+
+def test_load_makes_a_box_of_a_given_size(tmp_path, real_data):
+    volumes.write_map(tmp_path / "a.mrc", volumes.phantom(size=20, voxel_size_angstrom=6.0))
+    cut = volumes.load(tmp_path / "a.mrc", size=17)
+    np.testing.assert_array_equal(cut.data, volumes.cube(volumes.read_map(tmp_path / "a.mrc"), 17).data)
+    wide = volumes.load("phantom-C2", size=16)
+    assert (wide.data.shape, wide.voxel_size_angstrom) == ((16, 16, 16), PHANTOM_BOX_ANGSTROM / 16)
+    narrow = volumes.load("phantom", size=16, voxel_size_angstrom=5.0)
+    assert (narrow.data.shape, narrow.voxel_size_angstrom) == ((16, 16, 16), 5.0)
+    model = real_data / "models" / "1u19.cif.gz"
+    assert volumes.load(model, voxel_size_angstrom=8.0, size=31).data.shape == (31, 31, 31)
+    with pytest.raises(ValueError, match=r"^box_size must be at least .*, got 4$"):
+        volumes.load(model, voxel_size_angstrom=8.0, size=4)
+    with pytest.raises(ValueError, match=r"^size must be a whole number of at least 1, got 0$"):
+        volumes.load("phantom", size=0)
+
+
+def test_load_refuses_other_files(tmp_path):
+    (tmp_path / "table.csv").touch()
+    with pytest.raises(
+        ValueError, match=r"table\.csv must be a map or an atomic model .* got the suffix '\.csv'"
+    ):
+        volumes.load(tmp_path / "table.csv")
+    with pytest.raises(FileNotFoundError, match=r"no map file at .*absent\.mrc"):
+        volumes.load("absent.mrc")
+
+
+def test_load_by_name_finds_the_real_map(real_data, monkeypatch):
+    monkeypatch.setenv("CRYOEM_DATA", str(real_data))
+    assert volumes.load("5j0n").data.shape == (69, 57, 75)
+    assert volumes.load("1u19", voxel_size_angstrom=5.0).voxel_size_angstrom == 5.0
