@@ -1,13 +1,13 @@
 """2-D alignment on the fourteen synthetic sets of the second paper: networks and classical methods on the same images.
 
-python benchmarks/alignment.py                      all sets, 10,000 images each (three quarters of an hour)
+python benchmarks/alignment.py                      all sets, 10,000 images each (45 minutes)
 python benchmarks/alignment.py --sets 1-noise 4-ssnr --images 3000
-python benchmarks/alignment.py --json table.json    the table as JSON too
+python benchmarks/alignment.py --json table.json    also write the table as JSON
 
-The class averages are those of CRYOEM_DATA/class-averages.  Errors are mean errors in degrees modulo 180, on the 1,000
-images that nothing was trained on: of neighbour pairs, or up to one constant.  The iterated template sees all images.
-A network before its training is the classical template that it starts from; "aligned" is what the comparison with the
-class average makes of the angles.
+The class averages are those of CRYOEM_DATA/class-averages. Errors are means in degrees modulo 180 over 1,000
+images that are not used for training: for neighbouring pairs, or up to one common constant. The iterated template
+uses all images. Before training, a network is equivalent to its classical initial template. "Aligned" angles are
+refined by registration with the class average.
 """
 
 from __future__ import annotations
@@ -20,19 +20,28 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from table import print_table
+from table import print_columns, print_table
 
-from cryoem.udl.align import template_aligner
-from cryoem.udl.aligner import Aligner
-from cryoem.udl.classical import iterated_template, pair_angles, wrapped
+from cryoem.udl import (
+    Aligner,
+    SyntheticSet,
+    iterated_template,
+    joint_error_deg,
+    pair_angles,
+    pair_error_deg,
+    polar_grid,
+    polar_spectra,
+    read_class_average,
+    synthetic_set,
+    template_aligner,
+    train,
+    wrap_angles,
+)
 from cryoem.udl.registration import filter_reference, mean_power, register
-from cryoem.udl.spectra import polar_grid, polar_spectra
-from cryoem.udl.synthetic import SyntheticParticles, read_class_average, simulate_particles
-from cryoem.udl.training import joint_error_deg, pair_error_deg, train
 
 PIXEL_SIZES_ANGSTROM = (2.08, 2, 1.23, 1.42, 2.8, 1.461, 1.22)
 HELD_OUT = 1000
-# Iterated template of 300 images, as this project's science notes measured it with plain log spectra.
+# Errors of the iterated template of 300 images with plain log spectra, from this project's science notes.
 TEMPLATE_OF_300 = {
     "ssnr": (0.6, 0.7, 2.5, 4.3, 0.6, 6.1, 7.8),
     "noise": (0.6, 0.6, 1.2, 1.0, 0.5, 1.2, 2.4),
@@ -63,28 +72,35 @@ def main() -> None:
         results[name] = measure(name, arguments.images)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2), encoding="utf-8")
-    print(f"\n### 2-D alignment, {arguments.images:,} images a set, mean error in degrees modulo 180\n")
-    print("| set | " + " | ".join(COLUMNS.values()) + " | training UDL + JUDL |")
-    print("|---" * (2 + len(COLUMNS)) + "|")
-    for name, r in results.items():
-        errors = " | ".join(f"{r[key]:.3f}" for key in COLUMNS)
-        print(f"| {name} | {errors} | {r['udl_seconds']:.0f} + {r['judl_seconds']:.0f} s |")
-    print_table("2-D alignment, summary", summary(results))
+    print_columns(
+        "alignment",
+        f"2-D alignment, {arguments.images:,} images per set, mean error in degrees modulo 180",
+        ("set", *COLUMNS.values(), "training, UDL + JUDL"),
+        [
+            (
+                name,
+                *(f"{result[key]:.3f}" for key in COLUMNS),
+                f"{result['udl_seconds']:.0f} + {result['judl_seconds']:.0f} s",
+            )
+            for name, result in results.items()
+        ],
+    )
+    print_table("alignment-summary", "2-D alignment, summary", summary(results))
 
 
 def measure(name: str, images: int) -> dict[str, float]:
-    """All columns of one set."""
+    """Measure all columns of one set."""
     number, noise = int(name[0]), name[2:]
     folder = Path(os.environ["CRYOEM_DATA"]) / "class-averages"
     average = read_class_average(
         folder / f"center-{number}.png", pixel_size_angstrom=PIXEL_SIZES_ANGSTROM[number - 1]
     )
-    known = simulate_particles(average, images - HELD_OUT, noise=noise, rng=1)
-    unseen = simulate_particles(average, HELD_OUT, noise=noise, rng=2)
+    known = synthetic_set(average, images - HELD_OUT, noise=noise, rng=1)
+    unseen = synthetic_set(average, HELD_OUT, noise=noise, rng=2)
     grid = polar_grid(unseen.images.shape[1])
     held_out = polar_spectra(unseen.images, grid)
     pairs = pair_angles(held_out[:-1], held_out[1:])
-    pair_error = np.abs(wrapped(pairs - np.diff(unseen.angles_rad), np.pi)).mean()
+    pair_error = np.abs(wrap_angles(pairs - np.diff(unseen.angles_rad), np.pi)).mean()
     everything = np.concatenate([polar_spectra(known.images, grid), held_out])
     template, _ = iterated_template(everything)
     result = {
@@ -98,7 +114,7 @@ def measure(name: str, images: int) -> dict[str, float]:
         start = time.perf_counter()
         aligner = train(known.images, method=method, callbacks=[before]).aligner
         result[f"{method}_seconds"] = time.perf_counter() - start
-        aligner.angles(unseen.images)  # traces the network
+        aligner.angles(unseen.images)  # compile the network
         start = time.perf_counter()
         angles = aligner.angles(unseen.images)
         result["images_per_second"] = HELD_OUT / (time.perf_counter() - start)
@@ -113,54 +129,70 @@ def measure(name: str, images: int) -> dict[str, float]:
 
 
 class Weights(keras.callbacks.Callback):
-    """Keeps the weights that a training begins with."""
+    """Record the weights at the start of training."""
 
     def on_train_begin(self, logs=None):
         self.values = self.model.get_weights()
 
 
-def aligned_error_deg(aligner: Aligner, particles: SyntheticParticles) -> float:
-    """Error of the aligner's angles after the comparison with its class average."""
+def aligned_error_deg(aligner: Aligner, particles: SyntheticSet) -> float:
+    """Return the error (degrees) of the aligner's angles after registration with its class average."""
     filtered = filter_reference(aligner.reference, mean_power(particles.images))
     found = register(particles.images, filtered, aligner.angles(particles.images))
     return joint_error_deg(found.angles_rad, particles.angles_rad)
 
 
 def summary(results: dict[str, dict[str, float]]) -> list[tuple[str, str, str]]:
-    """What was asked of the whole table."""
+    """Compare the whole table with its targets."""
     rows, n = list(results.values()), len(results)
 
     def count(condition):
         return f"{sum(condition(r) for r in rows)} of {n}"
 
     return [
-        ("UDL pairs below classical pairs", "14 of 14", count(lambda r: r["udl"] < r["pair"])),
-        ("UDL pairs at most half of them", "10 of 14", count(lambda r: r["udl"] <= r["pair"] / 2)),
-        ("JUDL network below the template", "8 of 14", count(lambda r: r["judl"] < r["template"])),
-        ("JUDL network below itself before training", "", count(lambda r: r["judl"] < r["judl_untrained"])),
-        ("UDL network below itself before training", "", count(lambda r: r["udl"] < r["udl_untrained"])),
         (
-            "UDL pairs trained to untrained, median ratio",
+            "sets with UDL pairs better than classical pairs",
+            "14 of 14",
+            count(lambda r: r["udl"] < r["pair"]),
+        ),
+        (
+            "sets with at most half the error of classical pairs",
+            "10 of 14",
+            count(lambda r: r["udl"] <= r["pair"] / 2),
+        ),
+        (
+            "sets with the JUDL network better than the template",
+            "8 of 14",
+            count(lambda r: r["judl"] < r["template"]),
+        ),
+        (
+            "sets with the JUDL network improved by training",
+            "",
+            count(lambda r: r["judl"] < r["judl_untrained"]),
+        ),
+        ("sets with UDL pairs improved by training", "", count(lambda r: r["udl"] < r["udl_untrained"])),
+        (
+            "UDL pairs, median error ratio of trained to untrained",
             "",
             f"{np.median([r['udl'] / r['udl_untrained'] for r in rows]):.2f}",
         ),
         (
-            "JUDL network trained to untrained, median ratio",
+            "JUDL network, median error ratio of trained to untrained",
             "",
             f"{np.median([r['judl'] / r['judl_untrained'] for r in rows]):.2f}",
         ),
         (
-            "JUDL aligned to template aligned, median ratio",
+            "aligned, median error ratio of JUDL to template",
             "",
             f"{np.median([r['aligned'] / r['template_aligned'] for r in rows]):.2f}",
         ),
         (
-            "JUDL network over the template, worst ratio",
+            "JUDL network, largest error ratio to the template",
             "<= 1.1",
             f"{max(r['judl'] / r['template'] for r in rows):.2f}",
         ),
         (
-            "JUDL network below the template of 300",
+            "sets with the JUDL network better than a template of 300 images",
             "14 of 14",
             count(lambda r: r["judl"] < r["template_of_300"]),
         ),
@@ -170,7 +202,7 @@ def summary(results: dict[str, dict[str, float]]) -> list[tuple[str, str, str]]:
             f"{max(max(r['udl_seconds'], r['judl_seconds']) for r in rows) / 60:.1f} min",
         ),
         (
-            "inference, spectra included",
+            "inference, including spectra",
             ">= 2,000 images/s",
             f"{np.median([r['images_per_second'] for r in rows]):,.0f} images/s (median)",
         ),

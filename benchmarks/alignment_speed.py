@@ -1,14 +1,18 @@
-"""Alignment of particle images in their plane: images a second and errors, beside Fourier-Mellin registration.
+"""In-plane alignment of particle images: images per second and errors, compared with Fourier-Mellin registration.
 
     python benchmarks/alignment_speed.py
 
-Synthetic particles of 128 px with noise of ten times their variance.  Each method gives every image an angle: the joint
-network, trained before on other images; an iterated template, which no training comes before; each image against the
-clean class average by scikit-image's phase correlation of log-polar spectra; and the same by ASPIRE's Reddy-Chatterji
-registration, where it is installed (extra ``baselines``).  Spectra are part of the work of each.  All take part in
-turns; times are medians.  Errors are means in degrees modulo 180, up to one constant.
+Synthetic particles of 128 px with noise of ten times their variance. Each method estimates the angle of each image:
 
-Source: Reddy and Chatterji, IEEE Trans. Image Process. 5 (1996) 1266.
+- the joint network, trained beforehand on other images;
+- an iterated template, which needs no training;
+- scikit-image's phase correlation of log-polar spectra, with the clean class average;
+- ASPIRE's Reddy-Chatterji registration with the clean class average, if ASPIRE is installed (extra ``baselines``).
+
+The time of each includes its spectra. The methods run alternately; times are medians. Errors are means in degrees
+modulo 180, up to one constant.
+
+Reference: Reddy and Chatterji, IEEE Trans. Image Process. 5 (1996) 1266.
 """
 
 from __future__ import annotations
@@ -18,14 +22,20 @@ from functools import partial
 
 import numpy as np
 import peers
-from watch import in_turns, peak_alone, print_beside
+from watch import in_turns, peak_alone, print_comparison
 
-from cryoem.udl.aligner import Aligner
-from cryoem.udl.classical import fourier_mellin_angles, iterated_template
-from cryoem.udl.network import build_polar_network
-from cryoem.udl.spectra import polar_grid, polar_spectra
-from cryoem.udl.synthetic import phantom_class_average, simulate_particles
-from cryoem.udl.training import joint_error_deg, train
+from cryoem.udl import (
+    Aligner,
+    build_polar_network,
+    fourier_mellin_angles,
+    iterated_template,
+    joint_error_deg,
+    phantom_class_average,
+    polar_grid,
+    polar_spectra,
+    synthetic_set,
+    train,
+)
 
 NETWORK, TEMPLATE, SCIKIT_IMAGE = (
     "cryoem, network",
@@ -33,7 +43,7 @@ NETWORK, TEMPLATE, SCIKIT_IMAGE = (
     "scikit-image, Fourier-Mellin",
 )
 REDDY_CHATTERJI = "ASPIRE, Reddy-Chatterji"
-ASKED = {NETWORK: ">= 2,000 images/s"}
+TARGETS = {NETWORK: ">= 2,000 images/s"}
 
 
 def main() -> None:
@@ -46,8 +56,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     average = phantom_class_average()
-    known = simulate_particles(average, arguments.trained_on, noise=arguments.noise, rng=1)
-    unseen = simulate_particles(average, arguments.images, noise=arguments.noise, rng=2)
+    known = synthetic_set(average, arguments.trained_on, noise=arguments.noise, rng=1)
+    unseen = synthetic_set(average, arguments.images, noise=arguments.noise, rng=2)
     images, size = unseen.images, unseen.images.shape[1]
     aligner = train(known.images, method="judl").aligner
     clean = average.image.astype(np.float32)
@@ -61,13 +71,14 @@ def main() -> None:
         contenders[REDDY_CHATTERJI] = lambda: reddy_chatterji_angles(aspire, clean, images)
     watched = in_turns(contenders, repeats=arguments.repeats)
     watched[NETWORK].peak_bytes = peak_alone(first_angles, len(images), size)
-    print_beside(
+    print_comparison(
+        "alignment-speed",
         f"Alignment of {arguments.images:,} images of {size} px, {arguments.noise}",
         watched,
         accuracy={
             name: f"{joint_error_deg(one.result, unseen.angles_rad):.2f}°" for name, one in watched.items()
         },
-        asked=ASKED,
+        targets=TARGETS,
         work=arguments.images,
         unit="images/s",
         absent=() if aspire is not None else (REDDY_CHATTERJI,),
@@ -75,7 +86,7 @@ def main() -> None:
 
 
 def first_angles(n: int, size: int):
-    """The angles of n images of noise by a network whose code is loaded and that has seen two images so far."""
+    """Return a function that estimates the angles of n noise images; the network has seen two images before."""
     grid = polar_grid(size)
     aligner = Aligner(build_polar_network(grid), grid)
     images = np.random.default_rng(0).standard_normal((n, size, size), dtype=np.float32)
@@ -84,7 +95,7 @@ def first_angles(n: int, size: int):
 
 
 def reddy_chatterji_angles(aspire, reference: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """By how much each image is turned against the reference, modulo half a turn: (n,) radians."""
+    """Angle of each image relative to the reference, modulo half a turn: (n,) radians."""
     stack = np.concatenate([reference[None], images])
     angles, *_ = aspire.classification.reddy_chatterji.reddy_chatterji_register(
         stack, np.zeros(len(stack), bool), do_cross_corr_translations=False

@@ -1,13 +1,13 @@
-"""Cost against size: time and memory of the steps for 1,000 to 1,000,000 images, and for images of 64 to 512 px.
+"""Time and memory of each step against size: for 1,000 to 1,000,000 images, and for images of 64 to 512 px.
 
-    python benchmarks/growth.py                      the stored table, with what is missing in it; half an hour at most
-    python benchmarks/growth.py --most 10000         up to so many images
-    python benchmarks/growth.py --again              every row anew
+    python benchmarks/growth.py                      measure only the rows that are missing; half an hour at most
+    python benchmarks/growth.py --most 10000         up to this many images
+    python benchmarks/growth.py --again              measure every row again
 
-Images are made, aligned and reconstructed block by block and none is kept; recovery reads distances to landmarks from a
-file.  A row of the table is one step at one size, measured in a process of its own; rows that are there are kept.  An
-exponent is the slope of log time against log size over the three largest sizes; memory is the most that was resident,
-of a process that with its libraries takes 0.2 GB, with TensorFlow 1 GB.
+Images are simulated, aligned and reconstructed in blocks and discarded; recovery reads distances to landmarks from a
+file. Each row is one step at one size, measured in a separate process. An exponent is the slope of log time against log
+size over the three largest sizes. Memory is the peak resident memory of the process, of which libraries take 0.2 GB, or
+1 GB with TensorFlow.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from typing import NamedTuple
 import pandas as pd
 from table import print_table
 
-from cryoem.experiments.growth import growth_of
-from cryoem.pipeline.files import written_aside
+from cryoem.experiments.tables import growth_of
+from cryoem.files.writing import atomic_write
 
 HERE = Path(__file__).parent
 TABLE = HERE.parent / "notebooks" / "5-paper-figures" / "results" / "growth.csv"
@@ -35,19 +35,19 @@ STEPS = HERE / "growth_steps.py"
 IMAGES = (1_000, 10_000, 100_000, 1_000_000)
 IMAGE_SIZES = (64, 128, 256, 512)
 LANDMARKS = (100, 200, 400, 800)
-SMALL_PX = 32  # images of which there are up to a million
+SMALL_PX = 32  # image size of up to a million images
 IMAGES_OF_EACH_SIZE = 256
 LANDMARKS_OF_MANY = 300
 IMAGES_TO_LANDMARKS = 50_000
-LARGEST_MAP_PX = 256  # of a reconstruction: two grids of sums for each core
+LARGEST_MAP_PX = 256  # in reconstruction, which keeps two grids per core
 STREAMED = ("projection", "alignment, template", "alignment, joint network", "reconstruction")
-# step and variable -> the largest exponent asked
-ASKED = {
+# (step, variable) -> largest exponent
+TARGETS = {
     **{(step, "images"): 1.1 for step in (*STREAMED, "recovery")},
     **{(step, "image_size_px"): 2.2 for step in STREAMED[:3]},
     ("recovery", "landmarks"): 1.1,
 }
-BYTES_AN_IMAGE = 100  # that may stay of each: an orientation, a shift, a score, and a copy of them on the way
+BYTES_AN_IMAGE = 100  # target: an orientation, a shift, a score and a copy of them
 KEY = ["step", "variable", "size", "images", "image_size_px", "landmarks"]
 MEASURED = ["seconds", "cpu_seconds", "repeats", "added_memory_gb", "peak_memory_gb", "error_rad"]
 STAMP = ["date", "cores", "machine", "python", "numpy", "numba", "tensorflow"]
@@ -55,7 +55,7 @@ COLUMNS = [*KEY, *MEASURED, *STAMP]
 
 
 class Point(NamedTuple):
-    """One row of the table to be; ``variable`` names the one of the numbers that ``size`` is."""
+    """A row to measure: ``size`` is the value of ``variable``."""
 
     step: str
     variable: str
@@ -76,10 +76,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--most", type=int, default=IMAGES[-1], help="images, at the most")
-    parser.add_argument("--most-px", type=int, default=IMAGE_SIZES[-1], help="side of images, at the most")
+    parser.add_argument("--most", type=int, default=IMAGES[-1], help="largest number of images")
+    parser.add_argument("--most-px", type=int, default=IMAGE_SIZES[-1], help="largest side of images")
     parser.add_argument("--steps", nargs="+", choices=sorted({point.step for point in points()}))
-    parser.add_argument("--again", action="store_true", help="measure what is in the table, too")
+    parser.add_argument("--again", action="store_true", help="also measure rows that are in the table")
     parser.add_argument("--csv", type=Path, default=TABLE, help="the table")
     arguments = parser.parse_args()
     chosen = [
@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def points() -> list[Point]:
-    """What is measured, the smallest first."""
+    """List all rows, the smallest sizes first."""
     of_images = [Point(step, "images", n, SMALL_PX, 0) for n in IMAGES for step in STREAMED]
     of_images += [Point("recovery", "images", n, 0, LANDMARKS_OF_MANY) for n in IMAGES]
     of_sizes = [
@@ -111,7 +111,7 @@ def points() -> list[Point]:
 
 
 def measured(point: Point) -> dict[str, float]:
-    """What a process of its own measures of a point."""
+    """Measure a row in a separate process."""
     work = json.dumps([point.step, point.images, point.image_size_px, point.landmarks])
     command = [sys.executable, str(STEPS), work]
     process = subprocess.run(command, capture_output=True, text=True)
@@ -121,7 +121,7 @@ def measured(point: Point) -> dict[str, float]:
 
 
 class Table:
-    """The rows so far, written whole after each new one."""
+    """The stored rows; the file is written after each new row."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -135,7 +135,7 @@ class Table:
         kept = self.rows[~self._same(point)]
         rows = row if kept.empty else pd.concat([kept, row])
         self.rows = rows.sort_values(["variable", "step", "size"], ignore_index=True)
-        with written_aside(self.path) as aside:
+        with atomic_write(self.path) as aside:
             self.rows.to_csv(aside, index=False, float_format="%.6g")
         print(
             f"{point.step}, {point.variable} {point.size:,}: {values['seconds']:.3g} s, "
@@ -148,7 +148,7 @@ class Table:
 
 
 def stamp() -> dict[str, str | int | None]:
-    """When and with what a row was measured."""
+    """Return the date, the machine and the versions of a measurement."""
     return {
         "date": str(date.today()),
         "cores": os.cpu_count(),
@@ -159,28 +159,28 @@ def stamp() -> dict[str, str | int | None]:
 
 
 def print_growth(table: pd.DataFrame) -> None:
-    """Exponents, and the memory that one more image takes."""
+    """Print the exponents and the memory per image."""
     rows = []
     for row in growth_of(table).itertuples():
         last = table.query("step == @row.step and variable == @row.variable and size == @row.largest").iloc[0]
-        asked = ASKED.get((row.step, row.variable))
+        target = TARGETS.get((row.step, row.variable))
         name = f"{row.step}, {row.variable} {row.smallest:,} to {row.largest:,}"
         rows.append(
             (
-                f"{name}: exponent of time",
-                "-" if asked is None else f"<= {asked:g}",
-                f"{row.exponent:.2f}; {last.seconds:.3g} s at the largest",
+                f"{name}: time exponent",
+                "-" if target is None else f"<= {target:g}",
+                f"{row.exponent:.2f}; {last.seconds:.3g} s at the largest size",
             )
         )
         if row.variable == "images":
             rows.append(
                 (
-                    f"{name}: memory of one more image",
+                    f"{name}: memory per image",
                     f"<= {BYTES_AN_IMAGE} bytes" if row.step in STREAMED else "-",
-                    f"{row.bytes_each:.0f} bytes; {last.peak_memory_gb:.2f} GB in all at the largest",
+                    f"{row.bytes_each:.0f} bytes; {last.peak_memory_gb:.2f} GB in total at the largest size",
                 )
             )
-    print_table("Growth of time and memory with size", rows)
+    print_table("growth", "Growth of time and memory with size", rows)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The steps that growth.py measures, and the measuring of one of them at one size, in a process of its own.
+"""The steps that growth.py measures. A process measures one step at one size.
 
-A step is prepared and run once in small, which compiles what is compiled once; what is timed then is the work alone,
-and its memory the most that was resident meanwhile.
+A step first runs at a small size, which compiles its code. Only the work itself is then timed, and its memory is the
+peak resident memory during that work.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ import scipy.ndimage
 from landmarks import write_distances
 from watch import Watched, memory_bytes, watch
 
-from cryoem import imaging, volumes
-from cryoem.blockwise.blocks import BLOCK_BYTES
-from cryoem.evaluation import recovery_error
-from cryoem.projectors import Projector, fourier, project
-from cryoem.reconstruction import slice_sums
-from cryoem.recovery import recover_orientations
-from cryoem.rotations import random_rotations
-from cryoem.udl.align import align_block, prepare_reference, template_aligner
-from cryoem.udl.aligner import Aligner
+from cryoem import volumes
+from cryoem.contrast import Optics
+from cryoem.images import BLOCK_BYTES, add_noise
+from cryoem.orientations import recover_orientations, recovery_error
+from cryoem.particles import simulate
+from cryoem.projection import Projector, fourier, project
+from cryoem.reconstruction.accumulation import accumulate
+from cryoem.rotations import Poses, random_rotations
+from cryoem.udl.aligner import Aligner, align_block, prepare_reference, template_aligner
 from cryoem.udl.rotation import rotate_images
-from cryoem.udl.stacks import BLOCK, MOST_BLOCK_BYTES
+from cryoem.udl.stacks import BLOCK_BYTES as ALIGNMENT_BLOCK_BYTES
 
-POOL = 4  # blocks of images, shown again and again, so that making them costs neither time nor memory
+TEMPLATE_IMAGES = 1024
+POOL = 4  # blocks of images that are reused, so that simulation costs neither time nor memory
 PHANTOM_PX = 64
 FEWEST_IMAGES = 1000
 ENOUGH_SECONDS, MOST_REPEATS = 2.0, 5
 
-Run = Callable[[], float | None]  # the error of what was found, where there is a truth
+Run = Callable[[], float | None]  # returns the error of the result, if the truth is known
 
 
 def projection(images: int, size: int, _landmarks: int, _folder: Path) -> Run:
-    """Images of a map at random orientations, made block by block and forgotten."""
+    """Project a map at random orientations in blocks."""
     project_at = Projector(particle(size).data)
     block = file_block(size)
     project_at(random_rotations(2, rng=0))
@@ -54,7 +55,7 @@ def projection(images: int, size: int, _landmarks: int, _folder: Path) -> Run:
 
 
 def volume_transform(_images: int, size: int, _landmarks: int, _folder: Path) -> Run:
-    """What projection does once for a map."""
+    """Transform a volume, as projection does once per map."""
     density = particle(size)
     fourier.transform(density.data[:16, :16, :16])
 
@@ -65,17 +66,17 @@ def volume_transform(_images: int, size: int, _landmarks: int, _folder: Path) ->
 
 
 def alignment_by_template(images: int, size: int, _landmarks: int, _folder: Path) -> Run:
-    """Angles, twins, shifts and scores of images that come block by block, by the classical aligner."""
+    """Align blocks of images with the classical aligner."""
     pool, angles = turned_images(images, size)
-    return alignment(images, pool, angles, template_aligner(pool[: 2 * BLOCK]))
+    return alignment(images, pool, angles, template_aligner(pool[:TEMPLATE_IMAGES]))
 
 
 def alignment_by_network(images: int, size: int, _landmarks: int, _folder: Path) -> Run:
-    """The same by the network of joint learning; it is not trained, which makes it no faster and no slower."""
+    """Align blocks of images with the untrained network of joint learning; training does not change its speed."""
     from cryoem.udl.network import build_polar_network
 
     pool, angles = turned_images(images, size)
-    classical = template_aligner(pool[: 2 * BLOCK])
+    classical = template_aligner(pool[:TEMPLATE_IMAGES])
     network = build_polar_network(classical.grid)
     network.get_layer("template").warm_start(classical.network.template)
     return alignment(images, pool, angles, Aligner(network, classical.grid, classical.reference, "judl"))
@@ -87,7 +88,7 @@ def alignment(images: int, pool: np.ndarray, angles: np.ndarray, aligner: Aligne
     for count in {
         min(images, block),
         images % block or block,
-    }:  # a network is compiled for each size of batch
+    }:  # a network is compiled for each batch size
         align_block(pool[:count], aligner, reference)
 
     def run():
@@ -103,20 +104,20 @@ def alignment(images: int, pool: np.ndarray, angles: np.ndarray, aligner: Aligne
 
 
 def alignment_block(size: int) -> int:
-    return max(1, min(BLOCK, MOST_BLOCK_BYTES // (4 * size**2)))
+    return max(1, ALIGNMENT_BLOCK_BYTES // (4 * size**2))
 
 
 def reconstruction(images: int, size: int, _landmarks: int, _folder: Path) -> Run:
-    """A map of images that come block by block."""
+    """Reconstruct a map from blocks of images."""
     block = file_block(size)
-    rotations = random_rotations(min(images, POOL * block), rng=0)
-    pool = project(particle(size).data, rotations)
-    slice_sums(pool[:2], rotations[:2], pixel_size_angstrom=1.0)
+    poses = Poses(random_rotations(min(images, POOL * block), rng=0))
+    pool, optics = project(particle(size).data, poses.rotations), Optics(1.0)
+    accumulate(pool[:2], poses[:2], optics)
 
     def run():
         sums = None
         for some in again(images, len(pool), block):
-            part = slice_sums(pool[some], rotations[some], pixel_size_angstrom=1.0)
+            part = accumulate(pool[some], poses[some], optics)
             sums = part if sums is None else sums + part
         sums.invert()
 
@@ -124,7 +125,7 @@ def reconstruction(images: int, size: int, _landmarks: int, _folder: Path) -> Ru
 
 
 def recovery(images: int, _size: int, landmarks: int, folder: Path) -> Run:
-    """Orientations from a file of distances to landmarks."""
+    """Recover orientations from a file of distances to landmarks."""
     few, rotations = random_rotations(60, rng=0), random_rotations(images, rng=0)
     write_distances(folder, few, np.arange(20))
     recover_orientations(
@@ -158,24 +159,24 @@ def particle(size: int) -> volumes.DensityMap:
 
 
 def file_block(size: int) -> int:
-    """Images of a file in memory at a time; no more than the fewest measured, so that these are a block, too."""
+    """Return the number of images per block; at most the smallest number measured, so that it fills a block."""
     return max(1, min(FEWEST_IMAGES, BLOCK_BYTES // (4 * size**2)))
 
 
 def turned_images(images: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Noisy images of one view of the phantom, turned and displaced, and their angles; ``POOL`` blocks at the most."""
-    (view,) = imaging.simulate(particle(PHANTOM_PX), 1, rng=0).images
+    """Simulate noisy images of one view, rotated and shifted, and their angles; at most ``POOL`` blocks."""
+    (view,) = simulate(particle(PHANTOM_PX), 1, rng=0).images
     view = scipy.ndimage.zoom(view, size / PHANTOM_PX, order=1 if size < PHANTOM_PX else 3)
     rng = np.random.default_rng(0)
     count = min(images, POOL * alignment_block(size))
     angles = rng.uniform(0, 2 * np.pi, count)
     shifts = rng.uniform(-size / 32, size / 32, (count, 2))
     turned = rotate_images(np.broadcast_to(view, (count, size, size)), angles, shifts)
-    return imaging.add_noise(turned, 1.0, rng=rng), angles
+    return add_noise(turned, 1.0, rng=rng), angles
 
 
 def again(images: int, pool: int, block: int) -> Iterator[slice]:
-    """Where in a pool of images each block of very many is."""
+    """Yield the slice of the pool that replaces each block."""
     for start in range(0, images, block):
         count = min(block, images - start)
         at = start % pool
@@ -183,7 +184,7 @@ def again(images: int, pool: int, block: int) -> Iterator[slice]:
 
 
 def measure(run: Run) -> dict[str, float | int | None]:
-    """The median time of a few runs, fewer where one takes long, and the most memory that was resident meanwhile."""
+    """Measure the median time of a few runs (fewer if they take long) and the peak resident memory."""
     watched, processor, peak = Watched(), [], 0
     while not processor or (len(processor) < MOST_REPEATS and sum(watched.seconds) < ENOUGH_SECONDS):
         start = time.process_time()
@@ -191,7 +192,7 @@ def measure(run: Run) -> dict[str, float | int | None]:
         processor.append(time.process_time() - start)
         peak = max(peak, memory_bytes("VmHWM"))
     if watched.peak_bytes is None:
-        raise SystemExit("the system does not tell the largest memory: growth is measured on Linux")
+        raise SystemExit("this system does not report peak memory; run growth.py on Linux")
     return {
         "seconds": watched.median_s,
         "cpu_seconds": statistics.median(processor),

@@ -1,12 +1,12 @@
-"""Kill a run at random moments, let it go on, and compare what it ends with to a run that nothing disturbed.
+"""Kill a run at random moments, resume it, and compare its numbers with those of undisturbed runs.
 
+    python benchmarks/kills.py --kills 10 --profile quick
     python benchmarks/kills.py --kills 20 --profile toy
-    python benchmarks/kills.py --kills 50 --profile quick
 
-One run is left alone.  Another is killed, with SIGKILL to its whole process group, after a random time, and started
-again, until it ends in spite of that; then the next one is begun, until there were as many kills as asked.  Of each run
-that ended, every array, map and figure must be the same bit for bit as those of the first, each number of a record the
-same but times, and nothing that was half-written may be left.
+Two runs are undisturbed; the difference of their numbers is the noise of a run. Another run is killed with SIGKILL to
+its process group after a random time and restarted until it completes; then the next one begins, until the requested
+number of kills is reached. The numbers of each must agree with the undisturbed ones within three times the noise or
+one percent, and no partial files may remain.
 """
 
 from __future__ import annotations
@@ -27,119 +27,148 @@ from pathlib import Path
 import numpy as np
 from table import print_table
 
-from cryoem.pipeline import PHASES, run_differences
-from cryoem.whole_files import ASIDE
+from cryoem.files.writing import PARTIAL
+from cryoem.runs.jobs import read_record
+from cryoem.runs.pipeline import PHASES, run_name
+from cryoem.runs.profiles import get_profile
+
+TIMES = "seconds"  # suffix of numbers that are times
+NOISE_FACTOR, SMALLEST_DIFFERENCE = 3.0, 0.01  # relative
+Numbers = dict[tuple[str, str], float]
+
+
+@dataclass
+class Outcome:
+    """Kills by phase, completed runs, failed starts, and differences and partial files of the completed runs."""
+
+    killed: Counter = field(default_factory=Counter)
+    completed: int = 0
+    failed: int = 0
+    differences: list[str] = field(default_factory=list)
+    partial_files: list[str] = field(default_factory=list)
 
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--profile", default="quick")
-    parser.add_argument("--shortest", type=float, default=2.0, help="seconds that a start lives at the least")
+    parser.add_argument("--shortest", type=float, default=2.0, help="shortest time until a kill, s")
     parser.add_argument(
-        "--longest", type=float, default=None, help="and at the most; a third of the clean run"
+        "--longest", type=float, help="longest time, s; a third of an undisturbed run by default"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
-    parser.add_argument("--folder", type=Path, default=None, help="for both runs; a temporary one by default")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the times until kills")
+    parser.add_argument("--folder", type=Path, help="folder of all runs; a temporary one by default")
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parsed()
+    name = run_name(get_profile(arguments.profile))
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         start = time.monotonic()
-        if code := start_run(folder / "clean", arguments.profile).wait():
-            raise SystemExit(f"the clean run ended with exit code {code}")
-        clean_seconds = time.monotonic() - start
+        undisturbed = []
+        for home in (folder / "first", folder / "second"):
+            if code := start_run(home, arguments.profile).wait():
+                raise SystemExit(f"an undisturbed run ended with exit code {code}")
+            undisturbed.append(numbers_of(home / "runs" / name))
+        clean_seconds = (time.monotonic() - start) / 2
         longest = clean_seconds / 3 if arguments.longest is None else arguments.longest
-        lives = random_lives((arguments.shortest, longest), arguments.seed)
+        times = random_times(arguments.shortest, longest, arguments.seed)
         start = time.monotonic()
-        told = kill_again_and_again(folder, arguments.profile, arguments.kills, lives)
+        outcome = kill_repeatedly(folder / "killed", arguments, times, undisturbed)
         seconds = time.monotonic() - start
-    where = ", ".join(f"{title} {count}" for title, count in told.killed.items())
+    where = ", ".join(f"{title} {count}" for title, count in outcome.killed.items())
     rows = [
-        ("kills", f"{arguments.kills}", f"{told.killed.total()} ({where})"),
-        ("runs that came to their end", "-", f"{told.ended}"),
-        ("starts that failed", "0", f"{told.failed}"),
-        ("files, maps, figures, records that differ", "0", f"{len(told.differences)}"),
-        ("half-written files left", "0", f"{len(told.left)}"),
-        ("the clean run", "-", f"{clean_seconds:.0f} s"),
-        ("the killed ones, all starts together", "-", f"{seconds:.0f} s"),
+        ("kills", f"{arguments.kills}", f"{outcome.killed.total()} ({where})"),
+        ("completed runs", "-", f"{outcome.completed}"),
+        ("failed starts", "0", f"{outcome.failed}"),
+        ("numbers beyond the noise of a run", "0", f"{len(outcome.differences)}"),
+        ("partial files left", "0", f"{len(outcome.partial_files)}"),
+        ("one undisturbed run", "-", f"{clean_seconds:.0f} s"),
+        ("all starts of killed runs", "-", f"{seconds:.0f} s"),
     ]
-    print_table(f"Kills of a run, profile {arguments.profile}, seed {arguments.seed}", rows)
-    for sentence in (*told.differences, *told.left):
+    print_table("kills", f"Kills of a run, profile {arguments.profile}, seed {arguments.seed}", rows)
+    for sentence in (*outcome.differences, *outcome.partial_files):
         print(f"- {sentence}")
-    return 1 if told.failed or told.differences or told.left else 0
+    return 1 if outcome.failed or outcome.differences or outcome.partial_files else 0
 
 
-@dataclass
-class Told:
-    """How many starts were ``killed`` in which phase, how many runs ``ended``, how many starts ``failed``, and what
-    ``differences`` and half-written files, ``left``, the ended runs show.
-    """
-
-    killed: Counter = field(default_factory=Counter)
-    ended: int = 0
-    failed: int = 0
-    differences: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
-
-
-def random_lives(between: tuple[float, float], seed: int) -> Iterator[float]:
-    """Seconds, without end."""
+def random_times(shortest: float, longest: float, seed: int) -> Iterator[float]:
+    """Yield an endless sequence of random times in seconds."""
     rng = np.random.default_rng(seed)
     while True:
-        yield rng.uniform(*between)
+        yield rng.uniform(shortest, longest)
 
 
-def kill_again_and_again(folder: Path, profile: str, kills: int, lives: Iterator[float]) -> Told:
-    """Runs that are killed when they have lived so many seconds, started again, and compared when they end."""
-    told = Told()
-    clean, killed = (folder / name / "runs" / profile for name in ("clean", "killed"))
-    started_last = False
-    while not started_last:
-        started_last = told.killed.total() == kills
-        seconds = None if started_last else next(lives)
-        process = start_run(folder / "killed", profile)
+def kill_repeatedly(
+    home: Path, arguments: argparse.Namespace, times: Iterator[float], undisturbed: list[Numbers]
+) -> Outcome:
+    """Start runs, kill each after the next time, resume it until it completes, and compare it."""
+    outcome = Outcome()
+    run = home / "runs" / run_name(get_profile(arguments.profile))
+    is_last = False
+    while not is_last:
+        is_last = outcome.killed.total() == arguments.kills
+        seconds = None if is_last else next(times)
+        process = start_run(home, arguments.profile)
         try:
             code = process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            stage = stage_of(killed)
-            told.killed[stage] += 1
-            print(f"kill {told.killed.total()}: after {seconds:.1f} s, in {stage}", flush=True)
+            phase = current_phase(run)
+            outcome.killed[phase] += 1
+            print(f"kill {outcome.killed.total()}: after {seconds:.1f} s, in {phase}", flush=True)
             continue
         if code:
-            told.failed += 1
+            outcome.failed += 1
             print(f"a start ended with exit code {code}", flush=True)
             continue
-        told.ended += 1
-        print(f"run {told.ended} came to its end", flush=True)
-        told.differences += run_differences(clean, killed)
-        told.left += [str(path) for path in killed.rglob(f"{ASIDE}*")]
-        shutil.rmtree(killed)
-    return told
+        outcome.completed += 1
+        print(f"run {outcome.completed} completed", flush=True)
+        outcome.differences += differences(numbers_of(run), undisturbed)
+        outcome.partial_files += [str(path) for path in run.rglob(f"{PARTIAL}*")]
+        shutil.rmtree(run)
+    return outcome
 
 
 def start_run(home: Path, profile: str) -> subprocess.Popen:
-    """``cryoem run`` in a process group and a data folder of its own."""
+    """Start ``cryoem run`` in a new process group with ``home`` as its data folder."""
     command = [sys.executable, "-m", "cryoem.cli", "run", "--profile", profile]
-    return subprocess.Popen(
-        command,
-        env=os.environ | {"CRYOEM_HOME": str(home)},
-        stdout=subprocess.DEVNULL,
-        stderr=None,
-        start_new_session=True,
-    )
+    environment = os.environ | {"CRYOEM_HOME": str(home)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
-def stage_of(folder: Path) -> str:
-    """The title of the phase that is not complete yet."""
-    waiting = (info.title for name, info in PHASES.items() if not (folder / name / "phase.json").exists())
+def numbers_of(run: Path) -> Numbers:
+    """Return the recorded numbers of a complete run except times, by phase and name."""
+    return {
+        (phase, name): value
+        for phase in PHASES
+        for name, value in read_record(run / phase)["results"]["numbers"].items()
+        if isinstance(value, (int, float)) and not name.endswith(TIMES)
+    }
+
+
+def differences(found: Numbers, undisturbed: list[Numbers]) -> list[str]:
+    """Return a sentence for each number that differs from undisturbed runs by more than their noise."""
+    first, second = undisturbed
+    sentences = []
+    for key, value in found.items():
+        noise = abs(first[key] - second[key])
+        allowed = max(NOISE_FACTOR * noise, SMALLEST_DIFFERENCE * abs(first[key]))
+        if abs(value - first[key]) > allowed:
+            sentences.append(
+                f"{' '.join(key)} is {value}, {first[key]} and {second[key]} in undisturbed runs"
+            )
+    return sentences
+
+
+def current_phase(run: Path) -> str:
+    """Return the title of the first phase that is not complete."""
+    waiting = (info.title for name, info in PHASES.items() if read_record(run / name) is None)
     return next(waiting, "summary")
 
 

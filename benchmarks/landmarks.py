@@ -1,11 +1,10 @@
-"""Recovery at scale: 100,000 orientations from a file of their distances to 1,000 landmarks.
+"""Recovery of 100,000 orientations from a file of their distances to 1,000 landmarks.
 
     python benchmarks/landmarks.py
     python benchmarks/landmarks.py --images 20000
 
-Distances have Gaussian errors.  Beside them stand all pairs of 1,000 images, which give each image as many distances
-as 1,000 landmarks do.  The time is that of ``recover_orientations`` alone, in a process of its own whose largest memory
-the system tells.
+Distances have Gaussian errors. The reference is recovery from all pairs of 1,000 images, which has as many distances
+per image. Only ``recover_orientations`` is timed, in a separate process whose peak memory the system reports.
 """
 
 from __future__ import annotations
@@ -21,20 +20,18 @@ from pathlib import Path
 import numpy as np
 from table import print_table
 
-from cryoem.distances import exact_distances, perturbed_distances
-from cryoem.evaluation import recovery_error
-from cryoem.recovery import recover_orientations
-from cryoem.recovery.landmarks import spread_landmarks
+from cryoem.distances import exact_distances, perturbed_distances, spread_landmarks
+from cryoem.orientations import recover_orientations, recovery_error
 from cryoem.rotations import geodesic_distance, random_rotations
 
 SIGMA, LANDMARKS, BLOCK = 0.2, 1000, 2000
 RECOVER = """
 import json, sys, time, numpy as np
-from cryoem.recovery import recover_orientations
+from cryoem.orientations import recover_orientations
 from cryoem.rotations import geodesic_distance, random_rotations
 folder, n, m = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 small = random_rotations(60, rng=0)
-recover_orientations(geodesic_distance(small, small[:20]).astype(np.float32), landmarks=np.arange(20))  # compiles
+recover_orientations(geodesic_distance(small, small[:20]).astype(np.float32), landmarks=np.arange(20))  # compile
 recover_orientations(geodesic_distance(small, small))
 columns = np.memmap(folder + "/distances", np.float32, "r", shape=(n, m))
 numbers = np.load(folder + "/landmarks.npy")
@@ -61,16 +58,19 @@ def main() -> None:
         answer = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         if status:
-            raise SystemExit(f"recovery ended with {os.waitstatus_to_exitcode(status)}")
+            raise SystemExit(
+                f"the recovery process failed with exit code {os.waitstatus_to_exitcode(status)}"
+            )
         seconds = json.loads(answer)["seconds"]
         found = np.load(Path(folder) / "found.npy")
     error = recovery_error(rotations, type(rotations).from_quat(found))
     every = error_of_all_pairs(rotations[:LANDMARKS])
     print_table(
-        f"{n:,} orientations from distances to {LANDMARKS:,} landmarks, errors of {SIGMA} rad",
+        "landmarks",
+        f"{n:,} orientations from distances to {LANDMARKS:,} landmarks, distance errors of {SIGMA} rad",
         [
             ("recovery", "<= 60 s", f"{seconds:.1f} s"),
-            ("largest memory", "<= 2 GB", f"{usage.ru_maxrss * 1024 / 1e9:.2f} GB"),
+            ("peak memory", "<= 2 GB", f"{usage.ru_maxrss * 1024 / 1e9:.2f} GB"),
             ("E_OR", "<= 1.2 x all pairs", f"{error:.5f} rad = {error / every:.3f} x all pairs"),
             (f"E_OR, all pairs of {LANDMARKS:,} images", "-", f"{every:.5f} rad"),
         ],
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def covering(rotations) -> np.ndarray:
-    """Numbers of landmarks that cover all orientations, chosen by distances with errors, as an encoder's are."""
+    """Choose landmarks that cover all orientations, from distances with errors such as those of an encoder."""
     rng = np.random.default_rng(1)
 
     def distances_to(image: int) -> np.ndarray:
@@ -89,7 +89,7 @@ def covering(rotations) -> np.ndarray:
 
 
 def write_distances(folder: Path, rotations, numbers: np.ndarray) -> None:
-    """``landmarks.npy`` (m,) and ``distances`` (n, m) float32 with errors, those between two landmarks symmetric."""
+    """Write ``landmarks.npy`` (m,) and ``distances`` (n, m) float32 with errors, symmetric among landmarks."""
     n = len(rotations)
     np.save(folder / "landmarks.npy", numbers)
     columns = np.memmap(folder / "distances", np.float32, "w+", shape=(n, len(numbers)))
@@ -103,6 +103,7 @@ def write_distances(folder: Path, rotations, numbers: np.ndarray) -> None:
 
 
 def error_of_all_pairs(rotations) -> float:
+    """Return the E_OR of recovery from all pairs (rad)."""
     distances = perturbed_distances(exact_distances(rotations), standard_deviation=SIGMA, rng=3)
     return recovery_error(rotations, recover_orientations(distances).rotations)
 

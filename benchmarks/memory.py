@@ -1,9 +1,9 @@
-"""Memory of long steps on a stack that does not fit: 20,000 particles of 128 px, 1.3 GB of pixels.
+"""Peak memory of commands on a large stack: 20,000 particles of 128 px, 1.3 GB of pixels.
 
     python benchmarks/memory.py                    a quarter of an hour on two cores
     python benchmarks/memory.py --images 2000
 
-Each command is a process of its own, whose largest resident memory the system tells.
+Each command runs in its own process, whose peak resident memory the system reports.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from table import print_table
 
 SIZE = 128
-ASKED_GB = 2.0
+TARGET_GB = 2.0
 COMMANDS = {
     "align2d, template": ["align2d", "job.star", "--out", "aligned-template", "--method", "template"],
     "align2d, joint network": ["align2d", "job.star", "--out", "aligned", "--epochs", "1"],
@@ -27,14 +27,12 @@ COMMANDS = {
 }
 MAKE_JOB = """
 import sys
-from cryoem import imaging, volumes
+from cryoem import particles, volumes
 from cryoem.contrast import ContrastTransfer
-from cryoem.particles import write_particles
+from cryoem.particles.simulation import ImagingConditions
 density = volumes.cube(volumes.phantom(), {size} // 2)
-series = imaging.simulate_lazily(
-    density, {images}, image_size={size}, noise_variance=4, shift_limit_px=3, ctf=ContrastTransfer(inverted=True), rng=0
-)
-write_particles("job.star", series)
+conditions = ImagingConditions({size}, noise_variance=4, shift_limit_px=3, ctf=ContrastTransfer(inverted=True))
+particles.write_particles("job.star", particles.simulate_lazily(density, {images}, conditions, rng=0))
 """
 
 
@@ -50,17 +48,19 @@ def main() -> None:
         stack_gb = (Path(folder) / "job.mrcs").stat().st_size / 1e9
         for name, command in COMMANDS.items():
             seconds, memory_gb = run([sys.executable, "-m", "cryoem.cli", *command], folder)
-            rows.append((name, f"< {ASKED_GB:g} GB", f"{memory_gb:.2f} GB, {seconds / 60:.1f} min"))
-    print_table(f"Largest memory on {images:,} images of {SIZE} px, a stack of {stack_gb:.2f} GB", rows)
+            rows.append((name, f"< {TARGET_GB:g} GB", f"{memory_gb:.2f} GB, {seconds / 60:.1f} min"))
+    print_table(
+        "memory", f"Peak memory on {images:,} images of {SIZE} px, a stack of {stack_gb:.2f} GB", rows
+    )
 
 
 def run(command: list[str], folder: str) -> tuple[float, float]:
-    """Seconds and largest resident memory (GB) of a command; SystemExit where it fails."""
+    """Run a command and return its seconds and peak resident memory (GB). Exit if it fails."""
     began = time.monotonic()
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"{' '.join(command[:4])} ended with {os.waitstatus_to_exitcode(status)}")
+        raise SystemExit(f"{' '.join(command[:4])} failed with exit code {os.waitstatus_to_exitcode(status)}")
     return time.monotonic() - began, usage.ru_maxrss * 1024 / 1e9
 
 

@@ -1,8 +1,8 @@
-"""Synthetic particle images: how many a second are made, turned, shifted, seen through the microscope and noisy.
+"""Rate at which synthetic particle images are simulated: rotated, shifted, with contrast transfer and noise.
 
-python benchmarks/particles.py
+    python benchmarks/particles.py
 
-From the phantom's class average, 128 px, in blocks of images; medians of five after one that compiles.
+Images are copies of the phantom's class average, 128 px. Rates are medians of five blocks after one that compiles.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 import numpy as np
 from table import print_table
 
-from cryoem.udl.synthetic import NOISES, phantom_class_average, simulate_particles
+from cryoem.udl.synthetic import NOISES, phantom_class_average, synthetic_set
 
 REPEATS = 5
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=2000, help="of a block")
+    parser.add_argument("--images", type=int, default=2000, help="images per block")
     images = parser.parse_args().images
     average = phantom_class_average()
     rows = []
@@ -30,11 +30,11 @@ def main() -> None:
         seconds = []
         for repeat in range(REPEATS + 1):
             start = time.perf_counter()
-            simulate_particles(average, images, noise=noise, rng=repeat)
+            synthetic_set(average, images, noise=noise, rng=repeat)
             seconds.append(time.perf_counter() - start)
         rate = images / np.median(seconds[1:])
         rows.append((noise, ">= 1,000 images/s", f"{rate:,.0f} images/s"))
-    print_table("Synthetic particles made, 128 px", rows)
+    print_table("particles", "Simulation of synthetic particles, 128 px", rows)
 
 
 if __name__ == "__main__":

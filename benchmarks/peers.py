@@ -1,4 +1,4 @@
-"""The peers that need not be installed (extra ``baselines``): found, imported without noise, or None."""
+"""Import the optional packages of the extra ``baselines``; return None if a package is not installed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from types import ModuleType
 
 from scipy.spatial.transform import Rotation
 
-from cryoem import common_lines
+from cryoem import orientations
 
 ASPIRE, SCIKIT_LEARN = "ASPIRE", "scikit-learn"
 
 
 def aspire(*modules: str) -> ModuleType | None:
-    """ASPIRE with some of its modules, or None where it is not installed."""
-    if not common_lines.is_installed():
+    """Import ASPIRE with some of its modules."""
+    if not orientations.is_installed():
         return None
-    package = common_lines.import_aspire()
+    package = orientations.import_aspire()
     logging.disable(logging.WARNING)
     for module in modules:
         importlib.import_module(f"aspire.{module}")
@@ -26,7 +26,7 @@ def aspire(*modules: str) -> ModuleType | None:
 
 
 def scikit_learn(*modules: str) -> ModuleType | None:
-    """scikit-learn with some of its modules, or None where it is not installed."""
+    """Import scikit-learn with some of its modules."""
     if importlib.util.find_spec("sklearn") is None:
         return None
     for module in modules:
@@ -35,5 +35,5 @@ def scikit_learn(*modules: str) -> ModuleType | None:
 
 
 def matrices_for_aspire(rotations: Rotation):
-    """(n, 3, 3) float32 orientations as ASPIRE has them: the transposes of ours."""
+    """Return orientations as ASPIRE defines them, the transposes of ours: (n, 3, 3) float32."""
     return rotations.inv().as_matrix().astype("float32")

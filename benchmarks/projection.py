@@ -1,12 +1,12 @@
-"""Projection and back-projection: accuracy against an exact non-uniform FFT, and cost beside a finufft plan and ASPIRE.
+"""Projection and back-projection: accuracy against an exact non-uniform FFT, and cost against finufft and ASPIRE.
 
     python benchmarks/projection.py
 
-ASPIRE is measured where it is installed (extra ``baselines``).  All take part in turns, in one process, on the same
-map, images and orientations; times are medians.  ASPIRE's images and maps are scaled to our units, by the size.  Errors
-are relative L2 errors against the exact transform: of what comes out, and of it without the Nyquist frequency, which
-ASPIRE leaves out by default; images to back-project have none.  The finufft plan works on half of each slice with two
-tolerances, ASPIRE on whole slices with all the digits of single precision.
+ASPIRE is included if it is installed (extra ``baselines``). All methods run in turns, in one process, on the same map,
+images and orientations; times are medians. ASPIRE's images and maps are scaled to our units, by the size. Errors are
+relative L2 errors against the exact transform, with and without the Nyquist frequency, which ASPIRE omits by default.
+Images to be back-projected have no Nyquist frequency. The finufft plan transforms half of each slice with two
+tolerances; ASPIRE transforms whole slices to single precision.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ import numpy as np
 import peers
 import scipy.fft
 from table import print_table
-from watch import OURS, in_turns, print_beside
+from watch import OURS, in_turns, print_comparison
 
-from cryoem import registry, volumes
-from cryoem.projectors import (
-    backproject,
+from cryoem import volumes
+from cryoem.images import (
     half_planes_from_images,
+    hermitian_weights,
     images_from_half_planes,
     plane_frequencies,
-    project,
 )
+from cryoem.projection import backproject, project
 from cryoem.rotations import random_rotations
 
-FINUFFT = "finufft plan to {:.0e}, half slices"
-FEW = 20  # images whose exact transform is waited for
+FINUFFT = "finufft, tolerance {:.0e}, half slices"
+FEW = 20  # images whose exact transform is computed
 BATCH = 64
-TOLERANCES = (1e-2, 1e-3)  # about as exact as ours, and the next
+TOLERANCES = (1e-2, 1e-3)  # about as accurate as ours, and the next better one
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     size = arguments.image_size
-    density = registry.load(arguments.map)
+    density = volumes.load(arguments.map)
     cubic = volumes.cube(density, size).data
     rotations = random_rotations(arguments.images, rng=0)
     aspire = peers.aspire("volume", "image")
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def compare_projection(arguments, volume, cubic, rotations, aspire) -> None:
-    """The tables of accuracy and of cost of projection."""
+    """Measure accuracy and cost of projection."""
     size = arguments.image_size
     contenders = {
         OURS: lambda r: project(volume, r, image_size=size),
@@ -78,6 +78,7 @@ def compare_projection(arguments, volume, cubic, rotations, aspire) -> None:
     forward = np.vdot(project(test_volume, few, image_size=size).astype(float), test_images)
     backward = np.vdot(test_volume.astype(float), backproject(test_images, few, volume_shape=volume.shape))
     print_table(
+        "projection-accuracy",
         f"{arguments.map}, accuracy of projections of {size} px",
         [
             ("relative L2 error, images", "<= 2e-3", f"{relative(ours, exact):.1e}"),
@@ -86,22 +87,23 @@ def compare_projection(arguments, volume, cubic, rotations, aspire) -> None:
                 "<= 2e-3",
                 f"{relative(half_planes_from_images(ours), half_planes_from_images(exact)):.1e}",
             ),
-            ("adjoint, relative", "<= 1e-5", f"{abs(forward - backward) / abs(forward):.1e}"),
+            ("adjointness error, relative", "<= 1e-5", f"{abs(forward - backward) / abs(forward):.1e}"),
         ],
     )
     accuracy = {name: errors_of(run(few), exact) for name, run in contenders.items()}
     compare(
+        "projection",
         f"{arguments.map}, projections of {size} px",
         contenders,
         rotations,
         accuracy,
         arguments.repeats,
-        asked=">= 5 x, error no worse",
+        target=">= 5 x at no larger error",
     )
 
 
 def compare_backprojection(arguments, images, rotations, aspire) -> None:
-    """The table of cost of back-projection of images along their orientations."""
+    """Measure accuracy and cost of back-projection."""
     size = arguments.image_size
     shape = (size, size, size)
     contenders = {
@@ -119,6 +121,7 @@ def compare_backprojection(arguments, images, rotations, aspire) -> None:
     exact = exact_backprojection(images[:FEW], few)
     accuracy = {name: f"error {relative(run(few), exact):.1e}" for name, run in contenders.items()}
     compare(
+        "back-projection",
         f"{arguments.map}, back-projection of images of {size} px",
         contenders,
         rotations,
@@ -128,15 +131,23 @@ def compare_backprojection(arguments, images, rotations, aspire) -> None:
 
 
 def compare(
-    title: str, contenders, rotations, accuracy: dict[str, str], repeats: int, *, asked: str = "-"
+    name: str,
+    title: str,
+    contenders,
+    rotations,
+    accuracy: dict[str, str],
+    repeats: int,
+    *,
+    target: str = "-",
 ) -> None:
-    """Watch all contenders and print them side by side; ``asked`` is of ASPIRE."""
+    """Measure all contenders and print their table; ``target`` is that against ASPIRE."""
     watched = in_turns({name: partial(run, rotations) for name, run in contenders.items()}, repeats=repeats)
-    print_beside(
+    print_comparison(
+        name,
         title,
         watched,
         accuracy=accuracy,
-        asked={peers.ASPIRE: asked},
+        targets={peers.ASPIRE: target},
         work=len(rotations),
         unit="images/s",
         absent=() if peers.ASPIRE in contenders else (peers.ASPIRE,),
@@ -144,18 +155,18 @@ def compare(
 
 
 def errors_of(found: np.ndarray, exact: np.ndarray) -> str:
-    """Relative errors of (n, y, x) images as text: of these, and of these without the Nyquist frequency."""
+    """Return the relative errors of (n, y, x) images as text, with and without the Nyquist frequency."""
     inner = (without_nyquist(images) for images in (found, exact))
     return f"error {relative(found, exact):.1e}, below Nyquist {relative(*inner):.1e}"
 
 
 def relative(found: np.ndarray, exact: np.ndarray) -> float:
-    """Relative L2 error."""
+    """Return the relative L2 error."""
     return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
 
 
 def without_nyquist(images: np.ndarray) -> np.ndarray:
-    """Real (n, y, x) images without the highest frequency of either axis, where their size is even: float32."""
+    """Remove the Nyquist frequency of both axes from (n, y, x) images of an even size."""
     size = images.shape[1]
     spectra = scipy.fft.fft2(images)
     if size % 2 == 0:
@@ -164,37 +175,33 @@ def without_nyquist(images: np.ndarray) -> np.ndarray:
 
 
 def slice_points(rotations, size: int, dtype=np.float64) -> tuple[np.ndarray, ...]:
-    """Angular frequencies (z, y, x) of every half-plane element of every slice."""
+    """Return the angular frequencies (z, y, x) of all half-plane elements of all slices."""
     frequencies = 2 * np.pi * plane_frequencies(size).astype(float)
     points = np.einsum("mj,njk->nmk", frequencies, rotations.as_matrix()[:, :2]).reshape(-1, 3)
     return tuple(np.ascontiguousarray(points[:, axis], dtype) for axis in (2, 1, 0))
 
 
 def exact_half_planes(volume, rotations, size: int) -> np.ndarray:
-    """The transform on every point of the half-planes, by a non-uniform FFT to 1e-9 in double precision."""
+    """Transform a volume on the half-planes by a non-uniform FFT to 1e-9 in double precision."""
     points = slice_points(rotations, size)
     return finufft.nufft3d2(*points, volume.astype(complex), eps=1e-9, isign=-1).reshape(len(rotations), -1)
 
 
 def exact_backprojection(images, rotations) -> np.ndarray:
-    """The adjoint of exact projection: (size, size, size)."""
+    """Apply the adjoint of exact projection: (size, size, size)."""
     values = weighted_half_planes(images).astype(complex)
     points = slice_points(rotations, images.shape[1])
     return finufft.nufft3d1(*points, values, n_modes=(images.shape[1],) * 3, eps=1e-9, isign=1).real
 
 
 def weighted_half_planes(images) -> np.ndarray:
-    """Transforms of images on half-planes, each element as often as it stands in the plane, over its size: (n m,)."""
+    """Return Hermitian-weighted transforms of images on half-planes, divided by their size: (n m,)."""
     size = images.shape[1]
-    counts = np.full((size, size // 2 + 1), 2)
-    counts[:, 0] = 1
-    if size % 2 == 0:
-        counts[:, -1] = 1
-    return (half_planes_from_images(images) * (counts.ravel() / size**2)).ravel()
+    return (half_planes_from_images(images) * (hermitian_weights(size).ravel() / size**2)).ravel()
 
 
 def project_with_finufft(volume, rotations, size: int, eps: float) -> np.ndarray:
-    """The same projection through a finufft plan over half of each slice, single precision."""
+    """Project through a finufft plan over half of each slice in single precision."""
     plan = finufft.Plan(2, volume.shape, eps=eps, isign=-1, dtype="complex64")
     images = np.empty((len(rotations), size, size), np.float32)
     single = volume.astype(np.complex64)
@@ -208,7 +215,7 @@ def project_with_finufft(volume, rotations, size: int, eps: float) -> np.ndarray
 
 
 def backproject_with_finufft(images, rotations, eps: float) -> np.ndarray:
-    """The same back-projection through a finufft plan, batch by batch, single precision."""
+    """Back-project through a finufft plan, batch by batch, in single precision."""
     size = images.shape[1]
     plan = finufft.Plan(1, (size,) * 3, eps=eps, isign=1, dtype="complex64")
     volume = np.zeros((size,) * 3, np.float32)

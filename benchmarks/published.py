@@ -1,12 +1,12 @@
-"""The published pair network on spectra of particles: its size, its speed, and that UDL lowers its loss.
+"""Size, speed and training loss of the published pair network on spectra of particles.
 
-python benchmarks/published.py                       36 steps on 4 pairs of 128 px (some minutes on two cores)
-python benchmarks/published.py --fresh --particles 50000 --steps 12000 --batch-size 32
-                                                     a published training, for a GPU
+    python benchmarks/published.py                   36 steps on 4 pairs of 128 px (a few minutes on two cores)
+    python benchmarks/published.py --fresh --particles 50000 --steps 12000 --batch-size 32
+                                                     the published training, for a GPU
 
-The network has the published widths.  On a CPU it is shown the same pairs and turns at every step, and memorises them:
-this says that the gradient of the differences reaches the whole network, not that it has learned to align.  The time of
-a published training on a GPU is an estimate from the number of operations, not measured.
+The network has the published widths. On a CPU it sees the same pairs at every step and memorises them. A falling loss
+therefore shows that the gradient reaches the whole network; it does not show that the network has learned to align.
+The time of a published training on a GPU is an estimate from the number of operations, not a measurement.
 """
 
 from __future__ import annotations
@@ -20,25 +20,34 @@ import keras
 import numpy as np
 from table import print_table
 
-from cryoem.udl.pair_streams import PairStream, power_spectra, stack_draw
-from cryoem.udl.pairs import predict_angles, train_pairs
-from cryoem.udl.published import PUBLISHED_FILTERS, build_pair_network
-from cryoem.udl.synthetic import read_class_average, simulate_particles
+from cryoem.training import TrainingSchedule
+from cryoem.udl import (
+    PairObjective,
+    build_pair_network,
+    power_spectra,
+    predict_angles,
+    read_class_average,
+    stack_draw,
+    synthetic_set,
+    train_pairs,
+)
+from cryoem.udl.pair_streams import PairStream
+from cryoem.udl.published_network import PUBLISHED_FILTERS
 
 PIXEL_SIZE_ANGSTROM = 2.08  # of center-1.png
-GPU_FLOPS = 20e12  # sustained, an assumption: a third of the nominal float32 rate of a current GPU
-PUBLISHED_BATCH, PUBLISHED_STEPS = 32, 12_000  # one fall of the published learning rate
+GPU_FLOPS = 20e12  # assumed sustained rate: a third of the nominal float32 rate of a current GPU
+PUBLISHED_BATCH, PUBLISHED_STEPS = 32, 12_000  # one period of the published learning rate
 
 
 class SameBatch(PairStream):
-    """One batch of pairs and turns, again and again."""
+    """The same batch of pairs and rotations at every step."""
 
     def rng(self, *key):
         return super().rng(0, 0, *key[2:])
 
 
 class Losses(keras.callbacks.Callback):
-    """The loss and the time of every single step."""
+    """Record the loss and the time of every step."""
 
     def __init__(self):
         super().__init__()
@@ -60,7 +69,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=36)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--fresh", action="store_true", help="new pairs at every step")
+    parser.add_argument("--fresh", action="store_true", help="draw new pairs at every step")
     arguments = parser.parse_args()
     size, batch_size = arguments.image_size, arguments.batch_size
     average = read_class_average(
@@ -68,7 +77,7 @@ def main() -> None:
         image_size=size,
         pixel_size_angstrom=PIXEL_SIZE_ANGSTROM,
     )
-    particles = simulate_particles(average, arguments.particles, noise="noise", rng=1)
+    particles = synthetic_set(average, arguments.particles, noise="noise", rng=1)
     draw = stack_draw(power_spectra(particles.images), particles.angles_rad)
     network = build_pair_network(size, rng=0)
     stream = (PairStream if arguments.fresh else SameBatch)(
@@ -81,46 +90,46 @@ def main() -> None:
         network,
         stream,
         validation=validation,
-        epochs=1,
-        periods=2,
-        against_itself=False,
-        learning_rate=arguments.learning_rate,
+        schedule=TrainingSchedule(1, arguments.learning_rate),
+        objective=PairObjective(periods=2, against_itself=False),
         callbacks=[watch],
     )
     step_seconds = float(np.median(np.diff(watch.ends)))
     first, second, _ = stream[0]
     first, second = (np.concatenate([x] * -(-16 // batch_size)) for x in (first, second))
-    predict_angles(network, first, second, periods=2)  # compiles
+    predict_angles(network, first, second, periods=2)  # compile
     start = time.perf_counter()
     predict_angles(network, first, second, periods=2)
     pairs_per_second = len(first) / (time.perf_counter() - start)
 
     third = max(1, arguments.steps // 3)
     operations = 2 * multiplications(size)  # of one pair, forward
-    estimate = 3 * 2 * operations * PUBLISHED_BATCH / GPU_FLOPS  # back costs twice; UDL sees each pair twice
+    estimate = (
+        3 * 2 * operations * PUBLISHED_BATCH / GPU_FLOPS
+    )  # backward costs twice as much; UDL sees each pair twice
     rows = [
         ("parameters", "-", f"{network.count_params() / 1e6:.1f} million"),
         ("inference", "-", f"{pairs_per_second:.2f} pairs/s"),
         (f"UDL step of {batch_size} pairs", "-", f"{step_seconds:.2f} s"),
         (f"loss, first {third} steps", "-", f"{np.mean(watch.losses[:third]):.3f}"),
-        (f"loss, last {third} steps", "below", f"{np.mean(watch.losses[-third:]):.3f}"),
-        ("operations of a pair, forward", "-", f"{operations / 1e9:.1f} GFLOP"),
+        (f"loss, last {third} steps", "lower", f"{np.mean(watch.losses[-third:]):.3f}"),
+        ("operations per pair, forward", "-", f"{operations / 1e9:.1f} GFLOP"),
         (
-            f"GPU, step of {PUBLISHED_BATCH} at {GPU_FLOPS / 1e12:.0f} TFLOP/s",
+            f"GPU, step of {PUBLISHED_BATCH} pairs at {GPU_FLOPS / 1e12:.0f} TFLOP/s",
             "-",
             f"{estimate:.3f} s (estimate, not measured)",
         ),
         (
-            f"GPU, {PUBLISHED_STEPS:,} such steps",
+            f"GPU, {PUBLISHED_STEPS:,} steps",
             "-",
             f"{estimate * PUBLISHED_STEPS / 60:.0f} min (estimate, not measured)",
         ),
     ]
-    print_table(f"Published pair network, {size} px", rows)
+    print_table("published-network", f"Published pair network, {size} px", rows)
 
 
 def multiplications(image_size: int) -> float:
-    """Of the convolutions of one pair: the mask branch at full size, then bottleneck blocks of halving sides."""
+    """Count the multiplications of one pair: the mask branch at full size, then bottleneck blocks of half the side."""
     total, width_in, side = 0.0, 1, image_size
     for width in (4, 8, 16, 32, 1):
         total += 9 * width_in * width * side**2

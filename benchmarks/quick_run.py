@@ -1,10 +1,10 @@
-"""The whole quick run from nothing, and how long one waits for `import cryoem` and `cryoem --help`.
+"""Time and results of a quick run, and start-up times of `import cryoem` and `cryoem --help`.
 
-    python benchmarks/quick_run.py                  some minutes on two cores
+    python benchmarks/quick_run.py                  a few minutes on two cores
     python benchmarks/quick_run.py --profile toy
 
-Phases 0 to 3 are run by `cryoem run` in a data folder that is new and empty.  The other two are medians over fresh
-processes, the start of Python included, which is in the table as well.
+`cryoem run` executes phases 0 to 3 in a new, empty data folder. Start-up times are medians over new processes and
+include the start of Python, which has its own row.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from memory import run
 from table import print_table
 from watch import time_text
 
-from cryoem.pipeline.summary import with_unit
+from cryoem.units import format_quantity
 
 CLI = [sys.executable, "-m", "cryoem.cli"]
 WAITS = (
     ("import cryoem", "<= 300 ms", [sys.executable, "-c", "import cryoem"]),
     ("cryoem --help", "<= 500 ms", [*CLI, "--help"]),
-    ("Python alone", "-", [sys.executable, "-c", "pass"]),
+    ("Python start-up only", "-", [sys.executable, "-c", "pass"]),
 )
 SHOWN = (
     "images",
@@ -42,25 +42,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--profile", default="quick", help="of the run")
-    parser.add_argument("--repeats", type=int, default=9, help="fresh processes each")
+    parser.add_argument("--profile", default="quick", help="profile of the run")
+    parser.add_argument("--repeats", type=int, default=9, help="processes per start-up time")
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, asked, command in WAITS:
+        for name, target, command in WAITS:
             seconds = [run(command, folder)[0] for _ in range(arguments.repeats + 1)]
-            rows.append((name, asked, time_text(float(np.median(seconds[1:])))))  # the first one compiles
+            rows.append(
+                (name, target, time_text(float(np.median(seconds[1:]))))
+            )  # the first one writes byte code
         os.environ["CRYOEM_HOME"] = folder
         seconds, memory_gb = run([*CLI, "run", "--profile", arguments.profile], folder)
         summary = json.loads(
-            (Path(folder) / "runs" / arguments.profile / "summary.json").read_text(encoding="utf-8")
+            (Path(folder) / "runs" / f"phantom-{arguments.profile}" / "summary.json").read_text(
+                encoding="utf-8"
+            )
         )
-    asked = "<= 4 min" if arguments.profile == "quick" else "-"
-    rows.append((f"{arguments.profile} run, phases 0 to 3", asked, f"{seconds / 60:.1f} min"))
-    rows.append(("its largest memory", "-", f"{memory_gb:.2f} GB"))
+    target = "<= 4 min" if arguments.profile == "quick" else "-"
+    rows.append((f"{arguments.profile} run, phases 0 to 3", target, f"{seconds / 60:.1f} min"))
+    rows.append(("peak memory of the run", "-", f"{memory_gb:.2f} GB"))
     numbers = {name: value for phase in summary["numbers"].values() for name, value in phase.items()}
-    rows += [(label, "-", text) for label, text in (with_unit(name, numbers[name]) for name in SHOWN)]
-    print_table(f"A clean {arguments.profile} run, and what one waits for", rows)
+    rows += [(label, "-", text) for label, text in (format_quantity(name, numbers[name]) for name in SHOWN)]
+    print_table(
+        "quick-run", f"{arguments.profile.capitalize()} run in an empty folder, and start-up times", rows
+    )
 
 
 if __name__ == "__main__":

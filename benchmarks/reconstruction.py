@@ -1,11 +1,11 @@
-"""Reconstruction of 1,650 images at known orientations, beside ASPIRE's mean estimator on the same images.
+"""Reconstruction of 1,650 images at known orientations, compared with ASPIRE's mean estimator.
 
     python benchmarks/reconstruction.py
 
-ASPIRE is measured where it is installed (extra ``baselines``), as it comes: least squares by conjugate gradients with a
-circulant preconditioner.  Both take part in turns, and times are medians; ASPIRE, where it takes more than a minute, is
-called once.  What is made is held against the true map: the Fourier shell correlation at 0.5, its mean over all shells,
-and how well the two maps agree.
+ASPIRE is included if it is installed (extra ``baselines``), with its default settings: least squares by conjugate
+gradients with a circulant preconditioner. Both run in turns and times are medians; a method that takes more than a
+minute runs once. The accuracy is the Fourier shell correlation with the true map: its resolution at 0.5 and its mean
+over all shells, and the correlation of the two maps with each other.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from functools import partial
 
 import numpy as np
 import peers
-from watch import OURS, in_turns, print_beside
+from watch import OURS, in_turns, print_comparison
 
-from cryoem import imaging, registry, volumes
-from cryoem.reconstruction import reconstruct
-from cryoem.resolution import fourier_shell_correlation
+from cryoem import particles, volumes
+from cryoem.reconstruction import fourier_shell_correlation, reconstruct
 
-SAME_MAP = 0.99  # mean Fourier shell correlation of two maps of the same images
+SAME_MAP = 0.99  # least mean Fourier shell correlation of the two maps without noise
 NOISE = (0.0, 16.0)
-REHEARSED, REHEARSED_PX = 20, 32  # images on which code is compiled and loaded
+REHEARSED, REHEARSED_PX = 20, 32  # images that compile and load the code
 
 
 def main() -> None:
@@ -37,17 +36,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     size = arguments.image_size
-    density = registry.load(arguments.map)
+    density = volumes.load(arguments.map)
     truth = volumes.cube(density, size)
     voxel = density.voxel_size_angstrom
-    contenders = {OURS: ours_of(voxel)}
+    contenders = {OURS: ours}
     aspire = peers.aspire("reconstruction", "source", "utils")
     if aspire is not None:
         contenders[peers.ASPIRE] = aspire_of(aspire, voxel)
     for run in contenders.values():
-        run(imaging.simulate(density, REHEARSED, image_size=REHEARSED_PX, rng=1))
+        run(particles.simulate(density, REHEARSED, image_size=REHEARSED_PX, rng=1))
     for noise in NOISE:
-        stack = imaging.simulate(density, arguments.images, image_size=size, noise_variance=noise, rng=0)
+        stack = particles.simulate(density, arguments.images, image_size=size, noise_variance=noise, rng=0)
         watched = in_turns(
             {name: partial(run, stack) for name, run in contenders.items()},
             repeats=arguments.repeats,
@@ -64,36 +63,33 @@ def main() -> None:
                     one.result, watched[OURS].result, voxel_size_angstrom=voxel
                 )
                 likeness = float(np.mean(shared.correlation[1:]))
-                accuracy[name] += f", FSC with ours {likeness:.4f}"
+                accuracy[name] += f", FSC against cryoem {likeness:.4f}"
                 if noise == 0 and likeness < SAME_MAP:
-                    raise SystemExit(f"the maps must agree where there is no noise, got {accuracy[name]}")
-        print_beside(
-            f"{arguments.map}, noise variance {noise:g}, a map of {arguments.images} images of {size} px",
+                    raise SystemExit(f"the maps of noise-free images differ: {accuracy[name]}")
+        print_comparison(
+            f"reconstruction-noise-{noise:g}",
+            f"Reconstruction of {arguments.images} images of {size} px, {arguments.map}, noise variance {noise:g}",
             watched,
             accuracy=accuracy,
-            asked={peers.ASPIRE: ">= 10 x, FSC no worse"},
+            targets={peers.ASPIRE: ">= 10 x at no lower FSC"},
             absent=() if aspire is not None else (peers.ASPIRE,),
         )
 
 
-def ours_of(voxel: float):
-    """Our reconstruction of a stack."""
-
-    def run(stack: imaging.ParticleStack) -> np.ndarray:
-        return reconstruct(stack.images, stack.rotations, pixel_size_angstrom=voxel, method="fourier").data
-
-    return run
+def ours(stack: particles.ParticleStack) -> np.ndarray:
+    """Reconstruct a stack with cryoem."""
+    return reconstruct(stack.images, stack.poses, optics=stack.optics).data
 
 
 def aspire_of(aspire, voxel: float):
-    """ASPIRE's mean estimate of a stack."""
+    """Return a function that reconstructs a stack with ASPIRE's mean estimator."""
 
-    def run(stack: imaging.ParticleStack) -> np.ndarray:
+    def run(stack: particles.ParticleStack) -> np.ndarray:
         turned = aspire.utils.Rotation(peers.matrices_for_aspire(stack.rotations))
         source = aspire.source.ArrayImageSource(
             aspire.image.Image(stack.images), angles=turned.angles, pixel_size=voxel
         )
-        with tempfile.TemporaryDirectory() as folder:  # its last iteration is written, whatever it is told
+        with tempfile.TemporaryDirectory() as folder:  # it always writes its last iteration
             estimator = aspire.reconstruction.MeanEstimator(
                 source, checkpoint_iterations=None, checkpoint_prefix=f"{folder}/volume"
             )

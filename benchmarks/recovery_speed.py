@@ -1,16 +1,16 @@
-"""Orientation recovery at equal error: how long ours takes, and how long the published stochastic descent.
+"""Time of orientation recovery at equal error: our method and the published stochastic descent.
 
     python benchmarks/recovery_speed.py                  a quarter of an hour on two cores
-    python benchmarks/recovery_speed.py --seconds 60     the stochastic method stops after a minute at the latest
+    python benchmarks/recovery_speed.py --seconds 60     limit the stochastic descent to one minute
 
-Ours is ``spectral+refine`` on all pairs, the median of several calls.  The stochastic method (arXiv 2104.06237, our
-implementation of it) begins with the 30,000 steps that were published and is given four times as many again and again
-until its E_OR is within 2 % of ours, or its time is used up; the table then holds what it had by then, and the ratio is
-a lower bound.  Each row is a descent from the start, and its own time alone counts.
+Our method is ``spectral+gauss_newton`` on all pairs; its time is the median of several calls. The stochastic descent
+(arXiv 2104.06237, our implementation) starts with the published 30,000 steps. It is repeated with up to four times as
+many steps until its E_OR is within 2 % of ours or the time limit is reached; the ratio is then a lower bound. Each row
+is a descent from the start.
 
-scikit-learn (extra ``baselines``) is there for sanity: MDS and Isomap place the images in nine dimensions, by distances
-2 sqrt(2) sin(d / 2), which are those of rotation matrices.  They are turned onto the true matrices there, a help that
-the others do without, and each image gets the rotation nearest to its point.
+scikit-learn (extra ``baselines``) is a sanity check. MDS and Isomap embed the images in nine dimensions by the
+distances 2 sqrt(2) sin(d / 2) of rotation matrices. The embedding is aligned to the true matrices, which the other
+methods do not need, and each point is projected onto the nearest rotation.
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ from table import print_columns
 from watch import ABSENT, OURS, Watched, in_turns, ratio_text, time_text, watch
 
 from cryoem.distances import exact_distances, perturbed_distances
-from cryoem.evaluation import recovery_error
-from cryoem.recovery import recover_orientations
+from cryoem.orientations import recover_orientations, recovery_error
 from cryoem.rotations import random_rotations
 
 PUBLISHED_STEPS = 30_000
 GROWTH = 4
 SAME = 1.02
-ASKED = ">= 1,000 x"
+TARGET = ">= 1,000 x"
 NEIGHBOURS = 20
 
 
@@ -42,13 +41,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--orientations", type=int, default=1650)
-    parser.add_argument("--sigma", type=float, default=0.2, help="of the Gaussian errors of distances, rad")
-    parser.add_argument("--seconds", type=float, default=240.0, help="longest run of the stochastic method")
+    parser.add_argument(
+        "--sigma", type=float, default=0.2, help="standard deviation of the distance errors, rad"
+    )
+    parser.add_argument("--seconds", type=float, default=240.0, help="time limit of the stochastic descent")
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
     true = random_rotations(arguments.orientations, rng=0)
     distances = perturbed_distances(exact_distances(true), standard_deviation=arguments.sigma, rng=1)
-    methods = ("spectral+refine", "spectral")
+    methods = ("spectral+gauss_newton", "spectral")
     ours = in_turns(
         {method: partial(recover_orientations, distances, method=method) for method in methods},
         repeats=arguments.repeats,
@@ -64,15 +65,17 @@ def main() -> None:
     rows += stochastic_rows(true, distances, error, seconds, arguments.seconds)
     rows += embedding_rows(true, distances, seconds)
     print_columns(
-        f"{arguments.orientations} orientations, all pairs, errors of {arguments.sigma:g} rad: time to the same E_OR",
-        ("method", "time", f"{OURS} is faster by", "E_OR", "peak memory", "asked"),
+        "recovery-speed",
+        f"{arguments.orientations} orientations, all pairs, distance errors of {arguments.sigma:g} rad: "
+        "time to reach equal E_OR",
+        ("method", "time", f"speed-up of {OURS}", "E_OR", "peak memory", "target"),
         rows,
     )
 
 
 def stochastic_rows(true, distances, best: float, ours_s: float, limit_s: float) -> list[tuple[str, ...]]:
-    """The stochastic method with more and more steps, until its error is as wanted or the time is used up."""
-    recover_orientations(distances, method="sgd", steps=GROWTH, rng=0)  # loads TensorFlow
+    """Run the stochastic descent with increasing numbers of steps, until the target error or the time limit."""
+    recover_orientations(distances, method="sgd", steps=GROWTH, rng=0)  # load TensorFlow
     rows, steps, wanted = [], PUBLISHED_STEPS, SAME * best
     while True:
         one = watch(partial(recover_orientations, distances, method="sgd", steps=steps, rng=0))
@@ -80,7 +83,7 @@ def stochastic_rows(true, distances, best: float, ours_s: float, limit_s: float)
         affordable = int(steps * limit_s / one.seconds[0])
         reached = error <= wanted
         last = reached or steps > affordable / 1.25
-        # the variance beyond that of the distances themselves falls as 1 / steps
+        # the variance in excess of that of the distances falls as 1 / steps
         missing = (error**2 - best**2) / (wanted**2 - best**2)
         ratio = ratio_text(one.seconds[0] / ours_s)
         rows.append(
@@ -89,8 +92,8 @@ def stochastic_rows(true, distances, best: float, ours_s: float, limit_s: float)
                 one,
                 error,
                 ratio=ratio if reached else f"> {ratio}",
-                note="" if reached else ", not the same yet",
-                asked=ASKED if last else "-",
+                note="" if reached else ", not converged",
+                target=TARGET if last else "-",
             )
         )
         if last:
@@ -99,7 +102,7 @@ def stochastic_rows(true, distances, best: float, ours_s: float, limit_s: float)
 
 
 def embedding_rows(true, distances, ours_s: float) -> list[tuple[str, ...]]:
-    """scikit-learn's metric MDS and Isomap."""
+    """Embed the distances with scikit-learn's metric MDS and Isomap."""
     names = ("scikit-learn, MDS in 9-D", "scikit-learn, Isomap in 9-D")
     sklearn = peers.scikit_learn("manifold")
     if sklearn is None:
@@ -115,13 +118,13 @@ def embedding_rows(true, distances, ours_s: float) -> list[tuple[str, ...]]:
         one = watch(partial(method.fit_transform, chords))
         error = recovery_error(true, nearest_rotations(one.result, true))
         rows.append(
-            row(name, one, error, ratio=ratio_text(one.seconds[0] / ours_s), note=", turned onto the truth")
+            row(name, one, error, ratio=ratio_text(one.seconds[0] / ours_s), note=", aligned to the truth")
         )
     return rows
 
 
 def nearest_rotations(points: np.ndarray, true: Rotation) -> Rotation:
-    """The rotations nearest to (n, 9) points that were turned and scaled onto the true rotation matrices."""
+    """Align (n, 9) points to the true rotation matrices and return the nearest rotations."""
     wanted = true.as_matrix().reshape(-1, 9)
     centred = points - points.mean(axis=0)
     turn, scale = orthogonal_procrustes(centred, wanted - wanted.mean(axis=0))
@@ -131,8 +134,8 @@ def nearest_rotations(points: np.ndarray, true: Rotation) -> Rotation:
     return Rotation.from_matrix(left @ right)
 
 
-def row(name: str, one: Watched, error: float, *, ratio="", note="", asked="-") -> tuple[str, ...]:
-    return name, time_text(one.median_s), ratio, f"{error:.4f} rad{note}", one.peak, asked
+def row(name: str, one: Watched, error: float, *, ratio="", note="", target="-") -> tuple[str, ...]:
+    return name, time_text(one.median_s), ratio, f"{error:.4f} rad{note}", one.peak, target
 
 
 if __name__ == "__main__":

@@ -1,18 +1,112 @@
-"""Print what was asked beside what was measured."""
+"""Print the table of a benchmark, and store it in benchmarks/results/ if the command is one of ``COMMANDS``."""
 
 from __future__ import annotations
 
+import csv
+import os
+import platform
+import shlex
+import sys
 from collections.abc import Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("numpy", "scipy", "numba", "tensorflow", "keras")
+D2 = "--map beta-galactosidase --masked --symmetry D2 --image-size 100"
+# The measurements of docs/benchmarks.md, in its order. With other options a benchmark only prints its tables.
+COMMANDS = (
+    "quick_run.py",
+    "projection.py",
+    "reconstruction.py",
+    "reading.py",
+    "recovery.py --stochastic",
+    "recovery_speed.py",
+    "landmarks.py",
+    "growth.py --again",
+    "training.py",
+    "end_to_end.py --noise-variance 0",
+    "end_to_end.py --noise-variance 16",
+    "end_to_end.py --noise-variance 0 --shift-limit-px 5",
+    "end_to_end.py --noise-variance 16 --shift-limit-px 5",
+    "end_to_end.py --noise-variance 0 --shift-limit-px 5 --ctf",
+    "end_to_end.py --noise-variance 16 --shift-limit-px 5 --ctf",
+    f"end_to_end.py --noise-variance 0 {D2}",
+    f"end_to_end.py --noise-variance 16 {D2}",
+    "alignment.py --json notebooks/4-udl-alignment/fourteen-sets.json",
+    "alignment_speed.py",
+    "particles.py",
+    "memory.py",
+    "natural.py",
+    "published.py",
+    "kills.py --kills 10 --profile quick",
+)
 
 
-def print_table(title: str, rows: list[tuple[str, str, str]]) -> None:
-    """A titled table of (quantity, asked, measured), as Markdown."""
-    print_columns(title, ("quantity", "asked", "measured"), rows)
+class Table(NamedTuple):
+    """One stored table: its title, the command and machine that measured it, the column names and the rows."""
+
+    title: str
+    command: str
+    machine: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
-def print_columns(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A titled table with columns of one's own, as Markdown."""
-    print(f"\n### {title}\n")
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    for row in [head, tuple("-" * width for width in widths), *rows]:
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
+def print_table(name: str, title: str, rows: Sequence[tuple[str, str, str]]) -> None:
+    """Print and store a table of (quantity, target, measured)."""
+    print_columns(name, title, ("quantity", "target", "measured"), rows)
+
+
+def print_columns(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table with any columns as Markdown, and store it as results/NAME.csv.
+
+    The file is written only if the running command is one of ``COMMANDS``, so that a trial with fewer images does not
+    replace a measurement.
+    """
+    print(f"\n### {title}\n\n{as_markdown(columns, rows)}", flush=True)
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    if command in COMMANDS:
+        store(name, Table(title, command, machine(), tuple(columns), tuple(map(tuple, rows))))
+
+
+def as_markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table with aligned columns."""
+    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
+    lines = [columns, tuple("-" * width for width in widths), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    )
+
+
+def machine() -> str:
+    """Describe the date, the processor and the versions of a measurement."""
+    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    return (
+        f"{date.today()}, {os.cpu_count()} CPU cores ({platform.machine()}), no GPU, "
+        f"Python {platform.python_version()}, {versions}"
+    )
+
+
+def store(name: str, table: Table) -> None:
+    """Write results/NAME.csv: three comment lines that start with ``#``, the header, the rows."""
+    RESULTS.mkdir(exist_ok=True)
+    partial = RESULTS / f".{name}.partial"
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        file.write(f"# title: {table.title}\n# command: python benchmarks/{table.command}\n")
+        file.write(f"# measured: {table.machine}\n")
+        csv.writer(file, lineterminator="\n").writerows([table.columns, *table.rows])
+    os.replace(partial, RESULTS / f"{name}.csv")
+
+
+def read(path: Path) -> Table:
+    """Read a table that ``store`` wrote. Programs may use ``pandas.read_csv(path, comment="#")``."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    title, command, measured = (line.partition(": ")[2] for line in lines[:3])
+    columns, *rows = csv.reader(lines[3:])
+    return Table(
+        title, command.removeprefix("python benchmarks/"), measured, tuple(columns), tuple(map(tuple, rows))
+    )

@@ -1,15 +1,14 @@
-"""Training: pairs a second of a pair-wise Siamese network and of all pairs of a batch, with one and the same encoder.
+"""Training rate, pairs per second: pair-wise Siamese training against all pairs of a batch, with the same encoder.
 
     python benchmarks/training.py
     python benchmarks/training.py --encoders polar --batches 128 2048
 
-One call is a whole training step, forward, backward and Adam, on data made before.  Pair-wise, as in the first paper,
-both images of each pair pass the encoder; else each image of a batch passes once and meets all others.  Pairs are
-counted once: B images give B (B - 1) / 2.  Both take part in turns; times are medians.  That both losses are the same
-number on the same pairs is checked, and how nearly they are is in the table.  Peak memory is that of the first step
-of a process of its own.
+One call is a whole training step (forward, backward, Adam) on prepared data. In pair-wise training, as in the first
+paper, the encoder sees both images of each pair. Otherwise it sees each image of a batch once, and the loss covers all
+pairs: B images give B (B - 1) / 2. Both run in turns; times are medians. The benchmark checks that both losses agree on
+the same pairs, and the table shows their difference. Peak memory is that of the first step in a separate process.
 
-Source: arXiv 2104.06237, section 4.2, of pair-wise training.
+Source of pair-wise training: arXiv 2104.06237, section 4.2.
 """
 
 from __future__ import annotations
@@ -25,17 +24,19 @@ from keras import ops
 from table import print_columns
 from watch import in_turns, peak_alone, ratio_text, time_text
 
-from cryoem import registry, siamese
-from cryoem.siamese.losses import loss_of
+from cryoem import volumes
+from cryoem.distances import ProjectionStream, build_encoder
+from cryoem.distances.losses import pair_loss
+from cryoem.particles.simulation import ImagingConditions
 
-ASKED = ">= 500 x in the largest batch"
-CHECKED = 12  # images whose pairs pass both losses
+TARGET = ">= 500 x for the largest batch"
+CHECKED = 12  # images on whose pairs both losses are compared
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Setting:
-    """An encoder, its images and what one step of each method is given."""
+    """An encoder, its image size and the batch sizes of both methods."""
 
     architecture: str
     image_size: int
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, help="pairs of a pair-wise batch")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    density = registry.load(arguments.map)
+    density = volumes.load(arguments.map)
     for name in arguments.encoders:
         setting = SETTINGS[name]
         batches = tuple(arguments.batches or setting.batches)
@@ -69,13 +70,13 @@ def main() -> None:
 
 
 def compare(density, setting: Setting, batches: tuple[int, ...], pairs: int, repeats: int) -> None:
-    """The table of one encoder."""
+    """Measure one encoder."""
     keras.utils.set_random_seed(0)
-    encoder = siamese.build_encoder(setting.image_size, architecture=setting.architecture)
+    encoder = build_encoder(setting.image_size, architecture=setting.architecture)
     all_pairs, pair_wise = trainers_of(encoder, setting.feature_distance)
-    images, quaternions = siamese.ProjectionStream(
+    images, quaternions = ProjectionStream(
         density,
-        image_size=116,
+        ImagingConditions(116),
         network_image_size=setting.image_size,
         batch_size=max(*batches, 2 * pairs),
         steps=1,
@@ -83,7 +84,7 @@ def compare(density, setting: Setting, batches: tuple[int, ...], pairs: int, rep
     )[0]
     agreement = disagreement(all_pairs, pair_wise, images[:CHECKED], quaternions[:CHECKED])
     if not agreement < TOLERANCE:
-        raise SystemExit(f"the two losses must agree on the same pairs, got {agreement:.1e} relative")
+        raise SystemExit(f"the two loss difference {agreement:.1e} (relative) on the same pairs")
     first, second = images[:pairs], images[pairs : 2 * pairs]
     distances = pair_distances(quaternions[:pairs], quaternions[pairs : 2 * pairs])
     calls = {0: partial(pair_wise.train_on_batch, [first, second], distances)}
@@ -107,10 +108,11 @@ def compare(density, setting: Setting, batches: tuple[int, ...], pairs: int, rep
                 ratio_text(rate / slow) if batch else "",
                 f"{agreement:.0e} relative" if batch else "",
                 one.peak,
-                ASKED if batch == max(batches) else "-",
+                TARGET if batch == max(batches) else "-",
             )
         )
     print_columns(
+        f"training-{setting.architecture}",
         f"Training the {setting.architecture} encoder, {setting.image_size} px",
         (
             "method",
@@ -118,18 +120,18 @@ def compare(density, setting: Setting, batches: tuple[int, ...], pairs: int, rep
             "pairs",
             "step",
             "pairs/s",
-            "over pair-wise",
-            "losses differ by",
+            "speed-up over pair-wise",
+            "loss difference",
             "peak memory",
-            "asked",
+            "target",
         ),
         rows,
     )
 
 
 def first_step(setting: Setting, batch: int, pairs: int):
-    """A training step on images of noise, pair-wise for a batch of 0, whose code is loaded and whose size is new."""
-    encoder = siamese.build_encoder(setting.image_size, architecture=setting.architecture)
+    """Prepare the first step of a new batch size on noise images; a batch of 0 selects pair-wise training."""
+    encoder = build_encoder(setting.image_size, architecture=setting.architecture)
     all_pairs, pair_wise = trainers_of(encoder, setting.feature_distance)
     images = np.random.default_rng(0).standard_normal(
         (batch or pairs, setting.image_size, setting.image_size), dtype=np.float32
@@ -141,24 +143,24 @@ def first_step(setting: Setting, batch: int, pairs: int):
 
 
 def trainers_of(encoder: keras.Model, feature_distance: str) -> tuple[keras.Model, keras.Model]:
-    """Two compiled models that train one encoder: of images and quaternions, and of pairs and distances."""
+    """Return two compiled models that train one encoder: on all pairs of a batch, and on pairs."""
     shape = encoder.input_shape[1:]
     first, second = keras.Input(shape), keras.Input(shape)
     features = [encoder(image) for image in (first, second)]
     pair_wise = keras.Model([first, second], keras.layers.Dot(axes=1, normalize=True)(features))
     all_pairs = keras.Model(encoder.input, encoder.output)
-    all_pairs.compile(keras.optimizers.Adam(1e-3), loss=loss_of(feature_distance))
+    all_pairs.compile(keras.optimizers.Adam(1e-3), loss=pair_loss(feature_distance))
     pair_wise.compile(keras.optimizers.Adam(1e-3), loss=PAIR_LOSSES[feature_distance])
     return all_pairs, pair_wise
 
 
 def kernel_pair_loss(distances, similarity):
-    """Squared error of the kernel of each pair: (p, 1) radians and inner products of unit features."""
+    """Return the squared error of the kernel of each pair, from (p, 1) radians and inner products."""
     return ops.square(similarity - (1 + 2 * ops.cos(distances)) / 3)
 
 
 def cosine_pair_loss(distances, similarity):
-    """The published loss of each pair, rad^2."""
+    """Return the published loss of each pair (rad^2)."""
     return ops.square(distances - 2 * ops.arccos(ops.clip(similarity, -1 + 1e-6, 1 - 1e-6)))
 
 
@@ -166,13 +168,13 @@ PAIR_LOSSES = {"kernel": kernel_pair_loss, "cosine": cosine_pair_loss}
 
 
 def pair_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Distances of the p pairs of (p, 4) quaternions: (p, 1) float32 radians."""
+    """Return the distances of p pairs of (p, 4) quaternions: (p, 1) float32 radians."""
     overlaps = np.abs(np.sum(first.astype(float) * second, axis=1))
     return (2 * np.arccos(np.minimum(overlaps, 1))).astype(np.float32)[:, None]
 
 
 def disagreement(all_pairs, pair_wise, images: np.ndarray, quaternions: np.ndarray) -> float:
-    """Relative difference of the two losses on all pairs of some images."""
+    """Return the relative difference of the two losses on all pairs of some images."""
     first, second = np.array(list(combinations(range(len(images)), 2))).T
     together = all_pairs.test_on_batch(images, quaternions)
     distances = pair_distances(quaternions[first], quaternions[second])

@@ -1,9 +1,9 @@
-"""Time and peak memory of single calls, contenders taken in turns, and one table of them side by side.
+"""Time and peak memory of single calls, and a table that compares several methods.
 
-The peak is that of the call alone, above what the process held before it: Linux forgets the largest resident memory
-of a process when a 5 is written to /proc/self/clear_refs (proc(5)).  Elsewhere it is not known, and tables say so.
-TensorFlow keeps the memory that it once took, so that only the first call of a process shows what it takes: for that
-there is ``peak_alone``.
+The peak is that of the call alone, above the memory that the process held before. Linux resets the peak resident memory
+of a process when a 5 is written to /proc/self/clear_refs (proc(5)). On other systems tables show "not known".
+TensorFlow keeps the memory that it has allocated, so only the first call in a process shows the memory that it needs;
+``peak_alone`` makes that call in a new process.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ _STATUS = Path("/proc/self/status")
 
 @dataclass
 class Watched:
-    """What a contender's calls took: ``seconds`` each, the largest ``peak_bytes`` (None if not known), and what
-    the last one returned.
-    """
+    """The ``seconds`` of each call of a method, its ``peak_bytes`` (None if not known), and the last ``result``."""
 
     seconds: list[float] = field(default_factory=list)
     peak_bytes: int | None = None
@@ -43,14 +41,14 @@ class Watched:
 
     @property
     def peak(self) -> str:
-        """The peak as text."""
+        """Return the peak as text."""
         return "not known" if self.peak_bytes is None else f"{self.peak_bytes / 1e6:,.0f} MB"
 
 
 def watch(call: Callable[[], object], *, into: Watched | None = None) -> Watched:
-    """Time one call and find its peak of resident memory above what there was before."""
+    """Time one call and measure its peak resident memory above that before the call."""
     watched = Watched() if into is None else into
-    watched.result = None  # of the call before, so that it is not there any more
+    watched.result = None  # free the result of the previous call
     before = _resident_before()
     start = time.perf_counter()
     result = call()
@@ -68,10 +66,10 @@ def in_turns(
     rehearsals: int = 1,
     patience_s: float = PATIENCE_S,
 ) -> dict[str, Watched]:
-    """Watch each contender in turn, again and again, so that a busy moment of the machine meets all of them.
+    """Measure methods in turns, so that a busy moment of the machine affects all of them.
 
-    ``rehearsals`` calls of each come before and do not count: they compile and load.  A contender of whom one counted
-    call takes longer than ``patience_s`` is called once.
+    ``rehearsals`` calls of each, which compile and load code, are not counted. A method that takes longer than
+    ``patience_s`` is called once.
     """
     for _ in range(rehearsals):
         for call in contenders.values():
@@ -85,7 +83,7 @@ def in_turns(
 
 
 def peak_alone(prepare: Callable[..., Callable[[], object]], *arguments) -> int | None:
-    """The peak in bytes, as ``watch`` finds it, of the call that ``prepare(*arguments)`` returns, in a new process."""
+    """Measure the peak (bytes) of the call that ``prepare(*arguments)`` returns, in a new process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_peak, prepare, *arguments).result()
 
@@ -94,61 +92,65 @@ def _peak(prepare: Callable[..., Callable[[], object]], *arguments) -> int | Non
     return watch(prepare(*arguments)).peak_bytes
 
 
-def print_beside(
+def print_comparison(
+    name: str,
     title: str,
     watched: Mapping[str, Watched],
     *,
     accuracy: Mapping[str, str],
-    asked: Mapping[str, str] | None = None,
+    targets: Mapping[str, str] | None = None,
     work: float | None = None,
     unit: str = "",
     absent: tuple[str, ...] = (),
 ) -> None:
-    """Print contenders side by side; ours, that the others are held against, is the first.
+    """Print and store (see ``print_columns``) a table of methods; speed-ups are relative to the first one.
 
-    ``accuracy`` and ``asked`` are texts by contender; ``work`` is what one call does, in ``unit``, for a rate;
-    ``absent`` are peers that are not installed.
+    ``accuracy`` and ``targets`` are texts by method; ``work`` is the amount of work of one call, in ``unit``, for a
+    rate; ``absent`` names peers that are not installed.
     """
-    asked = asked or {}
+    targets = targets or {}
     first, rows = next(iter(watched)), []
-    for name, one in watched.items():
-        ratio = "" if name == first else ratio_text(one.median_s / watched[first].median_s)
+    for method, one in watched.items():
+        ratio = "" if method == first else ratio_text(one.median_s / watched[first].median_s)
         rows.append(
             (
-                name,
+                method,
                 time_text(one.median_s) + (" (once)" if len(one.seconds) == 1 else ""),
                 *(() if work is None else (f"{work / one.median_s:,.0f} {unit}",)),
                 ratio,
-                accuracy.get(name, ""),
+                accuracy.get(method, ""),
                 one.peak,
-                asked.get(name, "-"),
+                targets.get(method, "-"),
             )
         )
     rate = () if work is None else ("rate",)
-    for name in absent:
-        rows.append((name, ABSENT, *("" for _ in rate), "", "", "", asked.get(name, "-")))
+    for peer in absent:
+        rows.append((peer, ABSENT, *("" for _ in rate), "", "", "", targets.get(peer, "-")))
     print_columns(
-        title, ("method", "time", *rate, f"{first} is faster by", "accuracy", "peak memory", "asked"), rows
+        name,
+        title,
+        ("method", "time", *rate, f"speed-up of {first}", "accuracy", "peak memory", "target"),
+        rows,
     )
 
 
 def ratio_text(ratio: float) -> str:
-    """How many times, with a sensible number of digits."""
+    """Return a ratio as text with two significant digits."""
     return f"{ratio:,.0f} x" if ratio >= 10 else f"{ratio:.2g} x"
 
 
 def time_text(seconds: float) -> str:
-    """Seconds with a sensible number of digits."""
+    """Return seconds as text with three significant digits."""
     if seconds < 1:
         return f"{1e3 * seconds:.3g} ms"
     return f"{seconds:.2f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
 
 
 def _resident_before() -> int | None:
-    """Bytes resident now, the record of the largest forgotten; None where the system has no such thing."""
+    """Reset the peak and return the bytes that are resident now; None if the system does not support this."""
     gc.collect()
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # memory that was freed but kept would hide what the call takes
+        ctypes.CDLL(None).malloc_trim(0)  # freed memory that is still allocated would hide that of the call
         _CLEAR.write_text("5")
         return memory_bytes("VmRSS")
     except (OSError, AttributeError):
@@ -156,7 +158,7 @@ def _resident_before() -> int | None:
 
 
 def memory_bytes(name: str) -> int:
-    """A line of /proc/self/status in bytes: ``VmRSS``, what is resident, or ``VmHWM``, the most that was."""
+    """Read a line of /proc/self/status in bytes: ``VmRSS``, resident memory, or ``VmHWM``, its peak."""
     for line in _STATUS.read_text().splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024

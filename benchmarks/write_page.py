@@ -1,0 +1,65 @@
+"""Write docs/benchmarks.md from the tables in benchmarks/results/.
+
+    python benchmarks/write_page.py                          only write the page
+    python benchmarks/write_page.py --run                    run all benchmarks first, about three hours (`make bench`)
+    python benchmarks/write_page.py --run natural published  run only these scripts first
+    python benchmarks/write_page.py --run "end_to_end.py --noise-variance 0"
+
+Install the extra `baselines` to include ASPIRE and scikit-learn. alignment.py and published.py read
+CRYOEM_DATA/class-averages, natural.py reads CRYOEM_DATA/natural-images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from table import COMMANDS, RESULTS, as_markdown, read
+
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+INTRODUCTION = """# Benchmarks
+
+`make bench` runs the benchmarks and writes their tables to `benchmarks/results/*.csv`; this page is generated from
+these files. Times are wall-clock times on two CPU cores. GPU performance has not been measured. Each *target* was set
+before the measurement.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--run", nargs="*", metavar="COMMAND", help="commands or scripts to run first; default: all"
+    )
+    chosen = parser.parse_args().run
+    if chosen is not None:
+        commands = [c for c in COMMANDS if not chosen or c in chosen or c.partition(".py")[0] in chosen]
+        if not commands:
+            parser.error(f"no benchmark matches {chosen}; the commands are: {'; '.join(COMMANDS)}")
+        for command in commands:
+            print(f"\n$ python benchmarks/{command}", flush=True)
+            script, *options = shlex.split(command)
+            subprocess.run([sys.executable, PAGE.parents[1] / "benchmarks" / script, *options], check=True)
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"\nwrote {PAGE}")
+
+
+def page() -> str:
+    """Return the page: the stored tables in the order of ``COMMANDS``."""
+    tables = [read(path) for path in sorted(RESULTS.glob("*.csv"))]
+    sections = [INTRODUCTION]
+    for command in COMMANDS:
+        for index, table in enumerate(table for table in tables if table.command == command):
+            sections.append(f"## {table.title}\n")
+            if index == 0:
+                sections.append(f"`python benchmarks/{command}`, measured on {table.machine}.\n")
+            sections.append(f"{as_markdown(table.columns, table.rows)}\n")
+    return "\n".join(sections)
+
+
+if __name__ == "__main__":
+    main()
