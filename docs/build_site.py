@@ -1,85 +1,121 @@
-"""Build the web site: execute the notebooks, gather the pages, let Sphinx write them.
+"""Build the web site into docs/_build/html: execute the notebooks, copy the pages, run Sphinx.
 
-    python docs/build_site.py                         notebooks at toy size, some minutes on two cores; also `make site`
+    python docs/build_site.py                         all notebooks at toy size, some minutes; also `make site`
     python docs/build_site.py --profile quick         notebooks at the sizes that they have in JupyterLab
-    python docs/build_site.py --execute '0-*'         these alone; the others are shown without results
+    python docs/build_site.py --execute '0-*'         only these; the others are shown without results
 
-Needs the extra ``site``. Nothing is fetched. The site appears whole, and an earlier one stays until then.
+Needs the extra `site`, and no network. An executed notebook is kept until the package or the notebook changes.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
 import shutil
 import sys
-import tempfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 from sphinx.cmd.build import build_main
-from website.executed import executed_notebooks, kept_home
-from website.pages import gather
 
-from cryoem.pipeline import PROFILES, PhaseFailedError, RunInProgressError
-from cryoem.pipeline.execution import NotebookError
+from cryoem.runs.execution import NotebookError, execute_notebook
+from cryoem.runs.report import figures_script, render_figure
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the API reference imports TensorFlow
-
-DOCS = Path(__file__).resolve().parent
-WORK = DOCS / "_build"
-MARKER = ".cryoem-site"  # in a folder that a build may replace
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = ROOT / "docs" / "_build"
+PLOTLY_JSON = "application/vnd.plotly.v1+json"
+COPIED = (
+    "docs/*.md",
+    "docs/images/*",
+    "data/README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "CITATION.cff",
+    "LICENSE",
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--profile", default="toy", choices=tuple(PROFILES), help="size of the notebooks")
-    parser.add_argument(
-        "--execute", nargs="*", default=["*"], metavar="PATTERN", help="which notebooks to execute"
-    )
-    parser.add_argument("--out", type=Path, default=WORK / "html", help="folder of the site")
-    parser.add_argument("--home", type=Path, help="data folder of the notebooks, kept for the next build")
+    parser.add_argument("--profile", default="toy", help="size of the notebooks (toy, quick or paper)")
+    parser.add_argument("--execute", nargs="*", default=["*"], metavar="PATTERN", help="notebooks to execute")
+    parser.add_argument("--out", type=Path, default=BUILD, help="build folder; the site is its html/")
     options = parser.parse_args()
-    out = options.out.absolute()
+    names = [path.relative_to(ROOT) for path in sorted(ROOT.glob("notebooks/[0-9]*/*.ipynb"))]
+    chosen = [name for name in names if any(fnmatch(name.name, pattern) for pattern in options.execute)]
+    if options.execute and not chosen:
+        sys.exit(f"build_site: no notebook matches {options.execute}; use a pattern such as '0-*'")
+    build = options.out.resolve()
+    executed = {name: execute(name, build, profile=options.profile) for name in chosen}
+    source = build / "source"
+    shutil.rmtree(source, ignore_errors=True)
+    for path in (path for pattern in COPIED for path in ROOT.glob(pattern)):
+        (source / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, source / path.relative_to(ROOT))
+    for name in names:
+        note = f"Executed at the size `{options.profile}` when this site was built."
+        write_notebook(executed.get(name, name), source / name, note if name in executed else "Not executed.")
+    write_index(source / "index.md")
+    scripts = build / "html" / "_static"
+    scripts.mkdir(parents=True, exist_ok=True)
+    (scripts / "figures.js").write_text(figures_script(), encoding="utf-8")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the API reference imports TensorFlow
+    arguments = ["-q", "-E", "-W", "--keep-going", "-c", str(ROOT / "docs"), "-d", str(build / "doctrees")]
+    if build_main([*arguments, str(source), str(build / "html")]) != 0:
+        sys.exit("build_site: Sphinx reported the problems above")
+    print(f"wrote {build / 'html' / 'index.html'}")
+
+
+def execute(name: Path, build: Path, *, profile: str) -> Path:
+    """Execute a notebook, unless it has been executed since the package or the notebook changed."""
+    notebook, executed = ROOT / name, build / "executed" / profile / name
+    newest = max(path.stat().st_mtime for path in (notebook, *ROOT.glob("cryoem/**/*.py")))
+    if executed.is_file() and executed.stat().st_mtime > newest:
+        return executed
+    code = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    parameters = (
+        {"profile": profile} if any('profile = "' in "".join(cell["source"]) for cell in code) else {}
+    )
+    toy = notebook.with_name("toy.json")
+    if profile == "toy" and toy.is_file():
+        parameters |= json.loads(toy.read_text(encoding="utf-8")).get(notebook.stem, {})
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    partial = executed.with_suffix(".partial.ipynb")
+    environment = {"CRYOEM_HOME": str(build / "data")}
     try:
-        refuse_what_is_no_site(out)
-        home = kept_home(WORK) if options.home is None else options.home.expanduser().absolute()
-        executed = executed_notebooks(home, profile=options.profile, patterns=options.execute)
-    except (NotebookError, PhaseFailedError, RunInProgressError, FileNotFoundError, ValueError) as error:
-        sys.exit(f"build_site: {error}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        source, html = Path(scratch, "source"), Path(scratch, "html")
-        gather(source, executed, profile=options.profile)
-        arguments = ["-b", "html", "-q", "-W", "--keep-going", "-c", str(DOCS), "-d", f"{scratch}/doctrees"]
-        if build_main([*arguments, str(source), str(html)]) != 0:
-            sys.exit("build_site: Sphinx complained, see above; there is no new site")
-        take_the_place(html, out)
-    print(f"wrote {out / 'index.html'}")
+        execute_notebook(
+            notebook, partial, parameters=parameters, environment=environment, title=name.stem, progress=True
+        )
+    except NotebookError as error:
+        sys.exit(f"build_site: {name} failed: {error}")
+    os.replace(partial, executed)
+    return executed
 
 
-def refuse_what_is_no_site(out: Path) -> None:
-    """Raise ValueError where ``out`` holds something other than an earlier site, which would be lost."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / MARKER).is_file() or (out / ".git").exists():
-        raise ValueError(f"out must be a new or an empty folder or an earlier site, got {out}")
+def write_notebook(path: Path, place: Path, note: str) -> None:
+    """Copy a notebook for Sphinx: fold its code, add a note, and embed its plotly figures as HTML."""
+    notebook = json.loads((ROOT / path).read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "hide-input"]
+        for output in cell.get("outputs", []):
+            if figure := output.get("data", {}).get(PLOTLY_JSON):
+                output["data"] = {"text/html": render_figure(json.dumps(figure))}
+    about = {"cell_type": "markdown", "id": "about-this-page", "metadata": {}, "source": f"*{note}*"}
+    notebook["cells"].insert(1, about)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps(notebook), encoding="utf-8")
 
 
-def take_the_place(made: Path, out: Path) -> None:
-    """Move the folder ``made`` to ``out``, whatever was there away."""
-    (made / MARKER).touch()
-    earlier = out.with_name(f".{out.name}-earlier")
-    if out.exists():
-        os.replace(out, earlier)
-    try:
-        os.replace(made, out)
-    except BaseException:
-        if earlier.exists():
-            os.replace(earlier, out)
-        raise
-    shutil.rmtree(earlier, ignore_errors=True)
+def write_index(place: Path) -> None:
+    """Write README.md as the first page, followed by the table of contents."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    contents = (ROOT / "docs" / "contents.txt").read_text(encoding="utf-8")
+    place.write_text(re.sub(r"\]\(README\.md", "](index.md", readme) + contents, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Write the reference part of docs/commands.md: what each command's ``--help`` says, in the order of the pipeline.
+"""Write the reference part of docs/commands.md: the help text of each command, in the order of the pipeline.
 
     python docs/commands_page.py
 
-A test holds the page against the commands.
+A test compares the page with the commands.
 """
 
 from __future__ import annotations
@@ -12,29 +12,26 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from cryoem.cli import COMMANDS, app
-from cryoem.whole_files import whole_file
+from cryoem.files import write_text
 
 PAGE = Path(__file__).resolve().parent / "commands.md"
 HEADING = "## All commands\n"
 
 
 def reference() -> str:
-    """The part of the page that is made."""
+    """Return the generated part of the page."""
     runner = CliRunner(env={"COLUMNS": "80"})
+    markup, app.rich_markup_mode = app.rich_markup_mode, None  # plain text, without panels
     parts = [HEADING]
-    for group, commands in COMMANDS.items():
-        parts.append(f"### {group}\n")
+    for panel, commands in COMMANDS.items():
+        parts.append(f"### {panel}\n")
         for command in commands:
-            told = runner.invoke(app, [command.__name__, "--help"]).stdout
-            parts.append(f"#### cryoem {command.__name__}\n\n```text\n{told.strip()}\n```\n")
+            text = runner.invoke(app, [command.__name__, "--help"]).stdout
+            parts.append(f"#### cryoem {command.__name__}\n\n```text\n{text.strip()}\n```\n")
+    app.rich_markup_mode = markup
     return "\n".join(parts)
 
 
-def main() -> None:
-    written, _, _ = PAGE.read_text(encoding="utf-8").partition(HEADING)
-    with whole_file(PAGE) as aside:
-        aside.write_text(written + reference(), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    prose, _, _ = PAGE.read_text(encoding="utf-8").partition(HEADING)
+    write_text(PAGE, prose + reference())

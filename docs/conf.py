@@ -1,48 +1,59 @@
-"""Sphinx's settings for the site; ``docs/build_site.py`` gathers the pages and calls it."""
+"""Settings of Sphinx for the web site. `docs/build_site.py` copies the pages and starts Sphinx."""
+
+from importlib.metadata import distribution
+from pathlib import Path
+
+import plotly
 
 import cryoem
 
 project = "cryoem"
-author = "The cryoem developers"
-copyright = author
+author = copyright = "The cryoem developers"
 version = release = cryoem.__version__
 
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
-    "website.docstrings",
-    "website.figures",
-    "website.mathml",
 ]
+templates_path = [
+    str(Path(__file__).parent / "_templates")
+]  # autosummary resolves it against the source folder
 
-# Pages in Markdown, and notebooks, which arrive executed
+# Pages in Markdown, and notebooks, which are executed before
 nb_execution_mode = "off"
 nb_output_stderr = "remove"  # progress bars
 nb_code_prompt_show = "Show the code"
 nb_code_prompt_hide = "Hide the code"
-nb_ipywidgets_js = {}  # else two scripts of other servers
-myst_enable_extensions = ["attrs_block", "dollarmath"]
+nb_ipywidgets_js = {}  # the default loads two scripts from another server
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-suppress_warnings = ["myst.header"]  # docs/benchmarks.md leaves out a level
-
-# Nothing in a page comes from elsewhere
-html_math_renderer = "mathml"
 
 # API reference
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+napoleon_custom_sections = ["Source"]
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-autodoc_inherit_docstrings = False  # those of Keras are written in another way
+autodoc_inherit_docstrings = False  # those of Keras have another format
 python_maximum_signature_line_length = 88
-add_module_names = False
 toc_object_entries_show_parents = "hide"
 
-# Looks
+# MathJax and plotly.js are copied from installed packages: no page makes a request to another server
+mathjax = distribution("sphinx-mathjax-offline").locate_file(
+    "sphinx-mathjax-offline/static/mathjax/tex-svg.js"
+)
+plotly_js = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+mathjax_path = "tex-svg.js"  # one file that needs no fonts
+
 html_theme = "sphinx_book_theme"
 html_title = "cryoem"
-html_static_path = ["website/static"]
+html_static_path = ["_static", str(mathjax), str(plotly_js)]
 html_css_files = ["site.css"]
-html_favicon = "website/static/logo.svg"
+html_favicon = "_static/logo.svg"
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {
@@ -54,3 +65,14 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "pygments_light_style": "a11y-high-contrast-light",
 }
+
+
+def setup(app) -> None:
+    """Load plotly.js only on pages that have a figure."""
+
+    def add_scripts(app, page, template, context, doctree) -> None:
+        if 'class="figure-json"' in context.get("body", ""):
+            for name in ("plotly.min.js", "figures.js"):
+                app.add_js_file(name, loading_method="defer")
+
+    app.connect("html-page-context", add_scripts)

@@ -1,7 +1,6 @@
 """Draw the picture of docs/conventions.md: ``python docs/images/draw_conventions.py`` writes conventions.svg and .png.
 
-Nothing is placed by eye: the particle, the image and the frames come from the same R, made by ``cryoem.rotations``.
-Needs matplotlib, which the extra ``site`` brings.
+The particle, the image and the frames are computed with ``cryoem.rotations``. Needs matplotlib (extra ``site``).
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ IMAGE_HALF_WIDTH = 1.35
 
 
 def to_page(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Orthographic view of points (..., 3): page coordinates (..., 2) and nearness to the viewer (...)."""
+    """Project points (..., 3) onto the page: page coordinates (..., 2) and depth towards the viewer (...)."""
     (sa, ca), (se, ce) = ((np.sin(a), np.cos(a)) for a in (CAMERA_AZIMUTH, CAMERA_ELEVATION))
     across, up, nearer = (-sa, ca, 0), (-se * ca, -se * sa, ce), (ce * ca, ce * sa, se)
     points = np.asarray(points, float)
@@ -41,7 +40,7 @@ def to_page(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def particle() -> np.ndarray:
-    """(n, 3) beads of a chain that no rotation and no mirror maps to itself: a tapering helix with an arm."""
+    """Return the (n, 3) beads of an asymmetric, chiral chain: a tapering helix with an arm."""
     t = np.linspace(0, 1, 34)
     angle = 2 * np.pi * 1.6 * t
     radius = 0.72 - 0.34 * t
@@ -52,7 +51,7 @@ def particle() -> np.ndarray:
 
 
 def draw_particle(ax, beads: np.ndarray) -> None:
-    """Shaded beads, far ones first; the last one, the end of the arm, is orange."""
+    """Draw shaded beads, the most distant first; the end of the arm is orange."""
     page, nearness = to_page(beads)
     colours = [CHAIN(0.1 + 0.85 * i / (len(beads) - 1)) for i in range(len(beads))]
     colours[-1] = to_rgb(ORANGE)
@@ -89,7 +88,7 @@ def label(ax, point, text, *, colour=INK, size=12, offset=(0, 0), **options) -> 
 
 
 def arc(start: np.ndarray, end: np.ndarray, *, steps: int = 60) -> np.ndarray:
-    """Unit vectors (steps, 3) along the great circle from one unit vector to another."""
+    """Return unit vectors (steps, 3) along the great circle between two unit vectors."""
     angle = np.arccos(np.clip(start @ end, -1, 1))
     t = np.linspace(0, 1, steps)[:, None]
     return (np.sin((1 - t) * angle) * start + np.sin(t * angle) * end) / np.sin(angle)
@@ -101,7 +100,7 @@ def arc_arrow(ax, points: np.ndarray, *, colour: str, zorder: float = 2.5) -> No
 
 
 def particle_frame(ax, rotation) -> None:
-    """Panel 1: the particle as its map has it, and where (rot, tilt, psi) put the camera."""
+    """Draw panel 1: the particle in its own frame, and the camera at (rot, tilt, psi)."""
     rot, tilt, _ = np.deg2rad(ROT_TILT_PSI_DEG)
     camera_x, camera_y, view = rotation.as_matrix()
     assert np.allclose(view, viewing_directions(rotation))
@@ -143,7 +142,7 @@ def particle_frame(ax, rotation) -> None:
 
 
 def microscope_frame(ax, rotation) -> None:
-    """Panel 2: the particle after R, and its image: the integral along z."""
+    """Draw panel 2: the rotated particle and its image, the integral along z."""
     beads = rotation.apply(particle())
     draw_particle(ax, beads)
     for axis, name, colour in zip(np.eye(3), "xyz", (BLUE, GREEN, VERMILION), strict=True):
@@ -180,7 +179,7 @@ def microscope_frame(ax, rotation) -> None:
 
 
 def pixel_grid(ax, n: int, *, left: float, bottom: float, side: float) -> None:
-    """An n x n image with pixel n // 2 marked; rows count upwards, columns to the right."""
+    """Draw an n x n image with pixel n // 2 marked; rows upwards, columns to the right."""
     step = side / n
     for row in range(n):
         for column in range(n):
@@ -212,7 +211,7 @@ def pixel_grid(ax, n: int, *, left: float, bottom: float, side: float) -> None:
 
 
 def arrays(ax) -> None:
-    """Panel 3: where the origin lies in odd and even boxes."""
+    """Draw panel 3: the origin in even and odd boxes."""
     pixel_grid(ax, 6, left=0, bottom=2.65, side=1.8)
     pixel_grid(ax, 5, left=0, bottom=0, side=1.8)
 

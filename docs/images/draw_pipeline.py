@@ -1,6 +1,6 @@
-"""Draw the README's picture of the pipeline: ``python docs/images/draw_pipeline.py`` writes pipeline.svg.
+"""Draw the picture of the pipeline in the README: ``python docs/images/draw_pipeline.py`` writes pipeline.svg.
 
-Needs matplotlib, which the extra ``site`` brings.
+Needs matplotlib (extra ``site``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 INK, MUTED, BLUE, VERMILION = "#1f2933", "#66727f", "#0072b2", "#d55e00"
-DATA, STEP = "#e8f1f8", "#ffffff"  # what is given and asked for; what lies between
+DATA, STEP = "#e8f1f8", "#ffffff"  # inputs and outputs; steps between them
 
 WIDTH, HEIGHT, GAP = 2.0, 0.95, 0.62
 TOP, BOTTOM = 1.75, 0.0
@@ -27,7 +27,7 @@ BOXES = {  # text: (column, row)
     "refinement": (1, BOTTOM),
     "map and\nresolution": (0, BOTTOM),
 }
-PHASES = {  # over the boxes where it begins
+PHASES = {  # label above the first box of each phase
     "density map": "phase 0",
     "pairwise\ndistances": "phase 1",
     "orientations": "phase 2",

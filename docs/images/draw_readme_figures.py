@@ -1,6 +1,6 @@
-"""Export the README's figures from a finished run, as PNG; needs kaleido and Chromium.
+"""Export the figures of the README from a complete run as PNG. Needs kaleido and Chromium.
 
-python docs/images/draw_readme_figures.py data/runs/quick
+python docs/images/draw_readme_figures.py data/runs/phantom-quick
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import plotly.io
 
-import cryoem.plots  # noqa: F401  registers the template
+import cryoem.plots.template  # noqa: F401  registers the template
 
 FIGURES = {
     "projections.png": ("0-data-preparation", "projections", 1000, 360),
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("run", type=Path, help="folder of a complete run")
     run = parser.parse_args().run
     for file_name, (phase, name, width, height) in FIGURES.items():
         (path,) = (run / phase / "figures").glob(f"*-{name}.json")
