@@ -139,7 +139,26 @@ def predict_angles(
     periods: int = 1,
     batch_size: int = 64,
 ) -> np.ndarray:
-    """Estimate the angles from ``first`` to ``second`` (n, y, x) minus the bias: (n,) in [0, 2 pi / periods)."""
+    """Estimate the in-plane angle between the two images of each pair.
+
+    Parameters
+    ----------
+    network : keras.Model
+        Trained pair network.
+    first, second : (n, y, x) arrays
+        Images of the size that the network was built for.
+    bias_rad : float
+        Constant that is subtracted, see ``calibrate_bias``.
+    periods : int
+        Number of periods of the angle in a full turn.
+    batch_size : int
+        Pairs per pass.
+
+    Returns
+    -------
+    (n,) array
+        Angles from ``first`` to ``second``, radians in [0, 2 pi / periods).
+    """
     answer = network.predict([first, second], batch_size=batch_size, verbose=0)
     return np.mod(np.arctan2(answer[:, 1], answer[:, 0]) / periods - bias_rad, 2 * np.pi / periods)
 
