@@ -1,13 +1,14 @@
-"""2-D alignment on the fourteen synthetic sets of the second paper: networks and classical methods on the same images.
+"""Compare networks and classical methods for 2-D alignment on the fourteen synthetic sets of the second paper.
 
-python benchmarks/alignment.py                      all sets, 10,000 images each (45 minutes)
+python benchmarks/alignment.py                      measure all sets, with 10,000 images each (45 minutes)
 python benchmarks/alignment.py --sets 1-noise 4-ssnr --images 3000
 python benchmarks/alignment.py --json table.json    also write the table as JSON
 
-The class averages are those of CRYOEM_DATA/class-averages. Errors are means in degrees modulo 180 over 1,000
-images that are not used for training: for neighbouring pairs, or up to one common constant. The iterated template
-uses all images. Before training, a network is equivalent to its classical initial template. "Aligned" angles are
-refined by registration with the class average.
+The class averages are read from CRYOEM_DATA/class-averages. Errors are mean errors in degrees modulo 180 over 1,000
+images that are not used for training. They are errors of the angles between neighbouring images (pairs), or of the
+angles of all images up to one constant (all other methods). The iterated template uses all images. Before training, a
+network is equivalent to its classical initial template. "Aligned" angles are refined by registration with the class
+average.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from cryoem.udl.registration import filter_reference, mean_power, register
 
 PIXEL_SIZES_ANGSTROM = (2.08, 2, 1.23, 1.42, 2.8, 1.461, 1.22)
 HELD_OUT = 1000
-# Errors of the iterated template of 300 images with plain log spectra, from this project's science notes.
+# Errors of an iterated template computed from 300 images with plain log spectra, from this project's science notes.
 TEMPLATE_OF_300 = {
     "ssnr": (0.6, 0.7, 2.5, 4.3, 0.6, 6.1, 7.8),
     "noise": (0.6, 0.6, 1.2, 1.0, 0.5, 1.2, 2.4),
@@ -74,7 +75,7 @@ def main() -> None:
         arguments.json.write_text(json.dumps(results, indent=2), encoding="utf-8")
     print_columns(
         "alignment",
-        f"2-D alignment, {arguments.images:,} images per set, mean error in degrees modulo 180",
+        f"2-D alignment of {arguments.images:,} images per set, mean error in degrees modulo 180",
         ("set", *COLUMNS.values(), "training, UDL + JUDL"),
         [
             (
@@ -89,7 +90,7 @@ def main() -> None:
 
 
 def measure(name: str, images: int) -> dict[str, float]:
-    """Measure all columns of one set."""
+    """Measure all columns for one set."""
     number, noise = int(name[0]), name[2:]
     folder = Path(os.environ["CRYOEM_DATA"]) / "class-averages"
     average = read_class_average(
@@ -129,7 +130,7 @@ def measure(name: str, images: int) -> dict[str, float]:
 
 
 class Weights(keras.callbacks.Callback):
-    """Record the weights at the start of training."""
+    """Save the weights at the start of training."""
 
     def on_train_begin(self, logs=None):
         self.values = self.model.get_weights()
@@ -143,7 +144,7 @@ def aligned_error_deg(aligner: Aligner, particles: SyntheticSet) -> float:
 
 
 def summary(results: dict[str, dict[str, float]]) -> list[tuple[str, str, str]]:
-    """Compare the whole table with its targets."""
+    """Return the rows of the summary, which compare the results with the targets."""
     rows, n = list(results.values()), len(results)
 
     def count(condition):
@@ -151,53 +152,53 @@ def summary(results: dict[str, dict[str, float]]) -> list[tuple[str, str, str]]:
 
     return [
         (
-            "sets with UDL pairs better than classical pairs",
+            "sets on which UDL pairs are more accurate than classical pairs",
             "14 of 14",
             count(lambda r: r["udl"] < r["pair"]),
         ),
         (
-            "sets with at most half the error of classical pairs",
+            "sets on which the error of UDL pairs is at most half that of classical pairs",
             "10 of 14",
             count(lambda r: r["udl"] <= r["pair"] / 2),
         ),
         (
-            "sets with the JUDL network better than the template",
+            "sets on which the JUDL network is more accurate than the template",
             "8 of 14",
             count(lambda r: r["judl"] < r["template"]),
         ),
         (
-            "sets with the JUDL network improved by training",
+            "sets on which training improves the JUDL network",
             "",
             count(lambda r: r["judl"] < r["judl_untrained"]),
         ),
-        ("sets with UDL pairs improved by training", "", count(lambda r: r["udl"] < r["udl_untrained"])),
+        ("sets on which training improves UDL pairs", "", count(lambda r: r["udl"] < r["udl_untrained"])),
         (
-            "UDL pairs, median error ratio of trained to untrained",
+            "UDL pairs, median ratio of trained to untrained error",
             "",
             f"{np.median([r['udl'] / r['udl_untrained'] for r in rows]):.2f}",
         ),
         (
-            "JUDL network, median error ratio of trained to untrained",
+            "JUDL network, median ratio of trained to untrained error",
             "",
             f"{np.median([r['judl'] / r['judl_untrained'] for r in rows]):.2f}",
         ),
         (
-            "aligned, median error ratio of JUDL to template",
+            "aligned, median ratio of JUDL error to template error",
             "",
             f"{np.median([r['aligned'] / r['template_aligned'] for r in rows]):.2f}",
         ),
         (
-            "JUDL network, largest error ratio to the template",
+            "JUDL network, largest ratio of its error to that of the template",
             "<= 1.1",
             f"{max(r['judl'] / r['template'] for r in rows):.2f}",
         ),
         (
-            "sets with the JUDL network better than a template of 300 images",
+            "sets on which the JUDL network is more accurate than a template from 300 images",
             "14 of 14",
             count(lambda r: r["judl"] < r["template_of_300"]),
         ),
         (
-            "longest training of one set",
+            "longest training time for one set",
             "<= 10 min",
             f"{max(max(r['udl_seconds'], r['judl_seconds']) for r in rows) / 60:.1f} min",
         ),

@@ -1,16 +1,17 @@
-"""In-plane alignment of particle images: images per second and errors, compared with Fourier-Mellin registration.
+"""Measure the speed and accuracy of in-plane alignment, and compare them with Fourier-Mellin registration.
 
     python benchmarks/alignment_speed.py
 
-Synthetic particles of 128 px with noise of ten times their variance. Each method estimates the angle of each image:
+The images are synthetic particles, 128 px wide, with white noise of ten times their variance. Each method estimates the
+angle of each image:
 
 - the joint network, trained beforehand on other images;
 - an iterated template, which needs no training;
-- scikit-image's phase correlation of log-polar spectra, with the clean class average;
+- scikit-image's phase correlation of log-polar spectra, with the clean class average as the reference;
 - ASPIRE's Reddy-Chatterji registration with the clean class average, if ASPIRE is installed (extra ``baselines``).
 
-The time of each includes its spectra. The methods run alternately; times are medians. Errors are means in degrees
-modulo 180, up to one constant.
+Times include the computation of the spectra. The methods run in turn, and times are medians. Errors are mean errors in
+degrees modulo 180, up to one constant.
 
 Reference: Reddy and Chatterji, IEEE Trans. Image Process. 5 (1996) 1266.
 """
@@ -73,7 +74,8 @@ def main() -> None:
     watched[NETWORK].peak_bytes = peak_alone(first_angles, len(images), size)
     print_comparison(
         "alignment-speed",
-        f"Alignment of {arguments.images:,} images of {size} px, {arguments.noise}",
+        f"In-plane alignment of {arguments.images:,} images of {size} px with white noise"
+        + (" and coloured noise" if arguments.noise == "ssnr" else ""),
         watched,
         accuracy={
             name: f"{joint_error_deg(one.result, unseen.angles_rad):.2f}°" for name, one in watched.items()
@@ -86,7 +88,7 @@ def main() -> None:
 
 
 def first_angles(n: int, size: int):
-    """Return a function that estimates the angles of n noise images; the network has seen two images before."""
+    """Return a function that estimates the angles of n noise images, after a warm-up on two images."""
     grid = polar_grid(size)
     aligner = Aligner(build_polar_network(grid), grid)
     images = np.random.default_rng(0).standard_normal((n, size, size), dtype=np.float32)
@@ -95,7 +97,7 @@ def first_angles(n: int, size: int):
 
 
 def reddy_chatterji_angles(aspire, reference: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Angle of each image relative to the reference, modulo half a turn: (n,) radians."""
+    """Return the angle of each image relative to the reference: (n,) radians, modulo half a turn."""
     stack = np.concatenate([reference[None], images])
     angles, *_ = aspire.classification.reddy_chatterji.reddy_chatterji_register(
         stack, np.zeros(len(stack), bool), do_cross_corr_translations=False

@@ -1,13 +1,15 @@
-"""Orientations from learned distances and from common lines (ASPIRE) on the same images: errors and times.
+"""Compare the accuracy and speed of learned distances and of common lines (ASPIRE) on the same images.
 
-    python benchmarks/common_lines.py                                     measure only the rows that are missing
+    python benchmarks/common_lines.py                                     measure only the missing rows
     python benchmarks/common_lines.py --images 100 200 --noise-variance 0 --methods learned
 
-Particles are simulated and centred; clean images have variance 1. Both methods use downsampled images. With --refine,
-our refinement continues from the orientations of either method, on the full images. An encoder is trained once per map
-and noise variance, on projections of that map; common lines need no map. Each row is one method on one set of images.
-A run that would take longer than --seconds, extrapolated from fewer images, is not started; its row has the projected
-time. Times are processor times of all cores, which depend little on other work on the machine, and wall-clock times.
+The particles are simulated and centred, and noise-free images have variance 1. Both methods use downsampled images.
+With --refine, the orientations from each method are refined by this package on the full images. One encoder is trained
+for each map and noise variance, on projections of that map; common lines need no map.
+
+Each row is for one method and one set of images. The time of a run is first extrapolated from runs with fewer images.
+If it exceeds --seconds, the run is not started, and its row contains the projected time. The table has both wall-clock
+times and processor times summed over all cores. The latter depend little on other work on the machine.
 """
 
 from __future__ import annotations
@@ -33,27 +35,29 @@ METHODS = {"learned": LEARNED, "voting": VOTING, "sync3n": SYNC3N}
 KEY = ["map", "method", "images", "noise_variance", "image_size_px", "network_size_px", "seed"]
 MEASURED = ["pose_error_mean_rad", "pose_error_median_rad", "cpu_seconds", "seconds", "training_seconds"]
 COLUMNS = [*KEY, "status", *MEASURED, "projected_cpu_seconds"]
-GROWTH = 3.0  # largest exponent of time against images: common lines visit all triplets
+GROWTH = 3.0  # largest exponent of the time in the number of images: common lines visit all triplets
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--map", default="5j0n", help="name in the registry, or path of a map")
+    parser.add_argument("--map", default="5j0n", help="name in the registry or path of a map")
     parser.add_argument("--images", type=int, nargs="+", default=[100, 200, 500, 1000])
     parser.add_argument("--noise-variance", type=float, nargs="+", default=[0.0, 1.0, 4.0, 16.0])
     parser.add_argument("--methods", nargs="+", default=["learned", "voting"], choices=list(METHODS))
-    parser.add_argument("--refine", action="store_true", help="also refine the orientations found")
+    parser.add_argument("--refine", action="store_true", help="also refine the orientations")
     parser.add_argument("--image-size", type=int, default=116)
     parser.add_argument(
         "--network-size",
         type=int,
         default=58,
-        help="image size of encoder and common lines, px",
+        help="image size for the encoder and for common lines, px",
     )
-    parser.add_argument("--epochs", type=int, default=None, help="epochs of 50 steps of 128 images")
-    parser.add_argument("--seconds", type=float, default=600.0, help="time limit of common lines")
+    parser.add_argument(
+        "--epochs", type=int, default=None, help="number of epochs, each of 50 steps with 128 images"
+    )
+    parser.add_argument("--seconds", type=float, default=600.0, help="time limit for common lines, s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--table", type=Path, default=TABLE)
     arguments = parser.parse_args()
@@ -65,20 +69,22 @@ def main() -> None:
             elif orientations.is_installed():
                 measure_common_lines(table, noise, method, arguments)
             else:
-                print(f"{METHODS[method]}: ASPIRE is not installed (extra baselines); showing stored rows")
+                print(
+                    f"{METHODS[method]}: ASPIRE is not installed (extra baselines), so only stored rows are shown"
+                )
     for noise in arguments.noise_variance:
         print_rows(table.rows, noise, arguments)
 
 
 class Table:
-    """The stored rows; the file is written after each new row."""
+    """A table of measurements, stored in a file that is rewritten after each new row."""
 
     def __init__(self, path: Path):
         self.path = path
         self.rows = pd.DataFrame(pd.read_csv(path) if path.is_file() else None, columns=COLUMNS)
 
     def has(self, key: dict, *status: str) -> bool:
-        """Return whether a row has one of these statuses; by default those that are not measured again."""
+        """Return whether a row has one of the given statuses; by default, one that needs no new measurement."""
         return bool((self._same(key) & self.rows["status"].isin(status or ("measured", "failed"))).any())
 
     def add(self, key: dict, status: str, **values: float) -> None:
@@ -95,7 +101,7 @@ class Table:
 
 
 class Clock:
-    """Stopwatch of processor and wall-clock seconds since its creation."""
+    """A stopwatch for processor time and wall-clock time, in seconds since its creation."""
 
     def __init__(self):
         self.start = time.process_time(), time.perf_counter()
@@ -108,7 +114,7 @@ class Clock:
 
 
 def measure_learned(table: Table, noise: float, arguments: argparse.Namespace) -> None:
-    """Train once, then recover the orientations of each number of images."""
+    """Train once, then recover the orientations for each number of images."""
     keys = {n: key_of(LEARNED, n, noise, arguments) for n in arguments.images}
     missing = [n for n, key in keys.items() if is_missing(table, key, arguments)]
     if not missing:
@@ -127,7 +133,7 @@ def measure_learned(table: Table, noise: float, arguments: argparse.Namespace) -
 
 
 def measure_common_lines(table: Table, noise: float, method: str, arguments: argparse.Namespace) -> None:
-    """Run ASPIRE for each number of images, the smallest first."""
+    """Run ASPIRE for each number of images, in increasing order."""
     name = METHODS[method]
     density = volumes.load(arguments.map)
     for n in sorted(arguments.images):
@@ -153,7 +159,7 @@ def measure_common_lines(table: Table, noise: float, method: str, arguments: arg
 
 
 def is_missing(table: Table, key: dict, arguments: argparse.Namespace) -> bool:
-    """Return whether a row must be measured; a method that failed has nothing to refine."""
+    """Return whether a row must be measured. If a method failed, there are no orientations to refine."""
     if not table.has(key):
         return True
     return arguments.refine and not table.has(key, "failed") and not table.has(refined_key(key))
@@ -164,7 +170,7 @@ def refined_key(key: dict) -> dict:
 
 
 def record(table: Table, key: dict, stack, found, spent: dict[str, float], *, refined: bool) -> None:
-    """Store the row of some orientations and, if ``refined``, the row of their refinement."""
+    """Store a row for the given orientations and, if ``refined``, a row for their refinement."""
     table.add(key, "measured", **errors_of(stack, found), **spent)
     if not refined:
         return
@@ -180,7 +186,7 @@ def errors_of(stack, found) -> dict[str, float]:
 
 
 def trained(density, noise: float, arguments: argparse.Namespace):
-    """Train an encoder for a map and a noise variance, or resume its training, and return it with the seconds."""
+    """Train an encoder for a map and a noise variance, or resume. Return the encoder and the training time (s)."""
     folder = data_folder() / "common-lines"
     folder /= f"{Path(arguments.map).stem}-{arguments.image_size}px-noise-{noise:g}-seed-{arguments.seed}"
     keras.utils.set_random_seed(arguments.seed)
@@ -213,7 +219,7 @@ def simulated(density, n: int, noise: float, arguments: argparse.Namespace):
 
 
 def warm_up(density, arguments: argparse.Namespace) -> None:
-    """Compile all functions, so that the first row does not include compilation."""
+    """Compile all functions, so that the first row does not include compilation time."""
     stack = simulated(density, 40, 0.0, arguments)
     orientations.fix_gauge(stack.images, stack.rotations, rng=0)
     if arguments.refine:
@@ -226,7 +232,7 @@ def key_of(method: str, n: int, noise: float, arguments: argparse.Namespace) -> 
 
 
 def projected_seconds(rows: pd.DataFrame, key: dict) -> float:
-    """Extrapolate the processor seconds of a method from fewer images at any noise; 0 if unknown."""
+    """Extrapolate the processor time of a method from runs with fewer images, at any noise. Return 0 if unknown."""
     free = ("images", "noise_variance", "seed")
     same = (
         rows[[name for name in KEY if name not in free]]
@@ -244,7 +250,7 @@ def projected_seconds(rows: pd.DataFrame, key: dict) -> float:
 
 
 def print_rows(rows: pd.DataFrame, noise: float, arguments: argparse.Namespace) -> None:
-    """Print the stored rows of a noise variance."""
+    """Print the stored rows for the given noise variance."""
     chosen = rows[
         (rows["map"] == arguments.map)
         & (rows["noise_variance"] == noise)
@@ -257,17 +263,17 @@ def print_rows(rows: pd.DataFrame, noise: float, arguments: argparse.Namespace) 
         if row.status == "measured":
             text = (
                 f"{row.pose_error_mean_rad:.4f} rad, median {row.pose_error_median_rad:.4f}; "
-                f"{row.cpu_seconds:.0f} s processor, {row.seconds:.0f} s wall clock"
+                f"{row.cpu_seconds:.0f} s processor time, {row.seconds:.0f} s wall-clock time"
             )
         elif row.status == "failed":
-            text = f"no orientations, after {row.cpu_seconds:.0f} s processor"
+            text = f"failed after {row.cpu_seconds:.0f} s processor time"
         else:
-            text = f"not run; projected {row.projected_cpu_seconds:.0f} s processor"
+            text = f"not run; projected processor time {row.projected_cpu_seconds:.0f} s"
         shown.append((f"{row.images} images, {row.method}", "-", text))
     training = chosen["training_seconds"].dropna()
     if len(training):
-        shown.append(("training, once", "-", f"{training.iloc[0]:.0f} s"))
-    print_table("common-lines", f"{arguments.map}, noise variance {noise:g}, pose error", shown)
+        shown.append(("training the encoder (once)", "-", f"{training.iloc[0]:.0f} s"))
+    print_table("common-lines", f"Pose error, {arguments.map}, noise variance {noise:g}", shown)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The whole pipeline on a real map: train, recover, fix the gauge, reconstruct, refine. Errors and times in one table.
+"""Run the whole pipeline on a real map, from training to refinement, and tabulate errors and times.
 
     python benchmarks/end_to_end.py --noise-variance 0
     python benchmarks/end_to_end.py --noise-variance 16
@@ -7,7 +7,7 @@
     python benchmarks/end_to_end.py --map phantom-D2 --symmetry D2 --image-size 64
     python benchmarks/end_to_end.py --map beta-galactosidase --masked --symmetry D2 --image-size 100
 
-The true orientations are used only to report errors. Resolutions are unmasked unless the table says otherwise.
+True orientations are used only to report errors. Resolutions are unmasked unless the table states otherwise.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cryoem.experiments.trials import load_particle
 from cryoem.particles.simulation import ImagingConditions
 from cryoem.rotations import Poses
 
-# (symmetry, noise variance, shifted) -> targets of the map and sizes below
+# (symmetry, noise variance, shifted) -> targets for the map and the sizes below
 TARGETS = {
     ("C1", 0.0, False): {"training": 5, "e_or": 0.10, "fsc": 8.5, "refined": 0.010, "refined_fsc": "7.8 Å"},
     ("C1", 16.0, False): {
@@ -48,26 +48,26 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--map", default="5j0n", help="name in the registry, or path of a map")
+    parser.add_argument("--map", default="5j0n", help="name in the registry or path of a map")
     parser.add_argument(
-        "--masked", action="store_true", help="remove the noise around the particle of the map"
+        "--masked", action="store_true", help="remove the noise around the particle in the map"
     )
     parser.add_argument("--symmetry", default="C1", help="point group of the particle")
     parser.add_argument("--noise-variance", type=float, default=0.0)
     parser.add_argument("--shift-limit-px", type=float, default=0.0)
-    parser.add_argument(
-        "--ctf", action="store_true", help="apply a contrast transfer, 0.5 to 2 um underfocus"
-    )
+    parser.add_argument("--ctf", action="store_true", help="apply a CTF, 0.5 to 2 um underfocus")
     parser.add_argument("--images", type=int, default=1650)
     parser.add_argument("--image-size", type=int, default=116)
     parser.add_argument("--network-image-size", type=int, default=58)
-    parser.add_argument("--epochs", type=int, default=None, help="epochs of 50 steps of 128 images")
+    parser.add_argument(
+        "--epochs", type=int, default=None, help="number of epochs, each of 50 steps with 128 images"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
 def targets_of(arguments: argparse.Namespace) -> dict:
-    """Return the targets that apply to these images; none with a contrast transfer or other sizes."""
+    """Return the targets for these conditions, or an empty dictionary if there are none."""
     sizes = all(getattr(arguments, name) == value for name, value in TARGET_SIZES.items())
     if arguments.ctf or (arguments.symmetry == "C1" and not (arguments.map == "5j0n" and sizes)):
         return {}
@@ -180,20 +180,20 @@ def main() -> None:
         for how, some in (("network estimate", poses), ("refined", refinement.poses)):
             rows.append((f"shift error, {how}", "-", f"{truth.shift_error_px(some):.3f} px"))
     rows.append(("distances + recovery + gauge", "-", f"{seconds:.1f} s"))
-    conditions = [symmetry] * (symmetry != "C1") + [f"+-{arguments.shift_limit_px:g} px"] * shifted
+    conditions = [symmetry] * (symmetry != "C1") + [f"shifts up to {arguments.shift_limit_px:g} px"] * shifted
     conditions += ["CTF"] * arguments.ctf
     name = Path(arguments.map).stem
     title = name + (f" ({', '.join(conditions)})" if conditions else "")
     kind = "-".join([symmetry] * (symmetry != "C1") + ["shifts"] * shifted + ["ctf"] * arguments.ctf)
     print_table(
         "-".join(filter(None, ("end-to-end", name, kind, f"noise-{noise:g}"))),
-        f"{title}, noise variance {noise:g}, {arguments.images} images of {arguments.image_size} px",
+        f"{title}, noise variance {noise:g}, {arguments.images:,} images of {arguments.image_size} px",
         rows,
     )
 
 
 class Truth:
-    """Compare poses with the truth. Frame, hand and origin, which images do not determine, are aligned first."""
+    """Compare poses with the truth, after aligning the frame, handedness and origin, which images do not determine."""
 
     def __init__(self, density: volumes.DensityMap, stack: particles.ParticleStack, *, symmetry: str):
         self.stack, self.symmetry = stack, symmetry
@@ -202,7 +202,7 @@ class Truth:
         self.clean_images = projection.project(density.data, stack.rotations, image_size=size)
 
     def clean_resolution(self, rotations) -> float:
-        """Return the FSC 0.5 resolution of noise-free images at these orientations (angstrom)."""
+        """Return the FSC 0.5 resolution (angstrom) of noise-free images reconstructed at the given orientations."""
         made = reconstruction.reconstruct(
             self.clean_images,
             self._in_true_frame(rotations),
@@ -212,7 +212,7 @@ class Truth:
         return self._resolution(made)
 
     def resolution(self, poses: Poses) -> float:
-        """Return the FSC 0.5 resolution of the stack at these poses (angstrom)."""
+        """Return the FSC 0.5 resolution (angstrom) of the stack reconstructed at the given poses."""
         rotations = self._in_true_frame(poses.rotations)
         shifts = orientations.align_shifts(
             self.stack.shifts_px, poses.shifts_px, rotations, symmetry=self.symmetry
@@ -224,7 +224,7 @@ class Truth:
         )
 
     def half_map_resolution(self, refinement: reconstruction.Refinement) -> float:
-        """Return the FSC 0.143 resolution of true poses, with the halves and the mask of the refinement (angstrom)."""
+        """Return the FSC 0.143 resolution (angstrom) at the true poses, with the halves and mask of the refinement."""
         frame = orientations.align_frame(refinement.rotations, self.stack.rotations, symmetry=self.symmetry)
         shifts = orientations.align_shifts(
             refinement.shifts_px, self.stack.shifts_px, frame.rotations, symmetry=self.symmetry
@@ -245,7 +245,7 @@ class Truth:
         return curve.resolution_angstrom(0.143)
 
     def shift_error_px(self, poses: Poses) -> float:
-        """Return the mean length of the errors of the shifts."""
+        """Return the mean length of the shift errors."""
         true = self.stack.shifts_px
         found = orientations.align_shifts(true, poses.shifts_px, poses.rotations, symmetry=self.symmetry)
         return float(np.linalg.norm(found - true, axis=1).mean())

@@ -1,13 +1,13 @@
-"""Time and memory of each step against size: for 1,000 to 1,000,000 images, and for images of 64 to 512 px.
+"""Measure how the time and memory of each step grow, for 1,000 to 1,000,000 images and for images of 64 to 512 px.
 
-    python benchmarks/growth.py                      measure only the rows that are missing; half an hour at most
-    python benchmarks/growth.py --most 10000         up to this many images
-    python benchmarks/growth.py --again              measure every row again
+    python benchmarks/growth.py                      measure only the missing rows (half an hour at most)
+    python benchmarks/growth.py --most 10000         measure up to this number of images
+    python benchmarks/growth.py --again              measure all rows again
 
-Images are simulated, aligned and reconstructed in blocks and discarded; recovery reads distances to landmarks from a
-file. Each row is one step at one size, measured in a separate process. An exponent is the slope of log time against log
-size over the three largest sizes. Memory is the peak resident memory of the process, of which libraries take 0.2 GB, or
-1 GB with TensorFlow.
+Images are projected, aligned and reconstructed in blocks, which are then discarded. Recovery reads distances to
+landmarks from a file. Each row is for one step at one size, measured in a separate process. The time exponent is the
+slope of log time against log size over the three largest sizes. Memory is the peak resident memory of the process, of
+which libraries take 0.2 GB, or 1 GB with TensorFlow.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ STEPS = HERE / "growth_steps.py"
 IMAGES = (1_000, 10_000, 100_000, 1_000_000)
 IMAGE_SIZES = (64, 128, 256, 512)
 LANDMARKS = (100, 200, 400, 800)
-SMALL_PX = 32  # image size of up to a million images
+SMALL_PX = 32  # image size when the number of images varies
 IMAGES_OF_EACH_SIZE = 256
 LANDMARKS_OF_MANY = 300
 IMAGES_TO_LANDMARKS = 50_000
-LARGEST_MAP_PX = 256  # in reconstruction, which keeps two grids per core
+LARGEST_MAP_PX = 256  # for reconstruction, which keeps two grids per core
 STREAMED = ("projection", "alignment, template", "alignment, joint network", "reconstruction")
 # (step, variable) -> largest exponent
 TARGETS = {
@@ -47,7 +47,7 @@ TARGETS = {
     **{(step, "image_size_px"): 2.2 for step in STREAMED[:3]},
     ("recovery", "landmarks"): 1.1,
 }
-BYTES_AN_IMAGE = 100  # target: an orientation, a shift, a score and a copy of them
+BYTES_AN_IMAGE = 100  # target: room for an orientation, a shift, a score and a copy of each
 KEY = ["step", "variable", "size", "images", "image_size_px", "landmarks"]
 MEASURED = ["seconds", "cpu_seconds", "repeats", "added_memory_gb", "peak_memory_gb", "error_rad"]
 STAMP = ["date", "cores", "machine", "python", "numpy", "numba", "tensorflow"]
@@ -55,7 +55,7 @@ COLUMNS = [*KEY, *MEASURED, *STAMP]
 
 
 class Point(NamedTuple):
-    """A row to measure: ``size`` is the value of ``variable``."""
+    """A row to measure. Its ``size`` is the value of the quantity named by ``variable``."""
 
     step: str
     variable: str
@@ -77,10 +77,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--most", type=int, default=IMAGES[-1], help="largest number of images")
-    parser.add_argument("--most-px", type=int, default=IMAGE_SIZES[-1], help="largest side of images")
+    parser.add_argument(
+        "--most-px", type=int, default=IMAGE_SIZES[-1], help="largest width of the images, px"
+    )
     parser.add_argument("--steps", nargs="+", choices=sorted({point.step for point in points()}))
-    parser.add_argument("--again", action="store_true", help="also measure rows that are in the table")
-    parser.add_argument("--csv", type=Path, default=TABLE, help="the table")
+    parser.add_argument(
+        "--again", action="store_true", help="also measure rows that are already in the table"
+    )
+    parser.add_argument("--csv", type=Path, default=TABLE, help="path of the table")
     arguments = parser.parse_args()
     chosen = [
         point
@@ -97,7 +101,7 @@ def main() -> None:
 
 
 def points() -> list[Point]:
-    """List all rows, the smallest sizes first."""
+    """List all rows, with the smallest sizes first."""
     of_images = [Point(step, "images", n, SMALL_PX, 0) for n in IMAGES for step in STREAMED]
     of_images += [Point("recovery", "images", n, 0, LANDMARKS_OF_MANY) for n in IMAGES]
     of_sizes = [
@@ -121,7 +125,7 @@ def measured(point: Point) -> dict[str, float]:
 
 
 class Table:
-    """The stored rows; the file is written after each new row."""
+    """A table of measurements, stored in a file that is rewritten after each new row."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -148,7 +152,7 @@ class Table:
 
 
 def stamp() -> dict[str, str | int | None]:
-    """Return the date, the machine and the versions of a measurement."""
+    """Return the date, the machine and the package versions of a measurement."""
     return {
         "date": str(date.today()),
         "cores": os.cpu_count(),
@@ -159,7 +163,7 @@ def stamp() -> dict[str, str | int | None]:
 
 
 def print_growth(table: pd.DataFrame) -> None:
-    """Print the exponents and the memory per image."""
+    """Print the time exponents and the memory per image."""
     rows = []
     for row in growth_of(table).itertuples():
         last = table.query("step == @row.step and variable == @row.variable and size == @row.largest").iloc[0]
@@ -180,7 +184,7 @@ def print_growth(table: pd.DataFrame) -> None:
                     f"{row.bytes_each:.0f} bytes; {last.peak_memory_gb:.2f} GB in total at the largest size",
                 )
             )
-    print_table("growth", "Growth of time and memory with size", rows)
+    print_table("growth", "Scaling of time and memory", rows)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The steps that growth.py measures. A process measures one step at one size.
+"""Define the steps that growth.py measures. Each process measures one step at one size.
 
-A step first runs at a small size, which compiles its code. Only the work itself is then timed, and its memory is the
-peak resident memory during that work.
+Each step first runs at a small size to compile its code. Then only the work itself is timed, and the memory is the peak
+resident memory during that work.
 """
 
 from __future__ import annotations
@@ -25,23 +25,24 @@ from cryoem.images import BLOCK_BYTES, add_noise
 from cryoem.orientations import recover_orientations, recovery_error
 from cryoem.particles import simulate
 from cryoem.projection import Projector, fourier, project
-from cryoem.reconstruction.accumulation import accumulate
+from cryoem.reconstruction.maps import accumulate
 from cryoem.rotations import Poses, random_rotations
-from cryoem.udl.aligner import Aligner, align_block, prepare_reference, template_aligner
+from cryoem.udl.aligner import Aligner, align_block, prepare_reference
+from cryoem.udl.classical import template_aligner
 from cryoem.udl.rotation import rotate_images
 from cryoem.udl.stacks import BLOCK_BYTES as ALIGNMENT_BLOCK_BYTES
 
 TEMPLATE_IMAGES = 1024
-POOL = 4  # blocks of images that are reused, so that simulation costs neither time nor memory
+POOL = 4  # number of image blocks, which are reused so that simulation affects neither time nor memory
 PHANTOM_PX = 64
 FEWEST_IMAGES = 1000
 ENOUGH_SECONDS, MOST_REPEATS = 2.0, 5
 
-Run = Callable[[], float | None]  # returns the error of the result, if the truth is known
+Run = Callable[[], float | None]  # returns the error of the result, or None if there is no truth
 
 
 def projection(images: int, size: int, _landmarks: int, _folder: Path) -> Run:
-    """Project a map at random orientations in blocks."""
+    """Project a map at random orientations, block by block."""
     project_at = Projector(particle(size).data)
     block = file_block(size)
     project_at(random_rotations(2, rng=0))
@@ -55,7 +56,7 @@ def projection(images: int, size: int, _landmarks: int, _folder: Path) -> Run:
 
 
 def volume_transform(_images: int, size: int, _landmarks: int, _folder: Path) -> Run:
-    """Transform a volume, as projection does once per map."""
+    """Transform a volume, which projection does once per map."""
     density = particle(size)
     fourier.transform(density.data[:16, :16, :16])
 
@@ -72,8 +73,8 @@ def alignment_by_template(images: int, size: int, _landmarks: int, _folder: Path
 
 
 def alignment_by_network(images: int, size: int, _landmarks: int, _folder: Path) -> Run:
-    """Align blocks of images with the untrained network of joint learning; training does not change its speed."""
-    from cryoem.udl.network import build_polar_network
+    """Align blocks of images with the untrained joint network; training does not affect its speed."""
+    from cryoem.udl.networks import build_polar_network
 
     pool, angles = turned_images(images, size)
     classical = template_aligner(pool[:TEMPLATE_IMAGES])
@@ -159,12 +160,12 @@ def particle(size: int) -> volumes.DensityMap:
 
 
 def file_block(size: int) -> int:
-    """Return the number of images per block; at most the smallest number measured, so that it fills a block."""
+    """Return the number of images per block, which is limited so that the smallest set fills at least one block."""
     return max(1, min(FEWEST_IMAGES, BLOCK_BYTES // (4 * size**2)))
 
 
 def turned_images(images: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Simulate noisy images of one view, rotated and shifted, and their angles; at most ``POOL`` blocks."""
+    """Simulate at most ``POOL`` blocks of noisy, rotated and shifted images of one view; also return their angles."""
     (view,) = simulate(particle(PHANTOM_PX), 1, rng=0).images
     view = scipy.ndimage.zoom(view, size / PHANTOM_PX, order=1 if size < PHANTOM_PX else 3)
     rng = np.random.default_rng(0)
@@ -176,7 +177,7 @@ def turned_images(images: int, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def again(images: int, pool: int, block: int) -> Iterator[slice]:
-    """Yield the slice of the pool that replaces each block."""
+    """Yield, for each block of images, the slice of the pool that replaces it."""
     for start in range(0, images, block):
         count = min(block, images - start)
         at = start % pool
@@ -184,7 +185,7 @@ def again(images: int, pool: int, block: int) -> Iterator[slice]:
 
 
 def measure(run: Run) -> dict[str, float | int | None]:
-    """Measure the median time of a few runs (fewer if they take long) and the peak resident memory."""
+    """Measure the median time of a few runs (fewer if they are slow) and the peak resident memory."""
     watched, processor, peak = Watched(), [], 0
     while not processor or (len(processor) < MOST_REPEATS and sum(watched.seconds) < ENOUGH_SECONDS):
         start = time.process_time()
@@ -192,7 +193,7 @@ def measure(run: Run) -> dict[str, float | int | None]:
         processor.append(time.process_time() - start)
         peak = max(peak, memory_bytes("VmHWM"))
     if watched.peak_bytes is None:
-        raise SystemExit("this system does not report peak memory; run growth.py on Linux")
+        raise SystemExit("growth.py measures peak memory, which this system does not report; run it on Linux")
     return {
         "seconds": watched.median_s,
         "cpu_seconds": statistics.median(processor),

@@ -1,12 +1,13 @@
-"""Kill a run at random moments, resume it, and compare its numbers with those of undisturbed runs.
+"""Kill runs at random times, resume them, and compare their results with those of undisturbed runs.
 
     python benchmarks/kills.py --kills 10 --profile quick
     python benchmarks/kills.py --kills 20 --profile toy
 
-Two runs are undisturbed; the difference of their numbers is the noise of a run. Another run is killed with SIGKILL to
-its process group after a random time and restarted until it completes; then the next one begins, until the requested
-number of kills is reached. The numbers of each must agree with the undisturbed ones within three times the noise or
-one percent, and no partial files may remain.
+First, two undisturbed runs are executed. The differences between their numbers are the run-to-run noise. Then a run is
+started, and its process group is killed with SIGKILL after a random time. The run is resumed and killed again until it
+completes, and then the next run begins, until the requested number of kills is reached. The numbers of each run must
+agree with the undisturbed ones to within three times the noise or one percent, whichever is larger. No partial files
+may remain.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from cryoem.runs.jobs import read_record
 from cryoem.runs.pipeline import PHASES, run_name
 from cryoem.runs.profiles import get_profile
 
-TIMES = "seconds"  # suffix of numbers that are times
+TIMES = "seconds"  # suffix of the names of times
 NOISE_FACTOR, SMALLEST_DIFFERENCE = 3.0, 0.01  # relative
 Numbers = dict[tuple[str, str], float]
 
 
 @dataclass
 class Outcome:
-    """Kills by phase, completed runs, failed starts, and differences and partial files of the completed runs."""
+    """Kills in each phase, completed runs and failed starts, with the differences and partial files that were found."""
 
     killed: Counter = field(default_factory=Counter)
     completed: int = 0
@@ -54,12 +55,14 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--profile", default="quick")
-    parser.add_argument("--shortest", type=float, default=2.0, help="shortest time until a kill, s")
+    parser.add_argument("--shortest", type=float, default=2.0, help="shortest time before a kill, s")
     parser.add_argument(
-        "--longest", type=float, help="longest time, s; a third of an undisturbed run by default"
+        "--longest",
+        type=float,
+        help="longest time before a kill, s (default: a third of the time of an undisturbed run)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the times until kills")
-    parser.add_argument("--folder", type=Path, help="folder of all runs; a temporary one by default")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random times")
+    parser.add_argument("--folder", type=Path, help="folder for all runs (default: a temporary folder)")
     return parser.parse_args()
 
 
@@ -72,7 +75,7 @@ def main() -> int:
         undisturbed = []
         for home in (folder / "first", folder / "second"):
             if code := start_run(home, arguments.profile).wait():
-                raise SystemExit(f"an undisturbed run ended with exit code {code}")
+                raise SystemExit(f"an undisturbed run failed with exit code {code}")
             undisturbed.append(numbers_of(home / "runs" / name))
         clean_seconds = (time.monotonic() - start) / 2
         longest = clean_seconds / 3 if arguments.longest is None else arguments.longest
@@ -85,12 +88,12 @@ def main() -> int:
         ("kills", f"{arguments.kills}", f"{outcome.killed.total()} ({where})"),
         ("completed runs", "-", f"{outcome.completed}"),
         ("failed starts", "0", f"{outcome.failed}"),
-        ("numbers beyond the noise of a run", "0", f"{len(outcome.differences)}"),
-        ("partial files left", "0", f"{len(outcome.partial_files)}"),
-        ("one undisturbed run", "-", f"{clean_seconds:.0f} s"),
-        ("all starts of killed runs", "-", f"{seconds:.0f} s"),
+        ("numbers that differ by more than the noise", "0", f"{len(outcome.differences)}"),
+        ("remaining partial files", "0", f"{len(outcome.partial_files)}"),
+        ("time of one undisturbed run", "-", f"{clean_seconds:.0f} s"),
+        ("time of all killed and resumed runs", "-", f"{seconds:.0f} s"),
     ]
-    print_table("kills", f"Kills of a run, profile {arguments.profile}, seed {arguments.seed}", rows)
+    print_table("kills", f"Killed and resumed runs, profile {arguments.profile}, seed {arguments.seed}", rows)
     for sentence in (*outcome.differences, *outcome.partial_files):
         print(f"- {sentence}")
     return 1 if outcome.failed or outcome.differences or outcome.partial_files else 0
@@ -106,7 +109,7 @@ def random_times(shortest: float, longest: float, seed: int) -> Iterator[float]:
 def kill_repeatedly(
     home: Path, arguments: argparse.Namespace, times: Iterator[float], undisturbed: list[Numbers]
 ) -> Outcome:
-    """Start runs, kill each after the next time, resume it until it completes, and compare it."""
+    """Start runs, kill and resume each of them until it completes, and compare its results."""
     outcome = Outcome()
     run = home / "runs" / run_name(get_profile(arguments.profile))
     is_last = False
@@ -125,7 +128,7 @@ def kill_repeatedly(
             continue
         if code:
             outcome.failed += 1
-            print(f"a start ended with exit code {code}", flush=True)
+            print(f"a run failed with exit code {code}", flush=True)
             continue
         outcome.completed += 1
         print(f"run {outcome.completed} completed", flush=True)
@@ -136,14 +139,14 @@ def kill_repeatedly(
 
 
 def start_run(home: Path, profile: str) -> subprocess.Popen:
-    """Start ``cryoem run`` in a new process group with ``home`` as its data folder."""
+    """Start ``cryoem run`` in a new process group, with ``home`` as the data folder."""
     command = [sys.executable, "-m", "cryoem.cli", "run", "--profile", profile]
     environment = os.environ | {"CRYOEM_HOME": str(home)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
 def numbers_of(run: Path) -> Numbers:
-    """Return the recorded numbers of a complete run except times, by phase and name."""
+    """Return the numbers recorded by a complete run, except times, by phase and name."""
     return {
         (phase, name): value
         for phase in PHASES
@@ -153,7 +156,7 @@ def numbers_of(run: Path) -> Numbers:
 
 
 def differences(found: Numbers, undisturbed: list[Numbers]) -> list[str]:
-    """Return a sentence for each number that differs from undisturbed runs by more than their noise."""
+    """Return a sentence for each number that differs from those of undisturbed runs by more than the noise."""
     first, second = undisturbed
     sentences = []
     for key, value in found.items():
@@ -161,7 +164,7 @@ def differences(found: Numbers, undisturbed: list[Numbers]) -> list[str]:
         allowed = max(NOISE_FACTOR * noise, SMALLEST_DIFFERENCE * abs(first[key]))
         if abs(value - first[key]) > allowed:
             sentences.append(
-                f"{' '.join(key)} is {value}, {first[key]} and {second[key]} in undisturbed runs"
+                f"{' '.join(key)} is {value}, but {first[key]} and {second[key]} in the undisturbed runs"
             )
     return sentences
 

@@ -1,10 +1,11 @@
-"""Recovery of 100,000 orientations from a file of their distances to 1,000 landmarks.
+"""Measure the recovery of 100,000 orientations from a file of their distances to 1,000 landmarks.
 
     python benchmarks/landmarks.py
     python benchmarks/landmarks.py --images 20000
 
-Distances have Gaussian errors. The reference is recovery from all pairs of 1,000 images, which has as many distances
-per image. Only ``recover_orientations`` is timed, in a separate process whose peak memory the system reports.
+The distances have Gaussian errors. The reference is the recovery of 1,000 orientations from all pairwise distances,
+which has the same number of distances per image. Only ``recover_orientations`` is timed, in a separate process whose
+peak memory the system reports.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def main() -> None:
     every = error_of_all_pairs(rotations[:LANDMARKS])
     print_table(
         "landmarks",
-        f"{n:,} orientations from distances to {LANDMARKS:,} landmarks, distance errors of {SIGMA} rad",
+        f"Recovery of {n:,} orientations from distances to {LANDMARKS:,} landmarks, distance errors of {SIGMA} rad",
         [
             ("recovery", "<= 60 s", f"{seconds:.1f} s"),
             ("peak memory", "<= 2 GB", f"{usage.ru_maxrss * 1024 / 1e9:.2f} GB"),
@@ -78,7 +79,7 @@ def main() -> None:
 
 
 def covering(rotations) -> np.ndarray:
-    """Choose landmarks that cover all orientations, from distances with errors such as those of an encoder."""
+    """Choose landmarks that cover all orientations, using distances with errors like those of an encoder."""
     rng = np.random.default_rng(1)
 
     def distances_to(image: int) -> np.ndarray:
@@ -89,7 +90,7 @@ def covering(rotations) -> np.ndarray:
 
 
 def write_distances(folder: Path, rotations, numbers: np.ndarray) -> None:
-    """Write ``landmarks.npy`` (m,) and ``distances`` (n, m) float32 with errors, symmetric among landmarks."""
+    """Write ``landmarks.npy``, (m,), and ``distances``, (n, m) float32 with errors, symmetric among the landmarks."""
     n = len(rotations)
     np.save(folder / "landmarks.npy", numbers)
     columns = np.memmap(folder / "distances", np.float32, "w+", shape=(n, len(numbers)))
@@ -103,7 +104,7 @@ def write_distances(folder: Path, rotations, numbers: np.ndarray) -> None:
 
 
 def error_of_all_pairs(rotations) -> float:
-    """Return the E_OR of recovery from all pairs (rad)."""
+    """Return the E_OR (rad) of the recovery from all pairwise distances."""
     distances = perturbed_distances(exact_distances(rotations), standard_deviation=SIGMA, rng=3)
     return recovery_error(rotations, recover_orientations(distances).rotations)
 

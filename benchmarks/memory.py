@@ -1,6 +1,6 @@
-"""Peak memory of commands on a large stack: 20,000 particles of 128 px, 1.3 GB of pixels.
+"""Measure the peak memory of commands on a large stack: 20,000 particles of 128 px, or 1.3 GB of pixels.
 
-    python benchmarks/memory.py                    a quarter of an hour on two cores
+    python benchmarks/memory.py                    15 minutes on two cores
     python benchmarks/memory.py --images 2000
 
 Each command runs in its own process, whose peak resident memory the system reports.
@@ -50,12 +50,12 @@ def main() -> None:
             seconds, memory_gb = run([sys.executable, "-m", "cryoem.cli", *command], folder)
             rows.append((name, f"< {TARGET_GB:g} GB", f"{memory_gb:.2f} GB, {seconds / 60:.1f} min"))
     print_table(
-        "memory", f"Peak memory on {images:,} images of {SIZE} px, a stack of {stack_gb:.2f} GB", rows
+        "memory", f"Peak memory with a stack of {images:,} images of {SIZE} px ({stack_gb:.2f} GB)", rows
     )
 
 
 def run(command: list[str], folder: str) -> tuple[float, float]:
-    """Run a command and return its seconds and peak resident memory (GB). Exit if it fails."""
+    """Run a command and return its run time (s) and peak resident memory (GB). Exit if it fails."""
     began = time.monotonic()
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

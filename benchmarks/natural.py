@@ -1,12 +1,13 @@
-"""Pairs of natural images: one network trained by differences (UDL), by labels and by a spatial transformer (STN).
+"""Train one network on pairs of natural images with differences (UDL), labels or a spatial transformer (STN).
 
-python benchmarks/natural.py                         the table of three methods and three noises (about 20 minutes)
+python benchmarks/natural.py                         measure three methods with three types of noise (20 minutes)
 python benchmarks/natural.py --methods udl stn --noises clean --json table.json
 
-Photographs are those of CRYOEM_DATA/natural-images: three for training, three for the measurement. Crops have 64 px,
-any rotation, displacements of up to 2 px and magnifications of 0.5 to 1.5. Noise is as published: 10 times the
-variance of the crops, or 40 % of the pixels set to 0 or 1. Errors are mean errors in degrees modulo 360 (chance: 90);
-no calibration uses the truth. The methods take different numbers of steps, so that their times are about equal.
+The photographs are read from CRYOEM_DATA/natural-images. Three of them are used for training and three for testing.
+Crops are 64 px wide, with any rotation, shifts of up to 2 px and magnifications of 0.5 to 1.5. The noise is as
+published: Gaussian noise with 10 times the variance of the crops, or 40 % of the pixels set to 0 or 1. Errors are mean
+errors in degrees modulo 360, without a calibration against the truth; random angles would give 90. The numbers of steps
+are chosen so that the methods take about the same time.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from cryoem.udl import (
     train_pairs,
 )
 from cryoem.udl.natural import NOISES
-from cryoem.udl.pair_training import METHODS
+from cryoem.udl.pairs import METHODS
 
 HELD_OUT = ("000000000139", "000000000285", "000000000632")
 IMAGE_SIZE, SHIFT_LIMIT_PX, MAGNIFICATION = 64, 2.0, (0.5, 1.5)
-BORDER_PX = 6.0  # 3 px of the mask's edge and a displacement
+BORDER_PX = 6.0  # the soft edge of the mask (3 px) and a shift
 BATCH_SIZE, EPOCHS, LEARNING_RATE = 64, 4, 3e-3
 STEPS = {"udl": 1600, "supervised": 2400, "stn": 2400}
 HELD_OUT_BATCHES = 20
@@ -70,7 +71,7 @@ def main() -> None:
         rows.append((method, *errors, f"{times} s"))
     print_columns(
         "natural",
-        f"{crops:,} pairs of crops of held-out photographs, mean error in degrees modulo 360",
+        f"{crops:,} pairs of crops from held-out photographs, mean error in degrees modulo 360",
         ("method", *arguments.noises, "training"),
         rows,
     )
@@ -79,7 +80,7 @@ def main() -> None:
 
 
 def measure(method: str, noise: str, training: list[np.ndarray], held_out: list[np.ndarray]) -> dict:
-    """Return the history of one training."""
+    """Train the network with one method and type of noise, and return the history."""
     options = {"image_size": IMAGE_SIZE, "shift_limit_px": SHIFT_LIMIT_PX, "magnification": MAGNIFICATION}
     noises = {"noise": noise, "noise_level": published_noise_level(training, noise, **options)}
     stream = PairStream(
@@ -102,15 +103,19 @@ def measure(method: str, noise: str, training: list[np.ndarray], held_out: list[
 
 
 def summary(results: dict[str, dict[str, dict]]) -> list[tuple[str, str, str]]:
-    """Compare the whole table with its targets."""
+    """Return the rows of the summary, which compare the results with the targets."""
     error = {m: {n: h["val_error_deg"][-1] for n, h in row.items()} for m, row in results.items()}
     udl, stn = error["udl"], error["stn"]
     seconds = [history["seconds"][-1] for row in results.values() for history in row.values()]
     return [
-        ("error ratio of UDL to STN, clean images", "< 1", f"{udl['clean'] / stn['clean']:.2f}"),
-        *((f"error ratio of UDL to STN, {n} noise", "-", f"{udl[n] / stn[n]:.2f}") for n in NOISES[1:]),
+        ("ratio of UDL error to STN error, clean images", "< 1", f"{udl['clean'] / stn['clean']:.2f}"),
+        *((f"ratio of UDL error to STN error, {n} noise", "-", f"{udl[n] / stn[n]:.2f}") for n in NOISES[1:]),
         *(
-            (f"UDL, error ratio of {n} noise to clean images", ">= 1", f"{udl[n] / udl['clean']:.1f}")
+            (
+                f"UDL, ratio of error with {n} noise to error on clean images",
+                ">= 1",
+                f"{udl[n] / udl['clean']:.1f}",
+            )
             for n in NOISES[1:]
         ),
         ("UDL, largest error", "<< 90 deg", f"{max(udl.values()):.1f} deg"),

@@ -1,8 +1,9 @@
-"""Rate at which synthetic particle images are simulated: rotated, shifted, with contrast transfer and noise.
+"""Measure the rate at which synthetic particle images are simulated, with rotations, shifts, CTF and noise.
 
     python benchmarks/particles.py
 
-Images are copies of the phantom's class average, 128 px. Rates are medians of five blocks after one that compiles.
+The images are copies of the phantom's class average, 128 px wide. Rates are medians over five blocks, after a first
+block that compiles the code.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=2000, help="images per block")
+    parser.add_argument("--images", type=int, default=2000, help="number of images per block")
     images = parser.parse_args().images
     average = phantom_class_average()
     rows = []

@@ -1,4 +1,4 @@
-"""Import the optional packages of the extra ``baselines``; return None if a package is not installed."""
+"""Import the optional packages in the extra ``baselines``. Functions return None if a package is not installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ASPIRE, SCIKIT_LEARN = "ASPIRE", "scikit-learn"
 
 
 def aspire(*modules: str) -> ModuleType | None:
-    """Import ASPIRE with some of its modules."""
+    """Import ASPIRE and the given submodules."""
     if not orientations.is_installed():
         return None
     package = orientations.import_aspire()
@@ -26,7 +26,7 @@ def aspire(*modules: str) -> ModuleType | None:
 
 
 def scikit_learn(*modules: str) -> ModuleType | None:
-    """Import scikit-learn with some of its modules."""
+    """Import scikit-learn and the given submodules."""
     if importlib.util.find_spec("sklearn") is None:
         return None
     for module in modules:
@@ -35,5 +35,5 @@ def scikit_learn(*modules: str) -> ModuleType | None:
 
 
 def matrices_for_aspire(rotations: Rotation):
-    """Return orientations as ASPIRE defines them, the transposes of ours: (n, 3, 3) float32."""
+    """Return orientations as matrices in ASPIRE's convention, the transposes of ours: (n, 3, 3) float32."""
     return rotations.inv().as_matrix().astype("float32")

@@ -1,12 +1,12 @@
-"""Projection and back-projection: accuracy against an exact non-uniform FFT, and cost against finufft and ASPIRE.
+"""Compare projection and back-projection with an exact non-uniform FFT (accuracy), and with finufft and ASPIRE (cost).
 
     python benchmarks/projection.py
 
-ASPIRE is included if it is installed (extra ``baselines``). All methods run in turns, in one process, on the same map,
-images and orientations; times are medians. ASPIRE's images and maps are scaled to our units, by the size. Errors are
-relative L2 errors against the exact transform, with and without the Nyquist frequency, which ASPIRE omits by default.
-Images to be back-projected have no Nyquist frequency. The finufft plan transforms half of each slice with two
-tolerances; ASPIRE transforms whole slices to single precision.
+ASPIRE is included if it is installed (extra ``baselines``). All methods run in turn, in one process, on the same map,
+images and orientations; times are medians. ASPIRE's images and maps are multiplied by the image size to convert them to
+our units. Errors are relative L2 errors against the exact transform, with and without the Nyquist frequency, which
+ASPIRE omits by default. The Nyquist frequency is removed from the images before back-projection. The finufft plans
+transform half of each slice, with two different tolerances; ASPIRE transforms whole slices to single precision.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from cryoem.projection import backproject, project
 from cryoem.rotations import random_rotations
 
 FINUFFT = "finufft, tolerance {:.0e}, half slices"
-FEW = 20  # images whose exact transform is computed
+FEW = 20  # number of images for which the exact transform is computed
 BATCH = 64
-TOLERANCES = (1e-2, 1e-3)  # about as accurate as ours, and the next better one
+TOLERANCES = (1e-2, 1e-3)  # one with about our accuracy, and the next smaller one
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def compare_projection(arguments, volume, cubic, rotations, aspire) -> None:
-    """Measure accuracy and cost of projection."""
+    """Measure the accuracy and the cost of projection."""
     size = arguments.image_size
     contenders = {
         OURS: lambda r: project(volume, r, image_size=size),
@@ -79,7 +79,7 @@ def compare_projection(arguments, volume, cubic, rotations, aspire) -> None:
     backward = np.vdot(test_volume.astype(float), backproject(test_images, few, volume_shape=volume.shape))
     print_table(
         "projection-accuracy",
-        f"{arguments.map}, accuracy of projections of {size} px",
+        f"Accuracy of projections of {arguments.map}, {size} px",
         [
             ("relative L2 error, images", "<= 2e-3", f"{relative(ours, exact):.1e}"),
             (
@@ -93,7 +93,7 @@ def compare_projection(arguments, volume, cubic, rotations, aspire) -> None:
     accuracy = {name: errors_of(run(few), exact) for name, run in contenders.items()}
     compare(
         "projection",
-        f"{arguments.map}, projections of {size} px",
+        f"Projection of {arguments.map}, {size} px",
         contenders,
         rotations,
         accuracy,
@@ -103,7 +103,7 @@ def compare_projection(arguments, volume, cubic, rotations, aspire) -> None:
 
 
 def compare_backprojection(arguments, images, rotations, aspire) -> None:
-    """Measure accuracy and cost of back-projection."""
+    """Measure the accuracy and the cost of back-projection."""
     size = arguments.image_size
     shape = (size, size, size)
     contenders = {
@@ -122,7 +122,7 @@ def compare_backprojection(arguments, images, rotations, aspire) -> None:
     accuracy = {name: f"error {relative(run(few), exact):.1e}" for name, run in contenders.items()}
     compare(
         "back-projection",
-        f"{arguments.map}, back-projection of images of {size} px",
+        f"Back-projection of images of {arguments.map}, {size} px",
         contenders,
         rotations,
         accuracy,
@@ -140,7 +140,7 @@ def compare(
     *,
     target: str = "-",
 ) -> None:
-    """Measure all contenders and print their table; ``target`` is that against ASPIRE."""
+    """Measure all contenders and print a table of them. ``target`` is the target for the comparison with ASPIRE."""
     watched = in_turns({name: partial(run, rotations) for name, run in contenders.items()}, repeats=repeats)
     print_comparison(
         name,
@@ -155,7 +155,7 @@ def compare(
 
 
 def errors_of(found: np.ndarray, exact: np.ndarray) -> str:
-    """Return the relative errors of (n, y, x) images as text, with and without the Nyquist frequency."""
+    """Return the relative errors of (n, y, x) images with and without the Nyquist frequency, as text."""
     inner = (without_nyquist(images) for images in (found, exact))
     return f"error {relative(found, exact):.1e}, below Nyquist {relative(*inner):.1e}"
 
@@ -166,7 +166,7 @@ def relative(found: np.ndarray, exact: np.ndarray) -> float:
 
 
 def without_nyquist(images: np.ndarray) -> np.ndarray:
-    """Remove the Nyquist frequency of both axes from (n, y, x) images of an even size."""
+    """Remove the Nyquist frequency along both axes from (n, y, x) images. Images of odd size are unchanged."""
     size = images.shape[1]
     spectra = scipy.fft.fft2(images)
     if size % 2 == 0:
@@ -175,33 +175,33 @@ def without_nyquist(images: np.ndarray) -> np.ndarray:
 
 
 def slice_points(rotations, size: int, dtype=np.float64) -> tuple[np.ndarray, ...]:
-    """Return the angular frequencies (z, y, x) of all half-plane elements of all slices."""
+    """Return the angular frequencies (z, y, x) of all half-plane elements in all slices."""
     frequencies = 2 * np.pi * plane_frequencies(size).astype(float)
     points = np.einsum("mj,njk->nmk", frequencies, rotations.as_matrix()[:, :2]).reshape(-1, 3)
     return tuple(np.ascontiguousarray(points[:, axis], dtype) for axis in (2, 1, 0))
 
 
 def exact_half_planes(volume, rotations, size: int) -> np.ndarray:
-    """Transform a volume on the half-planes by a non-uniform FFT to 1e-9 in double precision."""
+    """Evaluate the transform of a volume on half-planes with a double-precision non-uniform FFT, accurate to 1e-9."""
     points = slice_points(rotations, size)
     return finufft.nufft3d2(*points, volume.astype(complex), eps=1e-9, isign=-1).reshape(len(rotations), -1)
 
 
 def exact_backprojection(images, rotations) -> np.ndarray:
-    """Apply the adjoint of exact projection: (size, size, size)."""
+    """Apply the adjoint of the exact projection: (size, size, size)."""
     values = weighted_half_planes(images).astype(complex)
     points = slice_points(rotations, images.shape[1])
     return finufft.nufft3d1(*points, values, n_modes=(images.shape[1],) * 3, eps=1e-9, isign=1).real
 
 
 def weighted_half_planes(images) -> np.ndarray:
-    """Return Hermitian-weighted transforms of images on half-planes, divided by their size: (n m,)."""
+    """Return Hermitian-weighted half-plane transforms of images, divided by the number of pixels: (n * m,)."""
     size = images.shape[1]
     return (half_planes_from_images(images) * (hermitian_weights(size).ravel() / size**2)).ravel()
 
 
 def project_with_finufft(volume, rotations, size: int, eps: float) -> np.ndarray:
-    """Project through a finufft plan over half of each slice in single precision."""
+    """Project a volume with a single-precision finufft plan over half of each slice."""
     plan = finufft.Plan(2, volume.shape, eps=eps, isign=-1, dtype="complex64")
     images = np.empty((len(rotations), size, size), np.float32)
     single = volume.astype(np.complex64)
@@ -215,7 +215,7 @@ def project_with_finufft(volume, rotations, size: int, eps: float) -> np.ndarray
 
 
 def backproject_with_finufft(images, rotations, eps: float) -> np.ndarray:
-    """Back-project through a finufft plan, batch by batch, in single precision."""
+    """Back-project images with a single-precision finufft plan, batch by batch."""
     size = images.shape[1]
     plan = finufft.Plan(1, (size,) * 3, eps=eps, isign=1, dtype="complex64")
     volume = np.zeros((size,) * 3, np.float32)

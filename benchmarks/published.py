@@ -1,12 +1,12 @@
-"""Size, speed and training loss of the published pair network on spectra of particles.
+"""Measure the size, speed and training loss of the published pair network on particle spectra.
 
-    python benchmarks/published.py                   36 steps on 4 pairs of 128 px (a few minutes on two cores)
+    python benchmarks/published.py                   train for 36 steps on 4 pairs of 128 px (minutes on two cores)
     python benchmarks/published.py --fresh --particles 50000 --steps 12000 --batch-size 32
-                                                     the published training, for a GPU
+                                                     train as published, on a GPU
 
-The network has the published widths. On a CPU it sees the same pairs at every step and memorises them. A falling loss
-therefore shows that the gradient reaches the whole network; it does not show that the network has learned to align.
-The time of a published training on a GPU is an estimate from the number of operations, not a measurement.
+The network has the published widths. By default, it sees the same pairs at every step and memorises them. A falling
+loss therefore shows that gradients reach the whole network, but not that the network has learned to align. The time of
+the published training on a GPU is not measured, but estimated from the number of operations.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from cryoem.udl import (
     synthetic_set,
     train_pairs,
 )
-from cryoem.udl.pair_streams import PairStream
-from cryoem.udl.published_network import PUBLISHED_FILTERS
+from cryoem.udl.pairs import PairStream
+from cryoem.udl.published import PUBLISHED_FILTERS
 
-PIXEL_SIZE_ANGSTROM = 2.08  # of center-1.png
+PIXEL_SIZE_ANGSTROM = 2.08  # pixel size of center-1.png
 GPU_FLOPS = 20e12  # assumed sustained rate: a third of the nominal float32 rate of a current GPU
 PUBLISHED_BATCH, PUBLISHED_STEPS = 32, 12_000  # one period of the published learning rate
 
 
 class SameBatch(PairStream):
-    """The same batch of pairs and rotations at every step."""
+    """A stream that yields the same batch of pairs and rotations at every step."""
 
     def rng(self, *key):
         return super().rng(0, 0, *key[2:])
 
 
 class Losses(keras.callbacks.Callback):
-    """Record the loss and the time of every step."""
+    """Record the loss and the end time of every step."""
 
     def __init__(self):
         super().__init__()
@@ -103,17 +103,17 @@ def main() -> None:
     pairs_per_second = len(first) / (time.perf_counter() - start)
 
     third = max(1, arguments.steps // 3)
-    operations = 2 * multiplications(size)  # of one pair, forward
+    operations = 2 * multiplications(size)  # for one pair, forward pass only
     estimate = (
         3 * 2 * operations * PUBLISHED_BATCH / GPU_FLOPS
-    )  # backward costs twice as much; UDL sees each pair twice
+    )  # the backward pass costs twice as much, and UDL sees each pair twice
     rows = [
         ("parameters", "-", f"{network.count_params() / 1e6:.1f} million"),
         ("inference", "-", f"{pairs_per_second:.2f} pairs/s"),
         (f"UDL step of {batch_size} pairs", "-", f"{step_seconds:.2f} s"),
         (f"loss, first {third} steps", "-", f"{np.mean(watch.losses[:third]):.3f}"),
         (f"loss, last {third} steps", "lower", f"{np.mean(watch.losses[-third:]):.3f}"),
-        ("operations per pair, forward", "-", f"{operations / 1e9:.1f} GFLOP"),
+        ("operations per pair, forward pass", "-", f"{operations / 1e9:.1f} GFLOP"),
         (
             f"GPU, step of {PUBLISHED_BATCH} pairs at {GPU_FLOPS / 1e12:.0f} TFLOP/s",
             "-",
@@ -129,7 +129,7 @@ def main() -> None:
 
 
 def multiplications(image_size: int) -> float:
-    """Count the multiplications of one pair: the mask branch at full size, then bottleneck blocks of half the side."""
+    """Count the multiplications for one pair: the mask branch at full size, then blocks that halve the image size."""
     total, width_in, side = 0.0, 1, image_size
     for width in (4, 8, 16, 32, 1):
         total += 9 * width_in * width * side**2

@@ -1,10 +1,10 @@
-"""Time and results of a quick run, and start-up times of `import cryoem` and `cryoem --help`.
+"""Measure the time and results of a quick run, and the start-up times of `import cryoem` and `cryoem --help`.
 
-    python benchmarks/quick_run.py                  a few minutes on two cores
+    python benchmarks/quick_run.py                  run the quick profile (a few minutes on two cores)
     python benchmarks/quick_run.py --profile toy
 
-`cryoem run` executes phases 0 to 3 in a new, empty data folder. Start-up times are medians over new processes and
-include the start of Python, which has its own row.
+`cryoem run` executes phases 0 to 3 in a new, empty data folder. Start-up times are medians over new processes. They
+include the start-up time of Python, which is also shown in a separate row.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--profile", default="quick", help="profile of the run")
-    parser.add_argument("--repeats", type=int, default=9, help="processes per start-up time")
+    parser.add_argument("--repeats", type=int, default=9, help="number of processes for each start-up time")
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -51,7 +51,7 @@ def main() -> None:
             seconds = [run(command, folder)[0] for _ in range(arguments.repeats + 1)]
             rows.append(
                 (name, target, time_text(float(np.median(seconds[1:]))))
-            )  # the first one writes byte code
+            )  # the first process writes byte code
         os.environ["CRYOEM_HOME"] = folder
         seconds, memory_gb = run([*CLI, "run", "--profile", arguments.profile], folder)
         summary = json.loads(
@@ -65,7 +65,7 @@ def main() -> None:
     numbers = {name: value for phase in summary["numbers"].values() for name, value in phase.items()}
     rows += [(label, "-", text) for label, text in (format_quantity(name, numbers[name]) for name in SHOWN)]
     print_table(
-        "quick-run", f"{arguments.profile.capitalize()} run in an empty folder, and start-up times", rows
+        "quick-run", f"{arguments.profile.capitalize()} run in an empty folder and start-up times", rows
     )
 
 

@@ -1,11 +1,11 @@
-"""Reading of a RELION STAR file of 20,000 particles and their stack, compared with starfile, mrcfile and ASPIRE.
+"""Compare the reading of a RELION STAR file and its stack of 20,000 particles with starfile, mrcfile and ASPIRE.
 
     python benchmarks/reading.py
     python benchmarks/reading.py --particles 2000
 
-The benchmark writes the files first. One table is for reading orientations and shifts, one for reading all images.
-ASPIRE is included if it is installed (extra ``baselines``). All methods run in turns, with the files in the system's
-cache; times are medians. The benchmark checks that all methods read the same values.
+The benchmark first writes the files. One table is for reading orientations and shifts, and the other for reading all
+images. ASPIRE is included if it is installed (extra ``baselines``). All methods run in turn, with the files in the
+cache of the operating system; times are medians. The benchmark checks that all methods read the same values.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from cryoem.rotations import from_relion_euler_deg
 STARFILE = "starfile"
 STREAMED = "cryoem, 1,000 images at a time"
 BLOCK = 1000
-TOLERANCE = 1e-3  # rad and px; tables contain angles and shifts as rounded text
+TOLERANCE = 1e-3  # rad and px; the text in tables is rounded
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def compare_metadata(path: Path, aspire, arguments) -> None:
-    """Measure the reading of orientations and shifts."""
+    """Measure the time to read orientations and shifts."""
     contenders = {OURS: partial(our_poses, path), STARFILE: partial(starfile_poses, path)}
     if aspire is not None:
         contenders[peers.ASPIRE] = partial(aspire_poses, aspire, path)
@@ -66,7 +66,7 @@ def compare_metadata(path: Path, aspire, arguments) -> None:
             accuracy[name] = agreement(watched[OURS].result, one.result)
     print_comparison(
         "reading-tables",
-        f"Reading the STAR file of {arguments.particles:,} particles",
+        f"Reading a STAR file with {arguments.particles:,} particles",
         watched,
         accuracy=accuracy,
         work=arguments.particles,
@@ -76,7 +76,7 @@ def compare_metadata(path: Path, aspire, arguments) -> None:
 
 
 def compare_images(path: Path, aspire, arguments) -> None:
-    """Measure the reading of all images."""
+    """Measure the time to read all images."""
     contenders = {
         OURS: partial(our_images, path),
         f"{STARFILE} and mrcfile": partial(mrcfile_images, path),
@@ -90,14 +90,14 @@ def compare_images(path: Path, aspire, arguments) -> None:
         if name not in (OURS, STREAMED):
             difference = float(np.abs(ours - one.result).max())
             if difference > 0:
-                raise SystemExit(f"{name} reads other pixel values, which differ by up to {difference}")
+                raise SystemExit(f"{name} reads pixel values that differ from ours by up to {difference}")
             accuracy[name] = "identical pixels"
     relative = abs(watched[STREAMED].result / float(ours.sum(dtype=float)) - 1)
     accuracy[STREAMED] = f"sum differs by {relative:.0e}"
     print_comparison(
         "reading-images",
-        f"Reading {arguments.particles:,} images of {arguments.image_size} px through their STAR file, "
-        f"{ours.nbytes / 1e6:,.0f} MB",
+        f"Reading {arguments.particles:,} images of {arguments.image_size} px ({ours.nbytes / 1e6:,.0f} MB) "
+        "that are listed in a STAR file",
         watched,
         accuracy=accuracy,
         work=arguments.particles,
@@ -107,7 +107,7 @@ def compare_images(path: Path, aspire, arguments) -> None:
 
 
 def agreement(ours: tuple[Rotation, np.ndarray], theirs: tuple[Rotation, np.ndarray]) -> str:
-    """Return the largest differences of orientations and shifts as text. Exit if they exceed the tolerance."""
+    """Return the largest differences in orientations and shifts as text. Exit if they exceed the tolerance."""
     turned = float((ours[0].inv() * theirs[0]).magnitude().max())
     shifted = float(np.abs(ours[1] - theirs[1]).max())
     if not max(turned, shifted) < TOLERANCE:
@@ -139,14 +139,14 @@ def our_images(path: Path) -> np.ndarray:
 
 
 def our_sum(path: Path) -> float:
-    """Sum all pixels, with one block of images in memory at a time."""
+    """Return the sum of all pixels, with one block of images in memory at a time."""
     images = open_particles(path)
     starts = range(0, len(images), BLOCK)
     return sum(float(np.asarray(images[start : start + BLOCK]).sum(dtype=float)) for start in starts)
 
 
 def mrcfile_images(path: Path) -> np.ndarray:
-    """Read the images in the order of the table, stack by stack."""
+    """Read the images stack by stack, and return them in the order of the table."""
     names = starfile.read(path)["particles"]["rlnImageName"].str.split("@", expand=True)
     numbers = names[0].astype(int).to_numpy() - 1
     images = None

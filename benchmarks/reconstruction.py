@@ -1,11 +1,11 @@
-"""Reconstruction of 1,650 images at known orientations, compared with ASPIRE's mean estimator.
+"""Compare the reconstruction from 1,650 images at known orientations with ASPIRE's mean estimator.
 
     python benchmarks/reconstruction.py
 
 ASPIRE is included if it is installed (extra ``baselines``), with its default settings: least squares by conjugate
-gradients with a circulant preconditioner. Both run in turns and times are medians; a method that takes more than a
-minute runs once. The accuracy is the Fourier shell correlation with the true map: its resolution at 0.5 and its mean
-over all shells, and the correlation of the two maps with each other.
+gradients with a circulant preconditioner. Both methods run in turn, and times are medians; a method that takes more
+than a minute runs only once. Accuracy is measured by the Fourier shell correlation (FSC) with the true map: the
+resolution at 0.5, and the mean over all shells. The table also contains the mean FSC between the two reconstructions.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from watch import OURS, in_turns, print_comparison
 from cryoem import particles, volumes
 from cryoem.reconstruction import fourier_shell_correlation, reconstruct
 
-SAME_MAP = 0.99  # least mean Fourier shell correlation of the two maps without noise
+SAME_MAP = 0.99  # smallest mean FSC allowed between the two maps without noise
 NOISE = (0.0, 16.0)
-REHEARSED, REHEARSED_PX = 20, 32  # images that compile and load the code
+REHEARSED, REHEARSED_PX = 20, 32  # number and size of the images that are used to compile and load the code
 
 
 def main() -> None:
@@ -65,10 +65,11 @@ def main() -> None:
                 likeness = float(np.mean(shared.correlation[1:]))
                 accuracy[name] += f", FSC against cryoem {likeness:.4f}"
                 if noise == 0 and likeness < SAME_MAP:
-                    raise SystemExit(f"the maps of noise-free images differ: {accuracy[name]}")
+                    raise SystemExit(f"the two maps from noise-free images differ: {accuracy[name]}")
         print_comparison(
             f"reconstruction-noise-{noise:g}",
-            f"Reconstruction of {arguments.images} images of {size} px, {arguments.map}, noise variance {noise:g}",
+            f"Reconstruction of {arguments.map} from {arguments.images:,} images of {size} px, "
+            f"noise variance {noise:g}",
             watched,
             accuracy=accuracy,
             targets={peers.ASPIRE: ">= 10 x at no lower FSC"},
@@ -77,19 +78,19 @@ def main() -> None:
 
 
 def ours(stack: particles.ParticleStack) -> np.ndarray:
-    """Reconstruct a stack with cryoem."""
+    """Reconstruct a map from a stack with cryoem."""
     return reconstruct(stack.images, stack.poses, optics=stack.optics).data
 
 
 def aspire_of(aspire, voxel: float):
-    """Return a function that reconstructs a stack with ASPIRE's mean estimator."""
+    """Return a function that reconstructs a map from a stack with ASPIRE's mean estimator."""
 
     def run(stack: particles.ParticleStack) -> np.ndarray:
         turned = aspire.utils.Rotation(peers.matrices_for_aspire(stack.rotations))
         source = aspire.source.ArrayImageSource(
             aspire.image.Image(stack.images), angles=turned.angles, pixel_size=voxel
         )
-        with tempfile.TemporaryDirectory() as folder:  # it always writes its last iteration
+        with tempfile.TemporaryDirectory() as folder:  # the estimator always writes its last iteration
             estimator = aspire.reconstruction.MeanEstimator(
                 source, checkpoint_iterations=None, checkpoint_prefix=f"{folder}/volume"
             )

@@ -1,16 +1,16 @@
-"""Time of orientation recovery at equal error: our method and the published stochastic descent.
+"""Compare the time of orientation recovery with that of the published stochastic descent, at equal error.
 
-    python benchmarks/recovery_speed.py                  a quarter of an hour on two cores
+    python benchmarks/recovery_speed.py                  15 minutes on two cores
     python benchmarks/recovery_speed.py --seconds 60     limit the stochastic descent to one minute
 
-Our method is ``spectral+gauss_newton`` on all pairs; its time is the median of several calls. The stochastic descent
-(arXiv 2104.06237, our implementation) starts with the published 30,000 steps. It is repeated with up to four times as
-many steps until its E_OR is within 2 % of ours or the time limit is reached; the ratio is then a lower bound. Each row
-is a descent from the start.
+Our method is ``spectral+gauss_newton`` on all pairs; its time is the median over several calls. The stochastic descent
+(arXiv 2104.06237, our implementation) is first run with the published 30,000 steps. It is then repeated from the
+beginning with up to four times as many steps, until its E_OR is within 2 % of ours or the time limit is reached. As
+long as its E_OR is larger, the speed-up is a lower bound.
 
-scikit-learn (extra ``baselines``) is a sanity check. MDS and Isomap embed the images in nine dimensions by the
-distances 2 sqrt(2) sin(d / 2) of rotation matrices. The embedding is aligned to the true matrices, which the other
-methods do not need, and each point is projected onto the nearest rotation.
+scikit-learn (extra ``baselines``) serves as a sanity check. MDS and Isomap embed the images in nine dimensions, using
+the distances 2 sqrt(2) sin(d / 2) between rotation matrices. The embedding is aligned with the true matrices, which the
+other methods do not need, and each point is projected onto the nearest rotation.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def main() -> None:
     parser.add_argument(
         "--sigma", type=float, default=0.2, help="standard deviation of the distance errors, rad"
     )
-    parser.add_argument("--seconds", type=float, default=240.0, help="time limit of the stochastic descent")
+    parser.add_argument(
+        "--seconds", type=float, default=240.0, help="time limit for the stochastic descent, s"
+    )
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
     true = random_rotations(arguments.orientations, rng=0)
@@ -66,15 +68,15 @@ def main() -> None:
     rows += embedding_rows(true, distances, seconds)
     print_columns(
         "recovery-speed",
-        f"{arguments.orientations} orientations, all pairs, distance errors of {arguments.sigma:g} rad: "
-        "time to reach equal E_OR",
+        f"Time to recover {arguments.orientations:,} orientations with equal E_OR, all pairs, "
+        f"distance errors of {arguments.sigma:g} rad",
         ("method", "time", f"speed-up of {OURS}", "E_OR", "peak memory", "target"),
         rows,
     )
 
 
 def stochastic_rows(true, distances, best: float, ours_s: float, limit_s: float) -> list[tuple[str, ...]]:
-    """Run the stochastic descent with increasing numbers of steps, until the target error or the time limit."""
+    """Run the stochastic descent with more and more steps until it reaches the target error or the time limit."""
     recover_orientations(distances, method="sgd", steps=GROWTH, rng=0)  # load TensorFlow
     rows, steps, wanted = [], PUBLISHED_STEPS, SAME * best
     while True:
@@ -83,7 +85,7 @@ def stochastic_rows(true, distances, best: float, ours_s: float, limit_s: float)
         affordable = int(steps * limit_s / one.seconds[0])
         reached = error <= wanted
         last = reached or steps > affordable / 1.25
-        # the variance in excess of that of the distances falls as 1 / steps
+        # the variance added by the descent to that due to the distances falls as 1 / steps
         missing = (error**2 - best**2) / (wanted**2 - best**2)
         ratio = ratio_text(one.seconds[0] / ours_s)
         rows.append(
@@ -124,7 +126,7 @@ def embedding_rows(true, distances, ours_s: float) -> list[tuple[str, ...]]:
 
 
 def nearest_rotations(points: np.ndarray, true: Rotation) -> Rotation:
-    """Align (n, 9) points to the true rotation matrices and return the nearest rotations."""
+    """Align (n, 9) points with the true rotation matrices and return the nearest rotations."""
     wanted = true.as_matrix().reshape(-1, 9)
     centred = points - points.mean(axis=0)
     turn, scale = orthogonal_procrustes(centred, wanted - wanted.mean(axis=0))

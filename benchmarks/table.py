@@ -1,4 +1,4 @@
-"""Print the table of a benchmark, and store it in benchmarks/results/ if the command is one of ``COMMANDS``."""
+"""Print the table of a benchmark, and store it in benchmarks/results/ if its command is one of ``COMMANDS``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import NamedTuple
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("numpy", "scipy", "numba", "tensorflow", "keras")
 D2 = "--map beta-galactosidase --masked --symmetry D2 --image-size 100"
-# The measurements of docs/benchmarks.md, in its order. With other options a benchmark only prints its tables.
+# The measurements in docs/benchmarks.md, in their order. With other options, a benchmark only prints its tables.
 COMMANDS = (
     "quick_run.py",
     "projection.py",
@@ -46,7 +46,7 @@ COMMANDS = (
 
 
 class Table(NamedTuple):
-    """One stored table: its title, the command and machine that measured it, the column names and the rows."""
+    """A stored table: its title, the command and the machine used to measure it, the column names and the rows."""
 
     title: str
     command: str
@@ -56,15 +56,15 @@ class Table(NamedTuple):
 
 
 def print_table(name: str, title: str, rows: Sequence[tuple[str, str, str]]) -> None:
-    """Print and store a table of (quantity, target, measured)."""
+    """Print and store a table with the columns quantity, target and measured."""
     print_columns(name, title, ("quantity", "target", "measured"), rows)
 
 
 def print_columns(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table with any columns as Markdown, and store it as results/NAME.csv.
 
-    The file is written only if the running command is one of ``COMMANDS``, so that a trial with fewer images does not
-    replace a measurement.
+    The file is written only if the running command is one of ``COMMANDS``. A trial with fewer images therefore does
+    not replace a measurement.
     """
     print(f"\n### {title}\n\n{as_markdown(columns, rows)}", flush=True)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
@@ -83,7 +83,7 @@ def as_markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def machine() -> str:
-    """Describe the date, the processor and the versions of a measurement."""
+    """Return the date, the processor and the package versions of a measurement as text."""
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     return (
         f"{date.today()}, {os.cpu_count()} CPU cores ({platform.machine()}), no GPU, "
@@ -92,7 +92,7 @@ def machine() -> str:
 
 
 def store(name: str, table: Table) -> None:
-    """Write results/NAME.csv: three comment lines that start with ``#``, the header, the rows."""
+    """Write results/NAME.csv: three comment lines that start with ``#``, the column names and the rows."""
     RESULTS.mkdir(exist_ok=True)
     partial = RESULTS / f".{name}.partial"
     with partial.open("w", encoding="utf-8", newline="") as file:
@@ -103,7 +103,7 @@ def store(name: str, table: Table) -> None:
 
 
 def read(path: Path) -> Table:
-    """Read a table that ``store`` wrote. Programs may use ``pandas.read_csv(path, comment="#")``."""
+    """Read a table written by ``store``. Other programs can use ``pandas.read_csv(path, comment="#")``."""
     lines = path.read_text(encoding="utf-8").splitlines()
     title, command, measured = (line.partition(": ")[2] for line in lines[:3])
     columns, *rows = csv.reader(lines[3:])

@@ -1,14 +1,15 @@
-"""Training rate, pairs per second: pair-wise Siamese training against all pairs of a batch, with the same encoder.
+"""Compare the training rate (pairs/s) of pair-wise Siamese training and of training on all pairs in a batch.
 
     python benchmarks/training.py
     python benchmarks/training.py --encoders polar --batches 128 2048
 
-One call is a whole training step (forward, backward, Adam) on prepared data. In pair-wise training, as in the first
-paper, the encoder sees both images of each pair. Otherwise it sees each image of a batch once, and the loss covers all
-pairs: B images give B (B - 1) / 2. Both run in turns; times are medians. The benchmark checks that both losses agree on
-the same pairs, and the table shows their difference. Peak memory is that of the first step in a separate process.
+Both methods train the same encoder. Each timed call is a complete training step (forward pass, backward pass and Adam)
+on prepared data. In pair-wise training, as in the first paper, both images of each pair pass through the encoder. In
+training on all pairs, each image in a batch passes through the encoder once, and the loss covers all B (B - 1) / 2
+pairs of B images. The methods run in turn, and times are medians. The benchmark checks that both losses agree on the
+same pairs; the table shows their relative difference. Peak memory is measured for the first step in a separate process.
 
-Source of pair-wise training: arXiv 2104.06237, section 4.2.
+Source for pair-wise training: arXiv 2104.06237, section 4.2.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from cryoem.distances.losses import pair_loss
 from cryoem.particles.simulation import ImagingConditions
 
 TARGET = ">= 500 x for the largest batch"
-CHECKED = 12  # images on whose pairs both losses are compared
+CHECKED = 12  # number of images for which the two losses are compared
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Setting:
-    """An encoder, its image size and the batch sizes of both methods."""
+    """An encoder, its image size, and the batch sizes for both methods."""
 
     architecture: str
     image_size: int
@@ -57,8 +58,8 @@ def main() -> None:
     )
     parser.add_argument("--map", default="5j0n")
     parser.add_argument("--encoders", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
-    parser.add_argument("--batches", type=int, nargs="+", help="images of an all-pairs batch")
-    parser.add_argument("--pairs", type=int, help="pairs of a pair-wise batch")
+    parser.add_argument("--batches", type=int, nargs="+", help="numbers of images in an all-pairs batch")
+    parser.add_argument("--pairs", type=int, help="number of pairs in a pair-wise batch")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     density = volumes.load(arguments.map)
@@ -70,7 +71,7 @@ def main() -> None:
 
 
 def compare(density, setting: Setting, batches: tuple[int, ...], pairs: int, repeats: int) -> None:
-    """Measure one encoder."""
+    """Compare the two methods for one encoder."""
     keras.utils.set_random_seed(0)
     encoder = build_encoder(setting.image_size, architecture=setting.architecture)
     all_pairs, pair_wise = trainers_of(encoder, setting.feature_distance)
@@ -84,7 +85,7 @@ def compare(density, setting: Setting, batches: tuple[int, ...], pairs: int, rep
     )[0]
     agreement = disagreement(all_pairs, pair_wise, images[:CHECKED], quaternions[:CHECKED])
     if not agreement < TOLERANCE:
-        raise SystemExit(f"the two loss difference {agreement:.1e} (relative) on the same pairs")
+        raise SystemExit(f"the two losses differ by {agreement:.1e} (relative) on the same pairs")
     first, second = images[:pairs], images[pairs : 2 * pairs]
     distances = pair_distances(quaternions[:pairs], quaternions[pairs : 2 * pairs])
     calls = {0: partial(pair_wise.train_on_batch, [first, second], distances)}
@@ -100,7 +101,7 @@ def compare(density, setting: Setting, batches: tuple[int, ...], pairs: int, rep
         rate = n_pairs / one.median_s
         rows.append(
             (
-                "all pairs of a batch" if batch else "pair-wise",
+                "all pairs in a batch" if batch else "pair-wise",
                 f"{batch or 2 * pairs:,}",
                 f"{n_pairs:,}",
                 time_text(one.median_s),
@@ -130,7 +131,7 @@ def compare(density, setting: Setting, batches: tuple[int, ...], pairs: int, rep
 
 
 def first_step(setting: Setting, batch: int, pairs: int):
-    """Prepare the first step of a new batch size on noise images; a batch of 0 selects pair-wise training."""
+    """Prepare a first training step on noise images. A batch size of 0 selects pair-wise training."""
     encoder = build_encoder(setting.image_size, architecture=setting.architecture)
     all_pairs, pair_wise = trainers_of(encoder, setting.feature_distance)
     images = np.random.default_rng(0).standard_normal(
@@ -143,7 +144,7 @@ def first_step(setting: Setting, batch: int, pairs: int):
 
 
 def trainers_of(encoder: keras.Model, feature_distance: str) -> tuple[keras.Model, keras.Model]:
-    """Return two compiled models that train one encoder: on all pairs of a batch, and on pairs."""
+    """Return two compiled models that share one encoder, for training on all pairs in a batch and on single pairs."""
     shape = encoder.input_shape[1:]
     first, second = keras.Input(shape), keras.Input(shape)
     features = [encoder(image) for image in (first, second)]
@@ -155,12 +156,12 @@ def trainers_of(encoder: keras.Model, feature_distance: str) -> tuple[keras.Mode
 
 
 def kernel_pair_loss(distances, similarity):
-    """Return the squared error of the kernel of each pair, from (p, 1) radians and inner products."""
+    """Return the squared error of the kernel for each pair, from (p, 1) distances (rad) and inner products."""
     return ops.square(similarity - (1 + 2 * ops.cos(distances)) / 3)
 
 
 def cosine_pair_loss(distances, similarity):
-    """Return the published loss of each pair (rad^2)."""
+    """Return the published loss for each pair (rad^2)."""
     return ops.square(distances - 2 * ops.arccos(ops.clip(similarity, -1 + 1e-6, 1 - 1e-6)))
 
 
@@ -168,13 +169,13 @@ PAIR_LOSSES = {"kernel": kernel_pair_loss, "cosine": cosine_pair_loss}
 
 
 def pair_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the distances of p pairs of (p, 4) quaternions: (p, 1) float32 radians."""
+    """Return the distances between p pairs of quaternions, given as (p, 4) arrays: (p, 1) float32 radians."""
     overlaps = np.abs(np.sum(first.astype(float) * second, axis=1))
     return (2 * np.arccos(np.minimum(overlaps, 1))).astype(np.float32)[:, None]
 
 
 def disagreement(all_pairs, pair_wise, images: np.ndarray, quaternions: np.ndarray) -> float:
-    """Return the relative difference of the two losses on all pairs of some images."""
+    """Return the relative difference between the two losses over all pairs of the given images."""
     first, second = np.array(list(combinations(range(len(images)), 2))).T
     together = all_pairs.test_on_batch(images, quaternions)
     distances = pair_distances(quaternions[first], quaternions[second])

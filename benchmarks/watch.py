@@ -1,9 +1,9 @@
-"""Time and peak memory of single calls, and a table that compares several methods.
+"""Measure the time and peak memory of single calls, and print a table that compares several methods.
 
-The peak is that of the call alone, above the memory that the process held before. Linux resets the peak resident memory
-of a process when a 5 is written to /proc/self/clear_refs (proc(5)). On other systems tables show "not known".
-TensorFlow keeps the memory that it has allocated, so only the first call in a process shows the memory that it needs;
-``peak_alone`` makes that call in a new process.
+The peak memory is the increase during the call, above the resident memory before the call. On Linux, writing 5 to
+/proc/self/clear_refs resets the peak resident memory of the process (see proc(5)). On other systems, tables show "not
+known". TensorFlow keeps the memory that it has allocated, so only the first call in a process shows how much memory it
+needs; ``peak_alone`` makes this call in a new process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _STATUS = Path("/proc/self/status")
 
 @dataclass
 class Watched:
-    """The ``seconds`` of each call of a method, its ``peak_bytes`` (None if not known), and the last ``result``."""
+    """Measurements of a method: ``seconds`` of each call, ``peak_bytes`` (None if unknown) and the last ``result``."""
 
     seconds: list[float] = field(default_factory=list)
     peak_bytes: int | None = None
@@ -41,12 +41,12 @@ class Watched:
 
     @property
     def peak(self) -> str:
-        """Return the peak as text."""
+        """Return the peak memory as text."""
         return "not known" if self.peak_bytes is None else f"{self.peak_bytes / 1e6:,.0f} MB"
 
 
 def watch(call: Callable[[], object], *, into: Watched | None = None) -> Watched:
-    """Time one call and measure its peak resident memory above that before the call."""
+    """Time one call, and measure by how much its peak resident memory exceeds that before the call."""
     watched = Watched() if into is None else into
     watched.result = None  # free the result of the previous call
     before = _resident_before()
@@ -66,10 +66,10 @@ def in_turns(
     rehearsals: int = 1,
     patience_s: float = PATIENCE_S,
 ) -> dict[str, Watched]:
-    """Measure methods in turns, so that a busy moment of the machine affects all of them.
+    """Measure methods in turn, so that other work on the machine affects all of them.
 
-    ``rehearsals`` calls of each, which compile and load code, are not counted. A method that takes longer than
-    ``patience_s`` is called once.
+    Each method is first called ``rehearsals`` times without being measured, to compile and load its code. A method that
+    takes longer than ``patience_s`` is measured only once.
     """
     for _ in range(rehearsals):
         for call in contenders.values():
@@ -83,7 +83,7 @@ def in_turns(
 
 
 def peak_alone(prepare: Callable[..., Callable[[], object]], *arguments) -> int | None:
-    """Measure the peak (bytes) of the call that ``prepare(*arguments)`` returns, in a new process."""
+    """Measure the peak memory (bytes) of the callable returned by ``prepare(*arguments)``, in a new process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_peak, prepare, *arguments).result()
 
@@ -103,10 +103,10 @@ def print_comparison(
     unit: str = "",
     absent: tuple[str, ...] = (),
 ) -> None:
-    """Print and store (see ``print_columns``) a table of methods; speed-ups are relative to the first one.
+    """Print and store a table of methods (see ``print_columns``). Speed-ups are those of the first method.
 
-    ``accuracy`` and ``targets`` are texts by method; ``work`` is the amount of work of one call, in ``unit``, for a
-    rate; ``absent`` names peers that are not installed.
+    ``accuracy`` and ``targets`` map methods to texts. If ``work`` is given, it is the amount of work done by one call,
+    and the table shows the rate in ``unit``. ``absent`` lists other programs that are not installed.
     """
     targets = targets or {}
     first, rows = next(iter(watched)), []
@@ -135,22 +135,24 @@ def print_comparison(
 
 
 def ratio_text(ratio: float) -> str:
-    """Return a ratio as text with two significant digits."""
+    """Return a ratio as text with at least two significant digits."""
     return f"{ratio:,.0f} x" if ratio >= 10 else f"{ratio:.2g} x"
 
 
 def time_text(seconds: float) -> str:
-    """Return seconds as text with three significant digits."""
+    """Return a time as text, in a suitable unit."""
     if seconds < 1:
         return f"{1e3 * seconds:.3g} ms"
     return f"{seconds:.2f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
 
 
 def _resident_before() -> int | None:
-    """Reset the peak and return the bytes that are resident now; None if the system does not support this."""
+    """Reset the peak and return the current resident memory in bytes; None if the system does not support this."""
     gc.collect()
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # freed memory that is still allocated would hide that of the call
+        ctypes.CDLL(None).malloc_trim(
+            0
+        )  # freed memory that the process still holds would hide memory used by the call
         _CLEAR.write_text("5")
         return memory_bytes("VmRSS")
     except (OSError, AttributeError):
@@ -158,8 +160,8 @@ def _resident_before() -> int | None:
 
 
 def memory_bytes(name: str) -> int:
-    """Read a line of /proc/self/status in bytes: ``VmRSS``, resident memory, or ``VmHWM``, its peak."""
+    """Read an entry of /proc/self/status in bytes: ``VmRSS`` (resident memory) or ``VmHWM`` (its peak)."""
     for line in _STATUS.read_text().splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024
-    raise OSError(f"{_STATUS} has no line {name}")
+    raise OSError(f"{_STATUS} has no entry {name}")

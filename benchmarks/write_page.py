@@ -1,12 +1,12 @@
 """Write docs/benchmarks.md from the tables in benchmarks/results/.
 
     python benchmarks/write_page.py                          only write the page
-    python benchmarks/write_page.py --run                    run all benchmarks first, about three hours (`make bench`)
-    python benchmarks/write_page.py --run natural published  run only these scripts first
+    python benchmarks/write_page.py --run                    first run all benchmarks, about three hours (`make bench`)
+    python benchmarks/write_page.py --run natural published  first run these scripts
     python benchmarks/write_page.py --run "end_to_end.py --noise-variance 0"
 
-Install the extra `baselines` to include ASPIRE and scikit-learn. alignment.py and published.py read
-CRYOEM_DATA/class-averages, natural.py reads CRYOEM_DATA/natural-images.
+Install the extra `baselines` to include ASPIRE and scikit-learn. alignment.py and published.py read the folder
+CRYOEM_DATA/class-averages, and natural.py reads CRYOEM_DATA/natural-images.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from table import COMMANDS, RESULTS, as_markdown, read
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 INTRODUCTION = """# Benchmarks
 
-`make bench` runs the benchmarks and writes their tables to `benchmarks/results/*.csv`; this page is generated from
-these files. Times are wall-clock times on two CPU cores. GPU performance has not been measured. Each *target* was set
-before the measurement.
+`make bench` runs the benchmarks, writes the results to `benchmarks/results/*.csv`, and generates this page from these
+files. Times are wall-clock times on two CPU cores. GPU performance has not been measured. All targets were set before
+the measurements.
 """
 
 
@@ -33,13 +33,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--run", nargs="*", metavar="COMMAND", help="commands or scripts to run first; default: all"
+        "--run", nargs="*", metavar="COMMAND", help="commands or scripts to run first (default: all)"
     )
     chosen = parser.parse_args().run
     if chosen is not None:
         commands = [c for c in COMMANDS if not chosen or c in chosen or c.partition(".py")[0] in chosen]
         if not commands:
-            parser.error(f"no benchmark matches {chosen}; the commands are: {'; '.join(COMMANDS)}")
+            parser.error(f"no benchmark matches {', '.join(chosen)}; choose from: {'; '.join(COMMANDS)}")
         for command in commands:
             print(f"\n$ python benchmarks/{command}", flush=True)
             script, *options = shlex.split(command)
@@ -49,14 +49,15 @@ def main() -> None:
 
 
 def page() -> str:
-    """Return the page: the stored tables in the order of ``COMMANDS``."""
+    """Return the text of the page, with the stored tables in the order of ``COMMANDS``."""
     tables = [read(path) for path in sorted(RESULTS.glob("*.csv"))]
     sections = [INTRODUCTION]
     for command in COMMANDS:
         for index, table in enumerate(table for table in tables if table.command == command):
             sections.append(f"## {table.title}\n")
             if index == 0:
-                sections.append(f"`python benchmarks/{command}`, measured on {table.machine}.\n")
+                date, _, machine = table.machine.partition(", ")
+                sections.append(f"Measured on {date} with `python benchmarks/{command}`: {machine}.\n")
             sections.append(f"{as_markdown(table.columns, table.rows)}\n")
     return "\n".join(sections)
 

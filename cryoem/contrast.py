@@ -15,10 +15,8 @@ class ContrastTransfer:
 
     Parameters
     ----------
-    voltage_kv : float
-        Acceleration voltage, kilovolts.
-    spherical_aberration_mm : float
-        Spherical aberration, millimetres.
+    voltage_kv, spherical_aberration_mm : float
+        Acceleration voltage and spherical aberration.
     amplitude_contrast : float
         Fraction of amplitude contrast, in [0, 1].
     b_factor_angstrom2 : float
@@ -161,13 +159,7 @@ class Optics:
 
 
 def optics_of(optics: Optics | None, pixel_size_angstrom: float | None, *, count: int) -> Optics:
-    """Resolve the optics of ``count`` images from the two arguments that state them.
-
-    Raises
-    ------
-    ValueError
-        If neither is given, the two disagree on the pixel size, or the number of defoci is not ``count``.
-    """
+    """Resolve the optics of ``count`` images from the two arguments that state them, at least one of which is given."""
     if optics is None and pixel_size_angstrom is None:
         raise ValueError("pixel_size_angstrom or optics must be given; both are missing")
     if optics is None:

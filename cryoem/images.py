@@ -40,12 +40,7 @@ def images_from_half_planes(planes: np.ndarray, size: int) -> np.ndarray:
 
 
 def hermitian_weights(size: int, *, ndim: int = 2) -> np.ndarray:
-    """Return the number of elements of the full transform that each element of ``rfftn`` represents, 1 or 2.
-
-    Returns
-    -------
-    (size, size // 2 + 1) float array for ``ndim`` 2, (size, size, size // 2 + 1) for 3.
-    """
+    """Return the number of elements of the full transform that each element of ``rfftn`` represents, 1 or 2."""
     weights = np.full((size,) * (ndim - 1) + (size // 2 + 1,), 2.0)
     weights[..., 0] = 1
     if size % 2 == 0:
@@ -105,13 +100,9 @@ def shift(images: np.ndarray, shifts_px: np.ndarray) -> np.ndarray:
     Raises
     ------
     ValueError
-        If images are not (n, y, y), shifts are not (n, 2), or either is not finite.
+        As ``correct_images``.
     """
-    images = square_images(images)
-    shifts_px = shifts_of(shifts_px, count=len(images))
-    size = images.shape[1]
-    phases = shift_phases(shifts_px, plane_frequencies(size))
-    return images_from_half_planes(half_planes_from_images(images) * phases, size)
+    return correct_images(images, shifts_px=-np.asarray(shifts_px, float))
 
 
 def downsample(images: np.ndarray, size: int) -> np.ndarray:
@@ -133,7 +124,7 @@ def downsample(images: np.ndarray, size: int) -> np.ndarray:
     Raises
     ------
     ValueError
-        If images are not (n, y, y), or ``size`` is out of range.
+        As ``correct_images``.
     """
     return correct_images(images, size=size)
 
@@ -169,11 +160,11 @@ def correct_images(
     """
     images = square_images(images)
     full = images.shape[1]
-    size = full if size is None else size
-    if not 2 <= size <= full:
+    if size is not None and not 2 <= size <= full:
         raise ValueError(f"size must be between 2 and {full} px, the size of the images, got {size}")
+    size = full if size is None else size
     flips = optics is not None and optics.ctf is not None
-    moves = shifts_px is not None and np.any(shifts_px)
+    moves = shifts_px is not None and shifts_of(shifts_px, count=len(images)).any()
     if not flips and not moves and size == full:
         return images
     frequencies = plane_frequencies(full)
@@ -182,10 +173,10 @@ def correct_images(
         kept = cropped_frequencies(full, size)
         frequencies, planes = frequencies[kept], planes[:, kept] * np.float32((size / full) ** 2)
     if flips:
-        negative = _transfers(optics, frequencies, len(images)) < 0
+        negative = optics_of(optics, None, count=len(images)).transfers(frequencies) < 0
         planes = planes * np.where(negative, np.float32(-1), np.float32(1))
     if moves:
-        planes = planes * shift_phases(-shifts_of(shifts_px, count=len(images)), frequencies)
+        planes = planes * shift_phases(-np.asarray(shifts_px), frequencies)
     return images_from_half_planes(planes, size)
 
 
@@ -207,7 +198,7 @@ def flip_phases(images: np.ndarray, optics: Optics) -> np.ndarray:
     Raises
     ------
     ValueError
-        If images are not (n, y, y) or not finite, or the number of defoci is not that of the images.
+        As ``correct_images``.
     """
     return correct_images(images, optics=optics)
 
@@ -221,20 +212,14 @@ def apply_ctf(images: np.ndarray, optics: Optics) -> np.ndarray:
     if optics.ctf is None:
         raise ValueError("optics must have a ctf, got None")
     size = images.shape[1]
-    transfers = _transfers(optics, plane_frequencies(size), len(images))
+    transfers = optics_of(optics, None, count=len(images)).transfers(plane_frequencies(size))
     return images_from_half_planes(half_planes_from_images(images) * transfers, size)
 
 
 def add_noise(
     images: np.ndarray, variance: float, *, rng: np.random.Generator | int | None = None
 ) -> np.ndarray:
-    """Add white Gaussian noise of a given variance to images: (n, y, x) float32.
-
-    Raises
-    ------
-    ValueError
-        If images are not three-dimensional or not finite, or the variance is negative.
-    """
+    """Add white Gaussian noise of a given variance to images: (n, y, x) float32."""
     images = finite_array(images, name="images", ndim=3, dtype=np.float32)
     if not_negative(variance, name="variance") == 0:
         return images
@@ -243,13 +228,7 @@ def add_noise(
 
 
 def subtract_background(images: np.ndarray) -> np.ndarray:
-    """Subtract from each image its mean outside the inscribed circle: (n, y, x) float32.
-
-    Raises
-    ------
-    ValueError
-        If images are not (n, y, y) or not finite.
-    """
+    """Subtract from each image its mean outside the inscribed circle: (n, y, x) float32."""
     images = square_images(images)
     outside = distance_from_origin(images.shape[1]) > 0.5 * images.shape[1] - 1
     return images - images[:, outside].mean(axis=1)[:, None, None]
@@ -264,14 +243,8 @@ def distance_from_origin(size: int) -> np.ndarray:
 def circular_mask(size: int, *, edge_px: float, profile: str = "linear") -> np.ndarray:
     """Make a soft mask of the largest circle about the origin of a square image: (size, size) float32.
 
-    Parameters
-    ----------
-    size : int
-        Side of the image, pixels.
-    edge_px : float
-        Width of the soft edge inside the circle, pixels, above zero.
-    profile : str
-        Shape of the edge from 1 to 0: ``"linear"`` or ``"cosine"`` (a squared sine).
+    The edge, inside the circle, falls from 1 to 0 over ``edge_px`` with the ``profile`` ``"linear"`` or ``"cosine"`` (a
+    squared sine).
     """
     radius = (size - 1) // 2
     depth = np.clip((radius - distance_from_origin(size)) / edge_px, 0, 1)
@@ -281,18 +254,7 @@ def circular_mask(size: int, *, edge_px: float, profile: str = "linear") -> np.n
 
 
 def image_blocks(images, *, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
-    """Return slices that divide images into consecutive blocks of about ``block_bytes`` as float32.
-
-    Parameters
-    ----------
-    images : array-like
-        Anything with a ``shape`` (n, y, x).
-    """
+    """Return slices that divide images (n, y, x) into consecutive blocks of about ``block_bytes`` as float32."""
     n, height, width = images.shape
     count = max(1, block_bytes // (4 * height * width))
     return (slice(start, min(start + count, n)) for start in range(0, n, count))
-
-
-def _transfers(optics: Optics, frequencies: np.ndarray, count: int) -> np.ndarray:
-    """Evaluate the transfers of ``count`` images at (m, 2) cycles per pixel: (count, m)."""
-    return optics_of(optics, None, count=count).transfers(frequencies)

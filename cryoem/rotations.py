@@ -55,13 +55,7 @@ class Poses:
 
 
 def as_poses(poses: Poses | Rotation, *, count: int | None = None) -> Poses:
-    """Return poses; a bare ``Rotation`` means centred particles.
-
-    Raises
-    ------
-    ValueError
-        If their number is not ``count``, or they are neither Poses nor a Rotation.
-    """
+    """Return poses, ``count`` of them if given; a bare ``Rotation`` means centred particles."""
     if not isinstance(poses, Poses):
         poses = Poses(many_rotations(poses, name="poses"))
     if count is not None and len(poses) != count:
@@ -77,7 +71,6 @@ def random_rotations(
     Parameters
     ----------
     n : int
-        Number of orientations, at least 1.
     coverage : str
         Distribution of the viewing directions: ``"so3"`` uniform on SO(3); ``"euler"`` uniform in the three Euler
         angles, denser at the poles; ``"half"`` uniform on half of the sphere (tilt < pi/2); ``"quarter"`` uniform on a
@@ -85,12 +78,6 @@ def random_rotations(
         x-axis, as for particles that adhere to the air-water interface in two ways: an even mixture of two von
         Mises-Fisher distributions of concentration 10, half of each within 22 degrees of its axis.
     rng : Generator or int, optional
-        Random number generator or seed.
-
-    Returns
-    -------
-    Rotation
-        n orientations.
 
     Raises
     ------
@@ -153,16 +140,13 @@ def random_small_rotations(
 def from_relion_euler_deg(angles: np.ndarray) -> Rotation:
     """Convert RELION's Euler angles (rot, tilt, psi) to orientations.
 
+    ``R = Rz(-psi) Ry(-tilt) Rz(-rot)`` with right-handed elementary rotations; the tests compare it with projections by
+    RELION.
+
     Parameters
     ----------
     angles : (n, 3) or (3,) array
         Degrees: rlnAngleRot, rlnAngleTilt, rlnAnglePsi.
-
-    Returns
-    -------
-    Rotation
-        Particle to microscope coordinates, ``R = Rz(-psi) Ry(-tilt) Rz(-rot)`` with right-handed elementary rotations;
-        the tests compare it with projections by RELION.
 
     Raises
     ------
@@ -177,11 +161,6 @@ def to_relion_euler_deg(rotations: Rotation) -> np.ndarray:
     """Convert orientations to RELION's Euler angles (rot, tilt, psi).
 
     At tilt 0 or 180 only one combination of rot and psi is determined; psi is then 0.
-
-    Parameters
-    ----------
-    rotations : Rotation
-        n orientations, or a single one.
 
     Returns
     -------
@@ -208,10 +187,6 @@ def from_cryosparc_pose(pose: np.ndarray) -> Rotation:
     ----------
     pose : (n, 3) or (3,) array
         Radians: alignments3D/pose.
-
-    Returns
-    -------
-    Rotation
 
     Raises
     ------
@@ -249,10 +224,6 @@ def point_group(symmetry: str) -> Rotation:
     symmetry : str
         ``"C1"``, ``"Cn"``, ``"Dn"`` (n-fold axis along z, a twofold along x), ``"T"``, ``"O"`` or ``"I"``.
 
-    Returns
-    -------
-    Rotation
-
     Raises
     ------
     ValueError
@@ -268,26 +239,11 @@ def point_group(symmetry: str) -> Rotation:
 
 
 def normaliser(symmetry: str) -> tuple[Rotation, bool]:
-    """Return the rotations N that map a point group onto itself, ``N G N^-1 = G``.
+    """Return the rotations N that map a point group onto itself, ``N G N^-1 = G``, one for each set ``N g``.
 
-    They relate the frames in which a symmetric particle has the same description.
-
-    Parameters
-    ----------
-    symmetry : str
-        As for ``point_group``, other than C1.
-
-    Returns
-    -------
-    rotations : Rotation
-        The normaliser, sampled 36 times within a period of the group if it is continuous.
-    about_z : bool
-        Whether it contains every rotation about z (C_n).
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, or C1 or D1, which have no finite number of frames.
+    They relate the frames in which a symmetric particle has the same description.  The normaliser of C_n contains every
+    rotation about z: the second result is then True, and 36 rotations sample a period of the group.  C1 and D1, which
+    have no finite number of frames, are an error.
     """
     order = len(point_group(symmetry))
     name = str(symmetry).upper()
@@ -298,11 +254,15 @@ def normaliser(symmetry: str) -> tuple[Rotation, bool]:
             np.linspace(0, 2 * np.pi / order, 36, endpoint=False)[:, None] * [0, 0, 1]
         )
         return Rotation.concatenate([about, about * Rotation.from_rotvec([np.pi, 0, 0])]), True
-    if name in ("D2", "T"):
-        return point_group("O"), False
     if name == "D1":
         raise ValueError(f"symmetry must be Cn, Dn from D2 on, T, O or I, got {symmetry!r}")
-    return point_group(f"D{order}" if name[0] == "D" else name), False
+    if name in ("D2", "T"):
+        whole = point_group("O")
+    else:
+        whole = point_group(f"D{order}" if name[0] == "D" else name)
+    # number of the first rotation in the set of each
+    first = (geodesic_distance(whole, whole, symmetry=name) < 1e-6).argmax(axis=1)
+    return whole[np.unique(first)], False
 
 
 def copies_of(rotations: Rotation, group: Rotation) -> np.ndarray:
@@ -326,10 +286,6 @@ def geodesic_distance(a: Rotation, b: Rotation, *, symmetry: str = "C1") -> np.n
     (n_a, n_b) array
         Radians in [0, pi], float64, exact at both ends.
 
-    Raises
-    ------
-    ValueError
-        If the point group is unknown.
     """
     qa, qb = np.atleast_2d(a.as_quat()), b.as_quat().reshape(-1, 4)
     nearest = np.zeros((len(qa), len(qb)))
@@ -354,7 +310,6 @@ def origin_displacements(
     Parameters
     ----------
     rotations : Rotation
-        n orientations.
     displacements_px : (n, 2) array
         Displacements (x, y).
     symmetry : str

@@ -1,10 +1,11 @@
-"""Build the web site into docs/_build/html: execute the notebooks, copy the pages, run Sphinx.
+"""Build the website in docs/_build/html: execute the notebooks, copy the pages and run Sphinx.
 
-    python docs/build_site.py                         all notebooks at toy size, some minutes; also `make site`
-    python docs/build_site.py --profile quick         notebooks at the sizes that they have in JupyterLab
-    python docs/build_site.py --execute '0-*'         only these; the others are shown without results
+    python docs/build_site.py                         execute all notebooks at toy size (minutes), like `make site`
+    python docs/build_site.py --profile quick         execute the notebooks at their default size
+    python docs/build_site.py --execute '0-*'         execute only these; show the others without results
 
-Needs the extra `site`, and no network. An executed notebook is kept until the package or the notebook changes.
+The script needs the extra `site`, but no network connection. Executed notebooks are reused until the package or the
+notebook changes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from sphinx.cmd.build import build_main
 
 from cryoem.runs.execution import NotebookError, execute_notebook
-from cryoem.runs.report import figures_script, render_figure
+from cryoem.runs.runner import figures_script, render_figure
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "docs" / "_build"
@@ -41,9 +42,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--profile", default="toy", help="size of the notebooks (toy, quick or paper)")
+    parser.add_argument("--profile", default="toy", help="size at which notebooks run (toy, quick or paper)")
     parser.add_argument("--execute", nargs="*", default=["*"], metavar="PATTERN", help="notebooks to execute")
-    parser.add_argument("--out", type=Path, default=BUILD, help="build folder; the site is its html/")
+    parser.add_argument(
+        "--out", type=Path, default=BUILD, help="build folder; the site is in its subfolder html/"
+    )
     options = parser.parse_args()
     names = [path.relative_to(ROOT) for path in sorted(ROOT.glob("notebooks/[0-9]*/*.ipynb"))]
     chosen = [name for name in names if any(fnmatch(name.name, pattern) for pattern in options.execute)]
@@ -57,7 +60,7 @@ def main() -> None:
         (source / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, source / path.relative_to(ROOT))
     for name in names:
-        note = f"Executed at the size `{options.profile}` when this site was built."
+        note = f"Executed with the profile `{options.profile}` when this site was built."
         write_notebook(executed.get(name, name), source / name, note if name in executed else "Not executed.")
     write_index(source / "index.md")
     scripts = build / "html" / "_static"
@@ -66,12 +69,12 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the API reference imports TensorFlow
     arguments = ["-q", "-E", "-W", "--keep-going", "-c", str(ROOT / "docs"), "-d", str(build / "doctrees")]
     if build_main([*arguments, str(source), str(build / "html")]) != 0:
-        sys.exit("build_site: Sphinx reported the problems above")
+        sys.exit("build_site: Sphinx failed; see the messages above")
     print(f"wrote {build / 'html' / 'index.html'}")
 
 
 def execute(name: Path, build: Path, *, profile: str) -> Path:
-    """Execute a notebook, unless it has been executed since the package or the notebook changed."""
+    """Execute a notebook, unless neither it nor the package has changed since its last execution."""
     notebook, executed = ROOT / name, build / "executed" / profile / name
     newest = max(path.stat().st_mtime for path in (notebook, *ROOT.glob("cryoem/**/*.py")))
     if executed.is_file() and executed.stat().st_mtime > newest:
@@ -97,7 +100,7 @@ def execute(name: Path, build: Path, *, profile: str) -> Path:
 
 
 def write_notebook(path: Path, place: Path, note: str) -> None:
-    """Copy a notebook for Sphinx: fold its code, add a note, and embed its plotly figures as HTML."""
+    """Write a notebook for Sphinx with folded code, a note, and its plotly figures as HTML."""
     notebook = json.loads((ROOT / path).read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":

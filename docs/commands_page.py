@@ -1,8 +1,8 @@
-"""Write the reference part of docs/commands.md: the help text of each command, in the order of the pipeline.
+"""Write the reference section of docs/commands.md: the help text of each command, in the order of the pipeline.
 
     python docs/commands_page.py
 
-A test compares the page with the commands.
+A test checks that the page matches the commands.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HEADING = "## All commands\n"
 
 
 def reference() -> str:
-    """Return the generated part of the page."""
+    """Return the generated section of the page."""
     runner = CliRunner(env={"COLUMNS": "80"})
     markup, app.rich_markup_mode = app.rich_markup_mode, None  # plain text, without panels
     parts = [HEADING]

@@ -1,4 +1,4 @@
-"""Settings of Sphinx for the web site. `docs/build_site.py` copies the pages and starts Sphinx."""
+"""Sphinx configuration for the website. `docs/build_site.py` copies the pages and runs Sphinx."""
 
 from importlib.metadata import distribution
 from pathlib import Path
@@ -20,9 +20,9 @@ extensions = [
 ]
 templates_path = [
     str(Path(__file__).parent / "_templates")
-]  # autosummary resolves it against the source folder
+]  # autosummary would resolve a relative path against the source folder
 
-# Pages in Markdown, and notebooks, which are executed before
+# Markdown pages and notebooks; build_site.py has already executed the notebooks
 nb_execution_mode = "off"
 nb_output_stderr = "remove"  # progress bars
 nb_code_prompt_show = "Show the code"
@@ -38,16 +38,16 @@ napoleon_use_rtype = False
 napoleon_custom_sections = ["Source"]
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-autodoc_inherit_docstrings = False  # those of Keras have another format
+autodoc_inherit_docstrings = False  # the docstrings of Keras have a different format
 python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
 
-# MathJax and plotly.js are copied from installed packages: no page makes a request to another server
+# Copy MathJax and plotly.js from installed packages, so that pages make no requests to other servers
 mathjax = distribution("sphinx-mathjax-offline").locate_file(
     "sphinx-mathjax-offline/static/mathjax/tex-svg.js"
 )
 plotly_js = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-mathjax_path = "tex-svg.js"  # one file that needs no fonts
+mathjax_path = "tex-svg.js"  # a single file that needs no fonts
 
 html_theme = "sphinx_book_theme"
 html_title = "cryoem"
@@ -68,7 +68,7 @@ html_theme_options = {
 
 
 def setup(app) -> None:
-    """Load plotly.js only on pages that have a figure."""
+    """Load plotly.js only on pages that contain figures."""
 
     def add_scripts(app, page, template, context, doctree) -> None:
         if 'class="figure-json"' in context.get("body", ""):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import h5py
@@ -181,7 +181,7 @@ STAR = {
 XMD = {**TEXT, "no images": (replaced("_image", "_imag"), "must have a table with the column _image")}
 CS = {
     "another length": (lambda content: content + b"\0", "must be as long as its header states"),
-    "10^9 records": (replaced("(5,)", "(999999999,)"), "is not a NumPy array|must be as long"),
+    "10^9 records": (replaced("(5,)", "(999999999,)"), "is not a complete NumPy array"),
     "objects": (replaced("'<u4'", "'|O'"), "must contain numbers and text|NumPy"),
     "no path": (replaced("blob/path", "blob/pat_"), "which locates the images"),
     "infinite pixel": (lambda content: content.replace(np.float32(PIXEL).tobytes(), NAN), "finite numbers"),
@@ -255,7 +255,7 @@ def read_table(path: Path):
 
 
 def read_picture(path: Path):
-    from cryoem.udl.pictures import read_grey
+    from cryoem.udl.natural import read_grey
 
     return digest(read_grey(path))
 
@@ -277,13 +277,13 @@ def encoder():
 
 
 def write_encoder(path: Path) -> None:
-    from cryoem.distances.storage import save_encoder
+    from cryoem.distances.trained import save_encoder
 
     save_encoder(path.with_name("encoder.weights.h5"), encoder())
 
 
 def read_encoder(path: Path):
-    from cryoem.distances.storage import load_encoder
+    from cryoem.distances.trained import load_encoder
 
     return str(load_encoder(path).settings)
 
@@ -291,21 +291,21 @@ def read_encoder(path: Path):
 @functools.cache
 def aligner():
     from cryoem.udl.aligner import Aligner
-    from cryoem.udl.network import build_polar_network
+    from cryoem.udl.networks import build_polar_network
     from cryoem.udl.spectra import polar_grid
 
-    grid = polar_grid(16, n_angles=16)
+    grid = replace(polar_grid(16), n_angles=16)
     return Aligner(build_polar_network(grid), grid, np.ones((16, 16)))
 
 
 def write_aligner(path: Path) -> None:
-    from cryoem.udl.storage import save_aligner
+    from cryoem.udl.aligner import save_aligner
 
     save_aligner(aligner(), path.parent)
 
 
 def read_aligner(path: Path):
-    from cryoem.udl.storage import load_aligner
+    from cryoem.udl.aligner import load_aligner
 
     return str(load_aligner(path).grid)
 

@@ -36,15 +36,15 @@ phase = runs.open_phase(PHASE, run=run, profile=profile, map_name=map_name, over
 LAST_CELL = "print('one', flush=True)\nprint('two')\nphase.finish()"
 
 
+def cells_of(name: str, body: str) -> list[str]:
+    """Return the sources of the four cells of a phase."""
+    return [PARAMETERS_CELL, OPENING_CELL.replace("PHASE", repr(name)), body, LAST_CELL]
+
+
 def write_notebooks(folder: Path, bodies: Mapping[str, str]) -> Path:
     """Write four notebooks of four cells each under the names of the phases; a phase without a body does nothing."""
     for name, info in runs.PHASES.items():
-        sources = [
-            PARAMETERS_CELL,
-            OPENING_CELL.replace("PHASE", repr(name)),
-            bodies.get(name, "pass"),
-            LAST_CELL,
-        ]
+        sources = cells_of(name, bodies.get(name, "pass"))
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
         notebook.cells[0].metadata["tags"] = ["parameters"]
         path = folder / info.notebook

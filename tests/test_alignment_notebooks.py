@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from notebook_rules import assert_well_written, execute, outputs_of
 
-from cryoem.files.locations import notebooks_folder
+from cryoem.files.reading import notebooks_folder
 
 FOLDER = notebooks_folder() / "4-udl-alignment"
 TOY = json.loads((FOLDER / "toy.json").read_text(encoding="utf-8"))  # the site uses these sizes, too
@@ -28,7 +28,7 @@ def check_synthetic(printed: str) -> None:
 
 def check_pairwise(printed: str) -> None:
     found = numbers(printed)
-    error, correlation = (found[f"mean error of a pair, {name}"] for name in ("UDL", "correlation"))
+    error, correlation = (found[f"mean pairwise error, {name}"] for name in ("UDL", "correlation"))
     assert error < 1.2 * correlation  # of clean images
     before, after = re.search(r"before and after: ([\d.]+), ([\d.]+)", printed).groups()
     assert float(after) < float(before)
@@ -58,6 +58,8 @@ def check_export(printed: str) -> None:
         assert found[f"{form}, largest difference"] < 1e-3
 
 
+# every method compiles another network for each noise; labels are not part of the check
+FEWER = {"4.4-natural-images": {"steps": {"udl": 60, "stn": 60}}}
 CHECKS = {  # notebook -> check of what it prints, least number of figures
     "4.1-synthetic-particles": (check_synthetic, 3),
     "4.2-pairwise-udl": (check_pairwise, 3),
@@ -82,7 +84,9 @@ def test_notebooks_are_well_written(name):
 @pytest.mark.notebooks
 @EACH
 def test_notebooks_run_at_toy_size(name, tmp_path):
-    printed, figures = outputs_of(execute(FOLDER / f"{name}.ipynb", tmp_path, **TOY[name]))
+    printed, figures = outputs_of(
+        execute(FOLDER / f"{name}.ipynb", tmp_path, **TOY[name] | FEWER.get(name, {}))
+    )
     check, least = CHECKS[name]
     check(printed)
     assert len(figures) >= least

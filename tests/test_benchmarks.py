@@ -81,32 +81,6 @@ def test_the_peak_is_that_of_the_call_alone(module):
     assert 78e6 < watch.peak_alone(partial, np.ones, 10_000_000) < 100e6
 
 
-def test_methods_take_turns_and_the_slow_run_once(module):
-    watch, calls = module("watch"), []
-    watched = watch.in_turns(
-        {name: lambda name=name: calls.append(name) for name in "ab"}, repeats=2, rehearsals=1
-    )
-    assert calls == ["a", "b"] * 3
-    assert [len(one.seconds) for one in watched.values()] == [2, 2]
-    impatient = watch.in_turns({"a": lambda: 1}, repeats=3, rehearsals=0, patience_s=0)
-    assert len(impatient["a"].seconds) == 1
-
-
-def test_a_comparison_shows_ratios_and_absent_peers(module, capsys):
-    watch = module("watch")
-    watched = {"ours": watch.Watched([1.0], 2_000_000), "theirs": watch.Watched([4.0, 6.0])}
-    watch.print_comparison(
-        "a", "A title", watched, accuracy={"theirs": "good"}, work=10, unit="images/s", absent=("other",)
-    )
-    lines = capsys.readouterr().out.strip().splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-    assert lines[0] == "### A title"
-    assert cells[0][3] == "speed-up of ours"
-    assert cells[2] == ["ours", "1.00 s (once)", "10 images/s", "", "", "2 MB", "-"]
-    assert cells[3] == ["theirs", "5.00 s", "2 images/s", "5 x", "good", "not known", "-"]
-    assert cells[4] == ["other", "not installed", "", "", "", "", "-"]
-
-
 def test_pair_wise_and_batch_losses_agree(module, rng):
     training = module("training")
     quaternions = rng.standard_normal((6, 4)).astype(np.float32)
@@ -116,12 +90,3 @@ def test_pair_wise_and_batch_losses_agree(module, rng):
         encoder = training.build_encoder(16, channels=8, blocks=1)
         all_pairs, pair_wise = training.trainers_of(encoder, kind)
         assert training.disagreement(all_pairs, pair_wise, images, quaternions) < training.TOLERANCE
-
-
-def test_points_of_rotation_matrices_give_the_rotations(module, rng):
-    from cryoem.rotations import random_rotations
-
-    true = random_rotations(30, rng=1)
-    turn, _ = np.linalg.qr(rng.standard_normal((9, 9)))
-    found = module("recovery_speed").nearest_rotations(3 * true.as_matrix().reshape(-1, 9) @ turn + 1, true)
-    assert (true.inv() * found).magnitude().max() < 1e-6

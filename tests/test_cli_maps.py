@@ -56,16 +56,6 @@ def test_density_crops_and_resamples_a_map(half_maps, tmp_path):
     np.testing.assert_array_equal(volumes.read_map(out).data, expected.data)
 
 
-def test_density_of_an_atomic_model(real_data, tmp_path):
-    model, out = real_data / "models" / "1u19.cif.gz", tmp_path / "map.mrc"
-    answer = invoke("density", model, "--voxel-size", 8, "--size", 32, "--out", out)
-    assert (answer.exit_code, answer.stderr) == (0, "")
-    expected = volumes.density_from_model(
-        model, voxel_size_angstrom=8.0, resolution_angstrom=16.0, box_size=32
-    )
-    np.testing.assert_array_equal(volumes.read_map(out).data, expected.data)
-
-
 def test_density_checks_its_options_before_it_computes(tmp_path, monkeypatch):
     def loaded(*_, **__):
         raise AssertionError("nothing must be computed that cannot be written")

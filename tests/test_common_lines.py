@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from cryoem import orientations, volumes
-from cryoem.files.locations import notebooks_folder
+from cryoem.files.reading import notebooks_folder
 from cryoem.orientations import common_lines
 from cryoem.orientations.evaluation import pose_error
 from cryoem.particles import simulate
@@ -79,27 +79,6 @@ def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
     yield importlib.import_module("common_lines")
     sys.modules.pop("common_lines")
-
-
-def key(benchmark, **changes) -> dict:
-    values = ("5j0n", benchmark.VOTING, 100, 4.0, 116, 58, 0)
-    return dict(zip(benchmark.KEY, values, strict=True)) | changes
-
-
-def test_rows_are_kept_and_what_was_not_run_gives_way(benchmark, tmp_path):
-    path = tmp_path / "results" / "table.csv"
-    table = benchmark.Table(path)
-    one, other = key(benchmark), key(benchmark, images=200)
-    table.add(one, "measured", pose_error_mean_rad=0.1, cpu_seconds=2.0)
-    table.add(other, "not run", projected_cpu_seconds=16.0)
-    again = benchmark.Table(path)
-    assert again.has(one)
-    assert not again.has(other)
-    again.add(other, "failed", cpu_seconds=9.0)
-    rows = pd.read_csv(path)
-    assert list(rows.columns) == benchmark.COLUMNS
-    assert list(rows.status) == ["measured", "failed"]
-    assert benchmark.Table(path).has(other)
 
 
 def test_the_stored_table_holds_each_measurement_once_and_the_readme_quotes_it(benchmark):

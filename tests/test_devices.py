@@ -22,16 +22,14 @@ from typer.testing import CliRunner
 
 from cryoem import devices
 from cryoem.cli import app
-from cryoem.distances.storage import load_encoder, save_encoder
-from cryoem.distances.trained import TrainedEncoder
+from cryoem.distances.trained import TrainedEncoder, load_encoder, save_encoder
 from cryoem.distances.training import TrainingSchedule, train
-from cryoem.projection import astra_gpu
+from cryoem.projection import projectors
 from cryoem.projection.projectors import resolve_backend
 from cryoem.runs.execution import execute_notebook
 from cryoem.training.compilation import computes_in_float16
-from cryoem.udl.network import build_polar_network
-from cryoem.udl.pair_network import build_polar_pair_network
-from cryoem.udl.published_network import build_pair_network
+from cryoem.udl.networks import build_polar_network, build_polar_pair_network
+from cryoem.udl.published import build_pair_network
 from cryoem.udl.spectra import polar_grid
 
 FLOAT32 = 1e-5
@@ -83,7 +81,7 @@ def test_without_a_gpu_auto_is_the_cpu_and_gpu_is_refused(monkeypatch, gpus, tmp
     assert not computes_in_float16(model)
     save_encoder(tmp_path / "encoder.weights.h5", TrainedEncoder(model, SETTINGS))
     choose(monkeypatch, "gpu")
-    monkeypatch.setattr(astra_gpu, "is_usable", lambda: False)
+    monkeypatch.setattr(projectors, "astra_is_usable", lambda: False)
     sentence = "^CRYOEM_DEVICE=gpu needs a GPU that TensorFlow can use, but none is visible$"
     for build in (SETTINGS.build, lambda: load_encoder(tmp_path / "encoder.weights.h5")):
         with pytest.raises(RuntimeError, match=sentence):
@@ -112,7 +110,7 @@ def test_a_wrong_or_late_choice_is_one_sentence(monkeypatch, gpus):
 @pytest.mark.parametrize(("device", "backend"), [("auto", "astra"), ("gpu", "astra"), ("cpu", "fourier")])
 def test_projection_follows_the_choice(monkeypatch, device, backend):
     choose(monkeypatch, device)
-    monkeypatch.setattr(astra_gpu, "is_usable", lambda: True)
+    monkeypatch.setattr(projectors, "astra_is_usable", lambda: True)
     assert resolve_backend("auto") == backend
     if device == "cpu":
         with pytest.raises(RuntimeError, match=r'^backend="astra" needs a GPU'):
@@ -140,7 +138,7 @@ def test_a_choice_lasts_as_long_as_its_block_and_reaches_notebooks(monkeypatch, 
 
 def test_the_option_of_a_command_is_the_choice(monkeypatch, tmp_path):
     choose(monkeypatch, "cpu")
-    monkeypatch.setattr(astra_gpu, "is_usable", lambda: False)
+    monkeypatch.setattr(projectors, "astra_is_usable", lambda: False)
     arguments = ["project", "phantom", "-n", "2", "--out", str(tmp_path / "images.star")]
     refused = CliRunner().invoke(app, [*arguments, "--device", "gpu"])
     assert refused.exit_code == 1

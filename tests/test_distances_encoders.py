@@ -1,15 +1,21 @@
-"""Encoders: how their features change when an image turns, and the distances predicted from them."""
+"""Encoders: how their features change when an image turns, the distances predicted from them, and the pair head."""
 
 from __future__ import annotations
 
 import keras
 import numpy as np
 import pytest
-from learned_features import off_diagonal, smooth_particle, turned, unit
+from learned_features import off_diagonal, quaternions32, smooth_particle, unit
 from scipy.spatial.transform import Rotation
 
-from cryoem.distances.encoders import AngularHarmonics, PolarSampling, build_encoder
-from cryoem.distances.kernels import highest_harmonic
+from cryoem.distances.encoders import AngularHarmonics, PairHead, PolarSampling, build_encoder, head_of
+from cryoem.distances.losses import (
+    distances_from_features,
+    highest_harmonic,
+    pair_error,
+    pair_loss,
+    true_distance,
+)
 from cryoem.distances.prediction import encode, predict_distances, predict_shifts
 from cryoem.projection.projectors import project
 from cryoem.rotations import random_rotations
@@ -131,27 +137,6 @@ def test_a_quarter_turn_of_the_pixels_turns_features_and_shifts_exactly(rng):
     np.testing.assert_allclose(shifts_after, -1j * shifts, atol=10 * FLOAT32 * np.abs(shifts).max())
 
 
-@pytest.mark.parametrize("size", [32, 33])
-def test_features_turn_with_the_image_by_any_angle(size):
-    keras.utils.set_random_seed(1)
-    encoder = build_encoder(size, channels=16, blocks=2)
-    particle, rotations = smooth_particle(size), random_rotations(6, rng=0)
-    psis = (0.0, 1.3, 4.0)
-    views = np.concatenate([project(particle, turned(psi, rotations)) for psi in psis])
-    features = np.split(encoder.predict(views, verbose=0), 3)
-    # bilinear reading of a blob of width w is off by up to 1 / (8 w^2) of its height: 0.014 for w = 3
-    tolerance = 1 / (8 * 3.0**2)
-    still, turning = split(features[0])
-    kernel = unit(features[0]) @ unit(features[0]).T
-    for psi, after in zip(psis[1:], features[1:], strict=True):
-        still_after, turning_after = split(after)
-        assert np.linalg.norm(still_after - still) < tolerance * np.linalg.norm(still - still.mean(axis=0))
-        apart = np.linalg.norm(turning_after * np.exp(-1j * psi) - turning)
-        assert apart < tolerance * np.linalg.norm(turning)
-        # distances between images turned together stay, as they do between orientations
-        assert np.abs(unit(after) @ unit(after).T - kernel).max() < tolerance * np.ptp(kernel)
-
-
 # --- prediction
 
 
@@ -210,8 +195,71 @@ def test_images_that_have_no_distances_are_refused(small_encoder, images, messag
         predict_distances(small_encoder, images)
 
 
-def test_an_encoder_without_shifts_is_refused(small_encoder):
+def test_an_encoder_without_shifts_or_a_head_is_refused(small_encoder):
+    images = np.ones((2, 17, 17))
     with pytest.raises(
-        ValueError, match=r"^encoder must be built with_shifts to estimate shifts, got polar_encoder"
+        ValueError, match=r"^encoder must be built with_shifts to estimate .*, got polar_encod"
     ):
-        predict_shifts(small_encoder, np.ones((2, 17, 17)))
+        predict_shifts(small_encoder, images)
+    with pytest.raises(ValueError, match="encoder must be built with pair_head=True"):
+        predict_distances(small_encoder, images, feature_distance="mlp")
+
+
+# --- the learned feature distance
+
+
+@pytest.fixture
+def head() -> PairHead:
+    keras.utils.set_random_seed(1)
+    head = PairHead(widths=(7, 5))
+    head(np.zeros((1, 6), np.float32))
+    return head
+
+
+def selu(x):
+    return 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * (np.exp(np.minimum(x, 0)) - 1))
+
+
+def test_it_is_a_network_on_concatenated_pairs_the_same_for_both_orders(head, rng):
+    features, others = (rng.normal(size=(n, 6)).astype(np.float32) for n in (4, 3))
+    first, bias, second, hidden, hidden_bias, last, last_bias = (
+        np.asarray(weight, float) for weight in head.get_weights()
+    )
+    weights = np.concatenate([first, second])
+
+    def one_way(a, b):
+        x = selu(np.concatenate([a, b]) @ weights + bias)
+        x = selu(x @ hidden + hidden_bias)
+        return 1 / (1 + np.exp(-(x @ last + last_bias)[0]))
+
+    expected = [[np.pi * (one_way(a, b) + one_way(b, a)) / 2 for b in others] for a in features]
+    np.testing.assert_allclose(head.predict_distances(features, others), expected, atol=FLOAT32)
+    np.testing.assert_array_equal(np.asarray(head(features)), features)
+    many = rng.normal(size=(150, 6)).astype(np.float32)  # more rows than are passed at a time
+    np.testing.assert_allclose(head.predict_distances(many, many), head.distances(many, many), atol=FLOAT32)
+
+
+def test_loss_and_metric_are_those_of_its_distances(head, rng):
+    quaternions = quaternions32(random_rotations(5, rng=0))
+    features = rng.normal(size=(5, 6)).astype(np.float32)
+    distances = head.predict_distances(unit(features), unit(features))
+    error = off_diagonal(distances - np.asarray(true_distance(quaternions)))
+    loss, metric = (make("mlp", head=head)(quaternions, features) for make in (pair_loss, pair_error))
+    assert float(loss) == pytest.approx((error**2).mean(), rel=FLOAT32)
+    assert float(metric) == pytest.approx(np.abs(error).mean(), rel=FLOAT32)
+
+
+def test_predicted_distances_are_the_mean_over_both_views(rng):
+    encoder = build_encoder(16, n_features=9, channels=8, blocks=1, pair_head=True)
+    images = rng.normal(size=(6, 16, 16))
+    distances = predict_distances(encoder, images, feature_distance="mlp")
+    np.testing.assert_array_equal(distances, distances.T)
+    assert 0 <= distances.min() < distances.max() <= np.float32(np.pi)
+    views, head = np.split(encode(encoder, images), 2, axis=1), head_of(encoder, "mlp")
+    expected = np.mean([distances_from_features(f, f, kind="mlp", head=head) for f in views], axis=0)
+    np.testing.assert_allclose(off_diagonal(distances), off_diagonal(expected), atol=FLOAT32)
+
+
+def test_decoding_without_the_head_is_refused():
+    with pytest.raises(ValueError, match="'mlp' needs the pair head of the encoder, got None"):
+        distances_from_features(np.eye(2), np.eye(2), kind="mlp")

@@ -1,6 +1,8 @@
-"""Training of an encoder: losses and metrics are those of its features; wrong arguments are one sentence."""
+"""Training of an encoder: its data depend on seed, epoch and index alone, its losses are those of its features."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -19,15 +21,16 @@ from tiny_training import (
 )
 
 from cryoem import particles
-from cryoem.contrast import ContrastTransfer
+from cryoem.contrast import ContrastTransfer, Optics
 from cryoem.distances.losses import pair_loss
 from cryoem.distances.prediction import predict_distances, predict_shifts
-from cryoem.distances.stream import ProjectionStream
 from cryoem.distances.trained import EncoderSettings, TrainedEncoder
-from cryoem.distances.training import TrainingSchedule, train
-from cryoem.images import correct_images
-from cryoem.particles.simulation import ImagingConditions
+from cryoem.distances.training import ProjectionStream, TrainingSchedule, train
+from cryoem.images import apply_ctf, correct_images, downsample, flip_phases, shift
+from cryoem.particles.simulation import ImagingConditions, clean_deviation
+from cryoem.projection.projectors import project
 from cryoem.rotations import geodesic_distance
+from cryoem.volumes.density import DensityMap
 from cryoem.volumes.phantoms import phantom
 
 FLOAT32 = 1e-5  # a few operations on numbers of order 1 in single precision
@@ -148,3 +151,123 @@ def test_a_wrong_training_is_one_sentence(options, message):
     with pytest.raises(ValueError, match=f"^{message}") as caught:
         tiny_training(**({"settings": SETTINGS, "epochs": 1} | options))
     assert "\n" not in str(caught.value)
+
+
+# --- training data
+
+
+SIGMAS = 5  # of a statistical estimate: one false alarm in a million
+
+
+@pytest.fixture(scope="module")
+def particle() -> DensityMap:
+    return phantom(size=24)
+
+
+def stream_of(density_map: DensityMap, imaging: dict | None = None, **options) -> ProjectionStream:
+    defaults = {"network_image_size": 16, "batch_size": 8, "steps": 3, "seed": 1}
+    conditions = ImagingConditions(**({"image_size": 24} | (imaging or {})))
+    return ProjectionStream(density_map, conditions, **(defaults | options))
+
+
+@pytest.mark.parametrize(("full", "size"), [(24, 24), (24, 17), (25, 16), (25, 17), (30, 24)])
+def test_a_batch_is_what_simulation_and_downsampling_give(particle, full, size):
+    images, quaternions = stream_of(particle, {"image_size": full}, network_image_size=size)[0]
+    assert images.shape == (8, size, size)
+    assert images.dtype == quaternions.dtype == np.float32
+    clean = project(particle.data, Rotation.from_quat(quaternions), image_size=full)
+    clean /= clean_deviation(particle, ImagingConditions(full))
+    np.testing.assert_allclose(images, downsample(clean, size), atol=FLOAT32 * clean.max())
+
+
+def test_images_smaller_than_the_particle_are_cropped_not_folded():
+    position = np.arange(24) - 12
+    z, y, x = np.meshgrid(position, position, position, indexing="ij")
+    blobs = [np.exp(-((x - centre) ** 2 + y**2 + z**2) / (2 * 1.3**2)) for centre in (2, 8)]
+    density_map = DensityMap(sum(blobs), 1.0)  # the second blob is often outside of an image of 14 pixels
+    images, quaternions = stream_of(density_map, {"image_size": 14}, network_image_size=14)[0]
+    clean = project(density_map.data, Rotation.from_quat(quaternions), image_size=14)
+    clean /= clean_deviation(density_map, ImagingConditions(14))
+    np.testing.assert_allclose(images, clean, atol=10 * FLOAT32 * clean.max())
+
+
+def test_batches_are_reproducible_and_never_repeat(particle):
+    noisy = {"noise_variance": 1.0, "shift_limit_px": 2.0}
+    stream, again = (stream_of(particle, noisy) for _ in range(2))
+    assert len(stream) == 3
+    seen = []
+    for epoch in range(3):
+        stream.epoch = again.epoch = epoch
+        backwards = {index: again[index] for index in reversed(range(3))}
+        for index in range(3):
+            for a, b in zip(stream[index], backwards[index], strict=True):
+                np.testing.assert_array_equal(a, b)
+            seen.append(stream[index][1])
+    other_seed = stream_of(particle, noisy, seed=2)[0][1]
+    validation = particles.simulate(
+        particle, 8, noise_variance=1.0, rng=1
+    ).rotations.as_quat()  # the same seed
+    orientations = Rotation.from_quat(np.concatenate([*seen, other_seed, validation]))
+    between = off_diagonal(geodesic_distance(orientations, orientations))
+    assert between.min() > 1e-3  # orientations drawn independently are that close once in a million times
+
+
+def test_noise_and_shifts_are_those_of_the_full_images(particle):
+    options = {"batch_size": 600, "network_image_size": 17}
+    clean, quaternions = stream_of(particle, **options)[0]
+    noisy, same = stream_of(particle, {"noise_variance": 4.0}, **options)[0]
+    np.testing.assert_array_equal(quaternions, same)
+    noise = noisy - clean
+    assert noise.var() == pytest.approx(4.0 * (17 / 24) ** 2, rel=SIGMAS * np.sqrt(2 / noise.size))
+    shifted, labels = stream_of(particle, {"shift_limit_px": 2.0}, with_shifts=True, **options)[0]
+    np.testing.assert_array_equal(quaternions, labels["features"])
+    shifts = labels["shifts_px"] * 24 / 17
+    assert 1.5 < np.abs(shifts).max() <= 2.0
+    np.testing.assert_allclose(shifts.std(axis=0), 2 / np.sqrt(6), rtol=0.1)
+    # of odd size: the Nyquist frequency of an even one has no phase
+    np.testing.assert_allclose(shift(clean, labels["shifts_px"]), shifted, atol=10 * FLOAT32 * clean.max())
+
+
+def test_phases_of_the_contrast_transfer_are_flipped(particle):
+    density = replace(particle, voxel_size_angstrom=4.0)
+    ctf = ContrastTransfer(defocus_range_angstrom=(7_000.0, 7_000.0))
+    plain, seen = (stream_of(density, {"ctf": some}, network_image_size=17)[0][0] for some in (None, ctf))
+    optics = Optics(4.0 * 24 / 17, ctf, np.full(8, 7_000.0))
+    expected = flip_phases(apply_ctf(plain, optics), optics)
+    units = [clean_deviation(density, ImagingConditions(24, ctf=some)) for some in (None, ctf)]
+    np.testing.assert_allclose(seen, expected * (units[0] / units[1]), atol=100 * FLOAT32 * seen.max())
+
+
+def test_a_finite_training_set_repeats_and_an_infinite_one_does_not(particle):
+    noisy = {"noise_variance": 1.0, "shift_limit_px": 1.0}
+    finite, same = (stream_of(particle, noisy, distinct=20) for _ in range(2))
+    endless = stream_of(particle, noisy)
+    seen = {"finite": set(), "endless": set()}
+    for epoch in range(8):
+        for name, stream in (("finite", finite), ("endless", endless)):
+            stream.epoch = epoch
+            for index in range(len(stream)):
+                images, quaternions = stream[index]
+                pairs = {(i.tobytes(), q.tobytes()) for i, q in zip(images, quaternions, strict=True)}
+                assert len(pairs) == 8  # none twice in a batch
+                seen[name] |= pairs
+    assert len(seen["finite"]) == 20  # each image always with its own noise, shift and orientation
+    assert len(seen["endless"]) == 8 * 3 * 8
+    assert not np.array_equal(finite[1][0], same[1][0])  # another epoch
+    same.epoch = finite.epoch
+    np.testing.assert_array_equal(finite[1][0], same[1][0])
+    assert (finite.fingerprint["distinct"], endless.fingerprint["distinct"]) == (20, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"network_image_size": 25}, "network_image_size must be between 2 and image_size 24, got 25"),
+        ({"batch_size": 1}, "batch_size must be a whole number of at least 2, got 1"),
+        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        ({"distinct": 7}, "distinct must be a whole number of at least 8, got 7"),
+    ],
+)
+def test_a_wrong_stream_is_one_sentence(particle, options, message):
+    with pytest.raises(ValueError, match=message):
+        stream_of(particle, **options)

@@ -34,7 +34,7 @@ def turned(rotations: Rotation, radians: float) -> Rotation:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 100])
-@pytest.mark.parametrize("kind", ["so3", "half", "cluster", "tilt series"])
+@pytest.mark.parametrize("kind", ["so3", "cluster", "tilt series"])
 def test_the_gauge_of_distances_and_the_frame_of_images_are_free(kind, n):
     true = orientations(kind, n)
     a, b = random_rotations(2, rng=1)
@@ -138,11 +138,6 @@ def test_shifts_are_compared_about_the_same_origin(rng):
     np.testing.assert_allclose(align_shifts(true, moved, rotations), true, atol=1e-9)
     with pytest.raises(ValueError, match=r"^found_px must be \(50, 2\), got \(49, 2\)$"):
         align_shifts(true, true[1:], rotations)
-
-
-def test_unrelated_orientations_have_a_large_error():
-    a, b = random_rotations(500, rng=0), random_rotations(500, rng=1)
-    assert 1.8 < recovery_error(a, b) <= pose_error(a, b) < 2.25
 
 
 FOUR = random_rotations(4, rng=0)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from cryoem import experiments
 from cryoem.cli import app
 from cryoem.experiments import tables
-from cryoem.files.locations import notebooks_folder
+from cryoem.files.reading import notebooks_folder
 from cryoem.workers import client_of, in_order
 
 CODE = """import time
@@ -49,17 +49,9 @@ def notebooks(tmp_path) -> Path:
     return write_notebook(tmp_path / "notebooks")
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("CRYOEM_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
 def run(notebooks: Path, experiment: experiments.Experiment | None = None, **options) -> pd.DataFrame:
     experiment = tiny() if experiment is None else experiment
-    return experiments.run_experiment(
-        "tiny", size="toy", experiment=experiment, notebooks=notebooks, progress=False, **options
-    )
+    return experiments.run_experiment(experiment, size="toy", notebooks=notebooks, progress=False, **options)
 
 
 def record_times(home: Path) -> dict[Path, int]:

@@ -1,4 +1,4 @@
-"""Grids of parameters, rows of measurements, the tables that they form, and growth with size."""
+"""Grids of parameters, rows of measurements, the tables that they form, published numbers, and growth with size."""
 
 from __future__ import annotations
 
@@ -87,6 +87,19 @@ def test_missing_and_damaged_tables_are_one_sentence(tmp_path):
         (tmp_path / "noise.csv").write_text(content)
         with pytest.raises(ValueError, match=message):
             tables.read_table(tmp_path, "noise")
+
+
+def test_published_numbers_have_a_source():
+    names = [path.stem for path in tables.PUBLISHED.glob("*.csv")]
+    assert "whole-method" in names
+    for name in names:
+        table = experiments.published(name)
+        assert table.source.str.fullmatch(r"arXiv:\d{4}\.\d{5}.*").all()
+        assert len(table)
+    errors = experiments.published("whole-method").set_index(["protein", "noise_variance"])
+    assert tuple(errors.loc[("5j0n", 16), ["recovery_error_rad", "resolution_angstrom"]]) == (0.25, 15.2)
+    with pytest.raises(ValueError, match=r"name must be one of .*, whole-method, got 'others'"):
+        experiments.published("others")
 
 
 def test_the_exponent_of_growth_is_that_of_the_largest_sizes():

@@ -14,8 +14,7 @@ import pytest
 from notebook_rules import code_cells, execute, outputs_of
 
 from cryoem import experiments, orientations, plots
-from cryoem.experiments import published_numbers, tables
-from cryoem.experiments.exporting import FigureFolder
+from cryoem.experiments import FigureFolder, published, tables
 from cryoem.files import notebooks_folder
 
 FOLDER = notebooks_folder() / "5-paper-figures"
@@ -64,7 +63,7 @@ def test_experiments_run_at_toy_size(name, home):
     (point,) = [point for point in whole.grid("toy").points() if chosen <= _hashable(point).items()]
     grid = experiments.Grid({"the": (point,)})
     one = experiments.Experiment(name, whole.question, whole.notebook, {"toy": grid}, whole.cost)
-    table = experiments.run_experiment(name, size="toy", experiment=one, progress=False)
+    table = experiments.run_experiment(one, size="toy", progress=False)
     (executed,) = home.rglob("*.ipynb")
     _, figures = outputs_of(nbformat.read(executed, as_version=4))
     assert len(figures) >= 1
@@ -134,10 +133,9 @@ def _measured(name: str, row: str) -> float:
 
 def test_orientation_errors_are_below_those_of_the_paper():
     proteins = {"5j0n": "5j0n", "5a1a": "beta-galactosidase-D2"}
-    for name, numbers in published_numbers.RESULTS.items():
-        noise = 16 if "16" in name else 0
-        ours = _measured(f"end-to-end-{proteins[name[:4]]}-noise-{noise}", "E_OR")
-        assert ours < numbers["recovery_error_rad"]
+    for paper in published("whole-method").itertuples():
+        ours = _measured(f"end-to-end-{proteins[paper.protein]}-noise-{paper.noise_variance}", "E_OR")
+        assert ours < paper.recovery_error_rad
 
 
 def test_the_kernel_is_better_than_the_cosine():

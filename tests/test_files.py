@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cryoem import files
-from cryoem.files import locations
+from cryoem.files import reading
 
 
 def names(folder) -> list[str]:
@@ -114,9 +114,7 @@ def test_files_that_cannot_be_written_are_named(tmp_path):
         files.atomic_write(tmp_path / "a.txt"),
     ):
         pass  # nothing is written
-
-
-def test_errors_about_other_files_are_passed_on(tmp_path):
+    # Errors about other files are passed on.
     with (
         pytest.raises(FileNotFoundError, match=r"No such file or directory: '.*missing'"),
         files.atomic_write(tmp_path / "a.txt"),
@@ -195,12 +193,7 @@ def test_files_that_hold_no_such_arrays(tmp_path):
     ("arrays", "message"),
     [
         ({}, "arrays must name at least one dataset"),
-        (
-            {"x": (np.array([None]), "px")},
-            r"arrays\['x'\] must contain numbers or booleans, got dtype object",
-        ),
         ({"x": (np.array(["a"]), "px")}, r"arrays\['x'\] must contain numbers or booleans, got dtype <U1"),
-        ({"x": np.zeros(2)}, r"arrays\['x'\] must be \(array, units\)"),
         ({"x": (np.zeros(2), 1)}, r"arrays\['x'\] must be \(array, units\)"),
     ],
 )
@@ -241,7 +234,7 @@ def test_the_data_folder_is_that_of_the_project_unless_named(tmp_path, monkeypat
 
 def test_the_notebooks_are_found_next_to_the_package_or_in_it(tmp_path, monkeypatch):
     package = tmp_path / "cryoem"
-    monkeypatch.setattr(locations, "__file__", str(package / "files" / "locations.py"))
+    monkeypatch.setattr(reading, "__file__", str(package / "files" / "reading.py"))
     with pytest.raises(FileNotFoundError, match=f"notebooks not found: neither {tmp_path}/notebooks nor "):
         files.notebooks_folder()
     (package / "_notebooks" / "0-data-preparation").mkdir(parents=True)

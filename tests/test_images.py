@@ -16,7 +16,7 @@ from cryoem.volumes.density import DensityMap, resample
 
 FLOAT32 = 1e-5  # a few transforms of numbers of order 1 in single precision
 SIGMAS = 5  # of a statistical estimate: one false alarm in a million
-PARITIES = [(32, 24), (32, 21), (33, 24), (33, 21), (33, 32), (32, 31)]
+PARITIES = [(32, 24), (32, 31), (33, 24), (33, 21)]
 
 
 def blob(size: int, centre_px, width_px: float, *, period: float | None = None) -> np.ndarray:
@@ -101,20 +101,6 @@ def test_whole_shifts_roll_pixels(size, shifts, seed):
     np.testing.assert_allclose(shift(images, shifts.astype(float)), moved, atol=2e-4)
 
 
-@settings(max_examples=25)
-@given(
-    size=st.integers(1, 8).map(lambda n: 2 * n + 1),
-    shifts=arrays(float, (2, 3, 2), elements=st.floats(-20, 20)),
-    seed=st.integers(0, 99),
-)
-def test_shifts_of_odd_images_add_up_and_can_be_undone(size, shifts, seed):
-    images = np.random.default_rng(seed).normal(size=(3, size, size)).astype(np.float32)
-    twice = shift(shift(images, shifts[0]), shifts[1])
-    np.testing.assert_allclose(twice, shift(images, shifts.sum(axis=0)), atol=4e-4)
-    np.testing.assert_allclose(shift(twice, -shifts.sum(axis=0)), images, atol=4e-4)
-    np.testing.assert_allclose(np.square(twice).sum(), np.square(images).sum(), rtol=2e-4)
-
-
 # --- contrast transfer
 
 
@@ -189,12 +175,6 @@ def test_white_noise_shrinks_with_the_band_and_stays_white_with_flipped_phases(f
     for small in (downsample(noise, size), correct_images(noise, optics=strong, size=size)):
         statistical = SIGMAS * np.sqrt(2 / small.size)
         assert 1 - lost - statistical < small.var() / expected < 1 + statistical
-
-
-def test_downsampling_twice_is_downsampling_once():
-    images = blob(45, (1.3, 0.4), 3.0)[None]
-    np.testing.assert_allclose(downsample(downsample(images, 33), 25), downsample(images, 25), atol=FLOAT32)
-    np.testing.assert_array_equal(downsample(images, 45), images.astype(np.float32))
 
 
 # --- noise and background

@@ -7,8 +7,7 @@ from cryoem.contrast import ContrastTransfer, Optics
 from cryoem.particles.simulation import ImagingConditions, simulate_lazily
 from cryoem.projection.projectors import project
 from cryoem.reconstruction import maps
-from cryoem.reconstruction.accumulation import accumulate
-from cryoem.reconstruction.maps import METHODS, reconstruct, reconstruct_halves
+from cryoem.reconstruction.maps import METHODS, accumulate, reconstruct, reconstruct_halves
 from cryoem.reconstruction.resolution import fourier_shell_correlation
 from cryoem.rotations import Poses, point_group, random_rotations
 from cryoem.volumes.phantoms import phantom
@@ -201,10 +200,7 @@ CTF = Optics(4.0, ContrastTransfer(), np.full(5, 1e4))
     [
         ({"images": FIVE[:1]}, "at least 2 images are required, got 1"),
         ({"images": FIVE[:, :3, :3]}, r"images must be .* with y == x >= 4, got \(5, 3, 3\)"),
-        ({"images": FIVE * np.nan}, "images must be finite, got 320 non-finite values of 320"),
         ({"images": FIVE[:4]}, "poses must have one entry for each of the 4 images, got 5"),
-        ({"poses": ROTATIONS[0]}, "poses must be a sequence of at least one rotation, got a single.*"),
-        ({"pixel_size_angstrom": -4.0}, "pixel_size_angstrom must be a positive number, got -4.0"),
         ({"pixel_size_angstrom": None}, "pixel_size_angstrom or optics must be given; both are missing"),
         ({"iterations": 1.5}, "iterations must be a whole number of at least 1, got 1.5"),
         ({"method": "sirt"}, "method must be one of fourier, cgls, got 'sirt'"),

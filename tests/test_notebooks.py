@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import html
-import json
 import re
 
 import h5py
@@ -12,7 +10,6 @@ import nbformat
 import numpy as np
 import pytest
 from notebook_rules import assert_well_written, code_cells, outputs_of
-from plotly.offline import get_plotlyjs
 from scipy.spatial.transform import Rotation
 
 from cryoem import runs, volumes
@@ -81,25 +78,6 @@ def test_headline_numbers_of_the_toy_run(toy_run):
     for name in (*(f"resolution_{kind}" for kind in names), "half_map_resolution_masked"):
         assert nyquist <= numbers[f"{name}_angstrom"] < 10 * nyquist
     assert numbers["resolution_against_truth_angstrom"] <= numbers["resolution_unmasked_before_angstrom"]
-
-
-@pytest.mark.notebooks
-def test_report_is_one_page_with_each_figure_once(toy_run):
-    page = toy_run.report.read_text(encoding="utf-8")
-    assert page.count(get_plotlyjs()) == 1
-    own = page.replace(get_plotlyjs(), "")
-    without_figures = re.sub(r'(class="figure-json">).*?(</script>)', r"\1\2", own, flags=re.DOTALL)
-    assert not re.search(r"https?:|//[a-z]|@import|<link|<iframe|\bsrc=|url\(", without_figures)
-    found = re.findall(r'class="figure-json">(.*?)</script>', own, re.DOTALL)
-    embedded = [json.loads(text) for text in found]
-    saved = [saved for name in runs.PHASES for saved in runs.saved_figures(toy_run.folder / name)]
-    assert embedded == [json.loads(figure) for _, figure in saved]
-    assert len(saved) >= 12
-    captions = [html.unescape(text) for text in re.findall(r"<figcaption>(.*?)</figcaption>", own)]
-    assert captions == [caption for caption, _ in saved]
-    assert len(set(captions)) == len(captions)
-    for figure in embedded:
-        assert not re.search(r'"(source|url|href)": *"https?:', json.dumps(figure))
 
 
 @pytest.mark.notebooks

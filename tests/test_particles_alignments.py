@@ -1,27 +1,22 @@
-"""Alignments in the plane, in the conventions of RELION and XMIPP."""
-
-import subprocess
-import sys
+"""Poses in the conventions of RELION and XMIPP, compared with what these programs do to an image."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import starfile
-from particle_files import (
-    PIXEL,
-    correlation,
-    moved,
-    names_of,
-    optics_of,
-)
+from particle_files import PIXEL, correlation, moved, mrc, names_of, optics_of
 from scipy.spatial.transform import Rotation
 
 from cryoem import particles
 from cryoem.images import shift
-from cryoem.particles.alignments import relion_tables, xmipp_table
-from cryoem.particles.relion import POSE_COLUMNS
+from cryoem.particles.files import open_particles
+from cryoem.particles.relion import POSE_COLUMNS, relion_tables
+from cryoem.particles.star import write_xmd
+from cryoem.particles.xmipp import xmipp_table
 from cryoem.projection.projectors import project
 from cryoem.rotations import from_relion_euler_deg
+
+# --- alignments in the plane, as they are written
 
 
 @pytest.fixture(params=[32, 33], ids=["even", "odd"])
@@ -135,12 +130,11 @@ def test_columns_of_the_input_are_kept_but_for_old_poses():
         *arrays(),
         pixel_size_angstrom=PIXEL,
         image_size=64,
-        class_numbers=[1, 2, 1],
         scores={"myScore": [0.5, 0.6, 0.7], "other": np.arange(3)},
         table=given,
         optics_groups=optics,
     )
-    new = {"rlnImageName": names_of(3), "rlnClassNumber": [1, 2, 1], "myScore": [0.5, 0.6, 0.7]}
+    new = {"rlnImageName": names_of(3), "rlnClassNumber": [1, 1, 1], "myScore": [0.5, 0.6, 0.7]}
     for name, values in (kept | new | {"other": [0, 1, 2]}).items():
         assert table[name].tolist() == values
     assert {*table} - {*kept, *new} == {"other", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst"}
@@ -168,15 +162,8 @@ TABLE, OPTICS = pd.DataFrame({"rlnImageName": names_of(3)}), pd.DataFrame(optics
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"image_names": []}, "image_names must name at least one image, got none"),
         ({"angles_rad": [0.0, 1.0]}, "angles_rad must have one entry for each of the 3 images, got 2"),
-        ({"shifts_px": np.zeros((3, 3))}, r"shifts_px must be \(3, 2\), got \(3, 3\)"),
-        ({"class_numbers": [0, 1, 1]}, "class_numbers must be whole numbers from 1, got 0"),
         ({"scores": {"rlnAnglePsi": np.zeros(3)}}, "scores must have names .*, got 'rlnAnglePsi'"),
-        (
-            {"scores": {"a": np.zeros(2)}},
-            r"scores\['a'\] must have one entry for each of the 3 images, got 2",
-        ),
         ({"table": TABLE[:2]}, "table must have a column rlnImageName and 3 rows, one per image, got 2 rows"),
         (
             {"table": TABLE, "optics_groups": OPTICS},
@@ -199,10 +186,68 @@ def test_wrong_arguments_of_relion_tables(changed, message):
         relion_tables(**{**given, "image_size": 64, **changed})
 
 
-def test_importing_particles_imports_nothing_slow():
-    code = (
-        "import sys, cryoem.particles; "
-        "print([m for m in ('pandas', 'starfile', 'mrcfile', 'tensorflow') if m in sys.modules])"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"
+# --- XMIPP's two conventions, as they are read
+
+
+MIRROR = np.diag([-1.0, 1.0])
+PSI = np.array([0.0, 25.0, -140.0, 70.0])
+SHIFT = {"shiftX": [2.0, -1.5, 0.5, 3.0], "shiftY": [-1.0, 2.5, 1.5, -2.0]}
+FLIP = np.array([0, 0, 1, 1])
+
+
+def xmipp_file(folder, columns, images=None):
+    mrc(folder / "a.mrcs", np.ones((4, 6, 6), np.float32) if images is None else images)
+    write_xmd(folder / "a.xmd", pd.DataFrame({"image": names_of(4), **columns}))
+    return open_particles(folder / "a.xmd")
+
+
+def as_read(folder, particle, columns, size):
+    """Images that show the particle at the poses that the columns are read as."""
+    read = xmipp_file(folder, columns)
+    views = project(particle, read.rotations, image_size=size, backend="fourier")
+    return np.asarray(xmipp_file(folder, columns, shift(views, read.shifts_px)))
+
+
+@pytest.mark.parametrize("size", [32, 33], ids=["even", "odd"])
+def test_xmipps_alignment_in_the_plane(tmp_path, particle, size):
+    """XMIPP's 2D matrix: [[cos, sin], [-sin, cos]] of psi, its first row negated by a flip, then the shift."""
+    images = as_read(tmp_path, particle, {"anglePsi": PSI, **SHIFT, "flip": FLIP}, size)
+    reference = project(particle, Rotation.identity(1), image_size=size, backend="fourier")[0]
+    for image, psi, flip, *shift_px in zip(images, np.deg2rad(PSI), FLIP, *SHIFT.values(), strict=True):
+        matrix = np.array([[np.cos(psi), np.sin(psi)], [-np.sin(psi), np.cos(psi)]])
+        matrix = MIRROR @ matrix if flip else matrix
+        assert correlation(moved(image, matrix, shift_px), reference) > 0.98
+        assert correlation(moved(image, matrix, -np.array(shift_px)), reference) < 0.95
+
+
+@pytest.mark.parametrize("size", [32, 33], ids=["even", "odd"])
+def test_xmipps_orientations(tmp_path, particle, size):
+    """XMIPP reconstructs from images that were mirrored and shifted, and not rotated, at the Euler angles."""
+    euler = {"angleRot": PSI[::-1], "angleTilt": [10.0, 60.0, 90.0, 130.0], "anglePsi": PSI}
+    images = as_read(tmp_path, particle, {**euler, **SHIFT, "flip": FLIP}, size)
+    rotations = from_relion_euler_deg(np.stack(list(euler.values()), axis=1))
+    views = project(particle, rotations, image_size=size, backend="fourier")
+    for image, view, flip, *shift_px in zip(images, views, FLIP, *SHIFT.values(), strict=True):
+        matrix = MIRROR if flip else np.eye(2)
+        assert correlation(moved(image, matrix, shift_px), view) > 0.98
+        assert correlation(moved(image, matrix, -np.array(shift_px)), view) < 0.95
+
+
+def test_other_columns_of_xmipp(tmp_path):
+    columns = {
+        "samplingRate": 2.0,
+        "ctfVoltage": 200.0,
+        "ctfSphericalAberration": 2.0,
+        "ctfQ0": 0.1,
+        "ctfDefocusU": [1e4, 2e4, 1e4, 2e4],
+        "ctfDefocusV": 9e3,
+        "ctfDefocusAngle": 45.0,
+        "ctfVPPphaseshift": 90.0,
+    }
+    with pytest.warns(UserWarning, match=r"a.xmd states a pixel size of 2 angstrom, .* images 1.5; using 2$"):
+        file = xmipp_file(tmp_path, {**columns, **SHIFT})
+    assert (file.pixel_size_angstrom, file.poses) == (2.0, None)
+    np.testing.assert_allclose(file.shifts_px, -np.stack(list(SHIFT.values()), axis=1))
+    np.testing.assert_allclose(file.defocus_angstrom[1], [2e4, 9e3, np.pi / 4])
+    assert (file.ctf.voltage_kv, file.ctf.amplitude_contrast) == (200, 0.1)
+    assert file.ctf.phase_shift_rad == pytest.approx(np.pi / 2)

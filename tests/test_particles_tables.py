@@ -11,7 +11,7 @@ from particle_files import cs, digests, mrc, one_sentence, optics_of, some_image
 
 from cryoem import particles
 from cryoem.particles.files import open_particles
-from cryoem.particles.star import LONGEST_LINE, read_star, read_xmd
+from cryoem.particles.star import read_star, read_xmd
 
 # --- where stacks are found
 
@@ -56,18 +56,6 @@ def test_images_of_several_stacks_in_any_order(project_folder, suffix):
     assert digests(project_folder) == before
 
 
-def test_the_nearest_folder_and_absolute_names_win(project_folder, monkeypatch):
-    near = project_folder / "Select" / "Extract" / "job1"
-    near.mkdir(parents=True)
-    mrc(near / "a.mrcs", some_images(5, 7, seed=9))
-    absolute = f"1@{project_folder / 'Extract' / 'job1' / 'a.mrcs'}"
-    star(project_folder / "Select" / "job2" / "p.star", ["1@Extract/job1/a.mrcs", absolute])
-    monkeypatch.chdir(project_folder / "Select" / "job2")
-    images = np.asarray(open_particles("p.star"))
-    np.testing.assert_array_equal(images[0], some_images(5, 7, seed=9)[0])
-    np.testing.assert_array_equal(images[1], some_images(5, 7, seed=1)[0])
-
-
 def test_names_relative_to_the_working_folder_are_found(project_folder, tmp_path_factory, monkeypatch):
     path = star(tmp_path_factory.mktemp("elsewhere") / "p.star", ["2@Extract/job1/a.mrcs"])
     with pytest.raises(FileNotFoundError) as error:
@@ -101,6 +89,7 @@ def test_datadir_comes_first(tmp_path, kind):
         star(path, ["1@Extract/a.mrcs"])
     else:
         cs(path, 1, blob__path=[b">Extract/a.mrcs"])
+    # Otherwise the nearest folder wins.
     for datadir, seed in ((None, 2), (tmp_path / "project", 1), (str(tmp_path), 2)):
         np.testing.assert_array_equal(open_particles(path, datadir=datadir), some_images(seed=seed)[:1])
     with pytest.raises(FileNotFoundError, match=r"^datadir must be a folder, got .*missing$"):
@@ -118,9 +107,10 @@ def test_names_that_do_not_lead_to_one_image(tmp_path):
     mrc(tmp_path / "b.mrcs", some_images(2, 7))
     mrc(tmp_path / "one.mrc", some_images(1))
     np.testing.assert_array_equal(open_particles(star(tmp_path / "a.star", ["one.mrc"])), some_images(1))
+    formats = ["000004@a.mrcs:mrcs", f"2@{tmp_path}/a.mrcs:mrc"]  # as XMIPP appends them
+    np.testing.assert_array_equal(open_particles(star(tmp_path / "a.star", formats)), some_images()[[3, 1]])
     for names, message in (
         (["5@a.mrcs", "000006@a.mrcs"], f"names image 6 of {tmp_path}/a.mrcs, which has images 1 to 5"),
-        (["0@a.mrcs"], f"names image 0 of {tmp_path}/a.mrcs, which has images 1 to 5"),
         (["1@a.mrcs", "1@b.mrcs"], "must have images of one size, got 6 to 7 px"),
         (["one.mrc", "a.mrcs"], "names a.mrcs without an image number; the stack has 5 images"),
         ([f"1@{'x' * 5000}"], "must name images as number@stack, got '1@xxx.*x of 5002 characters"),
@@ -147,20 +137,15 @@ def file(tmp_path):
     ("text", "message"),
     [
         (LOOP + "1@a.mrcs 1 m\n2@a.mrcs 2\n", "must have a value for each .*, got 2 in row 2"),
-        (LOOP + "1@a.mrcs 1 m\n2@a.mrcs 2 m 7\n", "must have a value for each .*, got 4 in row 2"),
         (LOOP + "1@a.mrcs 1 # m\n", "must have a value for each of the 3 columns .*, got 2 in row 1"),
         (LOOP + "1@a#1.mrcs 1 m\n", "must have no quote and no # .*, got '1@a#1.mrcs 1 m' in row 1"),
         (LOOP + "1@a.mrcs 1 o'neill\n", "must have no quote and no # inside a value"),
-        (LOOP + '1@a.mrcs 1 "m"n\n', "must have no quote and no # inside a value"),
         (LOOP + "data_x 1 m\n", "must not have a row that begins with data_, got row 1 of data_particles"),
-        (LOOP.replace("_rlnDefocusU", "_rlnImageName"), "must have unique column names"),
         ("data_\n_rlnImageName 1@a.mrcs\n_rlnImageName 2@a.mrcs\n", "must have unique column names"),
         ("data_\n_rlnImageName\n", "must have one value of _rlnImageName in data_, got '_rlnImageName'"),
         (LOOP + "1@a.mrcs 1 m\n" + LOOP, "must have unique table names, got data_particles twice"),
         ("data_optics\n\n" + LOOP + "1@a.mrcs 1 m\n", "must have no empty tables, .* data_optics"),
-        ("data_particles\n", "must have no empty tables, got nothing in data_particles"),
         (LOOP + "1@a.mrcs\r1 m\n", "must be a text file with lines of values, got something else in line 7"),
-        (LOOP + "1@a.mrcs" + " " * LONGEST_LINE + "1 m\n", "must be a text file"),
         ("", r"must have a table with the column _rlnImageName, got no table"),
         ("data_\n\nloop_\n_rlnOriginX #1\n1.0\n", "must have a table with the .*, got data_"),
         (LOOP, "names no images: its table is empty"),
@@ -214,7 +199,7 @@ def test_disabled_images_of_xmipp_are_left_out(tmp_path):
         read_xmd(tmp_path / "a.xmd")
 
 
-@pytest.mark.parametrize("value", ["1,5", "nan", "inf", "much", "-"])
+@pytest.mark.parametrize("value", ["1,5", "nan", "much"])
 def test_a_value_that_is_not_a_number_is_named_when_it_is_needed(file, value):
     labels = "_rlnVoltage\n_rlnSphericalAberration\n_rlnAmplitudeContrast\n"
     file.write_text(LOOP + labels + f"1@a.mrcs 1.5 m 300 2.7 0.1\n2@a.mrcs {value} m 300 2.7 0.1\n")
@@ -271,15 +256,11 @@ def test_a_star_file_comes_back(tmp_path):
     assert text.startswith("\n# version 30001\n\ndata_optics\n\nloop_\n_rlnOpticsGroup #1\n")
 
 
-def test_an_xmipp_file_comes_back(tmp_path):
-    table = pd.DataFrame(
-        {"image": ["000001@some folder/a.stk", "000002@a.stk"], "maxCC": [0.5, 1.25e-9], "flip": 0}
-    )
+def test_an_xmipp_file_looks_like_xmipps(tmp_path):
+    table = pd.DataFrame({"image": ["000001@some folder/a.stk"], "maxCC": [1.25e-9], "flip": 0})
     particles.write_xmd(tmp_path / "a.xmd", table)
-    lines = (tmp_path / "a.xmd").read_text().splitlines()
-    assert lines[:7] == ["# XMIPP_STAR_1 * ", "# ", "data_noname", "loop_", " _image", " _maxCC", " _flip"]
-    assert lines[7].split("\t") == ["'000001@some folder/a.stk'", "0.5", "0"]
-    pd.testing.assert_frame_equal(read_xmd(tmp_path / "a.xmd"), table, check_dtype=False, rtol=1e-9)
+    text = "# XMIPP_STAR_1 * \n# \ndata_noname\nloop_\n _image\n _maxCC\n _flip\n"
+    assert (tmp_path / "a.xmd").read_text() == text + "'000001@some folder/a.stk'\t1.25e-09\t0\n"
 
 
 def test_every_name_comes_back_or_is_refused(tmp_path):
@@ -297,12 +278,6 @@ def test_every_name_comes_back_or_is_refused(tmp_path):
         sentence = f"names must not contain #, quotes or line breaks, .* got {re.escape(repr(name))}$"
         with pytest.raises(ValueError, match=sentence):
             write(name)
-
-
-def test_a_format_after_the_name_of_a_stack(tmp_path):
-    mrc(tmp_path / "a.mrc", some_images())
-    particles.write_xmd(tmp_path / "a.xmd", pd.DataFrame({"image": ["000004@a.mrc:mrcs", "2@a.mrc:mrc"]}))
-    np.testing.assert_array_equal(open_particles(tmp_path / "a.xmd"), some_images()[[3, 1]])
 
 
 def test_tables_that_cannot_be_written(tmp_path):

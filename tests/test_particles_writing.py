@@ -1,16 +1,11 @@
 """Particles written for other programs: what comes back, and what is never overwritten."""
 
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import mrcfile
 import numpy as np
 import pytest
 import starfile
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from particle_files import (
     PIXEL,
     cs,
@@ -23,10 +18,10 @@ from particle_files import (
     star,
     turned_opposite,
 )
-from scipy.spatial.transform import Rotation
 
 from cryoem import particles, volumes
 from cryoem.contrast import ContrastTransfer, Optics
+from cryoem.particles import writing
 from cryoem.particles.files import open_particles
 from cryoem.particles.relion import POSE_COLUMNS
 from cryoem.particles.stack import ParticleStack
@@ -34,7 +29,11 @@ from cryoem.particles.writing import write_particles, write_poses
 from cryoem.rotations import Poses, random_rotations, to_relion_euler_deg
 
 CTF = ContrastTransfer(200.0, 2.0, 0.1, 25.0, phase_shift_rad=0.5, inverted=True)
-FLOAT32 = np.float32
+
+
+@pytest.fixture(autouse=True)
+def _two_images_at_once(monkeypatch):
+    monkeypatch.setattr(writing, "BLOCK", 2)
 
 
 def some_poses(n=5, seed=1) -> Poses:
@@ -67,64 +66,25 @@ def assert_alike(found, expected) -> None:
 # --- what comes back
 
 
-@pytest.mark.parametrize(("suffix", "size"), [(".star", 6), (".xmd", 7), (".STAR", 7)])
-def test_all_that_is_known_comes_back(tmp_path, suffix, size):
-    stack = a_stack(size=size)
-    write_particles(tmp_path / f"a{suffix}", stack, block=2)
+@pytest.mark.parametrize(("suffix", "size"), [(".STAR", 6), (".xmd", 7)])
+@pytest.mark.parametrize("known", ["all", "poses", "optics", "nothing"])
+def test_what_is_known_comes_back_and_the_rest_stays_unknown(tmp_path, suffix, size, known):
+    whole = a_stack(size=size)
+    optics = whole.optics if known in ("all", "optics") else Optics(PIXEL)
+    stack = ParticleStack(whole.images, optics, whole.poses if known in ("all", "poses") else None)
+    write_particles(tmp_path / f"a{suffix}", stack)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([f"a{suffix}", "a.mrcs"])
     assert_alike(open_particles(tmp_path / f"a{suffix}"), stack)
     write_particles(tmp_path / f"a{suffix}", stack[:3])  # replaces both files
     assert_alike(open_particles(tmp_path / f"a{suffix}"), stack[:3])
 
 
-@pytest.mark.parametrize("suffix", [".star", ".xmd"])
-@pytest.mark.parametrize("known", ["poses", "optics", "nothing"])
-def test_what_is_unknown_stays_unknown(tmp_path, suffix, known):
-    whole = a_stack()
-    optics = whole.optics if known == "optics" else Optics(PIXEL)
-    stack = ParticleStack(whole.images, optics, whole.poses if known == "poses" else None)
-    write_particles(tmp_path / f"a{suffix}", stack)
-    assert_alike(open_particles(tmp_path / f"a{suffix}"), stack)
-
-
-@pytest.mark.parametrize("suffix", [".star", ".xmd"])
-@settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
-@given(data=st.data())
-def test_any_particles_come_back(suffix, data):
-    n, size = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 5))
-    numbers = st.floats(-1e3, 1e3, width=32)
-    quaternions = arrays(float, (n, 4), elements=st.floats(-1, 1)).filter(
-        lambda q: (np.linalg.norm(q, axis=1) > 1e-3).all()
-    )
-    ctf = ContrastTransfer(
-        data.draw(st.floats(60, 400, width=32)),
-        data.draw(st.floats(0, 10, width=32)),
-        data.draw(st.floats(0, 1, width=32)),
-        data.draw(st.floats(0, 500, width=32)),
-        phase_shift_rad=data.draw(st.floats(-4, 4, width=32)),
-        inverted=True,
-    )
-    defocus = data.draw(arrays(FLOAT32, (n, 3), elements=numbers)).astype(float)
-    stack = ParticleStack(
-        data.draw(arrays(FLOAT32, (n, size, size), elements=st.floats(-(2.0**127), 2.0**127, width=32))),
-        Optics(data.draw(st.floats(0.125, 100, width=32)), ctf, defocus),
-        Poses(
-            Rotation.from_quat(data.draw(quaternions)),
-            data.draw(arrays(FLOAT32, (n, 2), elements=numbers)).astype(float),
-        ),
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"a{suffix}"
-        write_particles(path, stack, block=data.draw(st.integers(1, 5)))
-        assert_alike(open_particles(path), stack)
-
-
 def test_simulated_particles_are_written_block_by_block(tmp_path):
     conditions = particles.ImagingConditions(image_size=16, noise_variance=1.0, ctf=CTF)
     simulated = particles.simulate_lazily(volumes.phantom(size=16), 7, conditions, rng=0)
     done = []
-    write_particles(tmp_path / "a.star", simulated, block=3, callback=done.append)
-    assert done == [3, 6, 7]
+    write_particles(tmp_path / "a.star", simulated, callback=done.append)
+    assert done == [2, 4, 6, 7]
     found = open_particles(tmp_path / "a.star")
     np.testing.assert_allclose(
         found.defocus_angstrom[:, :2], np.stack([simulated.defocus_angstrom] * 2, axis=1)
@@ -145,7 +105,7 @@ def test_cryosparcs_particles_of_two_microscopes_come_back(tmp_path, suffix):
         "ctf__df1_A": np.linspace(1e4, 2e4, 5),
     }
     source = open_particles(cs(tmp_path / "a.cs", **fields))
-    write_particles(tmp_path / "out" / f"b{suffix}", source, block=2)
+    write_particles(tmp_path / "out" / f"b{suffix}", source)
     found = open_particles(tmp_path / "out" / f"b{suffix}")
     np.testing.assert_array_equal(found.contrast.voltage_kv, [200, 300, 200, 200, 300])
     for part in ([0, 2, 3], [1, 4]):
@@ -175,7 +135,7 @@ def test_a_relion_30_job_becomes_one_of_31_with_all_its_columns(tmp_path):
     names = [f"{i}@old.mrcs" for i in (5, 3, 1, 2, 4)]
     source = open_particles(star(tmp_path / "old.star", names, block="", **columns))
     before = digests(tmp_path)
-    write_particles(tmp_path / "new.star", source, block=2)
+    write_particles(tmp_path / "new.star", source)
     assert {name: digest for name, digest in digests(tmp_path).items() if name in before} == before
     found = open_particles(tmp_path / "new.star")
     np.testing.assert_array_equal(found, some_images()[[4, 2, 0, 1, 3]])
@@ -203,7 +163,7 @@ def test_optics_groups_in_use_are_kept(tmp_path):
 @pytest.mark.parametrize("suffix", [".star", ".xmd"])
 def test_dark_particles_are_written_bright(tmp_path, suffix):
     dark, bright = a_stack(ctf=replace(CTF, inverted=False)), a_stack()
-    write_particles(tmp_path / f"a{suffix}", dark, block=2)
+    write_particles(tmp_path / f"a{suffix}", dark)
     assert_alike(open_particles(tmp_path / f"a{suffix}"), replace(bright, images=-bright.images))
 
 
@@ -264,19 +224,17 @@ def test_aspire_finds_the_same(tmp_path):
 # --- complete or not at all, and nothing else
 
 
-@pytest.mark.parametrize("older", [False, True])
-def test_a_pixel_that_is_not_finite_leaves_nothing_new(tmp_path, older):
+def test_a_pixel_that_is_not_finite_keeps_the_older_files(tmp_path):
     with open(mrc(tmp_path / "bad.mrcs", some_images()), "r+b") as stream:
         stream.seek(1024 + 4 * 36 * 4)
         stream.write(np.float32(np.nan).tobytes())
-    if older:
-        for name in ("a.star", "a.mrcs"):
-            (tmp_path / name).write_bytes(b"older")
+    for name in ("a.star", "a.mrcs"):
+        (tmp_path / name).write_bytes(b"older")
     before = digests(tmp_path)
     with pytest.raises(
         ValueError, match=r"bad.mrcs must contain finite pixels, got NaN or infinity in image 5"
     ):
-        write_particles(tmp_path / "a.star", open_particles(tmp_path / "bad.mrcs"), block=2)
+        write_particles(tmp_path / "a.star", open_particles(tmp_path / "bad.mrcs"))
     assert digests(tmp_path) == before
 
 
@@ -299,17 +257,16 @@ def test_an_input_is_never_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("path", "given", "options", "message"),
+    ("path", "given", "message"),
     [
-        ("a.cs", a_stack(), {}, "path must end in .star or .xmd, got"),
-        ("a.star", some_images(), {}, "particles must be a ParticleStack, .* or a ParticleFile, got ndarray"),
-        ("a.star", a_stack(), {"block": 0}, "block must be a whole number of at least 1, got 0"),
-        ("a#1.star", a_stack(), {}, "path must not contain #, quotes or line breaks"),
+        ("a.cs", a_stack(), "path must end in .star or .xmd, got"),
+        ("a.star", some_images(), "particles must be a ParticleStack, .* or a ParticleFile, got ndarray"),
+        ("a#1.star", a_stack(), "path must not contain #, quotes or line breaks"),
     ],
 )
-def test_wrong_arguments(tmp_path, path, given, options, message):
+def test_wrong_arguments(tmp_path, path, given, message):
     with pytest.raises(ValueError, match=f"^{message}"):
-        write_particles(tmp_path / path, given, **options)
+        write_particles(tmp_path / path, given)
     assert list(tmp_path.iterdir()) == []
 
 

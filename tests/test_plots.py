@@ -74,132 +74,50 @@ def test_the_folder_loads_plotly_only_for_a_figure():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-WRONG = {
-    r"volume must be a non-empty array with 3 axes, got shape \(4, 4\)": lambda: plots.density_slices(
-        CUBE[0], voxel_size_angstrom=1
-    ),
-    "volume must be finite, got 64 non-finite": lambda: plots.density_slices(
-        CUBE * np.nan, voxel_size_angstrom=1
-    ),
-    "voxel_size_angstrom must be a positive number, got 0": lambda: plots.density_slices(
-        CUBE, voxel_size_angstrom=0
-    ),
-    "level must be between the minimum 0 and the maximum 1 of the map, got 2": lambda: (
-        plots.density_isosurface(CUBE, voxel_size_angstrom=1, level=2)
-    ),
-    "positive voxel .* got a maximum of 0": lambda: plots.density_isosurface(0 * CUBE, voxel_size_angstrom=1),
-    "names must have one entry per map, 1, got 2": lambda: plots.density_isosurface(
-        CUBE, voxel_size_angstrom=1, names=("a", "b")
-    ),
-    "titles must have one entry per image, 4, got 1": lambda: plots.projection_gallery(CUBE, titles=["a"]),
-    "columns must be at least 1, got 0": lambda: plots.projection_gallery(CUBE, columns=0),
-    r"curves\['a'\] must have as many x as y values, got 2 and 1": lambda: plots.measured_curves(
-        {"a": ([1, 2], [0.1])}, **XY
-    ),
-    r"published\['b'\] must be positive on a logarithmic axis, got 0": lambda: plots.measured_curves(
-        {"a": ([1], [1])}, published={"b": ([0], [1])}, **XY, log_x=True
-    ),
-    r"values must have one entry per .* \(2, 2\), got shape \(3, 3\)": lambda: plots.value_matrix(
-        np.eye(3), **NAMES
-    ),
-    r"rows must contain 2 cells each, got \[1\]": lambda: plots.number_table([["a"]], header=["", "number"]),
-    "rotations must be a scipy Rotation, got ndarray": lambda: plots.coverage_sphere(np.eye(3)),
-    "recovered_frames must contain at least one frame, got 0": lambda: plots.recovered_against_true(FIVE, []),
-    r"recovered_frames\[0\] must contain 5 rotations, as true does, got 2": lambda: (
-        plots.recovered_against_true(FIVE, [FIVE[:2]])
-    ),
-    "frame_names must have one entry per frame, 1, got 2": lambda: plots.recovered_against_true(
-        FIVE, [FIVE], frame_names=["a", "b"]
-    ),
-    r"distances\['a'\] must be .n, n. .* got .2, 3.": lambda: plots.distance_histograms(
-        {"a": np.ones((2, 3))}
-    ),
-    r"distances\['a'\] must be in radians, got a value of 170": lambda: plots.distance_histograms(
-        {"a": np.array([170.0])}
-    ),
-    "distances must be a mapping": lambda: plots.distance_histograms(np.ones(3)),
-    r"predicted must have the shape of true, .3,., got .4,.": lambda: plots.predicted_against_true(
-        np.ones(3), np.ones(4)
-    ),
-    "history must contain 'loss', got val_loss": lambda: plots.learning_curves({"val_loss": [1.0]}),
-    r"expected 2 values, but history\['val_loss'\] has shape \(1,\)": lambda: plots.learning_curves(
-        {"loss": [1, 2], "val_loss": [1]}
-    ),
-    r"expected 2 values, but history\['b'\] has shape \(1,\)": lambda: plots.refinement_history(
-        {"a": [1, 2], "b": [1]}
-    ),
-    r"expected 2 values, but history\['loss'\] has shape \(1,\)": lambda: plots.loss_beside_error(
-        {**VALIDATED, "loss": [1]}
-    ),
-    "history must contain val_error_deg, got loss": lambda: plots.loss_beside_error(
-        {"loss": [1], "val_loss": [1]}
-    ),
-    "untrained must contain val_loss and val_error_deg, got val_loss": lambda: plots.loss_beside_error(
-        VALIDATED, untrained={"val_loss": 4}
-    ),
-    r"losses\['recovery'\] must be a non-empty array with 1 axes": lambda: plots.recovery_loss(np.eye(2)),
-    r"errors\['a'\] must be radians in .0, pi., got 12 to 12": lambda: plots.error_histogram(
-        {"a": np.array([12.0])}
-    ),
-    "must have as many frequencies as correlations, got 2 and 1": lambda: plots.fourier_shell_correlation(
-        {"a": ([0.1, 0.2], [1.0])}
-    ),
-    "increasing frequencies": lambda: plots.fourier_shell_correlation({"a": ([0.2, 0.1], [1.0, 0.0])}),
-    r"correlations in \[-1, 1\], got 3": lambda: plots.fourier_shell_correlation(
-        {"a": ([0.1, 0.2], [3.0, 0.0])}
-    ),
-    r"spectra must match 4 frequencies and 2 titles, got \(3, 4, 4\)": lambda: plots.polar_spectra(
-        np.ones((3, 4, 4)), **POLAR
-    ),
-    r"errors_deg\['a'\] must be 2 positive errors, one per name, got 1": lambda: plots.method_comparison(
-        {"a": [1.0]}, names=["one", "two"]
-    ),
-    r"errors_deg\['b'\] must be 1 positive errors, .* the lowest -2": lambda: plots.method_comparison(
-        {"b": [-2.0]}, names=["one"]
-    ),
-    r"conditions\['quiet'\]\['a'\] must have increasing positive x": lambda: plots.methods_by_condition(
-        {"quiet": {"a": ([20, 10], [1.0, 1.0])}}, **XY
-    ),
-    r"curves\['a'\] must have increasing positive x": lambda: plots.cost_growth(
-        {"a": ([10], [1.0], [0.0])}, x_title="images"
-    ),
-    "power must be 2 positive values, one per frequency, got 2, the lowest 0": lambda: plots.power_spectrum(
-        np.array([0.1, 0.2]), np.array([1.0, 0]), np.ones(2), pixel_size_angstrom=1
-    ),
-}
+SIZED = {"voxel_size_angstrom": 1}
+REFUSED = [
+    (plots.density_slices, (CUBE[0],), SIZED, r"volume must be a non-empty array with 3 axes, got shape \(4, 4\)"),
+    (plots.density_slices, (CUBE,), {"voxel_size_angstrom": 0}, "voxel_size_angstrom must be a positive number, got 0"),
+    (plots.density_isosurface, (CUBE,), SIZED | {"level": 2}, "the minimum 0 and the maximum 1 of the map, got 2"),
+    (plots.density_isosurface, (0 * CUBE,), SIZED, "positive voxel .* got a maximum of 0"),
+    (plots.density_isosurface, (CUBE,), SIZED | {"names": "ab"}, "names must have one entry per map, 1, got 2"),
+    (plots.projection_gallery, (CUBE,), {"titles": ["a"]}, "titles must have one entry per image, 4, got 1"),
+    (plots.projection_gallery, (CUBE,), {"columns": 0}, "columns must be a whole number of at least 1, got 0"),
+    (plots.measured_curves, ({"a": ([1, 2], [0.1])},), XY, r"curves\['a'\] must have as many x as y values, got 2"),
+    (plots.measured_curves, ({"a": ([1], [1])},), XY | {"published": {"b": ([0], [1])}, "log_x": True},
+     r"published\['b'\] must be positive on a logarithmic axis, got 0"),
+    (plots.value_matrix, (np.eye(3),), NAMES, r"values must have one entry per .* \(2, 2\), got shape \(3, 3\)"),
+    (plots.number_table, ([["a"]],), {"header": ["", "number"]}, r"rows must contain 2 cells each, got \[1\]"),
+    (plots.coverage_sphere, (np.eye(3),), {}, "rotations must be a scipy Rotation, got ndarray"),
+    (plots.recovered_against_true, (FIVE, []), {}, "recovered_frames must contain at least one frame, got 0"),
+    (plots.recovered_against_true, (FIVE, [FIVE[:2]]), {}, r"recovered_frames\[0\] must contain 5 rotations, .* got 2"),
+    (plots.recovered_against_true, (FIVE, [FIVE]), {"frame_names": "ab"}, "frame_names must have one entry per frame"),
+    (plots.distance_histograms, ({"a": np.ones((2, 3))},), {}, r"distances\['a'\] must be .n, n. .* got .2, 3."),
+    (plots.distance_histograms, ({"a": np.array([170.0])},), {}, "must be in radians, got a value of 170"),
+    (plots.distance_histograms, (np.ones(3),), {}, "distances must be a mapping"),
+    (plots.predicted_against_true, (np.ones(3), np.ones(4)), {}, "predicted must have the shape of true, .3,., got .4"),
+    (plots.learning_curves, ({"val_loss": [1.0]},), {}, "history must contain loss, got val_loss"),
+    (plots.refinement_history, ({"a": [1, 2], "b": [1]},), {}, r"expected 2 values, but history\['b'\] has shape"),
+    (plots.loss_beside_error, ({"loss": [1], "val_loss": [1]},), {}, "history must contain val_error_deg, got loss"),
+    (plots.loss_beside_error, (VALIDATED,), {"untrained": {"val_loss": 4}}, "untrained must contain val_loss and"),
+    (plots.recovery_loss, (np.eye(2),), {}, r"losses\['recovery'\] must be a non-empty array with 1 axes"),
+    (plots.error_histogram, ({"a": np.array([12.0])},), {}, r"errors\['a'\] must be radians in .0, pi., got 12 to 12"),
+    (plots.fourier_shell_correlation, ({"a": ([0.2, 0.1], [1.0, 0.0])},), {}, "must have increasing x"),
+    (plots.fourier_shell_correlation, ({"a": ([0.1, 0.2], [3.0, 0])},), {}, r"correlations in \[-1, 1\], got 3"),
+    (plots.polar_spectra, (np.ones((3, 4, 4)),), POLAR, r"must match 4 frequencies and 2 titles, got \(3, 4, 4\)"),
+    (plots.method_comparison, ({"a": [1.0]},), {"names": ["one", "two"]}, "as many x as y values, got 2 and 1"),
+    (plots.cost_growth, ({"a": ([10], [1.0], [0.0])},), {"x_title": "images"}, "positive on a logarithmic axis, got 0"),
+    (plots.power_spectrum, ([0.1, 0.2], [1.0, 0], [1.0, 1]), {"pixel_size_angstrom": 1}, "power must be positive"),
+]  # fmt: skip
 
 
-def test_errors_name_the_argument_and_its_value():
-    for message, call in WRONG.items():
-        with pytest.raises(ValueError, match=message):
-            call()
+@pytest.mark.parametrize(("function", "arguments", "options", "message"), REFUSED)
+def test_errors_name_the_argument_and_its_value(function, arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        function(*arguments, **options)
 
 
-# --- comparisons and sweeps
-
-
-def test_error_histogram_in_degrees_sums_to_all_images():
-    histogram, mean, median = plots.error_histogram({"a": np.deg2rad([1.0, 1.0, 1.0, 9.0])}).data
-    assert histogram.name == "a: mean 3.00°, median 1.00°"
-    assert (mean.x[0], median.x[0]) == pytest.approx((3, 1))
-    assert np.sum(histogram.y[:-1]) == pytest.approx(100)
-
-
-def test_methods_are_compared_per_set_on_a_log_axis():
-    fig = plots.method_comparison({"a": [1.0, 2.0], "b": [0.1, 20.0]}, names=["one", "two"])
-    assert [t.name for t in fig.data] == ["a", "b"]
-    np.testing.assert_array_equal(fig.data[1].x, [0.1, 20.0])
-    assert list(fig.data[0].y) == ["one", "two"]
-    assert fig.layout.xaxis.type == "log"
-    assert "degrees" in fig.layout.xaxis.title.text
-
-
-def test_a_matrix_prints_its_numbers_in_their_cells():
-    figure = plots.value_matrix(np.array([[0.1, 0.2], [0.3, 0.4]]), **NAMES)
-    (matrix,) = figure.data
-    assert (list(matrix.y), list(matrix.x)) == (["a", "b"], ["c", "d"])
-    assert [list(row) for row in matrix.text] == [["0.100", "0.200"], ["0.300", "0.400"]]
-    assert figure.layout.yaxis.autorange == "reversed"  # the first row at the top
+# --- comparisons
 
 
 def test_measured_curves_show_bands_published_values_and_reference_lines():

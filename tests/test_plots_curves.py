@@ -1,4 +1,4 @@
-"""Histories, spectra and distances: what is drawn where; ticks of axes; labels with units."""
+"""Histories, spectra, distances and errors: what is drawn where; ticks of axes; labels with units."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from figure_parts import annotations, trace
 
 from cryoem import plots
 from cryoem.plots.distances import pair_distances
-from cryoem.plots.template import log_ticks, round_below
+from cryoem.plots.template import log_axis, round_below
 from cryoem.rotations import geodesic_distance, random_rotations
 from cryoem.units import format_quantity, label_with_unit
 
@@ -91,7 +91,7 @@ def test_polar_spectra_have_an_angle_and_a_frequency_axis():
 
 def test_uniform_rotations_follow_the_haar_density():
     rotations = random_rotations(700, rng=0)
-    figure = plots.distance_histograms({"uniform": geodesic_distance(rotations, rotations)}, bins=30)
+    figure = plots.distance_histograms({"uniform": geodesic_distance(rotations, rotations)})
     drawn, theory = trace(figure, "uniform"), trace(figure, "uniform on SO(3)")
     width = drawn.x[1] - drawn.x[0]
     assert np.sum(drawn.y[:-1]) * width == pytest.approx(1)
@@ -115,8 +115,13 @@ def test_predicted_against_true_counts_every_pair_and_states_the_error():
     low, high = np.split(np.asarray(band.y), [len(median.x)])
     assert (low < median.y).all()
     assert (high[1:] > median.y).all()
-    thinned = plots.predicted_against_true(true, true + 0.2, max_points=100)
-    assert np.sum(thinned.data[0].customdata) == 100
+
+
+def test_error_histogram_in_degrees_sums_to_all_images():
+    histogram, mean, median = plots.error_histogram({"a": np.deg2rad([1.0, 1.0, 1.0, 9.0])}).data
+    assert histogram.name == "a: mean 3.00°, median 1.00°"
+    assert (mean.x[0], median.x[0]) == pytest.approx((3, 1))
+    assert np.sum(histogram.y[:-1]) == pytest.approx(100)
 
 
 def test_bias_is_predicted_minus_true():
@@ -132,6 +137,6 @@ def test_ticks_are_round_and_at_least_two_are_visible():
         assert round_below(value) == pytest.approx(rounded)
     for values in ([0.21, 0.45], [0.02, 0.5], [1e-9, 10.0], [np.nan, 0.0, 3.0, 40.0]):
         values = np.array(values)
-        ticks = np.asarray(log_ticks(values)["tickvals"])
+        ticks = np.asarray(log_axis(values)["tickvals"])
         lowest, highest = np.nanmin(values[values > 0]), np.nanmax(values)
         assert 2 <= ((ticks >= lowest * (1 - 1e-9)) & (ticks <= highest * (1 + 1e-9))).sum() <= 12

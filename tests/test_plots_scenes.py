@@ -103,8 +103,8 @@ def test_directions_are_the_third_row_and_thinned():
     directions = np.stack([points.x, points.y, points.z], axis=1)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     np.testing.assert_allclose(directions, [[0, 1, 0], [0, 0, 1]], atol=1e-6)
-    many = plots.coverage_sphere(random_rotations(500, rng=0), max_points=100)
-    assert len(trace(many, "viewing directions").x) == 100
+    many = plots.coverage_sphere(random_rotations(3100, rng=0))
+    assert len(trace(many, "viewing directions").x) == 3000
 
 
 def test_recovery_is_coloured_by_its_error_and_animated():

@@ -7,11 +7,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from cryoem.distances.exact import spread_landmarks
-from cryoem.orientations import landmarks as landmark_module
+from cryoem.orientations import recovery as recovery_module
 from cryoem.orientations.evaluation import recovery_error
-from cryoem.orientations.landmarks import locate_all, read_rows, release_pages
-from cryoem.orientations.recovery import recover_orientations
-from cryoem.orientations.spectral import spectral_start
+from cryoem.orientations.recovery import locate_all, read_rows, recover_orientations, release_pages
 from cryoem.rotations import (
     COVERAGES,
     geodesic_distance,
@@ -61,7 +59,7 @@ def opposite_clusters(n: int) -> Rotation:
 @pytest.mark.parametrize(
     "rotations",
     [
-        *(random_rotations(n, rng=100 * n + k) for n in (5, 6, 7, 8, 10, 13, 20, 40) for k in range(3)),
+        *(random_rotations(n, rng=100 * n + k) for n in (5, 6, 8, 13, 40) for k in range(2)),
         random_rotations(1650, rng=1),  # as many as in the paper
         *(clustered(n, radius) for n in (6, 12, 150) for radius in (1.0, 0.3, 0.01)),
         *(opposite_clusters(n) for n in (20, 100)),
@@ -74,7 +72,7 @@ def test_exact_distances_of_any_sample_give_exact_orientations(rotations):
     assert recovery.losses[-1] < EXACT**2
 
 
-@pytest.mark.parametrize("n", [6, 10, 15, 40, 100])
+@pytest.mark.parametrize("n", [6, 15, 100])
 def test_a_tilt_series_is_recovered(n):
     angles = np.linspace(-1.6, 1.4, n) + 0.05 * np.sin(7 * np.arange(n))
     rotations = Rotation.from_rotvec(angles[:, None] * [0, 1, 0]) * random_rotations(1, rng=0)[0]
@@ -92,9 +90,7 @@ def test_a_tilt_series_is_recovered(n):
     ids=["few", "tilt series", "copies"],
 )
 def test_without_a_cap_of_enough_different_images_the_start_is_enumerated(rotations):
-    distances = distances_of(rotations)
-    assert spectral_start(distances) is None
-    recovery = recover_orientations(distances, rng=0)
+    recovery = recover_orientations(distances_of(rotations), rng=0)
     assert recovery.start == "enumerated"
     assert recovery_error(rotations, recovery.rotations) < EXACT
 
@@ -113,7 +109,7 @@ def test_distances_of_exactly_zero_and_pi_are_met():
 # --- landmarks
 
 
-@pytest.mark.parametrize("landmarks", [12, 60, 199, 200])
+@pytest.mark.parametrize("landmarks", [12, 199, 200])
 def test_landmarks_suffice_for_exact_distances(landmarks):
     rotations = random_rotations(200, rng=1)
     assert error_of(rotations, distances_of(rotations), landmarks=landmarks) < EXACT
@@ -132,10 +128,10 @@ def test_only_distances_to_landmarks_are_used():
 
 def test_distances_to_landmarks_may_be_in_a_file(tmp_path, monkeypatch):
     """As float32, and of more images than a block; pages of the file are released block by block."""
-    n, block, released = 900, 800, []
-    monkeypatch.setattr(landmark_module, "BLOCK", block)
+    n, block, released = 300, 200, []
+    monkeypatch.setattr(recovery_module, "BLOCK", block)
     monkeypatch.setattr(
-        landmark_module, "release_pages", lambda part: released.append((type(part), len(part)))
+        recovery_module, "release_pages", lambda part: released.append((type(part), len(part)))
     )
     rotations, numbers = random_rotations(n, rng=1), np.arange(0, 200, 10)[::-1]
     columns = np.memmap(tmp_path / "distances", np.float32, "w+", shape=(n, 20))
@@ -150,7 +146,7 @@ def test_images_of_a_symmetric_particle_are_located_the_same_in_blocks_of_any_si
     columns = geodesic_distance(rotations, rotations[:40], symmetry="C2").astype(np.float32)
     options = {"rounds": 30, "robust_width": np.inf, "group": point_group("C2")}
     for block in (17, 1000):
-        monkeypatch.setattr(landmark_module, "BLOCK", block)
+        monkeypatch.setattr(recovery_module, "BLOCK", block)
         visited, losses = locate_all(columns, rotations[:40].as_quat(), **options)
         found = Rotation.from_quat(visited[-1])
         assert geodesic_distance(found, rotations, symmetry="C2").diagonal().max() < 1e-2
@@ -185,7 +181,7 @@ def test_released_pages_do_not_count_as_memory_and_are_read_again(tmp_path, offs
 # --- noisy distances
 
 
-@pytest.mark.parametrize("sigma", [0.1, 0.2, 0.4, 0.8])
+@pytest.mark.parametrize("sigma", [0.2, 0.8])
 def test_noise_averages_out(sigma):
     n, landmarks = 600, 150
     rotations = random_rotations(n, rng=1)
@@ -224,8 +220,7 @@ def test_the_result_has_its_losses_and_the_orientations_of_each_round():
     assert recovery.start == "spectral"
 
 
-@pytest.mark.parametrize("options", [{}, {"landmarks": 12}, {"method": "spectral"}])
-@pytest.mark.parametrize("n", [16, 100])
+@pytest.mark.parametrize(("n", "options"), [(16, {}), (100, {"landmarks": 12})])
 def test_the_seed_determines_the_orientations(n, options):
     noisy = distances_of(random_rotations(n, rng=1), 0.1)
     first, second = (recover_orientations(noisy, rng=3, **options).rotations.as_quat() for _ in range(2))

@@ -12,7 +12,7 @@ from cryoem.reconstruction.resolution import (
     particle_mask,
     shell_index,
 )
-from cryoem.volumes.filters import soft_sphere
+from cryoem.volumes.density import soft_sphere
 
 ROUNDING = 1e-12
 
@@ -35,13 +35,6 @@ def test_a_map_correlates_with_itself_and_opposes_its_negative(n):
     np.testing.assert_allclose(fourier_shell_correlation(a, -3 * a).correlation, -1, atol=ROUNDING)
     assert len(curve.frequency) == n // 2
     assert curve.resolution_angstrom(0.143) == pytest.approx(1 / curve.frequency[-1])
-
-
-def test_correlation_does_not_depend_on_scale_and_order():
-    a, b = noise(16), noise(16) + noise(16, 1)
-    expected = fourier_shell_correlation(a, b).correlation
-    for x, y in ((b, a), (1e-30 * a, 1e20 * b), (a.astype(np.float32), np.asfortranarray(b)), (a + 7, b)):
-        np.testing.assert_allclose(fourier_shell_correlation(x, y).correlation, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("n", [32, 33])
@@ -180,7 +173,7 @@ A, SMALL = noise(6), np.ones((1, 1, 1))
             lambda: masked_half_map_fsc(A, A, 0 * A, voxel_size_angstrom=1.0),
             "a must not be zero everywhere under the mask, got only zeros",
         ),
-        (lambda: fourier_ring_correlation(A[0, 1:], A[0, 1:]), r"a and b must be square .*shape \(5, 6\)"),
+        (lambda: fourier_ring_correlation(A[0, 1:], A[0, 1:]), r"a must be a square .*shape \(5, 6\)"),
         (lambda: CURVE.resolution_angstrom(1), "threshold must be between 0 and 1, got 1"),
         (lambda: CURVE.resolution_angstrom(np.nan), "threshold must be between 0 and 1, got nan"),
     ],

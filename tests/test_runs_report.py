@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
 
-from cryoem.runs.report import render_report, render_text_summary
+from cryoem.runs.runner import render_report, render_text_summary
 from cryoem.units import readable_duration
 
 
@@ -83,15 +83,6 @@ def test_text_is_escaped(own_page):
     # two figures, plotly, and the script that draws: a name inside a figure opens or closes no element
     assert own_page.count("<script") == own_page.count("</script>") == 4
     assert "<!--" not in own_page
-
-
-def test_numbers_and_phases_are_shown(own_page):
-    headline = own_page[own_page.index('class="headline"') : own_page.index("</dl>")]
-    assert "<dt>resolution</dt><dd>8.0 Å</dd>" in headline
-    assert "5J0N" not in headline
-    assert re.search(r"<td>5J0N .*quoted.*</td>", own_page)
-    assert '<span class="status status-executed">executed</span>' in own_page
-    assert re.findall('class="duration">(.*?)<', own_page) == ["12 s", "3 min 07 s"]
 
 
 def test_text_summary_aligns_its_columns():

@@ -25,7 +25,6 @@ from small_notebooks import (
 )
 
 from cryoem import runs
-from cryoem.runs.execution import last_line
 from cryoem.runs.jobs import folder_lock
 from cryoem.runs.pipeline import find_run
 
@@ -130,18 +129,6 @@ def test_only_what_is_missing_is_executed(story):
     assert story.changed.executed == (MAP,)
     assert story.whole.numbers[MAP]["rounds"] == TOY.gradient_rounds != 5
     assert story.changed.numbers[MAP]["rounds"] == 5
-
-
-def test_executed_notebooks_are_kept_and_partial_files_are_not(story):
-    for name, info in runs.PHASES.items():
-        (path,) = (story.folder / name).glob("*.ipynb")
-        assert path == story.folder / info.notebook
-        cells = nbformat.read(path, as_version=4).cells
-        assert [cell.execution_count for cell in cells] == [1, 2, 3, 4, 5]
-        assert cells[-1].outputs[0].text == "one\ntwo\n"
-    assert not [
-        path for path in story.folder.rglob("*") if path.name.startswith(".partial") or path.suffix == ".log"
-    ]
 
 
 def test_a_run_ends_with_a_summary_that_shows_warnings(story):
@@ -278,16 +265,3 @@ def test_a_file_system_without_locks_gives_a_warning_and_a_marker_file(tmp_path,
             folder_lock(tmp_path),
         ):
             pass
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("one\ntwo\n", "two"),
-        ("\r 10%\r\x1b[1m 20%\x1b[0m\r", "20%"),
-        ("step 1\b\b\b\b\b\bstep 2", "step 2"),
-        (" \n\r", ""),
-    ],
-)
-def test_progress_shows_the_last_line_a_cell_printed(text, line):
-    assert last_line(text) == line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -31,10 +32,14 @@ def build(out: Path, *patterns: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
-    """A site with one executed notebook."""
+def site(tmp_path_factory, toy_run) -> Path:
+    """A site with one executed notebook, that of the toy run."""
     out = tmp_path_factory.mktemp("site")
-    run = build(out, Path(EXECUTED).stem + "*")
+    notebook = Path(EXECUTED).with_suffix(".ipynb")
+    kept = out / "executed" / "toy" / notebook
+    kept.parent.mkdir(parents=True)
+    shutil.copyfile(toy_run.folder / notebook.relative_to("notebooks"), kept)
+    run = build(out, notebook.stem + "*")
     assert run.returncode == 0, run.stderr[-3000:]
     return out / "html"
 

@@ -5,7 +5,6 @@ import pytest
 
 from cryoem.orientations.evaluation import recovery_error
 from cryoem.orientations.recovery import recover_orientations
-from cryoem.orientations.stochastic import FRAMES
 from cryoem.rotations import geodesic_distance, random_rotations
 
 EXACT = 1e-3  # radians, E_OR; distances in single precision are good to the square root of its rounding
@@ -52,15 +51,6 @@ def test_the_seed_determines_the_descent(problem):
     np.testing.assert_array_equal(one.rotations.as_quat(), same.rotations.as_quat())
     np.testing.assert_array_equal(one.losses, same.losses)
     assert not np.array_equal(one.losses, other.losses)
-
-
-@pytest.mark.parametrize("steps", [1, 7, FRAMES + 1])
-def test_few_steps_give_as_many_frames_as_they_can(problem, steps):
-    recovery = recover(problem[1], steps=steps)
-    assert len(recovery.losses) == min(steps, FRAMES)
-    assert len(recovery.frames) == len(recovery.losses) + 1
-    assert np.isfinite(recovery.losses).all()
-    np.testing.assert_allclose(np.linalg.norm(recovery.rotations.as_quat(), axis=1), 1, atol=1e-12)  # float64
 
 
 def test_identical_orientations_do_not_break_the_gradient():

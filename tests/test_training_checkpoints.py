@@ -30,12 +30,10 @@ from tiny_training import (
     without_compilation,
 )
 
-from cryoem.distances.stream import ProjectionStream
 from cryoem.distances.trained import TrainedEncoder
-from cryoem.distances.training import train
-from cryoem.training.checkpoints import open_checkpoints
+from cryoem.distances.training import ProjectionStream, train
 from cryoem.training.compilation import TrainingSchedule, compile_network
-from cryoem.training.fitting import fit
+from cryoem.training.fitting import fit, open_checkpoints
 
 STANDSTILL = 1e-20  # a learning rate whose steps are lost in the rounding of the weights
 
@@ -90,7 +88,7 @@ def test_a_killed_training_resumes_to_the_same_numbers(uninterrupted, tmp_path):
 @pytest.mark.parametrize(("call", "epochs"), [(2, []), (3, ["epoch-1"])], ids=["first epoch", "second epoch"])
 def test_a_checkpoint_cut_short_is_not_used(uninterrupted, tmp_path, monkeypatch, call, epochs):
     # the first replaced file is the fingerprint
-    monkeypatch.setattr("cryoem.training.checkpoints.os.replace", fail_at_call(call))
+    monkeypatch.setattr("cryoem.training.fitting.os.replace", fail_at_call(call))
     with pytest.raises(Interrupted):
         tiny_training(checkpoints=tmp_path)
     monkeypatch.undo()

@@ -8,8 +8,9 @@ from cryoem import volumes
 from cryoem.rotations import point_group
 
 
-@pytest.mark.parametrize("symmetry", ["C1", "C3", "D2", "O"])
-@pytest.mark.parametrize(("size", "seed"), [(32, 0), (33, 1)])
+@pytest.mark.parametrize(
+    ("symmetry", "size", "seed"), [("C1", 32, 0), ("C1", 33, 1), ("D2", 33, 2), ("O", 32, 0)]
+)
 def test_phantom_is_normalised_centred_and_fits(symmetry, size, seed):
     phantom = volumes.phantom(symmetry=symmetry, size=size, rng=seed)
     assert phantom.data.shape == (size, size, size)
@@ -24,7 +25,7 @@ def test_phantom_is_normalised_centred_and_fits(symmetry, size, seed):
     assert 0.6 < np.ptp(occupied @ directions.T, axis=0).max() / size < 0.8
 
 
-@pytest.mark.parametrize(("symmetry", "tolerance"), [("C2", 1e-3), ("D2", 1e-3), ("C3", 0.1), ("D3", 0.1)])
+@pytest.mark.parametrize(("symmetry", "tolerance"), [("D2", 1e-3), ("D3", 0.1)])
 def test_phantom_has_the_symmetry_of_its_group_and_no_mirror(symmetry, tolerance):
     size = 41 if symmetry.endswith("3") else 40
     data = volumes.phantom(symmetry=symmetry, size=size, resolution_angstrom=14.0).data

@@ -55,38 +55,10 @@ def listed(monkeypatch, content):
 
 
 @pytest.mark.parametrize(
-    ("name", "file_name", "url"),
-    [
-        ("1U19", "1u19.cif.gz", "https://files.rcsb.org/download/1U19.cif.gz"),
-        ("pdb-5j0n", "5j0n.cif.gz", "https://files.rcsb.org/download/5J0N.cif.gz"),
-        (
-            "EMD-1234",
-            "emd_1234.map.gz",
-            "https://ftp.ebi.ac.uk/pub/databases/emdb/structures/EMD-1234/map/emd_1234.map.gz",
-        ),
-    ],
-)
-def test_identifiers_have_addresses(name, file_name, url):
-    entry = volumes.find_entry(name)
-    assert (entry.file_name, entry.url, entry.sha256) == (file_name, url, None)
-
-
-def test_listed_entries_are_complete_and_found_in_any_case():
-    for name, entry in volumes.ENTRIES.items():
-        assert volumes.find_entry(name.upper()) is entry
-        assert len(bytes.fromhex(entry.sha256)) == 32
-        assert entry.url.startswith("https://")
-        assert entry.licence
-        assert entry.description
-
-
-@pytest.mark.parametrize(
     ("name", "message"),
     [
         ("../5j0n", "name must be a registry name, not a path, got"),
-        ("a\\b", "name must be a registry name, not a path, got"),
         ("", "name must be one of 5j0n, beta-galactosidase, a PDB id"),
-        ("EMD-12", "name must be one of 5j0n, beta-galactosidase, a PDB id"),
         ("５j0n", "name must be one of 5j0n, beta-galactosidase, a PDB id"),
     ],
 )
@@ -95,7 +67,7 @@ def test_names_that_are_none_are_refused(home, name, message):
         volumes.fetch(name)
 
 
-@pytest.mark.parametrize("folder", ["", "maps", "models"])
+@pytest.mark.parametrize("folder", ["", "maps"])
 def test_local_file_comes_first(home, tmp_path, monkeypatch, folder):
     listed(monkeypatch, b"local")
     path = tmp_path / "local" / folder / "5j0n.mrc"
@@ -103,15 +75,9 @@ def test_local_file_comes_first(home, tmp_path, monkeypatch, folder):
     path.write_bytes(b"local")
     monkeypatch.setenv("CRYOEM_DATA", str(tmp_path / "local"))
     assert volumes.fetch("5j0n").samefile(path)
-
-
-def test_local_file_with_the_wrong_digest_is_an_error(home, tmp_path, monkeypatch):
-    expected = listed(monkeypatch, b"right")
-    (tmp_path / "5j0n.mrc").write_bytes(b"wrong")
-    monkeypatch.setenv("CRYOEM_DATA", str(tmp_path))
-    found = hashlib.sha256(b"wrong").hexdigest()
-    with pytest.raises(ValueError, match=rf"5j0n\.mrc must have the sha256 {expected}, got {found}"):
-        volumes.fetch("5j0n")
+    path.write_bytes(b"wrong")
+    with pytest.raises(ValueError, match=r"5j0n\.mrc must have the sha256 \w+, got \w+"):
+        volumes.fetch("5J0N")
 
 
 def test_download_happens_once_with_the_known_hash(home, downloads, monkeypatch):
@@ -126,16 +92,30 @@ def test_download_happens_once_with_the_known_hash(home, downloads, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "content"), [("1u19", "1u19.cif.gz", MODEL), ("EMD-1234", "emd_1234.map.gz", MAP)]
+    ("name", "file", "url", "content"),
+    [
+        ("1u19", "1u19.cif.gz", "https://files.rcsb.org/download/1U19.cif.gz", MODEL),
+        ("PDB-1u19", "1u19.cif.gz", "https://files.rcsb.org/download/1U19.cif.gz", MODEL),
+        (
+            "EMD-1234",
+            "emd_1234.map.gz",
+            "https://ftp.ebi.ac.uk/pub/databases/emdb/structures/EMD-1234/map/emd_1234.map.gz",
+            MAP,
+        ),
+    ],
 )
-def test_first_use_of_an_unlisted_entry_records_its_digest(home, downloads, name, file, content):
-    path = volumes.fetch(name)
-    assert (home / f"{file}.sha256").read_text() == f"{hashlib.sha256(content).hexdigest()}  {file}\n"
-    assert volumes.fetch(name.upper()) == path
+def test_first_use_of_an_unlisted_entry_records_its_digest(home, downloads, name, file, url, content):
+    path, record = volumes.fetch(name), home / f"{file}.sha256"
+    assert record.read_text() == f"{hashlib.sha256(content).hexdigest()}  {file}\n"
+    assert volumes.fetch(name.lower()) == path
     path.write_bytes(b"changed")
     with pytest.raises(ValueError, match=rf"{file} must have the sha256"):
         volumes.fetch(name)
-    assert len(downloads) == 1
+    assert downloads == [(url, None)]
+    for damaged in (b"", b"abc  1u19.cif.gz\n", b"\xff" * 80, b"0" * 90):
+        record.write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"{file}\.sha256 must begin with a sha256, got"):
+            volumes.fetch(name)
 
 
 @pytest.mark.parametrize(
@@ -144,10 +124,6 @@ def test_first_use_of_an_unlisted_entry_records_its_digest(home, downloads, name
         (b"<html>404</html>", r"1u19\.cif\.gz is not a complete gzip file"),
         (b"", r"1u19\.cif\.gz must have 'data_1U19' at its beginning, got ''"),
         (MODEL[:-1], r"1u19\.cif\.gz is not a complete gzip file from https://\S+: Compressed file ended"),
-        (
-            MODEL[:-6] + b"x" + MODEL[-5:],
-            r"1u19\.cif\.gz is not a complete gzip file from https://\S+: CRC check failed",
-        ),
         (
             gzip.compress(b"data_1ABC\n", mtime=0),
             r"1u19\.cif\.gz must have 'data_1U19' at its beginning, got 'data_1ABC'",
@@ -163,22 +139,6 @@ def test_what_is_downloaded_is_verified_before_it_is_taken(home, monkeypatch, co
         volumes.fetch("1u19")
     assert "\n" not in str(raised.value)
     assert not list(home.iterdir())
-
-
-def test_a_map_that_is_none_is_not_taken(home, downloads, monkeypatch):
-    monkeypatch.setattr("test_volumes_registry.MAP", gzip.compress(b"data_1234\n" * 200))
-    with pytest.raises(ValueError, match=r"emd_1234\.map\.gz must have 'MAP' in its header, got"):
-        volumes.fetch("EMD-1234")
-
-
-@pytest.mark.parametrize(
-    "text", [b"", b"\n", b"abc  1u19.cif.gz\n", b"\xff" * 80, b"0" * 63 + b"\n", b"0" * 90]
-)
-def test_a_damaged_record_of_a_digest_is_an_error(home, downloads, text):
-    volumes.fetch("1u19")
-    (home / "1u19.cif.gz.sha256").write_bytes(text)
-    with pytest.raises(ValueError, match=r"1u19\.cif\.gz\.sha256 must begin with a sha256, got"):
-        volumes.fetch("1u19")
 
 
 NOT_FOUND = requests.Response()

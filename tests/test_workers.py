@@ -75,9 +75,8 @@ def test_results_come_in_the_order_of_the_items(client):
     assert [number for number, _ in in_order(slow_start, range(3))] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("ahead", [1, 3])
-def test_items_are_consumed_as_they_are_needed(client, ahead):
-    taken = []
+def test_items_are_consumed_as_they_are_needed(client):
+    taken, ahead = [], 3
     results = in_order(abs, (taken.append(i) or i for i in range(20)), client=client, ahead=ahead)
     assert [next(results), next(results)] == [0, 1]
     assert taken == list(range(1 + 2 * ahead))  # two workers
@@ -101,11 +100,6 @@ def test_a_block_that_kills_every_worker_is_an_error(tmp_path):
         results = in_order(Killer(tmp_path, always=True), range(8), client=client)
         with pytest.raises(WorkersLostError, match=r"^\d+ workers died while computing the same block"):
             list(results)
-
-
-def test_a_large_function_causes_no_warning(client):
-    large = partial(np.add, np.zeros(2_000_000))
-    assert next(in_order(large, [1.0], client=client))[0] == 1
 
 
 def test_workers_that_start_later_are_used():

@@ -13,9 +13,8 @@ import pytest
 import tensorflow as tf
 
 from cryoem import particles
-from cryoem.distances.stream import ProjectionStream
 from cryoem.distances.trained import EncoderSettings, TrainedEncoder
-from cryoem.distances.training import TrainingSchedule, train
+from cryoem.distances.training import ProjectionStream, TrainingSchedule, train
 from cryoem.images import downsample
 from cryoem.particles.simulation import ImagingConditions
 from cryoem.volumes.phantoms import phantom

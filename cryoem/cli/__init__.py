@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import typer
 
-from cryoem.cli.alignment import align2d
 from cryoem.cli.data import convert, density, fetch, project
 from cryoem.cli.machine import info
 from cryoem.cli.maps import fsc, reconstruct
-from cryoem.cli.orientations import distances, recover
+from cryoem.cli.orientations import align2d, distances, recover
 from cryoem.cli.runs import experiment, run, settings
 
 COMMANDS = {

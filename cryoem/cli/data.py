@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from cryoem.cli import options
-from cryoem.cli.wrapper import NOTHING_WRITTEN, Answer, command
-
-if TYPE_CHECKING:
-    from cryoem.particles.particle_file import ParticleFile
-    from cryoem.particles.simulation import SimulatedParticles
+from cryoem.cli import shared
+from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
 
 TABLE_SUFFIXES = (".star", ".xmd")
 
@@ -46,7 +42,7 @@ def density(
             help="Atomic model (mmCIF, PDB), map, registry name, PDB id, EMDB id, or phantom.",
         ),
     ],
-    out: options.Out,
+    out: shared.Out,
     voxel_size: Annotated[
         float | None, typer.Option(help="Voxel size in angstrom; by default that of the input map, or 4.")
     ] = None,
@@ -60,7 +56,7 @@ def density(
     size: Annotated[
         int | None, typer.Option(min=1, help="Side of the cubic box in voxels; the centre is kept.")
     ] = None,
-    force: options.Force = False,
+    force: shared.Force = False,
 ) -> Answer:
     """Make a density map from an atomic model or a phantom.
 
@@ -73,7 +69,7 @@ def density(
     from cryoem.volumes import registry
     from cryoem.volumes.maps import write_map
 
-    options.new_file(out, *options.MAP_SUFFIXES, force=force, inputs=(Path(source),))
+    shared.new_file(out, *shared.MAP_SUFFIXES, force=force, inputs=(Path(source),))
     if symmetry is not None:
         if source != "phantom":
             raise typer.BadParameter(f"applies only to the phantom, got {source}", param_hint="--symmetry")
@@ -97,7 +93,7 @@ def project(
     source: Annotated[
         str, typer.Argument(metavar="MAP", help="Map, or any other input of `cryoem density`.")
     ],
-    out: options.Out,
+    out: shared.Out,
     n: Annotated[int, typer.Option("-n", "--images", min=1, help="Number of images.")] = 1000,
     image_size: Annotated[
         int | None,
@@ -111,10 +107,10 @@ def project(
     ] = 0.0,
     shift_limit_px: Annotated[float, typer.Option(help="Largest off-centre shift along x and y.")] = 0.0,
     ctf: Annotated[bool, typer.Option("--ctf", help="Apply a contrast transfer function.")] = False,
-    seed: options.Seed = 0,
-    workers: options.Workers = 1,
-    scheduler: options.Scheduler = None,
-    force: options.Force = False,
+    seed: shared.Seed = 0,
+    workers: shared.Workers = 1,
+    scheduler: shared.Scheduler = None,
+    force: shared.Force = False,
 ) -> Answer:
     """Simulate particle images of a map.
 
@@ -140,19 +136,19 @@ def project(
         ctf=ContrastTransfer(inverted=True) if ctf else None,
     )
     simulated = simulate_lazily(density_map, n, conditions, rng=seed)
-    with options.shared_work("projecting", n, workers=workers, scheduler=scheduler) as (map_blocks, done):
+    with shared.shared_work("projecting", n, workers=workers, scheduler=scheduler) as (map_blocks, done):
         write_particles(out, simulated, map_blocks=map_blocks, callback=done)
     return _written(out, stack, simulated)
 
 
 @command(afterwards=NOTHING_WRITTEN)
 def convert(
-    source: options.Particles,
+    source: shared.Particles,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Table to write: .star or .xmd.")],
-    pixel_size: options.PixelSize = None,
-    datadir: options.Datadir = None,
-    optics_group: options.OpticsGroup = None,
-    force: options.Force = False,
+    pixel_size: shared.PixelSize = None,
+    datadir: shared.Datadir = None,
+    optics_group: shared.OpticsGroup = None,
+    force: shared.Force = False,
 ) -> Answer:
     """Convert particle files for another program.
 
@@ -170,18 +166,18 @@ def convert(
     opened = open_particles(
         source, pixel_size_angstrom=pixel_size, datadir=datadir, optics_group=optics_group
     )
-    with options.progress("writing", len(opened)) as done:
+    with shared.progress("writing", len(opened)) as done:
         write_particles(out, opened, callback=done)
     return _written(out, stack, opened)
 
 
 def _new_particles(out: Path, *, force: bool, inputs: tuple[Path, ...], option: str = "--out") -> Path:
     """Check that a table and the stack next to it may be written; return the path of the stack."""
-    options.new_file(out, *TABLE_SUFFIXES, force=force, inputs=inputs, option=option)
-    return options.new_file(out.with_suffix(".mrcs"), ".mrcs", force=force, inputs=inputs, option=option)
+    shared.new_file(out, *TABLE_SUFFIXES, force=force, inputs=inputs, option=option)
+    return shared.new_file(out.with_suffix(".mrcs"), ".mrcs", force=force, inputs=inputs, option=option)
 
 
-def _written(table: Path, stack: Path, particles: ParticleFile | SimulatedParticles) -> Answer:
+def _written(table: Path, stack: Path, particles) -> Answer:
     n, size, pixel = len(particles), particles.image_size, particles.pixel_size_angstrom
     values = {
         "table": table,

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import cryoem
-from cryoem.cli.wrapper import NOTHING_CHANGED, Answer, command
+from cryoem.cli.shared import NOTHING_CHANGED, Answer, command
 from cryoem.devices import chosen_device, cores
 
 PACKAGES = ("numpy", "tensorflow", "keras", "astra-toolbox", "finufft", "numba")
@@ -24,10 +24,10 @@ def info() -> Answer:
     Example:
       cryoem info --json
     """
-    from cryoem.files.locations import data_folder, notebooks_folder
-    from cryoem.projection import astra_gpu
+    from cryoem.files.reading import data_folder, notebooks_folder
+    from cryoem.projection.projectors import astra_is_usable
 
-    device, gpus, astra = chosen_device(), _tensorflow_gpus(), astra_gpu.is_usable()
+    device, gpus, astra = chosen_device(), _tensorflow_gpus(), astra_is_usable()
     report = {
         "cryoem": cryoem.__version__,
         "python": sys.version.split()[0],

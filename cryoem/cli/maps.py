@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cryoem.cli import options
-from cryoem.cli.wrapper import NOTHING_WRITTEN, Answer, command
+from cryoem.cli import shared
+from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
 
 if TYPE_CHECKING:
     from cryoem.reconstruction.resolution import FSC
@@ -21,21 +21,21 @@ HALF_MAPS = 0.143
 
 @command(afterwards=NOTHING_WRITTEN, on_device=True)
 def reconstruct(
-    particles: options.Particles,
-    out: options.Out,
-    symmetry: options.Symmetry = "C1",
+    particles: shared.Particles,
+    out: shared.Out,
+    symmetry: shared.Symmetry = "C1",
     method: Annotated[
         str, typer.Option(help="fourier, or cgls, which reads all images into memory.")
     ] = "fourier",
     half_maps: Annotated[
         bool, typer.Option("--half-maps", help="Also write two half-maps and compare them.")
     ] = False,
-    pixel_size: options.PixelSize = None,
-    datadir: options.Datadir = None,
-    optics_group: options.OpticsGroup = None,
-    workers: options.Workers = 1,
-    scheduler: options.Scheduler = None,
-    force: options.Force = False,
+    pixel_size: shared.PixelSize = None,
+    datadir: shared.Datadir = None,
+    optics_group: shared.OpticsGroup = None,
+    workers: shared.Workers = 1,
+    scheduler: shared.Scheduler = None,
+    force: shared.Force = False,
 ) -> Answer:
     """Reconstruct a map from particle images with known orientations.
 
@@ -62,12 +62,12 @@ def reconstruct(
         )
     paths = [out, *(_half_path(out, number) for number in (1, 2) if half_maps)]
     for path in paths:
-        options.new_file(path, *options.MAP_SUFFIXES, force=force, inputs=(particles,))
+        shared.new_file(path, *shared.MAP_SUFFIXES, force=force, inputs=(particles,))
     opened = open_particles(
         particles, pixel_size_angstrom=pixel_size, datadir=datadir, optics_group=optics_group
     )
     for path in paths:
-        options.refuse_input(path, opened.paths)
+        shared.refuse_input(path, opened.paths)
     if opened.poses is None:
         raise ValueError(f"{particles} has no orientations; a map cannot be reconstructed without them")
     subset = opened.random_subset if half_maps else None
@@ -76,7 +76,7 @@ def reconstruct(
         outputs = [maps.reconstruct(opened, opened.poses, method=method, **known)]
     else:
         sharing = {"workers": workers, "scheduler": scheduler, "ahead": 1}  # the sums of a block are large
-        with options.shared_work("reconstructing", len(opened), **sharing) as (map_blocks, done):
+        with shared.shared_work("reconstructing", len(opened), **sharing) as (map_blocks, done):
             found = maps.reconstruct_halves(
                 opened, opened.poses, subset=subset, map_blocks=map_blocks, callback=done, **known
             )
@@ -128,8 +128,8 @@ def fsc(
     ] = HALF_MAPS,
     out: Annotated[Path | None, typer.Option("--out", help="Output file for the curve (.csv).")] = None,
     figure: Annotated[Path | None, typer.Option("--figure", help="Output file for a figure (.html).")] = None,
-    seed: options.Seed = 0,
-    force: options.Force = False,
+    seed: shared.Seed = 0,
+    force: shared.Force = False,
 ) -> Answer:
     """Compare two maps by Fourier shell correlation.
 
@@ -140,6 +140,8 @@ def fsc(
     Example:
       cryoem fsc half-1.mrc half-2.mrc --soft-mask --figure fsc.html
     """
+    import pandas as pd
+
     from cryoem import plots
     from cryoem.files.writing import write_text
     from cryoem.reconstruction.resolution import fourier_shell_correlation, masked_half_map_fsc, particle_mask
@@ -149,9 +151,9 @@ def fsc(
         raise typer.BadParameter("give --mask or --soft-mask, not both")
     inputs = [path for path in (a, b, mask) if path is not None]
     if out is not None:
-        options.new_file(out, ".csv", force=force, inputs=inputs)
+        shared.new_file(out, ".csv", force=force, inputs=inputs)
     if figure is not None:
-        options.new_file(figure, ".html", force=force, inputs=inputs, option="--figure")
+        shared.new_file(figure, ".html", force=force, inputs=inputs, option="--figure")
     first, second = read_map(a), read_map(b)
     _check_same_grid(a, first, b, second)
     voxel, weight = first.voxel_size_angstrom, None
@@ -176,14 +178,17 @@ def fsc(
         limit = "" if falls_below else " (Nyquist: the curve never falls below)"
         text = f"resolution {resolution:.2f} Å at FSC {threshold:g}{limit}"
     if out is not None:
-        write_text(out, _table(curve))
+        # one row for each shell
+        columns = {"frequency_per_angstrom": curve.frequency, "correlation": curve.correlation}
+        if curve.phase_randomised is not None:
+            columns["phase_randomised"] = curve.phase_randomised
+        write_text(out, pd.DataFrame(columns).to_csv(index=False, float_format="%.9g"))
         text += f"\nCurve: {out}"
     if figure is not None:
         shells = {"FSC": (curve.frequency, curve.correlation)}
         page = plots.fourier_shell_correlation(shells, thresholds=(threshold,))
-        write_text(
-            figure, page.to_html(include_plotlyjs=True, config={"displaylogo": False})
-        )  # needs no network
+        # a page that needs no network
+        write_text(figure, page.to_html(include_plotlyjs=True, config={"displaylogo": False}))
         text += f"\nFigure: {figure}"
     values = {
         "resolution_angstrom": resolution,
@@ -218,13 +223,3 @@ def _check_same_grid(a: Path, first: DensityMap, b: Path, second: DensityMap) ->
     one, other = first.voxel_size_angstrom, second.voxel_size_angstrom
     if abs(one - other) > SAME_VOXEL * one:
         raise ValueError(f"{b} must have the voxel size of {a}, {one:.6g} angstrom, got {other:.6g}")
-
-
-def _table(curve: FSC) -> str:
-    """Return the curve as CSV, one row for each shell."""
-    import pandas as pd
-
-    table = pd.DataFrame({"frequency_per_angstrom": curve.frequency, "correlation": curve.correlation})
-    if curve.phase_randomised is not None:
-        table["phase_randomised"] = curve.phase_randomised
-    return table.to_csv(index=False, float_format="%.9g")

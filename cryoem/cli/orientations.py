@@ -1,4 +1,4 @@
-"""Commands from particle images to orientations: learned distances, and their recovery."""
+"""Commands from particle images to orientations: learned distances, their recovery, and in-plane alignment."""
 
 from __future__ import annotations
 
@@ -8,31 +8,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cryoem.cli import options
-from cryoem.cli.wrapper import NOTHING_WRITTEN, Answer, command
+from cryoem.cli import shared
+from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from cryoem.particles.particle_file import ParticleFile
+    from cryoem.particles.files import ParticleFile
 
 
 @command(afterwards=NOTHING_WRITTEN, on_device=True)
 def distances(
-    particles: options.Particles,
+    particles: shared.Particles,
     encoder: Annotated[Path, typer.Option(help="Trained network, such as encoder.weights.h5 of a run.")],
-    out: options.Out,
+    out: shared.Out,
     landmarks: Annotated[
         int | None,
         typer.Option(help="Compute only the distances to this number of images; for very large data sets."),
     ] = None,
-    seed: options.Seed = 0,
-    pixel_size: options.PixelSize = None,
-    datadir: options.Datadir = None,
-    optics_group: options.OpticsGroup = None,
-    workers: options.Workers = 1,
-    scheduler: options.Scheduler = None,
-    force: options.Force = False,
+    seed: shared.Seed = 0,
+    pixel_size: shared.PixelSize = None,
+    datadir: shared.Datadir = None,
+    optics_group: shared.OpticsGroup = None,
+    workers: shared.Workers = 1,
+    scheduler: shared.Scheduler = None,
+    force: shared.Force = False,
 ) -> Answer:
     """Estimate the distances between the orientations of images.
 
@@ -47,24 +45,19 @@ def distances(
     from cryoem.files.reading import sha256_of
     from cryoem.particles.files import open_particles
 
-    options.new_file(out, ".h5", force=force, inputs=(particles, encoder))
+    shared.new_file(out, ".h5", force=force, inputs=(particles, encoder))
     opened = open_particles(
         particles, pixel_size_angstrom=pixel_size, datadir=datadir, optics_group=optics_group
     )
     # TensorFlow is loaded only once the particle file is known to be readable
     from cryoem.distances.prediction import estimate_distances
-    from cryoem.distances.storage import load_encoder
+    from cryoem.distances.trained import load_encoder
 
     trained = load_encoder(encoder)
     sharing = {"workers": workers, "scheduler": scheduler}
-    with options.shared_work("reading", len(opened), **sharing) as (map_blocks, done):
+    with shared.shared_work("reading", len(opened), **sharing) as (map_blocks, done):
         found = estimate_distances(
-            opened,
-            trained,
-            landmarks=landmarks,
-            rng=seed,
-            map_blocks=map_blocks,
-            callback=done,
+            opened, trained, landmarks=landmarks, rng=seed, map_blocks=map_blocks, callback=done
         )
     parameters = {
         "images": len(opened),
@@ -94,7 +87,7 @@ def recover(
     distances: Annotated[
         Path, typer.Argument(metavar="DISTANCES", help="File from `cryoem distances` or from a run.")
     ],
-    out: options.Out,
+    out: shared.Out,
     particles: Annotated[
         Path | None,
         typer.Option("--particles", help="Particles of these distances; used to determine the gauge."),
@@ -109,11 +102,11 @@ def recover(
         int | None,
         typer.Option(help="Use only the distances to this number of images; for very large data sets."),
     ] = None,
-    seed: options.Seed = 0,
-    pixel_size: options.PixelSize = None,
-    datadir: options.Datadir = None,
-    optics_group: options.OpticsGroup = None,
-    force: options.Force = False,
+    seed: shared.Seed = 0,
+    pixel_size: shared.PixelSize = None,
+    datadir: shared.Datadir = None,
+    optics_group: shared.OpticsGroup = None,
+    force: shared.Force = False,
 ) -> Answer:
     """Recover the orientations of images from their distances.
 
@@ -138,9 +131,7 @@ def recover(
     as_star = out.suffix.lower() == ".star"
     if particles is None and as_star:
         raise typer.BadParameter("a STAR file needs --particles, whose images it lists", param_hint="--out")
-    options.new_file(
-        out, ".star", ".h5", force=force, inputs=[distances, *([particles] if particles else [])]
-    )
+    shared.new_file(out, ".star", ".h5", force=force, inputs=[distances, *([particles] if particles else [])])
     matrix, shifts, stored, parameters = _read(distances)
     symmetry = symmetry or parameters.get("symmetry", "C1")
     if stored is not None and landmarks is not None:
@@ -150,7 +141,7 @@ def recover(
         opening = {"pixel_size_angstrom": pixel_size, "datadir": datadir, "optics_group": optics_group}
         opened = _open_same(particles, opening, distances, len(matrix), parameters.get("particles_sha256"))
     rng = np.random.default_rng(seed)
-    with options.progress("recovering, then fixing the gauge", 2, unit="step") as done:
+    with shared.progress("recovering, then fixing the gauge", 2, unit="step") as done:
         recovery = recover_orientations(
             matrix,
             method=method,
@@ -190,7 +181,72 @@ def recover(
     return Answer(text, values)
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, dict]:
+@command(afterwards=NOTHING_WRITTEN, on_device=True)
+def align2d(
+    particles: shared.Particles,
+    out: Annotated[Path, typer.Option(help="New folder for the result.")],
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a saved or exported aligner; by default a new one is trained."),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="judl, udl, or template (no training); judl by default.")
+    ] = None,
+    symmetry: Annotated[
+        str | None, typer.Option(help="In-plane symmetry of the class: C1, C2, ...; C1 by default.")
+    ] = None,
+    pixel_size: shared.PixelSize = None,
+    datadir: shared.Datadir = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of training epochs; 5 by default.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Training time in seconds after which no new epoch starts.")
+    ] = None,
+    max_training_images: Annotated[
+        int, typer.Option(help="Maximum number of training images, chosen at random.")
+    ] = 10_000,
+    seed: shared.Seed = 0,
+    export: Annotated[
+        bool, typer.Option("--export", help="Also write the aligner as a stand-alone TensorFlow model.")
+    ] = False,
+) -> Answer:
+    """Align the particle images of one class in-plane.
+
+    Writes the aligned stack, tables for RELION and XMIPP, the averages before and after alignment, and the trained
+    model. The folder appears only when all of them are complete. Run this command in the folder from which you start
+    RELION or XMIPP, because stack names in the tables are relative to it.
+
+    \b
+    Example:
+      cryoem align2d particles.mrcs --out aligned/
+    """
+    from cryoem.udl.stacks import AlignerTraining, align_file
+
+    given = {"method": method, "symmetry": symmetry, "epochs": epochs, "seconds": seconds}
+    given = {name: value for name, value in given.items() if value is not None}
+    if export:
+        given["export"] = True
+    if model is not None and given:
+        raise ValueError(f"--model is not trained further; omit {', '.join(f'--{name}' for name in given)}")
+    result = align_file(
+        particles,
+        out,
+        model=model,
+        training=None if model is not None else AlignerTraining(**given),
+        pixel_size_angstrom=pixel_size,
+        datadir=datadir,
+        max_training_images=max_training_images,
+        rng=seed,
+        progress=True,
+    )
+    agreement = "a single image has no halves to compare"
+    if result.resolution_angstrom is not None:
+        agreement = f"the averages of two halves agree to {result.resolution_angstrom:.1f} Å"
+    images = "1 image" if result.images == 1 else f"{result.images:,} images"
+    text = f"{images} aligned in {result.seconds:.0f} s ({result.method}); {agreement}"
+    return Answer(f"{text}\n\nResult: {result.folder}", vars(result))
+
+
+def _read(path: Path) -> tuple:
     """Read distances (n, n), shifts (n, 2), indices (m,) of landmarks if distances are (n, m), and parameters."""
     import numpy as np
 

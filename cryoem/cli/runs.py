@@ -8,8 +8,16 @@ from typing import Annotated
 
 import typer
 
-from cryoem.cli.options import Datadir, OpticsGroup, PixelSize, Scheduler, Workers
-from cryoem.cli.wrapper import NOTHING_CHANGED, Answer, command
+from cryoem.cli.shared import (
+    NOTHING_CHANGED,
+    Answer,
+    Datadir,
+    OpticsGroup,
+    PixelSize,
+    Scheduler,
+    Workers,
+    command,
+)
 
 
 @command(afterwards="the same command resumes it", on_device=True)
@@ -83,8 +91,12 @@ def run(
         "optics_group": optics_group,
         "pixel_size_angstrom": pixel_size,
     }
+    overrides = {name: value for name, value in given.items() if value is not None}
     try:
-        overrides = _overrides(settings or [], **given)
+        for name, value in map(profiles.parse_setting, settings or []):
+            if name in overrides:
+                raise ValueError(f"{name} must be given once, got {overrides[name]!r} and {value!r}")
+            overrides[name] = value
         profiles.get_profile(profile, **overrides)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
@@ -143,7 +155,7 @@ def experiment(
     from cryoem import experiments
     from cryoem.experiments.catalogue import FOLDER
     from cryoem.experiments.tables import time_in_words, times
-    from cryoem.files.locations import notebooks_folder
+    from cryoem.files.reading import notebooks_folder
     from cryoem.workers import client_of, in_order
 
     if list_all:
@@ -173,16 +185,3 @@ def experiment(
     path = Path(table.attrs["path"])
     values = {"experiment": name, "measurements": len(table), "table": path}
     return Answer(f"{len(table)} measurements: {path}", values)
-
-
-def _overrides(settings: list[str], **options) -> dict[str, object]:
-    """Merge settings from ``--set`` and from other options; raise ValueError if one is given twice."""
-    from cryoem.runs.profiles import parse_setting
-
-    overrides = {name: value for name, value in options.items() if value is not None}
-    for text in settings:
-        name, value = parse_setting(text)
-        if name in overrides:
-            raise ValueError(f"{name} must be given once, got {overrides[name]!r} and {value!r}")
-        overrides[name] = value
-    return overrides

@@ -15,9 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "predict_distances",
             "predict_shifts",
         ],
-        "storage": ["load_encoder", "save_encoder"],
-        "stream": ["ProjectionStream"],
-        "trained": ["EncoderSettings", "TrainedEncoder"],
-        "training": ["TrainingSchedule", "train"],
+        "trained": ["EncoderSettings", "TrainedEncoder", "load_encoder", "save_encoder"],
+        "training": ["ProjectionStream", "TrainingSchedule", "train"],
     },
 )

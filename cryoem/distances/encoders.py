@@ -4,7 +4,7 @@
 the radii as channels. A rotation of the image is then a circular shift. The features are the harmonics 0 and 1 of the
 angle, which change as the rows of R do when an image turns in its plane: the third row stays, the first two turn. The
 network only has to learn the viewing direction, two of the three angles. For symmetric particles features have a higher
-degree (see ``kernels``), and so do their harmonics. The displacement of the particle is one more harmonic 1, since it
+degree (see ``losses``), and so do their harmonics. The displacement of the particle is one more harmonic 1, since it
 turns with the image.
 
 ``"published"``: seven convolutions and a global average (arXiv 2104.06237, section 4.2), kept as the baseline.
@@ -16,8 +16,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from cryoem.distances.kernels import highest_harmonic
-from cryoem.distances.pair_head import PairHead
+from cryoem.distances.losses import highest_harmonic
 from cryoem.training.compilation import device_precision
 from cryoem.validation import whole_number
 
@@ -25,6 +24,8 @@ ARCHITECTURES = ("polar", "published")
 N_ANGLES = 64
 KERNEL_WIDTH = 5
 POOLED_BLOCKS = 2
+PAIR_WIDTHS = (128, 64)
+PAIR_ROWS = 64  # images compared with all others at a time
 PUBLISHED_CONVOLUTIONS = ((32, 7), (64, 5), (128, 3), (256, 3), (256, 3), (512, 3), (512, 3))
 
 
@@ -110,6 +111,57 @@ class AngularHarmonics(layers.Layer):
         return ops.concatenate(parts, axis=-1)
 
 
+@keras.saving.register_keras_serializable("cryoem")
+class PairHead(layers.Layer):
+    """Last layer of an encoder: returns features unchanged, and contains the network that compares two of them.
+
+    The weights are trained, saved and restored with the encoder. The published network (arXiv 2104.06237, ablation of
+    the feature distance) concatenates two feature vectors and has six dense layers with SELU. This one is narrower,
+    since it is applied to all pairs of a batch, and gives the same distance for (i, j) as for (j, i).
+    """
+
+    def __init__(self, widths: tuple[int, ...] = PAIR_WIDTHS, **kwargs):
+        super().__init__(**kwargs)
+        self.widths = tuple(widths)
+        self._first = layers.Dense(self.widths[0], dtype=self.dtype_policy)
+        self._second = layers.Dense(self.widths[0], use_bias=False, dtype=self.dtype_policy)
+        self._hidden = [
+            layers.Dense(width, activation="selu", dtype=self.dtype_policy) for width in self.widths[1:]
+        ]
+        self._last = layers.Dense(1, dtype=self.dtype_policy)
+
+    def build(self, input_shape):
+        for layer in (self._first, self._second):
+            layer.build((None, input_shape[-1]))
+        for layer, width in zip([*self._hidden, self._last], self.widths, strict=True):
+            layer.build((None, None, width))
+
+    def call(self, features):
+        """(b, f) -> (b, f)"""
+        return features
+
+    def distances(self, features, others):
+        """Distances between two sets of unit features: (n, f), (m, f) -> (n, m) in [0, pi]."""
+        # a dense layer on a concatenated pair is the sum of one layer on each half, so pairs are never formed
+        one_way = self._first(features)[:, None] + self._second(others)[None]  # (n, m, width)
+        other_way = self._second(features)[:, None] + self._first(others)[None]
+        return np.pi * (self._fraction(one_way) + self._fraction(other_way)) / 2
+
+    def _fraction(self, x):
+        """Fraction of pi: (n, m, width) -> (n, m)"""
+        x = ops.selu(x)
+        for layer in self._hidden:
+            x = layer(x)
+        return ops.sigmoid(self._last(x)[..., 0])
+
+    def predict_distances(self, features: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """``distances`` of arrays, some rows at a time: (n, m) float32 radians."""
+        others = np.asarray(others, np.float32)
+        starts = range(0, len(features), PAIR_ROWS)
+        blocks = (features[start : start + PAIR_ROWS].astype(np.float32) for start in starts)
+        return np.concatenate([ops.convert_to_numpy(self.distances(block, others)) for block in blocks])
+
+
 @device_precision()
 def build_encoder(
     image_size: int,
@@ -132,7 +184,7 @@ def build_encoder(
         See the module.
     n_features : int, optional
         Length of the feature vector. Default: 512 for ``"published"``; for ``"polar"`` 96, or with symmetry the next
-        multiple of 1 + 2 p (see ``kernels``), which it must be.
+        multiple of 1 + 2 p (see ``losses``), which it must be.
     channels, blocks : int
         Width and number of residual blocks of ``"polar"``.
     symmetry : str
@@ -213,3 +265,13 @@ def _published(image_size: int, n_features: int) -> keras.Model:
         x = layers.MaxPooling2D(2, padding="same")(x)
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(images, layers.Dense(n_features, dtype="float32")(x), name="published_encoder")
+
+
+def head_of(encoder: keras.Model, feature_distance: str) -> PairHead | None:
+    """Return the encoder's pair head, which the feature distance ``"mlp"`` needs; None for other distances."""
+    if feature_distance != "mlp":
+        return None
+    heads = [layer for layer in encoder.layers if isinstance(layer, PairHead)]
+    if not heads:
+        raise ValueError("encoder must be built with pair_head=True for the feature distance 'mlp'")
+    return heads[0]

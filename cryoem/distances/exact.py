@@ -15,14 +15,7 @@ FEWEST_LANDMARKS = 12
 
 
 def exact_distances(rotations: Rotation, *, symmetry: str = "C1") -> np.ndarray:
-    """Return the geodesic distances between all pairs of n orientations: (n, n) float64, radians.
-
-    Parameters
-    ----------
-    rotations : Rotation
-    symmetry : str
-        Point group of the particle.
-    """
+    """Return the geodesic distances between all pairs of n orientations: (n, n) float64, radians."""
     return geodesic_distance(rotations, rotations, symmetry=symmetry)
 
 
@@ -60,10 +53,6 @@ def euclidean_distances(images: np.ndarray) -> np.ndarray:
     """Return the Euclidean distances between all pairs of images, scaled so that the largest is pi: (n, n) float32.
 
     This is a baseline: an in-plane rotation alone changes an image greatly, and the distance saturates.
-
-    Parameters
-    ----------
-    images : (n, y, x) array
 
     Raises
     ------

@@ -1,15 +1,14 @@
-"""Losses over all pairs of a batch, and the decoding of features into distances.
+"""Feature distances: the kernel of a point group, losses over all pairs of a batch, and decoding into distances.
 
 An encoder maps B images to features (B, n_features). A loss compares all B^2 pairs of features with the distances of
-the B orientations, so each image passes through the network once. ``y_true`` are quaternions (B, 4), xyzw. For a
-symmetric particle, distances are to the nearest symmetric copy.
+the B orientations, so each image passes through the network once. ``y_true`` are quaternions (B, 4), xyzw.
 
 Kinds of feature distance
 -------------------------
 ``"kernel"``
-    The inner product of unit features is (1 + 2 cos d) / 3. It is a positive semi-definite function of two rotations
-    (the inner product of vec(R) / sqrt 3), so features can match it exactly. With symmetry, see ``kernels``. The
-    default.
+    The default. The inner product of unit features is ``(1 + 2 cos d) / 3``: that of two rotation matrices over 3,
+    which features can match exactly. It equals ``cos^2(d / 2)`` minus its mean over all rotations, scaled to 1 at
+    d = 0.
 ``"cosine"``
     The published distance: 2 arccos of the cosine similarity (arXiv 2104.06237, eq. 5). No embedding matches it
     exactly.
@@ -17,23 +16,105 @@ Kinds of feature distance
     The Euclidean distance of unit features, scaled to [0, pi].
 ``"mlp"``
     A small network on pairs of features, trained with the encoder: the ``PairHead`` at its end.
+
+Symmetry
+--------
+For a particle with the point group G, distances are to the nearest symmetric copy, and the kernel is the sum
+
+    S(R_i, R_j) = sum over g in G of cos^{2p}(d(R_i, R_j g) / 2),
+
+minus its mean and scaled to 1 where the symmetric copies coincide. Sums and even powers of cos(d / 2) are also
+inner products, so that features can match this kernel as well; the nearest copy dominates the sum. The power p is the
+smallest for which the features separate all orientations: they are harmonics of degree p at most, and an n-fold axis
+needs degree n.
+
+``S`` is not exactly a function of the reduced distance. It is near d = 0; elsewhere it varies within
+``SymmetricKernel.spread``. The decoded distance is the mean over all pairs of orientations.
+
+Sums and powers of positive definite functions are positive definite (Schur); their use here is our own.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from math import comb
 
 import numpy as np
-from keras import ops
+from keras import layers, ops
+from scipy.spatial.transform import Rotation
 
-from cryoem.distances.kernels import symmetric_kernel
-from cryoem.distances.pair_head import PairHead
+from cryoem.rotations import copies_of, point_group
 
 KINDS = ("kernel", "cosine", "euclidean", "mlp")
 _CLIP = 1e-6
+BINS = 128
+SAMPLES = 400_000
+HIGHEST_BY_GROUP = {"T": 3, "O": 4, "I": 6}
 
 
-def pair_loss(feature_distance: str, symmetry: str = "C1", *, head: PairHead | None = None) -> Callable:
+@dataclass(frozen=True)
+class SymmetricKernel:
+    """The kernel of one point group.
+
+    ``distances`` and ``spread`` are the mean and standard deviation of the distance, radians, at equally spaced values
+    of ``sqrt(1 - kernel)`` from 0 to ``largest``.
+    """
+
+    power: int
+    turns: np.ndarray  # (k, 4, 4): q @ turns[g] is the quaternion of R g
+    mean: float  # of S
+    highest: float  # value of S
+    largest: float
+    distances: np.ndarray  # (bins,)
+    spread: np.ndarray  # (bins,)
+
+
+def highest_harmonic(symmetry: str) -> int:
+    """Return the power p of a point group's kernel, which is also the highest degree of the features."""
+    order = len(point_group(symmetry))
+    if order == 1:
+        return 1
+    name = str(symmetry).upper()
+    return HIGHEST_BY_GROUP.get(name) or max(2, int(re.sub(r"\D", "", name)))
+
+
+@lru_cache(maxsize=16)
+def symmetric_kernel(symmetry: str) -> SymmetricKernel:
+    """Return the kernel of a point group. Distances are averaged over a fixed set of random rotations."""
+    group, power = point_group(symmetry), highest_harmonic(symmetry)
+    # mean of S: E[x^{2p}] of a coordinate x on the unit sphere of quaternions, for each rotation of the group
+    mean = len(group) * comb(2 * power, power) / ((power + 1) * 4**power)
+    highest = float(np.sum(np.cos(group.magnitude() / 2) ** (2 * power)))
+    # random relative orientations: equally spaced angles about random axes, weighted as rotations are distributed
+    rng = np.random.default_rng(0)
+    angles = np.pi * (np.arange(SAMPLES) + 0.5) / SAMPLES
+    axes = rng.standard_normal((SAMPLES, 3))
+    axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    weights = np.sin(angles / 2) ** 2
+    # reduced distance and kernel of each
+    overlaps = np.abs(copies_of(Rotation.from_rotvec(angles[:, None] * axes), group)[..., 3])
+    reduced = 2 * np.arccos(np.minimum(overlaps.max(axis=1), 1))
+    values = (np.sum(overlaps ** (2 * power), axis=1) - mean) / (highest - mean)
+    # mean and spread of the distance in bins of sqrt(1 - kernel); empty bins are interpolated
+    far = np.sqrt(np.maximum(1 - values, 0))
+    largest = float(far.max())
+    edges = np.linspace(0, largest, BINS)
+    nearest = np.rint(far / largest * (BINS - 1)).astype(int)
+    count = np.maximum(np.bincount(nearest, weights, BINS), 1e-12)
+    average = np.bincount(nearest, weights * reduced, BINS) / count
+    squares = np.bincount(nearest, weights * reduced**2, BINS) / count
+    average[0] = 0
+    average = np.interp(edges, edges[count > 1e-12], average[count > 1e-12])
+    spread = np.sqrt(np.maximum(squares - average**2, 0))
+    # rows of each turn: the basis quaternions times g
+    turns = np.stack([(Rotation.from_quat(np.eye(4)) * g).as_quat() for g in group])
+    return SymmetricKernel(power, turns, mean, highest, largest, average, spread)
+
+
+def pair_loss(feature_distance: str, symmetry: str = "C1", *, head: layers.Layer | None = None) -> Callable:
     """Return the loss (y_true, y_pred): mean squared error over all pairs of different images.
 
     The error is that of the kernel for ``"kernel"``, otherwise of the distance, rad^2. ``head`` is the pair head of the
@@ -58,7 +139,7 @@ def pair_loss(feature_distance: str, symmetry: str = "C1", *, head: PairHead | N
     return loss
 
 
-def pair_error(feature_distance: str, symmetry: str = "C1", *, head: PairHead | None = None) -> Callable:
+def pair_error(feature_distance: str, symmetry: str = "C1", *, head: layers.Layer | None = None) -> Callable:
     """Return the metric ``distance_error_rad`` (y_true, y_pred): mean absolute error of the decoded distances."""
     _check(feature_distance, head)
     symmetric_kernel(symmetry)
@@ -81,7 +162,7 @@ def distances_from_features(
     *,
     kind: str,
     symmetry: str = "C1",
-    head: PairHead | None = None,
+    head: layers.Layer | None = None,
 ) -> np.ndarray:
     """Decode features into distances: (n, m) float32, radians in [0, pi].
 
@@ -159,7 +240,7 @@ def _decode(kind: str, similarity, symmetry: str):
     return (1 - share) * ops.take(table, index) + share * ops.take(table, index + 1)
 
 
-def _check(feature_distance: str, head: PairHead | None, *, name: str = "feature_distance") -> None:
+def _check(feature_distance: str, head: layers.Layer | None, *, name: str = "feature_distance") -> None:
     if feature_distance not in KINDS:
         raise ValueError(f"{name} must be one of {', '.join(KINDS)}, got {feature_distance!r}")
     if feature_distance == "mlp" and head is None:

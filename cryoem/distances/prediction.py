@@ -9,15 +9,17 @@ from functools import partial
 import keras
 import numpy as np
 
-from cryoem.contrast import Optics, optics_of
+from cryoem.contrast import Optics, known_optics, optics_of
+from cryoem.distances.encoders import head_of
 from cryoem.distances.exact import FEWEST_LANDMARKS, spread_landmarks
 from cryoem.distances.losses import distances_from_features, unit_features
-from cryoem.distances.pair_head import head_of
 from cryoem.distances.trained import TrainedEncoder
 from cryoem.images import correct_images, image_blocks, shift
-from cryoem.validation import finite_array, whole_number
+from cryoem.validation import finite_array
 
 ROWS = 8192  # distances to landmarks that are decoded at a time
+BATCH_SIZE = 128
+SHIFT_PASSES = 2  # images are centred by the estimate after each
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,9 @@ def estimate_distances(
         raise ValueError(
             f"landmarks must be between {FEWEST_LANDMARKS} and the number of images {n}, got {landmarks}"
         )
-    optics = getattr(images, "optics", None) if optics is None else optics
-    optics = None if optics is None else optics_of(optics, None, count=n)
+    optics = known_optics(images, optics)
+    if optics is not None:
+        optics_of(optics, None, count=n)
     # features and shifts, block by block
     blocks = list(image_blocks(images))
     items = ((images[block], None if optics is None else optics[block]) for block in blocks)
@@ -106,8 +109,7 @@ def estimate_distances(
     if landmarks is None:
         return DistanceEstimate(_all_distances(encoder.model, features, *kind), shifts)
 
-    def distances_to(indices):
-        """(n, k) distances of all images to k of them."""
+    def distances_to(indices):  # (n, k)
         rows = (features[start : start + ROWS] for start in range(0, n, ROWS))
         return np.concatenate([_distances(encoder.model, some, features[indices], *kind) for some in rows])
 
@@ -122,9 +124,7 @@ def estimate_distances(
     return DistanceEstimate(distances, shifts, chosen)
 
 
-def encode(
-    encoder: keras.Model, images: np.ndarray, *, both_views: bool = True, batch_size: int = 128
-) -> np.ndarray:
+def encode(encoder: keras.Model, images: np.ndarray, *, both_views: bool = True) -> np.ndarray:
     """Compute unit features of images.
 
     Parameters
@@ -135,7 +135,6 @@ def encode(
     both_views : bool
         Whether to also encode the mirror image in x of each image. It is the projection from the opposite direction,
         so its orientation is known; distances are then decoded from the mean of both kernels.
-    batch_size : int
 
     Returns
     -------
@@ -148,24 +147,19 @@ def encode(
     """
     images = _checked_images(encoder, images)
     views = [images, _mirror(images)] if both_views else [images]
-    features = [unit_features(_predict(encoder, view, batch_size)["features"]) for view in views]
+    features = [unit_features(_predict(encoder, view)["features"]) for view in views]
     return np.concatenate(features, axis=1) / np.float32(np.sqrt(len(views)))
 
 
-def predict_shifts(
-    encoder: keras.Model, images: np.ndarray, *, passes: int = 2, batch_size: int = 128
-) -> np.ndarray:
-    """Estimate the displacement of each particle from the image's origin.
+def predict_shifts(encoder: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Estimate the displacement of each particle from the image's origin, averaged over both views.
 
     Parameters
     ----------
     encoder : keras.Model
-        Encoder that was built and trained ``with_shifts``.
+        Built and trained ``with_shifts``.
     images : (n, y, x) array
         Images of the encoder's size.
-    passes : int
-        Number of passes, each averaged over both views. Images are centred by the estimate after each.
-    batch_size : int
 
     Returns
     -------
@@ -181,11 +175,9 @@ def predict_shifts(
     if not isinstance(encoder.output, dict):
         raise ValueError(f"encoder must be built with_shifts to estimate shifts, got {encoder.name} without")
     shifts = np.zeros((len(images), 2))
-    for _ in range(whole_number(passes, name="passes", at_least=1)):
-        centred = shift(images, -shifts) if shifts.any() else images
-        direct, mirrored = (
-            _predict(encoder, view, batch_size)["shifts_px"] for view in (centred, _mirror(centred))
-        )
+    for _ in range(SHIFT_PASSES):
+        centred = shift(images, -shifts)
+        direct, mirrored = (_predict(encoder, view)["shifts_px"] for view in (centred, _mirror(centred)))
         shifts = shifts + (direct + mirrored * [-1, 1]) / 2
     return shifts
 
@@ -258,8 +250,8 @@ def _encode_block(item: tuple, *, encoder: TrainedEncoder, both_views: bool) -> 
     return encode(encoder.model, small, both_views=both_views), shifts * (images.shape[1] / size)
 
 
-def _predict(encoder: keras.Model, images: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
-    outputs = encoder.predict(images, batch_size=batch_size, verbose=0)
+def _predict(encoder: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
+    outputs = encoder.predict(images, batch_size=BATCH_SIZE, verbose=0)
     return outputs if isinstance(outputs, dict) else {"features": outputs}
 
 

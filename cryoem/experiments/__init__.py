@@ -5,9 +5,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "catalogue": ["EXPERIMENTS", "get_experiment"],
-        "grid": ["Experiment", "Grid", "SIZES"],
+        "catalogue": ["EXPERIMENTS", "SIZES", "Experiment", "Grid", "get_experiment"],
         "running": ["ExperimentFailedError", "run_experiment"],
-        "tables": ["measurement", "read_table", "save_rows"],
+        "tables": ["FigureFolder", "measurement", "published", "read_table", "save_rows"],
     },
 )

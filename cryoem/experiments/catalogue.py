@@ -1,4 +1,4 @@
-"""The catalogue of experiments and their sizes.
+"""Experiments: a notebook, and grids of parameters for which it is executed. The catalogue of experiments.
 
 ``quick`` takes minutes on two cores. ``paper`` has the first paper's 5,000 projections of 116 px and training of 150
 epochs, for a GPU or an overnight run. ``toy`` takes seconds on the phantom and checks that the notebooks run.
@@ -9,9 +9,92 @@ To add an experiment, add an ``Experiment`` here and its notebook, which has a p
 
 from __future__ import annotations
 
-from cryoem.experiments.grid import SIZES, Experiment, Grid
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+SIZES = ("quick", "paper", "toy")
 FOLDER = "5-paper-figures"  # of the notebooks, in the folder of all notebooks
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All combinations of the values of some parameters, with other parameters fixed.
+
+    Parameters
+    ----------
+    axes : mapping
+        Parameter -> its values; the last axis varies fastest. A value that is a mapping sets several parameters at
+        once, and the name of its axis is not a parameter.
+    fixed : mapping
+        Parameter -> value. A list is passed to the notebook as a whole, which loops over it.
+
+    Raises
+    ------
+    ValueError
+        If an axis has no values, or a parameter is both an axis and fixed.
+    """
+
+    axes: Mapping[str, tuple] = field(default_factory=dict)
+    fixed: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name, values in self.axes.items():
+            if not isinstance(values, (tuple, list)) or not values:
+                raise ValueError(f"axes[{name!r}] must contain at least one value, got {values!r}")
+            if name in self.fixed:
+                raise ValueError(f"{name} must be either an axis or fixed, got both")
+
+    def points(self) -> list[dict]:
+        """Return the parameters of each point."""
+        steps = [
+            [dict(value) if isinstance(value, Mapping) else {name: value} for value in values]
+            for name, values in self.axes.items()
+        ]
+        return [
+            {**self.fixed, **{name: value for step in chosen for name, value in step.items()}}
+            for chosen in itertools.product(*steps)
+        ]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A question in one line, and the notebook that answers it at each point of a grid.
+
+    Parameters
+    ----------
+    name, question : str
+        Name of the experiment and of its table; its question.
+    notebook : str
+        File name in the folder of the experiments' notebooks.
+    grids : mapping
+        Size -> ``Grid``.
+    cost : tuple of str
+        Parameters whose product is proportional to the time of a point; a list contributes its length.
+    """
+
+    name: str
+    question: str
+    notebook: str
+    grids: Mapping[str, Grid]
+    cost: tuple[str, ...]
+
+    def grid(self, size: str) -> Grid:
+        """Return the grid of a size; raise ValueError if there is none."""
+        if size not in self.grids:
+            raise ValueError(f"size must be one of {', '.join(self.grids)}, got {size!r}")
+        return self.grids[size]
+
+    def work(self, size: str) -> float:
+        """Return the cost of all points of a size in arbitrary units."""
+
+        def amount(value) -> float:
+            return len(value) if isinstance(value, (list, tuple)) else float(value)
+
+        points = self.grid(size).points()
+        return sum(math.prod(amount(point[name]) for name in self.cost) for point in points)
+
 
 # one training and its test, in distance-learning.ipynb
 LEARNING_COST = ("epochs", "steps_per_epoch", "batch_size", "channels", "channels", "network_image_size")
@@ -38,7 +121,7 @@ def _learning(
 ) -> Experiment:
     """Return a training experiment from the axes of each size (``paper`` defaults to ``quick``)."""
     grids = {}
-    for size, varied in zip(SIZES, (quick, quick if paper is None else paper, toy), strict=True):
+    for size, varied in (("quick", quick), ("paper", paper or quick), ("toy", toy)):
         common = _of_size(size) | fixed
         grids[size] = Grid(varied, {key: value for key, value in common.items() if key not in varied})
     return Experiment(name, question, "distance-learning.ipynb", grids, LEARNING_COST)

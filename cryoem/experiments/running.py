@@ -13,12 +13,10 @@ from pathlib import Path
 import pandas as pd
 
 import cryoem
-from cryoem.experiments.catalogue import FOLDER, get_experiment
-from cryoem.experiments.grid import Experiment
-from cryoem.experiments.tables import gather, write_table
-from cryoem.files.locations import data_folder, notebooks_folder
-from cryoem.files.reading import canonical_json, sha256_of, sources_sha256
-from cryoem.files.writing import remove_partial_files
+from cryoem.experiments.catalogue import FOLDER, Experiment, get_experiment
+from cryoem.experiments.tables import gather
+from cryoem.files.reading import canonical_json, data_folder, notebooks_folder, sha256_of, sources_sha256
+from cryoem.files.writing import atomic_write, remove_partial_files
 from cryoem.runs.execution import NotebookError
 from cryoem.runs.jobs import RECORD_FILE, NotebookJob, folder_lock, read_record
 from cryoem.runs.profiles import is_path, located
@@ -31,7 +29,7 @@ class ExperimentFailedError(RuntimeError):
 
 
 def run_experiment(
-    name: str,
+    experiment: str | Experiment,
     *,
     size: str = "quick",
     map_blocks: Callable[[Callable, Iterable], Iterator] = map,
@@ -40,7 +38,6 @@ def run_experiment(
     force: bool = False,
     progress: bool = True,
     notebooks: Path | None = None,
-    experiment: Experiment | None = None,
 ) -> pd.DataFrame:
     """Execute the unfinished points of an experiment, and gather all points into one table.
 
@@ -49,8 +46,8 @@ def run_experiment(
 
     Parameters
     ----------
-    name : str
-        Name of the experiment.
+    experiment : str or Experiment
+        Name of an experiment in the catalogue, or another experiment.
     size : str
         ``"quick"``, ``"paper"`` or ``"toy"``.
     map_blocks : callable
@@ -66,13 +63,12 @@ def run_experiment(
         Show progress bars and notices on stderr.
     notebooks : Path, optional
         Folder of the notebooks, ``notebooks_folder()`` by default.
-    experiment : Experiment, optional
-        Experiment to run instead of the one in the catalogue.
 
     Returns
     -------
     pandas.DataFrame
-        One measurement per row, see ``tables.gather``; ``table.attrs["path"]`` is its file.
+        One measurement per row: ``experiment``, the parameters of the point except lists, the conditions of the row,
+        ``quantity`` and ``value``. ``table.attrs["path"]`` is its file.
 
     Raises
     ------
@@ -85,7 +81,7 @@ def run_experiment(
     ExperimentFailedError
         If some points failed.
     """
-    experiment = get_experiment(name) if experiment is None else experiment
+    experiment = get_experiment(experiment) if isinstance(experiment, str) else experiment
     folder = data_folder() / "experiments" / experiment.name / size
     source = notebooks_folder() if notebooks is None else Path(notebooks)
     jobs = _jobs(experiment, size, folder, source.absolute(), map_name)
@@ -110,7 +106,8 @@ def run_experiment(
             raise ExperimentFailedError(f"{len(failures)} of {len(waiting)} points failed; {failures[0]}")
         table = gather(experiment.name, [read_record(job.folder) for job in jobs])
         path = (folder if out is None else Path(out)) / f"{experiment.name}.csv"
-        write_table(path, table)
+        with atomic_write(path) as aside:
+            table.to_csv(aside, index=False, float_format="%.6g")
     table.attrs["path"] = str(path)
     return table
 

@@ -1,36 +1,39 @@
-"""Measurements of experiments: rows that a notebook saves, the table of all points, and its analysis."""
+"""Results of experiments: rows that a notebook saves, tables of them, published numbers, and exported figures."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from cryoem.experiments.catalogue import EXPERIMENTS
 from cryoem.files.reading import first_line
-from cryoem.files.writing import atomic_write, write_text
+from cryoem.files.writing import write_text
 from cryoem.units import readable_duration
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 LAST_COLUMNS = ["quantity", "value"]
 FITTED_SIZES = 3  # the largest sizes, for which constant costs are negligible
+PUBLISHED = Path(__file__).parent / "published"
+IMAGE_FORMATS = ("svg", "pdf")
+WIDTH_PX = 900
+LIBRARY = "plotly.min.js"
 
 
 def measurement(quantity: str, value: float, **conditions) -> dict:
-    """Return one row: a quantity, its value, and conditions that are not parameters of the point.
+    """Return one row: a quantity, whose name ends in its unit, its value, and conditions.
 
-    Parameters
-    ----------
-    quantity : str
-        Name with its unit, such as ``distance_error_rad``.
-    value : float
-        A finite number.
-    **conditions
-        Numbers or short words that distinguish this row from others.
+    Conditions are numbers or short words that distinguish this row from others and are not parameters of the point.
 
     Raises
     ------
@@ -45,14 +48,9 @@ def measurement(quantity: str, value: float, **conditions) -> dict:
 
 
 def save_rows(path: str | os.PathLike | None, rows: Sequence[dict]) -> None:
-    """Save the rows of a point for ``run_experiment``: the last call of an experiment's notebook.
+    """Save rows from ``measurement`` for ``run_experiment``: the last call of an experiment's notebook.
 
-    Parameters
-    ----------
-    path : path-like or None
-        The notebook's parameter ``rows_file``; nothing is written if it is None.
-    rows : sequence of dict
-        Rows from ``measurement``.
+    ``path`` is the notebook's parameter ``rows_file``; nothing is written if it is None.
 
     Raises
     ------
@@ -69,11 +67,7 @@ def save_rows(path: str | os.PathLike | None, rows: Sequence[dict]) -> None:
 
 
 def gather(name: str, records: Sequence[dict]) -> pd.DataFrame:
-    """Gather the records of all points of an experiment into a table with one measurement per row.
-
-    The columns are ``experiment``, the parameters of the points except lists, the conditions of the rows, ``quantity``
-    and ``value``. Each point has an additional row, ``point_seconds``.
-    """
+    """Gather the records of all points into a table; each point has an additional row, ``point_seconds``."""
     rows = []
     for record in records:
         parameters = record["made_from"]["parameters"]
@@ -82,12 +76,6 @@ def gather(name: str, records: Sequence[dict]) -> pd.DataFrame:
         rows += [{"experiment": name, **shared, **row} for row in measured]
     table = pd.DataFrame(rows)
     return table[[column for column in table if column not in LAST_COLUMNS] + LAST_COLUMNS]
-
-
-def write_table(path: str | os.PathLike, table: pd.DataFrame) -> None:
-    """Write a table as CSV, atomically."""
-    with atomic_write(path) as aside:
-        table.to_csv(aside, index=False, float_format="%.6g")
 
 
 def read_table(folder: str | os.PathLike, name: str) -> pd.DataFrame:
@@ -127,6 +115,20 @@ def read_table(folder: str | os.PathLike, name: str) -> pd.DataFrame:
     return table
 
 
+def published(name: str) -> pd.DataFrame:
+    """Return results that other authors report, as a table with their source in the last column.
+
+    Raises
+    ------
+    ValueError
+        If there is no such table.
+    """
+    names = sorted(path.stem for path in PUBLISHED.glob("*.csv"))
+    if name not in names:
+        raise ValueError(f"name must be one of {', '.join(names)}, got {name!r}")
+    return pd.read_csv(PUBLISHED / f"{name}.csv", comment="#")
+
+
 def times(folder: str | os.PathLike) -> list[dict]:
     """Return the points and times of all experiments: measured for ``quick``, projected from that for ``paper``.
 
@@ -134,20 +136,14 @@ def times(folder: str | os.PathLike) -> list[dict]:
     """
     rows = []
     for experiment in EXPERIMENTS.values():
-        quick = paper = None
+        row = {"name": experiment.name, "question": experiment.question}
+        row |= {f"{size}_points": len(experiment.grid(size).points()) for size in ("quick", "paper")}
+        row |= {"quick_seconds": None, "paper_seconds": None}
         if (Path(folder) / f"{experiment.name}.csv").is_file():
             quick = float(select(read_table(folder, experiment.name), "point_seconds").value.sum())
-            paper = quick * experiment.work("paper") / experiment.work("quick")
-        rows.append(
-            {
-                "name": experiment.name,
-                "question": experiment.question,
-                "quick_points": len(experiment.grid("quick").points()),
-                "paper_points": len(experiment.grid("paper").points()),
-                "quick_seconds": quick,
-                "paper_seconds": paper,
-            }
-        )
+            row["quick_seconds"] = quick
+            row["paper_seconds"] = quick * experiment.work("paper") / experiment.work("quick")
+        rows.append(row)
     return rows
 
 
@@ -211,3 +207,58 @@ def growth_of(table: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows, columns=["step", "variable", "smallest", "largest", "exponent", "bytes_each"])
+
+
+class FigureFolder:
+    """A folder for the figures of a notebook: HTML, with ``images`` also SVG and PDF if Chromium is installed."""
+
+    def __init__(self, folder: str | os.PathLike, *, images: bool = True):
+        self.folder, self.images = Path(folder), images
+        self._figures: dict[str, go.Figure] = {}
+
+    def save(self, name: str, figure: go.Figure) -> go.Figure:
+        """Write a figure as ``<name>.html``, which shares plotly.js with the others and works offline; return it."""
+        if not (self.folder / LIBRARY).is_file():
+            from plotly.offline import get_plotlyjs
+
+            write_text(self.folder / LIBRARY, get_plotlyjs())
+        page = figure.to_html(include_plotlyjs=LIBRARY, config={"displaylogo": False})
+        write_text(self.folder / f"{name}.html", page)
+        self._figures[name] = figure
+        return figure
+
+    def finish(self) -> str:
+        """Export all figures as SVG and PDF if requested and possible; return a sentence that lists what was saved."""
+        count = f"{len(self._figures)} figures as HTML"
+        if not self.images:
+            return f"{count} in {self.folder}; SVG and PDF were not requested"
+        try:
+            self._write_images()
+        except Exception as error:  # kaleido, its browser and plotly raise different types
+            return f"{count} in {self.folder}; no SVG and PDF, because {_reason(error)}"
+        return f"{count}, SVG and PDF in {self.folder}"
+
+    def _write_images(self) -> None:
+        import plotly.io
+
+        # it logs a traceback for every browser message that it cannot parse, and continues
+        logging.getLogger("choreographer").setLevel(logging.CRITICAL)
+        wanted = {
+            f"{name}.{suffix}": figure for name, figure in self._figures.items() for suffix in IMAGE_FORMATS
+        }
+        heights = [one.layout.height or one.layout.template.layout.height for one in wanted.values()]
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".partial-") as aside:
+            partial = [Path(aside) / file for file in wanted]
+            # start the browser once for all figures
+            plotly.io.write_images(list(wanted.values()), partial, width=WIDTH_PX, height=heights)
+            for path in partial:
+                os.replace(path, self.folder / path.name)
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if any(word in text.lower() for word in ("chrome", "chromium", "browser")):
+        return "Chromium is not installed or does not start"
+    if "kaleido" in text.lower() and "install" in text.lower():
+        return "kaleido is not installed; run pip install -e '.[export]' in the checkout"
+    return f"{type(error).__name__}: {text:.200}"

@@ -9,9 +9,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.distances.prediction import estimate_distances
-from cryoem.distances.stream import ProjectionStream
 from cryoem.distances.trained import EncoderSettings, TrainedEncoder
-from cryoem.distances.training import train
+from cryoem.distances.training import ProjectionStream, train
 from cryoem.experiments.tables import measurement
 from cryoem.orientations.evaluation import recovery_error
 from cryoem.orientations.recovery import recover_orientations
@@ -19,8 +18,7 @@ from cryoem.particles.simulation import ImagingConditions, simulate
 from cryoem.rotations import geodesic_distance, random_small_rotations
 from cryoem.training.compilation import TrainingSchedule
 from cryoem.volumes import registry
-from cryoem.volumes.density import DensityMap
-from cryoem.volumes.filters import low_pass, soft_mask
+from cryoem.volumes.density import DensityMap, low_pass, soft_mask
 
 MASK_FILTER_ANGSTROM = 15.0
 OPPOSITE_VIEWS = ("so3", "euler")  # coverages that contain the opposite of each viewing direction

@@ -6,8 +6,15 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "arrays": ["load_arrays", "save_arrays", "stored_parameters"],
-        "locations": ["data_folder", "notebooks_folder", "project_folder"],
-        "reading": ["canonical_json", "first_line", "read_json", "sha256_of", "sources_sha256"],
+        "reading": [
+            "canonical_json",
+            "data_folder",
+            "first_line",
+            "notebooks_folder",
+            "read_json",
+            "sha256_of",
+            "sources_sha256",
+        ],
         "writing": [
             "atomic_write",
             "atomic_write_many",

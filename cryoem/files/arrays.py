@@ -53,9 +53,18 @@ def save_arrays(path: str | os.PathLike, arrays: Mapping[str, tuple], *, paramet
             file.attrs["cryoem_version"] = cryoem.__version__
             file.attrs["created_unix_seconds"] = time.time()
             for name, entry in arrays.items():
-                values, units, description = _checked(name, entry)
+                texts = entry[1:] if isinstance(entry, tuple) else ()
+                if len(texts) not in (1, 2) or not all(isinstance(text, str) for text in texts):
+                    raise ValueError(
+                        f"arrays[{name!r}] must be (array, units) or (array, units, description), got {entry!r:.80}"
+                    )
+                values = np.asarray(entry[0])
+                if values.dtype.kind not in NUMBERS:
+                    raise ValueError(
+                        f"arrays[{name!r}] must contain numbers or booleans, got dtype {values.dtype}"
+                    )
                 file[name] = values
-                file[name].attrs.update(units=units, description=description)
+                file[name].attrs.update(units=texts[0], description="".join(texts[1:]))
         seal = _seal(partial)
         with open(partial, "r+b") as stream:
             stream.write(seal)
@@ -107,16 +116,3 @@ def _seal(path: Path) -> bytes:
         stream.seek(SEAL_BYTES)
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return (SEAL + digest.encode() + b"\n").ljust(SEAL_BYTES, b"\0")
-
-
-def _checked(name: str, entry: tuple) -> tuple[np.ndarray, str, str]:
-    """Check one entry of ``arrays`` and fill in an empty description."""
-    if not (isinstance(entry, tuple) and len(entry) in (2, 3) and all(isinstance(t, str) for t in entry[1:])):
-        raise ValueError(
-            f"arrays[{name!r}] must be (array, units) or (array, units, description), got {entry!r:.80}"
-        )
-    values, units, *description = entry
-    values = np.asarray(values)
-    if values.dtype.kind not in NUMBERS:
-        raise ValueError(f"arrays[{name!r}] must contain numbers or booleans, got dtype {values.dtype}")
-    return values, units, "".join(description)

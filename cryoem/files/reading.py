@@ -1,4 +1,4 @@
-"""JSON, checksums, and error messages of other packages in one line."""
+"""JSON, checksums, error messages in one line, and the folders of the project."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 from pathlib import Path
+
+FIRST_PHASE = "0-data-preparation"
 
 
 def read_json(path: str | os.PathLike) -> dict:
@@ -19,21 +21,21 @@ def read_json(path: str | os.PathLike) -> dict:
     ValueError
         The file is not valid JSON in UTF-8, or does not contain an object.
     """
+
+    def refuse(text: str):
+        raise ValueError(f"{text} is not a valid JSON number")
+
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        # Python's parser accepts NaN and infinity.
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {first_line(error)}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must contain a JSON object, got {content!r:.80}")
     return content
-
-
-def _refuse_constant(text: str):
-    """Reject NaN and infinity, which Python's parser accepts."""
-    raise ValueError(f"{text} is not a valid JSON number")
 
 
 def canonical_json(value: dict) -> str:
@@ -71,3 +73,36 @@ def sources_sha256() -> str:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message without its final point, or the error's class name."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":.")
+
+
+def data_folder() -> Path:
+    """Return the absolute path of the folder for downloads and results: ``$CRYOEM_HOME``, or ``data/`` in the project.
+
+    The project is the nearest folder, from the working folder upwards, with ``pyproject.toml`` and ``notebooks/``; or
+    the working folder. The data folder is not created.
+    """
+    if home := os.environ.get("CRYOEM_HOME"):
+        return Path(home).expanduser().absolute()
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir():
+            return folder / "data"
+    return here / "data"
+
+
+def notebooks_folder() -> Path:
+    """Return the folder of the notebooks: ``notebooks/`` of a checkout, or the copy in the installed package.
+
+    Raises
+    ------
+    FileNotFoundError
+        Neither folder contains the first phase.
+    """
+    package = Path(__file__).resolve().parents[1]
+    folders = (package.parent / "notebooks", package / "_notebooks")
+    for folder in folders:
+        if (folder / FIRST_PHASE).is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"notebooks not found: neither {folders[0]} nor {folders[1]} contains {FIRST_PHASE}/"
+    )

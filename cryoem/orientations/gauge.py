@@ -15,14 +15,14 @@ with every other image and with itself.  Its distances already distinguish R fro
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.images import correct_images
-from cryoem.orientations.line_scores import fourier_lines, score_turns
+from cryoem.orientations.common_lines import fourier_lines, score_turns
 from cryoem.rotations import Poses, as_poses, point_group
 from cryoem.validation import many_rotations, square_images, unread_images, whole_number
 
@@ -45,7 +45,7 @@ class Gauge:
     Attributes
     ----------
     rotations : Rotation
-        n orientations, ``turn * R_hat`` or ``turn * R_hat^T``.
+        All n orientations, ``turn * R_hat`` or ``turn * R_hat^T``.
     score : float
         Mean correlation along common lines; 1 for a perfect match.
     inverted : bool
@@ -95,12 +95,6 @@ def fix_gauge(
     max_images : int
         Maximum number of images to compare, chosen at random.
     rng : Generator or int, optional
-        Random number generator or seed of these choices.
-
-    Returns
-    -------
-    Gauge
-        Of all n orientations.
 
     Raises
     ------
@@ -129,20 +123,11 @@ def fix_gauge(
         optics=None if optics is None else optics[chosen],
         shifts_px=poses.shifts_px[chosen],
     )
-    found = _search_both(corrected, poses.rotations[chosen], group, (pairs, refinement_pairs), rng)
-    oriented = poses.rotations.inv() if found.inverted else poses.rotations
-    return replace(found, rotations=found.turn * oriented)
-
-
-def _search_both(
-    images: np.ndarray, rotations: Rotation, group: Rotation, pairs: tuple[int, int], rng: np.random.Generator
-) -> Gauge:
-    """Search the gauge of orientations and, without symmetry, of their transposes."""
-    lines = fourier_lines(images)
-    n = len(images) * len(group)
-    coarse, fine = (_pairs(n, count, rng) for count in pairs)
-    candidates = (rotations, rotations.inv()) if len(group) == 1 else (rotations,)
-    best = [_search(lines, _copies(oriented, group), coarse, fine) for oriented in candidates]
+    # search the turn of the orientations and, without symmetry, of their transposes
+    lines, copies = fourier_lines(corrected), len(corrected) * len(group)
+    coarse, fine = (_pairs(copies, count, rng) for count in (pairs, refinement_pairs))
+    candidates = (poses.rotations, poses.rotations.inv()) if len(group) == 1 else (poses.rotations,)
+    best = [_search(lines, _copies(oriented[chosen], group), coarse, fine) for oriented in candidates]
     inverted = len(best) == 2 and bool(best[1][0] > best[0][0])
     score, turn = best[inverted]
     runner_up = best[not inverted][0] if len(best) == 2 else float("nan")
@@ -157,25 +142,17 @@ def common_line_score(
     pairs: int = 2000,
     rng: np.random.Generator | int | None = None,
 ) -> float:
-    """Mean correlation of images along the common lines that orientations predict.
+    """Return the mean correlation, in [-1, 1], of images along the common lines that orientations predict.
 
     Parameters
     ----------
     images : (n, y, x) array, y == x
         Centred images without contrast transfer, or phase-flipped.
     rotations : Rotation
-        n orientations.
     symmetry : str
-        Point group of the particle.
     pairs : int
         Pairs of images that are compared.
     rng : Generator or int, optional
-        Random number generator or seed of the pairs.
-
-    Returns
-    -------
-    float
-        In [-1, 1].
 
     Raises
     ------

@@ -7,16 +7,23 @@ distinguished from R^T.
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.distances.exact import FEWEST_LANDMARKS, spread_landmarks
-from cryoem.orientations.gauss_newton import gauss_newton
-from cryoem.orientations.landmarks import locate_all, read_rows
-from cryoem.orientations.spectral import small_sample_starts, spectral_start
-from cryoem.orientations.symmetric_recovery import symmetric_starts
+from cryoem.orientations.descent import gauss_newton, stochastic_descent
+from cryoem.orientations.starts import (
+    locate,
+    locate_near,
+    small_sample_starts,
+    spectral_start,
+    squared_overlaps,
+    symmetric_starts,
+    unambiguous_radius,
+)
 from cryoem.rotations import point_group
 from cryoem.validation import finite_array, positive_number, whole_number
 
@@ -25,6 +32,10 @@ SYMMETRY_TOLERANCE = 1e-3
 FEWEST_IMAGES = 5
 REFINED_STARTS = 8
 ROWS_COMPARED = 128  # rows of a matrix that are compared with its columns at a time
+BLOCK = 8192  # images whose distances to landmarks are in memory at a time
+ROWS_READ = 16  # scattered rows between two releases of memory
+# in copy-on-write mode, a page may contain the only copy of what was written to it
+SHARED_MODES = ("r", "r+", "w+")
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class Recovery:
     Attributes
     ----------
     rotations : Rotation
-        n orientations in an arbitrary gauge.
+        Orientations in an arbitrary gauge.
     losses : (rounds,) array
         Mean squared error of the distances (rad^2) at each round, or its robust counterpart for a finite
         ``robust_width``.
@@ -87,10 +98,6 @@ def recover_orientations(
     rng : Generator or int, optional
         Random number generator or seed of landmarks, enumerated starts and ``"sgd"``.
 
-    Returns
-    -------
-    Recovery
-
     Raises
     ------
     ValueError
@@ -117,9 +124,9 @@ def recover_orientations(
             raise ValueError(f"symmetry must be C1 for the stochastic method, got {symmetry!r}")
         if np.ndim(landmarks):
             raise ValueError("method must not be 'sgd' for distances to landmarks only; use another method")
-        from cryoem.orientations.stochastic import descend
-
-        frames, losses = descend(_checked(distances), steps=steps, learning_rate=learning_rate, rng=rng)
+        frames, losses = stochastic_descent(
+            _checked(distances), steps=steps, learning_rate=learning_rate, rng=rng
+        )
         return Recovery(frames[-1], losses, frames, "random")
 
     options = {
@@ -222,3 +229,65 @@ def _asymmetry(distances: np.ndarray) -> float:
         rows = distances[first : first + ROWS_COMPARED, first:]
         largest = max(largest, np.abs(rows - distances[first:, first : first + ROWS_COMPARED].T).max())
     return float(largest)
+
+
+# --- landmarks
+
+
+def locate_all(
+    columns: np.ndarray, known: np.ndarray, *, rounds: int, robust_width: float, group: Rotation | None
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Find quaternions of all images from their (n, m) distances, radians, to known ones (m, 4), block by block.
+
+    Arguments and results are those of ``gauss_newton``.  With more than one block, only the last round is returned.
+    """
+    n = len(columns)
+    found, weighted = np.empty((n, 4)), 0.0
+    for first in range(0, n, BLOCK):
+        part = columns[first : first + BLOCK]
+        some = np.ascontiguousarray(part, np.result_type(part, np.float32))
+        if not np.isfinite(some).all():
+            row = first + int(np.argmin(np.isfinite(some).all(axis=1)))
+            raise ValueError(f"distances must be finite, got NaN or infinity in row {row}")
+        if group is None:
+            start = locate(squared_overlaps(some), known)
+        else:
+            start = locate_near(some, known, unambiguous_radius(group))
+        visited, losses = gauss_newton(
+            some, start, known, rounds=rounds, robust_width=robust_width, group=group
+        )
+        release_pages(part)
+        if n <= BLOCK:
+            return visited, np.array(losses)
+        found[first : first + BLOCK] = visited[-1]
+        weighted += losses[-1] * len(some)
+    return [found], np.array([weighted / n])
+
+
+def read_rows(rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Return a copy of ``rows[numbers]``, releasing pages after every few rows of a memory-mapped array.
+
+    The system reads up to 2 MB around each row, so that scattered rows would otherwise map the whole file.
+    """
+    rows = np.asanyarray(rows)
+    found = np.empty((len(numbers), *rows.shape[1:]), rows.dtype)
+    for start in range(0, len(numbers), ROWS_READ):
+        part = slice(start, start + ROWS_READ)
+        found[part] = rows[numbers[part]]
+        release_pages(rows)
+    return found
+
+
+def release_pages(array: np.ndarray) -> None:
+    """Release the file pages that a memory-mapped array, or a view of one, has read; reading restores them.
+
+    Without this they count as memory of the process.  The function has no effect on other arrays, or on systems without
+    ``madvise``.
+    """
+    mapped = None
+    while isinstance(array, np.ndarray):
+        mapped = array if isinstance(array, np.memmap) else mapped
+        array = array.base
+    shared = mapped is not None and isinstance(array, mmap.mmap) and mapped.mode in SHARED_MODES
+    if shared and hasattr(mmap, "MADV_DONTNEED"):
+        array.madvise(mmap.MADV_DONTNEED)

@@ -5,11 +5,9 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "alignments": ["relion_tables", "xmipp_table"],
-        "calibration": ["Calibration", "calibrate", "shell_power"],
-        "files": ["open_particles"],
+        "files": ["ParticleFile", "open_particles"],
         "mrc": ["StackWriter", "write_stack"],
-        "particle_file": ["ParticleFile"],
+        "relion": ["relion_tables"],
         "simulation": [
             "ImagingConditions",
             "SimulatedParticles",
@@ -17,8 +15,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "simulate",
             "simulate_lazily",
         ],
-        "stack": ["ParticleStack"],
+        "stack": ["Calibration", "ParticleStack", "calibrate", "shell_power"],
         "star": ["read_xmd", "write_star", "write_xmd"],
         "writing": ["names_for_table", "write_particles", "write_poses"],
+        "xmipp": ["xmipp_table"],
     },
 )

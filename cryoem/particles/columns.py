@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SAME = 1e-6  # relative difference of rounded constants of one microscope
+NECESSARY = ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast")
+CONSTANTS = (*NECESSARY, "b_factor_angstrom2", "phase_shift_rad", "inverted")
+DEFOCUS = ("defocus_u_angstrom", "defocus_v_angstrom", "azimuth_rad")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +35,6 @@ class Columns:
         return name in self.table or (self.optics is not None and name in self.optics)
 
     def has_any(self, names: tuple[str, ...]) -> bool:
-        """Return whether there is at least one of several columns."""
         return any(name in self for name in names)
 
     def numbers(self, name: str, *, default: float | None = None) -> np.ndarray:
@@ -58,6 +60,17 @@ class Columns:
         """Return several columns as (n, k) float64, with zeros for missing ones."""
         return np.stack([self.numbers(name, default=0.0) for name in names], axis=1)
 
+    def checked_pixels(self, sizes: np.ndarray) -> np.ndarray:
+        """Return (n,) pixel sizes, the unit of the file's shifts, if all are positive."""
+        bad = ~(np.isfinite(sizes) & (sizes > 0))
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"{self.path} must state positive pixel sizes, the unit of its shifts, "
+                f"got {sizes[row]:g} angstrom in row {row + 1}"
+            )
+        return sizes
+
     def _of_group(self, name: str) -> pd.Series:
         """Return a column of the optics groups with one row per particle."""
         values = self.optics[name]
@@ -81,117 +94,72 @@ class Columns:
         return values.set_axis(groups).loc[self.table["rlnOpticsGroup"]]
 
 
-def positive_sizes(columns: Columns, sizes: np.ndarray) -> np.ndarray:
-    """Return (n,) stated pixel sizes, the unit of the file's shifts, if all are positive."""
-    bad = ~(np.isfinite(sizes) & (sizes > 0))
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise ValueError(
-            f"{columns.path} must state positive pixel sizes, the unit of its shifts, "
-            f"got {sizes[row]:g} angstrom in row {row + 1}"
-        )
-    return sizes
+# --- contrast transfer: a table with one row per particle, and columns named as the attributes of ContrastTransfer
 
 
-@dataclass(frozen=True)
-class ContrastColumns:
-    """Names of a program's columns of the contrast transfer, and its unit of angles in radians."""
+def read_contrast(columns: Columns, names: dict[str, str], *, angle_unit_rad: float) -> pd.DataFrame | None:
+    """Return the contrast transfer of each particle, whose constants may differ; None without a defocus.
 
-    voltage_kv: str
-    spherical_aberration_mm: str
-    amplitude_contrast: str
-    b_factor_angstrom2: str
-    phase_shift: str
-    defocus_u: str
-    defocus_v: str
-    azimuth: str
-    radians: float
-
-
-@dataclass(frozen=True, eq=False)
-class Contrast:
-    """Contrast transfer of n particles that may differ in every constant.
-
-    (n,) constants as in ``ContrastTransfer``, and (n, 3) defocus: U, V in angstrom and the azimuth of U in radians.
+    ``names`` are the columns of a program. As in RELION, a missing second defocus equals the first, and missing
+    azimuth, phase shift and B-factor are 0. Images are assumed to be inverted, with bright particles, as is usual in
+    the field.
     """
+    import pandas as pd
 
-    voltage_kv: np.ndarray
-    spherical_aberration_mm: np.ndarray
-    amplitude_contrast: np.ndarray
-    b_factor_angstrom2: np.ndarray
-    phase_shift_rad: np.ndarray
-    inverted: np.ndarray
-    defocus_angstrom: np.ndarray
-
-    def as_columns(self, names: ContrastColumns) -> dict[str, np.ndarray]:
-        """Return the columns of a program, (n,) each, by name."""
-        u, v, azimuth = self.defocus_angstrom.T
-        return {
-            names.voltage_kv: self.voltage_kv,
-            names.spherical_aberration_mm: self.spherical_aberration_mm,
-            names.amplitude_contrast: self.amplitude_contrast,
-            names.defocus_u: u,
-            names.defocus_v: v,
-            names.azimuth: azimuth / names.radians,
-            names.b_factor_angstrom2: self.b_factor_angstrom2,
-            names.phase_shift: self.phase_shift_rad / names.radians,
-        }
-
-
-CONSTANTS = tuple(field.name for field in fields(Contrast) if field.name != "defocus_angstrom")
-
-
-def contrast_of(columns: Columns, names: ContrastColumns) -> Contrast | None:
-    """Return the contrast transfer of the particles of a table, None if it has no defocus.
-
-    As in RELION, a missing second defocus equals the first, and missing azimuth, phase shift and B-factor are 0. Images
-    are assumed to be inverted, with bright particles, as is usual in the field.
-    """
-    if names.defocus_u not in columns:
+    first, second = names[DEFOCUS[0]], names[DEFOCUS[1]]
+    if first not in columns:
         return None
-    for name in (names.voltage_kv, names.spherical_aberration_mm, names.amplitude_contrast):
-        if name not in columns:
-            raise ValueError(f"{columns.path} has {names.defocus_u} but no {name}; both are needed")
-    u = columns.numbers(names.defocus_u)
-    v = columns.numbers(names.defocus_v) if names.defocus_v in columns else u
-    azimuth = names.radians * columns.numbers(names.azimuth, default=0.0)
-    return Contrast(
-        columns.numbers(names.voltage_kv),
-        columns.numbers(names.spherical_aberration_mm),
-        columns.numbers(names.amplitude_contrast),
-        columns.numbers(names.b_factor_angstrom2, default=0.0),
-        names.radians * columns.numbers(names.phase_shift, default=0.0),
-        np.ones(len(u), bool),
-        np.stack([u, v, azimuth], axis=1),
-    )
+    for name in NECESSARY:
+        if names[name] not in columns:
+            raise ValueError(f"{columns.path} has {first} but no {names[name]}; both are needed")
+    if second not in columns:
+        names = {**names, DEFOCUS[1]: first}
+    found = {name: columns.numbers(column, default=0.0) for name, column in names.items()}
+    for name in found:
+        if name.endswith("_rad"):
+            found[name] = angle_unit_rad * found[name]
+    return pd.DataFrame({**found, "inverted": True})
 
 
-def common_transfer(contrast: Contrast, path: Path) -> ContrastTransfer:
+def write_contrast(
+    contrast: pd.DataFrame, names: dict[str, str], *, angle_unit_rad: float
+) -> dict[str, np.ndarray]:
+    """Return contrast transfer as the columns of a program, (n,) each; the reverse of ``read_contrast``."""
+    return {
+        column: contrast[name].to_numpy() / (angle_unit_rad if name.endswith("_rad") else 1.0)
+        for name, column in names.items()
+    }
+
+
+def contrast_from_optics(optics: Optics) -> pd.DataFrame | None:
+    """Return the contrast transfer of particles that share all constants, None if they have none."""
+    import pandas as pd
+
+    if optics.ctf is None:
+        return None
+    defoci = optics.defocus_angstrom
+    if defoci.ndim == 1:
+        defoci = np.stack([defoci, defoci, np.zeros_like(defoci)], axis=1)
+    constants = {name: getattr(optics.ctf, name) for name in CONSTANTS}
+    return pd.DataFrame(defoci, columns=DEFOCUS).assign(**constants)
+
+
+def common_transfer(contrast: pd.DataFrame, path: Path) -> ContrastTransfer:
     """Return the constants that all particles share; the range of defocus is that of the means of U and V."""
-    if len(np.unique(contrast.inverted)) > 1:
+    if contrast["inverted"].nunique() > 1:
         raise ValueError(
             f"{path} contains both bright and dark particles; select one kind with particles[indices]"
         )
     for name in CONSTANTS:
-        values = getattr(contrast, name).astype(float)
+        values = contrast[name].to_numpy(float)
         if np.ptp(values) > SAME * np.abs(values).max():
             raise ValueError(
                 f"{path} must have one {name} for all particles, got from {values.min():.6g} to {values.max():.6g}: "
                 "open one optics group (optics_group, --optics-group), or select particles[indices]"
             )
-    mean = contrast.defocus_angstrom[:, :2].mean(axis=1)
-    constants = {name: getattr(contrast, name)[0].item() for name in CONSTANTS}
+    mean = contrast[[*DEFOCUS[:2]]].to_numpy().mean(axis=1)
+    constants = {name: contrast[name].iloc[0].item() for name in CONSTANTS}
     try:
         return ContrastTransfer(**constants, defocus_range_angstrom=(float(mean.min()), float(mean.max())))
     except ValueError as error:
         raise ValueError(f"{path} has invalid CTF parameters: {error}") from None
-
-
-def contrast_from_optics(optics: Optics) -> Contrast | None:
-    """Return the contrast transfer of particles that share all constants, None if they have none."""
-    if optics.ctf is None:
-        return None
-    defoci = np.asarray(optics.defocus_angstrom, float)
-    if defoci.ndim == 1:
-        defoci = np.stack([defoci, defoci, np.zeros_like(defoci)], axis=1)
-    return Contrast(*(np.full(len(defoci), getattr(optics.ctf, name)) for name in CONSTANTS), defoci)

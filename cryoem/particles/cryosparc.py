@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.particles.columns import Columns, Contrast, ContrastColumns, contrast_of, positive_sizes
+from cryoem.particles.columns import Columns, read_contrast
 from cryoem.rotations import from_cryosparc_pose, from_relion_euler_deg
 
 if TYPE_CHECKING:
@@ -21,17 +20,16 @@ PIXEL = "blob/psize_A"
 SIGN = "blob/sign"
 GROUP = "ctf/exp_group_id"
 LONGEST_HEADER = 100_000  # bytes, which NumPy parses as a literal
-CONTRAST = ContrastColumns(
-    "ctf/accel_kv",
-    "ctf/cs_mm",
-    "ctf/amp_contrast",
-    b_factor_angstrom2="ctf/bfactor",
-    phase_shift="ctf/phase_shift_rad",
-    defocus_u="ctf/df1_A",
-    defocus_v="ctf/df2_A",
-    azimuth="ctf/df_angle_rad",
-    radians=1.0,
-)
+CONTRAST = {
+    "voltage_kv": "ctf/accel_kv",
+    "spherical_aberration_mm": "ctf/cs_mm",
+    "amplitude_contrast": "ctf/amp_contrast",
+    "defocus_u_angstrom": "ctf/df1_A",
+    "defocus_v_angstrom": "ctf/df2_A",
+    "azimuth_rad": "ctf/df_angle_rad",
+    "b_factor_angstrom2": "ctf/bfactor",
+    "phase_shift_rad": "ctf/phase_shift_rad",
+}
 
 
 def read_cs(path: Path) -> pd.DataFrame:
@@ -109,15 +107,15 @@ def shifts_px(columns: Columns, pixel_size_angstrom: float) -> np.ndarray | None
             shifts = _vectors(columns, f"{alignment}/shift", 2)
             if f"{alignment}/psize_A" not in columns:
                 return -shifts
-            own = positive_sizes(columns, columns.numbers(PIXEL, default=pixel_size_angstrom))
+            own = columns.checked_pixels(columns.numbers(PIXEL, default=pixel_size_angstrom))
             return -shifts * (columns.numbers(f"{alignment}/psize_A") / own)[:, None]
     return None
 
 
-def contrast(columns: Columns) -> Contrast | None:
-    """Return the contrast transfer of each particle, see ``contrast_of``; particles are dark if blob/sign is -1."""
-    found = contrast_of(columns, CONTRAST)
-    return None if found is None else replace(found, inverted=columns.numbers(SIGN, default=1.0) > 0)
+def contrast(columns: Columns) -> pd.DataFrame | None:
+    """Return the contrast transfer of each particle, see ``read_contrast``; particles are dark if blob/sign is -1."""
+    found = read_contrast(columns, CONTRAST, angle_unit_rad=1.0)
+    return None if found is None else found.assign(inverted=columns.numbers(SIGN, default=1.0) > 0)
 
 
 def _vectors(columns: Columns, name: str, length: int) -> np.ndarray:
@@ -126,45 +124,19 @@ def _vectors(columns: Columns, name: str, length: int) -> np.ndarray:
 
 
 def _records(path: Path) -> np.ndarray:
-    """Read the array of a file, after comparing its header with its length."""
+    """Read the array of a file: records of numbers and text, never objects."""
     try:
-        with open(path, "rb") as stream:
-            n_records, dtype = _header(path, stream)
-            start, n_bytes = stream.tell(), stream.seek(0, 2)
-            claimed = start + n_records * dtype.itemsize
-            if claimed != n_bytes:
-                raise ValueError(
-                    f"{path} must be as long as its header states, {n_records} records and {claimed} bytes, "
-                    f"got {n_bytes} bytes"
-                )
-            stream.seek(start)
-            records = np.frombuffer(stream.read(n_records * dtype.itemsize), dtype)
+        with warnings.catch_warnings(action="ignore"):  # early cryoSPARC wrote headers with Python 2
+            records = np.lib.format.open_memmap(path, mode="r", max_header_size=LONGEST_HEADER)
     except OSError as error:
         raise OSError(f"cannot read {path}: {error.strerror or error}") from None
-    return records.astype(dtype.newbyteorder("="))
-
-
-def _header(path: Path, stream) -> tuple[int, np.dtype]:
-    """Read the header of a stream up to the first record: the number of records and their type."""
-    try:
-        version = np.lib.format.read_magic(stream)
-        readers = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        if version not in readers:
-            raise ValueError(f"unsupported .npy version {version}")
-        length = int.from_bytes(stream.peek(4)[: 2 * version[0]], "little")
-        if length > LONGEST_HEADER:
-            raise ValueError(f"its header states a length of {length} bytes")
-        with warnings.catch_warnings(action="ignore"):  # early cryoSPARC wrote headers with Python 2
-            shape, _, dtype = readers[version](stream, max_header_size=LONGEST_HEADER)
-    except OSError:
-        raise
     except Exception as error:
         # A header is a Python literal, and NumPy does not catch the exceptions of the parser.
         reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise ValueError(f"{path} is not a NumPy array (.npy) as written by cryoSPARC: {reason}") from None
+        raise ValueError(
+            f"{path} is not a complete NumPy array (.npy) as written by cryoSPARC: {reason}"
+        ) from None
+    dtype, shape = records.dtype, records.shape
     if dtype.names is None or len(shape) != 1:
         raise ValueError(
             f"{path} must contain records, one per particle, got an array of {dtype} and shape {shape}"
@@ -172,6 +144,12 @@ def _header(path: Path, stream) -> tuple[int, np.dtype]:
     for name in dtype.names:
         if dtype[name].base.kind not in "biufSU":
             raise ValueError(f"{path} must contain numbers and text, got {dtype[name]} in the field {name}")
-    if shape[0] < 1 or dtype.itemsize < 1:
-        raise ValueError(f"{path} contains no particles: {shape[0]} records of {dtype.itemsize} bytes")
-    return shape[0], dtype
+    if not records.size:
+        raise ValueError(f"{path} contains no particles: 0 records of {dtype.itemsize} bytes")
+    stated, n_bytes = records.offset + records.nbytes, path.stat().st_size
+    if stated != n_bytes:
+        raise ValueError(
+            f"{path} must be as long as its header states, {len(records)} records and {stated} bytes, "
+            f"got {n_bytes} bytes"
+        )
+    return np.array(records, dtype.newbyteorder("="))

@@ -1,35 +1,187 @@
-"""Opening the particle files of RELION, cryoSPARC and XMIPP, and finding the stacks that they name."""
+"""Particle files of RELION, cryoSPARC and XMIPP: their images, read on demand, and the metadata of each image."""
 
 from __future__ import annotations
 
 import math
 import os
-import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
-from cryoem.particles import cryosparc, relion
-from cryoem.particles.columns import Columns
-from cryoem.particles.mrc import StackedImages, open_stack
-from cryoem.particles.particle_file import PROGRAMS, ParticleFile
+from cryoem.contrast import ContrastTransfer, Optics
+from cryoem.particles import cryosparc, relion, xmipp
+from cryoem.particles.columns import DEFOCUS, Columns, common_transfer
+from cryoem.particles.locating import find_images
+from cryoem.particles.mrc import StackedImages, whole_stack
+from cryoem.particles.stack import ParticleStack
 from cryoem.particles.star import RELION_IMAGE, XMIPP_IMAGE, read_star, read_xmd
+from cryoem.rotations import Poses
 from cryoem.validation import positive_number, whole_number
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SUFFIXES = (".cs", ".mrc", ".mrcs", ".star", ".xmd")
-PROGRAM_OF = {".cs": "cryosparc", ".star": "relion", ".xmd": "xmipp"}
-# The number, the stack, and the format that XMIPP may append.
-IMAGE_NAME = re.compile(r"(?:(\d+)@)?(.+?)(?<!@)(?::mrcs?)?")
-LONGEST_NAME = 4096  # characters, the longest path of common systems
+PROGRAMS = {"relion": relion, "xmipp": xmipp, "cryosparc": cryosparc}  # each interprets its columns
+PROGRAM_OF = {".cs": "cryosparc", ".mrc": None, ".mrcs": None, ".star": "relion", ".xmd": "xmipp"}
+RANDOM_SUBSET = "rlnRandomSubset"
 SAME_PIXEL = 1e-3  # relative difference of rounded pixel sizes in one file
 DISAGREE = 1e-2  # relative difference of pixel sizes that contradict each other
 LARGEST_PIXEL_ANGSTROM = 1e6
+
+
+@dataclass(frozen=True, eq=False)
+class ParticleFile:
+    """Particle images in a file, opened by ``open_particles``.
+
+    A file can be passed wherever images are expected. Indexing with a slice, (k,) indices or an (n,) boolean mask
+    returns a smaller ``ParticleFile``, still on the disk; ``numpy.asarray`` reads its images, (n, y, x) float32.
+
+    Attributes
+    ----------
+    path : Path
+        The file that was opened.
+    pixel_size_angstrom : float
+        Side of a pixel.
+    table : pandas.DataFrame or None
+        Table of the file, unmodified, one row per image; None for a bare stack.
+    optics_groups : pandas.DataFrame or None
+        RELION's optics groups.
+    image_names : list of str
+        'number@stack' of each image, numbers from 1, as in the file.
+    images : StackedImages
+        Where the images are stored.
+    program : str or None
+        The program whose columns the table has: relion, xmipp or cryosparc; None for a bare stack.
+
+    Notes
+    -----
+    The properties that describe the particles are computed at first use. They raise a ValueError that names the file,
+    column and row if a value is not a finite number.
+    """
+
+    path: Path
+    pixel_size_angstrom: float
+    table: pd.DataFrame | None
+    optics_groups: pd.DataFrame | None
+    image_names: list[str] = field(repr=False)
+    images: StackedImages = field(repr=False)
+    program: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.image_names)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images in pixels."""
+        return self.images.image_size
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(n, y, x)"""
+        return (len(self), self.image_size, self.image_size)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file that was opened and its stacks, without repetition."""
+        return tuple(dict.fromkeys([self.path, *(stack.path for stack in self.images.stacks)]))
+
+    @cached_property
+    def rotations(self) -> Rotation | None:
+        """n orientations, particle to microscope coordinates; None if unknown."""
+        return None if self.program is None else PROGRAMS[self.program].rotations(self._columns)
+
+    @cached_property
+    def shifts_px(self) -> np.ndarray | None:
+        """(n, 2) displacement (x, y) from pixel n // 2, positive towards larger coordinates; None if unknown."""
+        if self.program is None:
+            return None
+        return PROGRAMS[self.program].shifts_px(self._columns, self.pixel_size_angstrom)
+
+    @property
+    def poses(self) -> Poses | None:
+        """Orientations and shifts (zero if unknown); None without orientations."""
+        return None if self.rotations is None else Poses(self.rotations, self.shifts_px)
+
+    @cached_property
+    def contrast(self) -> pd.DataFrame | None:
+        """Contrast transfer of each particle, whose constants may differ, one row each; None if unknown.
+
+        Columns are named as the attributes of ``ContrastTransfer``; the defocus is that of ``defocus_angstrom``.
+        """
+        return None if self.program is None else PROGRAMS[self.program].contrast(self._columns)
+
+    @property
+    def defocus_angstrom(self) -> np.ndarray | None:
+        """(n, 3) underfocus U and V, and the azimuth of U in radians, anticlockwise from x; None if unknown."""
+        return None if self.contrast is None else self.contrast[[*DEFOCUS]].to_numpy(copy=True)
+
+    @cached_property
+    def ctf(self) -> ContrastTransfer | None:
+        """Constants of the contrast transfer, None if unknown; a ValueError if particles differ in one."""
+        return None if self.contrast is None else common_transfer(self.contrast, self.path)
+
+    @property
+    def optics(self) -> Optics:
+        """Pixel size, contrast transfer and defocus of the images; raises as ``ctf``."""
+        return Optics(self.pixel_size_angstrom, self.ctf, self.defocus_angstrom)
+
+    @property
+    def random_subset(self) -> np.ndarray | None:
+        """(n,) half of each particle, 0 or 1, by rlnRandomSubset, which must be 1 or 2; None without that column."""
+        if self.table is None or RANDOM_SUBSET not in self.table:
+            return None
+        subset = self._columns.numbers(RANDOM_SUBSET)
+        if set(subset.tolist()) != {1, 2}:
+            values = ", ".join(f"{value:g}" for value in np.unique(subset)[:5])
+            raise ValueError(f"{self.path}: {RANDOM_SUBSET} must have the values 1 and 2, got {values}")
+        return subset.astype(int) - 1
+
+    def __getitem__(self, indices: slice | Sequence[int] | np.ndarray) -> ParticleFile:
+        """Return some of the particles in the given order, without reading their images."""
+        try:
+            selected = np.arange(len(self))[indices]
+        except IndexError as error:
+            raise ValueError(f"indices must select some of {len(self)} images: {error}") from None
+        if selected.ndim != 1 or not len(selected):
+            raise ValueError(
+                f"indices must be a slice or a sequence that selects at least one of {len(self)} images, "
+                f"got {indices!r:.80}"
+            )
+        return replace(
+            self,
+            table=None if self.table is None else self.table.iloc[selected].reset_index(drop=True),
+            image_names=[self.image_names[index] for index in selected],
+            images=self.images[selected],
+        )
+
+    def __array__(self, dtype=None, copy: bool | None = None) -> np.ndarray:
+        """Read the images: (n, y, x) float32; a ValueError if a pixel is not finite."""
+        if copy is False:
+            raise ValueError("images in a file cannot be read without a copy, got copy=False")
+        images = self.images.read()
+        return images if dtype is None else images.astype(dtype, copy=False)
+
+    def to_stack(self, *, symmetry: str = "C1") -> ParticleStack:
+        """Read the particles with their optics and poses into memory; files do not state the symmetry.
+
+        Raises
+        ------
+        ValueError
+            A pixel or a value of the table is not finite, or particles differ in a constant of the microscope.
+        OSError
+            A stack can no longer be read.
+        """
+        return ParticleStack(np.asarray(self), self.optics, self.poses, symmetry)
+
+    @property
+    def _columns(self) -> Columns:
+        return Columns(self.path, self.table, self.optics_groups)
 
 
 def open_particles(
@@ -39,7 +191,7 @@ def open_particles(
     datadir: str | os.PathLike | None = None,
     optics_group: int | None = None,
 ) -> ParticleFile:
-    """Open a stack of particle images, or a table that names images.
+    """Open a stack of particle images, or a table that names images; images are read when they are needed.
 
     Parameters
     ----------
@@ -55,11 +207,6 @@ def open_particles(
     optics_group : int, optional
         Take only the particles with this number (rlnOpticsGroup; ctf/exp_group_id of cryoSPARC), if groups differ in
         the microscope's constants or in pixel size.
-
-    Returns
-    -------
-    ParticleFile
-        Its images are read when they are needed, as they are stored.
 
     Warns
     -----
@@ -88,8 +235,8 @@ def open_particles(
         pixel_size_angstrom = positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
     if optics_group is not None:
         optics_group = whole_number(optics_group, name="optics_group", at_least=0)
-    if suffix not in SUFFIXES:
-        *most, last = SUFFIXES
+    if suffix not in PROGRAM_OF:
+        *most, last = PROGRAM_OF
         raise ValueError(
             f"{path} must be a particle file that ends in {', '.join(most)} or {last}, got {path.suffix!r}"
         )
@@ -98,7 +245,7 @@ def open_particles(
     if datadir is not None and not Path(datadir).is_dir():
         raise FileNotFoundError(f"datadir must be a folder, got {datadir}")
 
-    program = PROGRAM_OF.get(suffix)
+    program = PROGRAM_OF[suffix]
     table = optics_groups = sizes = None
     if program is None:
         for name, value in (("optics_group", optics_group), ("datadir", datadir)):
@@ -106,28 +253,14 @@ def open_particles(
                 raise ValueError(
                     f"{path} is a stack without a table, so {name}={value} does not apply; omit it"
                 )
-        names, images = _read_stack(path)
+        names, images = whole_stack(path)
     else:
         names, table, optics_groups = _read_table(path, program, optics_group)
-        images = _named_images(path, names, None if datadir is None else Path(datadir))
+        images = find_images(path, names, None if datadir is None else Path(datadir))
         sizes = PROGRAMS[program].pixel_sizes(Columns(path, table, optics_groups))
     by_table = () if sizes is None else tuple(np.unique(sizes).tolist())
-    pixel = _pixel_size(path, pixel_size_angstrom, by_table, _header_pixels(images))
+    pixel = _pixel_size(path, pixel_size_angstrom, by_table, images.pixels_angstrom())
     return ParticleFile(path, pixel, table, optics_groups, names, images, program)
-
-
-def _read_stack(path: Path) -> tuple[list[str], StackedImages]:
-    """Open a bare stack; return the names of its images, and where they are stored."""
-    stack = open_stack(path)
-    n = stack.n_images
-    if path.suffix.lower() == ".mrc" and stack.looks_like_a_map:
-        warnings.warn(
-            f"{path} looks like a density map ({n} voxels along each axis); reading it as a stack of images",
-            UserWarning,
-            stacklevel=3,
-        )
-    names = [f"{number:06d}@{path}" for number in range(1, n + 1)]
-    return names, StackedImages((stack,), np.zeros(n, int), np.arange(n))
 
 
 def _read_table(
@@ -143,107 +276,17 @@ def _read_table(
     else:
         table = read_xmd(path)
     if optics_group is not None:
-        table = _of_group(path, table, column, optics_group)
+        if column not in table:
+            raise ValueError(f"{path} has no optics groups; omit optics_group={optics_group}")
+        groups = Columns(path, table).numbers(column)
+        if not (groups == optics_group).any():
+            known = ", ".join(f"{group:g}" for group in np.unique(groups))
+            raise ValueError(f"optics_group must be one of those in {path}, {known}, got {optics_group}")
+        table = table[groups == optics_group].reset_index(drop=True)
     if program == "cryosparc":
         return cryosparc.image_names(path, table), table, None
     names = table[RELION_IMAGE if program == "relion" else XMIPP_IMAGE].astype(str).tolist()
     return names, table, optics_groups
-
-
-def _of_group(path: Path, table: pd.DataFrame, column: str | None, number: int) -> pd.DataFrame:
-    """Return the rows of an optics group."""
-    if column not in table:
-        raise ValueError(f"{path} has no optics groups; omit optics_group={number}")
-    groups = Columns(path, table).numbers(column)
-    if not (groups == number).any():
-        known = ", ".join(f"{group:g}" for group in np.unique(groups))
-        raise ValueError(f"optics_group must be one of those in {path}, {known}, got {number}")
-    return table[groups == number].reset_index(drop=True)
-
-
-def _named_images(path: Path, names: Sequence[str], datadir: Path | None) -> StackedImages:
-    """Find the images that the table at ``path`` names as number@stack, with numbers from 1."""
-    parts = [IMAGE_NAME.fullmatch(name) if len(name) <= LONGEST_NAME else None for name in names]
-    if None in parts:
-        wrong = names[parts.index(None)]
-        raise ValueError(
-            f"{path} must name images as number@stack, got {wrong!r:.80} of {len(wrong)} characters"
-        )
-    places: dict[str, int] = {}
-    stack_of = np.array([places.setdefault(part[2], len(places)) for part in parts])
-    found = [locate_stack(path, stack, datadir=datadir) for stack in places]
-    moved = [stack for stack, (_, as_named) in zip(places, found, strict=True) if not as_named]
-    if moved:
-        others = f" (and {len(moved) - 1} others)" if len(moved) > 1 else ""
-        warnings.warn(
-            f"{path} names the stack {moved[0]}{others}, which does not exist; "
-            "using the file of that name in the table's folder",
-            UserWarning,
-            stacklevel=3,
-        )
-    stacks = tuple(open_stack(place) for place, _ in found)
-    sizes = [stack.image_size for stack in stacks]
-    if min(sizes) != max(sizes):
-        raise ValueError(f"{path} must have images of one size, got {min(sizes)} to {max(sizes)} px")
-    counts = np.array([stack.n_images for stack in stacks])[stack_of]
-    ambiguous = np.array([part[1] is None for part in parts]) & (counts > 1)
-    if ambiguous.any():
-        first = int(np.argmax(ambiguous))
-        raise ValueError(
-            f"{path} names {names[first]} without an image number; the stack has {counts[first]} images"
-        )
-    numbers = np.array([int(part[1] or 1) for part in parts])
-    beyond = (numbers < 1) | (numbers > counts)
-    if beyond.any():
-        first = int(np.argmax(beyond))
-        raise ValueError(
-            f"{path} names image {numbers[first]} of {stacks[stack_of[first]].path}, "
-            f"which has images 1 to {counts[first]}"
-        )
-    return StackedImages(stacks, stack_of, numbers - 1)
-
-
-def locate_stack(table: Path, stack: str, *, datadir: Path | None = None) -> tuple[Path, bool]:
-    """Return the path of a stack, and whether it was found at the stated path rather than by file name alone.
-
-    RELION, XMIPP and cryoSPARC name files relative to the project folder. A stack is therefore searched from
-    ``datadir``, from the folder of the table upwards, and from the working folder; finally under its bare name in
-    the folder of the table.
-    """
-    folder = Path(os.path.abspath(table)).parent
-    for parent in (*([datadir] if datadir else []), folder, *folder.parents, Path.cwd()):
-        if _is_file(parent / stack):  # an absolute name ignores the parent
-            return parent / stack, True
-    bare = folder / Path(stack).name
-    if _is_file(bare):
-        return bare, False
-    searched = "" if datadir is None else f"{datadir}, "
-    raise FileNotFoundError(
-        f"{table} names the stack {stack:.200}, which does not exist; "
-        f"searched {searched}{folder}, the folders above it and the working folder"
-    )
-
-
-def _is_file(path: Path) -> bool:
-    """Return whether a file exists; a name that is too long for the system does not."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
-
-
-def _header_pixels(images: StackedImages) -> tuple[float, ...]:
-    """Return the distinct sides of pixels in the stacks' headers; warn about unusual headers."""
-    without = [stack.path for stack in images.stacks if not stack.header.has_map_id]
-    longer = [stack.path for stack in images.stacks if stack.surplus_bytes]
-    for paths, what in (
-        (without, "lacks the MAP identifier in its header; reading it as a stack of images"),
-        (longer, "is longer than its header states; the rest is not read"),
-    ):
-        if paths:
-            others = f" (like {len(paths) - 1} others)" if len(paths) > 1 else ""
-            warnings.warn(f"{paths[0]}{others} {what}", UserWarning, stacklevel=3)
-    return tuple(np.unique([stack.pixel_angstrom for stack in images.stacks]).tolist())
 
 
 def _pixel_size(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,19 +30,11 @@ class MrcStack:
 
     @property
     def n_images(self) -> int:
-        """Number of images."""
         return self.header.shape[0]
 
     @property
     def image_size(self) -> int:
-        """Side of the images in pixels."""
         return self.header.shape[1]
-
-    @property
-    def looks_like_a_map(self) -> bool:
-        """Whether the header could also be that of a density map."""
-        fields, n = self.header.fields, self.n_images
-        return n == self.image_size == int(fields["mz"]) and int(fields["ispg"]) == 1
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
         """Read the images with the given numbers, counted from 0: (k, y, x) float32, finite."""
@@ -81,13 +74,25 @@ class StackedImages:
 
     @property
     def image_size(self) -> int:
-        """Side of the images in pixels."""
         return self.stacks[0].image_size
 
     def __getitem__(self, indices: np.ndarray) -> StackedImages:
         """Return the images at (k,) indices, k >= 1, with their stacks."""
         used, stack_of = np.unique(self.stack_of[indices], return_inverse=True)
         return StackedImages(tuple(self.stacks[stack] for stack in used), stack_of, self.number_of[indices])
+
+    def pixels_angstrom(self) -> tuple[float, ...]:
+        """Return the distinct sides of pixels in the stacks' headers; warn about unusual headers."""
+        without = [stack.path for stack in self.stacks if not stack.header.has_map_id]
+        longer = [stack.path for stack in self.stacks if stack.surplus_bytes]
+        for paths, what in (
+            (without, "lacks the MAP identifier in its header; reading it as a stack of images"),
+            (longer, "is longer than its header states; the rest is not read"),
+        ):
+            if paths:
+                others = f" (like {len(paths) - 1} others)" if len(paths) > 1 else ""
+                warnings.warn(f"{paths[0]}{others} {what}", UserWarning, stacklevel=3)
+        return tuple(np.unique([stack.pixel_angstrom for stack in self.stacks]).tolist())
 
     def read(self) -> np.ndarray:
         """Read the images, and nothing else of the files: (n, y, x) float32."""
@@ -128,6 +133,21 @@ def open_stack(path: Path) -> MrcStack:
     # The side of a pixel is the cell over its intervals or, if these are zero, over the pixels.
     pixel = tuple(float(fields["cella"][axis]) / (int(fields["m" + axis]) or nx) for axis in "xy")
     return MrcStack(path, header, pixel, n_bytes - header.end)
+
+
+def whole_stack(path: Path) -> tuple[list[str], StackedImages]:
+    """Open a bare stack; return the names of its images, and the images."""
+    stack = open_stack(path)
+    n, fields = stack.n_images, stack.header.fields
+    looks_like_a_map = n == stack.image_size == int(fields["mz"]) and int(fields["ispg"]) == 1
+    if path.suffix.lower() == ".mrc" and looks_like_a_map:
+        warnings.warn(
+            f"{path} looks like a density map ({n} voxels along each axis); reading it as a stack of images",
+            UserWarning,
+            stacklevel=3,
+        )
+    names = [f"{number:06d}@{path}" for number in range(1, n + 1)]
+    return names, StackedImages((stack,), np.zeros(n, int), np.arange(n))
 
 
 class StackWriter:
@@ -185,8 +205,6 @@ class StackWriter:
 
         Raises
         ------
-        OSError
-            The file cannot be written.
         ValueError
             The images are not (k, image_size, image_size) and finite, exceed n in total, or the writer is used
             outside a ``with`` block.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.particles.columns import Columns, Contrast, ContrastColumns, contrast_of, positive_sizes
+from cryoem.particles.columns import Columns, read_contrast, write_contrast
 from cryoem.particles.star import RELION_IMAGE
 from cryoem.rotations import from_relion_euler_deg, to_relion_euler_deg
+from cryoem.validation import one_each, positive_number, shifts_of, whole_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,16 +62,18 @@ OPTICS_ORDER = (
     "rlnImageSize",
     "rlnImageDimensionality",
 )
+CONTRAST = {
+    "voltage_kv": "rlnVoltage",
+    "spherical_aberration_mm": "rlnSphericalAberration",
+    "amplitude_contrast": "rlnAmplitudeContrast",
+    "defocus_u_angstrom": "rlnDefocusU",
+    "defocus_v_angstrom": "rlnDefocusV",
+    "azimuth_rad": "rlnDefocusAngle",
+    "b_factor_angstrom2": "rlnCtfBfactor",
+    "phase_shift_rad": "rlnPhaseShift",
+}
+DEGREE = np.pi / 180
 DISAGREE = 1e-2  # relative difference of pixel sizes that is no rounding
-CONTRAST = ContrastColumns(
-    *OPTICS_COLUMNS,
-    b_factor_angstrom2="rlnCtfBfactor",
-    phase_shift="rlnPhaseShift",
-    defocus_u="rlnDefocusU",
-    defocus_v="rlnDefocusV",
-    azimuth="rlnDefocusAngle",
-    radians=np.pi / 180,
-)
 
 
 def pixel_sizes(columns: Columns) -> np.ndarray | None:
@@ -97,41 +101,134 @@ def shifts_px(columns: Columns, pixel_size_angstrom: float) -> np.ndarray | None
     """
     if columns.has_any(ORIGIN_ANGSTROM):
         stated = pixel_sizes(columns)
-        pixels = pixel_size_angstrom if stated is None else positive_sizes(columns, stated)[:, None]
+        pixels = pixel_size_angstrom if stated is None else columns.checked_pixels(stated)[:, None]
         return -columns.stacked(ORIGIN_ANGSTROM) / pixels
     return -columns.stacked(ORIGIN_PX) if columns.has_any(ORIGIN_PX) else None
 
 
-def contrast(columns: Columns) -> Contrast | None:
-    """Return the contrast transfer of each particle, see ``contrast_of``; raise an error for CTF-corrected images."""
+def contrast(columns: Columns) -> pd.DataFrame | None:
+    """Return the contrast transfer of each particle, see ``read_contrast``; refuse CTF-corrected images."""
     for name in TREATED:
         if name in columns and columns.numbers(name).any():
             raise ValueError(
                 f"{columns.path} has {name} 1: CTF-corrected images are not supported; use the original images"
             )
-    return contrast_of(columns, CONTRAST)
+    return read_contrast(columns, CONTRAST, angle_unit_rad=DEGREE)
 
 
 def particle_columns(
     rotations: Rotation | None,
     shifts_px: np.ndarray | None,
-    contrast: Contrast | None,
+    contrast: pd.DataFrame | None,
     *,
     pixel_size_angstrom: float,
 ) -> dict[str, np.ndarray]:
     """Return the known properties of n particles as RELION columns, (n,) each.
 
-    They include the microscope's constants, as in RELION 3.0; ``relion_table`` moves these to the optics groups.
+    They include the microscope's constants, as in RELION 3.0; ``with_optics_groups`` moves these to the groups.
     """
-    columns: dict[str, np.ndarray] = {} if contrast is None else contrast.as_columns(CONTRAST)
+    columns = {} if contrast is None else write_contrast(contrast, CONTRAST, angle_unit_rad=DEGREE)
     if rotations is not None:
         columns |= dict(zip(EULER, to_relion_euler_deg(rotations).T, strict=True))
     if shifts_px is not None:
-        columns |= dict(zip(ORIGIN_ANGSTROM, -np.asarray(shifts_px).T * pixel_size_angstrom, strict=True))
+        columns |= dict(zip(ORIGIN_ANGSTROM, -shifts_px.T * pixel_size_angstrom, strict=True))
     return columns
 
 
-def relion_table(
+def relion_tables(
+    image_names: Sequence[str],
+    angles_rad: np.ndarray,
+    shifts_px: np.ndarray,
+    *,
+    pixel_size_angstrom: float,
+    image_size: int,
+    scores: Mapping[str, np.ndarray] | None = None,
+    table: pd.DataFrame | None = None,
+    optics_groups: pd.DataFrame | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return a two-dimensional alignment as RELION tables, for ``write_star``.
+
+    An alignment gives each image an angle and a shift: **the particle in the image is the reference, rotated
+    anticlockwise by the angle and then displaced by the shift.** With x along the second axis of an image, y along the
+    first and both counted from pixel ``n // 2``, the value of the reference at p is in the image at
+
+        q = R(angle) p + shift,    R(angle) = [[cos, -sin], [sin, cos]].
+
+    Anticlockwise is as in the figures of this package, x to the right and y up. Aligning an image is the inverse,
+    p = R(-angle) (q - shift), the shift first. As an orientation this is ``Rz(angle)``, particle to microscope
+    coordinates.
+
+    RELION shifts an image by its origin and compares it with the reference at (rot, tilt, psi) = (0, 0, psi), which is
+    ``Rz(-psi)``. Hence rlnAnglePsi is minus the angle, and rlnOriginXAngst and rlnOriginYAngst are minus the shift.
+
+    Parameters
+    ----------
+    image_names : sequence of str
+        n names, number@stack.
+    angles_rad, shifts_px : array
+        (n,) angles and (n, 2) displacements (x, y).
+    pixel_size_angstrom, image_size : float, int
+        Side of a pixel, and side of the images in pixels.
+    scores : mapping, optional
+        Further columns by name, (n,) numbers each.
+    table : pandas.DataFrame, optional
+        The STAR table of these images, one row per image in the same order. Its columns are kept, except those of older
+        poses, their probabilities, classes and priors, which a new alignment invalidates.
+    optics_groups : pandas.DataFrame, optional
+        The optics groups of ``table``. By default they are derived from the microscope's constants that RELION 3.0
+        stores with the particles.
+
+    Warns
+    -----
+    UserWarning
+        The optics groups state another pixel size, by more than 1 %; it is replaced, so that origins in angstrom mean
+        the shifts in pixels.
+
+    Raises
+    ------
+    ValueError
+        Arrays are not n long or not finite, a number is out of range, ``table`` is not a STAR table of n rows,
+        ``optics_groups`` lacks a group of its particles, or a score has the name of a column of the pose.
+
+    References
+    ----------
+    RELION's projector (``Euler_angles2matrix``) and relion_stack_create --apply_transformation.
+    """
+    names = [str(name) for name in image_names]
+    angles_rad = one_each(angles_rad, count=len(names), name="angles_rad")
+    shifts_px = shifts_of(shifts_px, count=len(names))
+    positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
+    image_size = whole_number(image_size, name="image_size", at_least=1)
+    if table is not None and (RELION_IMAGE not in table or len(table) != len(names)):
+        raise ValueError(
+            f"table must have a column {RELION_IMAGE} and {len(names)} rows, one per image, "
+            f"got {len(table)} rows of {', '.join(map(str, table))}"
+        )
+    # Without a tilt, rot and psi are one angle.
+    euler_deg = to_relion_euler_deg(Rotation.from_euler("z", angles_rad[:, None]))
+    columns = {
+        "rlnAnglePsi": euler_deg[:, 0] + euler_deg[:, 2],
+        "rlnClassNumber": 1,
+        **particle_columns(None, shifts_px, None, pixel_size_angstrom=pixel_size_angstrom),
+    }
+    for name, values in (scores or {}).items():
+        if name in {*columns, RELION_IMAGE, GROUP} or not re.fullmatch(r"[A-Za-z]\w*", str(name)):
+            raise ValueError(
+                f"scores must have names of letters and digits that no other column has, got {name!r}"
+            )
+        columns[name] = one_each(values, count=len(names), name=f"scores[{name!r}]")
+    return with_optics_groups(
+        names,
+        columns,
+        pixel_size_angstrom=pixel_size_angstrom,
+        image_size=image_size,
+        table=table,
+        optics_groups=optics_groups,
+        without=POSE_COLUMNS,
+    )
+
+
+def with_optics_groups(
     image_names: Sequence[str],
     columns: Mapping[str, np.ndarray],
     *,
@@ -150,13 +247,22 @@ def relion_table(
     import pandas as pd
 
     table = pd.DataFrame(index=range(len(image_names))) if table is None else table.reset_index(drop=True)
-    dropped = {*without, *ORIGIN_PX, *DETECTOR, PIXEL}
-    table = table.drop(columns=[name for name in table if name in dropped])
+    table = table.drop(columns=[*without, *ORIGIN_PX, *DETECTOR, PIXEL], errors="ignore")
     table = table.assign(**{RELION_IMAGE: image_names}, **columns)
-    table, optics_groups = _grouped(table, optics_groups)
-    optics_groups = optics_groups[optics_groups[GROUP].isin(table[GROUP])]
-    optics_groups = _with_sizes(optics_groups, pixel_size_angstrom, image_size)
-    return _in_order(table, PARTICLE_ORDER), _in_order(optics_groups, OPTICS_ORDER)
+    table, groups = _grouped(table, optics_groups)
+    groups = groups[groups[GROUP].isin(table[GROUP])]
+    if PIXEL in groups:
+        stated = groups[PIXEL].to_numpy(float)
+        off = ~np.isclose(stated, pixel_size_angstrom, rtol=DISAGREE, atol=0)
+        if off.any():
+            warnings.warn(
+                f"the optics groups state a pixel size of {stated[off][0]:.6g} angstrom; "
+                f"replaced with {pixel_size_angstrom:.6g}",
+                UserWarning,
+                stacklevel=3,
+            )
+    sizes = {PIXEL: pixel_size_angstrom, "rlnImageSize": image_size, "rlnImageDimensionality": 2}
+    return _in_order(table, PARTICLE_ORDER), _in_order(groups.assign(**sizes), OPTICS_ORDER)
 
 
 def _grouped(table: pd.DataFrame, groups: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -172,8 +278,7 @@ def _grouped(table: pd.DataFrame, groups: pd.DataFrame | None) -> tuple[pd.DataF
         groups = pd.DataFrame(
             {GROUP: list(count), "rlnOpticsGroupName": [f"opticsGroup{group}" for group in count]}
         ).join(constants.reset_index(drop=True).drop(columns=GROUP, errors="ignore"))
-        table = table.drop(columns=[name for name in OPTICS_COLUMNS if name in table])
-        return table.assign(**{GROUP: numbers}), groups
+        return table.drop(columns=[*OPTICS_COLUMNS], errors="ignore").assign(**{GROUP: numbers}), groups
     if GROUP not in groups or groups.empty:
         raise ValueError(
             f"optics_groups must have a column {GROUP} and at least one row, got {len(groups)} rows"
@@ -188,22 +293,6 @@ def _grouped(table: pd.DataFrame, groups: pd.DataFrame | None) -> tuple[pd.DataF
             f"optics_groups must have the group of each particle, got none with number {min(missing)}"
         )
     return table, groups
-
-
-def _with_sizes(groups: pd.DataFrame, pixel_size_angstrom: float, image_size: int) -> pd.DataFrame:
-    """Return optics groups with the size of the images and of their pixels."""
-    if PIXEL in groups:
-        stated = groups[PIXEL].to_numpy(float)
-        off = ~np.isclose(stated, pixel_size_angstrom, rtol=DISAGREE, atol=0)
-        if off.any():
-            warnings.warn(
-                f"the optics groups state a pixel size of {stated[off][0]:.6g} angstrom; "
-                f"replaced with {pixel_size_angstrom:.6g}",
-                UserWarning,
-                stacklevel=4,
-            )
-    sizes = {PIXEL: pixel_size_angstrom, "rlnImageSize": image_size}
-    return groups.assign(**sizes, rlnImageDimensionality=2)
 
 
 def _in_order(table: pd.DataFrame, order: tuple[str, ...]) -> pd.DataFrame:

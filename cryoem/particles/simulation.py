@@ -36,11 +36,6 @@ class ImagingConditions:
     ctf : ContrastTransfer, optional
         Contrast transfer with the range of defocus; none by default.  It removes most of a particle's power, which is
         at low frequencies, and the noise is relative to what remains.
-
-    Raises
-    ------
-    ValueError
-        If a value is out of range.
     """
 
     image_size: int | None = None
@@ -87,11 +82,6 @@ def simulate(
     rng : Generator or int, optional
         Random number generator or seed.
 
-    Returns
-    -------
-    ParticleStack
-        n images with their poses and optics.
-
     Raises
     ------
     ValueError
@@ -120,21 +110,7 @@ def simulate_lazily(
 
     The same seed gives the same images as ``simulate``, in any order.
 
-    Parameters
-    ----------
-    density_map, n, symmetry, rng
-        As for ``simulate``.
-    conditions : ImagingConditions
-        Imaging conditions.
-
-    Returns
-    -------
-    SimulatedParticles
-
-    Raises
-    ------
-    ValueError
-        As ``simulate``.
+    Parameters and errors are those of ``simulate``.
     """
     return _draw(density_map, n, conditions, None, symmetry, rng)
 
@@ -228,20 +204,10 @@ def clean_deviation(
     optics: Optics | None = None,
     projector: Projector | None = None,
 ) -> float:
-    """Standard deviation of noise-free images over a fixed set of orientations and defoci.
+    """Standard deviation of noise-free images over a fixed set of orientations and defoci: the unit of ``simulate``.
 
-    It is the unit of simulated images: ``simulate`` divides by it.
-
-    Parameters
-    ----------
-    density_map : DensityMap
-        The particle.
-    conditions : ImagingConditions
-        Image size, coverage and contrast transfer are used.
-    optics : Optics, optional
-        Optics whose defoci replace the range of ``conditions.ctf``.
-    projector : Projector, optional
-        Projector of the map, if there is one already.
+    Defoci are those of ``optics`` in turn, or cover the range of ``conditions.ctf``. ``projector`` is that of the map,
+    if there is one already.
 
     Raises
     ------
@@ -251,7 +217,6 @@ def clean_deviation(
     if projector is None:
         projector = Projector(density_map.data, image_size=conditions.image_size)
     images = projector(random_rotations(REFERENCE_PROJECTIONS, coverage=conditions.coverage, rng=0))
-    # the images cover the whole range of defoci, or the given ones in turn
     if optics is None and conditions.ctf is not None:
         defoci = np.linspace(*conditions.ctf.defocus_range_angstrom, REFERENCE_PROJECTIONS)
         optics = Optics(density_map.voxel_size_angstrom, conditions.ctf, defoci)

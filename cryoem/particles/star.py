@@ -48,10 +48,7 @@ def read_star(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
 def read_xmd(path: str | os.PathLike) -> pd.DataFrame:
     """Read the table with a column ``image`` of an XMIPP metadata file, without disabled images (``enabled`` -1).
 
-    Returns
-    -------
-    pandas.DataFrame
-        Columns are labels without their leading underscore.
+    Columns are labels without their leading underscore.
 
     Raises
     ------
@@ -92,8 +89,8 @@ def write_star(path: str | os.PathLike, table: pd.DataFrame, *, optics: pd.DataF
     OSError
         The file cannot be written.
     ValueError
-        The name does not end in ``.star``, a table is empty or lacks its column, or the name of an image contains a
-        ``#``, a quote or an unprintable character, which tables cannot store.
+        The name does not end in ``.star``, a table is empty or lacks its column, or an image name has a character
+        that tables cannot store.
     """
     write_text(path_with_suffix(path, ".star"), star_text(table, optics))
 
@@ -103,7 +100,6 @@ def star_text(table: pd.DataFrame, optics: pd.DataFrame) -> str:
     import starfile
 
     _require_column(table, RELION_IMAGE, name="table")
-    check_image_names(table[RELION_IMAGE], name="image names")
     _require_column(optics, "rlnOpticsGroup", name="optics")
     text = ""
     for name, block in (("optics", optics), ("particles", table)):
@@ -122,8 +118,8 @@ def write_xmd(path: str | os.PathLike, table: pd.DataFrame) -> None:
     OSError
         The file cannot be written.
     ValueError
-        The name does not end in ``.xmd``, the table is empty or lacks ``image``, or the name of an image contains a
-        ``#``, a quote or an unprintable character, which tables cannot store.
+        The name does not end in ``.xmd``, the table is empty or lacks ``image``, or an image name has a character
+        that tables cannot store.
     """
     write_text(path_with_suffix(path, ".xmd"), xmd_text(table))
 
@@ -131,11 +127,11 @@ def write_xmd(path: str | os.PathLike, table: pd.DataFrame) -> None:
 def xmd_text(table: pd.DataFrame) -> str:
     """Return the text that ``write_xmd`` writes."""
     _require_column(table, XMIPP_IMAGE, name="table")
-    check_image_names(table[XMIPP_IMAGE], name="image names")
     labels = "".join(f" _{column}\n" for column in table.columns)
-    rows = table.map(_quoted).to_csv(
-        sep="\t", header=False, index=False, float_format=DIGITS, na_rep="nan", quoting=csv.QUOTE_NONE
-    )
+    rows = table.map(
+        # Text that is empty or contains blanks must be quoted.
+        lambda value: f"'{value}'" if isinstance(value, str) and (not value or " " in value) else value
+    ).to_csv(sep="\t", header=False, index=False, float_format=DIGITS, na_rep="nan", quoting=csv.QUOTE_NONE)
     return f"# XMIPP_STAR_1 * \n# \ndata_noname\nloop_\n{labels}{rows}"
 
 
@@ -153,11 +149,8 @@ def _require_column(table: pd.DataFrame, column: str, *, name: str) -> None:
         raise ValueError(f"{name} must have a column {column}, got {', '.join(map(str, table)) or 'none'}")
     if table.empty:
         raise ValueError(f"{name} must have at least one row, got none")
-
-
-def _quoted(value):
-    """Quote text that is empty or contains blanks, as metadata files require."""
-    return f"'{value}'" if isinstance(value, str) and (not value or " " in value) else value
+    if column in (RELION_IMAGE, XMIPP_IMAGE):
+        check_image_names(table[column], name="image names")
 
 
 def _read_blocks(path: Path) -> dict:
@@ -166,15 +159,13 @@ def _read_blocks(path: Path) -> dict:
 
     try:
         _check_text(path)
-        linecache.cache.pop(
-            str(path), None
-        )  # starfile reads through this cache, which may contain an older version
-        return starfile.read(path, always_dict=True, parse_as_string=list(TEXT_COLUMNS))
     except OSError as error:
         raise OSError(f"cannot read {path}: {error.strerror or error}") from None
-    except _MisreadError as error:
-        raise ValueError(f"{path} {error}") from None
-    except (ValueError, TypeError, LookupError) as error:
+    # starfile reads through this cache, which may contain an older version.
+    linecache.cache.pop(str(path), None)
+    try:
+        return starfile.read(path, always_dict=True, parse_as_string=list(TEXT_COLUMNS))
+    except (OSError, ValueError, TypeError, LookupError) as error:
         raise ValueError(f"{path} cannot be read as a STAR file: {' '.join(str(error).split())}") from None
     finally:
         linecache.cache.pop(str(path), None)
@@ -206,10 +197,6 @@ def _as_table(block) -> pd.DataFrame:
     return pd.DataFrame([block]) if isinstance(block, dict) else block
 
 
-class _MisreadError(ValueError):
-    """Text that ``starfile`` would misread; the caller adds the file name."""
-
-
 def _check_text(path: Path) -> None:
     """Refuse text that ``starfile`` would misread without an error.
 
@@ -228,7 +215,7 @@ def _check_text(path: Path) -> None:
                 break
             name, part, columns, rows = line.split()[0], "empty", set(), 0
             if name in names:
-                raise _MisreadError(f"must have unique table names, got {name} twice")
+                raise ValueError(f"{path} must have unique table names, got {name} twice")
             names.add(name)
         elif part == "empty" and line.startswith("loop_"):
             part = "header"
@@ -236,31 +223,33 @@ def _check_text(path: Path) -> None:
             label = line.split()[0]
             if part != "header":
                 part = "values"
-                if _count_values(line, f"{label} of {name}") != 2:
-                    raise _MisreadError(f"must have one value of {label} in {name}, got {line!r}")
+                if _count_values(path, line, f"{label} of {name}") != 2:
+                    raise ValueError(f"{path} must have one value of {label} in {name}, got {line!r}")
             if label in columns:
-                raise _MisreadError(f"must have unique column names in {name}, got {label:.80} twice")
+                raise ValueError(f"{path} must have unique column names in {name}, got {label:.80} twice")
             columns.add(label)
             if len(columns) > MOST_COLUMNS:
-                raise _MisreadError(f"must have at most {MOST_COLUMNS} columns in {name}, got more")
+                raise ValueError(f"{path} must have at most {MOST_COLUMNS} columns in {name}, got more")
         elif in_loop:
             part = "rows"
             if not line or line.startswith("#"):
                 continue
             rows += 1
-            n_values = _count_values(line, f"row {rows} of {name}")
+            n_values = _count_values(path, line, f"row {rows} of {name}")
             if n_values != len(columns):
-                raise _MisreadError(
-                    f"must have a value for each of the {len(columns)} columns of {name} in each row, "
+                raise ValueError(
+                    f"{path} must have a value for each of the {len(columns)} columns of {name} in each row, "
                     f"got {n_values} in row {rows}"
                 )
             if line.startswith("data_"):
-                raise _MisreadError(f"must not have a row that begins with data_, got row {rows} of {name}")
+                raise ValueError(
+                    f"{path} must not have a row that begins with data_, got row {rows} of {name}"
+                )
     if part == "empty":
-        raise _MisreadError(f"must have no empty tables, got nothing in {name}")
+        raise ValueError(f"{path} must have no empty tables, got nothing in {name}")
 
 
-def _count_values(line: str, where: str) -> int:
+def _count_values(path: Path, line: str, where: str) -> int:
     """Count the values of a line up to a comment; quotes enclose blanks and ``#``."""
     if line.isascii() and not any(mark in line for mark in "#'\""):
         return len(line.split())
@@ -270,7 +259,9 @@ def _count_values(line: str, where: str) -> int:
             after_blank = True
             continue
         if match["stray"] or not after_blank:
-            raise _MisreadError(f"must have no quote and no # inside a value, got {line[:80]!r} in {where}")
+            raise ValueError(
+                f"{path} must have no quote and no # inside a value, got {line[:80]!r} in {where}"
+            )
         if match["comment"]:
             break
         n_values, after_blank = n_values + 1, False
@@ -284,13 +275,13 @@ def _lines(path: Path) -> Iterator[str]:
         while content := stream.readline(LONGEST_LINE):
             number += 1
             if len(content) == LONGEST_LINE or CONTROL.search(content.rstrip(b"\r\n")):
-                raise _MisreadError(
-                    f"must be a text file with lines of values, got something else in line {number}"
+                raise ValueError(
+                    f"{path} must be a text file with lines of values, got something else in line {number}"
                 )
             try:
                 yield content.decode("utf-8-sig" if number == 1 else "utf-8").strip()
             except UnicodeDecodeError as error:
                 byte = content[error.start]
-                raise _MisreadError(
-                    f"must be UTF-8 text, got the byte {byte:#04x} in line {number}"
+                raise ValueError(
+                    f"{path} must be UTF-8 text, got the byte {byte:#04x} in line {number}"
                 ) from None

@@ -14,20 +14,20 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.files.writing import path_with_suffix, write_text
 from cryoem.particles import relion, xmipp
-from cryoem.particles.columns import Contrast, contrast_from_optics
-from cryoem.particles.files import IMAGE_NAME, locate_stack
+from cryoem.particles.columns import contrast_from_optics
+from cryoem.particles.files import ParticleFile
+from cryoem.particles.locating import IMAGE_NAME, locate_stack
 from cryoem.particles.mrc import StackWriter
-from cryoem.particles.particle_file import ParticleFile
 from cryoem.particles.simulation import SimulatedParticles
 from cryoem.particles.stack import ParticleStack
 from cryoem.particles.star import check_image_names, star_text, xmd_text
 from cryoem.rotations import Poses, as_poses
-from cryoem.validation import one_each, whole_number
+from cryoem.validation import one_each
 
 if TYPE_CHECKING:
     import pandas as pd
 
-BLOCK = 512
+BLOCK = 512  # images in memory
 Particles = ParticleStack | SimulatedParticles | ParticleFile
 
 
@@ -35,7 +35,6 @@ def write_particles(
     path: str | os.PathLike,
     particles: Particles,
     *,
-    block: int = BLOCK,
     map_blocks: Callable = map,
     callback: Callable[[int], None] | None = None,
 ) -> None:
@@ -51,9 +50,7 @@ def write_particles(
         A RELION 3.1 file, ``.star``, or an XMIPP metadata file, ``.xmd``. The table names the stack without a folder:
         RELION and XMIPP find it if they are started in the folder of the table.
     particles : ParticleStack, SimulatedParticles or ParticleFile
-        Images are read or simulated ``block`` at a time.
-    block : int
-        Number of images in memory.
+        Images are read or simulated in blocks.
     map_blocks : callable
         Like the builtin ``map``; reads or simulates the blocks, for example on the workers of a cluster.
     callback : callable, optional
@@ -70,25 +67,27 @@ def write_particles(
         A file cannot be read or written.
     ValueError
         The name has another suffix or a character that tables cannot store, ``particles`` are of another type or would
-        overwrite their own files, a pixel or a value of the table is not finite, or ``block`` is below 1.
+        overwrite their own files, or a pixel or a value of the table is not finite.
     """
     path = path_with_suffix(path, ".star", ".xmd")
-    block = whole_number(block, name="block", at_least=1)
     if not isinstance(particles, Particles):
         raise ValueError(
             "particles must be a ParticleStack, SimulatedParticles or a ParticleFile, "
             f"got {type(particles).__name__}"
         )
     names = _names_of_new_stack(path, particles)
-    rotations, shifts_px, pixel = particles.rotations, particles.shifts_px, particles.pixel_size_angstrom
     if path.suffix.lower() == ".star":
-        text = _star_text(particles, names, rotations, shifts_px)
+        text = _star_text(particles, names, particles.rotations, particles.shifts_px)
     else:
-        contrast = _contrast(particles)
-        text = xmd_text(
-            xmipp.particle_table(names, rotations, shifts_px, contrast, pixel_size_angstrom=pixel)
+        table = xmipp.particle_table(
+            names,
+            particles.rotations,
+            particles.shifts_px,
+            _contrast(particles),
+            pixel_size_angstrom=particles.pixel_size_angstrom,
         )
-    _write_with_images(path, text, particles, block, map_blocks, callback)
+        text = xmd_text(table)
+    _write_with_images(path, text, particles, map_blocks, callback)
 
 
 def write_poses(
@@ -101,10 +100,8 @@ def write_poses(
     """Write new poses of a particle file to a RELION 3.1 STAR file that refers to the original stacks.
 
     Contrast transfer and pixel size are those of the file. Other columns of a RELION table are kept, except those of
-    older poses.
-
-    A STAR file cannot record that particles are dark, as in some cryoSPARC files. Inverted copies of such images are
-    written as a stack to the table's folder, and the table refers to that stack.
+    older poses. A STAR file cannot record that particles are dark, as in some cryoSPARC files: inverted copies of such
+    images are written as a stack to the table's folder, and the table refers to that stack.
 
     Parameters
     ----------
@@ -136,7 +133,7 @@ def write_poses(
     if subset is not None:
         extra["rlnRandomSubset"] = one_each(subset, count=len(particles), name="subset").astype(int) + 1
 
-    dark = particles.contrast is not None and not particles.contrast.inverted.all()
+    dark = particles.contrast is not None and not particles.contrast["inverted"].all()
     names = _names_of_new_stack(path, particles) if dark else names_for_table(particles, path)
     text = _star_text(
         particles, names, poses.rotations, poses.shifts_px, without=relion.POSE_COLUMNS, extra=extra
@@ -172,12 +169,20 @@ def names_for_table(particles: ParticleFile, table: Path, *, new_stacks: tuple[s
     ValueError
         A name contains a ``#``, a quote or an unprintable character, which tables cannot store.
     """
+
+    def leads_to(path: Path, name: str) -> bool:
+        """Return whether a stack name in ``table`` resolves to the stack at ``path``."""
+        try:
+            return name not in new_stacks and locate_stack(table, name)[0].samefile(path)
+        except FileNotFoundError:
+            return False
+
     if particles.table is None:
         path = Path(os.path.realpath(particles.path.parent)) / particles.path.name
         name = path.as_posix()
         if path.is_relative_to(Path.cwd()):
             relative = path.relative_to(Path.cwd()).as_posix()
-            name = relative if _leads_to(path, table, relative, new_stacks) else name
+            name = relative if leads_to(path, relative) else name
         form = "" if path.suffix == ".mrcs" else ":mrcs"
         names = [f"{number:06d}@{name}{form}" for number in particles.images.number_of + 1]
     else:
@@ -185,7 +190,7 @@ def names_for_table(particles: ParticleFile, table: Path, *, new_stacks: tuple[s
         _, first = np.unique(particles.images.stack_of, return_index=True)
         for stack, image in zip(particles.images.stacks, first, strict=True):
             name = IMAGE_NAME.fullmatch(names[image])[2]
-            if not _leads_to(stack.path, table, name, new_stacks):
+            if not leads_to(stack.path, name):
                 warnings.warn(
                     f"{table.name} keeps the stack names of {particles.path}, but {name} cannot be found "
                     "from its folder; move the table to a folder from which that name is valid",
@@ -195,14 +200,6 @@ def names_for_table(particles: ParticleFile, table: Path, *, new_stacks: tuple[s
                 break
     check_image_names(names, name=f"image names of {particles.path}")
     return names
-
-
-def _leads_to(path: Path, table: Path, name: str, new_stacks: tuple[str, ...]) -> bool:
-    """Return whether a stack name in ``table`` resolves to the stack at ``path``."""
-    try:
-        return name not in new_stacks and locate_stack(table, name)[0].samefile(path)
-    except FileNotFoundError:
-        return False
 
 
 def _names_of_new_stack(path: Path, particles: Particles) -> list[str]:
@@ -220,7 +217,6 @@ def _write_with_images(
     path: Path,
     text: str,
     particles: Particles,
-    block: int = BLOCK,
     map_blocks: Callable = map,
     callback: Callable[[int], None] | None = None,
 ) -> None:
@@ -228,12 +224,11 @@ def _write_with_images(
     count = len(particles)
     # A STAR table cannot record the sign: images of a RELION file are always bright.
     contrast = None if _relion_table(particles) is not None else _contrast(particles)
-    bright = np.ones(count, bool) if contrast is None else contrast.inverted
+    bright = np.ones(count, bool) if contrast is None else contrast["inverted"].to_numpy()
     sign = np.where(bright, 1, -1).astype(np.float32)[:, None, None]
-    pixel = particles.pixel_size_angstrom
-    stack = path.with_suffix(".mrcs")
+    stack, pixel = path.with_suffix(".mrcs"), particles.pixel_size_angstrom
     with StackWriter(stack, count, particles.image_size, pixel, texts={path: text}) as writer:
-        parts = [slice(start, min(start + block, count)) for start in range(0, count, block)]
+        parts = [slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
         for part, images in zip(parts, map_blocks(partial(_read, particles), parts), strict=True):
             writer.write(images * sign[part])
             if callback is not None:
@@ -250,7 +245,7 @@ def _relion_table(particles: Particles) -> pd.DataFrame | None:
     return particles.table if from_relion else None
 
 
-def _contrast(particles: Particles) -> Contrast | None:
+def _contrast(particles: Particles) -> pd.DataFrame | None:
     if isinstance(particles, ParticleFile):
         return particles.contrast
     return contrast_from_optics(particles.optics)
@@ -267,11 +262,12 @@ def _star_text(
 ) -> str:
     """Return the text of a STAR file; a RELION table keeps its own columns but those in ``without``."""
     table, pixel = _relion_table(particles), particles.pixel_size_angstrom
-    contrast = _contrast(particles) if table is None else None
     if table is not None and not without:
         rotations = None  # its angles are kept to the last digit
-    known = relion.particle_columns(rotations, shifts_px, contrast, pixel_size_angstrom=pixel)
-    particle_table, optics_groups = relion.relion_table(
+    known = relion.particle_columns(
+        rotations, shifts_px, _contrast(particles) if table is None else None, pixel_size_angstrom=pixel
+    )
+    particle_table, optics_groups = relion.with_optics_groups(
         names,
         known | (extra or {}),
         pixel_size_angstrom=pixel,

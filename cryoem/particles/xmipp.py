@@ -3,7 +3,7 @@
 XMIPP has two conventions. An alignment in the plane (anglePsi alone) maps q in an image to ``A q + shift``,
 ``A = [[cos, sin], [-sin, cos]]``: the rotation comes first. An orientation (angleRot or angleTilt as well) has RELION's
 Euler angles, and its shift comes first. Both mirror x before the shift if flip is 1. Source: XMIPP's
-``geo2TransformationMatrix`` and ``rotation2DMatrix``.
+``geo2TransformationMatrix`` and ``rotation2DMatrix``, applied with IS_NOT_INV.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.particles.columns import Columns, Contrast, ContrastColumns, contrast_of
+from cryoem.particles.columns import Columns, read_contrast, write_contrast
 from cryoem.particles.star import XMIPP_IMAGE
 from cryoem.rotations import from_relion_euler_deg, to_relion_euler_deg
+from cryoem.validation import one_each, shifts_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,17 +26,18 @@ PIXEL = "samplingRate"
 EULER = ("angleRot", "angleTilt", "anglePsi")
 SHIFT = ("shiftX", "shiftY")
 FLIP = "flip"
-CONTRAST = ContrastColumns(
-    "ctfVoltage",
-    "ctfSphericalAberration",
-    "ctfQ0",
-    b_factor_angstrom2="cryoemCtfBfactor",  # XMIPP has no label for it
-    phase_shift="ctfVPPphaseshift",
-    defocus_u="ctfDefocusU",
-    defocus_v="ctfDefocusV",
-    azimuth="ctfDefocusAngle",
-    radians=np.pi / 180,
-)
+B_FACTOR = "cryoemCtfBfactor"  # XMIPP has no label for it
+CONTRAST = {
+    "voltage_kv": "ctfVoltage",
+    "spherical_aberration_mm": "ctfSphericalAberration",
+    "amplitude_contrast": "ctfQ0",
+    "defocus_u_angstrom": "ctfDefocusU",
+    "defocus_v_angstrom": "ctfDefocusV",
+    "azimuth_rad": "ctfDefocusAngle",
+    "b_factor_angstrom2": B_FACTOR,
+    "phase_shift_rad": "ctfVPPphaseshift",
+}
+DEGREE = np.pi / 180
 
 
 def pixel_sizes(columns: Columns) -> np.ndarray | None:
@@ -69,16 +71,25 @@ def shifts_px(columns: Columns, pixel_size_angstrom: float) -> np.ndarray | None
     return -shifts
 
 
-def contrast(columns: Columns) -> Contrast | None:
-    """Return the contrast transfer of each particle, see ``contrast_of``."""
-    return contrast_of(columns, CONTRAST)
+def contrast(columns: Columns) -> pd.DataFrame | None:
+    """Return the contrast transfer of each particle, see ``read_contrast``."""
+    return read_contrast(columns, CONTRAST, angle_unit_rad=DEGREE)
+
+
+def _in_plane(columns: Columns) -> bool:
+    """Return whether the table describes an alignment in the plane, with anglePsi alone."""
+    return not columns.has_any(EULER[:2])
+
+
+def _flipped(columns: Columns) -> np.ndarray:
+    return columns.numbers(FLIP, default=0.0) != 0
 
 
 def particle_table(
     image_names: Sequence[str],
     rotations: Rotation | None,
     shifts_px: np.ndarray | None,
-    contrast: Contrast | None,
+    contrast: pd.DataFrame | None,
     *,
     pixel_size_angstrom: float,
 ) -> pd.DataFrame:
@@ -89,21 +100,59 @@ def particle_table(
     if rotations is not None:
         columns |= dict(zip(EULER, to_relion_euler_deg(rotations).T, strict=True))
     if shifts_px is not None:
-        columns |= dict(zip(SHIFT, -np.asarray(shifts_px).T, strict=True))
+        columns |= dict(zip(SHIFT, -shifts_px.T, strict=True))
     if rotations is not None or shifts_px is not None:
         columns[FLIP] = 0
     columns[PIXEL] = pixel_size_angstrom
     if contrast is not None:
-        columns |= contrast.as_columns(CONTRAST)
-        if not contrast.b_factor_angstrom2.any():
-            del columns[CONTRAST.b_factor_angstrom2]
+        columns |= write_contrast(contrast, CONTRAST, angle_unit_rad=DEGREE)
+        if not columns[B_FACTOR].any():
+            del columns[B_FACTOR]
     return pd.DataFrame(columns)
 
 
-def _in_plane(columns: Columns) -> bool:
-    """Return whether the table describes an alignment in the plane, with anglePsi alone."""
-    return not columns.has_any(EULER[:2])
+def xmipp_table(
+    image_names: Sequence[str], angles_rad: np.ndarray, shifts_px: np.ndarray, *, max_cc: np.ndarray
+) -> pd.DataFrame:
+    """Return a two-dimensional alignment as an XMIPP table, for ``write_xmd``.
 
+    XMIPP aligns an image by ``A q + (shiftX, shiftY)``, see the module. Hence anglePsi is the angle, and (shiftX,
+    shiftY) is minus the shift rotated by A, because XMIPP rotates first.
 
-def _flipped(columns: Columns) -> np.ndarray:
-    return columns.numbers(FLIP, default=0.0) != 0
+    Parameters
+    ----------
+    image_names : sequence of str
+        n names, number@stack.
+    angles_rad, shifts_px : array
+        (n,) angles and (n, 2) displacements (x, y), as for ``relion_tables``.
+    max_cc : array
+        (n,) correlation of each aligned image with the reference.
+
+    Returns
+    -------
+    pandas.DataFrame
+        n rows: image, enabled (1), anglePsi (degrees), shiftX, shiftY (pixels), flip (0), maxCC.
+
+    Raises
+    ------
+    ValueError
+        Arrays are not n long or not finite.
+    """
+    import pandas as pd
+
+    names = [str(name) for name in image_names]
+    angles_rad = one_each(angles_rad, count=len(names), name="angles_rad")
+    aligning = Rotation.from_euler("z", -angles_rad[:, None])
+    position = shifts_of(shifts_px, count=len(names))
+    shift = -(aligning.as_matrix()[:, :2, :2] @ position[:, :, None])[:, :, 0]  # (n, 2)
+    return pd.DataFrame(
+        {
+            XMIPP_IMAGE: names,
+            "enabled": 1,
+            "anglePsi": -np.rad2deg(aligning.as_euler("zyx")[:, 0]),
+            "shiftX": shift[:, 0],
+            "shiftY": shift[:, 1],
+            FLIP: 0,
+            "maxCC": one_each(max_cc, count=len(names), name="max_cc"),
+        }
+    )

@@ -8,13 +8,29 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "comparisons": ["error_histogram", "method_comparison", "number_table", "value_matrix"],
-        "distances": ["bias_against_distance", "distance_histograms", "predicted_against_true"],
+        "comparisons": [
+            "cost_growth",
+            "measured_curves",
+            "method_comparison",
+            "methods_by_condition",
+            "number_table",
+            "value_matrix",
+        ],
+        "densities": [
+            "automatic_level",
+            "density_isosurface",
+            "density_slices",
+            "projection_gallery",
+            "surface_mesh",
+        ],
+        "distances": [
+            "bias_against_distance",
+            "distance_histograms",
+            "error_histogram",
+            "predicted_against_true",
+        ],
         "histories": ["learning_curves", "loss_beside_error", "recovery_loss", "refinement_history"],
-        "images": ["density_slices", "projection_gallery"],
         "orientations": ["coverage_sphere", "coverage_spheres", "recovered_against_true"],
         "spectra": ["fourier_shell_correlation", "polar_spectra", "power_spectrum"],
-        "surfaces": ["automatic_level", "density_isosurface", "surface_mesh"],
-        "sweeps": ["cost_growth", "measured_curves", "methods_by_condition"],
     },
 )

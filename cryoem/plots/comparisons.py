@@ -1,4 +1,4 @@
-"""Comparisons of methods and conditions: error histograms, dot plots, matrices and tables of numbers."""
+"""Comparisons of methods and conditions: curves with published values, costs, dot plots, matrices and tables."""
 
 from __future__ import annotations
 
@@ -9,60 +9,217 @@ import plotly.graph_objects as go
 
 from cryoem.plots.template import (
     GRID,
+    INK,
     LEGEND_ABOVE,
+    MUTED,
     SEQUENTIAL,
     curve,
+    dashed,
+    dotted,
     figure,
-    histogram,
-    log_ticks,
+    log_axis,
+    log_axis_at,
     named_colours,
     non_empty_mapping,
+    one_legend_entry_per_group,
+    panels,
+    points_of,
+    translucent,
 )
 from cryoem.validation import finite_array
 
+MOST_TICKS = 10
+GUIDE_ABOVE = 1.6  # factor between the end of a curve and the guide line
 
-def error_histogram(errors: Mapping[str, np.ndarray], *, bins: int = 60) -> go.Figure:
-    """Histogram of orientation errors in degrees, with the mean (solid line) and the median (dashed) of each.
+
+def measured_curves(
+    curves: Mapping[str, tuple],
+    *,
+    x_title: str,
+    y_title: str,
+    published: Mapping[str, tuple] | None = None,
+    log_x: bool = False,
+    log_y: bool = False,
+    identity: str | None = None,
+    level: tuple[float, str] | None = None,
+    markers: bool = True,
+) -> go.Figure:
+    """Measurements against a varied quantity, with published values as diamonds.
 
     Parameters
     ----------
-    errors : mapping of str to (n,) array
-        Errors in radians, by name.
-    bins : int
-        Number of bins from zero to the 99.5th percentile of all errors. The last bin includes all larger errors.
+    curves : mapping of str to tuple
+        ``(x, y)``, or ``(x, y, low, high)`` with a band. x are increasing numbers, or words.
+    x_title, y_title : str
+        Axis titles with units.
+    published : mapping of str to tuple, optional
+        ``(x, y)`` of other authors.
+    log_x, log_y : bool
+        Whether an axis is logarithmic.
+    identity : str, optional
+        Name of the line y = x, which is drawn if given.
+    level : tuple of float and str, optional
+        A value of y that is drawn as a line, and its name.
+    markers : bool
+        Whether each measurement has a dot.
 
     Raises
     ------
     ValueError
-        If an array is not one-dimensional and finite, or an error is outside [0, pi].
+        If the arrays of a curve are not finite, differ in length, or are not positive on a logarithmic axis.
     """
-    errors = non_empty_mapping(errors, name="errors")
-    degrees = {}
-    for name, values in errors.items():
-        values = finite_array(values, name=f"errors[{name!r}]", ndim=1)
-        if values.min() < 0 or values.max() > np.pi + 1e-6:
-            raise ValueError(
-                f"errors[{name!r}] must be radians in [0, pi], got {values.min():.4g} to {values.max():.4g}"
-            )
-        degrees[name] = np.rad2deg(values)
-    largest = float(np.percentile(np.concatenate(list(degrees.values())), 99.5)) or 1.0
-    edges = np.linspace(0, largest, bins + 1)
-    fig = figure(showlegend=True, legend=LEGEND_ABOVE)
-    for name, colour in named_colours(degrees).items():
-        values = degrees[name]
-        mean, median = values.mean(), np.median(values)
-        count, _ = np.histogram(np.minimum(values, largest), bins=edges)
-        percent = 100 * count / len(values)
-        label = f"{name}: mean {mean:.2f}°, median {median:.2f}°"
-        hover = f"%{{x:.2f}}°<br>%{{y:.1f}} %<extra>{name}</extra>"
-        fig.add_trace(histogram(edges, percent, name=label, colour=colour, hover=hover, legendgroup=name))
-        for middle, dash in ((mean, "solid"), (median, "dash")):
-            ends = [0, 1.05 * percent.max()]
-            options = {"line": {"dash": dash}, "legendgroup": name, "showlegend": False}
-            fig.add_trace(curve([middle, middle], ends, name=name, colour=colour, width=2, **options))
-    fig.update_xaxes(title_text="orientation error (°); solid line: mean, dashed: median", range=[0, largest])
-    fig.update_yaxes(title_text="share of the images (%)", rangemode="tozero")
+    fig = figure(height=460, showlegend=True, legend=LEGEND_ABOVE, margin={"t": 80})
+    hover = f"{x_title} %{{x}}<br>{y_title} %{{y:.4g}}<extra>%{{fullData.name}}</extra>"
+    logarithmic = {"log_x": log_x, "log_y": log_y}
+    all_x, all_y = [], []
+    for name, colour in named_colours(non_empty_mapping(curves, name="curves")).items():
+        x, y = points_of(curves[name], name=f"curves[{name!r}]", **logarithmic)
+        if band := curves[name][2:]:
+            low, high = (finite_array(end, name=f"curves[{name!r}] band", ndim=1) for end in band)
+            around = np.concatenate([x, x[::-1]]), np.concatenate([high, low[::-1]])
+            filled = {"fill": "toself", "fillcolor": translucent(colour, 0.15), "showlegend": False}
+            fig.add_trace(curve(*around, name=name, colour=colour, width=0, legendgroup=name, **filled))
+        style = {"name": name, "colour": colour, "hover": hover, "legendgroup": name}
+        ring = {"line": {"color": "white", "width": 1}}
+        fig.add_trace(dotted(x, y, marker=ring, **style) if markers else curve(x, y, **style))
+        all_x.append(x)
+        all_y.append(y)
+    for name, points in (published or {}).items():
+        x, y = points_of(points, name=f"published[{name!r}]", **logarithmic)
+        diamonds = {"symbol": "diamond-open", "size": 11, "color": INK, "line": {"width": 2}}
+        style = {"name": name, "colour": MUTED, "width": 1.5, "line": {"dash": "dot"}, "hover": hover}
+        mode = "lines+markers" if len(y) > 1 else "markers"
+        fig.add_trace(curve(x, y, mode=mode, marker=diamonds, **style))
+        all_y.append(y)
+    at = np.unique(np.concatenate(all_x))
+    if identity is not None:
+        fig.add_trace(dashed(at[[0, -1]], at[[0, -1]], name=identity))
+    if level is not None:
+        fig.add_trace(dashed(all_x[0][[0, -1]], [level[0], level[0]], name=level[1]))
+        all_y.append([level[0]])
+    fig.update_xaxes(title_text=x_title)
+    fig.update_yaxes(title_text=y_title, rangemode="tozero")
+    if log_x:
+        fig.update_xaxes(log_axis_at(at) if len(at) <= MOST_TICKS else log_axis(at))
+    if log_y:
+        fig.update_yaxes(log_axis(np.concatenate(all_y)), rangemode="normal")
     return fig
+
+
+def methods_by_condition(
+    conditions: Mapping[str, Mapping[str, tuple]],
+    *,
+    x_title: str,
+    y_title: str,
+    projected: Mapping[str, Mapping[str, tuple]] | None = None,
+) -> go.Figure:
+    """Curves of several methods under several conditions: one panel per condition, on shared logarithmic axes.
+
+    Parameters
+    ----------
+    conditions : mapping of str to mapping of str to tuple
+        Condition to method to measured ``(x, y)``, positive, x increasing. A panel may lack a method.
+    x_title, y_title : str
+        Axis titles with units.
+    projected : mapping of str to mapping of str to tuple, optional
+        Extrapolated values in the same form, drawn as open dots on dotted lines that continue the measurements.
+
+    Raises
+    ------
+    ValueError
+        If there is no condition, values are not positive, or x and y differ in length.
+    """
+    conditions = non_empty_mapping(conditions, name="conditions")
+    drawn = {
+        (title, method, kind): _log_points(points, name=f"{kind}[{title!r}][{method!r}]")
+        for kind, group in (("conditions", conditions), ("projected", projected or {}))
+        for title, curves in group.items()
+        for method, points in curves.items()
+    }
+    colours = named_colours(dict.fromkeys(method for _, method, _ in drawn))
+    fig = panels(
+        layout={"height": 460, "margin": {"t": 90}, "legend": {**LEGEND_ABOVE, "y": 1.09}},
+        cols=len(conditions),
+        subplot_titles=[str(title) for title in conditions],
+        shared_yaxes="all",
+        horizontal_spacing=0.02,
+    )
+    for column, title in enumerate(conditions, start=1):
+        for method, colour in colours.items():
+            style = {"colour": colour, "width": 2, "legendgroup": method}
+            style["hover"] = "%{fullData.name}<br>%{x:g}: %{y:.3g}<extra></extra>"
+            measured = drawn.get((title, method, "conditions"))
+            projection = drawn.get((title, method, "projected"))
+            if measured is not None:
+                fig.add_trace(dotted(*measured, name=method, **style), row=1, col=column)
+            if projection is not None:
+                sizes = [9] * len(projection[0])
+                if measured is not None:  # start at the last measurement, whose dot exists already
+                    projection = [np.r_[a[-1:], b] for a, b in zip(measured, projection, strict=True)]
+                    sizes = [0, *sizes]
+                rings = {"symbol": ["circle-open"] * len(sizes), "size": sizes}
+                style |= {"marker": rings, "line": {"dash": "dot"}, "name": f"{method}, projected"}
+                fig.add_trace(dotted(*projection, **style), row=1, col=column)
+    x, y = (np.concatenate([points[axis] for points in drawn.values()]) for axis in (0, 1))
+    at = np.unique(x)
+    ends = np.log10([at[0] / 1.15, at[-1] * 1.15])
+    fig.update_xaxes(log_axis_at(at), title_text=x_title, range=ends)
+    fig.update_yaxes(log_axis(y))
+    fig.update_yaxes(title_text=y_title, row=1, col=1)
+    return one_legend_entry_per_group(fig)
+
+
+def cost_growth(
+    curves: Mapping[str, tuple], *, x_title: str, slope: float = 1.0, slope_name: str = "proportional to size"
+) -> go.Figure:
+    """Time and memory of several steps against the size of their input, on logarithmic axes in two panels.
+
+    Parameters
+    ----------
+    curves : mapping of str to tuple
+        ``(size, seconds, memory_gb)``, (k,) each, positive, sizes increasing.
+    x_title : str
+        Title of the size axes with unit.
+    slope, slope_name : float and str
+        Exponent and name of the dashed guide line over the times.
+
+    Raises
+    ------
+    ValueError
+        If there is no step, values are not positive, or the arrays differ in length.
+    """
+    times, memories = {}, {}
+    for step, (sizes, seconds, memory_gb) in non_empty_mapping(curves, name="curves").items():
+        times[step] = _log_points((sizes, seconds), name=f"curves[{step!r}]")
+        memories[step] = _log_points((sizes, memory_gb), name=f"curves[{step!r}]")
+    fig = panels(
+        layout={"height": 460, "margin": {"t": 90}, "legend": {**LEGEND_ABOVE, "y": 1.04}},
+        cols=2,
+        horizontal_spacing=0.11,
+    )
+    for step, colour in named_colours(times).items():
+        style = {"name": step, "colour": colour, "width": 2, "legendgroup": step}
+        for column, points, unit in ((1, times[step], "s"), (2, memories[step], "GB")):
+            hover = f"{step}<br>%{{x:,}}: %{{y:.3g}} {unit}<extra></extra>"
+            fig.add_trace(dotted(*points, hover=hover, **style), row=1, col=column)
+    at = np.unique(np.concatenate([x for x, _ in times.values()]))
+    seconds = np.concatenate([y for _, y in times.values()])
+    memory = np.concatenate([y for _, y in memories.values()])
+    # the guide passes above the end of each curve
+    ends = at[[0, -1]]
+    guide = GUIDE_ABOVE * max(y[-1] / x[-1] ** slope for x, y in times.values()) * ends**slope
+    fig.add_trace(dashed(ends, guide, name=slope_name), row=1, col=1)
+    # the memory axis spans at least a decade, so that constant memory looks constant
+    least = 10.0 ** np.floor(np.log10(memory.min()))
+    span = np.array([least, max(10 * least, 1.5 * memory.max())])
+    fig.update_xaxes(log_axis_at(at), title_text=x_title)
+    fig.update_yaxes(log_axis(np.r_[seconds, guide]), title_text="time (s)", row=1, col=1)
+    fig.update_yaxes(log_axis(span), title_text="peak memory (GB)", range=np.log10(span), row=1, col=2)
+    return one_legend_entry_per_group(fig)
+
+
+def _log_points(points: tuple, *, name: str) -> tuple[np.ndarray, np.ndarray]:
+    return points_of(points, name=name, increasing=True, log_x=True, log_y=True)
 
 
 def method_comparison(errors_deg: Mapping[str, Sequence[float]], *, names: Sequence[str]) -> go.Figure:
@@ -80,15 +237,10 @@ def method_comparison(errors_deg: Mapping[str, Sequence[float]], *, names: Seque
     ValueError
         If a method does not have one error per data set, or an error is not positive.
     """
-    errors = {}
-    for method, values in non_empty_mapping(errors_deg, name="errors_deg").items():
-        values = finite_array(values, name=f"errors_deg[{method!r}]", ndim=1, dtype=float)
-        if len(values) != len(names) or values.min() <= 0:
-            raise ValueError(
-                f"errors_deg[{method!r}] must be {len(names)} positive errors, one per name, "
-                f"got {len(values)}, the lowest {values.min():.4g}"
-            )
-        errors[method] = values
+    errors = {
+        method: points_of((names, values), name=f"errors_deg[{method!r}]", log_y=True)[1]
+        for method, values in non_empty_mapping(errors_deg, name="errors_deg").items()
+    }
     table = np.stack(list(errors.values()))
     fig = figure(height=120 + 30 * len(names), legend=LEGEND_ABOVE, margin={"t": 60})
     # a grey bar from the lowest to the highest error of each set
@@ -96,17 +248,12 @@ def method_comparison(errors_deg: Mapping[str, Sequence[float]], *, names: Seque
         bar = {"x0": low, "x1": high, "y0": name, "y1": name, "line": {"color": GRID, "width": 6}}
         fig.add_shape(type="line", layer="below", **bar)
     for method, colour in named_colours(errors).items():
-        fig.add_trace(
-            go.Scatter(
-                x=errors[method],
-                y=list(names),
-                mode="markers",
-                marker={"size": 11, "color": colour, "line": {"color": "white", "width": 1}},
-                name=method,
-                hovertemplate=f"{method}, %{{y}}: %{{x:.3f}}°<extra></extra>",
-            )
+        dots = {"size": 11, "color": colour, "line": {"color": "white", "width": 1}}
+        hover = f"{method}, %{{y}}: %{{x:.3f}}°<extra></extra>"
+        fig.add_scatter(
+            x=errors[method], y=list(names), mode="markers", marker=dots, name=method, hovertemplate=hover
         )
-    fig.update_xaxes(type="log", title_text="mean error (degrees)", **log_ticks(table.ravel()))
+    fig.update_xaxes(log_axis(table.ravel()), title_text="mean error (degrees)")
     fig.update_yaxes(type="category", autorange="reversed", title_text="data set", showgrid=False)
     return fig
 
@@ -143,21 +290,19 @@ def value_matrix(
             f"got shape {values.shape}"
         )
     fig = figure(height=130 + 62 * len(rows), margin={"l": 110})
-    fig.add_trace(
-        go.Heatmap(
-            z=values,
-            x=list(columns),
-            y=list(rows),
-            colorscale=SEQUENTIAL,
-            zmin=min(float(values.min()), 0),
-            text=[[f"{value:.3f}" for value in row] for row in values],
-            texttemplate="%{text}",
-            textfont={"size": 13},
-            xgap=2,
-            ygap=2,
-            colorbar={"title": {"text": value_title}},
-            hovertemplate=f"{row_title} %{{y}}<br>{column_title} %{{x}}<br>%{{z:.4g}}<extra></extra>",
-        )
+    fig.add_heatmap(
+        z=values,
+        x=list(columns),
+        y=list(rows),
+        colorscale=SEQUENTIAL,
+        zmin=min(float(values.min()), 0),
+        text=[[f"{value:.3f}" for value in row] for row in values],
+        texttemplate="%{text}",
+        textfont={"size": 13},
+        xgap=2,
+        ygap=2,
+        colorbar={"title": {"text": value_title}},
+        hovertemplate=f"{row_title} %{{y}}<br>{column_title} %{{x}}<br>%{{z:.4g}}<extra></extra>",
     )
     plain = {"type": "category", "showgrid": False, "ticks": "", "showline": False}
     fig.update_xaxes(title_text=column_title, **plain)
@@ -166,31 +311,19 @@ def value_matrix(
 
 
 def number_table(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> go.Figure:
-    """Table of texts: the first column aligned left, the others right.
-
-    Parameters
-    ----------
-    rows : sequence of sequences of str
-        Cells, one sequence per row.
-    header : sequence of str
-        Column titles.
+    """Table of texts, one sequence per row: the first column aligned left, the others right.
 
     Raises
     ------
     ValueError
-        If there is no row, or a row does not have one cell per column.
+        If there is no row, or a row does not have one cell per column title in ``header``.
     """
     if not rows or any(len(row) != len(header) for row in rows):
         raise ValueError(f"rows must contain {len(header)} cells each, got {[len(row) for row in rows]}")
-    align = ["left"] + ["right"] * (len(header) - 1)
+    more = len(header) - 1
+    ruled = {"align": ["left"] + ["right"] * more, "line": {"color": GRID}}
     shades = [["white" if index % 2 else "#f6f8fa" for index in range(len(rows))]]
     titles = {"values": [f"<b>{text}</b>" for text in header], "fill": {"color": "white"}, "height": 32}
     cells = {"values": list(zip(*rows, strict=True)), "fill": {"color": shades}, "height": 28}
-    ruled = {"align": align, "line": {"color": GRID}}
     fig = figure(height=110 + 30 * len(rows), margin={"l": 10, "r": 10, "t": 20, "b": 10})
-    fig.add_trace(
-        go.Table(
-            columnwidth=[2.2] + [1] * (len(header) - 1), header={**titles, **ruled}, cells={**cells, **ruled}
-        )
-    )
-    return fig
+    return fig.add_table(columnwidth=[2.2] + [1] * more, header=titles | ruled, cells=cells | ruled)

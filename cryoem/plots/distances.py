@@ -1,4 +1,4 @@
-"""Distances between orientations, in radians: their distribution, and predicted against true values."""
+"""Distances between orientations and errors of orientations: distributions, and predicted against true values."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from cryoem.plots.template import (
     SEQUENTIAL,
     curve,
     dashed,
+    dotted,
     figure,
     histogram,
     named_colours,
@@ -24,13 +25,61 @@ from cryoem.plots.template import (
 )
 from cryoem.validation import finite_array
 
+HISTOGRAM_BINS = 90
+ERROR_BINS, BIAS_BINS = 60, 40
+MEDIAN_BINS, FEWEST_IN_BIN = 50, 10
+MOST_PAIRS = 2_000_000
+
 _RADIAN_TICKS = {
     "tickvals": [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4, np.pi],
     "ticktext": ["0", "π/4", "π/2", "3π/4", "π"],
 }
 
 
-def distance_histograms(distances: Mapping[str, np.ndarray], *, bins: int = 90) -> go.Figure:
+def error_histogram(errors: Mapping[str, np.ndarray]) -> go.Figure:
+    """Histogram of orientation errors in degrees, with the mean (solid line) and the median (dashed) of each.
+
+    Bins span zero to the 99.5th percentile of all errors; the last one includes all larger errors.
+
+    Parameters
+    ----------
+    errors : mapping of str to (n,) array
+        Errors in radians, by name.
+
+    Raises
+    ------
+    ValueError
+        If an array is not one-dimensional and finite, or an error is outside [0, pi].
+    """
+    degrees = {}
+    for name, values in non_empty_mapping(errors, name="errors").items():
+        values = finite_array(values, name=f"errors[{name!r}]", ndim=1)
+        if values.min() < 0 or values.max() > np.pi + 1e-6:
+            raise ValueError(
+                f"errors[{name!r}] must be radians in [0, pi], got {values.min():.4g} to {values.max():.4g}"
+            )
+        degrees[name] = np.rad2deg(values)
+    largest = float(np.percentile(np.concatenate(list(degrees.values())), 99.5)) or 1.0
+    edges = np.linspace(0, largest, ERROR_BINS + 1)
+    fig = figure(showlegend=True, legend=LEGEND_ABOVE)
+    for name, colour in named_colours(degrees).items():
+        values, style = degrees[name], {"colour": colour, "legendgroup": name}
+        mean, median = values.mean(), np.median(values)
+        count, _ = np.histogram(np.minimum(values, largest), bins=edges)
+        percent = 100 * count / len(values)
+        label = f"{name}: mean {mean:.2f}°, median {median:.2f}°"
+        hover = f"%{{x:.2f}}°<br>%{{y:.1f}} %<extra>{name}</extra>"
+        fig.add_trace(histogram(edges, percent, name=label, hover=hover, **style))
+        top = 1.05 * percent.max()
+        for middle, dash in ((mean, "solid"), (median, "dash")):
+            options = {"name": name, "width": 2, "line": {"dash": dash}, "showlegend": False, **style}
+            fig.add_trace(curve([middle, middle], [0, top], **options))
+    fig.update_xaxes(title_text="orientation error (°); solid line: mean, dashed: median", range=[0, largest])
+    fig.update_yaxes(title_text="share of the images (%)", rangemode="tozero")
+    return fig
+
+
+def distance_histograms(distances: Mapping[str, np.ndarray]) -> go.Figure:
     """Probability densities of pairwise distances, with the density for uniform rotations on SO(3).
 
     The latter is the Haar density of the rotation angle, ``(1 - cos d) / pi``.
@@ -39,8 +88,6 @@ def distance_histograms(distances: Mapping[str, np.ndarray], *, bins: int = 90) 
     ----------
     distances : mapping of str to array
         (n, n) matrices, of which the pairs above the diagonal are used, or (p,) pairs; radians.
-    bins : int
-        Number of bins.
 
     Raises
     ------
@@ -51,7 +98,7 @@ def distance_histograms(distances: Mapping[str, np.ndarray], *, bins: int = 90) 
     pairs = {name: pair_distances(values, name=f"distances[{name!r}]") for name, values in distances.items()}
     lowest = min(0.0, *(p.min() for p in pairs.values()))
     highest = max(np.pi, *(p.max() for p in pairs.values()))
-    edges = np.linspace(lowest, highest, bins + 1)
+    edges = np.linspace(lowest, highest, HISTOGRAM_BINS + 1)
     fig = figure(legend=LEGEND_INSIDE)
     for name, colour in named_colours(pairs).items():
         density, _ = np.histogram(pairs[name], bins=edges, density=True)
@@ -59,25 +106,21 @@ def distance_histograms(distances: Mapping[str, np.ndarray], *, bins: int = 90) 
         fig.add_trace(histogram(edges, density, name=name, colour=colour, hover=hover))
     angle = np.linspace(0, np.pi, 181)
     haar = (1 - np.cos(angle)) / np.pi
-    fig.add_trace(curve(angle, haar, name="uniform on SO(3)", colour=INK, width=2, line={"dash": "dash"}))
+    fig.add_trace(dashed(angle, haar, name="uniform on SO(3)", colour=INK, width=2))
     fig.update_xaxes(title_text="distance d (rad)", range=[lowest, highest], **_RADIAN_TICKS)
     fig.update_yaxes(title_text="probability density (1/rad)", rangemode="tozero")
     return fig
 
 
-def predicted_against_true(
-    true: np.ndarray, predicted: np.ndarray, *, bins: int = 90, max_points: int = 2_000_000
-) -> go.Figure:
+def predicted_against_true(true: np.ndarray, predicted: np.ndarray) -> go.Figure:
     """Joint histogram of predicted and true distances, with the running median and 10-90 % band.
+
+    At most 2,000,000 pairs are drawn, evenly spaced. The mean absolute error in the title includes all pairs.
 
     Parameters
     ----------
     true, predicted : (n, n) or (p,) array
         Distances in radians, of the same shape; the pairs above the diagonal of a matrix are used.
-    bins : int
-        Number of bins along each axis.
-    max_points : int
-        Largest number of pairs to draw, evenly spaced. The mean absolute error in the title includes all pairs.
 
     Raises
     ------
@@ -86,15 +129,15 @@ def predicted_against_true(
     """
     x, y = _matching_pairs(true, predicted, name="predicted")
     error = np.abs(y - x).mean()
-    drawn = thinned(len(x), max_points)
+    drawn = thinned(len(x), MOST_PAIRS)
     x, y = x[drawn], y[drawn]
     top = max(np.pi, float(y.max()))
-    count, x_edges, y_edges = np.histogram2d(
-        x, y, bins=bins, range=[[0, np.pi], [min(0.0, float(y.min())), top]]
-    )
+    span = [[0, np.pi], [min(0.0, float(y.min())), top]]
+    count, x_edges, y_edges = np.histogram2d(x, y, bins=HISTOGRAM_BINS, range=span)
     with np.errstate(divide="ignore"):
         log_count = np.where(count > 0, np.log10(count), np.nan).astype(np.float32)
     decades = np.arange(int(np.ceil(np.nanmax(log_count))) + 1)
+    texts = [f"{10 ** int(decade):,}" for decade in decades]
     fig = figure(
         height=600,
         width=680,
@@ -102,22 +145,16 @@ def predicted_against_true(
         legend=LEGEND_INSIDE,
         hovermode="closest",
     )
-    fig.add_trace(
-        go.Heatmap(
-            x=(x_edges[:-1] + x_edges[1:]) / 2,
-            y=(y_edges[:-1] + y_edges[1:]) / 2,
-            z=log_count.T,
-            customdata=count.T.astype(np.int32),
-            colorscale=SEQUENTIAL,
-            zmin=0,
-            colorbar={
-                "title": {"text": "pairs"},
-                "tickvals": decades,
-                "ticktext": [f"{10 ** int(d):,}" for d in decades],
-            },
-            hovertemplate="true %{x:.2f} rad<br>predicted %{y:.2f} rad<br>%{customdata} pairs<extra></extra>",
-            showlegend=False,
-        )
+    fig.add_heatmap(
+        x=(x_edges[:-1] + x_edges[1:]) / 2,
+        y=(y_edges[:-1] + y_edges[1:]) / 2,
+        z=log_count.T,
+        customdata=count.T.astype(np.int32),
+        colorscale=SEQUENTIAL,
+        zmin=0,
+        colorbar={"title": {"text": "pairs"}, "tickvals": decades, "ticktext": texts},
+        hovertemplate="true %{x:.2f} rad<br>predicted %{y:.2f} rad<br>%{customdata} pairs<extra></extra>",
+        showlegend=False,
     )
     fig.add_trace(dashed([0, np.pi], [0, np.pi], name="identity"))
     centres, low, median, high = _running_percentiles(x, y)
@@ -125,20 +162,13 @@ def predicted_against_true(
     band = np.concatenate([centres, gap, centres]), np.concatenate([low, gap, high])
     fig.add_trace(curve(*band, name="10 % and 90 %", colour=ORANGE, width=1.8, line={"dash": "dot"}))
     fig.add_trace(curve(centres, median, name="median", colour=ORANGE, width=3, hover="%{x:.2f}: %{y:.2f}"))
-    fig.update_xaxes(title_text="true distance (rad)", range=[0, np.pi], constrain="domain", **_RADIAN_TICKS)
-    fig.update_yaxes(
-        title_text="predicted distance (rad)",
-        range=[float(y_edges[0]), top],
-        constrain="domain",
-        scaleanchor="x",
-        **_RADIAN_TICKS,
-    )
-    return fig
+    square = {"constrain": "domain", **_RADIAN_TICKS}
+    fig.update_xaxes(title_text="true distance (rad)", range=[0, np.pi], **square)
+    fig.update_yaxes(title_text="predicted distance (rad)", range=[float(y_edges[0]), top], **square)
+    return fig.update_yaxes(scaleanchor="x")
 
 
-def bias_against_distance(
-    true: np.ndarray, predicted: Mapping[str, np.ndarray], *, bins: int = 40
-) -> go.Figure:
+def bias_against_distance(true: np.ndarray, predicted: Mapping[str, np.ndarray]) -> go.Figure:
     """Mean of predicted minus true distance against the true distance. A perfect predictor is the zero line.
 
     Parameters
@@ -147,48 +177,31 @@ def bias_against_distance(
         Distances in radians; the pairs above the diagonal of a matrix are used.
     predicted : mapping of str to array
         Predicted distances of the same shape, by name.
-    bins : int
-        Number of bins of the true distance.
 
     Raises
     ------
     ValueError
         If a shape differs from that of ``true``, or values cannot be radians.
     """
-    predicted = non_empty_mapping(predicted, name="predicted")
     fig = figure(showlegend=True, legend=LEGEND_ABOVE)
     fig.add_hline(y=0, line={"color": INK, "width": 1.5, "dash": "dash"})
-    edges = np.linspace(0, np.pi, bins + 1)
-    for name, colour in named_colours(predicted).items():
+    edges = np.linspace(0, np.pi, BIAS_BINS + 1)
+    centres = (edges[:-1] + edges[1:]) / 2
+    for name, colour in named_colours(non_empty_mapping(predicted, name="predicted")).items():
         x, y = _matching_pairs(true, predicted[name], name=f"predicted[{name!r}]")
-        which = np.clip(np.digitize(x, edges) - 1, 0, bins - 1)
-        count = np.bincount(which, minlength=bins)
+        which = np.clip(np.digitize(x, edges) - 1, 0, BIAS_BINS - 1)
+        count = np.bincount(which, minlength=BIAS_BINS)
         seen = count > 0
-        bias = np.bincount(which, weights=y - x, minlength=bins)[seen] / count[seen]
-        fig.add_trace(
-            curve(
-                ((edges[:-1] + edges[1:]) / 2)[seen],
-                bias,
-                name=name,
-                colour=colour,
-                mode="lines+markers",
-                marker={"size": 5},
-                hover="true %{x:.2f} rad<br>bias %{y:+.3f} rad<extra>%{fullData.name}</extra>",
-            )
-        )
+        bias = np.bincount(which, weights=y - x, minlength=BIAS_BINS)[seen] / count[seen]
+        hover = "true %{x:.2f} rad<br>bias %{y:+.3f} rad<extra>%{fullData.name}</extra>"
+        fig.add_trace(dotted(centres[seen], bias, name=name, colour=colour, size=5, hover=hover))
     fig.update_xaxes(title_text="true distance (rad)", range=[0, np.pi], **_RADIAN_TICKS)
     fig.update_yaxes(title_text="mean of predicted − true distance (rad)")
     return fig
 
 
 def pair_distances(distances: np.ndarray, *, name: str) -> np.ndarray:
-    """Return the pairs i < j of an (n, n) matrix in radians, or a (p,) array unchanged.
-
-    Raises
-    ------
-    ValueError
-        If the array is neither, is not finite, or has values that cannot be radians. The message has ``name``.
-    """
+    """Return the pairs i < j of an (n, n) matrix in radians, or a (p,) array unchanged, with checked values."""
     distances = np.asarray(distances)
     if distances.ndim == 2 and distances.shape[0] == distances.shape[1] > 1:
         distances = distances[np.triu_indices(len(distances), k=1)]
@@ -206,15 +219,14 @@ def _matching_pairs(true: np.ndarray, predicted: np.ndarray, *, name: str) -> tu
     return pair_distances(true, name="true"), pair_distances(predicted, name=name)
 
 
-def _running_percentiles(x: np.ndarray, y: np.ndarray, *, bins: int = 50, fewest: int = 10):
+def _running_percentiles(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return the centres of the bins of x with enough points, and the 10, 50 and 90 % points of y in each."""
-    edges = np.linspace(0, np.pi, bins + 1)
+    edges = np.linspace(0, np.pi, MEDIAN_BINS + 1)
     order = np.argsort(x, kind="stable")
     bounds = np.searchsorted(x[order], edges)
-    groups = [(i, y[order[a:b]]) for i, (a, b) in enumerate(itertools.pairwise(bounds))]
     rows = [
-        ((edges[i] + edges[i + 1]) / 2, *np.percentile(g, [10, 50, 90]))
-        for i, g in groups
-        if len(g) >= fewest
+        ((edges[i] + edges[i + 1]) / 2, *np.percentile(y[order[start:end]], [10, 50, 90]))
+        for i, (start, end) in enumerate(itertools.pairwise(bounds))
+        if end - start >= FEWEST_IN_BIN
     ]
     return np.array(rows).reshape(-1, 4).T

@@ -14,8 +14,9 @@ from cryoem.plots.template import (
     SLATE,
     VERMILION,
     curve,
+    dotted,
     figure,
-    log_ticks,
+    log_axis,
     named_colours,
     non_empty_mapping,
     one_legend_entry_per_group,
@@ -24,6 +25,8 @@ from cryoem.plots.template import (
 )
 from cryoem.units import label_with_unit
 from cryoem.validation import finite_array
+
+MOST_ITERATIONS = 2000
 
 # panels of the learning curves: the title, and the keys of the history with their names
 _LEARNING_PANELS = (
@@ -51,10 +54,7 @@ def learning_curves(history: Mapping[str, Sequence[float]], *, x: str = "step") 
     ValueError
         If ``loss`` is missing or the lists differ in length.
     """
-    history = non_empty_mapping(history, name="history")
-    if "loss" not in history:
-        raise ValueError(f"history must contain 'loss', got {', '.join(history)}")
-    series = _histories(history, name="history", count=np.size(history["loss"]))
+    series = _histories(history, required=("loss",))
     at = series.get(x, np.arange(1, len(series["loss"]) + 1))
     shown = [panel for panel in _LEARNING_PANELS if any(key in series for key in panel[1])]
     fig = panels(
@@ -64,34 +64,24 @@ def learning_curves(history: Mapping[str, Sequence[float]], *, x: str = "step") 
         vertical_spacing=0.06,
         row_heights=[3, 2, 1.2][: len(shown)],
     )
-    for row, (title, keys) in enumerate(shown, start=1):
-        present = {key: name for key, name in keys.items() if key in series}
+    for row, (title, names) in enumerate(shown, start=1):
+        present = {key: name for key, name in names.items() if key in series}
         for key, name in present.items():
-            line = curve(
-                at,
-                series[key],
-                name=name,
-                colour=_TRAINING_COLOURS[name],
-                width=2,
-                legendgroup=name,
-                connectgaps=True,
-                hover=f"{x} %{{x}}<br>{title} %{{y:.4g}}<extra>{name}</extra>",
-            )
-            fig.add_trace(line, row=row, col=1)
+            style = {"name": name, "colour": _TRAINING_COLOURS[name], "width": 2, "legendgroup": name}
+            hover = f"{x} %{{x}}<br>{title} %{{y:.4g}}<extra>{name}</extra>"
+            fig.add_trace(curve(at, series[key], connectgaps=True, hover=hover, **style), row=row, col=1)
         drawn = np.concatenate([series[key] for key in present])
-        fig.update_yaxes(title_text=title, type="log", **log_ticks(drawn), row=row, col=1)
+        fig.update_yaxes(log_axis(drawn), title_text=title, row=row, col=1)
     watched = "val_loss" if np.isfinite(series.get("val_loss", np.nan)).any() else "loss"
     best = int(np.nanargmin(series[watched]))
     colour = _TRAINING_COLOURS["validation" if watched == "val_loss" else "training"]
     fig.add_vline(x=float(at[best]), line={"color": MUTED, "width": 1, "dash": "dot"})
-    fig.add_trace(
-        go.Scatter(
-            x=[at[best]],
-            y=[series[watched][best]],
-            mode="markers",
-            name=f"best: {series[watched][best]:.4g} at {x} {at[best]:g}",
-            marker={"symbol": "star", "size": 15, "color": colour, "line": {"color": "white", "width": 1}},
-        ),
+    fig.add_scatter(
+        x=[at[best]],
+        y=[series[watched][best]],
+        mode="markers",
+        name=f"best: {series[watched][best]:.4g} at {x} {at[best]:g}",
+        marker={"symbol": "star", "size": 15, "color": colour, "line": {"color": "white", "width": 1}},
         row=1,
         col=1,
     )
@@ -117,30 +107,28 @@ def loss_beside_error(
     ValueError
         If a list is missing or the lists differ in length.
     """
-    history = non_empty_mapping(history, name="history")
     keys = ("loss", "val_loss", "val_error_deg")
-    missing = [key for key in keys if key not in history]
-    if missing:
-        raise ValueError(f"history must contain {', '.join(missing)}, got {', '.join(history)}")
-    series = _histories({key: history[key] for key in keys}, name="history")
-    loss, held_out, error = (finite_array(series[k], name=f"history[{k!r}]", ndim=1) for k in keys)
-    epochs = all_epochs = np.arange(1, len(loss) + 1)
+    history = non_empty_mapping(history, name="history")
+    series = _histories({key: history[key] for key in keys if key in history}, required=keys)
+    before = {}
     if untrained is not None:
-        before = non_empty_mapping(untrained, name="untrained")
-        if not {"val_loss", "val_error_deg"} <= set(before):
-            raise ValueError(f"untrained must contain val_loss and val_error_deg, got {', '.join(before)}")
-        held_out, error = np.r_[before["val_loss"], held_out], np.r_[before["val_error_deg"], error]
-        all_epochs = np.arange(len(held_out))
+        if not {"val_loss", "val_error_deg"} <= set(non_empty_mapping(untrained, name="untrained")):
+            raise ValueError(f"untrained must contain val_loss and val_error_deg, got {', '.join(untrained)}")
+        before = {key: untrained[key] for key in ("val_loss", "val_error_deg")}
     fig = panels(layout={"height": 380, "legend": LEGEND_ABOVE}, cols=2, horizontal_spacing=0.12)
-    for column, x, values, name, colour in (
-        (1, epochs, loss, "training images", BLUE),
-        (1, all_epochs, held_out, "held-out images", VERMILION),
-        (2, all_epochs, error, "held-out images", VERMILION),
+    for column, key, name, colour in (
+        (1, "loss", "training images", BLUE),
+        (1, "val_loss", "held-out images", VERMILION),
+        (2, "val_error_deg", "held-out images", VERMILION),
     ):
-        options = {"mode": "lines+markers", "legendgroup": name, "width": 2}
-        hover = "epoch %{x}: %{y:.4g}<extra></extra>"
-        fig.add_trace(curve(x, values, name=name, colour=colour, hover=hover, **options), row=1, col=column)
-    fig.update_xaxes(title_text="epoch", dtick=max(1, len(loss) // 8))
+        values = finite_array(series[key], name=f"history[{key!r}]", ndim=1)
+        epochs = np.arange(1, len(values) + 1)
+        if key in before:
+            epochs, values = np.r_[0, epochs], np.r_[before[key], values]
+        style = {"name": name, "colour": colour, "legendgroup": name, "width": 2, "mode": "lines+markers"}
+        line = curve(epochs, values, hover="epoch %{x}: %{y:.4g}<extra></extra>", **style)
+        fig.add_trace(line, row=1, col=column)
+    fig.update_xaxes(title_text="epoch", dtick=max(1, len(series["loss"]) // 8))
     fig.update_yaxes(title_text="loss (needs no labels)", row=1, col=1)
     fig.update_yaxes(title_text="true mean error (degrees)", row=1, col=2)
     return one_legend_entry_per_group(fig)
@@ -166,31 +154,22 @@ def recovery_loss(losses: Mapping[str, np.ndarray] | np.ndarray, *, log_x: bool 
     fig = figure(showlegend=True, legend=LEGEND_ABOVE)
     drawn = []
     for name, colour in named_colours(non_empty_mapping(losses, name="losses")).items():
-        values = finite_array(losses[name], name=f"losses[{name!r}]", ndim=1)
-        chosen = _drawn_iterations(len(values), log_x=log_x)
-        fig.add_trace(
-            curve(
-                chosen + 1,
-                values[chosen],
-                name=f"{name}, final {values[-1]:.3g}",
-                colour=colour,
-                mode="lines" if len(values) > 30 else "lines+markers",
-                hover="iteration %{x}<br>loss %{y:.4g} rad²<extra></extra>",
-            )
-        )
-        drawn.append(values.astype(float))
+        values = finite_array(losses[name], name=f"losses[{name!r}]", ndim=1, dtype=float)
+        # about 2,000 iterations, spaced evenly along the axis
+        if log_x and len(values) > MOST_ITERATIONS:
+            chosen = np.unique(np.geomspace(1, len(values), MOST_ITERATIONS).round().astype(int)) - 1
+        else:
+            chosen = thinned(len(values), MOST_ITERATIONS)
+        style = {"name": f"{name}, final {values[-1]:.3g}", "colour": colour}
+        style["mode"] = "lines" if len(values) > 30 else "lines+markers"
+        hover = "iteration %{x}<br>loss %{y:.4g} rad²<extra></extra>"
+        fig.add_trace(curve(chosen + 1, values[chosen], hover=hover, **style))
+        drawn.append(values)
     fig.update_xaxes(title_text="iteration", exponentformat="none")
     if log_x:
         fig.update_xaxes(type="log", dtick=1)
-    fig.update_yaxes(title_text="loss (rad²)", type="log", **log_ticks(np.concatenate(drawn)))
+    fig.update_yaxes(log_axis(np.concatenate(drawn)), title_text="loss (rad²)")
     return fig
-
-
-def _drawn_iterations(count: int, *, log_x: bool, most: int = 2000) -> np.ndarray:
-    """Return the indices of at most about ``most`` iterations, spaced evenly along the axis."""
-    if count <= most or not log_x:
-        return thinned(count, most)
-    return np.unique(np.geomspace(1, count, most).round().astype(int)) - 1
 
 
 def refinement_history(history: Mapping[str, Sequence[float]]) -> go.Figure:
@@ -207,7 +186,7 @@ def refinement_history(history: Mapping[str, Sequence[float]]) -> go.Figure:
     ValueError
         If the lists are empty or differ in length.
     """
-    series = _histories(history, name="history")
+    series = _histories(history)
     n = len(next(iter(series.values())))
     columns = min(2, len(series))
     rows = -(-len(series) // columns)
@@ -220,37 +199,28 @@ def refinement_history(history: Mapping[str, Sequence[float]]) -> go.Figure:
     )
     for index, (name, colour) in enumerate(named_colours(series).items()):
         place = {"row": index // columns + 1, "col": index % columns + 1}
-        title = label_with_unit(name)
-        line = curve(
-            np.arange(1, n + 1),
-            series[name],
-            name=title,
-            colour=colour,
-            mode="lines+markers",
-            marker={"size": 8},
-            hover=f"round %{{x}}<br>{title} %{{y:.4g}}<extra></extra>",
-        )
-        fig.add_trace(line, **place)
+        title, values = label_with_unit(name), series[name]
+        hover = f"round %{{x}}<br>{title} %{{y:.4g}}<extra></extra>"
+        fig.add_trace(dotted(np.arange(1, n + 1), values, name=title, colour=colour, hover=hover), **place)
         fig.update_xaxes(title_text="round", tickformat="d", dtick=max(1, n // 8), **place)
         fig.update_yaxes(title_text=title, **place)
-        last = series[name][-1]
-        if np.isfinite(last):
-            label = {"text": f"<b>{last:.3g}</b>", "font": {"color": colour}, "yshift": 16}
-            fig.add_annotation(x=n, y=last, showarrow=False, **label, **place)
+        if np.isfinite(values[-1]):
+            label = {"text": f"<b>{values[-1]:.3g}</b>", "font": {"color": colour}, "yshift": 16}
+            fig.add_annotation(x=n, y=values[-1], showarrow=False, **label, **place)
     return fig
 
 
-def _histories(history, *, name: str, count: int | None = None) -> dict[str, np.ndarray]:
-    """Return the lists of a history as float arrays of one length, else raise a ValueError with ``name``.
-
-    ``count`` is that length; by default the length of the longest list.
-    """
-    arrays = {k: np.asarray(v, dtype=float) for k, v in non_empty_mapping(history, name=name).items()}
-    count = max(values.size for values in arrays.values()) if count is None else count
+def _histories(history, *, required: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """Return the lists of a history as float arrays of one length; those that are ``required`` must exist."""
+    arrays = {k: np.asarray(v, dtype=float) for k, v in non_empty_mapping(history, name="history").items()}
+    missing = [key for key in required if key not in arrays]
+    if missing:
+        raise ValueError(f"history must contain {', '.join(missing)}, got {', '.join(history)}")
+    count = max(values.size for values in arrays.values())
     for key, values in arrays.items():
         if values.shape != (count,) or count == 0:
             raise ValueError(
-                f"{name} must contain lists of one length, at least 1: expected {count} values, "
-                f"but {name}[{key!r}] has shape {values.shape}"
+                f"history must contain lists of one length, at least 1: expected {count} values, "
+                f"but history[{key!r}] has shape {values.shape}"
             )
     return arrays

@@ -12,20 +12,24 @@ from cryoem.plots.template import INK, MUTED, figure, non_empty_mapping, panels,
 from cryoem.rotations import to_relion_euler_deg, viewing_directions
 from cryoem.validation import many_rotations
 
+MOST_POINTS = 3000  # on one sphere
+MOST_POINTS_IN_ROW = 1200  # on each of several spheres
+MOST_ARCS = 400
+
 _ARC_POINTS = 6
 _ABOVE = 1.012  # radius of points and lines on the unit sphere, so that the surface does not hide them
 
 
-def coverage_sphere(rotations: Rotation, *, max_points: int = 3000) -> go.Figure:
+def coverage_sphere(rotations: Rotation) -> go.Figure:
     """Viewing directions as points on the unit sphere, coloured by the in-plane angle.
+
+    At most 3,000 points are drawn, evenly spaced in the sequence.
 
     Parameters
     ----------
     rotations : Rotation
         n orientations R, particle to microscope. A viewing direction is the particle-frame unit vector along the
         microscope's z-axis, the third row of R. The in-plane angle is RELION's psi in degrees.
-    max_points : int
-        Largest number of points, evenly spaced in the sequence.
 
     Raises
     ------
@@ -33,37 +37,18 @@ def coverage_sphere(rotations: Rotation, *, max_points: int = 3000) -> go.Figure
         If ``rotations`` is not a non-empty sequence of rotations.
     """
     rotations = many_rotations(rotations, name="rotations")
-    rotations = rotations[thinned(len(rotations), max_points)]
     fig = _sphere_figure()
-    colour_bar = {"title": {"text": "in-plane angle (°)"}, "tickvals": [-180, -90, 0, 90, 180], "len": 0.7}
-    fig.add_trace(
-        go.Scatter3d(
-            **_xyz(_ABOVE * viewing_directions(rotations).T),
-            mode="markers",
-            name="viewing directions",
-            marker={
-                "size": 3.4 if len(rotations) > 500 else 5,
-                "color": to_relion_euler_deg(rotations)[:, 2].astype(np.float32),
-                "colorscale": "Phase",
-                "cmin": -180,
-                "cmax": 180,
-                "colorbar": colour_bar,
-            },
-            hovertemplate="x %{x:.2f}, y %{y:.2f}, z %{z:.2f}<br>%{marker.color:.0f}°<extra></extra>",
-        )
-    )
+    fig.add_trace(_viewing_directions(rotations[thinned(len(rotations), MOST_POINTS)]))
     return fig
 
 
-def coverage_spheres(coverages: Mapping[str, Rotation], *, max_points: int = 1200) -> go.Figure:
+def coverage_spheres(coverages: Mapping[str, Rotation]) -> go.Figure:
     """Viewing directions of several samplings, one sphere each in a row; see ``coverage_sphere``.
 
     Parameters
     ----------
     coverages : mapping of str to Rotation
-        Orientations by the name of their sampling.
-    max_points : int
-        Largest number of points on a sphere.
+        Orientations by the name of their sampling; at most 1,200 of each are drawn.
 
     Raises
     ------
@@ -78,39 +63,49 @@ def coverage_spheres(coverages: Mapping[str, Rotation], *, max_points: int = 120
         subplot_titles=names,
         horizontal_spacing=0.005,
     )
+    sphere = _sphere_figure()
     for column, name in enumerate(names, start=1):
-        sphere = coverage_sphere(coverages[name], max_points=max_points)
-        for trace in sphere.data:
-            trace.showlegend = False
-            if trace.name == "viewing directions":
-                trace.marker.size = 2
-                trace.marker.showscale = column == len(names)
-            fig.add_trace(trace, row=1, col=column)
+        rotations = many_rotations(coverages[name], name=f"coverages[{name!r}]")
+        points = _viewing_directions(rotations[thinned(len(rotations), MOST_POINTS_IN_ROW)])
+        points.marker.update(size=2, showscale=column == len(names))
+        fig.add_traces([*sphere.data, points], rows=1, cols=column)
     scene = sphere.layout.scene.to_plotly_json()
     scene["camera"] = {"eye": {"x": 1.4, "y": 1.4, "z": 0.89}}
-    fig.update_scenes(**{key: value for key, value in scene.items() if key != "domain"})
-    return fig
+    fig.update_scenes(scene)
+    return fig.update_traces(showlegend=False)
+
+
+def _viewing_directions(rotations: Rotation) -> go.Scatter3d:
+    colour_bar = {"title": {"text": "in-plane angle (°)"}, "tickvals": [-180, -90, 0, 90, 180], "len": 0.7}
+    return go.Scatter3d(
+        **_xyz(_ABOVE * viewing_directions(rotations).T),
+        mode="markers",
+        name="viewing directions",
+        marker={
+            "size": 3.4 if len(rotations) > 500 else 5,
+            "color": to_relion_euler_deg(rotations)[:, 2].astype(np.float32),
+            "colorscale": "Phase",
+            "cmin": -180,
+            "cmax": 180,
+            "colorbar": colour_bar,
+        },
+        hovertemplate="x %{x:.2f}, y %{y:.2f}, z %{z:.2f}<br>%{marker.color:.0f}°<extra></extra>",
+    )
 
 
 def recovered_against_true(
-    true: Rotation,
-    recovered_frames: Sequence[Rotation],
-    *,
-    frame_names: Sequence[str] | None = None,
-    max_points: int = 400,
+    true: Rotation, recovered_frames: Sequence[Rotation], *, frame_names: Sequence[str] | None = None
 ) -> go.Figure:
     """True and recovered viewing directions on the sphere, connected by arcs, animated over the recovery.
 
     Parameters
     ----------
     true : Rotation
-        n orientations, particle to microscope.
+        n orientations, particle to microscope; at most 400 are drawn, evenly spaced in the sequence.
     recovered_frames : sequence of Rotation
         n orientations each, already aligned to the frame of ``true``. The figure opens with the last.
     frame_names : sequence of str, optional
         One slider label per frame.
-    max_points : int
-        Largest number of orientations to draw, evenly spaced in the sequence.
 
     Returns
     -------
@@ -136,7 +131,7 @@ def recovered_against_true(
         raise ValueError(
             f"frame_names must have one entry per frame, {len(recovered_frames)}, got {len(names)}"
         )
-    drawn = thinned(len(true), max_points)
+    drawn = thinned(len(true), MOST_ARCS)
     true, frames = true[drawn], [frame[drawn] for frame in recovered_frames]
     directions = viewing_directions(true)
     errors_deg = [np.rad2deg((frame * true.inv()).magnitude()) for frame in frames]
@@ -148,7 +143,7 @@ def recovered_against_true(
     rings = {"size": 5, "symbol": "circle-open", "color": INK, "line": {"width": 1}}
     hover = "true direction<br>x %{x:.2f}, y %{y:.2f}, z %{z:.2f}<extra></extra>"
     places = _xyz(_ABOVE * directions.T)
-    fig.add_trace(go.Scatter3d(**places, mode="markers", name="true", marker=rings, hovertemplate=hover))
+    fig.add_scatter3d(**places, mode="markers", name="true", marker=rings, hovertemplate=hover)
     first_moving = len(fig.data)
     fig.add_traces(moving[-1])
     titles = [f"mean error {e.mean():.1f}°, median {np.median(e):.1f}°" for e in errors_deg]
@@ -173,35 +168,36 @@ def _sphere_figure() -> go.Figure:
     """Return a figure with a lit unit sphere, its graticule and the three axes of the particle frame."""
     fig = figure(height=600, margin={"l": 20, "r": 20, "t": 50, "b": 10}, showlegend=False)
     longitude, latitude = np.meshgrid(np.linspace(0, 2 * np.pi, 73), np.linspace(-np.pi / 2, np.pi / 2, 37))
-    fig.add_trace(
-        go.Surface(
-            **_xyz(_on_sphere(longitude, latitude)),
-            surfacecolor=np.zeros(longitude.shape, np.uint8),
-            colorscale=[[0, "#e6ebf1"], [1, "#e6ebf1"]],
-            showscale=False,
-            lighting={"ambient": 0.72, "diffuse": 0.4, "specular": 0.06, "roughness": 0.8, "fresnel": 0.05},
-            lightposition={"x": 4000, "y": 1000, "z": 6000},
-            hoverinfo="skip",
-            contours={a: {"highlight": False} for a in "xyz"},
-            name="unit sphere",
-        )
+    fig.add_surface(
+        **_xyz(_on_sphere(longitude, latitude)),
+        surfacecolor=np.zeros(longitude.shape, np.uint8),
+        colorscale=[[0, "#e6ebf1"], [1, "#e6ebf1"]],
+        showscale=False,
+        lighting={"ambient": 0.72, "diffuse": 0.4, "specular": 0.06, "roughness": 0.8, "fresnel": 0.05},
+        lightposition={"x": 4000, "y": 1000, "z": 6000},
+        hoverinfo="skip",
+        contours={a: {"highlight": False} for a in "xyz"},
+        name="unit sphere",
     )
     unlisted = {"hoverinfo": "skip", "showlegend": False}
+    # meridians and parallels every 30 degrees as one broken line
+    along = np.append(np.linspace(0, 2 * np.pi, 73), np.nan)
+    lines = [_on_sphere(along, np.full_like(along, at)) for at in np.deg2rad(np.arange(-60, 61, 30))]
+    lines += [_on_sphere(np.full_like(along, at), along) for at in np.deg2rad(np.arange(0, 180, 30))]
+    graticule = _xyz(1.003 * np.concatenate(lines, axis=1))
     line = {"color": "#cdd5de", "width": 1}
-    fig.add_trace(go.Scatter3d(**_xyz(_graticule()), mode="lines", line=line, name="graticule", **unlisted))
+    fig.add_scatter3d(**graticule, mode="lines", line=line, name="graticule", **unlisted)
     # each axis is a line from the surface outwards, with its name at the end
     axes = np.stack([np.eye(3), 1.22 * np.eye(3), np.full((3, 3), np.nan)], axis=1).reshape(-1, 3).T
-    fig.add_trace(
-        go.Scatter3d(
-            **_xyz(axes),
-            mode="lines+text",
-            text=[label for axis in "xyz" for label in ("", f"<b>{axis}</b>", "")],
-            textposition="top center",
-            textfont={"size": 14, "color": INK},
-            line={"color": INK, "width": 4},
-            name="particle axes",
-            **unlisted,
-        )
+    fig.add_scatter3d(
+        **_xyz(axes),
+        mode="lines+text",
+        text=[label for axis in "xyz" for label in ("", f"<b>{axis}</b>", "")],
+        textposition="top center",
+        textfont={"size": 14, "color": INK},
+        line={"color": INK, "width": 4},
+        name="particle axes",
+        **unlisted,
     )
     hidden = {"visible": False, "range": [-1.3, 1.3]}
     camera = {"eye": {"x": 0.87, "y": 0.87, "z": 0.55}}
@@ -219,14 +215,6 @@ def _xyz(coordinates: np.ndarray) -> dict:
 def _on_sphere(longitude: np.ndarray, latitude: np.ndarray) -> np.ndarray:
     ring = np.cos(latitude)
     return np.stack([ring * np.cos(longitude), ring * np.sin(longitude), np.sin(latitude)])
-
-
-def _graticule() -> np.ndarray:
-    """Return meridians and parallels every 30 degrees as one broken line, (3, m)."""
-    along = np.append(np.linspace(0, 2 * np.pi, 73), np.nan)
-    parallels = [_on_sphere(along, np.full_like(along, at)) for at in np.deg2rad(np.arange(-60, 61, 30))]
-    meridians = [_on_sphere(np.full_like(along, at), along) for at in np.deg2rad(np.arange(0, 180, 30))]
-    return 1.003 * np.concatenate(parallels + meridians, axis=1)
 
 
 def _moving_traces(

@@ -12,10 +12,11 @@ from cryoem.plots.template import (
     MUTED,
     curve,
     figure,
-    log_ticks,
+    log_axis,
     named_colours,
     non_empty_mapping,
     panels,
+    points_of,
     round_below,
 )
 from cryoem.reconstruction.resolution import FSC
@@ -50,13 +51,15 @@ def fourier_shell_correlation(
     highest, lowest = 0.0, -0.05
     crossings: dict[float, list] = {threshold: [] for threshold in thresholds}
     for name, colour in named_colours(non_empty_mapping(curves, name="curves")).items():
-        frequency, correlation = _shells(*curves[name][:2], name=f"curves[{name!r}]")
+        frequency, correlation = points_of(curves[name], name=f"curves[{name!r}]", increasing=True)
+        if np.abs(correlation).max() > 1 + 1e-4:
+            raise ValueError(
+                f"curves[{name!r}] must have correlations in [-1, 1], got {np.abs(correlation).max():.4g}"
+            )
         highest, lowest = max(highest, frequency[-1]), min(lowest, correlation.min() - 0.03)
-        hover = f"%{{customdata:.1f}} Å<br>correlation %{{y:.3f}}<extra>{name}</extra>"
-        resolution = 1 / np.maximum(frequency, 1e-9)
-        fig.add_trace(
-            curve(frequency, correlation, name=name, colour=colour, hover=hover, customdata=resolution)
-        )
+        style = {"hover": f"%{{customdata:.1f}} Å<br>correlation %{{y:.3f}}<extra>{name}</extra>"}
+        style |= {"name": name, "colour": colour, "customdata": 1 / np.maximum(frequency, 1e-9)}
+        fig.add_trace(curve(frequency, correlation, **style))
         for threshold in curves[name][2:] or thresholds:
             if correlation[0] >= threshold > correlation.min():
                 at_angstrom = FSC(frequency, correlation).resolution_angstrom(threshold)
@@ -74,23 +77,6 @@ def fourier_shell_correlation(
     return fig
 
 
-def _shells(frequency, correlation, *, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the frequencies and correlations of a curve as checked float arrays."""
-    frequency, correlation = (
-        finite_array(values, name=name, ndim=1).astype(float) for values in (frequency, correlation)
-    )
-    if len(frequency) != len(correlation):
-        raise ValueError(
-            f"{name} must have as many frequencies as correlations, "
-            f"got {len(frequency)} and {len(correlation)}"
-        )
-    if frequency[0] < 0 or np.any(np.diff(frequency) <= 0):
-        raise ValueError(f"{name} must have increasing frequencies of at least 0, got {frequency[:4]}...")
-    if np.abs(correlation).max() > 1 + 1e-4:
-        raise ValueError(f"{name} must have correlations in [-1, 1], got {np.abs(correlation).max():.4g}")
-    return frequency, correlation
-
-
 def _add_threshold(fig: go.Figure, threshold: float, crossings: list, *, flip_beyond: float) -> None:
     """Draw a threshold and label each crossing with its resolution."""
     label = {"text": f"{threshold:g}", "font": {"color": MUTED, "size": 12}}
@@ -100,9 +86,8 @@ def _add_threshold(fig: go.Figure, threshold: float, crossings: list, *, flip_be
     for rank, (at, colour) in enumerate(sorted(crossings, reverse=True)):
         side = 1 if at < flip_beyond else -1
         ring = {"size": 9, "color": "white", "line": {"color": colour, "width": 2.5}}
-        fig.add_trace(
-            go.Scatter(x=[at], y=[threshold], mode="markers", marker=ring, showlegend=False, hoverinfo="skip")
-        )
+        silent = {"showlegend": False, "hoverinfo": "skip"}
+        fig.add_scatter(x=[at], y=[threshold], mode="markers", marker=ring, **silent)
         fig.add_annotation(
             x=at,
             y=threshold,
@@ -137,25 +122,17 @@ def power_spectrum(
         If the arrays differ in length, or power or pixel size is not positive.
     """
     pixel = positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
-    frequency = finite_array(frequency, name="frequency", ndim=1).astype(float)
     fig = figure(height=420, legend=LEGEND_ABOVE)
     titles = {"power": "images", "fitted": "fit: signal and white noise"}
-    for (name, title), values, colour, dash in zip(
-        titles.items(), (power, fitted), named_colours(titles).values(), ("solid", "dash"), strict=True
-    ):
-        values = finite_array(values, name=name, ndim=1)
-        if len(values) != len(frequency) or values.min() <= 0:
-            raise ValueError(
-                f"{name} must be {len(frequency)} positive values, one per frequency, "
-                f"got {len(values)}, the lowest {values.min():g}"
-            )
-        hover = f"%{{x:.3f}} 1/Å: %{{y:.3g}}<extra>{title}</extra>"
-        fig.add_trace(
-            curve(frequency / pixel, values, name=title, colour=colour, line={"dash": dash}, hover=hover)
-        )
+    colours = named_colours(titles)
+    for name, values, dash in (("power", power, "solid"), ("fitted", fitted, "dash")):
+        x, y = points_of((frequency, values), name=name, log_y=True)
+        hover = f"%{{x:.3f}} 1/Å: %{{y:.3g}}<extra>{titles[name]}</extra>"
+        style = {"name": titles[name], "colour": colours[name], "line": {"dash": dash}, "hover": hover}
+        fig.add_trace(curve(x / pixel, y, **style))
     fig.update_xaxes(title_text="spatial frequency (1/Å)")
-    ticks = log_ticks(np.concatenate([power, fitted]))
-    fig.update_yaxes(title_text="power per pixel (squared image units)", type="log", **ticks)
+    title = "power per pixel (squared image units)"
+    fig.update_yaxes(log_axis(np.concatenate([power, fitted])), title_text=title)
     return fig
 
 
@@ -196,21 +173,18 @@ def polar_spectra(
     angles = period_deg * np.arange(spectra.shape[1]) / spectra.shape[1]
     for column, spectrum in enumerate(spectra, start=1):
         low, high = np.percentile(spectrum, [1, 99])
-        fig.add_trace(
-            go.Heatmap(
-                z=spectrum.astype(np.float32),
-                x=frequencies,
-                y=angles,
-                zmin=low,
-                zmax=high,
-                colorscale="gray",
-                showscale=False,
-                hovertemplate="%{x:.3f} 1/Å, %{y:.0f}°<extra></extra>",
-            ),
+        fig.add_heatmap(
+            z=spectrum.astype(np.float32),
+            x=frequencies,
+            y=angles,
+            zmin=low,
+            zmax=high,
+            colorscale="gray",
+            showscale=False,
+            hovertemplate="%{x:.3f} 1/Å, %{y:.0f}°<extra></extra>",
             row=1,
             col=column,
         )
     fig.update_xaxes(showgrid=False, nticks=4, title_text="1/Å")
     fig.update_yaxes(visible=False)
-    fig.update_yaxes(visible=True, showgrid=False, title_text="angle (degrees)", row=1, col=1)
-    return fig
+    return fig.update_yaxes(visible=True, showgrid=False, title_text="angle (degrees)", row=1, col=1)

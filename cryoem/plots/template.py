@@ -1,4 +1,4 @@
-"""Shared elements of figures: the plotly template ``cryoem``, colours, lines, panels, round ticks, checks of values."""
+"""What figures share: the plotly template ``cryoem``, colours, lines, panels, round ticks, checks of values."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.subplots import make_subplots
+
+from cryoem.validation import finite_array
 
 INK = "#1f2933"
 MUTED = "#66727f"
@@ -42,29 +44,30 @@ def figure(**layout) -> go.Figure:
 
 def panels(*, layout: dict, **options) -> go.Figure:
     """Return empty panels (options of plotly's ``make_subplots``) with the template ``cryoem``."""
-    fig = make_subplots(**options)
-    fig.update_layout(template="cryoem", **layout)
-    return fig
+    return make_subplots(**options).update_layout(template="cryoem", **layout)
 
 
-def curve(x, y, *, name: str, colour: str, hover: str | None = None, width: float = 2.5, **options):
+def curve(x, y, *, name: str, colour: str, width: float = 2.5, hover: str | None = None, **options):
     """Return a ``go.Scatter`` line in one colour. ``hover`` is its hover text; None for no hover."""
     line = {"color": colour, "width": width, **options.pop("line", {})}
     hovering = {"hoverinfo": "skip"} if hover is None else {"hovertemplate": hover}
     return go.Scatter(x=x, y=y, name=name, line=line, **{"mode": "lines", **hovering, **options})
 
 
-def histogram(edges: np.ndarray, heights: np.ndarray, *, name: str, colour: str, hover: str, **options):
-    """Return a filled ``go.Scatter`` of bars without gaps, from (n + 1,) edges and (n,) heights."""
-    bars = {"line": {"shape": "hv"}, "fill": "tozeroy", "fillcolor": translucent(colour, 0.17), **options}
-    return curve(
-        edges, np.append(heights, heights[-1]), name=name, colour=colour, hover=hover, width=2, **bars
-    )
+def dotted(x, y, *, size: float = 8, marker: dict | None = None, **options):
+    """Return a ``curve`` with a dot at each point."""
+    return curve(x, y, mode="lines+markers", marker={"size": size, **(marker or {})}, **options)
 
 
-def dashed(x, y, *, name: str, **options):
-    """Return a thin dashed grey ``go.Scatter`` line without hover text, for references such as y = x."""
-    return curve(x, y, name=name, colour=MUTED, width=1.5, **{"line": {"dash": "dash"}, **options})
+def histogram(edges: np.ndarray, heights: np.ndarray, *, colour: str, **options):
+    """Return a filled ``curve`` of bars without gaps, from (n + 1,) edges and (n,) heights."""
+    bars = {"line": {"shape": "hv"}, "fill": "tozeroy", "fillcolor": translucent(colour, 0.17)}
+    return curve(edges, np.append(heights, heights[-1]), colour=colour, width=2, **bars, **options)
+
+
+def dashed(x, y, *, name: str, colour: str = MUTED, width: float = 1.5):
+    """Return a thin dashed line without hover text, for references such as y = x."""
+    return curve(x, y, name=name, colour=colour, width=width, line={"dash": "dash"})
 
 
 def one_legend_entry_per_group(fig: go.Figure) -> go.Figure:
@@ -94,15 +97,15 @@ def round_below(value: float) -> float:
     return float(max(step * decade for step in (1, 2, 5) if step == 1 or step * decade <= value))
 
 
-def log_ticks(values: np.ndarray) -> dict:
-    """Return tick values and texts for a logarithmic plotly axis that shows ``values``.
+def log_axis(values: np.ndarray) -> dict:
+    """Return the options of a logarithmic plotly axis with round ticks that shows ``values``.
 
     Ticks are evenly spaced within one decade, 1, 2 and 5 per decade over two, and whole decades beyond.
     Values that are not positive and finite are ignored.
     """
     positive = values[np.isfinite(values) & (values > 0)]
     if not positive.size or positive.min() == positive.max():
-        return {}
+        return {"type": "log"}
     lowest, highest = positive.min(), positive.max()
     first, last = np.floor(np.log10(lowest)), np.ceil(np.log10(highest))
     if highest < 10 * lowest:
@@ -112,7 +115,13 @@ def log_ticks(values: np.ndarray) -> dict:
         ticks = np.outer(10.0 ** np.arange(first, last + 1), [1, 2, 5]).ravel()
     else:
         ticks = 10.0 ** np.arange(first, last + 1, max(1, np.ceil((last - first) / 8)))
-    return {"tickvals": ticks, "ticktext": [f"{t:.0e}" if t < 0.99e-4 else f"{t:.4g}" for t in ticks]}
+    texts = [f"{t:.0e}" if t < 0.99e-4 else f"{t:.4g}" for t in ticks]
+    return {"type": "log", "tickvals": ticks, "ticktext": texts}
+
+
+def log_axis_at(values: np.ndarray) -> dict:
+    """Return the options of a logarithmic plotly axis with a tick at each of a few values."""
+    return {"type": "log", "tickvals": values, "ticktext": [f"{value:,.7g}" for value in values]}
 
 
 def thinned(count: int, most: int) -> np.ndarray:
@@ -127,6 +136,23 @@ def non_empty_mapping(values, *, name: str) -> Mapping:
             f"{name} must be a mapping from names to values with at least one entry, got {values!r}"
         )
     return values
+
+
+def points_of(
+    points: tuple, *, name: str, increasing: bool = False, log_x: bool = False, log_y: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the (n,) x and y of a curve, else raise a ValueError with ``name``; x may be words."""
+    x, y = np.asarray(points[0]), finite_array(points[1], name=f"{name} y", ndim=1, dtype=float)
+    if x.dtype.kind in "iuf":
+        x = finite_array(x, name=f"{name} x", ndim=1, dtype=float)
+    if len(x) != len(y):
+        raise ValueError(f"{name} must have as many x as y values, got {len(x)} and {len(y)}")
+    if increasing and np.any(np.diff(x) <= 0):
+        raise ValueError(f"{name} must have increasing x, got {x[:4]}")
+    for values, is_log in ((x, log_x), (y, log_y)):
+        if is_log and values.min() <= 0:
+            raise ValueError(f"{name} must be positive on a logarithmic axis, got {values.min():.4g}")
+    return x, y
 
 
 def _template() -> go.layout.Template:

@@ -5,8 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "accumulation": ["FourierAccumulator", "accumulate"],
-        "maps": ["Reconstruction", "reconstruct", "reconstruct_halves"],
+        "maps": ["FourierAccumulator", "Reconstruction", "accumulate", "reconstruct", "reconstruct_halves"],
         "refinement": ["Refinement", "refine"],
         "resolution": [
             "FSC",

@@ -1,26 +1,105 @@
-"""Density maps from images and their poses."""
+"""Density maps from images and their poses: direct Fourier inversion, and conjugate gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import add
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics, known_optics, optics_of
-from cryoem.images import image_blocks, shift
+from cryoem.images import fourier_disc, half_planes_from_images, image_blocks, shift, shift_phases
+from cryoem.projection import fourier
 from cryoem.projection.projectors import backproject, project
-from cryoem.reconstruction.accumulation import FourierAccumulator, accumulate, total
 from cryoem.rotations import Poses, as_poses, point_group
 from cryoem.validation import finite_array, square_images, unread_images, whole_number
 from cryoem.volumes.density import DensityMap
 
 METHODS = ("fourier", "cgls")
+DAMPING = 1e-3  # sampling density, relative to its mean, below which a frequency fades out
 BLOCK_BYTES = 128_000_000  # images in memory at a time
 # images of a task per pixel of their side: the bytes read are then twice those of the accumulators returned
 IMAGES_PER_PX = 48
+
+
+@dataclass(frozen=True)
+class FourierAccumulator:
+    """Slices gridded into the Fourier space of a cubic volume.
+
+    ``values`` and ``density`` are half grids: sums of slice values and of sampling density.  Accumulators of disjoint
+    sets of images add and subtract.
+    """
+
+    values: np.ndarray
+    density: np.ndarray
+    size: int
+
+    def __add__(self, other: FourierAccumulator) -> FourierAccumulator:
+        return FourierAccumulator(self.values + other.values, self.density + other.density, self.size)
+
+    def __sub__(self, other: FourierAccumulator) -> FourierAccumulator:
+        return FourierAccumulator(self.values - other.values, self.density - other.density, self.size)
+
+    def invert(self) -> np.ndarray:
+        """Reconstruct the volume whose slices were added: (size, size, size) float32."""
+        shape = fourier.GridShape((self.size,) * 3)
+        floor = DAMPING * self.density[self.density > 0].mean()
+        average = self.values / (np.maximum(self.density, 0) + floor)
+        return fourier.untransform(average, shape) * (shape.roll_off.max() / np.prod(shape.full))
+
+
+def accumulate(
+    images: np.ndarray, poses: Poses, optics: Optics, *, symmetry: str = "C1"
+) -> FourierAccumulator:
+    """Grid the slices of one block of images.
+
+    Parameters and errors are those of ``reconstruct``, but a single image is allowed.
+    """
+    images = square_images(images, smallest_px=4)
+    size = images.shape[1]
+    disc = fourier_disc(size)
+    planes = half_planes_from_images(images)[:, disc.index]
+    if poses.shifts_px.any():
+        planes = planes * shift_phases(-poses.shifts_px, disc.frequencies)
+    return grid_slices(
+        planes,
+        poses.rotations.as_matrix(),
+        disc.frequencies,
+        size,
+        weights=disc.weights,
+        group=point_group(symmetry).as_matrix(),
+        transfers=None if optics.ctf is None else optics.transfers(disc.frequencies),
+    )
+
+
+def grid_slices(
+    planes: np.ndarray,
+    matrices: np.ndarray,
+    frequencies: np.ndarray,
+    size: int,
+    *,
+    weights: np.ndarray,
+    group: np.ndarray,
+    transfers: np.ndarray | None = None,
+) -> FourierAccumulator:
+    """Grid (n, m) slices at (n, 3, 3) orientations into the Fourier space of a volume of ``size`` voxels a side.
+
+    ``frequencies`` (m, 2) are in cycles per voxel, and ``weights`` (m,) those of ``images.FourierDisc``.  Each slice is
+    added at all equivalent orientations under ``group`` (k, 3, 3).  Contrast ``transfers`` (n, m) multiply the values,
+    and their squares the density, so that ``invert`` corrects them.
+    """
+    shape = fourier.GridShape((size,) * 3)
+    weighted, ones = planes * weights, np.broadcast_to(weights, planes.shape)
+    if transfers is not None:
+        weighted, ones = weighted * transfers, weights * transfers**2
+    values = density = 0
+    for g in group:
+        values = values + fourier.spread_slices(weighted, matrices @ g, frequencies, shape)
+        density = density + fourier.spread_slices(ones, matrices @ g, frequencies, shape).real
+    return FourierAccumulator(values, np.ascontiguousarray(density), size)
 
 
 @dataclass(frozen=True)
@@ -96,13 +175,13 @@ def reconstruct(
             accumulate(images[block], poses[block], optics[block], symmetry=symmetry)
             for block in image_blocks(images, block_bytes=BLOCK_BYTES)
         )
-        volume = total(parts).invert()
+        volume = reduce(add, parts).invert()
     else:
         if optics.ctf is not None:
             raise ValueError("method must be 'fourier' for images with a contrast transfer, got 'cgls'")
         group = point_group(symmetry)
         # centre the images, and repeat them at all copies of their orientations
-        centred = shift(images, -poses.shifts_px) if poses.shifts_px.any() else square_images(images)
+        centred = shift(images, -poses.shifts_px)
         copies = Rotation.concatenate([poses.rotations * g for g in group])
         volume = _cgls(np.concatenate([centred] * len(group)), copies, iterations, backend, callback)
     return DensityMap(volume.astype(np.float32), optics.pixel_size_angstrom)
@@ -131,10 +210,6 @@ def reconstruct_halves(
         Like the builtin ``map``, for example over the workers of a cluster.
     callback : callable, optional
         Called with the number of images done, after each block.
-
-    Returns
-    -------
-    Reconstruction
 
     Raises
     ------

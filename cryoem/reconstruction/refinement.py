@@ -20,11 +20,10 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics, known_optics, optics_of
-from cryoem.reconstruction.accumulation import FourierAccumulator
-from cryoem.reconstruction.half_maps import FOLDS, half_map_fsc
+from cryoem.reconstruction.maps import FourierAccumulator
+from cryoem.reconstruction.pose_steps import FullImages, full_images, working_images
 from cryoem.reconstruction.resolution import FSC, masked_half_map_fsc
-from cryoem.reconstruction.rounds import RefinementSchedule, RoundSettings, run_rounds
-from cryoem.reconstruction.working_images import FullImages, full_images, working_images
+from cryoem.reconstruction.rounds import FOLDS, RefinementSchedule, RoundSettings, half_map_fsc, run_rounds
 from cryoem.rotations import Poses, as_poses, origin_displacements, point_group
 from cryoem.validation import square_images
 from cryoem.volumes.density import DensityMap
@@ -106,13 +105,8 @@ def refine(
     schedule : RefinementSchedule, optional
         Rounds and their sizes.
     rng : Generator or int, optional
-        Random number generator or seed of folds and candidates.
     callback : callable, optional
         Called after each round with its history entry and the orientations.
-
-    Returns
-    -------
-    Refinement
 
     Raises
     ------
@@ -136,20 +130,33 @@ def refine(
         bool(start.shifts_px.any()) if refine_shifts is None else refine_shifts,
     )
     rng = np.random.default_rng(rng)
-    full, unit = full_images(images, optics)
+    full = full_images(images, optics)
 
     # all images together
     final = run_rounds(settings, full, start, rng, callback)
-    refined, history = final.outcome(), list(final.history)
+    refined = final.outcome()
 
     # two halves from the same start, which never share a map
     members = np.array_split(rng.permutation(n), 2)
-    halves = [run_rounds(settings, full[half], start[half], rng).outcome() for half in members]
-    # each half may drift as a whole: take only its frame from the refinement of all images
-    halves = [
-        remove_drift(found, refined[half], symmetry) for found, half in zip(halves, members, strict=True)
-    ]
-    return _conclude(settings, full, unit, refined, halves, members, history)
+    halves = []
+    for half in members:
+        found = run_rounds(settings, full[half], start[half], rng).outcome()
+        # each half may drift as a whole: take only its frame from the refinement of all images
+        halves.append(remove_drift(found, refined[half], symmetry))
+
+    # final maps at full size, in the images' own units
+    def gridded(some: FullImages, found: Poses) -> FourierAccumulator:
+        work = working_images(some, found, full.size // 2)
+        return work.gridded(found.rotations.as_matrix(), settings.group)
+
+    half_sums = [gridded(full[half], found) for half, found in zip(members, halves, strict=True)]
+    a, b = (sums.invert() * full.unit for sums in half_sums)
+    whole = gridded(full, refined).invert() * full.unit
+    _, mask = half_map_fsc(half_sums)
+    fsc = masked_half_map_fsc(a, b, mask, voxel_size_angstrom=optics.pixel_size_angstrom, rng=0)
+    whole, a, b = (DensityMap(v.astype(np.float32), optics.pixel_size_angstrom) for v in (whole, a, b))
+    subset = np.isin(np.arange(n), members[1]).astype(int)
+    return Refinement(refined, whole, (a, b), subset, mask, fsc, list(final.history))
 
 
 def remove_drift(found: Poses, reference: Poses, symmetry: str) -> Poses:
@@ -162,30 +169,3 @@ def remove_drift(found: Poses, reference: Poses, symmetry: str) -> Poses:
     rotations = found.rotations * frame
     moved = origin_displacements(rotations, reference.shifts_px - found.shifts_px, symmetry=symmetry)
     return Poses(rotations, found.shifts_px + moved)
-
-
-def _conclude(
-    settings: RoundSettings,
-    images: FullImages,
-    unit: float,
-    poses: Poses,
-    halves: list[Poses],
-    members: list[np.ndarray],
-    history: list[dict],
-) -> Refinement:
-    """Make the final maps at full size, in the images' own units."""
-
-    def gridded(some: FullImages, found: Poses) -> FourierAccumulator:
-        return working_images(some, found, some.size // 2).gridded(
-            found.rotations.as_matrix(), settings.group
-        )
-
-    voxel = settings.pixel_size_angstrom
-    half_sums = [gridded(images[half], found) for found, half in zip(halves, members, strict=True)]
-    a, b = (sums.invert() * unit for sums in half_sums)
-    whole = gridded(images, poses).invert() * unit
-    _, mask = half_map_fsc(half_sums)
-    fsc = masked_half_map_fsc(a, b, mask, voxel_size_angstrom=voxel, rng=0)
-    whole, a, b = (DensityMap(v.astype(np.float32), voxel) for v in (whole, a, b))
-    subset = np.isin(np.arange(len(poses)), members[1]).astype(int)
-    return Refinement(poses, whole, (a, b), subset, mask, fsc, history)

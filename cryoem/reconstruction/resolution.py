@@ -9,8 +9,7 @@ import scipy.fft
 
 from cryoem.images import hermitian_weights
 from cryoem.validation import finite_array, positive_number
-from cryoem.volumes.density import DensityMap
-from cryoem.volumes.filters import low_pass, soft_mask, soft_sphere
+from cryoem.volumes.density import DensityMap, low_pass, soft_mask, soft_sphere
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,7 @@ class FSC:
     phase_randomised: np.ndarray | None = None
 
     def resolution_angstrom(self, threshold: float) -> float:
-        """Return where the curve first falls below a threshold, interpolated linearly; Nyquist if it never does.
-
-        Raises
-        ------
-        ValueError
-            If ``threshold`` is outside (0, 1).
-        """
+        """Return where the curve first falls below a threshold in (0, 1), interpolated linearly, or Nyquist."""
         if not 0 < threshold < 1:
             raise ValueError(f"threshold must be between 0 and 1, got {threshold}")
         below = np.flatnonzero(self.correlation < threshold)
@@ -62,7 +55,6 @@ def fourier_shell_correlation(
     a, b : (n, n, n) array
         Real volumes.
     voxel_size_angstrom : float
-        Side of a voxel.
     mask : (n, n, n) array, optional
         Multiplied into both volumes, in [0, 1]; none by default.
 
@@ -82,12 +74,7 @@ def fourier_shell_correlation(
     Harauz and van Heel, Optik 73 (1986) 146.
     """
     positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
-    if np.shape(a) != np.shape(b):
-        raise ValueError(f"a and b must have the same shape, got {np.shape(a)} and {np.shape(b)}")
-    a, b = _masked("a", a, mask), _masked("b", b, mask)
-    n = a.shape[0]
-    fa, fb = scipy.fft.rfftn(a, workers=-1), scipy.fft.rfftn(b, workers=-1)
-    return FSC(np.arange(1, n // 2 + 1) / (n * voxel_size_angstrom), _shell_correlation(fa, fb, n))
+    return _correlate(a, b, voxel_size_angstrom, ndim=3, mask=mask)
 
 
 def fourier_ring_correlation(a: np.ndarray, b: np.ndarray, *, pixel_size_angstrom: float = 1.0) -> FSC:
@@ -98,7 +85,6 @@ def fourier_ring_correlation(a: np.ndarray, b: np.ndarray, *, pixel_size_angstro
     a, b : (n, n) array
         Real images.
     pixel_size_angstrom : float
-        Side of a pixel.
 
     Returns
     -------
@@ -108,24 +94,14 @@ def fourier_ring_correlation(a: np.ndarray, b: np.ndarray, *, pixel_size_angstro
     Raises
     ------
     ValueError
-        If shapes differ or are not square, values are not finite, an image is zero everywhere, or the pixel size is not
-        positive.
+        As ``fourier_shell_correlation``, for square images.
 
     References
     ----------
     Saxton and Baumeister, J. Microsc. 127 (1982) 127.
     """
     positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
-    if np.shape(a) != np.shape(b):
-        raise ValueError(f"a and b must have the same shape, got {np.shape(a)} and {np.shape(b)}")
-    a, b = (finite_array(v, name=name, ndim=2, dtype=np.float64) for name, v in (("a", a), ("b", b)))
-    n = len(a)
-    if a.shape != (n, n) or n < 2:
-        raise ValueError(f"a and b must be square images of at least 2 px a side, got shape {a.shape}")
-    if not (a.any() and b.any()):
-        raise ValueError("a and b must not be zero everywhere, got only zeros")
-    fa, fb = scipy.fft.rfftn(a), scipy.fft.rfftn(b)
-    return FSC(np.arange(1, n // 2 + 1) / (n * pixel_size_angstrom), _shell_correlation(fa, fb, n))
+    return _correlate(a, b, pixel_size_angstrom, ndim=2)
 
 
 def masked_half_map_fsc(
@@ -149,13 +125,7 @@ def masked_half_map_fsc(
     mask : (n, n, n) array
         Soft mask in [0, 1].
     voxel_size_angstrom : float
-        Side of a voxel.
     rng : Generator or int, optional
-        Random number generator or seed of the random phases.
-
-    Returns
-    -------
-    FSC
 
     Raises
     ------
@@ -185,12 +155,7 @@ def particle_mask(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Make a soft mask of the particle in two half-maps (n, n, n): (n, n, n) float32 in [0, 1].
 
     It surrounds their mean, blurred to twice the resolution at which they agree (at 0.5), within the largest ball of
-    the box.
-
-    Raises
-    ------
-    ValueError
-        As ``fourier_shell_correlation``, or if the mean has no density to surround.
+    the box.  Errors are those of ``fourier_shell_correlation``.
     """
     size = len(a)
     sphere = soft_sphere(np.shape(a), 0.45 * size, 0.05 * size)
@@ -209,15 +174,21 @@ def shell_index(n: int, *, ndim: int = 3) -> np.ndarray:
     return np.rint(np.sqrt(squared)).astype(int)
 
 
-def _shell_correlation(fa: np.ndarray, fb: np.ndarray, n: int) -> np.ndarray:
-    shells = shell_index(n, ndim=fa.ndim).ravel()
-    weights = hermitian_weights(n, ndim=fa.ndim)
+def _correlate(a, b, pixel_angstrom: float, *, ndim: int, mask: np.ndarray | None = None) -> FSC:
+    """Correlate volumes on shells, or images on rings."""
+    if np.shape(a) != np.shape(b):
+        raise ValueError(f"a and b must have the same shape, got {np.shape(a)} and {np.shape(b)}")
+    a, b = (_masked(name, values, ndim, mask) for name, values in (("a", a), ("b", b)))
+    n = len(a)
+    fa, fb = scipy.fft.rfftn(a, workers=-1), scipy.fft.rfftn(b, workers=-1)
+    shells, weights = shell_index(n, ndim=ndim).ravel(), hermitian_weights(n, ndim=ndim)
 
     def total(values):
         return np.bincount(shells, (weights * values).ravel(), minlength=n)[1 : n // 2 + 1]
 
     cross = total((fa * fb.conj()).real)
-    return cross / np.sqrt(np.maximum(total(np.abs(fa) ** 2) * total(np.abs(fb) ** 2), 1e-300))
+    correlation = cross / np.sqrt(np.maximum(total(np.abs(fa) ** 2) * total(np.abs(fb) ** 2), 1e-300))
+    return FSC(np.arange(1, n // 2 + 1) / (n * pixel_angstrom), correlation)
 
 
 def _randomise_phases(volume: np.ndarray, first_shell: int, rng: np.random.Generator) -> np.ndarray:
@@ -230,18 +201,17 @@ def _randomise_phases(volume: np.ndarray, first_shell: int, rng: np.random.Gener
     return scipy.fft.irfftn(spectrum, s=volume.shape, workers=-1)
 
 
-def _masked(name: str, volume: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    volume = finite_array(volume, name=name, ndim=3, dtype=np.float64)
-    if len(set(volume.shape)) != 1 or volume.shape[0] < 2:
-        raise ValueError(
-            f"{name} must be a cubic volume of at least 2 voxels a side, got shape {volume.shape}"
-        )
+def _masked(name: str, values: np.ndarray, ndim: int, mask: np.ndarray | None) -> np.ndarray:
+    values = finite_array(values, name=name, ndim=ndim, dtype=np.float64)
+    if len(set(values.shape)) != 1 or len(values) < 2:
+        kind = "cubic volume of at least 2 voxels" if ndim == 3 else "square image of at least 2 px"
+        raise ValueError(f"{name} must be a {kind} a side, got shape {values.shape}")
     if mask is not None:
         mask = finite_array(mask, name="mask", ndim=3)
-        if mask.shape != volume.shape:
-            raise ValueError(f"mask must have the volumes' shape {volume.shape}, got {mask.shape}")
-        volume = volume * mask
-    if not volume.any():
+        if mask.shape != values.shape:
+            raise ValueError(f"mask must have the volumes' shape {values.shape}, got {mask.shape}")
+        values = values * mask
+    if not values.any():
         where = "everywhere" if mask is None else "everywhere under the mask"
         raise ValueError(f"{name} must not be zero {where}, got only zeros")
-    return volume
+    return values

@@ -8,28 +8,31 @@ them.  The noise of sampling is averaged out over the gradient rounds since conv
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import add
 
 import numpy as np
+import scipy.fft
 from scipy.spatial.transform import Rotation
 
-from cryoem.projection.fourier import transform
-from cryoem.reconstruction.accumulation import FourierAccumulator, total
-from cryoem.reconstruction.half_maps import (
-    FOLDS,
-    TRUST_THRESHOLD,
-    half_map_fsc,
-    last_trusted_shell,
-    wiener_filtered,
+from cryoem.projection.fourier import VolumeTransform, transform
+from cryoem.reconstruction.maps import FourierAccumulator
+from cryoem.reconstruction.pose_steps import (
+    FullImages,
+    MatchResult,
+    WorkingImages,
+    descend,
+    search,
+    working_images,
 )
-from cryoem.reconstruction.pose_steps import MatchResult, descend, search
-from cryoem.reconstruction.resolution import FSC
-from cryoem.reconstruction.working_images import FullImages, WorkingImages, working_images
+from cryoem.reconstruction.resolution import FSC, fourier_shell_correlation, particle_mask, shell_index
 from cryoem.rotations import Poses
 from cryoem.validation import not_negative, positive_number, whole_number
 
+FOLDS = 8  # more folds: less noise in the references, and more work
+TRUST_THRESHOLD = 0.143
 CONVERGING = 0.5  # orientations still converge if they move by less than this share of the round before
 SHELLS_PER_RADIAN = 2.0  # finer shells, over the search radius, rotate by more than a search can follow
 
@@ -155,10 +158,15 @@ def _next_round(
             rng=rng,
             refine_shifts=settings.refine_shifts,
         )
+    whole = reduce(add, sums)
+    references = (transform(wiener_filtered(whole - part, fsc, mask)) for part in sums)
     work = working_images(images, state.poses, finest)
-    found = _match_folds(step, work.within(last), state.poses.rotations, fold, sums, fsc, mask)
-    poses = _combined(state.poses, found.poses, work.pixel_px)
-    sampled = _combined(state.poses, found.sample(rng), work.pixel_px)
+    found = _match_folds(step, work.within(last), state.poses.rotations, fold, references)
+    # displacements are relative to the current ones, in coarse pixels
+    poses, sampled = (
+        Poses(new.rotations, state.poses.shifts_px + work.pixel_px * new.shifts_px)
+        for new in (found.poses, found.sample(rng))
+    )
 
     moved = float((poses.rotations * state.poses.rotations.inv()).magnitude().mean())
     resolution = work.pixel_px * settings.pixel_size_angstrom * fsc.resolution_angstrom(TRUST_THRESHOLD)
@@ -183,26 +191,19 @@ def _next_round(
     return RefinementState(poses, sampled, settled, finest_shell, (*state.history, entry), ended)
 
 
-def _combined(poses: Poses, found: Poses, pixel_px: float) -> Poses:
-    """Estimated orientations, with estimated displacements (coarse pixels) added to the current ones."""
-    return Poses(found.rotations, poses.shifts_px + pixel_px * found.shifts_px)
-
-
 def _match_folds(
     step: Callable,
     work: WorkingImages,
     rotations: Rotation,
     fold: np.ndarray,
-    sums: list[FourierAccumulator],
-    fsc: FSC,
-    mask: np.ndarray,
+    references: Iterable[VolumeTransform],
 ) -> MatchResult:
-    """Take one step of every image against the map of the other folds."""
+    """Take one step of every image against the reference of its fold."""
     members = [np.flatnonzero(fold == f) for f in range(FOLDS)]
-    found = []
-    for f, some in enumerate(members):
-        reference = transform(wiener_filtered(total(sums) - sums[f], fsc, mask))
-        found.append(step(reference, work[some], rotations[some]))
+    found = [
+        step(reference, work[some], rotations[some])
+        for reference, some in zip(references, members, strict=True)
+    ]
     order = np.argsort(np.concatenate(members))
 
     def in_order(parts: list[np.ndarray]) -> np.ndarray:
@@ -215,3 +216,33 @@ def _match_folds(
     return MatchResult(
         poses, in_order([part.scores for part in found]), in_order([part.covariances for part in found])
     )
+
+
+# --- half-maps of the folds
+
+
+def half_map_fsc(sums: list[FourierAccumulator]) -> tuple[FSC, np.ndarray]:
+    """Return the FSC between two halves of the folds inside the mask of the particle, and that mask."""
+    a, b = reduce(add, sums[::2]).invert(), reduce(add, sums[1::2]).invert()
+    mask = particle_mask(a, b)
+    return fourier_shell_correlation(a, b, mask=mask), mask
+
+
+def last_trusted_shell(fsc: FSC) -> int:
+    """Return the first shell at which half-maps no longer agree, at least 4."""
+    below = np.flatnonzero(fsc.correlation < TRUST_THRESHOLD)
+    return max(int(below[0]) if len(below) else len(fsc.correlation), 4)
+
+
+def wiener_filtered(sums: FourierAccumulator, fsc: FSC, mask: np.ndarray) -> np.ndarray:
+    """Reconstruct the masked, Wiener-filtered map of all folds but one.
+
+    Half-maps with a correlation f have a signal-to-noise ratio of ``f / (1 - f)``.
+    """
+    correlation = np.clip(np.concatenate([[1.0], fsc.correlation]), 0, 0.9999)
+    correlation[last_trusted_shell(fsc) + 1 :] = 0
+    ratio = correlation / (1 - correlation) * 2 * (FOLDS - 1) / FOLDS
+    weight = np.append(ratio / (1 + ratio), 0).astype(np.float32)
+    shells = np.minimum(shell_index(sums.size), len(weight) - 1)
+    spectrum = scipy.fft.rfftn(sums.invert(), workers=-1) * weight[shells]
+    return scipy.fft.irfftn(spectrum, s=(sums.size,) * 3, workers=-1) * mask

@@ -1,4 +1,4 @@
-"""Execute a notebook with papermill, in a kernel of the running interpreter."""
+"""Execute a notebook with papermill, in a kernel of the running interpreter, and read executed notebooks."""
 
 from __future__ import annotations
 
@@ -29,22 +29,18 @@ def execute_notebook(
     title: str = "",
     progress: bool = False,
 ) -> None:
-    """Execute a notebook from top to bottom and save it after every cell.
+    """Execute a notebook from top to bottom, in a kernel of the running interpreter, and save it after every cell.
 
     Parameters
     ----------
-    notebook : Path
-        Notebook to execute; it is not modified.
-    output : Path
-        Executed notebook.
+    notebook, output : Path
+        Notebook to execute, which is not modified, and executed notebook.
     parameters : mapping
         Values injected after the cell tagged ``parameters``.
     environment : mapping
         Variables added to the environment of the kernel.
-    title : str
-        Title of the progress bar.
-    progress : bool
-        Show a progress bar if stderr is a terminal.
+    title, progress : str and bool
+        Title of the progress bar, and whether to show one if stderr is a terminal.
 
     Raises
     ------
@@ -60,8 +56,16 @@ def execute_notebook(
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # its errors are also raised
     log = output.with_suffix(".log")
+    shown = {
+        "total": len(read_notebook(notebook)["cells"]) + 1,  # papermill injects one cell
+        "desc": title,
+        "leave": False,
+        "dynamic_ncols": True,
+        "disable": None if progress else True,  # None: disabled unless stderr is a terminal
+        "bar_format": "{desc} |{bar:16}| cell {n_fmt}/{total_fmt} {elapsed}{postfix}",
+    }
     try:
-        with open(log, "wb") as log_file, _CellProgress(title, notebook, visible=progress) as bar:
+        with open(log, "wb") as log_file, _CellProgress(**shown) as bar:
             papermill.execute_notebook(
                 notebook,
                 output,
@@ -94,39 +98,8 @@ def execute_notebook(
     log.unlink()
 
 
-def read_notebook(path: Path) -> dict:
-    """Return the JSON content of a notebook."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def code_sha256(notebook: dict) -> str:
-    """Return the sha256 of the code cells of a notebook, without the cell that papermill injects."""
-    sha256 = hashlib.sha256()
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code" and "injected-parameters" not in cell["metadata"].get("tags", []):
-            sha256.update("".join(cell["source"]).encode() + b"\n\0")
-    return sha256.hexdigest()
-
-
-def warnings_of(notebook: dict) -> list[str]:
-    """Return the Python warnings in the outputs of an executed notebook, without repetition."""
-    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
-    stderr = "".join("".join(output["text"]) for output in outputs if output.get("name") == "stderr")
-    return list(dict.fromkeys(re.findall(r"^.*\b(?:User|Runtime)Warning: (.+)$", stderr, re.MULTILINE)))
-
-
 class _CellProgress(tqdm):
     """A progress bar over the cells of a notebook, which shows the last line that the running cell printed."""
-
-    def __init__(self, title: str, notebook: Path, *, visible: bool):
-        super().__init__(
-            total=len(read_notebook(notebook)["cells"]) + 1,  # papermill injects one cell
-            desc=title,
-            leave=False,
-            dynamic_ncols=True,
-            disable=None if visible else True,  # None: disabled unless stderr is a terminal
-            bar_format="{desc} |{bar:16}| cell {n_fmt}/{total_fmt} {elapsed}{postfix}",
-        )
 
     def cell_started(self, cell, cell_index: int) -> None:
         self.n = cell_index + 1
@@ -135,14 +108,14 @@ class _CellProgress(tqdm):
 
     def write(self, text: str) -> None:
         """Receive the output of cells from papermill."""
-        if not self.disable and (line := last_line(text)):
+        if not self.disable and (line := _last_line(text)):
             self.set_postfix_str(line)
 
     def flush(self) -> None:
         pass
 
 
-def last_line(text: str) -> str:
+def _last_line(text: str) -> str:
     """Return the last non-empty line as a terminal shows it, without colours and overwritten text."""
     plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
     lines = [line.strip() for line in re.split(r"[\r\n\b]+", plain)]
@@ -184,3 +157,24 @@ def _kernel_manager_class(environment: Mapping[str, str], log_file: BinaryIO) ->
             await super()._async_start_kernel(stdout=log_file, stderr=log_file, **options)
 
     return RunningInterpreterKernelManager
+
+
+def read_notebook(path: Path) -> dict:
+    """Return the JSON content of a notebook."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def code_sha256(notebook: dict) -> str:
+    """Return the sha256 of the code cells of a notebook, without the cell that papermill injects."""
+    sha256 = hashlib.sha256()
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code" and "injected-parameters" not in cell["metadata"].get("tags", []):
+            sha256.update("".join(cell["source"]).encode() + b"\n\0")
+    return sha256.hexdigest()
+
+
+def warnings_of(notebook: dict) -> list[str]:
+    """Return the Python warnings in the outputs of an executed notebook, without repetition."""
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    stderr = "".join("".join(output["text"]) for output in outputs if output.get("name") == "stderr")
+    return list(dict.fromkeys(re.findall(r"^.*\b(?:User|Runtime)Warning: (.+)$", stderr, re.MULTILINE)))

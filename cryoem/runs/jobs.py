@@ -39,22 +39,18 @@ class RunInProgressError(RuntimeError):
 
 @dataclass(frozen=True)
 class NotebookJob:
-    """A notebook to execute with given parameters, and the folder of its output.
+    """A notebook to execute with given parameters, and the folder of its executed copy, results and record.
 
     Parameters
     ----------
     title : str
         Name of the job in messages.
-    notebook, folder : Path
-        Notebook, and folder of its executed copy, its results and the record.
-    parameters : mapping
-        Values injected into the notebook.
+    notebook, folder, parameters, environment
+        See ``execute_notebook``.
     made_from : mapping
         Everything that determines the results: settings, checksums of inputs, versions. JSON values.
     built_on : mapping
         Name of each earlier job whose results this job reads -> ``id`` of its record.
-    environment : mapping
-        Variables added to the environment of the kernel.
     """
 
     title: str
@@ -67,11 +63,10 @@ class NotebookJob:
 
     @property
     def executed(self) -> Path:
-        """Path of the executed notebook."""
         return self.folder / self.notebook.name
 
     def why_not_current(self) -> str | None:
-        """Return why the job must be executed, as the end of a sentence, or None if its results are current."""
+        """Return why the job must be executed, as the end of a sentence, or None."""
         if reason := why_not_current(self.folder, self.made_from, self.built_on):
             return reason
         made_by = read_record(self.folder).get("notebook_sha256")
@@ -88,15 +83,7 @@ class NotebookJob:
         return None
 
     def execute(self, *, progress: bool = False) -> dict:
-        """Execute the notebook, complete its record and return the record.
-
-        Raises
-        ------
-        NotebookError
-            If a cell raises an error, the kernel dies, or the notebook writes no results.
-        OSError
-            If the folder cannot be written.
-        """
+        """Execute the notebook and return its record, or raise NotebookError, or OSError for the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.executed.with_suffix(".partial.ipynb")
         if partial.exists():  # the process of an earlier attempt may have been killed recently
@@ -153,7 +140,7 @@ def why_not_current(folder: Path, made_from: Mapping, built_on: Mapping[str, str
 
 
 def read_record(folder: Path) -> dict | None:
-    """Return the record of a complete job, or None if the job is not complete or the record is damaged."""
+    """Return the record of a complete job, or None if it is not complete or its record is damaged."""
     try:
         record = read_json(folder / RECORD_FILE)
     except (FileNotFoundError, ValueError):
@@ -173,8 +160,7 @@ def write_record(
 ) -> dict:
     """Write the record that declares a job complete, after all other files of its folder, and return it.
 
-    ``results`` is the output of the notebook, such as numbers or rows; ``notebook_sha256`` is the checksum of its code,
-    or None if it was run by hand; other parameters are those of ``NotebookJob``.
+    ``results`` is the output of the notebook; ``notebook_sha256`` is that of its code, or None if it was run by hand.
     """
     record = {
         "made_from": made_from,
@@ -213,8 +199,7 @@ def artefact_checksums(folder: Path) -> dict[str, str]:
 def folder_lock(folder: Path, *, remedy: str = "wait for it") -> Iterator[None]:
     """Hold the lock of a folder, or raise RunInProgressError with a remedy.
 
-    The operating system releases it when the process ends. On a file system without ``flock``, a marker file is used
-    instead, with a warning.
+    On a file system without ``flock``, a marker file is used instead, with a warning.
     """
     from filelock import FileLock, SoftFileLock, Timeout
 
@@ -243,5 +228,5 @@ def folder_lock(folder: Path, *, remedy: str = "wait for it") -> Iterator[None]:
 
 
 def write_json(path: Path, value: Mapping) -> None:
-    """Write a JSON file atomically; raises as ``atomic_write``."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False))

@@ -20,7 +20,7 @@ from cryoem.contrast import ContrastTransfer, Optics
 from cryoem.files.arrays import load_arrays, save_arrays
 from cryoem.files.reading import canonical_json
 from cryoem.files.writing import write_text
-from cryoem.particles.particle_file import ParticleFile
+from cryoem.particles.files import ParticleFile
 from cryoem.particles.stack import ParticleStack
 from cryoem.rotations import Poses
 from cryoem.runs.jobs import RECORD_FILE, read_record, write_record
@@ -56,13 +56,13 @@ class Phase:
     Attributes
     ----------
     info : PhaseInfo
-        Name, number and title of the phase.
+        Name, number and title.
     folder : Path
-        Folder of the phase, ``<data folder>/runs/<run>/<phase name>``.
+        ``<data folder>/runs/<run>/<phase name>``.
     settings : DataSettings
         Settings of this phase and of earlier phases, as attributes.
     rng : numpy.random.Generator
-        Generator seeded with the run's seed and the number of the phase.
+        Seeded with the run's seed and the number of the phase.
     """
 
     def __init__(self, info: PhaseInfo, run: Run):
@@ -79,64 +79,44 @@ class Phase:
         self._started = time.monotonic()
 
     def path(self, filename: str) -> Path:
-        """Return the path for a file of this phase, such as a map: ``<folder>/<filename>``."""
+        """Return the path for a file of this phase, such as a map."""
         return self.folder / filename
 
     @property
     def checkpoints(self) -> Path:
-        """Folder for checkpoints of an interrupted computation.
-
-        It survives a kill, is emptied when settings or earlier phases change, and is removed by ``finish``.
-        """
+        """Folder for checkpoints: it survives a kill, but not other settings or earlier phases, nor ``finish``."""
         return self.folder / CHECKPOINTS
 
     def find(self, phase_name: str, filename: str) -> Path:
-        """Return the path of a file that this or an earlier phase wrote.
-
-        Raises
-        ------
-        MissingPhaseError
-            If the phase is not complete or wrote no such file.
-        StalePhaseError
-            If the phase has other settings, is older than a phase it depends on, or has a damaged file.
-        ValueError
-            If the phase is a later one.
-        """
+        """Return the path of a file that this or an earlier phase wrote, else raise Missing- or StalePhaseError."""
         info = phase_info(phase_name)
         if info.number > self.info.number:
             raise ValueError(
                 f"{self.info.name} can load from itself and earlier phases, not from {phase_name}"
             )
-        run, path = self._run.folder.name, self._run.folder / info.name / filename
+        path = self._run.folder / info.name / filename
+        said = f"phase {info.name} of run {self._run.folder.name!r}"
         if info.number < self.info.number and info.name not in self._checked:
             if reason := self._run.why_not_current(info):
                 problem = StalePhaseError if read_record(path.parent) else MissingPhaseError
-                raise problem(f"phase {info.name} of run {run!r} {reason}; {self._remedy(info)}")
+                raise problem(f"{said} {reason}; {self._remedy(info)}")
             self._checked.add(info.name)  # once, because all files are read for it
         if not path.is_file():
-            raise MissingPhaseError(
-                f"phase {info.name} of run {run!r} has no file {path}; {self._remedy(info)}"
-            )
+            raise MissingPhaseError(f"{said} has no file {path}; {self._remedy(info)}")
         return path
 
     def save(self, name: str, arrays: Mapping[str, tuple]) -> None:
-        """Save arrays as ``<folder>/<name>.h5``; each is ``(array, units)`` or ``(array, units, description)``."""
+        """Save arrays as ``<name>.h5``; each is ``(array, units)`` or ``(array, units, description)``."""
         save_arrays(self.path(f"{name}.h5"), arrays, parameters=self._made_from)
 
     def load(
         self, phase_name: str, name: str, datasets: Iterable[str] | None = None
     ) -> dict[str, np.ndarray]:
-        """Load arrays that this or an earlier phase saved, dataset name -> array; all datasets by default.
-
-        Raises as ``find``, and ValueError if the file is damaged or has no such dataset.
-        """
+        """Load arrays that this or an earlier phase saved, all datasets by default; raises as ``find``."""
         return load_arrays(self.find(phase_name, f"{name}.h5"), datasets)
 
     def save_particles(self, name: str, stack: ParticleStack, **more: tuple) -> None:
-        """Save a particle stack as ``<folder>/<name>.h5``, and more datasets as in ``save``.
-
-        Poses and optics are saved if they are known. The symmetry is a setting of the run and is not saved.
-        """
+        """Save a particle stack without its symmetry, a setting of the run, and more datasets as in ``save``."""
         arrays = {
             "images": (stack.images, "clean standard deviations", "(n, y, x) particle images"),
             "pixel_size": (np.array(stack.pixel_size_angstrom), "angstrom", "side of a pixel"),
@@ -173,11 +153,6 @@ class Phase:
         """Save a plotly figure for the report and return it, so that a cell displays it.
 
         The report keeps the order of saving. Saving under the same name replaces the figure.
-
-        Raises
-        ------
-        ValueError
-            If the name has characters other than letters, digits and hyphens.
         """
         if not re.fullmatch("[A-Za-z0-9-]+", name):
             raise ValueError(f"name must have letters, digits and hyphens only, got {name!r}")
@@ -189,14 +164,9 @@ class Phase:
         return figure
 
     def record(self, *, headline: bool = False, **numbers) -> None:
-        """Record numbers for the summary, named with their unit: ``recovery_error_rad=0.09``.
+        """Record single numbers, texts or booleans for the summary, named with their unit: ``pose_error_rad=0.09``.
 
         ``headline`` also shows them at the top of the report. A number that is not finite is shown as not available.
-
-        Raises
-        ------
-        TypeError
-            If a value is not a single number, text or boolean.
         """
         for name, value in numbers.items():
             value = value.item() if isinstance(value, np.generic) else value
@@ -226,7 +196,6 @@ class Phase:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def _remedy(self, info: PhaseInfo) -> str:
-        """Return how to produce the results of an earlier phase, as the end of a sentence."""
         profile, run = self._run.profile, self._run.folder.name
         command = ["cryoem", "run", "--profile", profile.name]
         if profile.particles is not None:
@@ -237,19 +206,6 @@ class Phase:
             command += ["--run", run]
         return f"run notebooks/{info.notebook} or `{shlex.join(command)}` with the same settings first"
 
-    def _start(self) -> None:
-        """Remove results of an earlier attempt, the record first; keep checkpoints with the same inputs."""
-        (self.folder / RECORD_FILE).unlink(missing_ok=True)
-        shutil.rmtree(self.folder / FIGURES, ignore_errors=True)
-        for pattern in DISCARDED_PATTERNS:
-            for path in self.folder.glob(pattern):
-                path.unlink()
-        stamp_file = self.checkpoints / "made-from.json"
-        stamp = canonical_json({"made_from": self._made_from, "built_on": self._built_on})
-        if not stamp_file.is_file() or stamp_file.read_bytes() != stamp.encode():
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
-            write_text(stamp_file, stamp)
-
 
 def open_phase(
     name: str,
@@ -259,7 +215,7 @@ def open_phase(
     map_name: str | None = None,
     overrides: Mapping[str, object] | None = None,
 ) -> Phase:
-    """Open a phase of a run: the first call of its notebook.
+    """Open a phase of a run for writing: the first call of its notebook.
 
     Results of an earlier attempt are removed. Checkpoints are kept if the settings and the earlier phases are the
     same.
@@ -271,16 +227,11 @@ def open_phase(
     run : str, optional
         Name of the run; named after the map or the particles and the profile by default.
     profile : str
-        Name of the profile.
+        Name of the profile, ``"quick"``, ``"paper"`` or ``"toy"``.
     map_name : str, optional
         Registry name or path of the map; the profile's by default.
     overrides : mapping, optional
         Settings that replace those of the profile.
-
-    Returns
-    -------
-    Phase
-        The open phase.
 
     Raises
     ------
@@ -295,5 +246,16 @@ def open_phase(
     opened = find_run(profile, run=run, map_name=map_name, overrides=overrides)
     opened.claim()
     phase = Phase(info, opened)
-    phase._start()
+    # remove results of an earlier attempt, the record first
+    (phase.folder / RECORD_FILE).unlink(missing_ok=True)
+    shutil.rmtree(phase.folder / FIGURES, ignore_errors=True)
+    for pattern in DISCARDED_PATTERNS:
+        for path in phase.folder.glob(pattern):
+            path.unlink()
+    # keep checkpoints with the same inputs
+    stamp_file = phase.checkpoints / "made-from.json"
+    stamp = canonical_json({"made_from": phase._made_from, "built_on": phase._built_on})
+    if not stamp_file.is_file() or stamp_file.read_bytes() != stamp.encode():
+        shutil.rmtree(phase.checkpoints, ignore_errors=True)
+        write_text(stamp_file, stamp)
     return phase

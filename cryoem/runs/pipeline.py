@@ -13,10 +13,8 @@ from pathlib import Path
 
 import cryoem
 from cryoem.contrast import ContrastTransfer
-from cryoem.files.locations import data_folder
-from cryoem.files.reading import read_json, sha256_of
-from cryoem.particles.files import open_particles
-from cryoem.particles.particle_file import ParticleFile
+from cryoem.files.reading import data_folder, read_json, sha256_of
+from cryoem.particles.files import ParticleFile, open_particles
 from cryoem.runs.jobs import NotebookJob, read_record, why_not_current, write_json
 from cryoem.runs.profiles import DataSettings, Profile, get_profile, is_path, settings_of_phase
 
@@ -82,7 +80,7 @@ def phase_info(name: str) -> PhaseInfo:
 
 
 def run_name(profile: Profile) -> str:
-    """Return the default name of a run: particle file or map, and profile, such as ``"5j0n-quick"``."""
+    """Return the default name of a run, such as ``"5j0n-quick"``."""
     source = Path(profile.particles or profile.map_name).name
     if profile.particles is not None or is_path(profile.map_name):
         source = source.removesuffix(".gz").rpartition(".")[0] or source
@@ -103,6 +101,11 @@ class Run:
         ``force`` overwrites the record. A file that was moved is the same input, and so is a file whose content
         changed.
         """
+
+        def described(inputs: Mapping) -> str:
+            particles = inputs.get("particles")
+            return f"the map {inputs.get('map')}" + (f" and the particles {particles}" if particles else "")
+
         inputs = {"map": self.profile.map_name, "particles": self.profile.particles, **self.checksums}
         try:
             before = read_json(self.folder / INPUT_FILE)
@@ -113,8 +116,8 @@ class Run:
             has_moved = sha256 in inputs and inputs[sha256] == before.get(sha256)
             if not (force or has_moved or inputs[kind] == before.get(kind)):
                 raise OtherInputError(
-                    f"the run {self.folder.name} in {self.folder.parent} has {_described(before)} as its input, "
-                    f"not {_described(inputs)}; choose another --run, or use --force to overwrite it"
+                    f"the run {self.folder.name} in {self.folder.parent} has {described(before)} as its input, "
+                    f"not {described(inputs)}; choose another --run, or use --force to overwrite it"
                 )
         write_json(self.folder / INPUT_FILE, inputs)
 
@@ -165,10 +168,7 @@ class Run:
 def find_run(
     profile: str, *, run: str | None, map_name: str | None, overrides: Mapping[str, object] | None
 ) -> Run:
-    """Return the run of a profile with its map and settings replaced; parameters are those of ``open_phase``.
-
-    Input files are read for their checksums; nothing is written.
-    """
+    """Return the run of a profile with its map and settings replaced; parameters as in ``open_phase``."""
     overrides = dict(overrides or {})
     if map_name is not None and overrides.setdefault("map_name", map_name) != map_name:
         raise ValueError(
@@ -219,8 +219,3 @@ def _input_checksums(profile: Profile) -> dict[str, object]:
             os.path.relpath(path, folder): sha256_of(path) for path in measured.paths
         }
     return checksums
-
-
-def _described(inputs: Mapping) -> str:
-    particles = inputs.get("particles")
-    return f"the map {inputs.get('map')}" + (f" and the particles {particles}" if particles else "")

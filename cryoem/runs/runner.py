@@ -1,22 +1,26 @@
-"""Run the notebooks of the four phases in order, except those whose results are current, and summarise them."""
+"""Run the notebooks of the four phases in order, except those whose results are current, and report on them."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryoem.files.locations import notebooks_folder
-from cryoem.files.reading import sources_sha256
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
+
+from cryoem.files.reading import notebooks_folder, sources_sha256
 from cryoem.files.writing import remove_partial_files, write_text
 from cryoem.runs.execution import read_notebook, warnings_of
 from cryoem.runs.jobs import RECORD_FILE, folder_lock, read_record, write_json
 from cryoem.runs.phase import CHECKPOINTS
 from cryoem.runs.pipeline import PHASES, PhaseInfo, Run, find_run, saved_figures
-from cryoem.runs.report import render_report, render_text_summary
-from cryoem.units import format_quantity
+from cryoem.units import format_quantity, readable_duration
+
+DEFAULT_HEIGHT_PX = 440  # of the plotly template
 
 
 @dataclass(frozen=True)
@@ -25,18 +29,12 @@ class RunSummary:
 
     Attributes
     ----------
-    folder : Path
-        Folder of the run.
-    report : Path
-        HTML page in ``folder``.
+    folder, report : Path
+        Folder of the run, and HTML page in it.
     text : str
         Numbers and warnings for a terminal.
-    numbers : dict
-        Phase name -> recorded numbers.
-    warnings : dict
-        Phase name -> list of sentences.
-    seconds : dict
-        Phase name -> wall time of its execution.
+    numbers, warnings, seconds : dict
+        Phase name -> recorded numbers, sentences, wall time of its execution.
     executed : tuple of str
         Names of the phases that were executed now; the others were complete before.
     """
@@ -67,25 +65,14 @@ def run(
 
     Parameters
     ----------
-    profile : str
-        Name of the profile.
-    map_name : str, optional
-        Registry name or path of a map; the profile's by default.
-    run : str, optional
-        Name of the run; named after the map or the particles and the profile by default.
-    overrides : mapping, optional
-        Settings that replace those of the profile.
+    profile, map_name, run, overrides
+        See ``open_phase``.
     force : bool
         Execute every phase from scratch, even if the run has results for another input.
     progress : bool
         Show progress bars and notices on stderr.
     notebooks : Path, optional
         Folder of the notebooks, ``notebooks_folder()`` by default.
-
-    Returns
-    -------
-    RunSummary
-        Numbers, warnings and times of the phases.
 
     Raises
     ------
@@ -188,3 +175,87 @@ def _summarise(run: Run, *, executed: tuple[str, ...]) -> RunSummary:
 
 def _formatted(numbers: Mapping[str, object]) -> dict[str, str]:
     return dict(format_quantity(name, value) for name, value in numbers.items())
+
+
+def render_report(
+    *, title: str, summary: Mapping[str, Mapping[str, str]], phases: Mapping[str, Mapping]
+) -> str:
+    """Render the numbers, warnings, phases and figures of a run as one HTML page.
+
+    plotly.js is included once, and a content security policy forbids any request. Figures are drawn when they scroll
+    into view, because browsers allow about 16 WebGL contexts per page. All text is escaped.
+
+    ``summary`` maps a section and a label to a formatted value; the first section is shown in large type below the
+    title, the others are tables. ``phases`` maps a phase to its ``seconds``, ``status``, ``text``, ``warnings``, and
+    ``figures``, (caption, plotly figure as JSON) each.
+    """
+    sections = [
+        {
+            "title": phase,
+            "duration": readable_duration(about["seconds"]),
+            "status": about["status"],
+            "text": about["text"],
+            "figures": [{"caption": caption, **_embeddable(text)} for caption, text in about["figures"]],
+        }
+        for phase, about in phases.items()
+    ]
+    headline, *tables = ({"title": section, "rows": list(rows.items())} for section, rows in summary.items())
+    return _template("report.html").render(
+        title=title,
+        headline=headline,
+        warnings=_sentences(phases),
+        tables=tables,
+        sections=sections,
+        plotly_js=get_plotlyjs(),
+    )
+
+
+def render_figure(figure_json: str) -> str:
+    """Render the HTML of one plotly figure, for a page that includes plotly.js and ``figures_script()``."""
+    return f"<figure>\n{_template('figure.html').render(figure=_embeddable(figure_json))}</figure>"
+
+
+def figures_script() -> str:
+    """Return the JavaScript that draws the figures of ``render_figure``, for the end of the page."""
+    return _template("figures.js").render()
+
+
+def render_text_summary(summary: Mapping[str, Mapping[str, str]], phases: Mapping[str, Mapping]) -> str:
+    """Render the numbers and warnings of a run as aligned columns; parameters as in ``render_report``."""
+    blocks = [(section, list(rows.items())) for section, rows in summary.items()]
+    times = [
+        (phase, f"{readable_duration(about['seconds']):>12}  {about['status']}")
+        for phase, about in phases.items()
+    ]
+    blocks.append(("Phases", times))
+    if warned := _sentences(phases):
+        blocks.insert(1, ("Warnings", warned))
+    width = max(len(label) for _, rows in blocks for label, _ in rows)
+    lines = []
+    for section, rows in blocks:
+        lines += ["", section, *(f"  {label:<{width}}  {value}" for label, value in rows)]
+    return "\n".join(lines[1:])
+
+
+def _sentences(phases: Mapping[str, Mapping]) -> list[tuple[str, str]]:
+    return [(phase, sentence) for phase, about in phases.items() for sentence in about["warnings"]]
+
+
+def _template(name: str):
+    return Environment(
+        loader=PackageLoader("cryoem.runs"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template(name)
+
+
+def _embeddable(figure_json: str) -> dict:
+    layout = json.loads(figure_json).get("layout", {})
+    return {
+        # a "<" in a string could end the script element
+        "json": figure_json.replace("<", "\\u003c"),
+        "height_px": int(layout.get("height") or DEFAULT_HEIGHT_PX),
+        "width_px": int(layout.get("width") or 0),
+    }

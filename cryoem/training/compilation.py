@@ -43,7 +43,7 @@ class TrainingSchedule:
     patience : int, optional
         Stop after this number of epochs without a lower validation loss; by default never.
     seconds : float, optional
-        Stop after the epoch in which this time has passed; by default never. The time of interrupted trainings counts.
+        Stop after the epoch in which this time, including that of interrupted trainings, has passed; by default never.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def device_precision() -> Iterator[None]:
 def compile_network(
     model: keras.Model, *, schedule: TrainingSchedule, steps_per_epoch: int, **options
 ) -> None:
-    """Compile a model with AdamW for the devices that it was built on.
+    """Compile a model for the devices that it was built on, with AdamW, a short warm-up and a cosine decay.
 
     If layers compute in float16, the loss is scaled so that small gradients are not lost. On one GPU, XLA compiles the
     steps.
@@ -99,10 +99,17 @@ def compile_network(
         Losses and metrics of ``model.compile``; see ``global_batch_loss``.
     """
     replicas, scaled = replica_count(model), computes_in_float16(model)
+    steps = schedule.epochs * steps_per_epoch
     with strategy_scope(model):
         # average the gradients in the outermost optimizer: the loss scaling if there is one, otherwise AdamW
         optimizer = (keras.optimizers.AdamW if scaled else ReplicatedAdamW)(
-            cosine_rate(schedule.learning_rate, schedule.epochs * steps_per_epoch),
+            keras.optimizers.schedules.CosineDecay(
+                LAST_RATE * schedule.learning_rate,
+                decay_steps=max(1, steps - WARM_UP_STEPS),
+                alpha=LAST_RATE,
+                warmup_target=schedule.learning_rate,
+                warmup_steps=min(WARM_UP_STEPS, steps - 1),
+            ),
             weight_decay=WEIGHT_DECAY,
             clipnorm=CLIP_NORM / replicas,
         )
@@ -116,21 +123,10 @@ def compile_network(
 
 
 def computes_in_float16(model: keras.Model) -> bool:
-    """Return whether any layer of a model, or of the models in it, computes in float16."""
+    """Whether any layer of a model, or of the models in it, computes in float16."""
     return any(
         computes_in_float16(layer) if isinstance(layer, keras.Model) else layer.compute_dtype == "float16"
         for layer in model.layers
-    )
-
-
-def cosine_rate(learning_rate: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Return a short linear warm-up to ``learning_rate``, then a cosine decay until the last of all ``steps``."""
-    return keras.optimizers.schedules.CosineDecay(
-        LAST_RATE * learning_rate,
-        decay_steps=max(1, steps - WARM_UP_STEPS),
-        alpha=LAST_RATE,
-        warmup_target=learning_rate,
-        warmup_steps=min(WARM_UP_STEPS, steps - 1),
     )
 
 
@@ -138,14 +134,14 @@ def cosine_rate(learning_rate: float, steps: int) -> keras.optimizers.schedules.
 
 
 def replica_count(model: keras.Model) -> int:
-    """Return the number of devices that share a model's batches."""
+    """Number of devices that share a model's batches."""
     if keras.backend.backend() != "tensorflow":
         return 1
     return model.distribute_strategy.num_replicas_in_sync
 
 
 def strategy_scope(model: keras.Model) -> AbstractContextManager:
-    """Return the context in which to create the variables of a model's optimizer and metrics."""
+    """Context in which to create the variables of a model's optimizer and metrics."""
     return model.distribute_strategy.scope() if replica_count(model) > 1 else nullcontext()
 
 
@@ -174,7 +170,7 @@ def global_batch_loss(function: Callable, *, is_metric: bool = False) -> Callabl
 
 
 def _replica_context():
-    """Return TensorFlow's context of this replica; None on one device, or while Keras only infers shapes."""
+    """TensorFlow's context of this replica; None on one device, or while Keras only infers shapes."""
     if keras.backend.backend() != "tensorflow":
         return None
     import tensorflow as tf

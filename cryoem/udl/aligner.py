@@ -1,16 +1,26 @@
-"""In-plane alignment of particle images: aligners, which estimate angles, and poses relative to a reference.
+"""Aligners, which estimate the in-plane angles of particle images; alignment to a reference; aligners on disk.
 
 An aligner estimates the angle modulo half a turn. Registration with a reference image chooses between the two angles,
 estimates the shift and refines the angle.
+
+A saved aligner consists of weights and can be trained further. An exported aligner is a TensorFlow SavedModel, which
+runs without Keras and without the code that built the network. A JSON file describes either.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
-from cryoem.udl.classical import aligned_template, pair_angles
+from cryoem.devices import gpus_of_tensorflow
+from cryoem.files.reading import canonical_json, first_line, read_json, sha256_of
+from cryoem.files.writing import new_folder
 from cryoem.udl.registration import (
     FilteredReference,
     Registration,
@@ -24,16 +34,19 @@ from cryoem.udl.registration import (
     particle_mask,
     register,
 )
-from cryoem.udl.rotation import unit_vectors
-from cryoem.udl.spectra import PolarGrid, polar_grid, polar_spectra
+from cryoem.udl.spectra import PolarGrid, polar_spectra
 from cryoem.validation import finite_array, square_images
 
-METHODS = ("template", "udl", "judl")
 BATCH = 512
 CORRENTROPY_WIDTH = 1.0  # in standard deviations of the images
 IMAGES_FOR_POWER = 3000
 IMAGES_FOR_AMPLITUDE = 256
 LOWEST_AMPLITUDE = 0.03  # of the particle, relative to the deviation of images and noise together
+SETTINGS_FILE = "aligner.json"
+WEIGHTS_FILE = "aligner.weights.h5"
+REFERENCE_FILE = "reference.npy"
+COMPUTATION = "computation"
+SAVED, EXPORTED = "cryoem polar aligner 2", "cryoem exported aligner 2"
 
 
 @dataclass(frozen=True)
@@ -81,39 +94,6 @@ class Aligner:
 
 
 @dataclass(frozen=True)
-class TemplateMatcher:
-    """Template matching with the interface of a network: (b, n_angles, n_radii) spectra -> (b, 2)."""
-
-    template: np.ndarray
-    grid: PolarGrid
-
-    def __call__(self, spectra: np.ndarray) -> np.ndarray:
-        angles = pair_angles(self.template[None], spectra, period_rad=self.grid.period_rad)
-        return unit_vectors(angles, periods=self.grid.periods)
-
-
-def template_aligner(images: np.ndarray, *, symmetry: str = "C1") -> Aligner:
-    """Build the classical aligner of images: an iterated template of their spectra, and their average.
-
-    Parameters
-    ----------
-    images : (n, y, x) array
-        At least two images of one class, or a particle stack.
-    symmetry : str
-        In-plane symmetry of the class, ``"C1"``, ``"C2"``, ...
-
-    Raises
-    ------
-    ValueError
-        If images are not (n, y, y), fewer than two, not finite or constant, or the symmetry is not a cyclic group.
-    """
-    images = square_images(images, at_least=2, smallest_px=16)
-    grid = polar_grid(images.shape[1], symmetry=symmetry)
-    angles, template = aligned_template(polar_spectra(images, grid), grid)
-    return Aligner(TemplateMatcher(template, grid), grid, class_average(images, angles)[0], "template")
-
-
-@dataclass(frozen=True)
 class InPlaneAlignment:
     """In-plane alignment of images.
 
@@ -125,10 +105,8 @@ class InPlaneAlignment:
         Angles in [0, 2 pi).
     shifts_px : (n, 2) array
         Shifts (x, y).
-    correlation : (n,) array
-        Correlation of each aligned image with the reference, in [-1, 1].
-    correntropy : (n,) array
-        Correntropy of each aligned image with the reference, in (0, 1].
+    correlation, correntropy : (n,) array
+        Of each aligned image with the reference, in [-1, 1] and in (0, 1].
     average, average_before : (y, x) array
         Mean of the aligned and of the original images.
     reference : (y, x) array
@@ -158,8 +136,8 @@ def align(stack: np.ndarray, model: Aligner, *, reference: np.ndarray | None = N
     model : Aligner
         From ``train``, ``template_aligner`` or ``load_aligner``.
     reference : (y, x) array, optional
-        Image at angle 0, in any units. By default the model's reference; a model without one (UDL) aligns the images
-        to their average at its angles.
+        Image at angle 0, in any units. By default the model's reference, or without one (UDL) the images' average at
+        the model's angles.
 
     Raises
     ------
@@ -177,7 +155,7 @@ def align(stack: np.ndarray, model: Aligner, *, reference: np.ndarray | None = N
 def prepare_reference(
     images: np.ndarray, model: Aligner, reference: np.ndarray | None = None
 ) -> FilteredReference:
-    """Filter a reference for ``align_block``; its amplitude and the noise are measured on (n, y, x) images."""
+    """Filter a reference for ``align_block``; measure its amplitude and the noise on (n, y, x) images."""
     if images.shape[1] != model.grid.image_size:
         raise ValueError(
             f"images must have {model.grid.image_size} px a side for this model, got {images.shape[1]}"
@@ -230,3 +208,117 @@ def _correntropy(aligned: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
     difference = standardised(aligned[:, inside]) - standardised(reference[inside])
     return np.exp(-(difference**2) / (2 * CORRENTROPY_WIDTH**2)).mean(axis=1)
+
+
+# --- files
+
+
+def save_aligner(aligner: Aligner, folder: str | os.PathLike) -> Path:
+    """Write an aligner as weights, JSON and its reference into a new folder.
+
+    Raises
+    ------
+    ValueError
+        If the folder is not empty.
+    OSError
+        If a file cannot be written.
+    """
+    return _write(aligner, folder, SAVED, lambda place: aligner.network.save_weights(place / WEIGHTS_FILE))
+
+
+def export_aligner(aligner: Aligner, folder: str | os.PathLike) -> Path:
+    """Write an aligner as a TensorFlow SavedModel, JSON and its reference into a new folder.
+
+    The SavedModel's ``serve`` maps spectra (n, n_angles, n_radii) to unit vectors (n, 2).
+
+    Raises
+    ------
+    ValueError
+        If the folder is not empty, or the aligner's network is not a Keras model.
+    OSError
+        If a file cannot be written.
+    """
+    if not hasattr(aligner.network, "export"):
+        raise ValueError(f"aligner must have a Keras network, got {type(aligner.network).__name__}")
+    return _write(
+        aligner, folder, EXPORTED, lambda place: aligner.network.export(place / COMPUTATION, verbose=False)
+    )
+
+
+def load_aligner(folder: str | os.PathLike) -> Aligner:
+    """Read an aligner that ``save_aligner`` or ``export_aligner`` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no aligner in the folder.
+    ValueError
+        If a file is damaged or was changed.
+    """
+    folder = Path(folder)
+    if not (folder / SETTINGS_FILE).is_file():
+        raise FileNotFoundError(f"model {folder} does not exist: there is no {SETTINGS_FILE} in it")
+    gpus_of_tensorflow()  # an error about the device is not an error about the files
+    try:
+        settings = read_json(folder / SETTINGS_FILE)
+        if settings.get("format") not in (SAVED, EXPORTED):
+            raise ValueError(
+                f"the format in {SETTINGS_FILE} must be {SAVED!r} or {EXPORTED!r}, "
+                f"got {settings.get('format')!r:.80}"
+            )
+        if settings.get("sha256") != _settings_sha256(settings):
+            raise ValueError(f"{SETTINGS_FILE} was changed after it was written: its checksum does not match")
+        for name, expected in settings["files"].items():
+            if not (folder / name).is_file():
+                raise ValueError(f"{name} is missing")
+            if sha256_of(folder / name) != expected:
+                raise ValueError(f"{name} was changed after it was written: its checksum does not match")
+        grid = PolarGrid(**settings["grid"])
+        has_reference = REFERENCE_FILE in settings["files"]
+        reference = np.load(folder / REFERENCE_FILE, allow_pickle=False) if has_reference else None
+        if settings["format"] == SAVED:
+            from cryoem.udl.networks import build_polar_network  # imports Keras
+
+            network = build_polar_network(grid)
+            network.load_weights(folder / WEIGHTS_FILE)
+        else:
+            import tensorflow as tf
+
+            computation = tf.saved_model.load(str(folder / COMPUTATION))
+
+            def network(spectra):  # keeps the model, because its functions do not keep its variables
+                return computation.serve(np.asarray(spectra, np.float32))
+
+        aligner = Aligner(network, grid, reference, settings["method"])
+        # two constant spectra: this fails for a network that is unusable or built for another grid
+        output = aligner.vectors_of_spectra(np.ones((2, grid.n_angles, grid.n_radii), np.float32))
+        if output.shape != (2, 2) or not np.isfinite(output).all():
+            raise ValueError(f"its network must give finite (n, 2) vectors, got {output.tolist()}")
+    except Exception as error:  # Keras, h5py, TensorFlow and NumPy raise exceptions of many kinds
+        raise ValueError(f"model {folder} cannot be read: {first_line(error)}") from None
+    return aligner
+
+
+def _write(
+    aligner: Aligner, folder: str | os.PathLike, form: str, write_network: Callable[[Path], object]
+) -> Path:
+    """Write the network, the reference, and JSON with the checksums of their files and one of itself."""
+    with new_folder(folder) as partial:
+        write_network(partial)
+        if aligner.reference is not None:
+            np.save(partial / REFERENCE_FILE, aligner.reference, allow_pickle=False)
+        paths = sorted(path for path in partial.rglob("*") if path.is_file())
+        settings = {
+            "format": form,
+            "method": aligner.method,
+            "grid": asdict(aligner.grid),
+            "files": {path.relative_to(partial).as_posix(): sha256_of(path) for path in paths},
+        }
+        settings["sha256"] = _settings_sha256(settings)
+        (partial / SETTINGS_FILE).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    return Path(folder)
+
+
+def _settings_sha256(settings: dict) -> str:
+    others = {name: value for name, value in settings.items() if name != "sha256"}
+    return hashlib.sha256(canonical_json(others).encode()).hexdigest()

@@ -7,13 +7,16 @@ All angles are known modulo the period of the spectra, half a turn without symme
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import scipy.fft
 import scipy.sparse
 
-from cryoem.udl.registration import particle_mask
-from cryoem.udl.rotation import wrap_angles
-from cryoem.udl.spectra import PolarGrid, subtract_ring_means
+from cryoem.udl.aligner import Aligner
+from cryoem.udl.registration import class_average, particle_mask
+from cryoem.udl.rotation import unit_vectors, wrap_angles
+from cryoem.udl.spectra import PolarGrid, polar_grid, polar_spectra, subtract_ring_means
 from cryoem.validation import finite_array, square_images, whole_number
 
 BLOCK = 500
@@ -23,18 +26,13 @@ SYNCHRONISED_ROUNDS = 5
 
 
 def pair_angles(first: np.ndarray, second: np.ndarray, *, period_rad: float = np.pi) -> np.ndarray:
-    """Measure the angles from the first to the second of pairs of polar spectra.
+    """Measure the angles from the first to the second of pairs of polar spectra: (n,) in [0, period_rad).
 
     Parameters
     ----------
     first, second : (n, n_angles, n_radii) array
         Spectra from ``polar_spectra``; one of the two may be (1, n_angles, n_radii).
     period_rad : float
-
-    Returns
-    -------
-    (n,) array
-        Angles in [0, period_rad), anticlockwise, interpolated between samples by a parabola.
     """
     first = finite_array(first, name="first", ndim=3)
     second = finite_array(second, name="second", ndim=3)
@@ -137,11 +135,7 @@ def mean_spectrum(spectra: np.ndarray, angles_rad: np.ndarray, *, period_rad: fl
 
 
 def iterated_template(
-    spectra: np.ndarray,
-    *,
-    start: np.ndarray | None = None,
-    rounds: int = 20,
-    period_rad: float = np.pi,
+    spectra: np.ndarray, *, start: np.ndarray | None = None, rounds: int = 20, period_rad: float = np.pi
 ) -> tuple[np.ndarray, np.ndarray]:
     """Align polar spectra to their own mean, repeatedly.
 
@@ -179,6 +173,39 @@ def aligned_template(spectra: np.ndarray, grid: PolarGrid) -> tuple[np.ndarray, 
     angles = synchronise(pairs, angles_of_pairs(spectra, pairs, grid), period_rad=grid.period_rad)
     template = mean_spectrum(spectra, angles, period_rad=grid.period_rad)
     return iterated_template(spectra, start=template, rounds=SYNCHRONISED_ROUNDS, period_rad=grid.period_rad)
+
+
+@dataclass(frozen=True)
+class TemplateMatcher:
+    """Template matching with the interface of a network: (b, n_angles, n_radii) spectra -> (b, 2)."""
+
+    template: np.ndarray
+    grid: PolarGrid
+
+    def __call__(self, spectra: np.ndarray) -> np.ndarray:
+        angles = pair_angles(self.template[None], spectra, period_rad=self.grid.period_rad)
+        return unit_vectors(angles, periods=self.grid.periods)
+
+
+def template_aligner(images: np.ndarray, *, symmetry: str = "C1") -> Aligner:
+    """Build the classical aligner of images: an iterated template of their spectra, and their average.
+
+    Parameters
+    ----------
+    images : (n, y, x) array
+        At least two images of one class, or a particle stack.
+    symmetry : str
+        In-plane symmetry of the class, ``"C1"``, ``"C2"``, ...
+
+    Raises
+    ------
+    ValueError
+        If images are not (n, y, y), too few, not finite or constant, or the symmetry is not a cyclic group.
+    """
+    images = square_images(images, at_least=2, smallest_px=16)
+    grid = polar_grid(images.shape[1], symmetry=symmetry)
+    angles, template = aligned_template(polar_spectra(images, grid), grid)
+    return Aligner(TemplateMatcher(template, grid), grid, class_average(images, angles)[0], "template")
 
 
 def _peak(correlation: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Pairs of natural images: crops of photographs, one rotated and displaced relative to the other, with noise.
+"""Photographs, and pairs of their crops, one rotated and displaced relative to the other, with noise.
 
 Both crops are read directly from the photograph, so that no border is invented. Both are rotated by a random angle
 relative to it, so that neither is sharper than the other. The vertical of the photograph, which people, horizon and
@@ -10,20 +10,104 @@ The angle is that of ``rotation.rotate_images``: the content at (x, y) of ``firs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numba
 import numpy as np
 
+from cryoem.files.reading import first_line
 from cryoem.images import circular_mask
 from cryoem.udl.rotation import inverse_matrices, read_spline, to_coefficients
 from cryoem.validation import finite_array, not_negative, positive_number, whole_number
 
+PNG = b"\x89PNG"
+SIGNATURES = (b"\xff\xd8\xff", PNG, b"II*\0", b"MM\0*")  # JPEG, PNG, TIFF of either byte order
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 NOISES = ("clean", "gaussian", "salt-and-pepper")
 SMALLEST_PX = 8
 MASK_EDGE = 0.1  # width of the mask's soft edge, relative to its radius
 _SPLINE_REACH_PX = 2
+
+
+def load_photographs(folder_or_paths: str | Path | Iterable[str | Path], *, size: int) -> list[np.ndarray]:
+    """Read photographs in shades of grey and reduce them to one scale.
+
+    Parameters
+    ----------
+    folder_or_paths : path-like or list of path-like
+        A folder, whose JPEG, PNG and TIFF files are read in the order of their names, or a list of files.
+    size : int
+        Shorter side of the reduced photographs, pixels; filtered against aliasing.
+
+    Returns
+    -------
+    list of (y, x) float32 array
+        Values in [0, 1]; min(y, x) == size.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder or a file does not exist.
+    ValueError
+        If there are no photographs, or a file is not one grey or RGB picture with values in [0, 1], or too small.
+    """
+    import skimage.transform
+
+    size = whole_number(size, name="size", at_least=SMALLEST_PX)
+    if isinstance(folder_or_paths, str | Path):
+        folder = Path(folder_or_paths)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"folder of photographs {folder} does not exist")
+        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
+    else:
+        folder, paths = "folder_or_paths", [Path(path) for path in folder_or_paths]
+    if not paths:
+        raise ValueError(f"{folder} must contain photographs ({', '.join(SUFFIXES)}), got none")
+    photographs = []
+    for path in paths:
+        grey = read_grey(path)
+        height, width = grey.shape
+        if min(grey.shape) < size:
+            raise ValueError(f"{path} must be at least {size} px on both sides, got {width} x {height}")
+        shape = [round(side * size / min(grey.shape)) for side in grey.shape]
+        reduced = skimage.transform.resize(grey, shape, anti_aliasing=True)
+        photographs.append(np.clip(reduced, 0, 1).astype(np.float32))
+    return photographs
+
+
+def read_grey(path: Path) -> np.ndarray:
+    """Read a picture file as (y, x) float32 in [0, 1]; colours become luminance, the opacity of a PNG is ignored."""
+    import skimage.color
+    import skimage.io
+    import skimage.util
+
+    if not path.is_file():
+        raise FileNotFoundError(f"picture {path} does not exist")
+    with path.open("rb") as file:  # closed even if the reader fails
+        start = file.read(4)
+        if not start.startswith(SIGNATURES):  # scikit-image would try all of its readers
+            raise ValueError(f"{path} must be a JPEG, PNG or TIFF file, got one that starts with {start!r}")
+        file.seek(0)
+        by_name = start.startswith((b"II", b"MM"))  # scikit-image recognises TIFF files by their names
+        try:
+            pixels = np.asarray(skimage.io.imread(path if by_name else file))
+        except Exception as error:  # every reader raises different exceptions
+            raise ValueError(f"{path} cannot be read as a picture: {first_line(error)}") from error
+    if start == PNG and pixels.ndim == 3:  # ignore the opacity; elsewhere a fourth channel may be ink
+        pixels = {2: pixels[..., 0], 4: pixels[..., :3]}.get(pixels.shape[2], pixels)
+    if not (pixels.size and (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3))):
+        raise ValueError(f"{path} must be one grey or RGB picture, got an array of shape {pixels.shape}")
+    if not (pixels.dtype in (bool, np.uint8, np.uint16) or np.issubdtype(pixels.dtype, np.floating)):
+        raise ValueError(f"{path} must have 8-bit, 16-bit or floating-point grey levels, got {pixels.dtype}")
+    pixels = skimage.util.img_as_float32(pixels)
+    if not (pixels.min() >= 0 and pixels.max() <= 1):
+        raise ValueError(f"{path} must have values in [0, 1], got {pixels.min():.6g} to {pixels.max():.6g}")
+    return pixels if pixels.ndim == 2 else skimage.color.rgb2gray(pixels)
+
+
+# --- pairs of crops
 
 
 @dataclass(frozen=True)
@@ -67,7 +151,6 @@ def natural_pairs(
     photographs : list of (y, x) array
         Finite arrays of any sizes, in the units of ``noise_level``: [0, 1] from ``load_photographs``.
     n : int
-        Number of pairs.
     image_size : int
         Side of the crops, pixels, at least 8.
     shift_limit_px : float
@@ -76,7 +159,7 @@ def natural_pairs(
         ``"clean"``; ``"gaussian"``, of standard deviation ``noise_level``; or ``"salt-and-pepper"``: a fraction
         ``noise_level`` of the pixels is set to 0 or 1 with equal probability.
     noise_level : float, optional
-        As above; None for ``"clean"``. Published: see ``published_noise_level``.
+        None for ``"clean"``; see ``published_noise_level``.
     magnification : (float, float)
         Limits of a log-uniform draw; below 1 a pixel of the crop is a mean of several points.
     rng : numpy.random.Generator or int
@@ -89,8 +172,7 @@ def natural_pairs(
     Raises
     ------
     ValueError
-        If a value is out of range, there are no photographs, or one is not a finite (y, x) array or too small to
-        contain both circles at any place.
+        If a value is out of range, there are no photographs, or one is not a finite (y, x) array or too small.
     """
     n = whole_number(n, name="n", at_least=1)
     image_size = whole_number(image_size, name="image_size", at_least=SMALLEST_PX)
@@ -107,7 +189,15 @@ def natural_pairs(
     if not photographs:
         raise ValueError("photographs must not be empty")
     reach = _radius(image_size) + 1 + np.sqrt(2) * shift_limit_px
-    _check_sizes(photographs, reach / low)
+    # both circles of a pair must fit into every photograph, at any magnification and shift
+    needed = int(np.ceil(2 * (reach / low + _SPLINE_REACH_PX))) + 1
+    for i, photograph in enumerate(photographs):
+        if min(photograph.shape) < needed:
+            height, width = photograph.shape
+            raise ValueError(
+                f"photographs[{i}] must be at least {needed} px on both sides for crops of this size, shift and "
+                f"magnification, got {width} x {height}"
+            )
 
     rng = np.random.default_rng(rng)
     chosen = rng.integers(len(photographs), size=n)
@@ -141,8 +231,7 @@ def natural_pairs(
 def published_noise_level(photographs: Sequence[np.ndarray], noise: str, **options) -> float | None:
     """Return the ``noise_level`` of arXiv 2205.11829: 40 % of the pixels, or 10 times the variance of the crops.
 
-    The variance is the mean over 512 clean crops; ``options`` are those of ``natural_pairs`` and must include
-    ``image_size``. None for ``"clean"``.
+    The variance is the mean over 512 clean crops with the ``options`` of ``natural_pairs``. None for ``"clean"``.
     """
     if noise == "clean":
         return None
@@ -172,18 +261,6 @@ def _check_noise(noise: str, noise_level: float | None) -> None:
     positive_number(noise_level, name="noise_level")
     if noise == "salt-and-pepper" and noise_level > 1:
         raise ValueError(f"noise_level must be a fraction of the pixels, at most 1, got {noise_level}")
-
-
-def _check_sizes(photographs: list[np.ndarray], reach_px: float) -> None:
-    """Check that both circles of a pair fit into every photograph, at any magnification and shift."""
-    needed = int(np.ceil(2 * (reach_px + _SPLINE_REACH_PX))) + 1
-    for i, photograph in enumerate(photographs):
-        if min(photograph.shape) < needed:
-            height, width = photograph.shape
-            raise ValueError(
-                f"photographs[{i}] must be at least {needed} px on both sides for crops of this size, shift and "
-                f"magnification, got {width} x {height}"
-            )
 
 
 def _splines(photographs: list[np.ndarray], chosen: np.ndarray) -> tuple[np.ndarray, ...]:

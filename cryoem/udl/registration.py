@@ -26,11 +26,8 @@ STEPS = 3
 LONGEST_STEP_RAD = np.deg2rad(3.0)
 LONGEST_STEP_PX = 1.0
 SEARCHED_FRACTION = 0.2  # of the image's side: the largest shift of the search
-AVERAGE_ROUNDS = (
-    (1000, 0),
-    (1000, 0),
-    (3000, 2),
-)  # images and Gauss-Newton steps of each round of class_average
+# images and Gauss-Newton steps of each round of class_average
+AVERAGE_ROUNDS = ((1000, 0), (1000, 0), (3000, 2))
 SMALLEST_DEVIATION, LARGEST_DEVIATION = 1e-28, 1e28  # of images, for products in single precision
 
 
@@ -76,9 +73,7 @@ class FilteredReference:
     """A reference image and precomputed data for registration; images are (y, x) float32."""
 
     image: np.ndarray  # masked
-    derivatives: (
-        np.ndarray
-    )  # (4, y, x): noise-filtered reference; derivatives by angle (1 / rad), x and y (1 / px)
+    derivatives: np.ndarray  # (4, y, x): noise-filtered; its derivatives by angle (1 / rad), x and y (1 / px)
     curvature: np.ndarray  # (3, 3): inner products of the plain with the filtered derivatives
     power: float  # inner product of the reference with the filtered reference
     whitening: np.ndarray  # (y, x // 2 + 1): inverse amplitude of the noise at each frequency
@@ -109,9 +104,8 @@ def filter_reference(reference: np.ndarray, image_power: np.ndarray) -> Filtered
     curvature = np.array([[np.sum(p * s) for s in sharp] for p in derivatives(spectrum)])
     return FilteredReference(
         image=image.astype(np.float32),
-        derivatives=np.stack([filtered, *(-d for d in sharp)]).astype(
-            np.float32
-        ),  # content moves: minus sign
+        # minus, because the content moves
+        derivatives=np.stack([filtered, *(-d for d in sharp)]).astype(np.float32),
         curvature=(curvature + curvature.T) / 2,
         power=float(np.sum(image * filtered)),
         whitening=(1 / np.sqrt(noise)).astype(np.float32),

@@ -39,7 +39,7 @@ def rotate_images(
     images : (n, y, x) array, y == x
     angles_rad : (n,) array
     shifts_px : (n, 2) array, optional
-        Displacement (x, y) towards larger coordinates, applied after the rotation; none by default.
+        Displacement (x, y) towards larger coordinates; none by default.
     outside : str
         Value around each image: ``"zero"``, or ``"edge-mean"``, the mean of its outermost pixels.
 
@@ -54,9 +54,7 @@ def rotate_images(
     """
     images = square_images(images)
     angles_rad = one_each(angles_rad, count=len(images), name="angles_rad")
-    if shifts_px is None:
-        shifts_px = np.zeros((len(images), 2))
-    shifts_px = shifts_of(shifts_px, count=len(images))
+    shifts_px = shifts_of(np.zeros((len(images), 2)) if shifts_px is None else shifts_px, count=len(images))
     if outside not in OUTSIDE:
         raise ValueError(f"outside must be one of {', '.join(OUTSIDE)}, got {outside!r}")
     level = np.zeros(len(images), np.float32)

@@ -37,8 +37,7 @@ class PolarGrid:
     n_angles : int
         Samples over one period, at most 1024.
     lowest, n_radii : int
-        Frequency of the first ring, in units of 1 / image_size per pixel, and number of rings, one frequency apart, all
-        at or below the Nyquist frequency.
+        Frequency of the first ring, in units of 1 / image_size per pixel, and number of rings, one frequency apart.
     fold : int
         Number of rotations within half a turn that leave the spectra unchanged.
     """
@@ -72,7 +71,7 @@ class PolarGrid:
         return 2 * np.pi / self.periods
 
 
-def polar_grid(image_size: int, *, symmetry: str = "C1", n_angles: int = 128) -> PolarGrid:
+def polar_grid(image_size: int, *, symmetry: str = "C1") -> PolarGrid:
     """Return the default grid for images of a size: rings from 2 to 3/8 of the sampling frequency.
 
     Parameters
@@ -82,13 +81,11 @@ def polar_grid(image_size: int, *, symmetry: str = "C1", n_angles: int = 128) ->
     symmetry : str
         In-plane symmetry of the class, ``"C1"``, ``"C2"``, ... The spectra of C_n repeat every 360 / n degrees for
         even n, and every 180 / n degrees for odd n.
-    n_angles : int
-        Samples over one period.
     """
     image_size = whole_number(image_size, name="image_size", at_least=SMALLEST_PX)
     order = cyclic_order(symmetry)
     fold = order // 2 if order % 2 == 0 else order
-    return PolarGrid(image_size, n_angles, 2, max(4, round(0.375 * image_size) - 2), fold)
+    return PolarGrid(image_size, n_radii=max(4, round(0.375 * image_size) - 2), fold=fold)
 
 
 def cyclic_order(symmetry: str) -> int:
@@ -129,10 +126,8 @@ def polar_spectra(images: np.ndarray, grid: PolarGrid) -> np.ndarray:
             f"images must not be constant inside the largest circle, got {constant.sum()} such images, "
             f"the first at index {constant.argmax()}"
         )
-    elements, weights = _interpolation(grid)
-    mask = particle_mask(grid.image_size)
-    side = 2 * grid.image_size
-    columns = _columns(grid)
+    elements, weights, columns = _interpolation(grid)
+    mask, side = particle_mask(grid.image_size), 2 * grid.image_size
     spectra = np.empty((len(images), grid.fold * grid.n_angles * grid.n_radii), np.float32)
     for start in range(0, len(images), BLOCK):
         block = images[start : start + BLOCK]
@@ -162,7 +157,7 @@ def power_spectra(images: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     images : (n, y, x) array
-        Square images of at least 8 px.
+        At least 8 px a side.
 
     Returns
     -------
@@ -178,14 +173,9 @@ def power_spectra(images: np.ndarray) -> np.ndarray:
     return (spectra - low) / np.maximum(np.ptp(spectra, axis=(1, 2), keepdims=True), 1e-6)
 
 
-def _columns(grid: PolarGrid) -> int:
-    """Number of columns of the padded half-plane that the rings need."""
-    return 2 * (grid.lowest + grid.n_radii - 1) + 2
-
-
-def _interpolation(grid: PolarGrid) -> tuple[np.ndarray, np.ndarray]:
-    """Indices and weights of the four half-plane elements around each polar sample: (4, samples) each."""
-    side = 2 * grid.image_size
+def _interpolation(grid: PolarGrid) -> tuple[np.ndarray, np.ndarray, int]:
+    """Indices and weights, (4, samples) each, of the half-plane elements around each sample; the columns needed."""
+    side, columns = 2 * grid.image_size, 2 * (grid.lowest + grid.n_radii)
     n = grid.fold * grid.n_angles
     angle = np.pi * np.arange(n)[:, None] / n
     radius = 2.0 * (grid.lowest + np.arange(grid.n_radii))
@@ -195,9 +185,9 @@ def _interpolation(grid: PolarGrid) -> tuple[np.ndarray, np.ndarray]:
     kx, ky = np.where(other_half, -kx, kx), np.where(other_half, -ky, ky)
     left, low = np.floor(kx).astype(int), np.floor(ky).astype(int)
     tx, ty = kx - left, ky - low
-    elements = [((low + j) % side) * _columns(grid) + left + i for j in (0, 1) for i in (0, 1)]
+    elements = [((low + j) % side) * columns + left + i for j in (0, 1) for i in (0, 1)]
     weights = [(ty if j else 1 - ty) * (tx if i else 1 - tx) for j in (0, 1) for i in (0, 1)]
-    return np.stack(elements).reshape(4, -1), np.stack(weights).reshape(4, -1).astype(np.float32)
+    return np.stack(elements).reshape(4, -1), np.stack(weights).reshape(4, -1).astype(np.float32), columns
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)

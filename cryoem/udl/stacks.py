@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +14,23 @@ from tqdm import tqdm
 
 from cryoem.files.writing import new_folder
 from cryoem.images import image_blocks
-from cryoem.particles.alignments import relion_tables, xmipp_table
-from cryoem.particles.files import open_particles
+from cryoem.particles.files import ParticleFile, open_particles
 from cryoem.particles.mrc import StackWriter, write_stack
-from cryoem.particles.particle_file import ParticleFile
+from cryoem.particles.relion import relion_tables
 from cryoem.particles.star import write_star, write_xmd
 from cryoem.particles.writing import names_for_table
+from cryoem.particles.xmipp import xmipp_table
 from cryoem.reconstruction.resolution import fourier_ring_correlation
 from cryoem.udl.aligner import (
     IMAGES_FOR_POWER,
     Aligner,
     align_block,
+    export_aligner,
+    load_aligner,
     prepare_reference,
+    save_aligner,
 )
-from cryoem.udl.aligner_training import AlignerTraining, obtain_aligner, say
+from cryoem.udl.classical import template_aligner
 from cryoem.udl.registration import (
     FilteredReference,
     Registration,
@@ -34,9 +38,10 @@ from cryoem.udl.registration import (
     image_deviation,
     particle_mask,
 )
-from cryoem.udl.storage import export_aligner, load_aligner, save_aligner
-from cryoem.validation import whole_number
+from cryoem.udl.spectra import cyclic_order
+from cryoem.validation import positive_number, whole_number
 
+METHODS = ("template", "udl", "judl")
 FEWEST_IMAGES = 4
 MOST_TRAINING_IMAGES = 10_000
 SAMPLE_BYTES, MOST_SAMPLE_BYTES = 400_000_000, 4_000_000_000
@@ -48,6 +53,43 @@ STAR_FILE, XMD_FILE = "aligned.star", "aligned.xmd"
 
 
 @dataclass(frozen=True)
+class AlignerTraining:
+    """Training options of ``align_file``; a ValueError if a value is out of range or excluded by ``"template"``.
+
+    Parameters
+    ----------
+    method : str
+        ``"judl"``, ``"udl"``, or ``"template"``, which needs no training.
+    symmetry : str
+        In-plane symmetry of the class, ``"C1"``, ``"C2"``, ...
+    epochs : int, optional
+        5 by default.
+    seconds : float, optional
+        Stop after the epoch in which this time has passed.
+    export : bool
+        Also write the aligner as a stand-alone TensorFlow model.
+    """
+
+    method: str = "judl"
+    symmetry: str = "C1"
+    epochs: int | None = None
+    seconds: float | None = None
+    export: bool = False
+
+    def __post_init__(self):
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        given = [name for name in ("epochs", "seconds", "export") if getattr(self, name) not in (None, False)]
+        if self.method == "template" and given:
+            raise ValueError(f"method 'template' needs no training; omit {', '.join(given)}")
+        cyclic_order(self.symmetry)
+        if self.epochs is not None:
+            whole_number(self.epochs, name="epochs", at_least=1)
+        if self.seconds is not None:
+            positive_number(self.seconds, name="seconds")
+
+
+@dataclass(frozen=True)
 class AlignedFiles:
     """Result of ``align_file``: the numbers of its ``summary.json``.
 
@@ -55,12 +97,11 @@ class AlignedFiles:
     ----------
     folder : Path
     images : int
-        Number of images.
     pixel_size_angstrom : float
     method : str
         Method of the aligner.
     mean_correlation : float
-        Mean correlation of the aligned images with the reference.
+        Of the aligned images with the reference.
     resolution_angstrom : float or None
         Resolution at which the Fourier ring correlation of the averages of two halves falls below 0.143; None for a
         single image. Both halves were aligned to one reference, so it is too optimistic for few or very noisy images.
@@ -104,11 +145,9 @@ def align_file(
     model : path-like, optional
         Folder of a saved or exported aligner, used unchanged; by default an aligner is trained.
     training : AlignerTraining, optional
-        Training options, used without a model.
-    pixel_size_angstrom : float, optional
-        Pixel size, if the file has none or a wrong one.
-    datadir : path-like, optional
-        Folder that stack names in the table are relative to, as for ``open_particles``.
+        Options of the training.
+    pixel_size_angstrom, datadir
+        As for ``particles.open_particles``.
     max_training_images : int
         Largest number of images, chosen at random, that are read at once for training and the first average. With a
         model it is at most 3,000. It is also limited to 400 MB (6,100 images of 128 px), or for larger images to 1,000
@@ -121,9 +160,9 @@ def align_file(
     Raises
     ------
     ValueError
-        If both ``model`` and ``training`` are given, a number is out of range, there are too few images, one is not
-        finite or constant inside the largest circle, the model is for another size, a name cannot be written into
-        tables, or ``out`` is not empty; and as ``open_particles``, ``train`` and ``load_aligner`` do.
+        If both ``model`` and ``training`` are given, a number is out of range, there are too few images, one is
+        constant, the model is for another size, a name cannot be written into tables, or ``out`` is not empty; and as
+        ``open_particles``, ``train`` and ``load_aligner`` do.
     OSError
         If a file cannot be read or written.
     """
@@ -165,6 +204,44 @@ def align_file(
         text = json.dumps(summary, indent=2, allow_nan=False)
         (folder / "summary.json").write_text(text, encoding="utf-8")
     return AlignedFiles(Path(out), **summary)
+
+
+def obtain_aligner(
+    sample: np.ndarray, training: AlignerTraining, rng: np.random.Generator, progress: bool
+) -> Aligner:
+    """Train an aligner on (n, y, x) images, with a progress bar, or build the classical one."""
+    if training.method == "template":
+        say("making the template", progress)
+        return template_aligner(sample, symmetry=training.symmetry)
+    import keras  # an exported model does without
+
+    from cryoem.training.compilation import TrainingSchedule
+    from cryoem.udl.training import DEFAULT_SCHEDULE, AlignerOptions, train
+
+    epochs = training.epochs or DEFAULT_SCHEDULE.epochs
+    # tqdm's own callback for Keras warns in notebooks without widgets
+    with tqdm(desc="finding first angles", unit="step", disable=not progress) as bar:
+
+        def begin(logs=None):
+            bar.set_description("training", refresh=False)
+            bar.reset(total=watch.params["epochs"] * watch.params["steps"])
+
+        def end_epoch(epoch, logs=None):
+            bar.set_postfix(epoch=f"{epoch + 1}/{epochs}", val_loss=f"{logs['val_loss']:.4f}")
+
+        watch = keras.callbacks.LambdaCallback(
+            on_train_begin=begin,
+            on_train_batch_end=lambda batch, logs=None: bar.update(),
+            on_epoch_end=end_epoch,
+        )
+        return train(
+            sample,
+            method=training.method,
+            options=AlignerOptions(symmetry=training.symmetry),
+            schedule=TrainingSchedule(epochs, DEFAULT_SCHEDULE.learning_rate, seconds=training.seconds),
+            callbacks=[watch],
+            rng=rng,
+        ).aligner
 
 
 def _sample(
@@ -224,9 +301,14 @@ def _align_blocks(
     _write_tables(particles, names, Registration(*poses), correntropy, folder)
     averages = np.stack([before, halves.sum(axis=0)]) / n
     write_stack(folder / AVERAGES_FILE, averages, pixel_size_angstrom=pixel)
+    resolution = None
+    if n > 1:
+        masked = (halves - halves.mean(axis=(1, 2), keepdims=True)) * particle_mask(size)
+        agreement = fourier_ring_correlation(*masked, pixel_size_angstrom=pixel)
+        resolution = agreement.resolution_angstrom(HALF_SET_THRESHOLD)
     return {
         "mean_correlation": float(Registration(*poses).correlation.mean()),
-        "resolution_angstrom": _half_set_resolution(halves, pixel) if n > 1 else None,
+        "resolution_angstrom": resolution,
     }
 
 
@@ -251,8 +333,7 @@ def _write_tables(
     )
 
 
-def _half_set_resolution(halves: np.ndarray, pixel_size_angstrom: float) -> float:
-    """Resolution at which the masked averages (2, y, x) of two halves stop agreeing."""
-    masked = (halves - halves.mean(axis=(1, 2), keepdims=True)) * particle_mask(halves.shape[1])
-    agreement = fourier_ring_correlation(*masked, pixel_size_angstrom=pixel_size_angstrom)
-    return agreement.resolution_angstrom(HALF_SET_THRESHOLD)
+def say(text: str, progress: bool) -> None:
+    """Print a line of progress on stderr, without breaking a progress bar."""
+    if progress:
+        tqdm.write(text, file=sys.stderr)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import scipy.fft
@@ -22,6 +23,7 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import ContrastTransfer
 from cryoem.images import hermitian_weights
+from cryoem.udl.natural import read_grey
 from cryoem.udl.rotation import rotate_images
 from cryoem.validation import finite_array, positive_number, whole_number
 
@@ -31,6 +33,7 @@ WHITE_VARIANCE = 10.0
 COLOURED_MAGNITUDE = 3.0
 COLOURED_ANGSTROM = 10.0
 BLOCK = 256
+STACKS = (".mrc", ".mrcs", ".star", ".xmd")
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,6 @@ def class_average_from_array(
     Parameters
     ----------
     picture : (y, y) array
-        Grey values.
     pixel_size_angstrom : float
         Pixel size of the picture; that of the result changes with the size.
     image_size : int
@@ -112,12 +114,44 @@ def class_average_from_array(
     return ClassAverage(image, pixel_size_angstrom * size / image_size)
 
 
-def phantom_class_average(*, image_size: int = 128, seed: int = 1) -> ClassAverage:
+def read_class_average(
+    path: str | os.PathLike, *, pixel_size_angstrom: float, image_size: int = 128
+) -> ClassAverage:
+    """Read a class average from a picture file or a stack, and resize it as ``class_average_from_array`` does.
+
+    Parameters
+    ----------
+    path : path-like
+        Square PNG, JPEG or TIFF file, grey or coloured; or a stack that ``particles.open_particles`` reads, of which
+        the first image is used.
+    pixel_size_angstrom : float
+    image_size : int
+
+    Raises
+    ------
+    ValueError
+        If the file is neither a picture nor a stack, not square, or constant.
+    FileNotFoundError
+        If the file does not exist.
+    """
+    path = Path(path)
+    if path.suffix.lower() in STACKS:
+        from cryoem.particles.files import open_particles
+
+        picture = np.asarray(open_particles(path, pixel_size_angstrom=pixel_size_angstrom)[:1])[0]
+    else:
+        picture = read_grey(path)
+    return class_average_from_array(
+        picture, pixel_size_angstrom=pixel_size_angstrom, image_size=image_size, name=f"class average {path}"
+    )
+
+
+def phantom_class_average(*, image_size: int = 128) -> ClassAverage:
     """Make a class average without a file: one projection of the embedded phantom."""
     from cryoem.projection.projectors import project
     from cryoem.volumes.phantoms import phantom
 
-    density = phantom(symmetry="C1", size=64, rng=seed)
+    density = phantom(symmetry="C1", size=64, rng=1)
     picture = project(density.data, Rotation.from_euler("ZYZ", [[0.3, 1.1, 0.5]]))[0]
     return class_average_from_array(
         picture, pixel_size_angstrom=density.voxel_size_angstrom, image_size=image_size, name="phantom"
@@ -139,9 +173,8 @@ def synthetic_set(
     ----------
     average : ClassAverage
     n : int
-        Number of images.
     noise : str
-        ``"clean"``, ``"noise"`` or ``"ssnr"``, see the module; relative to the variance of the image after the CTF.
+        ``"clean"``, ``"noise"`` or ``"ssnr"``; relative to the variance of the image after the CTF.
     shift_limit_px : int
         Largest shift along x and along y, at most half of the image's side.
     ctf : ContrastTransfer, optional

@@ -25,8 +25,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from cryoem.training.checkpoints import digest
 from cryoem.training.compilation import TrainingSchedule
+from cryoem.training.fitting import digest
 from cryoem.udl.aligner import Aligner
 from cryoem.udl.classical import (
     PARTNERS,
@@ -37,7 +37,7 @@ from cryoem.udl.classical import (
     random_pairs,
     synchronise,
 )
-from cryoem.udl.network import RelativeDirection, build_polar_network, compile_and_fit, direction_loss
+from cryoem.udl.networks import build_polar_network, compile_and_fit, direction_loss, relative_direction
 from cryoem.udl.registration import average_aligned, class_average, filter_reference, register
 from cryoem.udl.rotation import joint_error_deg, pair_error_deg, unit_vectors
 from cryoem.udl.spectra import SMALLEST_PX, polar_grid, polar_spectra
@@ -114,12 +114,12 @@ def train(
     stack : (n, y, x) array
         At least four images of one class, or a particle stack.
     method : str
-        ``"udl"`` or ``"judl"``, see the module.
+        ``"udl"``, pairwise, or ``"judl"``, joint.
     options : AlignerOptions
     schedule : TrainingSchedule
         By default 5 epochs with a peak learning rate of 1e-3.
     true_angles_rad : (n,) array, optional
-        True angles, to record the true error (``val_error_deg``); they do not enter the training.
+        To record the true error; they do not enter the training.
     checkpoints, callbacks, verbose
         See ``training.fit``.
     rng : numpy.random.Generator or int
@@ -129,8 +129,8 @@ def train(
     -------
     TrainingResult
         Its history is that of ``training.fit``; losses are the mean of sin(pi / period x deviation from the
-        pseudo-labels), which needs no truth. ``val_error_deg`` is the mean error of pairs of validation images
-        (``"udl"``), or of validation images up to a constant (``"judl"``).
+        pseudo-labels). ``val_error_deg`` is the mean error of pairs of validation images (``"udl"``), or of validation
+        images up to a constant (``"judl"``).
 
     Raises
     ------
@@ -161,7 +161,7 @@ def train(
         template, labels = _pairwise_labels(spectra, parts, grid, rng)
         reference = None
         pair = [keras.Input((grid.n_angles, grid.n_radii), name=name) for name in ("first", "second")]
-        model = keras.Model(pair, RelativeDirection()(*(network(spectrum) for spectrum in pair)))
+        model = keras.Model(pair, relative_direction(*(network(spectrum) for spectrum in pair)))
     else:
         template, labels, reference = _joint_labels(images, spectra, parts, grid)
     if options.warm_start:
@@ -175,7 +175,6 @@ def train(
     )
 
     def true_error() -> dict[str, float]:
-        """Error of the validation images, if the truth is known."""
         if true_angles_rad is None:
             return {}
         error_deg = pair_error_deg if method == "udl" else joint_error_deg
@@ -223,10 +222,7 @@ def _joint_labels(images, spectra, parts, grid):
 
 
 class LabelledSpectra(keras.utils.PyDataset):
-    """Shuffled batches of spectra, one input or two, and the unit vectors of their angles.
-
-    An epoch takes ``epoch_size`` rows and the next epoch the following rows, so that every epoch has different pairs.
-    """
+    """Shuffled batches of spectra, one input or two, and unit vectors of their angles; each epoch has other rows."""
 
     def __init__(self, spectra, rows, angles_rad, grid, batch_size, *, epoch_size, seed):
         super().__init__()

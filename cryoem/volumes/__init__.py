@@ -5,8 +5,17 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "density": ["DensityMap", "centre", "crop_or_pad", "cube", "enclosing_image_size", "resample"],
-        "filters": ["low_pass", "soft_mask", "soft_sphere"],
+        "density": [
+            "DensityMap",
+            "centre",
+            "crop_or_pad",
+            "cube",
+            "enclosing_image_size",
+            "low_pass",
+            "resample",
+            "soft_mask",
+            "soft_sphere",
+        ],
         "maps": ["read_map", "write_map"],
         "models": ["density_from_model"],
         "phantoms": ["phantom"],

@@ -1,12 +1,15 @@
-"""Density maps, their boxes and their sampling, centred on voxel ``n // 2`` of each axis."""
+"""Density maps, centred on voxel ``n // 2`` of each axis: boxes, sampling, filters, and masks with soft edges."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import fft, ndimage
 
-from cryoem.validation import positive_number
+from cryoem.validation import finite_array, not_negative, positive_number
+
+LOW_PASS_EDGE = 0.1  # width of the fall-off as a fraction of the cut-off frequency
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,25 +37,14 @@ class DensityMap:
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self):
-        data = np.asarray(self.data)
-        if data.ndim != 3 or data.size == 0:
-            raise ValueError(f"data must be (z, y, x) with at least one voxel, got shape {data.shape}")
-        if data.dtype.kind not in "biuf":
-            raise ValueError(f"data must be real numbers, got {data.dtype}")
-        with np.errstate(over="ignore"):  # values that overflow float32 are reported below
-            data = data.astype(np.float32, copy=False)
-        if not np.isfinite(data).all():
-            n_nan, n_infinite = np.count_nonzero(np.isnan(data)), np.count_nonzero(np.isinf(data))
-            raise ValueError(
-                f"data must be finite, got {n_nan} NaN and {n_infinite} infinite voxels of {data.size}"
-            )
+        data = finite_array(self.data, name="data", ndim=3, dtype=np.float32)
         positive_number(self.voxel_size_angstrom, name="voxel_size_angstrom")
-        origin = tuple(float(value) for value in self.origin)
-        if len(origin) != 3 or not np.isfinite(origin).all():
-            raise ValueError(f"origin must be three finite numbers (x, y, z), got {self.origin}")
+        origin = finite_array(self.origin, name="origin", ndim=1, dtype=float)
+        if len(origin) != 3:
+            raise ValueError(f"origin must be three numbers (x, y, z), got {self.origin}")
         object.__setattr__(self, "data", data)
         object.__setattr__(self, "voxel_size_angstrom", float(self.voxel_size_angstrom))
-        object.__setattr__(self, "origin", origin)
+        object.__setattr__(self, "origin", tuple(origin.tolist()))
 
 
 def centre(density_map: DensityMap, *, threshold: float = 0.0) -> DensityMap:
@@ -175,3 +167,104 @@ def three_sizes(name: str, value) -> tuple[int, int, int]:
     if sizes.size not in (1, 3) or sizes.ndim != 1 or sizes.dtype.kind not in "iu" or (sizes < 1).any():
         raise ValueError(f"{name} must be one or three positive integers, got {value}")
     return tuple(int(size) for size in np.broadcast_to(sizes, 3))
+
+
+# --- filters and masks
+
+
+def low_pass(density_map: DensityMap, resolution_angstrom: float) -> DensityMap:
+    """Remove detail finer than a resolution from a map, treated as periodic; its mean is kept.
+
+    The amplitude is halved at the resolution, in the middle of a raised cosine that is a tenth of this frequency wide.
+
+    Raises
+    ------
+    ValueError
+        ``resolution_angstrom`` is not positive.
+    """
+    positive_number(resolution_angstrom, name="resolution_angstrom")
+    *leading, last = density_map.data.shape
+    spacing = density_map.voxel_size_angstrom
+    axes = [fft.fftfreq(n, spacing) for n in leading] + [fft.rfftfreq(last, spacing)]
+    frequency = np.sqrt(sum(np.square(axis) for axis in np.ix_(*axes)))
+    transfer = _cosine_step((frequency * resolution_angstrom - 1) / LOW_PASS_EDGE + 0.5)
+    data = fft.irfftn(fft.rfftn(density_map.data) * transfer.astype(np.float32), s=density_map.data.shape)
+    return DensityMap(data, spacing, density_map.origin)
+
+
+def soft_mask(
+    density_map: DensityMap, *, threshold: float | None = None, extend_px: float = 2.0, edge_px: float = 4.0
+) -> np.ndarray:
+    """Return a mask of the particle, (z, y, x) float32: 1 inside, falling smoothly to 0 around it.
+
+    Parameters
+    ----------
+    density_map : DensityMap
+    threshold : float, optional
+        Density above which a voxel belongs to the particle; by default that of Otsu, which separates the voxels into
+        the two classes of least variance. Pieces smaller than a tenth of the largest are discarded as noise.
+    extend_px : float
+        Distance from these voxels up to which the mask is 1.
+    edge_px : float
+        Width of the raised-cosine edge beyond.
+
+    Raises
+    ------
+    ValueError
+        No voxel is above ``threshold``, or a width is negative.
+    """
+    not_negative(extend_px, name="extend_px")
+    not_negative(edge_px, name="edge_px")
+    if threshold is None:
+        threshold = _otsu_threshold(density_map.data)
+    inside = density_map.data > threshold
+    if not inside.any():
+        raise ValueError(
+            f"threshold must be below the map's maximum {density_map.data.max()}, got {threshold}"
+        )
+    pieces, _ = ndimage.label(inside)
+    volumes = np.bincount(pieces.ravel())
+    volumes[0] = 0
+    inside = (volumes >= volumes.max() / 10)[pieces] & inside
+    distance = ndimage.distance_transform_edt(~inside)
+    return _soft_edge(distance, extend_px, edge_px)
+
+
+def soft_sphere(shape: tuple[int, ...], radius_px: float, edge_px: float) -> np.ndarray:
+    """Return a ball (a disc in two dimensions) about voxel n // 2: 1 up to ``radius_px``, 0 from ``edge_px`` beyond.
+
+    The edge is a raised cosine. The result is float32 of ``shape`` in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        ``radius_px`` or ``edge_px`` is negative or not finite.
+    """
+    not_negative(radius_px, name="radius_px")
+    not_negative(edge_px, name="edge_px")
+    axes = np.ix_(*(np.arange(n) - n // 2 for n in shape))
+    return _soft_edge(np.sqrt(sum(np.square(axis) for axis in axes)), radius_px, edge_px)
+
+
+def _soft_edge(distance: np.ndarray, inner: float, width: float) -> np.ndarray:
+    """Return 1 up to the distance ``inner``, 0 from ``inner + width`` on."""
+    if width == 0:
+        return (distance <= inner).astype(np.float32)
+    return _cosine_step((distance - inner) / width).astype(np.float32)
+
+
+def _cosine_step(t: np.ndarray) -> np.ndarray:
+    """Return a raised cosine from 1 (t <= 0) to 0 (t >= 1)."""
+    return 0.5 + 0.5 * np.cos(np.pi * np.clip(t, 0, 1))
+
+
+def _otsu_threshold(values: np.ndarray) -> float:
+    """Return the threshold with the largest variance between the classes below and above it (Otsu, 1979)."""
+    counts, edges = np.histogram(values, bins=256)
+    middle = (edges[:-1] + edges[1:]) / 2
+    n_below = np.cumsum(counts)[:-1]
+    n_above = values.size - n_below
+    sum_below = np.cumsum(counts * middle)[:-1]
+    sum_above = (counts * middle).sum() - sum_below
+    between = n_below * n_above * (sum_below / n_below - sum_above / n_above) ** 2
+    return float(edges[1:-1][np.argmax(between)])

@@ -143,7 +143,7 @@ def read_map(path: str | os.PathLike, *, default_voxel_size_angstrom: float = 1.
         origin = tuple(start[axis] * voxel_size_angstrom for axis in reversed(to_zyx))
     data = _read_data(path, header)
     try:
-        return DensityMap(np.ascontiguousarray(data.transpose(to_zyx)), voxel_size_angstrom, origin)
+        return DensityMap(data.transpose(to_zyx), voxel_size_angstrom, origin)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

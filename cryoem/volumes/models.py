@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoem.validation import not_negative, positive_number
+from cryoem.validation import positive_number
 from cryoem.volumes.density import DensityMap, three_sizes
 
 LARGEST_BOX_VOXELS = 1024**3
@@ -23,12 +23,11 @@ def density_from_model(
     *,
     voxel_size_angstrom: float,
     resolution_angstrom: float,
-    margin_angstrom: float | None = None,
     box_size: int | tuple[int, int, int] | None = None,
-    keep_waters: bool = False,
-    keep_hydrogens: bool = False,
 ) -> DensityMap:
     """Compute the electrostatic potential of an atomic model at a given resolution, centred in its box.
+
+    Waters and hydrogens are left out.
 
     Parameters
     ----------
@@ -40,12 +39,9 @@ def density_from_model(
     resolution_angstrom : float
         Each atom is blurred by a Gaussian whose Fourier transform falls to 1/e at this resolution (B = 4 resolution^2,
         instead of the B factors of the file); at least two voxels.
-    margin_angstrom : float, optional
-        Solvent around the outermost atoms, by default one resolution; ignored if ``box_size`` is given.
     box_size : int or tuple of int, optional
-        Edge, or edges (z, y, x), in voxels; by default the smallest box that contains the molecule and the margin.
-    keep_waters, keep_hydrogens : bool
-        Whether to include these atoms.
+        Edge, or edges (z, y, x), in voxels; by default the smallest box that contains the molecule and solvent of one
+        resolution around it.
 
     Returns
     -------
@@ -71,64 +67,6 @@ def density_from_model(
     Form factors of Peng et al., Acta Cryst. A52 (1996) 257, as tabulated by gemmi; the definition of resolution is
     that of Chimera's molmap.
     """
-    name, atoms = _atoms(model, keep_waters, keep_hydrogens)
-    margin = resolution_angstrom if margin_angstrom is None else margin_angstrom
-    not_negative(margin, name="margin_angstrom")
-    return density_of_atoms(
-        name,
-        atoms,
-        voxel_size_angstrom=voxel_size_angstrom,
-        resolution_angstrom=resolution_angstrom,
-        margin_angstrom=margin,
-        box_size=box_size,
-    )
-
-
-def density_of_atoms(
-    name: str,
-    atoms: list,
-    *,
-    voxel_size_angstrom: float,
-    resolution_angstrom: float,
-    margin_angstrom: float = 0.0,
-    box_size: int | tuple[int, int, int] | None = None,
-) -> DensityMap:
-    """Compute the potential of gemmi atoms, see ``density_from_model``; ``name`` of the model is for errors."""
-    import gemmi
-
-    positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
-    if not (np.isfinite(resolution_angstrom) and resolution_angstrom >= 2 * voxel_size_angstrom):
-        raise ValueError(
-            f"resolution_angstrom must be at least two voxels of {voxel_size_angstrom} angstrom, "
-            f"got {resolution_angstrom}"
-        )
-    positions = np.array([atom.pos.tolist() for atom in atoms])  # (n, 3): x, y, z
-    # The integral of an atom's potential is its form factor at 0, so that these weights give the centre of mass.
-    weights = np.array([atom.occ * sum(atom.element.c4322.a) for atom in atoms])
-    _check_atoms(name, positions, np.array([atom.occ for atom in atoms]))
-    positions -= weights @ positions / weights.sum()
-    mass_centre = np.array(atoms[0].pos.tolist()) - positions[0]
-    shape = _box(name, positions, voxel_size_angstrom, margin_angstrom, box_size)
-    centre_angstrom = np.array([n // 2 for n in reversed(shape)]) * voxel_size_angstrom
-
-    calculator = gemmi.DensityCalculatorE()
-    calculator.blur = 4 * resolution_angstrom**2
-    calculator.cutoff = RELATIVE_CUTOFF * weights.max() * (4 * np.pi / calculator.blur) ** 1.5
-    nx, ny, nz = reversed(shape)
-    edges = [n * voxel_size_angstrom for n in (nx, ny, nz)]
-    calculator.grid.set_unit_cell(gemmi.UnitCell(*edges, 90, 90, 90))
-    calculator.grid.set_size(nx, ny, nz)
-    blurred = gemmi.Atom()
-    for atom, position in zip(atoms, (positions + centre_angstrom).tolist(), strict=True):
-        blurred.element, blurred.occ, blurred.pos = atom.element, atom.occ, gemmi.Position(*position)
-        blurred.b_iso = 0
-        calculator.add_atom_density_to_grid(blurred)
-    data = np.ascontiguousarray(calculator.grid.array.T, dtype=np.float32)  # (x, y, z) -> (z, y, x)
-    return DensityMap(data, voxel_size_angstrom, tuple(mass_centre - centre_angstrom))
-
-
-def _atoms(model, keep_waters: bool, keep_hydrogens: bool) -> tuple[str, list]:
-    """Return the name of the model, for messages, and its atoms."""
     import gemmi
 
     if isinstance(model, gemmi.Structure):
@@ -136,10 +74,8 @@ def _atoms(model, keep_waters: bool, keep_hydrogens: bool) -> tuple[str, list]:
     else:
         name, structure = os.fspath(model), _read_structure(Path(model))
     if len(structure) > 0:
-        if not keep_hydrogens:
-            structure.remove_hydrogens()
-        if not keep_waters:
-            structure.remove_waters()
+        structure.remove_hydrogens()
+        structure.remove_waters()
     atoms = [site.atom.clone() for site in structure[0].all()] if len(structure) > 0 else []
     if not atoms:
         raise ValueError(f"{name} must have atoms other than waters and hydrogens, got none")
@@ -150,9 +86,62 @@ def _atoms(model, keep_waters: bool, keep_hydrogens: bool) -> tuple[str, list]:
         warnings.warn(
             f"{name} has {len(atoms) - len(known)} atoms of unknown element, which are omitted",
             UserWarning,
-            stacklevel=3,
+            stacklevel=2,
         )
-    return name, known
+    return density_of_atoms(
+        name,
+        [atom.element for atom in known],
+        np.array([atom.pos.tolist() for atom in known]),
+        np.array([atom.occ for atom in known]),
+        voxel_size_angstrom=voxel_size_angstrom,
+        resolution_angstrom=resolution_angstrom,
+        box_size=box_size,
+    )
+
+
+def density_of_atoms(
+    name: str,
+    elements: list,
+    positions: np.ndarray,
+    occupancies: np.ndarray,
+    *,
+    voxel_size_angstrom: float,
+    resolution_angstrom: float,
+    box_size: int | tuple[int, int, int] | None,
+) -> DensityMap:
+    """Compute the potential of gemmi elements at positions (n, 3); ``name`` of the model is for errors."""
+    import gemmi
+
+    positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
+    if not (np.isfinite(resolution_angstrom) and resolution_angstrom >= 2 * voxel_size_angstrom):
+        raise ValueError(
+            f"resolution_angstrom must be at least two voxels of {voxel_size_angstrom} angstrom, "
+            f"got {resolution_angstrom}"
+        )
+    _check_atoms(name, positions, occupancies)
+    # The integral of an atom's potential is its form factor at 0, so that these weights give the centre of mass.
+    weights = occupancies * [sum(element.c4322.a) for element in elements]
+    mass_centre = weights @ positions / weights.sum()
+    positions = positions - mass_centre
+    shape = _box(name, positions, voxel_size_angstrom, resolution_angstrom, box_size)
+    centre_angstrom = np.array([n // 2 for n in reversed(shape)]) * voxel_size_angstrom
+
+    calculator = gemmi.DensityCalculatorE()
+    calculator.blur = 4 * resolution_angstrom**2
+    calculator.cutoff = RELATIVE_CUTOFF * weights.max() * (4 * np.pi / calculator.blur) ** 1.5
+    nx, ny, nz = reversed(shape)
+    edges = [n * voxel_size_angstrom for n in (nx, ny, nz)]
+    calculator.grid.set_unit_cell(gemmi.UnitCell(*edges, 90, 90, 90))
+    calculator.grid.set_size(nx, ny, nz)
+    blurred = gemmi.Atom()
+    blurred.b_iso = 0
+    for element, position, occupancy in zip(
+        elements, (positions + centre_angstrom).tolist(), occupancies, strict=True
+    ):
+        blurred.element, blurred.pos, blurred.occ = element, gemmi.Position(*position), occupancy
+        calculator.add_atom_density_to_grid(blurred)
+    data = calculator.grid.array.T  # (x, y, z) -> (z, y, x)
+    return DensityMap(data, voxel_size_angstrom, tuple(mass_centre - centre_angstrom))
 
 
 def _check_atoms(name: str, positions: np.ndarray, occupancies: np.ndarray) -> None:
@@ -211,7 +200,7 @@ def _check_pdb(path: Path) -> None:
                         f"in line {number}"
                     ) from None
     if record in (b"ATOM", b"HETATM"):
-        warnings.warn(f"{path} lacks the END of a PDB file; atoms may be missing", UserWarning, stacklevel=5)
+        warnings.warn(f"{path} lacks the END of a PDB file; atoms may be missing", UserWarning, stacklevel=4)
 
 
 def _box(

@@ -52,7 +52,7 @@ class _Layout:
         domains = [_Domain(d.centre * scale, d.radii * scale, d.orientation) for d in self.domains]
         return _Layout(domains, self.arm * scale)
 
-    def moved(self, rotation: Rotation, offset: np.ndarray) -> _Layout:
+    def moved(self, rotation: Rotation, offset: np.ndarray | float) -> _Layout:
         domains = [
             _Domain(rotation.apply(d.centre) + offset, d.radii, rotation * d.orientation)
             for d in self.domains
@@ -98,6 +98,8 @@ def phantom(
     ValueError
         ``symmetry`` is unknown, ``size`` is below 16, or a length is out of range.
     """
+    import gemmi
+
     group = point_group(symmetry)
     if size < SMALLEST_SIZE:
         raise ValueError(f"size must be at least {SMALLEST_SIZE} voxels, got {size}")
@@ -122,7 +124,9 @@ def phantom(
 
     density = density_of_atoms(
         "phantom",
-        _carbon_atoms(positions),
+        [gemmi.Element("C")] * len(positions),
+        positions,
+        np.ones(len(positions)),
         voxel_size_angstrom=voxel_size_angstrom,
         resolution_angstrom=resolution_angstrom,
         box_size=size,
@@ -137,7 +141,7 @@ def _asymmetric_layout(rng: np.random.Generator) -> _Layout:
     domains = _chain_of_domains(sizes, steps, rng)
     t = np.linspace(0, 1, 40)[:, None]
     arm = domains[1].centre + 2.3 * t * np.array([-0.5, 0.8, -0.4]) + 0.5 * t**2 * np.array([-1.0, 0.2, 0.7])
-    return _Layout(domains, arm).moved(Rotation.random(rng=rng), np.zeros(3))
+    return _Layout(domains, arm).moved(Rotation.random(rng=rng), 0.0)
 
 
 def _symmetric_layout(group: Rotation, rng: np.random.Generator) -> _Layout:
@@ -211,13 +215,3 @@ def _fill_layout(layout: _Layout, group: Rotation, rng: np.random.Generator) -> 
         outside = np.min([domain.level(points) for domain in layout.domains], axis=0) > 1
         atoms.append(points[outside])
     return np.concatenate(atoms)
-
-
-def _carbon_atoms(positions: np.ndarray) -> list:
-    """Return gemmi's carbon atoms at positions (n, 3) in angstrom."""
-    import gemmi
-
-    atoms = [gemmi.Atom() for _ in positions]
-    for atom, position in zip(atoms, positions.tolist(), strict=True):
-        atom.element, atom.pos = gemmi.Element("C"), gemmi.Position(*position)
-    return atoms

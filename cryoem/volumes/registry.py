@@ -13,12 +13,10 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryoem.files.locations import data_folder
-from cryoem.files.reading import first_line, sha256_of
+from cryoem.files.reading import data_folder, first_line, sha256_of
 from cryoem.files.writing import write_text
 from cryoem.validation import positive_number, whole_number
-from cryoem.volumes.density import DensityMap, crop_or_pad, resample
-from cryoem.volumes.filters import low_pass
+from cryoem.volumes.density import DensityMap, crop_or_pad, low_pass, resample
 from cryoem.volumes.maps import read_map
 from cryoem.volumes.models import density_from_model
 from cryoem.volumes.phantoms import SMALLEST_SIZE, phantom
@@ -116,11 +114,13 @@ def fetch(name: str) -> Path:
         The download failed.
     """
     entry = find_entry(name)
-    local = _find_local(entry)
-    if local is not None:
-        if entry.sha256 is not None:
-            _verify(local, entry.sha256)
-        return local
+    if root := os.environ.get("CRYOEM_DATA"):
+        for folder in (".", "maps", "models"):
+            local = Path(root) / folder / entry.file_name
+            if local.is_file():
+                if entry.sha256 is not None:
+                    _verify(local, entry.sha256)
+                return local
     path = data_folder() / entry.file_name
     is_new = not path.is_file()
     if is_new:
@@ -217,14 +217,6 @@ def load(
 def _suffix(file_name: str) -> str:
     """Return the suffix in lower case, without that of compression: ``.cif`` for ``1u19.cif.gz``."""
     return Path(file_name.lower().removesuffix(".gz")).suffix
-
-
-def _find_local(entry: Entry) -> Path | None:
-    root = os.environ.get("CRYOEM_DATA")
-    if not root:
-        return None
-    candidates = (Path(root) / folder / entry.file_name for folder in (".", "maps", "models"))
-    return next((path for path in candidates if path.is_file()), None)
 
 
 def _download(entry: Entry, path: Path) -> None:

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from cryoem.particles.mrc import write_stack
 from cryoem.training.compilation import TrainingSchedule
-from cryoem.udl.storage import export_aligner, save_aligner
+from cryoem.udl.aligner import export_aligner, save_aligner
 from cryoem.udl.synthetic import phantom_class_average, synthetic_set
 from cryoem.udl.training import AlignerOptions, train
 

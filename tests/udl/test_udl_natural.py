@@ -1,10 +1,12 @@
-"""Pairs of crops of photographs: their geometry, their mask, their noise."""
+"""Photographs as grey levels; pairs of their crops: geometry, mask, noise."""
 
 import numpy as np
+import PIL.Image
 import pytest
+import skimage.io
 from scipy import ndimage
 
-from cryoem.udl.natural import crop_mask, natural_pairs, published_noise_level
+from cryoem.udl.natural import crop_mask, load_photographs, natural_pairs, published_noise_level
 from cryoem.udl.rotation import rotate_images
 
 SIZE = 48
@@ -94,15 +96,13 @@ def test_rotate_images_takes_the_first_to_the_second(size):
     assert residual(pairs.angles_rad, -pairs.shifts_px) > 0.2
 
 
-@pytest.mark.parametrize(("size", "magnification"), [(SIZE, (1.0, 1.0)), (SIZE + 1, (0.5, 2.0))])
-def test_nothing_outside_a_photograph_is_read(size, magnification):
-    options = {"image_size": size, "shift_limit_px": 6, "magnification": magnification, "rng": 0}
+def test_nothing_outside_a_photograph_is_read():
+    options = {"image_size": SIZE + 1, "shift_limit_px": 6, "magnification": (0.5, 2.0), "rng": 0}
     with pytest.raises(ValueError, match=r"photographs\[0\] must be at least") as error:
         natural_pairs([np.ones((10, 900))], 1, **options)
     smallest = int(str(error.value).split("at least ")[1].split()[0])
     pairs = natural_pairs([np.full((smallest, smallest), 0.7)], 300, **options)
-    np.testing.assert_allclose(pairs.first, 0.7, atol=1e-5)
-    np.testing.assert_allclose(pairs.second, 0.7, atol=1e-5)
+    np.testing.assert_allclose([pairs.first, pairs.second], 0.7, atol=1e-5)
     with pytest.raises(ValueError, match=f"got {smallest + 9} x {smallest - 1}"):
         natural_pairs([np.ones((smallest - 1, smallest + 9))], 1, **options)
 
@@ -222,3 +222,91 @@ def test_published_noise_is_ten_times_as_strong_as_the_crops():
     assert level**2 == pytest.approx(10 * clean, rel=0.05)
     assert published_noise_level(photographs, "salt-and-pepper", image_size=SIZE) == 0.4
     assert published_noise_level(photographs, "clean", image_size=SIZE) is None
+
+
+# --- photographs
+
+
+def save(path, pixels):
+    skimage.io.imsave(path, pixels, check_contrast=False)
+    return path
+
+
+def test_photographs_become_grey_levels_in_the_order_of_their_names(tmp_path):
+    red = np.zeros((40, 60, 3), np.uint8)
+    red[..., 0] = 255
+    save(tmp_path / "b.png", red)
+    save(tmp_path / "a.PNG", np.full((60, 40), 51, np.uint8))
+    save(tmp_path / "c.tif", np.full((50, 40), 0.75, np.float32))
+    save(tmp_path / "d.png", np.full((40, 40), 13107, np.uint16))
+    save(tmp_path / "e.jpg", np.full((40, 41, 3), 102, np.uint8))
+    (tmp_path / "notes.txt").write_text("where they come from")
+    photographs = load_photographs(tmp_path, size=20)
+    assert [p.shape for p in photographs] == [(30, 20), (20, 30), (25, 20), (20, 20), (20, 20)]
+    assert all(p.dtype == np.float32 for p in photographs)
+    for photograph, level in zip(photographs, [0.2, 0.2125, 0.75, 0.2, 0.4], strict=True):
+        np.testing.assert_allclose(photograph, level, atol=2e-3)  # JPEG rounds
+    chosen = load_photographs([str(tmp_path / "c.tif"), tmp_path / "a.PNG"], size=20)
+    np.testing.assert_array_equal(chosen[0], photographs[2])
+    np.testing.assert_array_equal(chosen[1], photographs[0])
+
+
+def test_opacity_and_folders_are_ignored(tmp_path):
+    grey = np.tile(np.arange(0, 240, 6, dtype=np.uint8), (40, 1))
+    opacity = grey[:, ::-1]
+    save(tmp_path / "a.png", grey)
+    save(tmp_path / "b.png", np.stack([grey, grey, grey, opacity], axis=-1))
+    PIL.Image.fromarray(np.stack([grey, opacity], axis=-1)).save(tmp_path / "c.png")
+    (tmp_path / "d.jpg").mkdir()
+    plain, *others = load_photographs(tmp_path, size=40)
+    assert len(others) == 2
+    for other in others:
+        np.testing.assert_allclose(other, plain, atol=1e-6)
+
+
+def test_photographs_are_reduced_without_aliasing(tmp_path):
+    picture = np.full((160, 120), 100, np.uint8)
+    picture[:, ::2] = 200
+    picture[:80] = 0
+    save(tmp_path / "stripes.png", picture)
+    reduced = load_photographs(tmp_path, size=40)[0]  # every third pixel would show stripes
+    assert reduced.shape == (53, 40)
+    np.testing.assert_allclose(reduced[32:, 3:-3], 150 / 255, atol=0.05)
+    np.testing.assert_allclose(reduced[:20], 0, atol=0.02)
+
+
+def test_every_unusable_file_is_named(tmp_path):
+    def refused(content, message, name="bad.png"):
+        path = tmp_path / name
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            save(path, content)
+        with pytest.raises(ValueError, match=message) as error:
+            load_photographs([path], size=20)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+
+    picture = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)
+    good = save(tmp_path / "good.jpg", picture).read_bytes()
+    assert len(load_photographs([tmp_path / "good.jpg"], size=20)) == 1
+    refused(b"hello", "must be a JPEG, PNG or TIFF file, got one that starts with b'hell'")
+    refused(good[: len(good) // 2], "cannot be read as a picture", "half.jpg")
+    refused(b"\x89PNG\r\n\x1a\n" + bytes(40), "cannot be read as a picture")
+    refused(b"II*\0" + bytes(40), r"must be one grey or RGB picture, .* \(0,\)", "without-pages.tif")
+    refused(np.zeros((19, 30), np.uint8), "must be at least 20 px on both sides, got 30 x 19")
+    refused(np.zeros((30, 30, 4), np.uint8), r"must be one grey or RGB picture, .* \(30, 30, 4\)", "inks.tif")
+    refused(np.full((30, 30), 7.0, np.float32), r"must have values in \[0, 1\], got 7 to 7", "high.tif")
+    refused(np.zeros((30, 30), np.int32), "8-bit, 16-bit or floating-point grey levels, got int32", "int.tif")
+
+
+def test_missing_photographs_are_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for given, message in (
+        (tmp_path / "empty", r"empty must contain photographs"),
+        ([], "folder_or_paths must contain photographs"),
+        (tmp_path / "nowhere", r"folder of photographs .*nowhere does not exist"),
+        ([tmp_path / "gone.png"], r"picture .*gone\.png does not exist"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            load_photographs(given, size=20)

@@ -1,4 +1,4 @@
-"""Training of pair networks: one sign for labels, sampler and rotation; what the losses require; streams; resume."""
+"""Training of pair networks: what the losses require; streams; resume."""
 
 import keras
 import numpy as np
@@ -8,21 +8,22 @@ from scipy import ndimage
 from tiny_training import eagerly, uncompiled  # noqa: F401 (the first is a fixture)
 
 from cryoem.training.compilation import TrainingSchedule
-from cryoem.udl.natural import crop_mask
-from cryoem.udl.pair_network import CircularMatches, RotateImages, build_polar_pair_network
-from cryoem.udl.pair_streams import PairStream, natural_draw, stack_draw
-from cryoem.udl.pair_training import (
+from cryoem.udl.networks import build_polar_pair_network
+from cryoem.udl.pairs import (
     METHODS,
     ObjectiveBatches,
     PairObjective,
+    PairStream,
     calibrate_bias,
+    natural_draw,
     predict_angles,
     random_half,
+    stack_draw,
     train_pairs,
     training_model,
 )
-from cryoem.udl.published_network import UnitLength
-from cryoem.udl.rotation import angle_errors_deg, rotate_images, unit_vectors
+from cryoem.udl.published import unit_length
+from cryoem.udl.rotation import angle_errors_deg
 from cryoem.udl.spectra import power_spectra
 
 SIZE = 32
@@ -37,10 +38,6 @@ def stream(photographs):
 @pytest.fixture
 def validation(photographs):
     return PairStream(natural_draw(photographs, image_size=SIZE), batch_size=8, steps=2, seed=2)
-
-
-def vectors(angles_rad):
-    return unit_vectors(angles_rad).astype(np.float32)
 
 
 def loss_on_blobs(network, **options):
@@ -88,7 +85,7 @@ def dense_network():
     keras.utils.set_random_seed(0)
     inputs = [keras.Input((SIZE, SIZE), name=name) for name in ("first", "second")]
     x = keras.layers.Concatenate()([keras.layers.Flatten()(x) for x in inputs])
-    return keras.Model(inputs, UnitLength()(keras.layers.Dense(2)(x)))
+    return keras.Model(inputs, unit_length(keras.layers.Dense(2)(x)))
 
 
 def blobs(n, rng):
@@ -103,31 +100,6 @@ def blobs(n, rng):
         return np.where(image > 1e-4, image, 0).astype(np.float32)
 
     return draw(first_rad), draw(first_rad + angles), angles
-
-
-# --- network and sampler
-
-
-@pytest.mark.parametrize("size", [31, 32])
-def test_the_sampler_agrees_with_rotate_images(size, rng):
-    images = ndimage.gaussian_filter(rng.normal(size=(6, size, size)), (0, 2, 2)).astype(np.float32)
-    images *= crop_mask(size)
-    angles = np.array([0, 0.3, np.pi / 2, 2.5, np.pi, -1.0])
-    rotated = np.asarray(RotateImages()(images, vectors(angles)))
-    assert np.abs(rotated[0] - images[0]).max() < 1e-6
-    np.testing.assert_allclose(rotated, rotate_images(images, angles), atol=0.12 * np.abs(images).max())
-    wrong = rotate_images(images, -angles)
-    assert np.abs(rotated - wrong)[1].max() > 0.3 * np.abs(images).max()
-    np.testing.assert_allclose(RotateImages(2)(images, vectors(2 * angles))[:2], rotated[:2], atol=1e-5)
-
-
-def test_matches_peak_at_the_step_between_the_maps(rng):
-    first = rng.normal(size=(3, 16, 6)).astype(np.float32)
-    second = np.stack([np.roll(x, step, axis=0) for x, step in zip(first, (0, 3, 11), strict=True)])
-    matches = np.asarray(CircularMatches(2)(first, second))  # (3, 16, 2)
-    assert matches.shape == (3, 16, 2)
-    np.testing.assert_array_equal(matches.argmax(axis=1), [[0, 0], [3, 3], [11, 11]])
-    np.testing.assert_allclose(matches.max(axis=1), 1, atol=1e-5)
 
 
 # --- what the losses require
@@ -152,22 +124,10 @@ def test_only_the_second_image_is_displaced():
     assert np.abs(rotated[0][1] - rotated[1][1]).max() > 0.1
 
 
-def test_the_border_is_not_sampled(rng):
-    images = rng.normal(size=(2, 2, SIZE, SIZE)).astype(np.float32)
-    network = build_polar_pair_network(SIZE, **TOY, border_px=6)
-    axis = np.arange(SIZE) - SIZE // 2
-    outside = np.hypot(axis[:, None], axis) > SIZE // 2 - 5
-    other = images.copy()
-    other[..., outside] = np.sort(other[..., outside])  # the mean and the variance stay the same
-    assert not np.array_equal(other, images)
-    answers = [network.predict(list(x), verbose=0) for x in (images, other)]
-    np.testing.assert_allclose(*answers, atol=1e-4)
-
-
 def test_calibration_finds_the_constant_without_the_truth():
     network = compass_network(constant_rad=2.0)
     first, second, angles = blobs(24, 5)
-    bias = calibrate_bias(network, first, rng=0)
+    bias = calibrate_bias(network, first)
     assert bias == pytest.approx(2.0, abs=0.01)
     found = predict_angles(network, first, second, bias_rad=bias)
     assert angle_errors_deg(found, angles).mean() < 0.5
@@ -308,12 +268,3 @@ def test_objectives_are_checked(rng):
             schedule=TrainingSchedule(1),
             objective=PairObjective("supervised"),
         )
-
-
-def test_errors_of_the_network_name_the_argument():
-    for changes, message in (
-        ({"groups": 3}, "groups must divide the 8 channels, got 3"),
-        ({"border_px": 9}, "border_px must be at most a quarter of the 32 px, got 9"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            build_polar_pair_network(SIZE, **TOY | changes)

@@ -10,16 +10,16 @@ import sys
 import mrcfile
 import numpy as np
 import pytest
+from interruptions import Interrupted, interrupt
 from typer.testing import CliRunner
 
 from cryoem.cli import app
 from cryoem.particles.mrc import write_stack
 from cryoem.udl import stacks
-from cryoem.udl.aligner import Aligner
-from cryoem.udl.aligner_training import AlignerTraining
-from cryoem.udl.network import build_polar_network
+from cryoem.udl.aligner import Aligner, save_aligner
+from cryoem.udl.networks import build_polar_network
 from cryoem.udl.spectra import polar_grid
-from cryoem.udl.storage import save_aligner
+from cryoem.udl.stacks import AlignerTraining
 
 PIXEL = 3.5  # of the fixtures
 
@@ -29,30 +29,25 @@ def no_reading(*_, **__):
 
 
 def bad_stacks(images):
-    """Damage -> bytes or images of a stack, and a part of the sentence."""
+    """Damage -> images of a stack, and a part of the sentence."""
     constant, nan = images.copy(), images.copy()
     constant[3] = 7
     nan[2, 5, 5] = np.nan
     return {
-        "empty": (b"", "particles.mrcs"),
         "one image": (images[:1], "must have at least 4 images to train on, got 1"),
-        "not square": (images[:, :, :40], "40"),
         "constant": (constant, "image 4 of .* is constant inside the largest circle; remove it"),
         "nan": (nan, "particles.mrcs"),
     }
 
 
 @pytest.mark.filterwarnings("ignore:Data array contains NaN values:RuntimeWarning")
-@pytest.mark.parametrize("kind", ["empty", "one image", "not square", "constant", "nan", "no pixel size"])
+@pytest.mark.parametrize("kind", ["one image", "constant", "nan", "no pixel size"])
 def test_bad_stacks_end_in_one_sentence_and_leave_nothing(kind, clean, tmp_path):
     path = tmp_path / "particles.mrcs"
     content, sentence = bad_stacks(clean.images[:10]).get(kind, (clean.images[:10], "pixel"))
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        with mrcfile.new(path, content) as file:
-            file.set_image_stack()
-            file.voxel_size = 0 if kind == "no pixel size" else PIXEL
+    with mrcfile.new(path, content) as file:
+        file.set_image_stack()
+        file.voxel_size = 0 if kind == "no pixel size" else PIXEL
     run = CliRunner().invoke(app, ["align2d", str(path), "--out", str(tmp_path / "out"), "--epochs", "1"])
     assert run.exit_code == 1
     last = run.stderr.strip().splitlines()[-1]
@@ -74,13 +69,9 @@ def test_bad_models_end_in_one_sentence_and_leave_nothing(stack_file, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError])
-def test_an_interruption_leaves_nothing(stop, stack_file, models, tmp_path, monkeypatch):
-    def interrupted(*_):
-        raise stop("no space left")
-
-    monkeypatch.setattr(stacks, "_write_tables", interrupted)
-    with pytest.raises(stop):
+def test_an_interruption_leaves_nothing(stack_file, models, tmp_path, monkeypatch):
+    monkeypatch.setattr(stacks, "_write_tables", lambda *_: interrupt())
+    with pytest.raises(Interrupted):
         stacks.align_file(stack_file, tmp_path / "out", model=models / "saved")
     assert [path.name for path in tmp_path.iterdir()] == [stack_file.name]
 
@@ -89,7 +80,7 @@ SLOW_ALIGNMENT = """
 import signal, sys, time
 from cryoem import cli
 from cryoem.udl import stacks
-from cryoem.udl.aligner_training import AlignerTraining
+from cryoem.udl.stacks import AlignerTraining
 
 def slow(*_):
     print("training", file=sys.__stdout__, flush=True)  # stdout is for the answer only

@@ -13,16 +13,16 @@ from typer.testing import CliRunner
 
 from cryoem.cli import app
 from cryoem.images import circular_mask
-from cryoem.particles.alignments import relion_tables
 from cryoem.particles.files import open_particles
 from cryoem.particles.mrc import write_stack
+from cryoem.particles.relion import relion_tables
 from cryoem.particles.star import read_xmd, write_star
 from cryoem.rotations import from_relion_euler_deg
 from cryoem.udl import stacks
 from cryoem.udl.aligner import align, align_block, prepare_reference
-from cryoem.udl.aligner_training import AlignerTraining
 from cryoem.udl.registration import align_images
 from cryoem.udl.rotation import rotate_vectors, wrap_angles
+from cryoem.udl.stacks import AlignerTraining
 
 SIZE, PIXEL = 48, 3.5  # of the fixtures
 
@@ -222,12 +222,3 @@ def test_a_bare_stack_is_named_relative_to_the_working_folder(name, models, clea
         aligned = open_particles(Path("out") / table, pixel_size_angstrom=PIXEL)
         assert aligned.image_names == [f"{number:06d}@{expected}{form}" for number in range(1, 61)]
         np.testing.assert_array_equal(np.asarray(aligned), clean.images)
-
-
-def test_a_stack_of_the_same_name_near_the_result_is_not_confused(models, clean, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "run").mkdir()
-    write_stack("p.mrcs", clean.images, pixel_size_angstrom=PIXEL)
-    write_stack("run/p.mrcs", clean.images[::-1], pixel_size_angstrom=PIXEL)
-    stacks.align_file("p.mrcs", "run/out", model=models / "saved")
-    np.testing.assert_array_equal(np.asarray(open_particles("run/out/aligned.star")), clean.images)

@@ -9,7 +9,6 @@ import skimage.io
 from cryoem.images import circular_mask
 from cryoem.particles.mrc import write_stack
 from cryoem.udl import synthetic
-from cryoem.udl.pictures import read_class_average
 from cryoem.udl.registration import align_images
 from cryoem.udl.rotation import rotate_images
 
@@ -57,13 +56,15 @@ def test_class_averages_are_read_and_resized(tmp_path, average):
     picture = np.full((64, 64), 50, np.uint8)
     picture[20:40, 25:40] = 200
     skimage.io.imsave(tmp_path / "average.png", picture, check_contrast=False)
-    read = read_class_average(tmp_path / "average.png", pixel_size_angstrom=2.0, image_size=32)
+    read = synthetic.read_class_average(tmp_path / "average.png", pixel_size_angstrom=2.0, image_size=32)
     assert read.image.shape == (32, 32)
     assert read.pixel_size_angstrom == 4.0
     assert read.image.std() == pytest.approx(1, rel=FLOAT32)
     assert abs(read.image[0, 0]) < 0.05
     write_stack(tmp_path / "classes.mrcs", average.image[None], pixel_size_angstrom=3.0)
-    of_stack = read_class_average(tmp_path / "classes.mrcs", pixel_size_angstrom=3.0, image_size=SIZE)
+    of_stack = synthetic.read_class_average(
+        tmp_path / "classes.mrcs", pixel_size_angstrom=3.0, image_size=SIZE
+    )
     given = synthetic.class_average_from_array(average.image, pixel_size_angstrom=3.0, image_size=SIZE)
     np.testing.assert_allclose(of_stack.image, given.image, atol=FLOAT32)
     assert of_stack.pixel_size_angstrom == given.pixel_size_angstrom == 3.0
@@ -80,7 +81,7 @@ def test_unsuitable_class_averages_are_refused(tmp_path):
         ("absent.png", "absent.png does not exist"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=sentence):
-            read_class_average(tmp_path / name, pixel_size_angstrom=1.0)
+            synthetic.read_class_average(tmp_path / name, pixel_size_angstrom=1.0)
 
 
 @pytest.mark.parametrize("limit", [-1, 2.9, SIZE // 2 + 1, np.nan])

@@ -1,4 +1,4 @@
-"""The polar network and its training: equivariance, what training adds, history, resume, errors."""
+"""Training of aligners: what it adds, history, resume, errors."""
 
 from __future__ import annotations
 
@@ -7,38 +7,11 @@ import pytest
 from tiny_training import eagerly, uncompiled  # noqa: F401 (the first is a fixture)
 
 from cryoem.training.compilation import TrainingSchedule
-from cryoem.udl.aligner import Aligner
-from cryoem.udl.network import build_polar_network
 from cryoem.udl.rotation import joint_error_deg, wrap_angles
-from cryoem.udl.spectra import polar_grid, subtract_ring_means
 from cryoem.udl.synthetic import synthetic_set
 from cryoem.udl.training import METHODS, AlignerOptions, train
 
-SIZE = 48
 SMALL_BATCHES = AlignerOptions(batch_size=32)
-
-
-def test_the_network_is_equivariant(rng):
-    grid = polar_grid(SIZE)
-    polar = rng.standard_normal((4, grid.n_angles, grid.n_radii)).astype(np.float32)
-    network = build_polar_network(grid)
-    network.set_weights([w + 0.1 * rng.standard_normal(w.shape) for w in network.get_weights()])
-    aligner = Aligner(network, grid)
-    before, after = (aligner.angles_of_spectra(x) for x in (polar, np.roll(polar, 7, axis=1)))
-    step = 7 * grid.period_rad / grid.n_angles
-    assert np.abs(wrap_angles(after - before - step, grid.period_rad)).max() < 1e-4
-
-
-def test_a_warm_start_is_the_template(rng):
-    grid = polar_grid(SIZE)
-    template = subtract_ring_means(rng.standard_normal((grid.n_angles, grid.n_radii)).astype(np.float32))
-    network = build_polar_network(grid)
-    network.get_layer("template").warm_start(template)
-    steps = np.array([0, 5, 90])
-    rotated = np.stack([np.roll(template, step, axis=0) for step in steps])
-    found = Aligner(network, grid).angles_of_spectra(rotated)
-    expected = steps * grid.period_rad / grid.n_angles
-    assert np.abs(wrap_angles(found - expected, grid.period_rad)).max() < 1e-3
 
 
 @uncompiled

@@ -14,8 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cryoem.cli.options import Force, Out, new_file
-from cryoem.cli.wrapper import Answer, command, json_text
+from cryoem.cli.shared import Answer, Force, Out, command, json_text, new_file
 
 
 def run(work, *arguments):

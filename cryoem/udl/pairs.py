@@ -20,7 +20,7 @@ their circle.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 
 import keras
@@ -28,15 +28,96 @@ import numpy as np
 from keras import ops
 
 from cryoem.training.compilation import TrainingSchedule
-from cryoem.udl.natural import crop_mask
-from cryoem.udl.network import RelativeDirection, compile_and_fit, direction_loss
-from cryoem.udl.pair_network import RotateImages
-from cryoem.udl.pair_streams import PairStream
+from cryoem.udl.natural import crop_mask, natural_pairs
+from cryoem.udl.networks import compile_and_fit, direction_loss, relative_direction, rotated_by
 from cryoem.udl.rotation import angle_errors_deg, rotate_images, unit_vectors
-from cryoem.validation import not_negative, whole_number
+from cryoem.validation import not_negative, one_each, square_images, whole_number
 
 METHODS = ("udl", "supervised", "stn")
 CALIBRATION_IMAGES = 256
+PREDICTED_AT_ONCE = 64
+_APART = 2**31  # an epoch that no training reaches
+
+Draw = Callable[[int, np.random.Generator], tuple[np.ndarray, np.ndarray, np.ndarray | None]]
+
+
+# --- streams of pairs
+
+
+class PairStream(keras.utils.PyDataset):
+    """Batches of new pairs (first, second, angles); the same seed gives the same batches.
+
+    Parameters
+    ----------
+    draw : callable
+        (number n, generator) -> ``first`` and ``second`` (n, y, x), and the angles (n,) in radians from one to the
+        other, or None if unknown. From ``natural_draw`` or ``stack_draw``.
+    batch_size, steps : int
+        Pairs of a batch and batches of an epoch.
+    seed : int
+    """
+
+    def __init__(self, draw: Draw, *, batch_size: int, steps: int, seed: int = 0):
+        super().__init__()
+        self.epoch = 0
+        self.batch_size = whole_number(batch_size, name="batch_size", at_least=1)
+        self._steps = whole_number(steps, name="steps", at_least=1)
+        self._draw, self.seed = draw, seed
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Batch ``index`` of the current epoch: first, second (b, y, x) float32, angles (b,) or None."""
+        return self._draw(self.batch_size, self.rng(self.epoch, index))
+
+    def some_images(self, n: int) -> np.ndarray:
+        """Draw (n, y, x) images that are in no batch."""
+        return self._draw(n, self.rng(_APART, 0))[0]
+
+    def rng(self, *key: int) -> np.random.Generator:
+        """Return an independent generator for every key."""
+        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
+
+
+def natural_draw(photographs: Sequence[np.ndarray], **options) -> Draw:
+    """Draw standardised pairs of crops of photographs for a ``PairStream``; options are those of ``natural_pairs``."""
+
+    def standardised(images):
+        images = images - images.mean(axis=(1, 2), keepdims=True)
+        return images / np.maximum(images.std(axis=(1, 2), keepdims=True), 1e-6)
+
+    def draw(n, rng):
+        pairs = natural_pairs(photographs, n, rng=rng, **options)
+        return standardised(pairs.first), standardised(pairs.second), pairs.angles_rad
+
+    return draw
+
+
+def stack_draw(images: np.ndarray, angles_rad: np.ndarray | None = None) -> Draw:
+    """Draw pairs of different images of one stack for a ``PairStream``.
+
+    Parameters
+    ----------
+    images : (n, y, x) array
+        At least two square images, such as those of ``power_spectra``; used unchanged.
+    angles_rad : (n,) array, optional
+        True angle of each image.
+    """
+    images = square_images(images, at_least=2)
+    if angles_rad is not None:
+        angles_rad = one_each(angles_rad, count=len(images), name="angles_rad")
+
+    def draw(n, rng):
+        first = rng.integers(len(images), size=n)
+        second = (first + rng.integers(1, len(images), size=n)) % len(images)
+        angles = None if angles_rad is None else angles_rad[second] - angles_rad[first]
+        return images[first], images[second], angles
+
+    return draw
+
+
+# --- training
 
 
 @dataclass(frozen=True)
@@ -46,12 +127,11 @@ class PairObjective:
     Parameters
     ----------
     method : str
-        ``"udl"``, ``"supervised"`` or ``"stn"``, see the module; ``"udl"`` and ``"stn"`` use no true angles.
+        ``"udl"`` or ``"stn"``, which use no true angles, or ``"supervised"``.
     periods : int
         Periods of the angle in a full turn: 1 for images, 2 for centrosymmetric spectra.
     against_itself : bool
-        For ``"udl"``: also compare the second image with its rotated copy. False trains on differences alone, as
-        published.
+        For ``"udl"``: also compare the second image with its rotated copy; the published method does not.
     displacement_px : float
         For ``"udl"``: displace the rotated second image by U[-limit, limit] along x and y.
     split_pixels : bool
@@ -112,7 +192,20 @@ def train_pairs(
     """
     objective = objective or PairObjective()
     model, loss = training_model(network, objective)
-    watch = _Watch(network, stream if objective.method == "udl" else None, validation, objective.periods)
+    periods = objective.periods
+    calibration = stream.some_images(CALIBRATION_IMAGES) if objective.method == "udl" else None
+    first, second, angles = zip(*(validation[i] for i in range(len(validation))), strict=True)
+
+    def measure(epoch, logs):
+        bias = 0.0 if calibration is None else calibrate_bias(network, calibration, periods=periods)
+        logs["bias_deg"] = float(np.degrees(bias))
+        if angles[0] is not None:
+            pairs = np.concatenate(first), np.concatenate(second)
+            found = predict_angles(network, *pairs, bias_rad=bias, periods=periods)
+            logs["val_error_deg"] = float(
+                angle_errors_deg(found, np.concatenate(angles), periods=periods).mean()
+            )
+
     return compile_and_fit(
         model,
         ObjectiveBatches(stream, objective),
@@ -125,7 +218,7 @@ def train_pairs(
             "seed": stream.seed,
             "batch_size": stream.batch_size,
         },
-        callbacks=[watch, *callbacks],
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=measure), *callbacks],
         verbose=verbose,
     )
 
@@ -137,7 +230,6 @@ def predict_angles(
     *,
     bias_rad: float = 0.0,
     periods: int = 1,
-    batch_size: int = 64,
 ) -> np.ndarray:
     """Estimate the in-plane angle between the two images of each pair.
 
@@ -148,72 +240,32 @@ def predict_angles(
     first, second : (n, y, x) arrays
         Images of the size that the network was built for.
     bias_rad : float
-        Constant that is subtracted, see ``calibrate_bias``.
+        Constant that is subtracted: ``bias_deg`` of the training's history.
     periods : int
         Number of periods of the angle in a full turn.
-    batch_size : int
-        Pairs per pass.
 
     Returns
     -------
     (n,) array
         Angles from ``first`` to ``second``, radians in [0, 2 pi / periods).
     """
-    answer = network.predict([first, second], batch_size=batch_size, verbose=0)
+    answer = network.predict([first, second], batch_size=PREDICTED_AT_ONCE, verbose=0)
     return np.mod(np.arctan2(answer[:, 1], answer[:, 0]) / periods - bias_rad, 2 * np.pi / periods)
 
 
-def calibrate_bias(
-    network: keras.Model,
-    images: np.ndarray,
-    *,
-    periods: int = 1,
-    rng: np.random.Generator | int | None = None,
-) -> float:
-    """Constant bias of a network's angles, radians: its estimates for images and rotated copies, minus the rotations.
-
-    The (n, y, x) images are constant outside their circle; the result is the mean direction over all of them.
-    """
-    angles = np.random.default_rng(rng).uniform(0, 2 * np.pi, len(images))
+def calibrate_bias(network: keras.Model, images: np.ndarray, *, periods: int = 1) -> float:
+    """Bias of a network's angles, rad: its estimates for (n, y, x) images and rotated copies, minus the rotations."""
+    angles = np.random.default_rng(0).uniform(0, 2 * np.pi, len(images))
     rotated = rotate_images(images, angles, outside="edge-mean")
     answers = predict_angles(network, images, rotated, periods=periods)
     return float(np.angle(np.exp(1j * periods * (answers - angles)).mean()) / periods)
 
 
-class _Watch(keras.callbacks.Callback):
-    """Add the bias, calibrated on a stream if there is one, and the true error to the logs."""
-
-    def __init__(self, network, calibration, validation, periods):
-        super().__init__()
-        self._network, self._periods = network, periods
-        self._images = None if calibration is None else calibration.some_images(CALIBRATION_IMAGES)
-        batches = [validation[i] for i in range(len(validation))]
-        self._known = None
-        if all(angles is not None for _, _, angles in batches):
-            self._known = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
-
-    def on_epoch_end(self, epoch, logs=None):
-        bias = 0.0
-        if self._images is not None:
-            bias = calibrate_bias(self._network, self._images, periods=self._periods, rng=0)
-        logs["bias_deg"] = float(np.degrees(bias))
-        if self._known is not None:
-            first, second, angles = self._known
-            found = predict_angles(self._network, first, second, bias_rad=bias, periods=self._periods)
-            logs["val_error_deg"] = float(angle_errors_deg(found, angles, periods=self._periods).mean())
-
-
-def masked_mean_square(true, predicted):
-    """Mean squared difference of images (b, y, x) inside their circle."""
-    mask = crop_mask(true.shape[1])
-    return ops.mean(ops.sum(ops.square(true - predicted) * mask, axis=(1, 2))) / mask.sum()
-
-
 def random_half(shape: tuple[int, int, int], periods: int, rng: np.random.Generator) -> np.ndarray:
     """Choose a random half of the pixels of (n, y, x) images: (n, y, x) bool.
 
-    For even ``periods`` a pixel and its twin about pixel n // 2 are chosen together, since centrosymmetric spectra have
-    the same noise there.
+    For even ``periods`` a pixel and its twin about pixel n // 2 are chosen together: centrosymmetric spectra have the
+    same noise there.
     """
     draw = rng.random(shape, dtype=np.float32)
     if periods % 2 == 0:
@@ -230,10 +282,14 @@ def training_model(network: keras.Model, objective: PairObjective):
     if objective.method == "supervised":
         return keras.Model([first, second], answer), direction_loss
     if objective.method == "stn":
-        rotated = RotateImages(objective.periods)(first, answer)
-        return keras.Model([first, second], rotated), masked_mean_square
+        mask = crop_mask(first.shape[1])
+
+        def masked_mean_square(true, predicted):
+            return ops.mean(ops.sum(ops.square(true - predicted) * mask, axis=(1, 2))) / mask.sum()
+
+        return keras.Model([first, second], rotated_by(first, answer, objective.periods)), masked_mean_square
     rotated = [keras.Input(x.shape[1:], name=f"rotated_{x.name}") for x in network.inputs]
-    answers = [RelativeDirection()(answer, network(rotated))]
+    answers = [relative_direction(answer, network(rotated))]
     if objective.against_itself:
         answers.append(network([second, rotated[1]]))
     answers = ops.stack(answers, axis=1)  # (b, 1 or 2, 2)

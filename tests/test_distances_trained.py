@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from interruptions import Interrupted, fail_at_call
 
-from cryoem.distances.storage import load_encoder, save_encoder
-from cryoem.distances.trained import EncoderSettings, TrainedEncoder
+from cryoem.distances.trained import EncoderSettings, TrainedEncoder, load_encoder, save_encoder
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,306 @@
+"""Densities and images: slices and isosurfaces of maps, galleries of projections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from scipy.ndimage import affine_transform
+from skimage.filters import threshold_otsu
+from skimage.measure import marching_cubes
+
+from cryoem.plots.template import INK, MUTED, figure, panels, round_below
+from cryoem.validation import finite_array, positive_number, whole_number
+
+# A triangle takes about 16 bytes in a page: all surfaces of one figure together stay below 2 MB.
+TRIANGLES_PER_FIGURE = 100_000
+TRIANGLES_PER_SURFACE = 60_000
+AUTOMATIC_LEVELS = (0.6, 1.0, 1.5)
+
+_SURFACE_COLOURS = ("#6ea6d8", "#f0b13c")
+_LIGHT = {"ambient": 0.32, "diffuse": 0.9, "specular": 0.25, "roughness": 0.5, "fresnel": 0.1}
+_EYE = np.array([1.3, 1.3, 0.8])
+
+
+def density_slices(volume: np.ndarray, *, voxel_size_angstrom: float) -> go.Figure:
+    """Three orthogonal slices of a density through voxel ``n // 2``, in grey: bright is dense.
+
+    Parameters
+    ----------
+    volume : (z, y, x) array
+        Density.
+    voxel_size_angstrom : float
+        Edge of a voxel. Axes are particle-frame angstrom, 0 at voxel ``n // 2``, with the second axis up.
+
+    Raises
+    ------
+    ValueError
+        If the map does not have three axes or is not finite, or the voxel size is not positive.
+    """
+    volume = finite_array(volume, name="volume", ndim=3)
+    voxel_size_angstrom = positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
+    z, y, x = ((np.arange(n) - n // 2) * voxel_size_angstrom for n in volume.shape)
+    at_z, at_y, at_x = (n // 2 for n in volume.shape)
+    slices = (
+        ("x", x, "y", y, volume[at_z]),
+        ("x", x, "z", z, volume[:, at_y]),
+        ("y", y, "z", z, volume[:, :, at_x]),
+    )
+    lowest, highest = np.percentile(np.concatenate([s[-1].ravel() for s in slices]), [0.1, 99.9])
+    grey = {"colorscale": "gray", "cmin": lowest, "cmax": highest, "colorbar": {"title": {"text": "density"}}}
+    fig = panels(
+        layout={"height": 360, "coloraxis": grey},
+        cols=3,
+        subplot_titles=["z = 0", "y = 0", "x = 0"],
+        horizontal_spacing=0.12,
+    )
+    for column, (across, across_angstrom, up, up_angstrom, values) in enumerate(slices, start=1):
+        place = {"row": 1, "col": column}
+        fig.add_heatmap(
+            z=values.astype(np.float32),
+            x=across_angstrom,
+            y=up_angstrom,
+            coloraxis="coloraxis",
+            hovertemplate=f"{across} %{{x:.1f}} Å<br>{up} %{{y:.1f}} Å<br>%{{z:.4g}}<extra></extra>",
+            **place,
+        )
+        square = {"scaleanchor": "x" if column == 1 else f"x{column}", "constraintoward": "top"}
+        fig.update_xaxes(title_text=f"{across} (Å)", constrain="domain", showgrid=False, **place)
+        fig.update_yaxes(title_text=f"{up} (Å)", constrain="domain", showgrid=False, **square, **place)
+    return fig.update_yaxes(title_standoff=4)
+
+
+def projection_gallery(
+    images: np.ndarray,
+    *,
+    pixel_size_angstrom: float | None = None,
+    columns: int = 6,
+    titles: Sequence[str] | None = None,
+) -> go.Figure:
+    """Images in a grid of grey panels, each with its own contrast, with one scale bar if their scale is known.
+
+    Parameters
+    ----------
+    images : (n, y, x) array
+        Drawn from left to right and top to bottom, x to the right and y up.
+    pixel_size_angstrom : float, optional
+        Edge of a pixel, for the scale bar. None for no bar, as with photographs.
+    columns : int
+        Panels in a row.
+    titles : sequence of str, optional
+        One short title per image, drawn above it.
+
+    Raises
+    ------
+    ValueError
+        If ``images`` does not have three axes or is not finite, titles and images differ in number, or a size or
+        ``columns`` is not positive.
+    """
+    images = finite_array(images, name="images", ndim=3)
+    n, height, width = images.shape
+    columns = min(whole_number(columns, name="columns", at_least=1), n)
+    if titles is not None and len(titles) != n:
+        raise ValueError(f"titles must have one entry per image, {n}, got {len(titles)}")
+    rows = -(-n // columns)
+    gap = max(2, width // 24)
+    headroom = gap if titles is None else max(gap, height // 7)
+    pitch_y, pitch_x = height + headroom, width + gap
+    mosaic = np.full((rows * pitch_y, columns * pitch_x - gap), 255, np.uint8)
+    annotations = []
+    title_style = {"yanchor": "bottom", "showarrow": False, "font": {"size": 12, "color": MUTED}}
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        bottom, left = (rows - 1 - row) * pitch_y, column * pitch_x
+        lowest, highest = np.percentile(image, [0.5, 99.5])
+        grey = 255 * np.clip((image - lowest) / (highest - lowest or 1.0), 0, 1)
+        mosaic[bottom : bottom + height, left : left + width] = grey.round()
+        if titles is not None:
+            place = {"x": left + width / 2 - 0.5, "y": bottom + height}
+            annotations.append({"text": titles[index], "borderpad": 1, **place, **title_style})
+    fig = figure(
+        annotations=annotations,
+        height=int(np.clip(950 * mosaic.shape[0] / mosaic.shape[1], 180, 1400)) + 54,
+        margin={"l": 10, "r": 10, "t": 34, "b": 20},
+    )
+    fig.add_heatmap(z=mosaic, colorscale="gray", zmin=0, zmax=255, showscale=False, hoverinfo="skip")
+    axis = {"visible": False, "constrain": "domain"}
+    fig.update_xaxes(axis, range=[-0.5, mosaic.shape[1] - 0.5])
+    fig.update_yaxes(axis, range=[-0.5 - 0.16 * height, mosaic.shape[0] - 0.5], scaleanchor="x")
+    if pixel_size_angstrom is not None:
+        pixel = positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
+        bar_angstrom = round_below(0.5 * width * pixel)
+        bar_px, y = bar_angstrom / pixel, -0.5 - 0.1 * height
+        fig.add_shape(type="line", x0=-0.5, x1=bar_px - 0.5, y0=y, y1=y, line={"color": INK, "width": 4})
+        label = {"text": f"{bar_angstrom:g} Å", "showarrow": False, "xanchor": "left", "xshift": 6}
+        fig.add_annotation(x=bar_px, y=y, **label)
+    return fig
+
+
+def density_isosurface(
+    volume: np.ndarray,
+    *,
+    voxel_size_angstrom: float,
+    level: float | Sequence[float] | None = None,
+    second: np.ndarray | None = None,
+    names: tuple[str, str] | None = None,
+) -> go.Figure:
+    """Lit isosurface of a density with a slider over levels; with ``second``, two maps in adjacent scenes.
+
+    Parameters
+    ----------
+    volume : (z, y, x) array
+        Density. Coordinates are particle-frame angstrom, 0 at voxel ``n // 2`` of each axis.
+    voxel_size_angstrom : float
+        Edge of a voxel of both maps.
+    level : float or sequence of float, optional
+        Density on the surface, in the unit of the map. The default is three multiples of an automatic threshold
+        (Otsu's on the positive voxels), computed for each map.
+    second : (z, y, x) array, optional
+        Map for a second scene, which starts with the same camera.
+    names : tuple of str, optional
+        Titles of the two scenes.
+
+    Returns
+    -------
+    Figure
+        One mesh per map and level, coarsened where needed to keep the total below 100,000 triangles.
+
+    Raises
+    ------
+    ValueError
+        If a map does not have three axes, is not finite or has no positive voxel for the automatic level, a level
+        is outside the map's range, or the voxel size is not positive.
+    """
+    maps = [finite_array(volume, name="volume", ndim=3)]
+    if second is not None:
+        maps.append(finite_array(second, name="second", ndim=3))
+    voxel_size_angstrom = positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
+    names = names or (("first", "second") if second is not None else ("density",))
+    if len(names) != len(maps):
+        raise ValueError(f"names must have one entry per map, {len(maps)}, got {len(names)}")
+    if level is None:
+        levels = [[factor * automatic_level(m) for factor in AUTOMATIC_LEVELS] for m in maps]
+        labels, shown = [f"{factor:g}" for factor in AUTOMATIC_LEVELS], AUTOMATIC_LEVELS.index(1.0)
+    else:
+        given = [float(value) for value in np.atleast_1d(level)]
+        levels, labels, shown = [given] * len(maps), [f"{value:.4g}" for value in given], len(given) // 2
+
+    budget = min(TRIANGLES_PER_SURFACE, TRIANGLES_PER_FIGURE // (len(maps) * len(labels)))
+    fig = panels(
+        layout={"height": 560, "margin": {"l": 10, "r": 10, "t": 36, "b": 10}, "showlegend": False},
+        cols=len(maps),
+        specs=[[{"type": "scene"}] * len(maps)],
+        subplot_titles=list(names) if second is not None else None,
+        horizontal_spacing=0.02,
+    )
+    corners = []
+    for column, (density, name, own_levels) in enumerate(zip(maps, names, levels, strict=True), start=1):
+        for index, value in enumerate(own_levels):
+            vertices, triangles = surface_mesh(
+                density, value, voxel_size_angstrom=voxel_size_angstrom, max_triangles=budget
+            )
+            corners += [vertices.min(0), vertices.max(0)]
+            fig.add_mesh3d(
+                **dict(zip("xyz", vertices.T, strict=True)),
+                **dict(zip("ijk", triangles.T, strict=True)),
+                color=_SURFACE_COLOURS[column - 1],
+                flatshading=False,
+                lighting=_LIGHT,
+                lightposition={"x": 4000, "y": 1000, "z": 6000},
+                name=f"{name} at {value:.4g}",
+                hovertemplate="x %{x:.1f} Å<br>y %{y:.1f} Å<br>z %{z:.1f} Å<extra>%{fullData.name}</extra>",
+                visible=index == shown,
+                row=1,
+                col=column,
+            )
+    lowest, highest = np.min(corners, axis=0).astype(float), np.max(corners, axis=0).astype(float)
+    reach = 0.51 * (highest - lowest).max()
+    for axis, middle in zip("xyz", (lowest + highest) / 2, strict=True):
+        span = {"range": [middle - reach, middle + reach], "nticks": 5}
+        fig.update_scenes({f"{axis}axis": {**span, "title": {"text": f"{axis} (Å)"}}})
+    # two scenes share the width: a camera further away leaves room for the axis titles
+    eye = dict(zip("xyz", _EYE * (1.15 if second is not None else 1.0), strict=True))
+    fig.update_scenes(aspectmode="cube", camera={"eye": eye, "center": {"x": 0, "y": 0, "z": -0.1}})
+    if len(labels) > 1:
+        # each step shows one level of each map
+        shows = [[i == at for i in range(len(labels))] * len(maps) for at in range(len(labels))]
+        steps = [
+            {"label": label, "method": "restyle", "args": [{"visible": visible}]}
+            for label, visible in zip(labels, shows, strict=True)
+        ]
+        suffix = " × the automatic level" if level is None else ""
+        place = {"x": 0.5, "xanchor": "center", "len": 0.5, "y": 0.02, "pad": {"t": 10, "b": 5}}
+        label = {"prefix": "surface at ", "suffix": suffix}
+        fig.update_layout(sliders=[{"active": shown, "steps": steps, "currentvalue": label, **place}])
+    return fig
+
+
+def automatic_level(volume: np.ndarray) -> float:
+    """Return Otsu's threshold on the positive voxels of a (z, y, x) map, at most half of the map's maximum.
+
+    Raises
+    ------
+    ValueError
+        If no voxel is positive.
+    """
+    positive = volume[volume > 0]
+    if positive.size == 0:
+        raise ValueError(
+            f"volume must have a positive voxel for an automatic level, got a maximum of {volume.max()}"
+        )
+    return float(min(threshold_otsu(positive), positive.max() / 2))
+
+
+def surface_mesh(
+    volume: np.ndarray,
+    level: float,
+    *,
+    voxel_size_angstrom: float,
+    max_triangles: int = TRIANGLES_PER_SURFACE,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a closed triangle mesh of an isosurface (marching cubes).
+
+    Parameters
+    ----------
+    volume : (z, y, x) array
+        Density.
+    level : float
+        Density on the surface, between the map's minimum and maximum.
+    voxel_size_angstrom : float
+        Edge of a voxel.
+    max_triangles : int
+        Maximum number of triangles. The map is resampled on coarser grids until the mesh fits.
+
+    Returns
+    -------
+    vertices : (v, 3) float32 array
+        x, y, z in angstrom; the origin is voxel ``n // 2``.
+    triangles : (t, 3) integer array
+        Vertex indices, anticlockwise seen from outside.
+
+    Raises
+    ------
+    ValueError
+        If the map does not have three axes or the level is not inside its range.
+    """
+    volume = finite_array(volume, name="volume", ndim=3).astype(np.float32, copy=False)
+    lowest, highest = float(volume.min()), float(volume.max())
+    if not lowest < level < highest:
+        raise ValueError(
+            f"level must be between the minimum {lowest:.4g} and the maximum {highest:.4g} of the map, "
+            f"got {level:.4g}"
+        )
+    step, grid = 1.0, volume
+    while True:
+        # a layer of the lowest value around the map closes the surface at the box
+        corners, triangles, _, _ = marching_cubes(np.pad(grid, 1, constant_values=lowest), level)
+        if len(triangles) <= max_triangles:
+            break
+        step *= max(1.1, np.sqrt(len(triangles) / max_triangles))
+        shape = tuple(int(np.ceil((n - 1) / step)) + 1 for n in volume.shape)
+        grid = affine_transform(volume, np.full(3, step), output_shape=shape, order=1, mode="nearest")
+    centre = np.array(volume.shape) // 2
+    # (v, zyx) voxels -> (v, xyz) angstrom
+    vertices = ((corners - 1) * step - centre)[:, ::-1] * voxel_size_angstrom
+    return vertices.astype(np.float32), triangles.astype(np.uint16 if len(vertices) < 2**16 else np.uint32)
