@@ -1,6 +1,7 @@
-"""Draw the picture of docs/conventions.md: ``python docs/images/draw_conventions.py`` writes conventions.svg and .png.
+"""Draw the figure in docs/conventions.md: ``python docs/images/draw_conventions.py`` writes conventions.svg and .png.
 
-The particle, the image and the frames are computed with ``cryoem.rotations``. Needs matplotlib (extra ``site``).
+The particle, the image and the frames are computed with ``cryoem.rotations``. The script needs matplotlib (extra
+``site``).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ ROT_TILT_PSI_DEG = np.array([84.0, 56.0, 38.0])
 CAMERA_AZIMUTH, CAMERA_ELEVATION = np.deg2rad([24.0, 20.0])
 BEAD_RADIUS = 0.15
 AXIS_LENGTH = 1.75
-CAMERA_DISTANCE = 2.15  # of the image plane from the particle, panel 1
+CAMERA_DISTANCE = 2.15  # from the particle to the image plane, panel 1
 DETECTOR_Z = -2.35  # panel 2
 IMAGE_HALF_WIDTH = 1.35
 
@@ -40,7 +41,7 @@ def to_page(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def particle() -> np.ndarray:
-    """Return the (n, 3) beads of an asymmetric, chiral chain: a tapering helix with an arm."""
+    """Return the positions (n, 3) of beads that form an asymmetric, chiral chain: a tapering helix with an arm."""
     t = np.linspace(0, 1, 34)
     angle = 2 * np.pi * 1.6 * t
     radius = 0.72 - 0.34 * t
@@ -51,7 +52,7 @@ def particle() -> np.ndarray:
 
 
 def draw_particle(ax, beads: np.ndarray) -> None:
-    """Draw shaded beads, the most distant first; the end of the arm is orange."""
+    """Draw shaded beads from back to front. The last bead of the arm is orange."""
     page, nearness = to_page(beads)
     colours = [CHAIN(0.1 + 0.85 * i / (len(beads) - 1)) for i in range(len(beads))]
     colours[-1] = to_rgb(ORANGE)
@@ -88,7 +89,7 @@ def label(ax, point, text, *, colour=INK, size=12, offset=(0, 0), **options) -> 
 
 
 def arc(start: np.ndarray, end: np.ndarray, *, steps: int = 60) -> np.ndarray:
-    """Return unit vectors (steps, 3) along the great circle between two unit vectors."""
+    """Return unit vectors (steps, 3) on the great circle between two unit vectors."""
     angle = np.arccos(np.clip(start @ end, -1, 1))
     t = np.linspace(0, 1, steps)[:, None]
     return (np.sin((1 - t) * angle) * start + np.sin(t * angle) * end) / np.sin(angle)
@@ -100,7 +101,7 @@ def arc_arrow(ax, points: np.ndarray, *, colour: str, zorder: float = 2.5) -> No
 
 
 def particle_frame(ax, rotation) -> None:
-    """Draw panel 1: the particle in its own frame, and the camera at (rot, tilt, psi)."""
+    """Draw panel 1, the particle in its own frame and the camera at (rot, tilt, psi)."""
     rot, tilt, _ = np.deg2rad(ROT_TILT_PSI_DEG)
     camera_x, camera_y, view = rotation.as_matrix()
     assert np.allclose(view, viewing_directions(rotation))
@@ -142,7 +143,7 @@ def particle_frame(ax, rotation) -> None:
 
 
 def microscope_frame(ax, rotation) -> None:
-    """Draw panel 2: the rotated particle and its image, the integral along z."""
+    """Draw panel 2, the rotated particle and its image, which is the integral along z."""
     beads = rotation.apply(particle())
     draw_particle(ax, beads)
     for axis, name, colour in zip(np.eye(3), "xyz", (BLUE, GREEN, VERMILION), strict=True):
@@ -179,7 +180,7 @@ def microscope_frame(ax, rotation) -> None:
 
 
 def pixel_grid(ax, n: int, *, left: float, bottom: float, side: float) -> None:
-    """Draw an n x n image with pixel n // 2 marked; rows upwards, columns to the right."""
+    """Draw an n x n image with pixel n // 2 marked. Row indices increase upwards, column indices to the right."""
     step = side / n
     for row in range(n):
         for column in range(n):
@@ -211,7 +212,7 @@ def pixel_grid(ax, n: int, *, left: float, bottom: float, side: float) -> None:
 
 
 def arrays(ax) -> None:
-    """Draw panel 3: the origin in even and odd boxes."""
+    """Draw panel 3, the origin in even and odd boxes."""
     pixel_grid(ax, 6, left=0, bottom=2.65, side=1.8)
     pixel_grid(ax, 5, left=0, bottom=0, side=1.8)
 

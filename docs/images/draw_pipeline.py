@@ -1,6 +1,6 @@
-"""Draw the picture of the pipeline in the README: ``python docs/images/draw_pipeline.py`` writes pipeline.svg.
+"""Draw the pipeline figure in the README: ``python docs/images/draw_pipeline.py`` writes pipeline.svg.
 
-Needs matplotlib (extra ``site``).
+The script needs matplotlib (extra ``site``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 INK, MUTED, BLUE, VERMILION = "#1f2933", "#66727f", "#0072b2", "#d55e00"
-DATA, STEP = "#e8f1f8", "#ffffff"  # inputs and outputs; steps between them
+DATA, STEP = "#e8f1f8", "#ffffff"  # fill of the input and output boxes, and of the boxes between them
 
 WIDTH, HEIGHT, GAP = 2.0, 0.95, 0.62
 TOP, BOTTOM = 1.75, 0.0
@@ -27,7 +27,7 @@ BOXES = {  # text: (column, row)
     "refinement": (1, BOTTOM),
     "map and\nresolution": (0, BOTTOM),
 }
-PHASES = {  # label above the first box of each phase
+PHASES = {  # label above the first box in each phase
     "density map": "phase 0",
     "pairwise\ndistances": "phase 1",
     "orientations": "phase 2",

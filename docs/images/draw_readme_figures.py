@@ -1,4 +1,4 @@
-"""Export the figures of the README from a complete run as PNG. Needs kaleido and Chromium.
+"""Export the figures in the README from a complete run as PNG files. The script needs kaleido and Chromium.
 
 python docs/images/draw_readme_figures.py data/runs/phantom-quick
 """
