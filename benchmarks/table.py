@@ -6,10 +6,11 @@ import csv
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +43,7 @@ COMMANDS = (
     "natural.py",
     "published.py",
     "kills.py --kills 10 --profile quick",
+    "gpu.py",
 )
 
 
@@ -82,13 +84,35 @@ def as_markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def machine() -> str:
-    """Return the date, the processor and the package versions of a measurement as text."""
-    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+def machine(packages: Sequence[str] = PACKAGES) -> str:
+    """Return the date, the processor, the GPU and the versions of installed packages as text."""
+    versions = {package: installed_version(package) for package in packages}
     return (
-        f"{date.today()}, {os.cpu_count()} CPU cores ({platform.machine()}), no GPU, "
-        f"Python {platform.python_version()}, {versions}"
+        f"{date.today()}, {os.cpu_count()} CPU cores ({platform.machine()}), {card_name() or 'no GPU'}, "
+        f"Python {platform.python_version()}, "
+        + ", ".join(f"{package} {found}" for package, found in versions.items() if found is not None)
     )
+
+
+def installed_version(package: str) -> str | None:
+    """Return the version of a package, or None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def card_name() -> str | None:
+    """Return the name of the first NVIDIA GPU that CUDA_VISIBLE_DEVICES allows, or None if there is none."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    if chosen is not None:
+        command.append(f"--id={chosen.partition(',')[0]}")
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip().partition("\n")[0] or None
 
 
 def store(name: str, table: Table) -> None:

@@ -23,8 +23,14 @@ PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 INTRODUCTION = """# Benchmarks
 
 `make bench` runs the benchmarks, writes the results to `benchmarks/results/*.csv`, and generates this page from these
-files. Times are wall-clock times on two CPU cores. GPU performance has not been measured. All targets were set before
-the measurements.
+files. Times are wall-clock times on two CPU cores, except in the section on GPUs. All targets were set before the
+measurements.
+"""
+GPU = "gpu.py"
+GPU_NOT_MEASURED = """## ASTRA and training on a GPU
+
+Not measured. On a machine with an NVIDIA GPU, `python benchmarks/gpu.py` fills this section, see
+[GPUs](gpu.md#measurements).
 """
 
 
@@ -59,6 +65,8 @@ def page() -> str:
                 date, _, machine = table.machine.partition(", ")
                 sections.append(f"Measured on {date} with `python benchmarks/{command}`: {machine}.\n")
             sections.append(f"{as_markdown(table.columns, table.rows)}\n")
+        if command == GPU and all(table.command != GPU for table in tables):
+            sections.append(GPU_NOT_MEASURED)
     return "\n".join(sections)
 
 

@@ -1,4 +1,4 @@
-"""Projection and its adjoint: agreement with RELION, an exact Fourier transform and calculus; backends; refusals."""
+"""Projection and its adjoint: agreement with RELION, exact Fourier transforms and calculus; backends; errors."""
 
 from unittest.mock import Mock
 
@@ -13,7 +13,7 @@ from small_projections import FLOAT32, INTERPOLATION, correlations, cpu, cpu_adj
 from cryoem import volumes
 from cryoem.images import plane_frequencies
 from cryoem.projection import fourier, projectors
-from cryoem.projection.projectors import Projector, backproject, project
+from cryoem.projection.projectors import Projector, backproject, describe_backend, project
 from cryoem.rotations import from_relion_euler_deg, random_rotations
 
 ADJOINT = 1e-5  # relative
@@ -22,7 +22,7 @@ THIN_SHAPES = [(1, 1, 1), (2, 2, 2), (3, 3, 3), (16, 16, 1), (16, 16, 3), (1, 16
 
 
 def exact_slices(volume, rotations, size) -> np.ndarray:
-    """The half-planes of images of ``size`` pixels by a non-uniform FFT in double precision: (n, m)."""
+    """Compute the half-planes of ``size``-pixel images by a non-uniform FFT in double precision: (n, m)."""
     frequencies = plane_frequencies(size).astype(np.float64)  # (m, 2)
     slices = []
     for matrix in rotations.as_matrix():
@@ -31,11 +31,11 @@ def exact_slices(volume, rotations, size) -> np.ndarray:
     return np.array(slices)
 
 
-# --- RELION made the same images
+# --- the same images made by RELION
 
 
 def relion_projections(folder, name):
-    """Images (n, y, x), their orientations, and the displacement (x, y) px of their content."""
+    """Images (n, y, x), their orientations, and the displacement (x, y) of their content in pixels."""
     with mrcfile.open(folder / "particles" / f"{name}.mrcs", permissive=True) as stack:
         images = stack.data.copy()
     table = starfile.read(folder / "particles" / f"{name}.star")
@@ -52,7 +52,7 @@ def test_images_are_those_of_relion_in_an_odd_box_and_the_wrong_hand_and_transpo
     images, rotations, displacement = relion_projections(real_data, name)
     volume = ribosome(real_data)
     for image, shift in zip(images, displacement, strict=True):
-        x, y = np.rint(shift).astype(int) + 1  # RELION's odd boxes are one pixel further along x and y
+        x, y = np.rint(shift).astype(int) + 1  # in odd boxes, RELION is one pixel further along x and y
         image[:] = np.roll(image, (-y, -x), axis=(0, 1))
     ours = cpu(volume, rotations)
     assert correlations(ours, images).min() > 0.99
@@ -79,7 +79,7 @@ def test_images_agree_with_an_exact_fourier_transform(shape, size):
     start = working // 2 - size // 2
     exact = np.fft.fftshift(exact, axes=(1, 2))[:, start : start + size, start : start + size]
     assert relative(cpu(volume, rotations, image_size=size), exact) <= INTERPOLATION
-    # and none of the elements of the half-plane stands out
+    # and no element of the half-plane stands out
     spectrum = fourier.transform(volume)
     ours = fourier.read_slices(spectrum, rotations.as_matrix(), plane_frequencies(working))
     assert relative(ours, slices) <= INTERPOLATION
@@ -180,7 +180,7 @@ def test_one_orientation_and_none_at_all(small_volume):
     assert cpu(small_volume, rotations[:0]).shape == (0, 24, 24)
 
 
-# --- refusals
+# --- errors
 
 
 CUBE, VIEWS, TWO = np.ones((4, 4, 4)), np.ones((2, 8, 8)), random_rotations(2, rng=0)
@@ -189,10 +189,10 @@ CUBE, VIEWS, TWO = np.ones((4, 4, 4)), np.ones((2, 8, 8)), random_rotations(2, r
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"volume": CUBE[0]}, r"volume must be a non-empty array .*, got shape \(4, 4\)"),
-        ({"volume": np.nan * CUBE}, "volume must be finite, got 64 non-finite values of 64"),
+        ({"volume": CUBE[0]}, r"volume must be a non-empty 3-D array, got shape \(4, 4\)"),
+        ({"volume": np.nan * CUBE}, "volume must be finite, got NaN or infinity in 64 of 64 values"),
         ({"rotations": np.eye(3)}, "rotations must be a scipy Rotation, got ndarray"),
-        ({"image_size": 1}, "image_size must be a whole number of at least 2, got 1"),
+        ({"image_size": 1}, "image_size must be an integer >= 2, got 1"),
         ({"backend": "cuda"}, "backend must be one of auto, fourier, astra, got 'cuda'"),
     ],
 )
@@ -205,11 +205,11 @@ def test_unfit_arguments_of_project_are_one_sentence(arguments, message):
     ("arguments", "message"),
     [
         ({"images": VIEWS[:, 1:]}, r"images must be \(n, y, x\) with y == x, got \(2, 7, 8\)"),
-        ({"images": VIEWS[:1]}, "images must have one entry for each of the 2 rotations, got 1"),
+        ({"images": VIEWS[:1]}, "images and rotations must be equal in number, got 1 images and 2 rotations"),
         ({"rotations": np.eye(3)}, "rotations must be a scipy Rotation, got ndarray"),
         ({"volume_shape": 8}, r"volume_shape must be three sizes \(z, y, x\), got 8"),
         ({"volume_shape": (8, 8)}, r"volume_shape must be three sizes \(z, y, x\), got \(8, 8\)"),
-        ({"volume_shape": (8, 0, 8)}, "volume_shape must be a whole number of at least 1, got 0"),
+        ({"volume_shape": (8, 0, 8)}, "each size in volume_shape must be an integer >= 1, got 0"),
         ({"backend": "cuda"}, "backend must be one of auto, fourier, astra, got 'cuda'"),
     ],
 )
@@ -232,12 +232,30 @@ def test_astra_without_a_gpu_is_one_sentence_and_no_dead_process(small_volume, m
     np.testing.assert_array_equal(project(small_volume, rotations), cpu(small_volume, rotations))
 
 
+def test_the_projector_is_described_with_the_reason_why_it_is_not_astra(monkeypatch):
+    monkeypatch.setenv("CRYOEM_DEVICE", "auto")
+    monkeypatch.setattr(projectors, "astra_is_usable", lambda: True)
+    slices = "Fourier slices on the CPU, because "
+    assert describe_backend() == describe_backend("astra") == "ASTRA on the GPU"
+    assert describe_backend("fourier") == slices + 'backend is "fourier"'
+    monkeypatch.setenv("CRYOEM_DEVICE", "cpu")
+    assert describe_backend() == slices + "CRYOEM_DEVICE is set to cpu"
+    monkeypatch.setenv("CRYOEM_DEVICE", "auto")
+    monkeypatch.setattr(projectors, "astra_is_usable", lambda: False)
+    monkeypatch.setattr(projectors, "find_spec", lambda name: name)
+    assert describe_backend() == slices + "astra-toolbox finds no usable GPU"
+    monkeypatch.setattr(projectors, "find_spec", lambda name: None)
+    assert describe_backend() == slices + "astra-toolbox is not installed"
+    with pytest.raises(RuntimeError, match=r'^backend="astra" needs'):
+        describe_backend("astra")
+
+
 def test_detector_coordinates_are_the_first_two_rows():
     rotations = random_rotations(10, rng=1)
     ray, centre, u, v = np.split(projectors.detector_vectors(rotations.as_matrix()), 4, axis=1)
     point = np.array([3.0, -1.0, 2.0])
     x, y, z = rotations.apply(point).T
-    # the ray through the point meets the detector where centre + x u + y v = point - z ray
+    # the ray through the point hits the detector where centre + x u + y v = point - z ray
     np.testing.assert_allclose(centre + x[:, None] * u + y[:, None] * v, point - z[:, None] * ray, atol=1e-12)
     np.testing.assert_allclose(np.cross(u, v), ray, atol=1e-12)
 
@@ -252,7 +270,7 @@ def test_astra_geometry_puts_the_origin_at_the_middle_voxel_and_pixel(shape, siz
         assert volume["option"][f"WindowMin{axis}"] + 0.5 == -(n // 2)
         assert volume["option"][f"WindowMax{axis}"] - 0.5 == n - 1 - n // 2
     ray, centre, u, v = np.split(projection["Vectors"], 4, axis=1)
-    pixel = size // 2 - (size - 1) / 2  # from the middle of the detector to the origin's pixel
+    pixel = size // 2 - (size - 1) / 2  # from the centre of the detector to the pixel of the origin
     np.testing.assert_allclose(centre + pixel * (u + v), 0, atol=1e-12)
     np.testing.assert_allclose(ray, rotations.as_matrix()[:, 2], atol=1e-12)
 
@@ -268,7 +286,7 @@ def test_astra_agrees_with_fourier_slices(small_volume, monkeypatch, size):
     expected = cpu(small_volume, rotations, image_size=size)
     assert images.shape == expected.shape
     assert correlations(images, expected).min() > 0.995
-    assert relative(images, expected) < 0.1  # rays interpolate linearly
+    assert relative(images, expected) < 0.1  # values along rays are interpolated linearly
     smeared = backproject(expected, rotations, volume_shape=small_volume.shape, backend="astra")
     forth, back = np.vdot(images.astype(float), expected), np.vdot(small_volume.astype(float), smeared)
     assert back == pytest.approx(forth, rel=0.01)

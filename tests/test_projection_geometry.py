@@ -1,4 +1,4 @@
-"""Geometry of projections: axes, Euler angles, displacements, hands and symmetries."""
+"""Geometry of projections: axes, Euler angles, displacements, handedness and symmetries."""
 
 import numpy as np
 import pytest
@@ -73,7 +73,7 @@ def test_the_opposite_view_is_the_mirror_image_and_the_image_turns_with_the_micr
     front = cpu(small_volume, rotations, image_size=size)
     back = cpu(small_volume, Rotation.from_rotvec([0, np.pi, 0]) * rotations, image_size=size)
     turned = cpu(small_volume, Rotation.from_rotvec([0, 0, np.pi / 2]) * rotations, image_size=size)
-    # in an even box row and column 0 have no partner
+    # in an even box, row and column 0 have no counterpart
     front, back, turned = (images[:, 1 - size % 2 :, 1 - size % 2 :] for images in (front, back, turned))
     assert relative(back, front[:, :, ::-1]) <= 2 * INTERPOLATION
     assert relative(turned, front[:, ::-1].swapaxes(1, 2)) <= 2 * INTERPOLATION  # x' = -y, y' = x
@@ -94,4 +94,4 @@ def test_orientations_of_a_symmetric_particle_give_the_same_image():
     (rotation,) = random_rotations(1, rng=1)
     images = cpu(volume, Rotation.concatenate([rotation * g for g in point_group("D2")]))
     for image in images[1:]:
-        assert relative(image, images[0]) < 0.02  # the phantom is symmetric up to its sampling
+        assert relative(image, images[0]) < 0.02  # the phantom is symmetric up to sampling errors

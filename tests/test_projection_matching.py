@@ -1,4 +1,4 @@
-"""Images compared with slices of a volume: the true pose correlates best, and a step corrects a small error."""
+"""Images compared with volume slices: the true pose correlates best, and one step corrects a small error."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from cryoem.rotations import random_rotations
 
 @pytest.fixture(scope="module")
 def slices(particle):
-    """Spectrum of the particle, transforms of three images, their orientations, frequencies and weights."""
+    """The spectrum of the particle, and transforms, orientations, frequencies and weights of three images."""
     rotations, disc = random_rotations(3, rng=3), fourier_disc(32)
     inside = np.hypot(*disc.frequencies.T) < 0.35
     planes = half_planes_from_images(cpu(particle, rotations))[:, disc.index[inside]]
@@ -38,7 +38,7 @@ def test_a_gauss_newton_step_corrects_small_turns_and_displacements(slices, unkn
     spectrum, planes, true, *disc = slices
     turns = 0.01 * np.array([[1.0, 0, 0], [0, -1, 0.5], [0.3, 0.2, -1]])
     shifts = (unknowns == 5) * np.array([[0.2, -0.1], [0.0, 0.15], [-0.25, 0.05]])
-    seen = displaced(3 * planes, disc[0], shifts)  # the contrast is free
+    seen = displaced(3 * planes, disc[0], shifts)  # the contrast may vary
     start = Rotation.from_rotvec(-turns) * true
     steps, inverse = gauss_newton_steps(
         spectrum, seen, start, *disc, difference=0.02, with_shifts=unknowns == 5

@@ -5,6 +5,13 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "projectors": ["BACKENDS", "Projector", "backproject", "project", "resolve_backend"],
+        "projectors": [
+            "BACKENDS",
+            "Projector",
+            "backproject",
+            "describe_backend",
+            "project",
+            "resolve_backend",
+        ],
     },
 )

@@ -1,12 +1,12 @@
-"""Central slices of a volume's Fourier transform, evaluated off the grid, and the exact adjoint.
+"""Central slices of a volume's Fourier transform, evaluated off the grid, and the exact adjoint operation.
 
-The transform of the volume is sampled on a grid finer than necessary (``OVERSAMPLING``), and interpolated with a
-Kaiser-Bessel kernel of ``WIDTH`` points a side, whose roll-off in real space is divided out beforehand.  This is the
-non-uniform FFT specialised to rotated half-planes of a real volume: one pass over a table-driven kernel, no plan, no
-sorting, threads over images.  A real volume needs only the half of the grid with k_x >= 0; a guard band around it keeps
-modulo operations out of the inner loop.
+The transform of the volume is computed on an oversampled grid (``OVERSAMPLING``) and interpolated with a Kaiser-Bessel
+kernel that is ``WIDTH`` points wide. The roll-off of the kernel in real space is divided out beforehand. This is a
+non-uniform FFT specialised to rotated half-planes of a real volume: a single pass with a tabulated kernel, without a
+plan or sorting, parallelised over images. For a real volume, only the half of the grid with k_x >= 0 is needed. A guard
+band around it keeps modulo operations out of the inner loop.
 
-Frequencies are in cycles per voxel; the origin of real space is voxel ``n // 2`` on every axis.
+Frequencies are in cycles per voxel. The origin of real space is voxel ``n // 2`` along every axis.
 
 References: Jackson et al., IEEE Trans. Med. Imaging 10 (1991) 473; Beatty et al., ibid. 24 (2005) 799 (kernel shape).
 """
@@ -41,7 +41,7 @@ KERNEL_TABLE = _kernel_table()
 
 
 def _roll_off(n: int, n_grid: int) -> np.ndarray:
-    """Evaluate the kernel's Fourier transform at the n voxel positions of one axis: (n,) float64."""
+    """Evaluate the kernel's Fourier transform at the n voxel positions along one axis: (n,) float64."""
     position = (np.arange(n) - n // 2) / n_grid
     argument = np.sqrt((_BETA**2 - (np.pi * WIDTH * position) ** 2).astype(complex))
     return WIDTH / i0(_BETA) * np.sinc(argument / np.pi * 1j).real
@@ -49,35 +49,35 @@ def _roll_off(n: int, n_grid: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class GridShape:
-    """The oversampled Fourier grid of a volume of (z, y, x) voxels, of which a guarded half is stored."""
+    """Shape of the oversampled Fourier grid of a (z, y, x) volume; only one half, with a guard band, is stored."""
 
     volume: tuple[int, int, int]
 
     @property
     def full(self) -> tuple[int, int, int]:
-        """Grid points on each axis (z, y, x): even, with small prime factors, and enough for the guard band."""
+        """Numbers of grid points (z, y, x): even, with small prime factors, and large enough for the guard band."""
         halves = (max(int(np.ceil(OVERSAMPLING * n / 2)), 2 * _GUARD) for n in self.volume)
         return tuple(2 * scipy.fft.next_fast_len(half, real=True) for half in halves)
 
     @property
     def stored(self) -> tuple[int, int, int]:
-        """Shape of the half grid k_x >= 0 with a guard band on each side."""
+        """Shape of the half grid k_x >= 0, including a guard band on each side."""
         nz, ny, nx = self.full
         return nz + 2 * _GUARD, ny + 2 * _GUARD, nx // 2 + 1 + 2 * _GUARD
 
     @property
     def roll_off(self) -> np.ndarray:
-        """Roll-off of the interpolation kernel in real space: float32, in the shape of the volume."""
+        """Roll-off of the interpolation kernel in real space: float32, with the shape of the volume."""
         z, y, x = (_roll_off(n, m) for n, m in zip(self.volume, self.full, strict=True))
         return (z[:, None, None] * y[:, None] * x).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class VolumeTransform:
-    """Oversampled, guarded half transform of a real volume, for interpolation.
+    """Oversampled half of the Fourier transform of a real volume, with a guard band, for interpolation.
 
-    ``values`` is complex64 of ``shape.stored``; frequency zero is at index (GUARD + half a grid) in z and y, and GUARD
-    in x.
+    ``values`` is complex64 with the shape ``shape.stored``. Zero frequency is at index GUARD plus half of the full grid
+    along z and y, and at index GUARD along x.
     """
 
     values: np.ndarray
@@ -88,16 +88,16 @@ def transform(volume: np.ndarray) -> VolumeTransform:
     """Transform a real (z, y, x) volume for evaluation off the grid."""
     shape = GridShape(volume.shape)
     half = np.asarray(volume, np.float32) / shape.roll_off
-    # pad and transform axis by axis, so that padding is neither stored nor transformed before its turn
+    # pad one axis at a time, so that the padding of the other axes is neither stored nor transformed
     for axis in (2, 1, 0):
         half = _padded_transform(half, shape.full[axis], axis)
     return VolumeTransform(_guarded(half), shape)
 
 
 def _padded_transform(values: np.ndarray, length: int, axis: int) -> np.ndarray:
-    """Pad one axis to a length and transform it; position n // 2 is the origin.
+    """Pad one axis to ``length`` and transform it, with position n // 2 as the origin.
 
-    The last axis is real and halved, the others complex.
+    The transform is real along the last axis and complex along the others.
     """
     n = values.shape[axis]
     padded = np.zeros((*values.shape[:axis], length, *values.shape[axis + 1 :]), values.dtype)
@@ -110,7 +110,7 @@ def _padded_transform(values: np.ndarray, length: int, axis: int) -> np.ndarray:
 
 
 def _box(shape: GridShape) -> tuple[slice, ...]:
-    """Position of the volume in the padded array: voxel n // 2 at index m // 2."""
+    """Return the slices of the volume in the padded array, where voxel n // 2 is at index m // 2."""
     return tuple(
         slice(m // 2 - n // 2, m // 2 - n // 2 + n) for n, m in zip(shape.volume, shape.full, strict=True)
     )
@@ -122,7 +122,7 @@ def _negate(half: np.ndarray) -> np.ndarray:
 
 
 def _guarded(half: np.ndarray) -> np.ndarray:
-    """Shift a half grid in z and y, and extend it periodically in these and by Hermitian symmetry in x."""
+    """Shift a half grid along z and y, and extend it periodically along z and y and by Hermitian symmetry along x."""
     nz, ny, nx = half.shape
     guarded = np.empty((nz + 2 * _GUARD, ny + 2 * _GUARD, nx + 2 * _GUARD), half.dtype)
     inner = guarded[_GUARD:-_GUARD, _GUARD:-_GUARD]
@@ -144,7 +144,7 @@ def _guarded(half: np.ndarray) -> np.ndarray:
 
 
 def _fold_guard(guarded: np.ndarray) -> np.ndarray:
-    """Fold values in the guard band back into the half grid, and add every sample's Hermitian twin."""
+    """Fold the guard band back into the half grid, and add the Hermitian twin of every sample."""
     rows = guarded[_GUARD:-_GUARD]
     rows[:_GUARD] += guarded[-_GUARD:]
     rows[-_GUARD:] += guarded[:_GUARD]
@@ -161,7 +161,8 @@ def _fold_guard(guarded: np.ndarray) -> np.ndarray:
 def read_slices(spectrum: VolumeTransform, matrices: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
     """Evaluate the transform on central slices: (n, m) complex64.
 
-    Slices are spanned by the first two rows of (n, 3, 3) orientations, at (m, 2) cycles per voxel within [-0.5, 0.5].
+    Each slice is spanned by the first two rows of one of the (n, 3, 3) orientations. The m points have (m, 2)
+    ``frequencies`` in cycles per voxel, within [-0.5, 0.5].
     """
     values = np.empty((len(matrices), len(frequencies)), np.complex64)
     _read(
@@ -178,9 +179,10 @@ def read_slices(spectrum: VolumeTransform, matrices: np.ndarray, frequencies: np
 def spread_slices(
     values: np.ndarray, matrices: np.ndarray, frequencies: np.ndarray, shape: GridShape
 ) -> np.ndarray:
-    """Add (n, m) slice values and their Hermitian twins into the Fourier grid, at the points of ``read_slices``.
+    """Add (n, m) slice values and their Hermitian twins to the Fourier grid, at the points of ``read_slices``.
 
-    The complex64 half grid k_x >= 0, shifted in z and y, is twice the adjoint of ``read_slices`` over real volumes.
+    The result is the complex64 half grid k_x >= 0, shifted along z and y. It is twice the adjoint of ``read_slices``
+    for real volumes.
     """
     chunks = min(numba.get_num_threads(), len(matrices))
     grids = np.zeros((chunks, *shape.stored), np.complex64)
@@ -198,8 +200,8 @@ def spread_slices(
 def untransform(half: np.ndarray, shape: GridShape) -> np.ndarray:
     """Transform a half grid back, crop it to the volume and divide by the kernel's roll-off: (z, y, x) float32.
 
-    The inverse transform is not normalised.  After ``spread_slices`` this is twice the adjoint of ``transform`` and
-    ``read_slices``.
+    The inverse transform is not normalised. Applied after ``spread_slices``, this function gives twice the adjoint of
+    ``transform`` followed by ``read_slices``.
     """
     spectrum = scipy.fft.ifftshift(half, axes=(0, 1))
     padded = scipy.fft.irfftn(spectrum, s=shape.full, workers=-1, norm="forward")
@@ -208,7 +210,7 @@ def untransform(half: np.ndarray, shape: GridShape) -> np.ndarray:
 
 @numba.njit(inline="always")
 def _place(fx, fy, r, nx, ny, nz):
-    """Return the grid position of an in-plane frequency in the stored half, and whether to take the conjugate."""
+    """Return the position of an in-plane frequency in the stored half grid, and whether its value is conjugated."""
     kx = (fx * r[0, 0] + fy * r[1, 0]) * nx
     ky = (fx * r[0, 1] + fy * r[1, 1]) * ny
     kz = (fx * r[0, 2] + fy * r[1, 2]) * nz
@@ -220,7 +222,7 @@ def _place(fx, fy, r, nx, ny, nz):
 
 @numba.njit(inline="always")
 def _weigh(position, table, weights, repeat):
-    """Fill the kernel weights around a position, each ``repeat`` times; return the index of the first grid point."""
+    """Write the kernel weights around a position, each ``repeat`` times; return the index of the first grid point."""
     base = np.floor(position)
     scaled = (position - base) * np.float32(TABLE_STEPS)
     row = int(scaled)
@@ -233,10 +235,11 @@ def _weigh(position, table, weights, repeat):
 
 @numba.njit(inline="always")
 def sample(grid, full, table, matrix, fx, fy, wx, wy, wz):
-    """Interpolate the transform at one point of a slice; return the real and the imaginary part.
+    """Interpolate the transform at one point of a slice; return the real and imaginary parts.
 
-    ``grid`` is the guarded half grid viewed as float32, real and imaginary parts alternating; ``full`` is its (z, y, x)
-    size; ``table`` is ``KERNEL_TABLE``; wx (2 WIDTH), wy and wz (WIDTH) are scratch.
+    ``grid`` is the half grid with its guard band, viewed as float32 with alternating real and imaginary parts. ``full``
+    is the (z, y, x) size of the full grid, and ``table`` is ``KERNEL_TABLE``. ``wx`` (2 WIDTH), ``wy`` and ``wz``
+    (WIDTH) are work arrays.
     """
     nz, ny, nx = full
     kx, ky, kz, conjugate = _place(fx, fy, matrix, nx, ny, nz)

@@ -1,9 +1,9 @@
 """Comparison of images with central slices, which are evaluated on the fly and never stored.
 
-Images are half-planes: transforms at m in-plane frequencies, weighted by ``weights`` (how many elements of the full
-plane each represents).  Orientations change from the left, ``R -> exp(delta) R``, so that the third component of delta
-is an in-plane rotation.  A displacement (x, y) of the image's content multiplies its transform by a phase; the
-microscope's contrast transfer multiplies each slice by a real number.
+Images are half-planes: Fourier transforms at m in-plane frequencies. ``weights`` states how many elements of the full
+plane each of these represents. Orientations change by multiplication from the left, ``R -> exp(delta) R``, so the third
+component of delta is an in-plane rotation. A displacement (x, y) of the image content multiplies the transform by a
+phase. The CTF multiplies each slice by a real number at each frequency.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from cryoem.images import shift_phases
 from cryoem.projection.fourier import KERNEL_TABLE, WIDTH, VolumeTransform, sample
 
-BLOCK = 256  # images whose phases are in memory at a time
+BLOCK = 256  # images displaced at a time, to bound the memory for their phases
 
 
 def correlate_candidates(
@@ -28,8 +28,8 @@ def correlate_candidates(
 ) -> np.ndarray:
     """Correlate each image with the slices at its own candidate orientations: (n, c) float32 in [-1, 1].
 
-    ``planes`` (n, m) are transforms of the images at (m, 2) ``frequencies`` in cycles per pixel; ``matrices`` is
-    (n, c, 3, 3); ``transfers`` (n, m) multiply the slices.
+    ``planes`` (n, m) are the transforms of the images at ``frequencies`` (m, 2) in cycles per pixel. ``matrices`` (n,
+    c, 3, 3) are the candidate orientations. ``transfers`` (n, m) multiply the slices.
     """
     scores = np.empty(matrices.shape[:2], np.float32)
     _correlate(*_arguments(spectrum, planes, matrices, frequencies, weights, transfers), scores)
@@ -56,14 +56,15 @@ def gauss_newton_steps(
     difference: float,
     with_shifts: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the changes of orientations, and of shifts, that minimise the misfit to linearised slices.
+    """Compute Gauss-Newton steps of orientations, and optionally shifts, towards the images.
 
-    Minimise ``|F - a S(exp(delta) R)|^2`` over delta, with the contrast a from least squares and the derivative of the
-    slice from central differences of ``difference`` radians; ``with_shifts`` also over a displacement of the slice.
+    Each step minimises ``|F - a S(exp(delta) R)|^2`` over delta for a linearised slice S. The contrast a is fitted by
+    least squares, and the derivative of the slice is a central difference over ``difference`` radians. If
+    ``with_shifts`` is True, the step also includes a displacement of the slice.
 
-    Steps (n, 3 or 5) are rotation vectors in radians, followed by displacements (x, y) in pixels.  The second result is
-    the inverse (n, 3 or 5, 3 or 5) of the damped normal matrices.  Multiplied by the noise variance in the real or
-    imaginary part of an element, it is the covariance of each pose.
+    The first result contains the steps (n, 3 or 5): rotation vectors in radians, followed by displacements (x, y) in
+    pixels. The second is the inverse (n, 3 or 5, 3 or 5) of the damped normal matrices. Its product with the noise
+    variance of an element's real or imaginary part is the covariance of each pose.
     """
     turns = Rotation.from_rotvec(difference * np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)]))
     matrices = np.einsum("cij,njk->ncik", turns.as_matrix(), rotations.as_matrix())  # (n, 7, 3, 3)
@@ -76,7 +77,7 @@ def gauss_newton_steps(
         hessians,
         gradients,
     )
-    # damp radians and pixels separately, each by the mean curvature of its kind
+    # damp angles and displacements separately, each by its own mean curvature
     alike = np.equal.outer(np.arange(unknowns) < 3, np.arange(unknowns) < 3)
     damping = 1e-3 * np.einsum("naa->na", hessians) @ alike + 1e-30
     hessians += damping[:, :, None] * np.eye(unknowns)
@@ -125,8 +126,8 @@ def _normal_equations(
 ):
     """Form the normal equations of each image.
 
-    ``matrices`` (n, 7, 3, 3) are the current orientation, three forward and three backward turns.  Of five unknowns,
-    the last two are displacements along x and y.
+    ``matrices`` (n, 7, 3, 3) contain the current orientation, then three forward and three backward turns. If there are
+    five unknowns, the last two are displacements along x and y.
     """
     n, m = planes.shape
     unknowns = gradients.shape[1]
@@ -139,7 +140,7 @@ def _normal_equations(
                     grid, full, table, matrices[i, k], frequencies[j, 0], frequencies[j, 1], wx, wy, wz
                 )
                 slices[k, j] = transfers[np.int64(i) % len(transfers), j] * complex(re, im)
-        # contrast by least squares
+        # fit the contrast by least squares
         cross = power = 0.0
         for j in range(m):
             cross += weights[j] * (slices[0, j].conjugate() * planes[i, j]).real

@@ -1,10 +1,10 @@
 """Projection of a density along the microscope's z-axis, and its adjoint.
 
-Algorithms call ``project`` and ``backproject``, or ``Projector`` to project a volume block by block, and never build
-geometry.  There are two backends: ``"fourier"`` reads central slices of the volume's Fourier transform on the CPU, with
-an exact adjoint; ``"astra"`` traces rays on a GPU (``parallel3d_vec``), with an adjoint that is matched up to ASTRA's
-interpolation.  ``"auto"`` uses ASTRA if a usable GPU is visible and the CPU otherwise, unless ``CRYOEM_DEVICE`` sets
-the device.
+Algorithms call ``project`` and ``backproject``, or use ``Projector`` to project a volume block by block; they do not
+build geometry themselves. There are two backends. ``"fourier"`` evaluates central slices of the volume's Fourier
+transform on the CPU and has an exact adjoint. ``"astra"`` traces rays on a GPU (``parallel3d_vec``); its adjoint is
+exact up to ASTRA's interpolation. ``"auto"`` uses ASTRA if a usable GPU is visible and the CPU otherwise, unless
+``CRYOEM_DEVICE`` sets the device.
 
 ASTRA: van Aarle et al., Optics Express 24 (2016) 25129; https://astra-toolbox.com/docs/geom3d.html.
 """
@@ -12,6 +12,7 @@ ASTRA: van Aarle et al., Optics Express 24 (2016) 25129; https://astra-toolbox.c
 from __future__ import annotations
 
 from functools import cached_property
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,39 +42,39 @@ def project(
     Parameters
     ----------
     volume : (z, y, x) array
-        Real density of any shape; the origin is voxel ``n // 2`` of each axis.
+        Real density of any shape. The origin is voxel ``n // 2`` along each axis.
     rotations : Rotation
-        n orientations R, ``x_microscope = R @ x_particle``.
+        n orientations R, with ``x_microscope = R @ x_particle``.
     image_size : int, optional
-        Side of the square images in pixels of one voxel; the longest side of the volume by default.
+        Width of the square images in pixels. A pixel is as wide as a voxel. Default: the longest side of the volume.
     backend : {"auto", "fourier", "astra"}
-        Projection backend, see the module.
+        Projection backend; see the module docstring.
 
     Returns
     -------
     (n, y, x) array
-        Line integrals, float32, in density times voxels; the origin is pixel ``image_size // 2``.
+        Line integrals in density times voxels, as float32. The origin is pixel ``image_size // 2``.
 
     Raises
     ------
     ValueError
-        If the volume is not 3-D, real and finite, rotations are not a ``Rotation``, ``image_size`` is below 2, or the
-        backend is unknown.
+        If ``volume`` is not a 3-D array of finite real numbers, if ``rotations`` is not a ``Rotation``, if
+        ``image_size`` is less than 2, or if the backend is unknown.
     RuntimeError
-        If the backend is ``"astra"`` and no usable GPU is visible.
+        If a GPU is required, by the backend ``"astra"`` or by ``CRYOEM_DEVICE``, and none is usable.
 
     Notes
     -----
-    The central-slice theorem; ``docs/conventions.md`` states the accuracy.
+    The ``"fourier"`` backend is based on the central-slice theorem. For its accuracy, see ``docs/conventions.md``.
     """
     return Projector(volume, image_size=image_size, backend=backend)(rotations)
 
 
 class Projector:
-    """A volume that is prepared once and projected block by block.
+    """A volume that is prepared once and then projected block by block.
 
-    Arguments, errors and results are those of ``project``.  The prepared transform, about 35 bytes per voxel, stays in
-    memory.  A copy in another process prepares its own transform at the first call.
+    Parameters, results and errors are the same as for ``project``. The prepared transform takes about 35 bytes of
+    memory per voxel. A copy sent to a different process prepares its own transform when it is first called.
     """
 
     def __init__(self, volume: np.ndarray, *, image_size: int | None = None, backend: str = "auto"):
@@ -114,39 +115,42 @@ class Projector:
 def backproject(
     images: np.ndarray, rotations: Rotation, *, volume_shape: tuple[int, int, int], backend: str = "auto"
 ) -> np.ndarray:
-    """Apply the adjoint of ``project``: smear each image along its viewing direction, and add.
+    """Apply the adjoint of ``project``: smear each image along its viewing direction and add the results.
 
     Parameters
     ----------
     images : (n, y, x) array, y == x
+        Images to back-project.
     rotations : Rotation
+        Orientations of the n images.
     volume_shape : tuple of int
         Shape (z, y, x) of the result.
-    backend : str
-        As for ``project``.
+    backend : {"auto", "fourier", "astra"}
+        Projection backend; see the module docstring.
 
     Returns
     -------
     (z, y, x) array
-        Float32, such that ``<project(v), images> == <v, backproject(images)>`` for every v of that shape.
+        Float32 volume that satisfies ``<project(v), images> == <v, backproject(images)>`` for every volume v of the
+        same shape.
 
     Raises
     ------
     ValueError
-        If images are not (n, y, y), not finite, or not one for each rotation; ``volume_shape`` is not three positive
-        whole numbers; or the backend is unknown.
+        If the images do not have shape (n, y, y) or contain NaN or infinity; if the number of images differs from the
+        number of rotations; if ``volume_shape`` is not three positive integers; or if the backend is unknown.
     RuntimeError
-        If the backend is ``"astra"`` and no usable GPU is visible.
+        If a GPU is required, by the backend ``"astra"`` or by ``CRYOEM_DEVICE``, and none is usable.
     """
     images = square_images(images)
     matrices = _matrices(rotations)
     if len(images) != len(matrices):
         raise ValueError(
-            f"images must have one entry for each of the {len(matrices)} rotations, got {len(images)}"
+            f"images and rotations must be equal in number, got {len(images)} images and {len(matrices)} rotations"
         )
     if np.ndim(volume_shape) != 1 or len(volume_shape) != 3:
         raise ValueError(f"volume_shape must be three sizes (z, y, x), got {volume_shape}")
-    volume_shape = tuple(whole_number(n, name="volume_shape", at_least=1) for n in volume_shape)
+    volume_shape = tuple(whole_number(n, name="each size in volume_shape", at_least=1) for n in volume_shape)
     if resolve_backend(backend) == "astra":
         return _backproject_with_astra(images, matrices, volume_shape)
     from cryoem.projection import fourier
@@ -169,14 +173,15 @@ def backproject(
 
 
 def resolve_backend(backend: str) -> str:
-    """Return the backend that a name selects on this machine: ``"fourier"`` or ``"astra"``.
+    """Return the backend that is used for the given name on this machine: ``"fourier"`` or ``"astra"``.
 
     Raises
     ------
     ValueError
         If the name is unknown.
     RuntimeError
-        If the name is ``"astra"`` and ASTRA finds no usable GPU or ``CRYOEM_DEVICE`` excludes it, see ``devices``.
+        If ``"astra"`` or ``CRYOEM_DEVICE`` requires a GPU and none is usable, or if the name is ``"astra"`` and
+        ``CRYOEM_DEVICE`` is ``cpu``.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
@@ -193,8 +198,29 @@ def resolve_backend(backend: str) -> str:
     return "fourier"
 
 
+def describe_backend(backend: str = "auto") -> str:
+    """Return one line that states which projector is used on this machine and, if it is not ASTRA, why.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        Under the same conditions as for ``resolve_backend``.
+    """
+    if resolve_backend(backend) == "astra":
+        return "ASTRA on the GPU"
+    if backend == "fourier":
+        reason = 'backend is "fourier"'
+    elif chosen_device() == "cpu":
+        reason = f"{VARIABLE} is set to cpu"
+    elif find_spec("astra") is None:
+        reason = "astra-toolbox is not installed"
+    else:
+        reason = "astra-toolbox finds no usable GPU"
+    return f"Fourier slices on the CPU, because {reason}"
+
+
 def _matrices(rotations: Rotation) -> np.ndarray:
-    """Return the matrices (n, 3, 3) of a sequence of n rotations, or of a single one."""
+    """Return the (n, 3, 3) matrices of a sequence of n rotations or of a single rotation."""
     if not isinstance(rotations, Rotation):
         raise ValueError(f"rotations must be a scipy Rotation, got {type(rotations).__name__}")
     return rotations.as_matrix().reshape(-1, 3, 3)
@@ -204,7 +230,7 @@ def _matrices(rotations: Rotation) -> np.ndarray:
 
 
 def astra_is_usable() -> bool:
-    """Return whether astra-toolbox imports and reports a CUDA device.
+    """Return whether astra-toolbox can be imported and reports a CUDA device.
 
     ASTRA has no 3-D projector for the CPU, and a 3-D call without a GPU terminates the Python process.
     """
@@ -216,20 +242,20 @@ def astra_is_usable() -> bool:
 
 
 def detector_vectors(matrices: np.ndarray) -> np.ndarray:
-    """Describe orientations as ASTRA does: (n, 12) rows of ray direction, detector centre, and detector steps u and v.
+    """Describe orientations in ASTRA's form: ray direction, detector centre, and detector steps u and v, (n, 12).
 
-    All vectors are in the particle's frame, in (x, y, z) order and in voxels: rays run along the third row of R, image
-    x along the first, image y along the second.
+    All vectors are in the particle's frame, in (x, y, z) order and in voxels. Rays run along the third row of R, image
+    x along the first and image y along the second.
     """
     centre = np.zeros((len(matrices), 3))
     return np.concatenate([matrices[:, 2], centre, matrices[:, 0], matrices[:, 1]], axis=1)
 
 
 def _astra_geometries(matrices: np.ndarray, volume_shape: tuple[int, int, int], size: int):
-    """Place voxel and pixel ``n // 2`` at ASTRA's origin, which is the middle of the volume and of the detector."""
+    """Place voxel and pixel ``n // 2`` at ASTRA's origin, the middle of the volume and of the detector."""
     import astra
 
-    # window of the volume, (x, y, z)
+    # bounds of the volume in (x, y, z)
     sizes = volume_shape[::-1]
     low = [-0.5 - n // 2 for n in sizes]
     high = [edge + n for edge, n in zip(low, sizes, strict=True)]
