@@ -1,7 +1,7 @@
 """Recover 1,650 orientations from exact and perturbed distances of all pairs, and compare the errors with the paper.
 
 python benchmarks/recovery.py
-python benchmarks/recovery.py --stochastic     also run the published stochastic descent (minutes)
+python benchmarks/recovery.py --stochastic     also run stochastic descent, ours and as published (minutes)
 """
 
 from __future__ import annotations
@@ -11,17 +11,12 @@ import time
 
 from table import print_table
 
+from cryoem import experiments
 from cryoem.distances import exact_distances, perturbed_distances
 from cryoem.orientations import recover_orientations, recovery_error
 from cryoem.rotations import random_rotations
 
-PAPER_E_OR = {
-    0.0: 0.0015,
-    0.1: 0.069,
-    0.2: 0.099,
-    0.4: 0.128,
-    0.8: 0.194,
-}  # arXiv 2104.06237, figure on the sensitivity to errors
+SIGMAS_RAD = (0.0, 0.1, 0.2, 0.4, 0.8)
 TARGETS = {0.0: "< 1e-5", 0.8: "<= 0.06"}
 
 
@@ -36,8 +31,10 @@ def main() -> None:
     exact = exact_distances(true)
     recover_orientations(exact[:200, :200])  # load the compiled code before timing
     rows, target_seconds = [], 0.0
-    methods = ("spectral", "spectral+gauss_newton") + (("sgd",) if arguments.stochastic else ())
-    for spread, paper in PAPER_E_OR.items():
+    methods = ("spectral", "spectral+gauss_newton") + (("sgd", "published") if arguments.stochastic else ())
+    published = experiments.published("figure-5").set_index("sigma_rad").recovery_error_rad
+    for spread in SIGMAS_RAD:
+        paper = published[spread]
         distances = perturbed_distances(exact, standard_deviation=spread, rng=1)
         for method in methods:
             start = time.perf_counter()

@@ -161,7 +161,7 @@ def kernel_pair_loss(distances, similarity):
 
 
 def cosine_pair_loss(distances, similarity):
-    """Return the published loss for each pair (rad^2)."""
+    """Return the squared error of the cosine distance for each pair (rad^2); the paper trains on the absolute error."""
     return ops.square(distances - 2 * ops.arccos(ops.clip(similarity, -1 + 1e-6, 1 - 1e-6)))
 
 

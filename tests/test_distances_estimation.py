@@ -1,4 +1,4 @@
-"""Estimated distances: each step in its place, whatever the blocks and whoever computes them."""
+"""Estimated distances: the effect of each step, independent of blocks and of where they are computed."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def test_distances_are_those_of_corrected_images(stack, encoder, block, monkeypa
         shifts = distances.predict_shifts(encoder.model, small)
         assert np.abs(shifts).max() > 0.01
     expected = distances.predict_distances(encoder.model, shift(small, -shifts))
-    np.testing.assert_allclose(found.distances, expected, atol=2e-3)  # arccos steepens rounding near 0
+    np.testing.assert_allclose(found.distances, expected, atol=2e-3)  # arccos amplifies rounding near 0
     np.testing.assert_allclose(found.shifts_px, shifts * SIZE / 16, atol=1e-3)
     assert found.landmarks is None
-    # arrays need their optics
+    # arrays need optics
     array = distances.estimate_distances(stack.images, encoder, optics=stack.optics)
     np.testing.assert_allclose(array.distances, found.distances, atol=2e-3)
 
@@ -76,19 +76,21 @@ def test_landmarks_are_spread_and_chosen_once():
     exact = distances.exact_distances(random_rotations(400, rng=0))
     chosen = distances.spread_landmarks(lambda i: exact[:, i], 400, 40, rng=np.random.default_rng(0))
     drawn = np.random.default_rng(1).choice(400, 40, replace=False)
-    # distance of each image from its nearest landmark
+    # distance from each image to its nearest landmark
     assert exact[:, chosen].min(axis=1).max() < 0.8 * exact[:, drawn].min(axis=1).max()
-    biased = exact + 3  # an image is not at distance zero from itself
+    biased = exact + 3  # the distance from an image to itself is not zero
     every = distances.spread_landmarks(lambda i: biased[:, i], 400, 400, rng=np.random.default_rng(0))
     np.testing.assert_array_equal(every, np.arange(400))
 
 
 def test_wrong_images_and_landmarks_are_one_sentence(stack, encoder):
     for landmarks in (11, N + 1):
-        message = f"^landmarks must be between 12 and the number of images {N}, got {landmarks}$"
+        message = f"^landmarks must be between 12 and {N}, the number of images, got {landmarks}$"
         with pytest.raises(ValueError, match=message):
             distances.estimate_distances(stack, encoder, landmarks=landmarks)
-    with pytest.raises(ValueError, match=r"^images must be at least 16 px, .*, got shape \(61, 15, 15\)$"):
+    with pytest.raises(
+        ValueError, match=r"^images must be at least 16 px wide, .*, got shape \(61, 15, 15\)$"
+    ):
         distances.estimate_distances(stack.images[:, :15, :15], encoder)
     with pytest.raises(ValueError, match=r"^at least 2 images are required, got 1$"):
         distances.estimate_distances(stack[3:4], encoder)

@@ -6,7 +6,7 @@ import pytest
 from cryoem.distances.exact import euclidean_distances, exact_distances, perturbed_distances
 from cryoem.rotations import point_group, random_rotations
 
-FLOAT32 = 1e-5  # single precision, relative to the largest distance
+FLOAT32 = 1e-5  # in single precision, relative to the largest distance
 FLOAT64 = 1e-12
 
 
@@ -45,7 +45,7 @@ def test_perturbed_distances_have_one_error_for_each_pair_and_are_not_clipped():
     np.testing.assert_array_equal(noisy, same)
     assert not np.array_equal(noisy, other)
     errors = (noisy - distances)[np.triu_indices(200, 1)]
-    # five standard errors of each estimate
+    # five standard errors of the estimate
     assert errors.std() == pytest.approx(deviation, rel=5 / np.sqrt(2 * errors.size))
     assert abs(errors.mean()) < 5 * deviation / np.sqrt(errors.size)
     assert noisy.min() < 0
@@ -57,8 +57,8 @@ def test_perturbed_distances_have_one_error_for_each_pair_and_are_not_clipped():
     ("shape", "deviation", "message"),
     [
         ((3, 4), 0.1, r"distances must be a square \(n, n\) matrix, got shape \(3, 4\)"),
-        ((3, 3), -0.1, "standard_deviation must be a finite number of at least 0, got -0.1"),
-        ((3, 3), float("nan"), "standard_deviation must be a finite number of at least 0, got nan"),
+        ((3, 3), -0.1, "standard_deviation must be a finite, non-negative number, got -0.1"),
+        ((3, 3), float("nan"), "standard_deviation must be a finite, non-negative number, got nan"),
     ],
 )
 def test_a_wrong_perturbation_is_one_sentence(shape, deviation, message):
@@ -66,7 +66,7 @@ def test_a_wrong_perturbation_is_one_sentence(shape, deviation, message):
         perturbed_distances(np.zeros(shape), standard_deviation=deviation, rng=0)
 
 
-@pytest.mark.parametrize("background", [0, 1000])  # counts of a detector
+@pytest.mark.parametrize("background", [0, 1000])  # detector counts
 def test_euclidean_distances_are_scaled_to_pi(rng, background):
     images = rng.normal(size=(6, 16, 16))
     images[2] = images[0]
@@ -75,14 +75,14 @@ def test_euclidean_distances_are_scaled_to_pi(rng, background):
     assert distances.max() == np.float32(np.pi)
     flat = images.reshape(6, -1)
     expected = np.linalg.norm(flat[:, None] - flat[None], axis=-1)
-    # adding the background rounds the images themselves to 1000 times the precision
+    # adding the background rounds the images to 1000 times the precision
     tolerance = max(1, background) * FLOAT32 * np.pi
     np.testing.assert_allclose(distances, expected * np.pi / expected.max(), atol=tolerance)
     np.testing.assert_array_equal(distances, distances.T)
-    # the square root of what single precision leaves of the norm
+    # square root of the rounding error of the norm in single precision
     assert distances[0, 2] < np.sqrt(FLOAT32)
 
 
 def test_equal_images_have_no_euclidean_distances():
-    with pytest.raises(ValueError, match=r"^images must differ, got 4 equal images$"):
+    with pytest.raises(ValueError, match=r"^images must not all be equal, got 4 equal images$"):
         euclidean_distances(np.ones((4, 8, 8)))

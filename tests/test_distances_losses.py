@@ -1,4 +1,4 @@
-"""Kernels, losses and decoded distances: what they are zero for, with and without symmetry."""
+"""Kernels, losses and decoded distances: where they vanish, with and without symmetry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cryoem.distances.losses import (
 )
 from cryoem.rotations import geodesic_distance, point_group, random_rotations
 
-FLOAT32 = 1e-5  # a few operations on numbers of order 1 in single precision
+FLOAT32 = 1e-5  # several operations on numbers of order 1 in single precision
 KINDS = ("kernel", "cosine", "euclidean")
 GROUPS = ["C2", "D3", "O", "I"]
 
@@ -34,7 +34,7 @@ def test_the_kernel_is_that_of_the_rotation_matrices():
     np.testing.assert_allclose(kernel, np.einsum("aij,bij->ab", matrices, matrices) / 3, atol=FLOAT32)
     distance = geodesic_distance(rotations, rotations)
     np.testing.assert_allclose(kernel, (1 + 2 * np.cos(distance)) / 3, atol=FLOAT32)
-    # the clip near identity costs 2 arccos(1 - 1e-6) = 2.8e-3 rad on the diagonal
+    # clipping near the identity causes an error of 2 arccos(1 - 1e-6) = 2.8e-3 rad on the diagonal
     np.testing.assert_allclose(true_distance(quaternions32(rotations)), distance, atol=3e-3)
 
 
@@ -43,7 +43,7 @@ def test_each_loss_vanishes_for_features_that_match_it():
     quaternions = quaternions32(rotations)
     assert 0 <= float(pair_loss("kernel")(quaternions, 7.5 * matrix_features(rotations))) < FLOAT32**2
     assert float(pair_loss("kernel")(quaternions, matrix_features(rotations[::-1]))) > 0.1
-    # quaternions about one axis, all pairs closer than pi: no overlap changes sign
+    # quaternions about one axis, all pairs closer than pi, so that no overlap changes sign
     axis = quaternions32(Rotation.from_rotvec(np.linspace(0, np.pi / 2, 9)[:, None] * [0, 0, 1]))
     assert float(pair_loss("cosine")(axis, axis)) < FLOAT32
     # two points with a chord of 2 d / pi
@@ -98,26 +98,26 @@ def test_kernel_features_decode_to_their_distances():
     assert decoded.shape == (40, 30)
     assert decoded.dtype == np.float32
     true = geodesic_distance(a, b)
-    # rounding of the kernel by 1e-7 is divided by the slope of the cosine
+    # the rounding error of the kernel, 1e-7, is divided by the slope of the cosine
     np.testing.assert_array_less(np.abs(decoded - true), FLOAT32 / np.sin(true))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_decoded_distances_stay_between_0_and_pi(kind, rng):
-    features = rng.normal(size=(50, 2)).astype(np.float32)  # all angles, opposite ones too
+    features = rng.normal(size=(50, 2)).astype(np.float32)  # all angles, including opposite ones
     features[1], features[2], features[3] = features[0], -features[0], 0
     distances = distances_from_features(features, features, kind=kind)
     assert np.isfinite(distances).all()
     assert distances.min() >= 0
     assert distances.max() == distances[0, 2] == np.float32(np.pi)
-    assert distances[0, 1] < 2e-3  # the square root of the rounding of the similarity
+    assert distances[0, 1] < 2e-3  # square root of the rounding error of the similarity
 
 
 # --- symmetry
 
 
 def single_precision(symmetry: str) -> float:
-    """Rounding of a kernel: a sum of a few units, scaled by one over the range above its mean."""
+    """Return the rounding error of a kernel: that of a sum of order 1, divided by the kernel's range above its mean."""
     kernel = symmetric_kernel(symmetry)
     return 5e-6 / (kernel.highest - kernel.mean)
 
@@ -142,7 +142,7 @@ def test_a_symmetric_kernel_is_an_inner_product_and_equal_for_copies(symmetry):
 @pytest.mark.parametrize("symmetry", GROUPS)
 def test_symmetric_distances_are_decoded_within_their_spread(symmetry):
     rotations = random_rotations(300, rng=0)
-    # features whose inner products are the kernel: the factor of its Gram matrix
+    # features whose inner products are the kernel, from a factorisation of its Gram matrix
     gram = np.array(true_kernel(quaternions32(rotations), symmetry), np.float64)
     values, vectors = np.linalg.eigh(gram)
     features = vectors * np.sqrt(np.maximum(values, 0))

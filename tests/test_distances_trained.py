@@ -1,4 +1,4 @@
-"""Stored encoders come back, and damaged files are one sentence."""
+"""Saved encoders are restored, and damaged files raise a single sentence."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def test_a_wrong_name_and_a_missing_file_are_one_sentence(stored, encoder):
 
 
 def test_settings_that_are_damaged_or_of_another_encoder_are_one_sentence(stored):
-    """Damage in general: ``test_damaged_files``."""
+    """See ``test_damaged_files`` for other kinds of damage."""
     settings_file = stored.with_name("encoder.json")
     description = json.loads(settings_file.read_text())
-    wrong = "does not contain the settings of an encoder: "
+    wrong = "does not contain encoder settings: "
     for text, cause in {
         "{}": f"{wrong}'settings'",
         '{"settings": {"image_size": 17}}': f"{wrong}'sha256'",
@@ -76,12 +76,12 @@ def test_settings_that_are_damaged_or_of_another_encoder_are_one_sentence(stored
         assert message_of(stored).startswith(f"{settings_file} {cause}")
     for change in ({"channels": 12}, {"image_size": "17"}, {"feature_distance": "kernel"}):
         settings_file.write_text(json.dumps(description | {"settings": description["settings"] | change}))
-        sentence = f"{stored} or its settings are damaged or belong to another encoder: the sha256 must be "
+        sentence = f"{stored} or its settings are damaged or belong to a different encoder: expected sha256 "
         assert message_of(stored).startswith(sentence + description["sha256"])
 
 
 def test_a_save_killed_between_its_two_files_mixes_no_encoders(stored, encoder, monkeypatch):
-    """The new weights fit the old settings in every shape, but were trained with another distance."""
+    """The shapes of the new weights fit the old settings, but they were trained with a different distance."""
     settings = replace(encoder.settings, feature_distance="kernel")
     keras.utils.set_random_seed(4)
     newer = TrainedEncoder(settings.build(), settings)
@@ -92,6 +92,6 @@ def test_a_save_killed_between_its_two_files_mixes_no_encoders(stored, encoder, 
         monkeypatch.undo()
         if failing == 1:  # neither file was replaced
             assert load_encoder(stored).settings == encoder.settings
-    assert "or belong to another encoder" in message_of(stored)
+    assert "or belong to a different encoder" in message_of(stored)
     save_encoder(stored, newer)
     assert load_encoder(stored).settings == settings

@@ -1,4 +1,4 @@
-"""Training of an encoder: its data depend on seed, epoch and index alone, its losses are those of its features."""
+"""Training of an encoder: data depend only on seed, epoch and index, and losses are those of the features."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from cryoem.rotations import geodesic_distance
 from cryoem.volumes.density import DensityMap
 from cryoem.volumes.phantoms import phantom
 
-FLOAT32 = 1e-5  # a few operations on numbers of order 1 in single precision
+FLOAT32 = 1e-5  # several operations on numbers of order 1 in single precision
 NUMBERS = {
     "loss",
     "val_loss",
@@ -59,7 +59,7 @@ def test_one_epoch_of_training(architecture, kind):
     assert history["step"] == [2]
     after = encoder.model.get_weights()
     assert all(np.abs(a - b).max() > 0 for a, b in zip(before, after, strict=True))
-    # what Keras reports is the error of the decoded distances
+    # Keras reports the error of the decoded distances
     images, quaternions = tiny_validation()
     predicted = predict_distances(encoder.model, images, feature_distance=kind, both_views=False)
     rotations = Rotation.from_quat(quaternions)
@@ -109,7 +109,7 @@ def test_validation_particles_are_corrected():
     }
     (_, one), (_, other) = (tiny_training(validation=some, **options) for some in (stack, arrays))
     assert one["val_loss"] == pytest.approx(other["val_loss"], rel=FLOAT32)
-    with pytest.raises(ValueError, match=r"^validation must be particles with known poses"):
+    with pytest.raises(ValueError, match=r"^validation particles must have known poses"):
         tiny_training(validation=particles.ParticleStack(stack.images, stack.optics), **options)
 
 
@@ -123,11 +123,11 @@ def test_validation_losses_are_finite_for_any_number_of_images(n):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be an integer >= 1, got 0"),
         ({"learning_rate": 0.0}, "learning_rate must be a positive number, got 0"),
         (
             {"validation": (np.ones((3, 12, 12)), np.zeros((2, 4)))},
-            r"validation must contain 3 unit quaternions \(n, 4\), got shape \(2, 4\)",
+            r"validation must contain 3 unit quaternions, got an array of shape \(2, 4\)",
         ),
         (
             {"validation": (np.ones((1, 12, 12)), np.zeros((1, 4)))},
@@ -135,11 +135,11 @@ def test_validation_losses_are_finite_for_any_number_of_images(n):
         ),
         (
             {"validation": (np.ones((3, 16, 16)), np.zeros((3, 4)))},
-            r"validation images must be \(12, 12\) for this encoder, got \(16, 16\)",
+            r"validation images must have shape \(12, 12\) for this encoder, got \(16, 16\)",
         ),
         (
             {"settings": other_settings(with_shifts=True)},
-            "stream and encoder must have the same with_shifts, got Fa",
+            "with_shifts must be the same for the stream and the encoder, got Fa",
         ),
         (
             {"settings": other_settings(with_shifts=True), "stream": tiny_stream(with_shifts=True)},
@@ -156,7 +156,7 @@ def test_a_wrong_training_is_one_sentence(options, message):
 # --- training data
 
 
-SIGMAS = 5  # of a statistical estimate: one false alarm in a million
+SIGMAS = 5  # for a statistical estimate: one false alarm in a million
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_images_smaller_than_the_particle_are_cropped_not_folded():
     position = np.arange(24) - 12
     z, y, x = np.meshgrid(position, position, position, indexing="ij")
     blobs = [np.exp(-((x - centre) ** 2 + y**2 + z**2) / (2 * 1.3**2)) for centre in (2, 8)]
-    density_map = DensityMap(sum(blobs), 1.0)  # the second blob is often outside of an image of 14 pixels
+    density_map = DensityMap(sum(blobs), 1.0)  # the second blob is often outside a 14-pixel image
     images, quaternions = stream_of(density_map, {"image_size": 14}, network_image_size=14)[0]
     clean = project(density_map.data, Rotation.from_quat(quaternions), image_size=14)
     clean /= clean_deviation(density_map, ImagingConditions(14))
@@ -209,7 +209,7 @@ def test_batches_are_reproducible_and_never_repeat(particle):
     ).rotations.as_quat()  # the same seed
     orientations = Rotation.from_quat(np.concatenate([*seen, other_seed, validation]))
     between = off_diagonal(geodesic_distance(orientations, orientations))
-    assert between.min() > 1e-3  # orientations drawn independently are that close once in a million times
+    assert between.min() > 1e-3  # independent orientations are this close once in a million times
 
 
 def test_noise_and_shifts_are_those_of_the_full_images(particle):
@@ -224,7 +224,7 @@ def test_noise_and_shifts_are_those_of_the_full_images(particle):
     shifts = labels["shifts_px"] * 24 / 17
     assert 1.5 < np.abs(shifts).max() <= 2.0
     np.testing.assert_allclose(shifts.std(axis=0), 2 / np.sqrt(6), rtol=0.1)
-    # of odd size: the Nyquist frequency of an even one has no phase
+    # odd size, because the Nyquist frequency of an even size has no phase
     np.testing.assert_allclose(shift(clean, labels["shifts_px"]), shifted, atol=10 * FLOAT32 * clean.max())
 
 
@@ -249,11 +249,11 @@ def test_a_finite_training_set_repeats_and_an_infinite_one_does_not(particle):
             for index in range(len(stream)):
                 images, quaternions = stream[index]
                 pairs = {(i.tobytes(), q.tobytes()) for i, q in zip(images, quaternions, strict=True)}
-                assert len(pairs) == 8  # none twice in a batch
+                assert len(pairs) == 8  # none occurs twice in a batch
                 seen[name] |= pairs
-    assert len(seen["finite"]) == 20  # each image always with its own noise, shift and orientation
+    assert len(seen["finite"]) == 20  # each image always has its own noise, shift and orientation
     assert len(seen["endless"]) == 8 * 3 * 8
-    assert not np.array_equal(finite[1][0], same[1][0])  # another epoch
+    assert not np.array_equal(finite[1][0], same[1][0])  # a different epoch
     same.epoch = finite.epoch
     np.testing.assert_array_equal(finite[1][0], same[1][0])
     assert (finite.fingerprint["distinct"], endless.fingerprint["distinct"]) == (20, None)
@@ -262,10 +262,13 @@ def test_a_finite_training_set_repeats_and_an_infinite_one_does_not(particle):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"network_image_size": 25}, "network_image_size must be between 2 and image_size 24, got 25"),
-        ({"batch_size": 1}, "batch_size must be a whole number of at least 2, got 1"),
-        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
-        ({"distinct": 7}, "distinct must be a whole number of at least 8, got 7"),
+        (
+            {"network_image_size": 25},
+            "network_image_size must be between 2 and 24, the full image size, got 25",
+        ),
+        ({"batch_size": 1}, "batch_size must be an integer >= 2, got 1"),
+        ({"steps": 0}, "steps must be an integer >= 1, got 0"),
+        ({"distinct": 7}, "distinct must be an integer >= 8, got 7"),
     ],
 )
 def test_a_wrong_stream_is_one_sentence(particle, options, message):

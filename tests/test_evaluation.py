@@ -1,4 +1,4 @@
-"""Errors against the truth: what is free, what is not, and the map of least error."""
+"""Errors relative to the truth: which gauges are free, and the alignment with the smallest error."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from cryoem.orientations.evaluation import (
 )
 from cryoem.rotations import geodesic_distance, random_rotations, random_small_rotations
 
-ZERO = 1e-10  # radians; float64 through an iteration
+ZERO = 1e-10  # radians; float64 after an iteration
 
 
 def orientations(kind: str, n: int) -> Rotation:
@@ -28,7 +28,7 @@ def orientations(kind: str, n: int) -> Rotation:
 
 
 def turned(rotations: Rotation, radians: float) -> Rotation:
-    """Every orientation off by a random rotation of about so many radians."""
+    """Perturb every orientation by a random rotation of about this many radians."""
     vectors = np.random.default_rng(5).normal(scale=radians / np.sqrt(3), size=(len(rotations), 3))
     return rotations * Rotation.from_rotvec(vectors)
 
@@ -42,6 +42,15 @@ def test_the_gauge_of_distances_and_the_frame_of_images_are_free(kind, n):
         assert recovery_error(true, recovered) < ZERO
     for recovered in (true * b, mirror(true * b), mirror(true) * b):
         assert pose_error(true, recovered) < ZERO
+
+
+def test_outliers_change_the_mean_error_more_than_the_median():
+    true = random_rotations(101, rng=0)
+    angles = np.linspace(0, 0.02, 101) + np.where(np.arange(101) == 7, 2.0, 0.0)
+    recovered = true * Rotation.from_rotvec(angles[:, None] * [0, 0, 1])
+    aligned = align_to(true, recovered)
+    np.testing.assert_array_equal(aligned.median_error, np.sort(aligned.errors)[50])
+    assert aligned.median_error < 0.02 < aligned.mean_error
 
 
 def test_the_axes_of_the_images_are_not_free_in_the_pose_error():
@@ -76,7 +85,7 @@ def test_alignment_lands_on_the_truth_and_says_how(transposed):
     assert found.inverted == transposed
     np.testing.assert_allclose((found.rotations.inv() * true).magnitude(), found.errors, atol=ZERO)
     assert found.mean_error == pytest.approx(found.errors.mean())
-    assert (found.rotations.inv() * noisy).magnitude().max() < 0.03  # what noise leaves of the gauge
+    assert (found.rotations.inv() * noisy).magnitude().max() < 0.03  # uncertainty of the gauge due to noise
     assert len(found.errors) == 200
 
 
@@ -89,7 +98,7 @@ def test_an_error_is_no_more_than_the_noise_and_not_much_less(error):
 
 
 def brute_force(true: Rotation, recovered: list[Rotation], *, left: bool, starts: int) -> float:
-    """Least mean angle over rotations on the right, and on the left too where needed, from several starts."""
+    """Minimise the mean angle over rotations on the right and, if needed, on the left, from several starts."""
 
     def mean_angle(x, a, b, candidate):
         moved = candidate * (Rotation.from_rotvec(x[:3]) * b)
@@ -147,11 +156,11 @@ FOUR = random_rotations(4, rng=0)
 @pytest.mark.parametrize(
     ("true", "recovered", "message"),
     [
-        (FOUR, FOUR[:3], "true and recovered must be equal in number, got 4 and 3"),
+        (FOUR, FOUR[:3], "true and recovered must have the same length, got 4 and 3"),
         (
             FOUR[:0],
             FOUR[:0],
-            "true must be a sequence of at least one rotation, got a single or an empty one",
+            "true must be a non-empty sequence of rotations, got .*",
         ),
         (FOUR, FOUR.as_quat(), "recovered must be a scipy Rotation, got ndarray"),
     ],

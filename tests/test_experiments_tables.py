@@ -1,4 +1,4 @@
-"""Grids of parameters, rows of measurements, the tables that they form, published numbers, and growth with size."""
+"""Parameter grids, rows of measurements and their tables, published numbers, and growth with size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_grid_is_all_combinations():
     ]
     for arguments, message in (
         (({"a": ()},), r"axes\['a'\] must contain at least one value, got \(\)"),
-        (({"a": (1,)}, {"a": 2}), "a must be either an axis or fixed, got both"),
+        (({"a": (1,)}, {"a": 2}), "a must be either in axes or in fixed, not in both"),
     ):
         with pytest.raises(ValueError, match=message):
             experiments.Grid(*arguments)
@@ -49,7 +49,7 @@ def test_rows_are_plain_and_finite(tmp_path):
         experiments.measurement("error_rad", float("nan"))
     with pytest.raises(ValueError, match="rows must contain at least one measurement, got none"):
         experiments.save_rows(None, [])
-    with pytest.raises(ValueError, match=r"rows must contain quantity and value, got \{'seed': 1\}"):
+    with pytest.raises(ValueError, match=r"each row must contain quantity and value, got \{'seed': 1\}"):
         experiments.save_rows(None, [{"seed": 1}])
 
 
@@ -78,10 +78,10 @@ def test_missing_and_damaged_tables_are_one_sentence(tmp_path):
         tables.read_table(tmp_path, "noise")
     header = "experiment,quantity,value"
     for content, message in (
-        ("a,b\n1,2\n", "must have the columns experiment, quantity and value, got a, b"),
-        (f"{header},value\na,b,1,2\n", "has two columns with the name value"),
+        ("a,b\n1,2\n", "needs the columns experiment, quantity and value, but has a, b"),
+        (f"{header},value\na,b,1,2\n", "has two columns named value"),
         (f"{header}\n", "has no rows"),
-        (f"{header}\na,b,1\na,b,inf\n", "must have finite numbers in the column value, got inf in row 2"),
+        (f"{header}\na,b,1\na,b,inf\n", "value in row 2 must be a finite number, got inf"),
         ("", "is not a CSV table: No columns"),
     ):
         (tmp_path / "noise.csv").write_text(content)
@@ -91,25 +91,25 @@ def test_missing_and_damaged_tables_are_one_sentence(tmp_path):
 
 def test_published_numbers_have_a_source():
     names = [path.stem for path in tables.PUBLISHED.glob("*.csv")]
-    assert "whole-method" in names
+    assert {"figure-5", "figure-8", "table-1"} <= set(names)
     for name in names:
         table = experiments.published(name)
         assert table.source.str.fullmatch(r"arXiv:\d{4}\.\d{5}.*").all()
         assert len(table)
-    errors = experiments.published("whole-method").set_index(["protein", "noise_variance"])
-    assert tuple(errors.loc[("5j0n", 16), ["recovery_error_rad", "resolution_angstrom"]]) == (0.25, 15.2)
-    with pytest.raises(ValueError, match=r"name must be one of .*, whole-method, got 'others'"):
+    errors = experiments.published("figure-8").set_index(["protein", "noise_variance"])
+    assert tuple(errors.loc[("5j0n", 16), ["training_error_rad", "recovery_error_rad"]]) == (0.153, 0.2546)
+    with pytest.raises(ValueError, match=r"name must be one of .*, times, got 'others'"):
         experiments.published("others")
 
 
 def test_the_exponent_of_growth_is_that_of_the_largest_sizes():
     sizes = np.array([10, 100, 1000, 10_000])
-    seconds = np.where(sizes == 10, 50.0, 0.01 * sizes**1.5)  # a constant cost dominates the smallest size
+    seconds = np.where(sizes == 10, 50.0, 0.01 * sizes**1.5)  # a constant cost dominates at the smallest size
     rows = [("a", "images", *row) for row in zip(sizes, seconds, [1.0, 1.0, 1.0, 1.5], strict=True)]
     rows += [("a", "landmarks", 5, 3.0, 1.0), ("a", "landmarks", 50, 3.0, 0.5), ("b", "images", 10, 1.0, 1.0)]
     table = pd.DataFrame(rows, columns=["step", "variable", "size", "seconds", "added_memory_gb"])
     growth = tables.growth_of(table.sample(frac=1, random_state=0)).set_index("variable")
-    assert set(growth.index) == {"images", "landmarks"}  # one size alone has no growth
+    assert set(growth.index) == {"images", "landmarks"}  # a single size shows no growth
     assert growth.exponent["images"] == pytest.approx(1.5)
     assert growth.exponent["landmarks"] == pytest.approx(0)
     assert growth.bytes_each["images"] == pytest.approx(0.5e9 / 9990)

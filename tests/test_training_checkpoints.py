@@ -1,4 +1,4 @@
-"""Training resumes to the same numbers after any interruption, and ends when it should."""
+"""Training that resumes after any interruption ends with the same numbers, and stops when it should."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from cryoem.distances.training import ProjectionStream, train
 from cryoem.training.compilation import TrainingSchedule, compile_network
 from cryoem.training.fitting import fit, open_checkpoints
 
-STANDSTILL = 1e-20  # a learning rate whose steps are lost in the rounding of the weights
+STANDSTILL = 1e-20  # a learning rate whose steps vanish in the rounding of the weights
 
 
 class RecordedStream(ProjectionStream):
-    """Records which batches are read."""
+    """Stream that records which batches are read."""
 
     def __getitem__(self, index):
         self.__dict__.setdefault("read", []).append((self.epoch, index))
@@ -53,11 +53,11 @@ def uninterrupted():
 
 
 def test_an_interrupted_training_resumes_to_the_same_numbers(tmp_path):
-    """Compiled, as users train."""
+    """Training is compiled, as it is for users."""
     stream = tiny_stream(RecordedStream)
     uninterrupted = tiny_training(stream=stream)
     every = [(epoch, index) for epoch in range(3) for index in range(2)]
-    assert stream.read[-len(every) :] == every  # Keras reads one or two for their shapes before
+    assert stream.read[-len(every) :] == every  # Keras first reads one or two for their shapes
     with pytest.raises(Interrupted):
         tiny_training(checkpoints=tmp_path, callbacks=[Stop(2, interrupt)])
     assert {path.name for path in tmp_path.iterdir()} == {"training.json", "history.csv", "epoch-2"}
@@ -65,7 +65,7 @@ def test_an_interrupted_training_resumes_to_the_same_numbers(tmp_path):
     resumed = tiny_training(seed=77, stream=stream, checkpoints=tmp_path)  # weights come from the checkpoint
     assert_same_training(uninterrupted, resumed)
     assert stream.read[-2:] == [(2, 0), (2, 1)]
-    # a complete training only restores its weights
+    # if training was complete, only the weights are restored
     assert_same_training(uninterrupted, tiny_training(seed=78, checkpoints=tmp_path))
 
 
@@ -101,11 +101,11 @@ def test_checkpoints_of_another_training_are_refused(tmp_path):
     options = {"epochs": 4, "checkpoints": tmp_path}
     tiny_training(seconds=1e-6, **options)
     for changed, sentence in (
-        ({"epochs": 5}, "epochs 4 instead of 5;"),
-        ({"learning_rate": 1e-5}, "learning_rate 0.002 instead of 1e-05;"),
+        ({"epochs": 5}, r"epochs 4 instead of 5\);"),
+        ({"learning_rate": 1e-5}, r"learning_rate 0.002 instead of 1e-05\);"),
         (
             {"settings": other_settings(feature_distance="cosine")},
-            "feature_distance 'kernel' instead of 'cosine';",
+            r"feature_distance 'kernel' instead of 'cosine'\);",
         ),
         (
             {"settings": other_settings(channels=8)},
@@ -113,10 +113,10 @@ def test_checkpoints_of_another_training_are_refused(tmp_path):
         ),
         (
             {"stream": tiny_stream(batch_size=4, noise_variance=2.0)},
-            "batch_size 8 instead of 4, noise_variance 0.5 instead of 2.0;",
+            r"batch_size 8 instead of 4, noise_variance 0.5 instead of 2.0\);",
         ),
     ):
-        message = f"^checkpoints {tmp_path} belong to a different training, with {sentence}"
+        message = rf"^checkpoints in {tmp_path} belong to a different training run \({sentence}"
         with pytest.raises(ValueError, match=message):
             tiny_training(**(options | changed))
 
@@ -126,13 +126,13 @@ def test_training_stops_after_epochs_without_a_lower_validation_loss(tmp_path):
     _, history = tiny_training(epochs=5, learning_rate=STANDSTILL, patience=2)
     assert len(set(history["val_loss"])) == 1  # this rate changes no weight
     assert len(history["loss"]) == 3
-    # epochs before an interruption count
+    # epochs before an interruption also count
     options = {"epochs": 4, "learning_rate": STANDSTILL, "patience": 1, "checkpoints": tmp_path}
     with pytest.raises(Interrupted):
         tiny_training(callbacks=[Stop(1, interrupt)], **options)
     stopped = tiny_training(**options)
     assert len(stopped[1]["loss"]) == 2
-    # and a training that stopped does not continue
+    # and training that has stopped does not continue
     assert_same_training(stopped, tiny_training(seed=5, **options))
 
 
@@ -141,7 +141,7 @@ def test_training_stops_when_its_time_is_up(tmp_path):
     stopped = tiny_training(epochs=4, checkpoints=tmp_path, seconds=1e-6)
     assert len(stopped[1]["loss"]) == 1
     assert_same_training(stopped, tiny_training(seed=5, epochs=4, checkpoints=tmp_path, seconds=1e-6))
-    # the time before an interruption counts
+    # time before an interruption also counts
     history = pd.read_csv(tmp_path / "history.csv")
     history["seconds"] = 200.0
     history.to_csv(tmp_path / "history.csv", index=False)
@@ -155,16 +155,16 @@ def test_training_stops_when_its_time_is_up(tmp_path):
 DAMAGE = {
     "cut weights": (
         lambda f: cut(f / "epoch-1/latest.weights.h5"),
-        "a file in epoch-1 differs from its checksum",
+        "a file in epoch-1 does not match its checksum",
     ),
     "flipped weights": (
         lambda f: flip(f / "epoch-1/latest.weights.h5"),
-        "a file in epoch-1 differs from its",
+        "a file in epoch-1 does not match its",
     ),
     "no fingerprint": (lambda f: (f / "training.json").unlink(), "training.json does not exist"),
     "empty history": (
         lambda f: (f / "history.csv").write_text(""),
-        "history.csv does not contain the history of 1",
+        "history.csv does not contain all epochs up to 1",
     ),
     "text in the history": (lambda f: retype(f / "history.csv"), "could not convert string to float"),
 }
@@ -194,7 +194,7 @@ def test_damaged_checkpoints_are_discarded_with_a_warning(uninterrupted, tmp_pat
         folder = Path(shutil.copytree(tmp_path / "whole", tmp_path / name))
         damage(folder)
         with pytest.warns(
-            UserWarning, match=f"checkpoints {folder} are damaged; training starts over: .*{cause}"
+            UserWarning, match=f"checkpoints in {folder} are damaged, so training starts over: .*{cause}"
         ):
             assert open_checkpoints(folder, fingerprint) == {}
         assert [path.name for path in folder.iterdir()] == ["training.json"]
@@ -213,7 +213,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
 
     monkeypatch.setattr("keras.Model.save_weights", full)
     with pytest.raises(
-        OSError, match=rf"^cannot write the checkpoints {tmp_path}: .*No space left on device$"
+        OSError, match=rf"^cannot write checkpoints to {tmp_path}: .*No space left on device$"
     ):
         tiny_training(checkpoints=tmp_path)
 
@@ -230,7 +230,7 @@ class Numbers(keras.utils.PyDataset):
 
 @uncompiled
 def test_models_without_a_name_resume_in_the_same_process(tmp_path):
-    """Keras gives the second model and its layers other names, as when a cell of a notebook runs again."""
+    """Keras gives the second model and its layers different names, as when a notebook cell runs again."""
     schedule, histories = TrainingSchedule(2), []
     for callbacks in ([Stop(1, interrupt)], []):
         inputs = keras.Input((1,))
@@ -245,7 +245,7 @@ def test_models_without_a_name_resume_in_the_same_process(tmp_path):
 
 @uncompiled
 def test_a_resumed_encoder_can_be_trained_again_from_its_first_epoch(tmp_path):
-    """Keras keeps the epoch that it restored on the model."""
+    """Keras stores the restored epoch on the model."""
     tiny_training(checkpoints=tmp_path, epochs=2, seconds=1e-6)
     encoder = TrainedEncoder(SETTINGS.build(), SETTINGS)
     options = {"validation": tiny_validation(), "schedule": TrainingSchedule(2)}

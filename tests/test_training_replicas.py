@@ -1,4 +1,4 @@
-"""Training on two devices gives what it gives on one: losses, metrics, weights, checkpoints."""
+"""Training on two devices gives the same losses, metrics, weights and checkpoints as on one."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-FLOAT32 = 1e-5  # some thousand operations in single precision, added up in another order
-FLOAT16 = 2e-3  # a few roundings to 11 bits
-OF_THE_WAY = 0.02  # where a gradient cancels, Adam still makes a step, of what rounding has left of it
+FLOAT32 = 1e-5  # several thousand operations in single precision, summed in a different order
+FLOAT16 = 2e-3  # several roundings to 11 bits
+OF_THE_WAY = 0.02  # where a gradient cancels, Adam still takes a step, determined by rounding errors
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> dict:
-    """The report of ``two_devices.py``, in a process whose TensorFlow has two devices."""
+    """The report of ``two_devices.py``, from a process in which TensorFlow has two devices."""
     folder = tmp_path_factory.mktemp("two-devices")
     script = Path(__file__).with_name("two_devices.py")
     run = subprocess.run(
@@ -59,6 +59,6 @@ def test_aligners_train_on_two_devices_as_on_one_and_resume_to_the_same_numbers(
 
 
 def test_batches_that_cannot_be_shared_equally_are_refused(report):
-    sentence = "{} must be a multiple of the 2 replicas of the model, got {}"
+    sentence = "{} must be divisible by the number of replicas of the model (2), got {}"
     assert report["odd batch"] == sentence.format("batch_size", 7)
-    assert report["odd validation"] == sentence.format("validation images", 13)
+    assert report["odd validation"] == sentence.format("the number of validation images", 13)

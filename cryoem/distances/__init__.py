@@ -1,4 +1,4 @@
-"""Phase 1: distances between orientations, exact, perturbed, between images, and learned."""
+"""Phase 1: distances between orientations (exact, perturbed and learned) and between images."""
 
 import lazy_loader
 

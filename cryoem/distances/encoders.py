@@ -1,13 +1,20 @@
 """Encoders: Keras models that map images to features.
 
-``"polar"``, the default: the image is resampled on circles about its origin and convolved along the angle only, with
-the radii as channels. A rotation of the image is then a circular shift. The features are the harmonics 0 and 1 of the
-angle, which change as the rows of R do when an image turns in its plane: the third row stays, the first two turn. The
-network only has to learn the viewing direction, two of the three angles. For symmetric particles features have a higher
-degree (see ``losses``), and so do their harmonics. The displacement of the particle is one more harmonic 1, since it
-turns with the image.
+``"polar"`` (default)
+    The image is resampled on circles around its origin and convolved along the angle only; the radii become channels. A
+    rotation of the image is then a circular shift. The features are the angular harmonics 0 and 1, which change like
+    the rows of R when the image rotates in-plane: the third row is constant, and the first two rotate. The network
+    therefore only has to learn the viewing direction, two of the three angles. For symmetric particles, the features
+    and their harmonics have a higher degree (see ``losses``). The displacement of the particle is a further harmonic 1,
+    because it rotates with the image.
 
-``"published"``: seven convolutions and a global average (arXiv 2104.06237, section 4.2), kept as the baseline.
+``"published"``
+    The network of arXiv 2104.06237 (appendix on the architecture), which serves as the baseline. It has seven
+    convolutions, each followed by ReLU and 2 x 2 max pooling, and a global average, whose channels are the features.
+    With 512 features, it has 4,551,936 parameters. Images are not normalised, so their scale must match that of the
+    training images. The network does not estimate shifts, but it can be trained on shifted images. Its features are
+    non-negative, so use it with the feature distance ``"cosine"``: the inner products of ``"kernel"`` are negative at
+    large distances.
 """
 
 from __future__ import annotations
@@ -26,12 +33,14 @@ KERNEL_WIDTH = 5
 POOLED_BLOCKS = 2
 PAIR_WIDTHS = (128, 64)
 PAIR_ROWS = 64  # images compared with all others at a time
-PUBLISHED_CONVOLUTIONS = ((32, 7), (64, 5), (128, 3), (256, 3), (256, 3), (512, 3), (512, 3))
+# filters and kernel width of all convolutions but the last, which has one filter per feature
+PUBLISHED_CONVOLUTIONS = ((32, 7), (64, 5), (128, 3), (256, 3), (256, 3), (512, 3))
+PUBLISHED_LAST_WIDTH = 3
 
 
 @keras.saving.register_keras_serializable("cryoem")
 class Standardize(layers.Layer):
-    """Zero mean and unit variance of each (y, x) image."""
+    """Scale each (y, x) image to zero mean and unit variance."""
 
     def call(self, images):
         """(b, y, x) -> (b, y, x)"""
@@ -42,9 +51,9 @@ class Standardize(layers.Layer):
 
 @keras.saving.register_keras_serializable("cryoem")
 class PolarSampling(layers.Layer):
-    """Bilinear samples of (b, y, x) images on circles about pixel n // 2: (b, angle, radius).
+    """Sample (b, y, x) images bilinearly on circles around pixel n // 2: (b, angle, radius).
 
-    The outermost ``border_px`` of the largest circle inside the image are not sampled.
+    The outermost ``border_px`` pixels of the largest circle in the image are not sampled.
     """
 
     def __init__(self, n_angles: int, n_radii: int, border_px: float = 0.0, **kwargs):
@@ -87,10 +96,10 @@ class CircularPad(layers.Layer):
 
 @keras.saving.register_keras_serializable("cryoem")
 class AngularHarmonics(layers.Layer):
-    """Harmonics 0 to ``highest`` of (b, angle, (1 + 2 highest) c): (b, (1 + 2 highest) c).
+    """Compute harmonics 0 to ``highest`` of (b, angle, (1 + 2 highest) c): (b, (1 + 2 highest) c).
 
-    Harmonic 0 is the mean of the first c channels. For each harmonic m from 1, 2 c channels are the real and imaginary
-    parts of a complex signal, whose m-th harmonic turns by m psi when the signal is shifted by psi.
+    Harmonic 0 is the mean over the angle of the first c channels. For each harmonic m >= 1, 2 c channels are the real
+    and imaginary parts of a complex signal. Its m-th harmonic rotates by m psi when the signal is shifted by psi.
     """
 
     def __init__(self, highest: int = 1, **kwargs):
@@ -113,11 +122,11 @@ class AngularHarmonics(layers.Layer):
 
 @keras.saving.register_keras_serializable("cryoem")
 class PairHead(layers.Layer):
-    """Last layer of an encoder: returns features unchanged, and contains the network that compares two of them.
+    """Last layer of an encoder, which returns features unchanged and contains the network that compares pairs of them.
 
     The weights are trained, saved and restored with the encoder. The published network (arXiv 2104.06237, ablation of
-    the feature distance) concatenates two feature vectors and has six dense layers with SELU. This one is narrower,
-    since it is applied to all pairs of a batch, and gives the same distance for (i, j) as for (j, i).
+    the feature distance) concatenates two feature vectors and has six dense layers with SELU activations. This one is
+    narrower, because it is applied to all pairs of a batch, and it gives the same distance for (i, j) as for (j, i).
     """
 
     def __init__(self, widths: tuple[int, ...] = PAIR_WIDTHS, **kwargs):
@@ -141,21 +150,21 @@ class PairHead(layers.Layer):
         return features
 
     def distances(self, features, others):
-        """Distances between two sets of unit features: (n, f), (m, f) -> (n, m) in [0, pi]."""
-        # a dense layer on a concatenated pair is the sum of one layer on each half, so pairs are never formed
+        """Compute distances between two sets of unit features: (n, f), (m, f) -> (n, m) in [0, pi]."""
+        # a dense layer on a concatenated pair equals the sum of one layer for each half, so pairs are never formed
         one_way = self._first(features)[:, None] + self._second(others)[None]  # (n, m, width)
         other_way = self._second(features)[:, None] + self._first(others)[None]
         return np.pi * (self._fraction(one_way) + self._fraction(other_way)) / 2
 
     def _fraction(self, x):
-        """Fraction of pi: (n, m, width) -> (n, m)"""
+        """Compute the distance as a fraction of pi: (n, m, width) -> (n, m)."""
         x = ops.selu(x)
         for layer in self._hidden:
             x = layer(x)
         return ops.sigmoid(self._last(x)[..., 0])
 
     def predict_distances(self, features: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """``distances`` of arrays, some rows at a time: (n, m) float32 radians."""
+        """Apply ``distances`` to arrays, some rows at a time: (n, m) float32, in radians."""
         others = np.asarray(others, np.float32)
         starts = range(0, len(features), PAIR_ROWS)
         blocks = (features[start : start + PAIR_ROWS].astype(np.float32) for start in starts)
@@ -174,37 +183,39 @@ def build_encoder(
     pair_head: bool = False,
     with_shifts: bool = False,
 ) -> keras.Model:
-    """Build an encoder of square images.
+    """Build an encoder for square images.
 
     Parameters
     ----------
     image_size : int
-        Side of the images, pixels, at least 8.
+        Image size in pixels, at least 8.
     architecture : {"polar", "published"}
-        See the module.
+        Architecture of the network; see the module docstring. Default: ``"polar"``.
     n_features : int, optional
-        Length of the feature vector. Default: 512 for ``"published"``; for ``"polar"`` 96, or with symmetry the next
-        multiple of 1 + 2 p (see ``losses``), which it must be.
+        Number of features. For ``"polar"``, it must be a multiple of 1 + 2 p, where p is the highest harmonic (see
+        ``losses``). Default: 512 for ``"published"``; for ``"polar"``, the smallest multiple of 1 + 2 p that is at
+        least 96.
     channels, blocks : int
-        Width and number of residual blocks of ``"polar"``.
+        Width and number of the residual blocks in the ``"polar"`` network. Default: 128 and 4.
     symmetry : str
-        Point group of the particle, which sets the harmonics of ``"polar"``.
+        Point group of the particle, which determines the harmonics in the ``"polar"`` network. Default: ``"C1"``.
     pair_head : bool
-        Whether the encoder ends in a network that compares features, for the feature distance ``"mlp"``.
+        Whether to append a network that compares features, for the feature distance ``"mlp"``. Default: False.
     with_shifts : bool
-        Whether ``"polar"`` also estimates the displacement of the particle from the image's origin.
+        Whether ``"polar"`` also estimates the displacement of the particle from the image origin. Default: False.
 
     Returns
     -------
     keras.Model
-        Maps (b, y, x) to (b, n_features) float32; features are not normalised. With shifts, maps to a dictionary of
-        ``features`` and ``shifts_px`` (b, 2), (x, y).
+        Model that maps images (b, y, x) to features (b, n_features), float32 and not normalised. If ``with_shifts`` is
+        True, the model returns a dictionary with ``features`` and ``shifts_px``, the (b, 2) displacements (x, y).
 
     Raises
     ------
     ValueError
-        If the architecture or the point group is unknown, the images are too small, a count is not a positive whole
-        number, or ``n_features`` is not a multiple of 1 + 2 p.
+        If the architecture or the point group is unknown; if ``image_size`` is too small; if a count is not a positive
+        integer; if ``n_features`` for ``"polar"`` is not a multiple of 1 + 2 p; or if ``"published"`` is combined with
+        ``with_shifts``.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
@@ -259,16 +270,17 @@ def _circular_convolution(x, channels: int):
 
 def _published(image_size: int, n_features: int) -> keras.Model:
     images = keras.Input((image_size, image_size), name="images")
-    x = layers.Reshape((image_size, image_size, 1))(Standardize(dtype="float32")(images))
-    for filters, width in PUBLISHED_CONVOLUTIONS:
-        x = layers.Conv2D(filters, width, padding="same", activation="relu")(x)
-        x = layers.MaxPooling2D(2, padding="same")(x)
-    x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(images, layers.Dense(n_features, dtype="float32")(x), name="published_encoder")
+    # float32 on all devices: nothing keeps the sums of images of any scale within the range of float16
+    x = layers.Reshape((image_size, image_size, 1), dtype="float32")(images)
+    for filters, width in (*PUBLISHED_CONVOLUTIONS, (n_features, PUBLISHED_LAST_WIDTH)):
+        x = layers.Conv2D(filters, width, padding="same", activation="relu", dtype="float32")(x)
+        x = layers.MaxPooling2D(2, padding="same", dtype="float32")(x)
+    features = layers.GlobalAveragePooling2D(dtype="float32")(x)
+    return keras.Model(images, features, name="published_encoder")
 
 
 def head_of(encoder: keras.Model, feature_distance: str) -> PairHead | None:
-    """Return the encoder's pair head, which the feature distance ``"mlp"`` needs; None for other distances."""
+    """Return the encoder's pair head if the feature distance is ``"mlp"``, otherwise None."""
     if feature_distance != "mlp":
         return None
     heads = [layer for layer in encoder.layers if isinstance(layer, PairHead)]

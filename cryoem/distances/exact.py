@@ -1,4 +1,4 @@
-"""Distances without a network: exact, perturbed, Euclidean between images; and the choice of landmarks."""
+"""Distances without a network (exact, perturbed, or Euclidean between images), and the choice of landmarks."""
 
 from __future__ import annotations
 
@@ -15,31 +15,39 @@ FEWEST_LANDMARKS = 12
 
 
 def exact_distances(rotations: Rotation, *, symmetry: str = "C1") -> np.ndarray:
-    """Return the geodesic distances between all pairs of n orientations: (n, n) float64, radians."""
+    """Return the geodesic distances between all pairs of n orientations: (n, n) float64, in radians."""
     return geodesic_distance(rotations, rotations, symmetry=symmetry)
 
 
 def perturbed_distances(
     distances: np.ndarray, *, standard_deviation: float, rng: np.random.Generator | int | None = None
 ) -> np.ndarray:
-    """Add Gaussian errors to distances, one for each pair, without clipping to [0, pi]: (n, n) float64, radians.
+    """Add independent Gaussian errors to distances: (n, n) float64, in radians.
+
+    The result is not clipped to [0, pi].
 
     Parameters
     ----------
     distances : (n, n) array
-        Radians. The result is symmetric if these are, and has the same diagonal.
+        Distances in radians. If this matrix is symmetric, so is the result. The diagonal is not changed.
     standard_deviation : float
-        Of the errors, radians. Its square is the smallest possible recovery loss.
-    rng : numpy.random.Generator or int, optional
+        Standard deviation of the errors in radians. Its square is approximately the lowest recovery loss that can be
+        reached.
+    rng : Generator or int, optional
+        Random number generator or seed.
+
+    Returns
+    -------
+    (n, n) array
 
     Raises
     ------
     ValueError
-        If distances are not square or the deviation is negative.
+        If ``distances`` is not a square matrix or ``standard_deviation`` is negative.
 
     References
     ----------
-    Banjac et al., arXiv 2104.06237, section 5.2 (which calls the deviation a variance).
+    Banjac et al., arXiv 2104.06237, section 5.2 (where the standard deviation is called a variance).
     """
     distances = np.asarray(distances, np.float64)
     if distances.ndim != 2 or distances.shape[0] != distances.shape[1]:
@@ -50,40 +58,53 @@ def perturbed_distances(
 
 
 def euclidean_distances(images: np.ndarray) -> np.ndarray:
-    """Return the Euclidean distances between all pairs of images, scaled so that the largest is pi: (n, n) float32.
+    """Return the Euclidean distances between all pairs of images, scaled to a maximum of pi: (n, n) float32.
 
-    This is a baseline: an in-plane rotation alone changes an image greatly, and the distance saturates.
+    This distance serves as a baseline. It saturates quickly, because an in-plane rotation alone already changes an
+    image considerably.
+
+    Parameters
+    ----------
+    images : (n, y, x) array
+        Images to compare.
+
+    Returns
+    -------
+    (n, n) array
 
     Raises
     ------
     ValueError
-        If images are not (n, y, x) or not finite, or all are equal.
+        If the images do not have shape (n, y, x), contain NaN or infinity, or are all equal.
     """
     images = finite_array(images, name="images", ndim=3, dtype=np.float64)
     distances = squareform(pdist(images.reshape(len(images), -1)))
     if distances.max() == 0:
-        raise ValueError(f"images must differ, got {len(images)} equal images")
+        raise ValueError(f"images must not all be equal, got {len(images)} equal images")
     return (distances * (np.pi / distances.max())).astype(np.float32)
 
 
 def spread_landmarks(
     distances_to: Callable[[int], np.ndarray], n: int, m: int, *, rng: np.random.Generator
 ) -> np.ndarray:
-    """Choose m of n images that cover all orientations: each is the farthest from those chosen before.
+    """Choose m of n images as landmarks, with orientations spread over those of all images.
+
+    Each landmark is the image farthest from the landmarks chosen so far.
 
     Parameters
     ----------
     distances_to : callable
-        Takes the index of an image and returns the (n,) distances of all images to it, in any unit. Called m times.
+        Function that takes the index of an image and returns the (n,) distances between this image and all images, in
+        any unit. The function is called m times.
     n, m : int
-        Numbers of images and of landmarks.
-    rng : numpy.random.Generator
-        Chooses the first landmark.
+        Number of images and number of landmarks.
+    rng : Generator
+        Random number generator, which chooses the first landmark.
 
     Returns
     -------
     (m,) array
-        Indices in ascending order.
+        Indices of the landmarks in ascending order.
 
     References
     ----------
@@ -94,5 +115,5 @@ def spread_landmarks(
     for k in range(m):
         chosen[k] = rng.integers(n) if k == 0 else int(np.argmax(nearest))
         nearest = np.minimum(nearest, distances_to(int(chosen[k])))
-        nearest[chosen[: k + 1]] = -np.inf  # distances have errors: exclude those already chosen
+        nearest[chosen[: k + 1]] = -np.inf  # distances have errors, so exclude chosen landmarks explicitly
     return np.sort(chosen)

@@ -1,37 +1,38 @@
 """Feature distances: the kernel of a point group, losses over all pairs of a batch, and decoding into distances.
 
-An encoder maps B images to features (B, n_features). A loss compares all B^2 pairs of features with the distances of
-the B orientations, so each image passes through the network once. ``y_true`` are quaternions (B, 4), xyzw.
+An encoder maps B images to features (B, n_features). The loss compares the features of all pairs of different images
+with the distances between the B orientations, so each image passes through the network only once. ``y_true`` contains
+the orientations as quaternions (B, 4) in xyzw order.
 
 Kinds of feature distance
 -------------------------
-``"kernel"``
-    The default. The inner product of unit features is ``(1 + 2 cos d) / 3``: that of two rotation matrices over 3,
-    which features can match exactly. It equals ``cos^2(d / 2)`` minus its mean over all rotations, scaled to 1 at
-    d = 0.
+``"kernel"`` (default)
+    The inner product of unit features represents ``(1 + 2 cos d) / 3``. This is the inner product of two rotation
+    matrices divided by 3, so features can match it exactly. It equals ``cos^2(d / 2)`` minus its mean over all
+    rotations, scaled to 1 at d = 0.
 ``"cosine"``
     The published distance: 2 arccos of the cosine similarity (arXiv 2104.06237, eq. 5). No embedding matches it
     exactly.
 ``"euclidean"``
-    The Euclidean distance of unit features, scaled to [0, pi].
+    The Euclidean distance between unit features, scaled to [0, pi].
 ``"mlp"``
-    A small network on pairs of features, trained with the encoder: the ``PairHead`` at its end.
+    A small network that compares pairs of features and is trained with the encoder (its ``PairHead``).
 
 Symmetry
 --------
-For a particle with the point group G, distances are to the nearest symmetric copy, and the kernel is the sum
+For a particle with point group G, distances are to the nearest symmetric copy. The kernel is the sum
 
     S(R_i, R_j) = sum over g in G of cos^{2p}(d(R_i, R_j g) / 2),
 
-minus its mean and scaled to 1 where the symmetric copies coincide. Sums and even powers of cos(d / 2) are also
-inner products, so that features can match this kernel as well; the nearest copy dominates the sum. The power p is the
-smallest for which the features separate all orientations: they are harmonics of degree p at most, and an n-fold axis
-needs degree n.
+minus its mean and scaled to 1 where the symmetric copies coincide. Sums and even powers of cos(d / 2) are also inner
+products, so features can match this kernel too. The nearest copy dominates the sum. The power p is the smallest for
+which the features distinguish all orientations: they are harmonics of degree p at most, and an n-fold axis requires
+degree n.
 
-``S`` is not exactly a function of the reduced distance. It is near d = 0; elsewhere it varies within
-``SymmetricKernel.spread``. The decoded distance is the mean over all pairs of orientations.
+``S`` is a function of the distance to the nearest copy only near d = 0. Elsewhere, distances with the same ``S`` vary
+by ``SymmetricKernel.spread``, and the decoded distance is their mean over all pairs of orientations.
 
-Sums and powers of positive definite functions are positive definite (Schur); their use here is our own.
+Sums and powers of positive definite functions are positive definite (Schur). Their use here is new.
 """
 
 from __future__ import annotations
@@ -57,10 +58,10 @@ HIGHEST_BY_GROUP = {"T": 3, "O": 4, "I": 6}
 
 @dataclass(frozen=True)
 class SymmetricKernel:
-    """The kernel of one point group.
+    """Kernel of a point group.
 
-    ``distances`` and ``spread`` are the mean and standard deviation of the distance, radians, at equally spaced values
-    of ``sqrt(1 - kernel)`` from 0 to ``largest``.
+    ``distances`` and ``spread`` are the mean and standard deviation of the distance in radians, tabulated at equally
+    spaced values of ``sqrt(1 - kernel)`` from 0 to ``largest``.
     """
 
     power: int
@@ -83,22 +84,22 @@ def highest_harmonic(symmetry: str) -> int:
 
 @lru_cache(maxsize=16)
 def symmetric_kernel(symmetry: str) -> SymmetricKernel:
-    """Return the kernel of a point group. Distances are averaged over a fixed set of random rotations."""
+    """Return the kernel of a point group, with distances averaged over a fixed set of random rotations."""
     group, power = point_group(symmetry), highest_harmonic(symmetry)
-    # mean of S: E[x^{2p}] of a coordinate x on the unit sphere of quaternions, for each rotation of the group
+    # mean of S: for each rotation of the group, E[x^{2p}] of a coordinate x of a random unit quaternion
     mean = len(group) * comb(2 * power, power) / ((power + 1) * 4**power)
     highest = float(np.sum(np.cos(group.magnitude() / 2) ** (2 * power)))
-    # random relative orientations: equally spaced angles about random axes, weighted as rotations are distributed
+    # sample relative orientations: equally spaced angles about random axes, weighted by the density of rotations
     rng = np.random.default_rng(0)
     angles = np.pi * (np.arange(SAMPLES) + 0.5) / SAMPLES
     axes = rng.standard_normal((SAMPLES, 3))
     axes /= np.linalg.norm(axes, axis=1, keepdims=True)
     weights = np.sin(angles / 2) ** 2
-    # reduced distance and kernel of each
+    # distance to the nearest copy, and kernel, of each
     overlaps = np.abs(copies_of(Rotation.from_rotvec(angles[:, None] * axes), group)[..., 3])
     reduced = 2 * np.arccos(np.minimum(overlaps.max(axis=1), 1))
     values = (np.sum(overlaps ** (2 * power), axis=1) - mean) / (highest - mean)
-    # mean and spread of the distance in bins of sqrt(1 - kernel); empty bins are interpolated
+    # tabulate the mean and spread of the distance in bins of sqrt(1 - kernel), interpolating empty bins
     far = np.sqrt(np.maximum(1 - values, 0))
     largest = float(far.max())
     edges = np.linspace(0, largest, BINS)
@@ -109,43 +110,50 @@ def symmetric_kernel(symmetry: str) -> SymmetricKernel:
     average[0] = 0
     average = np.interp(edges, edges[count > 1e-12], average[count > 1e-12])
     spread = np.sqrt(np.maximum(squares - average**2, 0))
-    # rows of each turn: the basis quaternions times g
+    # the rows of each matrix are the basis quaternions times g
     turns = np.stack([(Rotation.from_quat(np.eye(4)) * g).as_quat() for g in group])
     return SymmetricKernel(power, turns, mean, highest, largest, average, spread)
 
 
-def pair_loss(feature_distance: str, symmetry: str = "C1", *, head: layers.Layer | None = None) -> Callable:
-    """Return the loss (y_true, y_pred): mean squared error over all pairs of different images.
+def pair_loss(
+    feature_distance: str,
+    symmetry: str = "C1",
+    *,
+    head: layers.Layer | None = None,
+    absolute: bool = False,
+) -> Callable:
+    """Return the loss (y_true, y_pred): the mean squared or ``absolute`` error over all pairs of different images.
 
-    The error is that of the kernel for ``"kernel"``, otherwise of the distance, rad^2. ``head`` is the pair head of the
-    encoder, for ``"mlp"``.
+    For ``"kernel"`` this is the error of the kernel; for the other kinds, the error of the distance in radians.
+    ``head`` is the pair head of the encoder, required for ``"mlp"``.
     """
+    size_of = ops.abs if absolute else ops.square
     _check(feature_distance, head)
-    symmetric_kernel(symmetry)  # raises if the point group is unknown
+    symmetric_kernel(symmetry)  # raise early if the point group is unknown
 
     def loss(y_true, y_pred):
-        features = _unit(y_pred)
+        features = unit(y_pred)
         similarity = ops.matmul(features, ops.transpose(features))
         if feature_distance == "kernel":
-            return _off_diagonal_mean(ops.square(similarity - true_kernel(y_true, symmetry)))
+            return _off_diagonal_mean(size_of(similarity - true_kernel(y_true, symmetry)))
         if feature_distance == "mlp":
             distance = head.distances(features, features)
-        elif feature_distance == "cosine":  # clipped, as the next, so that gradients are finite
-            distance = 2 * ops.arccos(ops.clip(similarity, -1 + _CLIP, 1 - _CLIP))
-        else:
+        elif feature_distance == "cosine":
+            distance = cosine_distance(similarity)
+        else:  # clipped, so that gradients are finite
             distance = np.pi / 2 * ops.sqrt(ops.maximum(2 - 2 * similarity, _CLIP))
-        return _off_diagonal_mean(ops.square(distance - true_distance(y_true, symmetry)))
+        return _off_diagonal_mean(size_of(distance - true_distance(y_true, symmetry)))
 
     return loss
 
 
 def pair_error(feature_distance: str, symmetry: str = "C1", *, head: layers.Layer | None = None) -> Callable:
-    """Return the metric ``distance_error_rad`` (y_true, y_pred): mean absolute error of the decoded distances."""
+    """Return the metric ``distance_error_rad`` (y_true, y_pred): the mean absolute error of decoded distances."""
     _check(feature_distance, head)
     symmetric_kernel(symmetry)
 
     def distance_error_rad(y_true, y_pred):
-        features = _unit(y_pred)
+        features = unit(y_pred)
         if feature_distance == "mlp":
             distance = head.distances(features, features)
         else:
@@ -164,21 +172,26 @@ def distances_from_features(
     symmetry: str = "C1",
     head: layers.Layer | None = None,
 ) -> np.ndarray:
-    """Decode features into distances: (n, m) float32, radians in [0, pi].
+    """Decode features into distances.
 
     Parameters
     ----------
     features, others : (n, f) and (m, f) arrays
-        Features; they are normalised here.
+        Features, which do not need to be normalised.
     kind, symmetry : str
-        Feature distance and point group that the encoder was trained with.
+        Feature distance and point group with which the encoder was trained.
     head : PairHead, optional
-        Pair head of the encoder, for ``"mlp"``.
+        Pair head of the encoder, required for ``"mlp"``.
+
+    Returns
+    -------
+    (n, m) array
+        Distances in radians, float32 in [0, pi].
 
     Raises
     ------
     ValueError
-        If ``kind`` or the point group is unknown, or the head is missing.
+        If ``kind`` or the point group is unknown, or if ``"mlp"`` is used without a head.
     """
     _check(kind, head, name="kind")
     if kind == "mlp":
@@ -188,41 +201,48 @@ def distances_from_features(
 
 
 def unit_features(features: np.ndarray) -> np.ndarray:
-    """Scale (n, f) features to length 1."""
+    """Scale (n, f) features to unit length."""
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9)
 
 
 def true_kernel(quaternions, symmetry: str = "C1"):
-    """Target inner products of all pairs of features, from (B, 4) quaternions: (B, B)."""
+    """Compute the target inner products of all pairs of features from (B, 4) quaternions: (B, B)."""
     kernel = symmetric_kernel(symmetry)
     total = ops.sum(_overlaps(quaternions, symmetry) ** (2 * kernel.power), axis=-1)
     return (total - kernel.mean) / (kernel.highest - kernel.mean)
 
 
 def true_distance(quaternions, symmetry: str = "C1"):
-    """Distances of all pairs of (B, 4) quaternions: (B, B) radians."""
+    """Compute the distances between all pairs of (B, 4) quaternions: (B, B), in radians."""
     nearest = ops.max(_overlaps(quaternions, symmetry), axis=-1)
     return 2 * ops.arccos(ops.clip(nearest, 0, 1 - _CLIP))
 
 
 def _overlaps(quaternions, symmetry):
-    """|cos(d / 2)| between all pairs of (B, 4) quaternions and all copies of the second: (B, B, k)."""
+    """Compute |cos(d / 2)| between all pairs of (B, 4) quaternions, for all copies of the second: (B, B, k)."""
     copies = ops.einsum("na,kab->nkb", quaternions, symmetric_kernel(symmetry).turns.astype("float32"))
     return ops.abs(ops.einsum("ma,nka->mnk", quaternions, copies))
 
 
-def _unit(features):
-    return features / ops.maximum(ops.norm(features, axis=-1, keepdims=True), 1e-9)
+def unit(features):
+    """Scale features to length 1 along the last axis; zeros stay zero, with finite gradients."""
+    squares = ops.sum(ops.square(features), axis=-1, keepdims=True)
+    return features / ops.sqrt(ops.maximum(squares, 1e-18))
+
+
+def cosine_distance(similarity):
+    """Compute the published distance in radians, 2 arccos of inner products clipped to keep gradients finite."""
+    return 2 * ops.arccos(ops.clip(similarity, -1 + _CLIP, 1 - _CLIP))
 
 
 def _off_diagonal_mean(squares):
-    """Mean of a (B, B) matrix without its diagonal, where unit features are always exact."""
+    """Return the mean of a (B, B) matrix without its diagonal, where unit features have no error."""
     batch = ops.cast(ops.shape(squares)[0], squares.dtype)
     return (ops.sum(squares) - ops.trace(squares)) / ops.maximum(batch * (batch - 1), 1)
 
 
 def _decode(kind: str, similarity, symmetry: str):
-    """Distances of inner products of unit features."""
+    """Convert inner products of unit features to distances."""
     if kind == "cosine":
         return ops.minimum(2 * ops.arccos(ops.clip(similarity, -1, 1)), np.pi)
     if kind == "euclidean":
@@ -244,4 +264,4 @@ def _check(feature_distance: str, head: layers.Layer | None, *, name: str = "fea
     if feature_distance not in KINDS:
         raise ValueError(f"{name} must be one of {', '.join(KINDS)}, got {feature_distance!r}")
     if feature_distance == "mlp" and head is None:
-        raise ValueError(f"{name} 'mlp' needs the pair head of the encoder, got None")
+        raise ValueError(f"{name} 'mlp' requires the pair head of the encoder, got None")

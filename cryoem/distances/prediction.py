@@ -1,4 +1,4 @@
-"""Features, shifts and distances of images from an encoder; distances of all pairs, or to landmarks."""
+"""Estimate features, shifts and distances of images with an encoder, for all pairs or relative to landmarks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from cryoem.distances.trained import TrainedEncoder
 from cryoem.images import correct_images, image_blocks, shift
 from cryoem.validation import finite_array
 
-ROWS = 8192  # distances to landmarks that are decoded at a time
+ROWS = 8192  # images whose distances to landmarks are decoded at a time
 BATCH_SIZE = 128
-SHIFT_PASSES = 2  # images are centred by the estimate after each
+SHIFT_PASSES = 2  # after each pass, images are centred by the estimate
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,12 @@ class DistanceEstimate:
     Parameters
     ----------
     distances : (n, n) or (n, m) float32 array
-        Geodesic distances, radians; with landmarks, to the m landmarks.
+        Geodesic distances in radians, between all pairs or to the m landmarks.
     shifts_px : (n, 2) array
-        Displacement (x, y) of each particle in pixels of the images; zero if the encoder does not estimate shifts.
+        Displacement (x, y) of each particle, in pixels of the original images. Zero if the encoder does not estimate
+        shifts.
     landmarks : (m,) array, optional
-        Indices of the landmarks.
+        Indices of the landmarks. None if ``distances`` contains all pairs.
     """
 
     distances: np.ndarray
@@ -54,48 +55,57 @@ def estimate_distances(
 ) -> DistanceEstimate:
     """Estimate the geodesic distances between the orientations of images.
 
-    The phases of the contrast transfer are flipped, images are Fourier-cropped to the size of the encoder, centred if
-    the encoder estimates shifts, and encoded. The images must show the same field of view as the training images.
+    The images are phase-flipped, Fourier-cropped to the image size of the encoder, centred if the encoder estimates
+    shifts, and then encoded. They must have the same field of view as the training images.
 
     Parameters
     ----------
-    images : (n, y, x) array or array-like
-        At least 2 images of at least the encoder's size. An array-like is read block by block.
+    images : (n, y, x) array-like
+        At least 2 images, none smaller than the image size of the encoder. Particle stacks in files are read block by
+        block.
     encoder : TrainedEncoder
+        Encoder that was trained for this particle.
     optics : Optics, optional
-        Contrast transfer of the images; by default ``images.optics`` if it exists, otherwise none.
+        Optics of the images. Default: ``images.optics`` if available, otherwise no CTF.
     landmarks : int, optional
-        Estimate only the distances to this number of images, from 12 to n, which cover all orientations; for very many
-        images. By default all pairs.
-    rng : numpy.random.Generator or int
-        Chooses the first landmark.
+        Number of landmarks, from 12 to n. Landmarks are images selected so that their orientations are well spread.
+        Only the distances to the landmarks are estimated, which is suitable for large data sets. Default: estimate the
+        distances between all pairs.
+    rng : Generator or int
+        Random number generator or seed, which chooses the first landmark. Default: 0.
     both_views : bool
-        Whether to also encode mirror images, see ``encode``.
+        Whether to encode mirror images too, as in ``encode``. Default: True.
     map_blocks : callable
-        Like the builtin ``map``; applied to blocks of images, in order.
+        Function that is used like the built-in ``map`` to process blocks of images. It must preserve their order.
+        Default: ``map``.
     callback : callable, optional
-        Called with the number of images that have been encoded, after each block.
+        Function called after each block with the number of images encoded so far.
+
+    Returns
+    -------
+    DistanceEstimate
 
     Raises
     ------
     ValueError
-        If images are too few, too small or not finite, or the landmarks or optics do not fit them.
+        If there are fewer than 2 images; if the images are too small, or contain NaN or infinity; if the number of
+        landmarks is out of range; or if ``optics`` describes a different number of images.
     """
     size, n = encoder.settings.image_size, images.shape[0]
     if len(images.shape) != 3 or min(images.shape[1:]) < size:
         raise ValueError(
-            f"images must be at least {size} px, the size of the encoder, got shape {images.shape}"
+            f"images must be at least {size} px wide, the image size of the encoder, got shape {images.shape}"
         )
     if n < 2:
         raise ValueError(f"at least 2 images are required, got {n}")
     if landmarks is not None and not FEWEST_LANDMARKS <= landmarks <= n:
         raise ValueError(
-            f"landmarks must be between {FEWEST_LANDMARKS} and the number of images {n}, got {landmarks}"
+            f"landmarks must be between {FEWEST_LANDMARKS} and {n}, the number of images, got {landmarks}"
         )
     optics = known_optics(images, optics)
     if optics is not None:
         optics_of(optics, None, count=n)
-    # features and shifts, block by block
+    # encode the images block by block
     blocks = list(image_blocks(images))
     items = ((images[block], None if optics is None else optics[block]) for block in blocks)
     encode_block = partial(_encode_block, encoder=encoder, both_views=both_views)
@@ -117,7 +127,7 @@ def estimate_distances(
         lambda index: distances_to([index])[:, 0], n, landmarks, rng=np.random.default_rng(rng)
     )
     distances = distances_to(chosen)
-    # landmarks among themselves: symmetric, with a zero diagonal
+    # make the distances between landmarks symmetric, with a zero diagonal
     among = distances[chosen]
     distances[chosen] = (among + among.T) / 2
     distances[chosen, np.arange(landmarks)] = 0
@@ -125,16 +135,18 @@ def estimate_distances(
 
 
 def encode(encoder: keras.Model, images: np.ndarray, *, both_views: bool = True) -> np.ndarray:
-    """Compute unit features of images.
+    """Compute the features of images, scaled to unit length.
 
     Parameters
     ----------
     encoder : keras.Model
+        Trained encoder.
     images : (n, y, x) array
-        Images of the encoder's size.
+        Images of the size that the encoder takes.
     both_views : bool
-        Whether to also encode the mirror image in x of each image. It is the projection from the opposite direction,
-        so its orientation is known; distances are then decoded from the mean of both kernels.
+        Whether to also encode the mirror image (in x) of each image. A mirror image is the projection from the opposite
+        direction, so its orientation follows from the orientation of the original. Distances are then decoded from the
+        mean of both kernels. Default: True.
 
     Returns
     -------
@@ -143,7 +155,7 @@ def encode(encoder: keras.Model, images: np.ndarray, *, both_views: bool = True)
     Raises
     ------
     ValueError
-        If images are not of the encoder's size or not finite.
+        If the images have the wrong size, or contain NaN or infinity.
     """
     images = _checked_images(encoder, images)
     views = [images, _mirror(images)] if both_views else [images]
@@ -152,28 +164,32 @@ def encode(encoder: keras.Model, images: np.ndarray, *, both_views: bool = True)
 
 
 def predict_shifts(encoder: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Estimate the displacement of each particle from the image's origin, averaged over both views.
+    """Estimate the displacement of each particle from the image origin.
+
+    The result is the average of the estimates from each image and from its mirror image.
 
     Parameters
     ----------
     encoder : keras.Model
-        Built and trained ``with_shifts``.
+        Encoder that was built and trained with ``with_shifts=True``.
     images : (n, y, x) array
-        Images of the encoder's size.
+        Images of the size that the encoder takes.
 
     Returns
     -------
     (n, 2) float64 array
-        Displacement (x, y) towards larger coordinates, pixels of these images.
+        Displacement (x, y) towards larger coordinates, in pixels of these images.
 
     Raises
     ------
     ValueError
-        If the encoder does not estimate shifts, or as ``encode``.
+        If the encoder does not estimate shifts, or if the images have the wrong size or contain NaN or infinity.
     """
     images = _checked_images(encoder, images)
     if not isinstance(encoder.output, dict):
-        raise ValueError(f"encoder must be built with_shifts to estimate shifts, got {encoder.name} without")
+        raise ValueError(
+            f"encoder must be built with with_shifts=True to estimate shifts, but {encoder.name} was not"
+        )
     shifts = np.zeros((len(images), 2))
     for _ in range(SHIFT_PASSES):
         centred = shift(images, -shifts)
@@ -195,22 +211,27 @@ def predict_distances(
     Parameters
     ----------
     encoder : keras.Model
+        Trained encoder.
     images : (n, y, x) array
-        At least 2 images of the encoder's size.
+        At least 2 images with the image size of the encoder.
     feature_distance, symmetry : str
-        Those that the encoder was trained with, see ``losses``.
+        Feature distance and point group with which the encoder was trained (see ``losses``). Default: ``"kernel"`` and
+        ``"C1"``.
     both_views : bool
-        See ``encode``; with ``"mlp"``, distances are the mean over the views.
+        Whether to encode mirror images too, as in ``encode``. For ``"mlp"``, the distances of both views are averaged.
+        Default: True.
 
     Returns
     -------
     (n, n) float32 array
-        Radians in [0, pi], symmetric, zero on the diagonal; with symmetry, to the nearest copy.
+        Symmetric matrix of distances in radians, in [0, pi], with a zero diagonal. For a symmetric particle, each
+        distance is to the nearest symmetric copy.
 
     Raises
     ------
     ValueError
-        If there are fewer than 2 images, the encoder has no pair head for ``"mlp"``, or as ``encode``.
+        If there are fewer than 2 images; if the images have the wrong size, or contain NaN or infinity; or if the
+        feature distance is ``"mlp"`` and the encoder has no pair head.
     """
     if len(images) < 2:
         raise ValueError(f"at least 2 images are required, got {len(images)}")
@@ -219,7 +240,7 @@ def predict_distances(
 
 
 def _all_distances(encoder: keras.Model, features: np.ndarray, *kind) -> np.ndarray:
-    """Distances between all pairs of (n, f) features: (n, n), symmetric, zero on the diagonal."""
+    """Decode the distances between all pairs of (n, f) features: (n, n), symmetric with a zero diagonal."""
     distances = _distances(encoder, features, features, *kind)
     distances = (distances + distances.T) / 2
     np.fill_diagonal(distances, 0)
@@ -227,7 +248,7 @@ def _all_distances(encoder: keras.Model, features: np.ndarray, *kind) -> np.ndar
 
 
 def _distances(encoder, features, others, feature_distance, symmetry, both_views) -> np.ndarray:
-    """Distances from (n, f) to (m, f) features of ``encode``: (n, m) float32 radians."""
+    """Decode the distances between (n, f) and (m, f) features from ``encode``: (n, m) float32, in radians."""
     head = head_of(encoder, feature_distance)
     views = [(features, others)]
     if head is not None and both_views:
@@ -239,7 +260,7 @@ def _distances(encoder, features, others, feature_distance, symmetry, both_views
 
 
 def _encode_block(item: tuple, *, encoder: TrainedEncoder, both_views: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Unit features (k, f) of a block of images, and shifts (k, 2) in pixels of these images."""
+    """Return unit features (k, f) of a block of images, and shifts (k, 2) in pixels of these images."""
     images, optics = item
     size = encoder.settings.image_size
     small = correct_images(images, optics=optics, size=size)
@@ -256,7 +277,7 @@ def _predict(encoder: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _checked_images(encoder: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Images as (n, y, x) float32, if they are finite and of the encoder's size."""
+    """Return finite images of the encoder's size as (n, y, x) float32."""
     images = finite_array(images, name="images", ndim=3, dtype=np.float32)
     y, x = encoder.input_shape[1:]
     if images.shape[1:] != (y, x):
@@ -265,6 +286,6 @@ def _checked_images(encoder: keras.Model, images: np.ndarray) -> np.ndarray:
 
 
 def _mirror(images: np.ndarray) -> np.ndarray:
-    """Images mirrored in x about pixel n // 2."""
+    """Mirror images in x about pixel n // 2."""
     flipped = images[:, :, ::-1]
     return np.roll(flipped, 1, axis=2) if images.shape[2] % 2 == 0 else flipped

@@ -1,4 +1,4 @@
-"""A trained encoder: the network, the settings that rebuild it, and its files (HDF5 weights, JSON settings)."""
+"""A trained encoder: the network, the settings to rebuild it, and its files (HDF5 weights and JSON settings)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SUFFIX = ".weights.h5"
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """Arguments of ``build_encoder``, and the feature distance to train with.
+    """Arguments of ``build_encoder``, and the feature distance used in training.
 
     Parameters
     ----------
     image_size, architecture, n_features, channels, blocks, symmetry, with_shifts
-        As in ``build_encoder``.
+        Same as for ``build_encoder``.
     feature_distance : {"kernel", "cosine", "euclidean", "mlp"}
-        Relation of features and distances, see ``losses``.
+        Way in which features represent distances (see ``losses``). Default: ``"kernel"``.
 
     Raises
     ------
@@ -53,21 +53,22 @@ class EncoderSettings:
             )
 
     def build(self) -> keras.Model:
-        """Build a new encoder with random weights; raises as ``build_encoder``."""
+        """Build an encoder with random weights. Raises the same errors as ``build_encoder``."""
         arguments = asdict(self)
         return build_encoder(pair_head=arguments.pop("feature_distance") == "mlp", **arguments)
 
 
 class TrainedEncoder:
-    """An encoder with its settings.
+    """An encoder together with its settings.
 
-    It can be pickled: the weights are sent, and the network is rebuilt on first use in the other process.
+    A pickled encoder contains only the weights and the settings. After unpickling, the network is rebuilt on first use.
 
     Parameters
     ----------
     model : keras.Model
-        Encoder from ``settings.build()``; ``train`` trains it in place.
+        Encoder from ``settings.build()``. ``train`` trains it in place.
     settings : EncoderSettings
+        Settings with which the encoder was built.
     """
 
     def __init__(self, model: keras.Model, settings: EncoderSettings):
@@ -85,9 +86,17 @@ class TrainedEncoder:
 
 
 def save_encoder(path: str | os.PathLike, encoder: TrainedEncoder) -> None:
-    """Write the weights of an encoder to a ``.weights.h5`` file, and its settings to a ``.json`` file of the same name.
+    """Write the weights of an encoder to a ``.weights.h5`` file and its settings to a ``.json`` file of the same name.
 
-    Each file is written atomically. The checksum covers both, so that settings are never used with other weights.
+    Each file is written atomically. The settings include a checksum of the weights and the settings, so that
+    the settings are never used with the wrong weights.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Path of the weight file.
+    encoder : TrainedEncoder
+        Encoder to save.
 
     Raises
     ------
@@ -105,14 +114,23 @@ def save_encoder(path: str | os.PathLike, encoder: TrainedEncoder) -> None:
 
 
 def load_encoder(path: str | os.PathLike) -> TrainedEncoder:
-    """Read an encoder that ``save_encoder`` wrote.
+    """Load an encoder that ``save_encoder`` wrote.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Path of the weight file. The settings are read from the ``.json`` file of the same name.
+
+    Returns
+    -------
+    TrainedEncoder
 
     Raises
     ------
     FileNotFoundError
-        If the file of the weights or that of the settings does not exist.
+        If the weight file or the settings file does not exist.
     ValueError
-        If ``path`` does not end in ``.weights.h5``, or a file is damaged or belongs to another encoder.
+        If ``path`` does not end in ``.weights.h5``, or a file is damaged or belongs to a different encoder.
     """
     path, settings_path = _paths(path)
     for needed in (path, settings_path):
@@ -122,35 +140,31 @@ def load_encoder(path: str | os.PathLike) -> TrainedEncoder:
     try:
         settings, expected = EncoderSettings(**description["settings"]), description["sha256"]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{settings_path} does not contain the settings of an encoder: {first_line(error)}"
-        ) from None
+        raise ValueError(f"{settings_path} does not contain encoder settings: {first_line(error)}") from None
     found = _sha256(path, description["settings"])
     if found != expected:
         raise ValueError(
-            f"{path} or its settings are damaged or belong to another encoder: "
-            f"the sha256 must be {expected}, got {found}"
+            f"{path} or its settings are damaged or belong to a different encoder: "
+            f"expected sha256 {expected}, got {found}"
         )
-    gpus_of_tensorflow()  # raises if the device is wrong, before errors are blamed on the file
+    gpus_of_tensorflow()  # report an unusable device first, so that it is not blamed on the file
     try:
         model = settings.build()
         model.load_weights(path)
-    except Exception as error:  # Keras, h5py and TensorFlow raise many types
-        raise ValueError(
-            f"{path} does not contain the weights of this encoder: {first_line(error)}"
-        ) from None
+    except Exception as error:  # Keras, h5py and TensorFlow raise many types of errors
+        raise ValueError(f"{path} does not contain weights for this encoder: {first_line(error)}") from None
     return TrainedEncoder(model, settings)
 
 
 def _sha256(path: Path, settings: dict) -> str:
-    """Checksum of the weights and the settings together."""
+    """Compute one checksum of the weights and the settings."""
     checksum = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: checksum).hexdigest()
 
 
 def _paths(path: str | os.PathLike) -> tuple[Path, Path]:
-    """Files of the weights and of the settings."""
+    """Return the paths of the weights and of the settings."""
     path = Path(path)
     if not path.name.endswith(SUFFIX):
         raise ValueError(f"path must end in {SUFFIX}, got {path}")

@@ -1,4 +1,4 @@
-"""Training of an encoder on simulated projections, so that distances between features match those of orientations."""
+"""Train an encoder on simulated projections so that feature distances match distances between orientations."""
 
 from __future__ import annotations
 
@@ -38,39 +38,41 @@ from cryoem.training.fitting import digest, fit
 from cryoem.validation import shifts_of, square_images, whole_number
 from cryoem.volumes.density import DensityMap
 
-SHIFT_WEIGHT = 0.02  # of the squared error of shifts, px^2, relative to the loss of the features
+SHIFT_WEIGHT = 0.02  # weight of the squared error of shifts (px^2) relative to the loss of the features
 LARGEST_VALIDATION_BATCH = 128
 
 
 class ProjectionStream(keras.utils.PyDataset):
-    """Batches of (images, quaternions) that are simulated on demand; the same seed gives the same batches.
+    """Batches of simulated (images, quaternions), generated on demand; the same seed gives the same batches.
 
-    Images are simulated at the size of the network: only the low frequencies of each slice are read, which equals
-    projection at full size and Fourier cropping. With a contrast transfer, a defocus is drawn for each image, and the
-    phases are flipped as by ``images.flip_phases``.
+    Images are simulated at the image size of the network. Only the low frequencies of each slice are computed, which is
+    equivalent to projection at full size followed by Fourier cropping. If ``imaging`` includes a CTF, a defocus is
+    drawn for each image, and the image is phase-flipped as in ``images.flip_phases``.
 
     Parameters
     ----------
     density_map : DensityMap
+        Map to project.
     imaging : ImagingConditions
-        Size, noise, shifts, coverage and contrast transfer of the full images.
+        Size, noise, shifts, coverage and CTF of the full-size images.
     network_image_size : int
-        Side of the images of the network, at most that of the full images.
+        Image size of the network in pixels, at most the size of the full-size images.
     batch_size, steps : int
-        Images of a batch (at least 2) and batches of an epoch.
+        Number of images per batch (at least 2) and number of batches per epoch.
     distinct : int, optional
-        Number of distinct images, each with its own noise and shift, from which all batches are drawn: a finite
-        training set. By default images never repeat.
+        Number of images in a finite training set from which all batches are drawn. The noise and shift of an image do
+        not change when it is drawn again. Default: every image is newly simulated.
     with_shifts : bool
-        Whether batches also contain the shifts, for an encoder ``with_shifts``.
+        Whether batches also contain the shifts, as required to train an encoder that estimates shifts. Default: False.
     seed : int
+        Seed for all random numbers. Default: 0.
 
     Attributes
     ----------
     epoch : int
-        Current epoch. A batch depends on the seed, the epoch and its index alone.
+        Current epoch. A batch depends only on the seed, the epoch and its index.
     fingerprint : dict
-        Everything that determines the batches, for checkpoints.
+        Everything that determines the batches, to be stored with checkpoints.
 
     Raises
     ------
@@ -95,7 +97,9 @@ class ProjectionStream(keras.utils.PyDataset):
             imaging = replace(imaging, image_size=max(density_map.data.shape))
         full, size = imaging.image_size, network_image_size
         if not 2 <= size <= full:
-            raise ValueError(f"network_image_size must be between 2 and image_size {full}, got {size}")
+            raise ValueError(
+                f"network_image_size must be between 2 and {full}, the full image size, got {size}"
+            )
         self.batch_size = whole_number(batch_size, name="batch_size", at_least=2)
         self._steps = whole_number(steps, name="steps", at_least=1)
         self.epoch, self.with_shifts = 0, with_shifts
@@ -129,10 +133,11 @@ class ProjectionStream(keras.utils.PyDataset):
         Returns
         -------
         images : (b, y, x) float32 array
-        quaternions : (b, 4) float32 array, xyzw
-            With shifts, a dictionary of these as ``features`` and of ``shifts_px`` (b, 2), in pixels of these images.
+        quaternions : (b, 4) float32 array
+            Orientations in xyzw order. If ``with_shifts`` is True, a dictionary with the quaternions as ``features``
+            and, as ``shifts_px``, the (b, 2) shifts in pixels of these images.
         """
-        # a spawn key, so that no batch shares its random numbers with data drawn from the seed itself
+        # use a spawn key, so that no batch shares random numbers with data drawn from the seed itself
         rng = np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(self.epoch, index)))
         if self._pool is None:
             drawn = self._draw(self.batch_size, rng)
@@ -143,39 +148,39 @@ class ProjectionStream(keras.utils.PyDataset):
         return images, {"features": quaternions, "shifts_px": shifts} if self.with_shifts else quaternions
 
     def _draw_pool(self, distinct: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All images of a finite set as ``_draw`` returns them, drawn batch by batch to bound memory use."""
+        """Draw the images of a finite training set, as in ``_draw``, batch by batch to bound memory use."""
         rng = np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(0,)))
         sizes = [min(self.batch_size, distinct - start) for start in range(0, distinct, self.batch_size)]
         drawn = [self._draw(size, rng) for size in sizes]
         return tuple(np.concatenate(arrays) for arrays in zip(*drawn, strict=True))
 
     def _draw(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Images (n, y, x), quaternions (n, 4) and shifts (n, 2) in pixels of these images, all float32."""
+        """Draw images (n, y, x), quaternions (n, 4) and shifts (n, 2) in pixels of these images, all float32."""
         imaging = self._imaging
-        # clean projections with the variance of the full images
+        # clean projections, normalised like the full-size images
         rotations = random_rotations(n, coverage=imaging.coverage, rng=rng)
         planes = self._slices(rotations) / np.float32(self._deviation)
-        # shifts, in pixels of the network's images
+        # shifts in pixels of the network's images
         shifts = np.zeros((n, 2))
         if imaging.shift_limit_px:
             limit = imaging.shift_limit_px * self._shrink
             shifts = rng.triangular(-limit, 0, limit, shifts.shape)
             planes = planes * shift_phases(shifts, self._frequencies)
-        # contrast transfer with flipped phases: its magnitude
+        # CTF with flipped phases, which is its magnitude
         if imaging.ctf is not None:
             defocus = rng.uniform(*imaging.ctf.defocus_range_angstrom, n)
             pixel_size = self._map.voxel_size_angstrom / self._shrink
             transfer = np.abs(imaging.ctf.at(self._frequencies / pixel_size, defocus))
             planes = planes * transfer.astype(np.float32)
-        # noise of the full images after Fourier cropping
+        # noise of the full-size images after Fourier cropping
         variance = imaging.noise_variance * self._shrink**2
         images = add_noise(images_from_half_planes(planes, self._size), variance, rng=rng)
         return images, rotations.as_quat().astype(np.float32), shifts.astype(np.float32)
 
     def _slices(self, rotations: Rotation) -> np.ndarray:
-        """Half-planes (n, m) of clean images at the size of the network.
+        """Return half-planes (n, m) of clean images at the size that the network takes.
 
-        Images smaller than the map are cropped at full size first.
+        If the full-size images are smaller than the map, the projections are cropped at full size first.
         """
         if not self._reads_slices:
             full = project(self._map.data, rotations, image_size=self._imaging.image_size, backend="fourier")
@@ -195,45 +200,48 @@ def train(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int = 0,
 ) -> dict[str, list[float]]:
-    """Train an encoder on all pairs of images of each batch.
+    """Train an encoder on all pairs of images in each batch.
 
-    An encoder that was built in the scope of a ``tf.distribute.MirroredStrategy`` is trained on its devices, with the
-    same result as on one.
+    If the encoder was built in the scope of a ``tf.distribute.MirroredStrategy``, training uses the devices of that
+    strategy and produces the same result as on one device.
 
     Parameters
     ----------
     encoder : TrainedEncoder
-        Trained in place, with the feature distance and symmetry of its settings.
+        Encoder to train in place, with the feature distance and symmetry of its settings.
     stream : ProjectionStream
+        Training images.
     validation : ParticleStack or tuple of arrays
-        Particles with known poses that the stream does not contain; they are phase-flipped and Fourier-cropped. Or
-        (images (n, y, x) of the encoder's size, quaternions (n, 4)); and shifts (n, 2) in pixels of these images if
-        the encoder estimates shifts.
+        Validation set, which should not contain any training image. Either a ``ParticleStack`` with known poses, whose
+        images ``train`` phase-flips and Fourier-crops to the image size of the encoder; or a tuple of (n, y, x) images
+        of that size, (n, 4) quaternions and, if the encoder estimates shifts, (n, 2) shifts in pixels of these images.
     schedule : TrainingSchedule
+        Number of epochs, learning rate and stopping criteria.
     checkpoints, callbacks, verbose
-        See ``training.fit``.
+        Same as for ``training.fit``.
 
     Returns
     -------
     dict of str to list of float
-        One value for each epoch, as ``training.fit``. The metrics are ``distance_error_rad`` and
-        ``val_distance_error_rad``: the mean absolute error of the distances of a batch.
+        One value per epoch for each loss and metric, as in ``training.fit``. The metrics ``distance_error_rad`` and
+        ``val_distance_error_rad`` are the mean absolute errors of the distances between images in the same batch.
 
     Raises
     ------
     ValueError
-        If the encoder, the stream and the validation set do not fit each other, replicas cannot share the images
-        equally, or the checkpoints belong to a different training.
+        If the encoder, the stream and the validation set do not match; if the batch size or the number of validation
+        images is not divisible by the number of replicas; or if the checkpoints belong to a different training run.
     OSError
         If the checkpoints cannot be written.
     """
     model, settings = encoder.model, encoder.settings
     if stream.with_shifts != settings.with_shifts:
         raise ValueError(
-            f"stream and encoder must have the same with_shifts, got {stream.with_shifts} and {settings.with_shifts}"
+            f"with_shifts must be the same for the stream and the encoder, "
+            f"got {stream.with_shifts} and {settings.with_shifts}"
         )
     images, labels = _validation_data(validation, settings)
-    check_divisible(len(images), model, name="validation images")
+    check_divisible(len(images), model, name="the number of validation images")
     check_divisible(stream.batch_size, model, name="batch_size")
     compile_network(model, schedule=schedule, steps_per_epoch=len(stream), **_losses(model, settings))
     return fit(
@@ -255,7 +263,7 @@ def train(
 
 
 def _losses(model: keras.Model, settings: EncoderSettings) -> dict:
-    """Losses and metrics as ``model.compile`` takes them."""
+    """Return losses and metrics as arguments of ``model.compile``."""
     kind = (settings.feature_distance, settings.symmetry)
     head = head_of(model, settings.feature_distance)
     loss = global_batch_loss(pair_loss(*kind, head=head))
@@ -270,16 +278,19 @@ def _losses(model: keras.Model, settings: EncoderSettings) -> dict:
 
 
 def _validation_batch_size(n: int, replicas: int) -> int:
-    """Largest batch that replicas share equally and that leaves no last batch of one image, which has no pair."""
+    """Return the largest batch size that replicas can share equally and that leaves no single image.
+
+    A last batch with only one image would contain no pair.
+    """
     sizes = range(min(LARGEST_VALIDATION_BATCH, n) // replicas * replicas, 1, -replicas)
     return next(size for size in sizes if n % size != 1)
 
 
 def _validation_data(validation: ParticleStack | tuple[np.ndarray, ...], settings: EncoderSettings):
-    """Images and labels as ``model.fit`` takes them."""
+    """Return images and labels as arguments of ``model.fit``."""
     if not isinstance(validation, tuple):
         if validation.poses is None:
-            raise ValueError("validation must be particles with known poses, got particles without poses")
+            raise ValueError("validation particles must have known poses, got particles without poses")
         scale = settings.image_size / validation.image_size
         images = correct_images(np.asarray(validation), optics=validation.optics, size=settings.image_size)
         arrays = (images, validation.poses.rotations.as_quat(), validation.poses.shifts_px * scale)
@@ -290,13 +301,15 @@ def _validation_data(validation: ParticleStack | tuple[np.ndarray, ...], setting
     images = square_images(validation[0], name="validation images", at_least=2)
     if images.shape[1] != settings.image_size:
         expected = (settings.image_size, settings.image_size)
-        raise ValueError(f"validation images must be {expected} for this encoder, got {images.shape[1:]}")
+        raise ValueError(
+            f"validation images must have shape {expected} for this encoder, got {images.shape[1:]}"
+        )
     quaternions = np.asarray(validation[1])
     if quaternions.shape != (len(images), 4) or not np.allclose(
         np.linalg.norm(quaternions, axis=1), 1, atol=1e-3
     ):
         raise ValueError(
-            f"validation must contain {len(images)} unit quaternions (n, 4), got shape {quaternions.shape}"
+            f"validation must contain {len(images)} unit quaternions, got an array of shape {quaternions.shape}"
         )
     quaternions = quaternions.astype(np.float32)
     if not settings.with_shifts:

@@ -1,4 +1,4 @@
-"""Phase 5: experiments. A notebook is executed at each point of a grid, and the results form one table."""
+"""Phase 5: experiments, which execute a notebook at each point of a parameter grid and tabulate the results."""
 
 import lazy_loader
 

@@ -1,10 +1,11 @@
-"""Experiments: a notebook, and grids of parameters for which it is executed. The catalogue of experiments.
+"""The catalogue of experiments: notebooks, and the parameter grids for which they are executed.
 
-``quick`` takes minutes on two cores. ``paper`` has the first paper's 5,000 projections of 116 px and training of 150
-epochs, for a GPU or an overnight run. ``toy`` takes seconds on the phantom and checks that the notebooks run.
+Every experiment has at least three sizes. ``quick`` takes a few minutes on two cores. ``paper`` follows the first
+paper, with images 116 px wide and 150 training epochs. Most experiments of this size need a GPU, because they would
+take days without one. ``toy`` takes seconds on the phantom, and checks that the notebooks run.
 
-To add an experiment, add an ``Experiment`` here and its notebook, which has a parameter ``rows_file`` and ends with
-``experiments.save_rows(rows_file, rows)``.
+To add an experiment, add an ``Experiment`` here and write its notebook. The notebook must have a parameter
+``rows_file`` and end with ``experiments.save_rows(rows_file, rows)``.
 """
 
 from __future__ import annotations
@@ -15,25 +16,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 SIZES = ("quick", "paper", "toy")
-FOLDER = "5-paper-figures"  # of the notebooks, in the folder of all notebooks
+FOLDER = "5-paper-figures"  # within the folder of notebooks
 
 
 @dataclass(frozen=True)
 class Grid:
-    """All combinations of the values of some parameters, with other parameters fixed.
+    """All combinations of the values of some parameters, with the other parameters fixed.
 
     Parameters
     ----------
     axes : mapping
-        Parameter -> its values; the last axis varies fastest. A value that is a mapping sets several parameters at
-        once, and the name of its axis is not a parameter.
+        Values of each varied parameter, by name. The last axis varies fastest. If the values of an axis are mappings,
+        each of them sets several parameters, and the name of the axis is not used as a parameter.
     fixed : mapping
-        Parameter -> value. A list is passed to the notebook as a whole, which loops over it.
+        Values of the fixed parameters, by name. A list is passed to the notebook as one value, and the notebook loops
+        over its elements.
 
     Raises
     ------
     ValueError
-        If an axis has no values, or a parameter is both an axis and fixed.
+        If an axis has no values, or a name is in both ``axes`` and ``fixed``.
     """
 
     axes: Mapping[str, tuple] = field(default_factory=dict)
@@ -44,10 +46,10 @@ class Grid:
             if not isinstance(values, (tuple, list)) or not values:
                 raise ValueError(f"axes[{name!r}] must contain at least one value, got {values!r}")
             if name in self.fixed:
-                raise ValueError(f"{name} must be either an axis or fixed, got both")
+                raise ValueError(f"{name} must be either in axes or in fixed, not in both")
 
     def points(self) -> list[dict]:
-        """Return the parameters of each point."""
+        """Return the parameters of every point of the grid."""
         steps = [
             [dict(value) if isinstance(value, Mapping) else {name: value} for value in values]
             for name, values in self.axes.items()
@@ -60,18 +62,19 @@ class Grid:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A question in one line, and the notebook that answers it at each point of a grid.
+    """A question, and the notebook that answers it at each point of a parameter grid.
 
     Parameters
     ----------
     name, question : str
-        Name of the experiment and of its table; its question.
+        Name of the experiment, which is also the name of its table, and the question in one line.
     notebook : str
-        File name in the folder of the experiments' notebooks.
+        File name of the notebook in the folder of experiment notebooks.
     grids : mapping
-        Size -> ``Grid``.
+        Parameter grid for each size.
     cost : tuple of str
-        Parameters whose product is proportional to the time of a point; a list contributes its length.
+        Names of the parameters whose product is proportional to the execution time of a point. For a parameter that is
+        a list, the length is used.
     """
 
     name: str
@@ -81,13 +84,13 @@ class Experiment:
     cost: tuple[str, ...]
 
     def grid(self, size: str) -> Grid:
-        """Return the grid of a size; raise ValueError if there is none."""
+        """Return the grid for ``size``. Raises a ValueError if the experiment does not have this size."""
         if size not in self.grids:
             raise ValueError(f"size must be one of {', '.join(self.grids)}, got {size!r}")
         return self.grids[size]
 
     def work(self, size: str) -> float:
-        """Return the cost of all points of a size in arbitrary units."""
+        """Return the total cost of all points of the grid for ``size``, in arbitrary units."""
 
         def amount(value) -> float:
             return len(value) if isinstance(value, (list, tuple)) else float(value)
@@ -96,7 +99,7 @@ class Experiment:
         return sum(math.prod(amount(point[name]) for name in self.cost) for point in points)
 
 
-# one training and its test, in distance-learning.ipynb
+# cost of one training run and its test in distance-learning.ipynb
 LEARNING_COST = ("epochs", "steps_per_epoch", "batch_size", "channels", "channels", "network_image_size")
 LEARNING = {
     # parameter: (quick, paper, toy)
@@ -119,7 +122,7 @@ def _of_size(size: str) -> dict:
 def _learning(
     name: str, question: str, *, quick: dict, toy: dict, paper: dict | None = None, **fixed
 ) -> Experiment:
-    """Return a training experiment from the axes of each size (``paper`` defaults to ``quick``)."""
+    """Return a training experiment with the given axes for each size (``paper`` defaults to ``quick``)."""
     grids = {}
     for size, varied in (("quick", quick), ("paper", paper or quick), ("toy", toy)):
         common = _of_size(size) | fixed
@@ -136,7 +139,7 @@ def _perturbed(images: int, seeds: int, descent_steps: int, sigmas: list[float],
         {"symmetry": "C1", "method": "spectral+gauss_newton", **many},
         {"symmetry": "C1", "method": "spectral", **many},
         {"symmetry": "C1", "method": "sgd", **one},
-        # recovery of a symmetric particle costs many times as much
+        # recovery is many times slower for a symmetric particle
         {"symmetry": "D2", "method": "spectral+gauss_newton", **one},
     )
     return Grid({"case": cases}, {"images": images, "descent_steps": descent_steps})
@@ -147,6 +150,33 @@ def _start_up(size: str, variances: tuple[float, ...], errors: list[float], **fi
     return Grid({"noise_variance": variances}, {**common, "start_errors_rad": errors, **fixed})
 
 
+def _recipes(size: str, *, published: tuple[int, ...], ours: tuple[int, ...], **fixed) -> Grid:
+    """Return the grid for one size, from the epochs, steps per epoch, batch size and image size of each method.
+
+    The published method takes its number of steps from its pairs or, if all pairs of a batch are used, from its images.
+    """
+    names = ("epochs", "steps_per_epoch", "batch_size", "network_image_size")
+    recipes = {"published": published, "ours": ours}
+    axes = {
+        "recipe": tuple(
+            {"method": name, **dict(zip(names, numbers, strict=True))} for name, numbers in recipes.items()
+        ),
+        "noise_variance": (0.0, 16.0),
+    }
+    return Grid(axes, {"size": size, "seed": 0} | fixed)
+
+
+PUBLISHED_DATA = {
+    "map_name": "5j0n",
+    "image_size": 116,
+    "n_training": 2512,
+    "n_validation": 838,
+    "n_test": 1650,
+    "pairs": 0.01,
+    "channels": 128,
+    "descent_steps": 30_000,
+}
+
 TREATMENTS = ({"symmetry": "C1", "coverage": "quarter"}, {"symmetry": "D2", "coverage": "so3"})
 BETA_GALACTOSIDASE = {"map_name": "beta-galactosidase", "masked": True, "image_size": 100}
 
@@ -155,7 +185,7 @@ SAMPLINGS = ("so3", "euler", "half", "quarter", "preferred")
 _EXPERIMENTS = (
     Experiment(
         "pairwise-distances",
-        "How far apart are two orientations, and their images, under each sampling?",
+        "How are the distances between orientations, and between images, distributed for each sampling?",
         "pairwise-distances.ipynb",
         {
             "quick": Grid({"coverage": SAMPLINGS}, {"map_name": "5j0n", "image_size": 116, "n": 1000}),
@@ -166,7 +196,7 @@ _EXPERIMENTS = (
     ),
     Experiment(
         "perturbed-recovery",
-        "How do errors of the distances carry over to the orientations (C1 and D2)?",
+        "How do distance errors affect the recovered orientations (C1 and D2)?",
         "perturbed-recovery.ipynb",
         {
             "quick": _perturbed(838, 3, 30_000, SIGMAS_RAD, [0.0, 0.2, 0.4, 0.8]),
@@ -177,29 +207,29 @@ _EXPERIMENTS = (
     ),
     _learning(
         "noise",
-        "How does the distance error grow with noise, and does a network work at a level it was not trained on?",
+        "How does the distance error grow with noise, and does a network generalise to other noise levels?",
         quick={"noise_variance": (0.0, 1.0, 4.0, 9.0, 16.0, 25.0)},
         toy={"noise_variance": (0.0, 4.0)},
         test_noise_variances=[0.0, 1.0, 4.0, 9.0, 16.0, 25.0],
     ),
     _learning(
         "shift-limit",
-        "How does the distance error grow with the shift of the particles?",
+        "How does the distance error grow with the particle shifts?",
         quick={"shift_limit_px": (0.0, 2.0, 5.0, 10.0, 20.0)},
         paper={"shift_limit_px": (0.0, 2.0, 5.0, 10.0, 15.0, 20.0)},
         toy={"shift_limit_px": (0.0, 5.0)},
     ),
     _learning(
         "embedding-size",
-        "How many features does a distance need?",
-        # multiples of 3 close to the paper's powers of 2: one part of harmonic 0, two of harmonic 1
+        "How many features are needed to predict distances?",
+        # multiples of 3 close to the paper's powers of 2, because a third of the features has harmonic 0 and the rest 1
         quick={"n_features": (3, 6, 9, 15, 96, 510)},
         paper={"n_features": (3, 6, 9, 15, 33, 63, 129, 255, 510)},
         toy={"n_features": (6, 96)},
     ),
     _learning(
         "feature-distance",
-        "Which distance between features predicts the distance between orientations?",
+        "Which distance between features best predicts the distance between orientations?",
         quick={"feature_distance": ("kernel", "cosine", "euclidean", "mlp"), "epochs": (8,)},
         paper={"feature_distance": ("kernel", "cosine", "euclidean", "mlp")},
         toy={"feature_distance": ("kernel", "mlp")},
@@ -213,14 +243,14 @@ _EXPERIMENTS = (
     ),
     _learning(
         "coverage",
-        "Does a network work on a distribution of orientations it was not trained on?",
+        "Does a network generalise to other distributions of orientations?",
         quick={"coverage": ("so3", "euler", "half", "preferred")},
         toy={"coverage": ("so3", "preferred")},
         test_coverages=["so3", "euler", "half", "preferred"],
     ),
     _learning(
         "quarter-sphere",
-        "A symmetric particle: the paper's quarter of the sphere, or all of it with distances to the nearest copy?",
+        "For a symmetric particle, is the paper's quarter of the sphere better than symmetry-aware distances?",
         quick={"treatment": TREATMENTS, "particle": (BETA_GALACTOSIDASE,), "noise_variance": (0.0, 16.0)},
         toy={
             "treatment": TREATMENTS,
@@ -230,7 +260,7 @@ _EXPERIMENTS = (
     ),
     Experiment(
         "start-up",
-        "From which orientations does refinement still converge, at which noise?",
+        "From how large an orientation error does refinement still converge, at each noise level?",
         "start-up.ipynb",
         {
             "quick": _start_up(
@@ -247,12 +277,56 @@ _EXPERIMENTS = (
         },
         ("images", "refined_size", "refined_size", "start_errors_rad"),
     ),
+    Experiment(
+        "published",
+        "How accurate are the published training and recovery, and how accurate are ours in the same time?",
+        "published-recipe.ipynb",
+        {
+            "quick": _recipes(
+                "quick",
+                published=(40, 40, 64, 58),
+                ours=(10, 50, 128, 58),
+                **PUBLISHED_DATA | {"pairs": "batch", "n_test": 400},
+                training_seconds=300,
+            ),
+            # one hour of the published training on two cores
+            "cpu": _recipes(
+                "cpu",
+                published=(4, 247, 256, 116),
+                ours=(20, 50, 128, 58),
+                **PUBLISHED_DATA,
+                training_seconds=3600,
+            ),
+            "paper": _recipes(
+                "paper",
+                published=(150, 247, 256, 116),
+                ours=(200, 100, 128, 58),
+                **PUBLISHED_DATA,
+                training_seconds=None,
+            ),
+            "toy": _recipes(
+                "toy",
+                published=(2, 7, 64, 16),
+                ours=(2, 20, 16, 16),
+                map_name="phantom",
+                image_size=64,
+                n_training=64,
+                n_validation=32,
+                n_test=40,
+                pairs=0.1,
+                channels=16,
+                descent_steps=2000,
+                training_seconds=60,
+            ),
+        },
+        ("epochs", "steps_per_epoch", "batch_size", "network_image_size", "network_image_size"),
+    ),
 )
 EXPERIMENTS = {experiment.name: experiment for experiment in _EXPERIMENTS}
 
 
 def get_experiment(name: str) -> Experiment:
-    """Return the experiment with a name; raise ValueError if there is none."""
+    """Return the experiment with the given name. Raises a ValueError if there is no such experiment."""
     if name not in EXPERIMENTS:
         raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}, got {name!r}")
     return EXPERIMENTS[name]

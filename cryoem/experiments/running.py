@@ -1,4 +1,4 @@
-"""Run the unfinished points of an experiment, and gather all points into one table."""
+"""Run the unfinished points of an experiment, and collect the results of all points in one table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGES = ("numpy", "scipy", "keras", "tensorflow")
 
 
 class ExperimentFailedError(RuntimeError):
-    """Some points failed; the results of the others are kept."""
+    """Some points of an experiment failed. The results of the other points are kept."""
 
 
 def run_experiment(
@@ -39,47 +39,48 @@ def run_experiment(
     progress: bool = True,
     notebooks: Path | None = None,
 ) -> pd.DataFrame:
-    """Execute the unfinished points of an experiment, and gather all points into one table.
+    """Execute the unfinished points of an experiment, and collect the results of all points in one table.
 
-    A point is kept if it is complete with the same parameters, code and versions. An interrupted point is executed
-    again. The folder of the points is ``<data folder>/experiments/<name>/<size>``.
+    A completed point is kept if its parameters, the code and the package versions have not changed. An interrupted
+    point is executed again. The results of the points are in ``<data folder>/experiments/<name>/<size>``.
 
     Parameters
     ----------
     experiment : str or Experiment
-        Name of an experiment in the catalogue, or another experiment.
+        Name of an experiment in the catalogue, or an ``Experiment``.
     size : str
-        ``"quick"``, ``"paper"`` or ``"toy"``.
+        ``"quick"``, ``"paper"`` or ``"toy"``; the experiment ``published`` also has the size ``"cpu"``.
     map_blocks : callable
-        Function like ``map`` that executes the points, such as ``workers.in_order`` with a Dask client. The workers
-        must see the same files. By default, points are executed one after another in this process.
+        Function like ``map`` that executes the points, such as ``workers.in_order`` with a Dask client. All workers
+        must have access to the same files. Default: execute the points one after another in this process.
     map_name : str, optional
-        Registry name or path of a map that replaces the experiment's.
+        Registry name or path of the map to use. Default: the map of the experiment.
     out : path-like, optional
-        Folder for the table ``<name>.csv``; the folder of the points by default.
+        Folder for the table ``<name>.csv``. Default: the folder with the results of the points.
     force : bool
-        Execute all points again.
+        Whether to execute all points, including those that are already complete.
     progress : bool
-        Show progress bars and notices on stderr.
+        Whether to show progress bars and messages on stderr.
     notebooks : Path, optional
-        Folder of the notebooks, ``notebooks_folder()`` by default.
+        Folder of the notebooks. Default: ``notebooks_folder()``.
 
     Returns
     -------
     pandas.DataFrame
-        One measurement per row: ``experiment``, the parameters of the point except lists, the conditions of the row,
-        ``quantity`` and ``value``. ``table.attrs["path"]`` is its file.
+        Table with one measurement per row. Its columns are ``experiment``, the parameters of the point (except those
+        that are lists), the conditions of the measurement, ``quantity`` and ``value``. ``table.attrs["path"]`` is the
+        path of the CSV file.
 
     Raises
     ------
     ValueError
-        If there is no such experiment or size, or ``map_name`` is given for an experiment without a map.
+        If there is no such experiment or size, or ``map_name`` is given but the experiment uses no map.
     FileNotFoundError
-        If the notebook or the map file is missing.
+        If the notebook or the map file does not exist.
     RunInProgressError
-        If another process runs the same experiment and size.
+        If another process is running the same experiment and size.
     ExperimentFailedError
-        If some points failed.
+        If any point fails.
     """
     experiment = get_experiment(experiment) if isinstance(experiment, str) else experiment
     folder = data_folder() / "experiments" / experiment.name / size
@@ -94,7 +95,7 @@ def run_experiment(
     with folder_lock(folder):
         remove_partial_files(folder)
         waiting = [job for job in jobs if force or job.why_not_current() is not None]
-        notice(f"{experiment.name}, {size}: {len(jobs)} points, {len(jobs) - len(waiting)} done before")
+        notice(f"{experiment.name}, {size}: {len(jobs)} points, {len(jobs) - len(waiting)} already complete")
         execute = partial(_failure_of, progress=progress and map_blocks is map)
         failures = []
         for count, (job, failure) in enumerate(
@@ -115,16 +116,14 @@ def run_experiment(
 def _jobs(
     experiment: Experiment, size: str, folder: Path, notebooks: Path, map_name: str | None
 ) -> list[NotebookJob]:
-    """Return one job per point; its folder is named after the checksum of its parameters."""
+    """Return one job per point, with a folder named after the checksum of its parameters."""
     notebook = notebooks / FOLDER / "experiments" / experiment.notebook
     if not notebook.is_file():
-        raise FileNotFoundError(f"experiment {experiment.name} has no notebook {notebook}")
+        raise FileNotFoundError(f"notebook {notebook} of experiment {experiment.name} not found")
     points = experiment.grid(size).points()
     if map_name is not None:
         if any("map_name" not in point for point in points):
-            raise ValueError(
-                f"experiment {experiment.name} uses no map, so --map {map_name} cannot be applied"
-            )
+            raise ValueError(f"experiment {experiment.name} uses no map; omit --map {map_name}")
         points = [point | {"map_name": located(map_name)} for point in points]
     made_with = {"sources_sha256": sources_sha256(), "cryoem": cryoem.__version__}
     made_with |= {package: version(package) for package in PACKAGES}
@@ -153,7 +152,7 @@ def _jobs(
 
 
 def _failure_of(job: NotebookJob, *, progress: bool) -> str | None:
-    """Execute a job and return why it failed, or None."""
+    """Execute a job, and return the error message, or None if it succeeds."""
     try:
         job.execute(progress=progress)
     except NotebookError as error:

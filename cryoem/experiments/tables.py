@@ -1,4 +1,4 @@
-"""Results of experiments: rows that a notebook saves, tables of them, published numbers, and exported figures."""
+"""Experiment results: rows saved by the notebooks, tables, published values and exported figures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 LAST_COLUMNS = ["quantity", "value"]
-FITTED_SIZES = 3  # the largest sizes, for which constant costs are negligible
+FITTED_SIZES = 3  # number of the largest sizes, where constant costs are negligible
 PUBLISHED = Path(__file__).parent / "published"
 IMAGE_FORMATS = ("svg", "pdf")
 WIDTH_PX = 900
@@ -31,9 +31,11 @@ LIBRARY = "plotly.min.js"
 
 
 def measurement(quantity: str, value: float, **conditions) -> dict:
-    """Return one row: a quantity, whose name ends in its unit, its value, and conditions.
+    """Return one row of an experiment table: a quantity, its value and its conditions.
 
-    Conditions are numbers or short words that distinguish this row from others and are not parameters of the point.
+    The name of the quantity ends in its unit. Conditions are numbers or short words that distinguish this row from
+    other rows of the same point, such as the noise level of a test. Omit the parameters of the point, which
+    ``run_experiment`` adds.
 
     Raises
     ------
@@ -48,26 +50,27 @@ def measurement(quantity: str, value: float, **conditions) -> dict:
 
 
 def save_rows(path: str | os.PathLike | None, rows: Sequence[dict]) -> None:
-    """Save rows from ``measurement`` for ``run_experiment``: the last call of an experiment's notebook.
+    """Save the measurements of an experiment's notebook, so that ``run_experiment`` can collect them.
 
-    ``path`` is the notebook's parameter ``rows_file``; nothing is written if it is None.
+    Call this function at the end of the notebook. ``path`` is the notebook's parameter ``rows_file``; if it is None,
+    nothing is written. ``rows`` is a list of results of ``measurement``.
 
     Raises
     ------
     ValueError
-        If there are no rows, or a row has no quantity or value.
+        If there are no rows, or a row has no quantity or no value.
     """
     if not rows:
         raise ValueError("rows must contain at least one measurement, got none")
     for row in rows:
         if not set(LAST_COLUMNS) <= set(row):
-            raise ValueError(f"rows must contain quantity and value, got {row}")
+            raise ValueError(f"each row must contain quantity and value, got {row}")
     if path is not None:
         write_text(path, json.dumps({"results": {"rows": list(rows)}}, allow_nan=False))
 
 
 def gather(name: str, records: Sequence[dict]) -> pd.DataFrame:
-    """Gather the records of all points into a table; each point has an additional row, ``point_seconds``."""
+    """Collect the records of all points in one table, and add the row ``point_seconds`` for each point."""
     rows = []
     for record in records:
         parameters = record["made_from"]["parameters"]
@@ -79,14 +82,15 @@ def gather(name: str, records: Sequence[dict]) -> pd.DataFrame:
 
 
 def read_table(folder: str | os.PathLike, name: str) -> pd.DataFrame:
-    """Read the table of an experiment from a folder of results.
+    """Read the table of an experiment from a results folder.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such table; the message gives the command that creates it.
+        If there is no such table. The message shows the command that creates it.
     ValueError
-        If the file is not such a table, has two columns of the same name or no rows, or a value is not finite.
+        If the file is not an experiment table, has no rows, or contains a duplicate column name or a value that is not
+        finite.
     """
     path = Path(folder) / f"{name}.csv"
     if not path.is_file():
@@ -100,23 +104,23 @@ def read_table(folder: str | os.PathLike, name: str) -> pd.DataFrame:
         raise ValueError(f"{path} is not a CSV table: {first_line(error)}") from None
     if not {"experiment", *LAST_COLUMNS} <= set(table):
         raise ValueError(
-            f"{path} must have the columns experiment, quantity and value, got {', '.join(names):.200}"
+            f"{path} needs the columns experiment, quantity and value, but has {', '.join(names):.200}"
         )
     if names.duplicated().any():  # pandas would rename the second column
-        raise ValueError(f"{path} has two columns with the name {names[names.duplicated()].iloc[0]}")
+        raise ValueError(f"{path} has two columns named {names[names.duplicated()].iloc[0]}")
     if table.empty:
         raise ValueError(f"{path} has no rows")
     values = pd.to_numeric(table["value"], errors="coerce")
     if not np.isfinite(values).all():
         row = int(np.argmin(np.isfinite(values)))
         raise ValueError(
-            f"{path} must have finite numbers in the column value, got {table['value'].iloc[row]} in row {row + 1}"
+            f"{path}: value in row {row + 1} must be a finite number, got {table['value'].iloc[row]}"
         )
     return table
 
 
 def published(name: str) -> pd.DataFrame:
-    """Return results that other authors report, as a table with their source in the last column.
+    """Return a table of published results, with the source of each result in the last column.
 
     Raises
     ------
@@ -130,9 +134,10 @@ def published(name: str) -> pd.DataFrame:
 
 
 def times(folder: str | os.PathLike) -> list[dict]:
-    """Return the points and times of all experiments: measured for ``quick``, projected from that for ``paper``.
+    """Return the number of points and the execution time of every experiment, for ``quick`` and ``paper``.
 
-    ``folder`` contains the tables. Times are in seconds, and None if there is no table.
+    Times are in seconds. Those for ``quick`` are read from the tables in ``folder``, and those for ``paper`` are
+    projected from them. Both are None if an experiment has no table.
     """
     rows = []
     for experiment in EXPERIMENTS.values():
@@ -148,12 +153,12 @@ def times(folder: str | os.PathLike) -> list[dict]:
 
 
 def time_in_words(seconds: float | None) -> str:
-    """Format a time; ``not measured`` for None."""
+    """Format a duration in seconds, or return ``not measured`` for None."""
     return "not measured" if seconds is None else readable_duration(seconds)
 
 
 def select(table: pd.DataFrame, quantity: str, **conditions) -> pd.DataFrame:
-    """Return the rows of a quantity that satisfy each condition, column=value; raise KeyError if there are none."""
+    """Return the rows of a quantity that meet all conditions ``column=value``; raise KeyError if there are none."""
     rows = table[table.quantity == quantity]
     for column, value in conditions.items():
         rows = rows[rows[column] == value]
@@ -164,9 +169,9 @@ def select(table: pd.DataFrame, quantity: str, **conditions) -> pd.DataFrame:
 
 
 def curve(table: pd.DataFrame, quantity: str, *, against: str, **conditions) -> tuple[np.ndarray, ...]:
-    """Return a quantity as a function of a column; conditions as in ``select``.
+    """Return a quantity as a function of a column, with conditions as in ``select``.
 
-    Four (n,) arrays: values of the column, and the mean, the minimum and the maximum of the quantity at each.
+    The result is four (n,) arrays: the values of the column, and the mean, minimum and maximum of the quantity at each.
     """
     groups = select(table, quantity, **conditions).groupby(against, sort=True)["value"]
     summary = groups.agg(["mean", "min", "max"])
@@ -174,7 +179,7 @@ def curve(table: pd.DataFrame, quantity: str, *, against: str, **conditions) -> 
 
 
 def own_test(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows measured under the training conditions, and those without test conditions."""
+    """Return the rows that were measured under the training conditions or have no test conditions."""
     same = pd.Series(True, index=table.index)
     for column in ("coverage", "noise_variance"):
         test = f"test_{column}"
@@ -184,11 +189,11 @@ def own_test(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def growth_of(table: pd.DataFrame) -> pd.DataFrame:
-    """Fit the growth of the cost of each step with each variable, in the table of ``benchmarks/growth.py``.
+    """Fit how the cost of each step grows with each variable, from the table of ``benchmarks/growth.py``.
 
-    The result has one row for each step and variable with at least two sizes: ``smallest`` and ``largest`` size;
-    ``exponent``, the slope of log time against log size over the three largest sizes; ``bytes_each``, the memory per
-    item between the smallest and the largest size.
+    The result has one row for each step and variable with at least two sizes. ``smallest`` and ``largest`` are the
+    extreme sizes. ``exponent`` is the slope of log time against log size over the three largest sizes. ``bytes_each``
+    is the memory per additional item between the smallest and the largest size.
     """
     rows = []
     for (step, variable), points in table.sort_values("size").groupby(["step", "variable"], sort=False):
@@ -210,14 +215,17 @@ def growth_of(table: pd.DataFrame) -> pd.DataFrame:
 
 
 class FigureFolder:
-    """A folder for the figures of a notebook: HTML, with ``images`` also SVG and PDF if Chromium is installed."""
+    """A folder in which the figures of a notebook are saved as HTML and, if ``images`` is true, also as SVG and PDF.
+
+    SVG and PDF require kaleido and Chromium.
+    """
 
     def __init__(self, folder: str | os.PathLike, *, images: bool = True):
         self.folder, self.images = Path(folder), images
         self._figures: dict[str, go.Figure] = {}
 
     def save(self, name: str, figure: go.Figure) -> go.Figure:
-        """Write a figure as ``<name>.html``, which shares plotly.js with the others and works offline; return it."""
+        """Write a figure to ``<name>.html``, which works offline with a shared copy of plotly.js, and return it."""
         if not (self.folder / LIBRARY).is_file():
             from plotly.offline import get_plotlyjs
 
@@ -228,20 +236,20 @@ class FigureFolder:
         return figure
 
     def finish(self) -> str:
-        """Export all figures as SVG and PDF if requested and possible; return a sentence that lists what was saved."""
+        """Export all figures as SVG and PDF if requested and possible, and return a sentence that lists the formats."""
         count = f"{len(self._figures)} figures as HTML"
         if not self.images:
             return f"{count} in {self.folder}; SVG and PDF were not requested"
         try:
             self._write_images()
         except Exception as error:  # kaleido, its browser and plotly raise different types
-            return f"{count} in {self.folder}; no SVG and PDF, because {_reason(error)}"
+            return f"{count} in {self.folder}; no SVG or PDF, because {_reason(error)}"
         return f"{count}, SVG and PDF in {self.folder}"
 
     def _write_images(self) -> None:
         import plotly.io
 
-        # it logs a traceback for every browser message that it cannot parse, and continues
+        # choreographer logs a harmless traceback for every browser message that it cannot parse
         logging.getLogger("choreographer").setLevel(logging.CRITICAL)
         wanted = {
             f"{name}.{suffix}": figure for name, figure in self._figures.items() for suffix in IMAGE_FORMATS

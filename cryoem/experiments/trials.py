@@ -1,4 +1,4 @@
-"""Steps that the experiments' notebooks share: load a particle, train an encoder, measure its distances."""
+"""Steps shared by the experiment notebooks: load a map, train an encoder and measure its distances."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cryoem.distances.prediction import estimate_distances
 from cryoem.distances.trained import EncoderSettings, TrainedEncoder
 from cryoem.distances.training import ProjectionStream, train
 from cryoem.experiments.tables import measurement
-from cryoem.orientations.evaluation import recovery_error
+from cryoem.orientations.evaluation import align_to
 from cryoem.orientations.recovery import recover_orientations
 from cryoem.particles.simulation import ImagingConditions, simulate
 from cryoem.rotations import geodesic_distance, random_small_rotations
@@ -27,9 +27,9 @@ MEAN_OF_RADIUS = 0.75  # mean norm of a uniform point in the unit ball
 
 @dataclass(frozen=True)
 class Trial:
-    """A trained encoder and its history, as ``distances.train`` returns it.
+    """A trained encoder, and the training history returned by ``distances.train``.
 
-    ``both_views`` averages features over each image and its mirror image, see ``estimate_distances``.
+    If ``both_views`` is true, features are averaged over each image and its mirror image, as in ``estimate_distances``.
     """
 
     encoder: TrainedEncoder
@@ -38,16 +38,16 @@ class Trial:
 
     @property
     def training_seconds(self) -> float:
-        """Wall time of the training."""
+        """Wall-clock training time in seconds."""
         return self.history["seconds"][-1]
 
     def distances(self, images: np.ndarray) -> np.ndarray:
-        """Estimate the (n, n) distances, radians, between n images of any size."""
+        """Estimate the (n, n) distances in radians between n images of any size."""
         return estimate_distances(images, self.encoder, both_views=self.both_views).distances
 
 
 def load_particle(map_name: str, *, masked: bool = False) -> DensityMap:
-    """Load a map by registry name or path; ``masked`` removes the noise around the particle in an experimental map."""
+    """Load a map by registry name or path, and remove the noise around the particle if ``masked`` is true."""
     density = registry.load(map_name)
     if not masked:
         return density
@@ -60,7 +60,7 @@ def learn_distances(
     imaging: ImagingConditions,
     settings: EncoderSettings,
     *,
-    epochs: int,
+    epochs: int | TrainingSchedule,
     steps_per_epoch: int,
     batch_size: int,
     n_validation: int = 128,
@@ -69,9 +69,10 @@ def learn_distances(
 ) -> Trial:
     """Train an encoder on projections of a map.
 
-    The weights and the data depend on the seed only, so that two kinds of feature distance see the same images in the
-    same order. ``imaging`` has the size of the full images, ``settings`` that of the network's. ``distinct`` is the
-    size of a finite training set; images never repeat by default.
+    The seed determines the initial weights and the training data, so that different feature distances are trained on
+    the same images in the same order. ``imaging`` sets the size of the simulated images, and ``settings`` the size of
+    the network input. ``epochs`` is the number of epochs, or a schedule with a time limit. ``distinct`` is the number
+    of different training images; by default, images never repeat.
     """
     keras.utils.set_random_seed(seed)
     encoder = TrainedEncoder(settings.build(), settings)
@@ -93,8 +94,9 @@ def learn_distances(
         shift_limit_px=imaging.shift_limit_px,
         rng=[seed, 1],
     )
-    history = train(encoder, stream, validation=unseen, schedule=TrainingSchedule(epochs))
-    # a mirror image is the view from the opposite direction, which some coverages do not contain
+    schedule = epochs if isinstance(epochs, TrainingSchedule) else TrainingSchedule(epochs)
+    history = train(encoder, stream, validation=unseen, schedule=schedule)
+    # a mirror image shows the particle from the opposite direction, which some coverages do not contain
     return Trial(encoder, history, both_views=imaging.coverage in OPPOSITE_VIEWS)
 
 
@@ -105,23 +107,33 @@ def measure_distances(
     symmetry: str = "C1",
     seed: int = 0,
     bins: int = 24,
+    recovery_method: str = "spectral+gauss_newton",
+    steps: int = 30_000,
     **conditions,
 ) -> list[dict]:
-    """Measure the errors of (n, n) predicted distances (rad), and of the orientations recovered from them.
+    """Measure the errors of (n, n) predicted distances in radians, and of the orientations recovered from them.
 
-    All rows have the ``conditions``. The rows are ``distance_error_rad``, mean absolute error over all pairs;
-    ``chance_rad``, that of the best constant; ``recovery_error_rad``, E_OR; ``recovery_loss_rad2``, L_OR; and in bins
-    of the true distance, with the condition ``true_distance_rad``: ``distance_bias_rad``, ``distance_spread_rad``
-    (standard deviation) and ``pairs``.
+    The first rows have the quantities ``distance_error_rad`` and ``distance_error_rad2`` (L_DE, the mean absolute and
+    the mean squared error over all pairs), ``chance_rad`` (the mean absolute error of the best constant prediction),
+    ``recovery_error_rad`` and ``recovery_error_median_rad`` (the mean orientation error E_OR, and the median), and
+    ``recovery_loss_rad2`` (L_OR). Orientations are recovered with the given ``recovery_method`` and ``steps``. For each
+    bin of the true distance, further rows have the quantities ``distance_bias_rad``, ``distance_spread_rad`` (standard
+    deviation) and ``pairs`` (their number), with the condition ``true_distance_rad``. All rows include the given
+    ``conditions``.
     """
     i, j = np.triu_indices(len(rotations), k=1)
     true = geodesic_distance(rotations, rotations, symmetry=symmetry)[i, j]
     error = predicted[i, j] - true
-    recovery = recover_orientations(predicted, symmetry=symmetry, rng=seed)
+    recovery = recover_orientations(
+        predicted, method=recovery_method, symmetry=symmetry, steps=steps, rng=seed
+    )
+    aligned = align_to(rotations, recovery.rotations, symmetry=symmetry)
     numbers = {
         "distance_error_rad": np.abs(error).mean(),
+        "distance_error_rad2": np.square(error).mean(),
         "chance_rad": np.abs(true - np.median(true)).mean(),
-        "recovery_error_rad": recovery_error(rotations, recovery.rotations, symmetry=symmetry),
+        "recovery_error_rad": aligned.mean_error,
+        "recovery_error_median_rad": aligned.median_error,
         "recovery_loss_rad2": recovery.losses[-1],
     }
     rows = [measurement(quantity, value, **conditions) for quantity, value in numbers.items()]
@@ -136,6 +148,6 @@ def measure_distances(
 
 
 def displaced(rotations: Rotation, mean_angle_rad: float, *, rng) -> Rotation:
-    """Return orientations, each rotated by a random rotation with the given mean angle, uniform in a ball."""
+    """Rotate each orientation by a random rotation vector, uniform in a ball, with the given mean angle."""
     small = random_small_rotations((len(rotations),), radius=mean_angle_rad / MEAN_OF_RADIUS, rng=rng)
     return Rotation.from_rotvec(small) * rotations

@@ -1,4 +1,4 @@
-"""Phase 2: orientations from distances, their gauge from the images, and their errors against the truth."""
+"""Phase 2: recover orientations from distances, fix their gauge with the images, and measure their errors."""
 
 import lazy_loader
 

@@ -1,9 +1,9 @@
-"""Common lines of images: their correlation at given orientations, and orientations from them alone through ASPIRE.
+"""Common lines of images: scoring given orientations, and estimating orientations without distances (with ASPIRE).
 
-The slices of any two images meet in a line of Fourier space, along which the two must agree.  The classical method,
-which needs no map of the particle, searches for this line in each pair of images; three lines between three images fix
-their relative orientations, and all relative orientations are brought into one frame.  ASPIRE is installed with the
-extra ``baselines`` and imported on first use.
+The central slices of any two images intersect in a line of Fourier space, along which the two must agree. The classical
+method needs no map of the particle: it searches for this line in each pair of images. The three lines between three
+images fix their relative orientations, and all relative orientations are then combined in one frame. ASPIRE is
+installed with the extra ``baselines`` and imported on first use.
 
 References: van Heel, Ultramicroscopy 21 (1987) 111; Shkolnisky and Singer, SIAM J. Imaging Sci. 5 (2012) 1088;
 Greenberg and Shkolnisky, J. Struct. Biol. 200 (2017) 106; ASPIRE, https://github.com/ComputationalCryoEM/ASPIRE-Python.
@@ -29,8 +29,8 @@ from cryoem.validation import not_negative, square_images, whole_number
 
 N_ANGLES = 360
 LEAST_SIGNAL = 1e-3
-# ASPIRE's command line uses the first.  Its library uses the second by default, which determines the hands of all pairs
-# by a Python loop over triplets unless it has a GPU.
+# ASPIRE's command line uses the first and its library the second, which without a GPU determines the handedness of all
+# pairs in a Python loop over triplets.
 ESTIMATORS = {"voting": "CLSyncVoting", "sync3n": "CLSync3N"}
 
 
@@ -38,14 +38,16 @@ ESTIMATORS = {"voting": "CLSyncVoting", "sync3n": "CLSync3N"}
 
 
 def fourier_lines(images: np.ndarray) -> np.ndarray:
-    """Compute central lines of each image's Fourier transform: (n, N_ANGLES, radii) complex64, angles over [0, pi).
+    """Compute central lines of each image's Fourier transform, at angles over [0, pi): (n, N_ANGLES, radii) complex64.
 
-    Each radius is weighted by the share of signal in the power spectrum; the highest frequencies give the noise floor.
-    Each image is scaled to unit power.
+    Each radius is weighted by the share of signal in the power spectrum, where the highest frequencies estimate the
+    noise. Each image is scaled to unit power.
     """
     constant = np.count_nonzero(np.ptp(images, axis=(1, 2)) == 0)
     if constant:
-        raise ValueError(f"images must not be constant, got {constant} constant images of {len(images)}")
+        raise ValueError(
+            f"images must not be constant, got constant values in {constant} of {len(images)} images"
+        )
     import finufft
 
     n, size = len(images), images.shape[1]
@@ -64,11 +66,11 @@ def fourier_lines(images: np.ndarray) -> np.ndarray:
         count = min(plan.n_trans, n - start)
         block[:count] = centred[start : start + count]
         lines[start : start + count] = plan.execute(block).reshape(-1, *lines.shape[1:])[:count]
-    # weigh each radius by its share of signal
+    # weight each radius by its share of signal
     power = np.mean(np.abs(lines) ** 2, axis=(0, 1))
     floor = power[-max(2, len(power) // 10) :].mean()
     signal = np.clip(1 - floor / power, 0, 1)
-    if not (signal > LEAST_SIGNAL).any():  # no radius rises above the noise floor: weigh all alike
+    if not (signal > LEAST_SIGNAL).any():  # no radius rises above the noise floor: weight all equally
         signal = np.ones_like(signal)
     kept = signal > LEAST_SIGNAL
     lines = lines[..., kept] * np.sqrt(signal * radius)[kept].astype(np.float32)
@@ -80,9 +82,9 @@ def fourier_lines(images: np.ndarray) -> np.ndarray:
 def score_turns(lines, matrices, pairs, turns):
     """Score candidate turns A of the image axes, ``R = A @ matrices``, along common lines: (c,).
 
-    Matrix p belongs to image ``p % n``, for n images.  The score is the sum of inner products of lines over the sum of
-    their mean powers: strong lines count for more, but a candidate cannot gain by choosing them.  It is 1 if all lines
-    agree.
+    Matrix p belongs to image ``p % n``, where n is the number of images. The score is the sum of the inner products of
+    lines divided by the sum of their mean powers, and is 1 if all lines agree. Strong lines count for more, but a
+    candidate cannot improve its score by selecting them.
     """
     parts = 16
     products, powers = np.zeros((len(turns), parts)), np.zeros((len(turns), parts))
@@ -92,7 +94,7 @@ def score_turns(lines, matrices, pairs, turns):
         for p in range(part * len(pairs) // parts, (part + 1) * len(pairs) // parts):
             i, j = pairs[p, 0], pairs[p, 1]
             a, b = matrices[i], matrices[j]
-            # both viewing directions in the particle's frame, and the line where the slices meet
+            # both viewing directions in the particle's frame, and the line where the slices intersect
             ux, uy, uz = _combine_rows(turn[2], a)
             vx, vy, vz = _combine_rows(turn[2], b)
             x, y, z = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
@@ -120,7 +122,7 @@ def _combine_rows(weights, matrix):
 
 @numba.njit(inline="always")
 def _angle(turn, matrix, x, y, z):
-    """Return the direction of a particle-frame vector in the image at orientation ``turn @ matrix``."""
+    """Return the direction of a particle-frame vector within the image at orientation ``turn @ matrix``."""
     p = matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] * z
     q = matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z
     r = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2] * z
@@ -131,7 +133,7 @@ def _angle(turn, matrix, x, y, z):
 
 @numba.njit(inline="always")
 def _nearest_lines(angle, n_angles):
-    """Return the two stored lines around an angle, the signs of their imaginary parts, and the second one's weight."""
+    """Return the two stored lines around an angle, the signs of their imaginary parts and the second one's weight."""
     position = (angle / np.pi) % 2 * n_angles
     first = int(position)
     second = first + 1
@@ -142,7 +144,7 @@ def _nearest_lines(angle, n_angles):
 
 @numba.njit(fastmath=True, cache=True)
 def _compare(a, b, angle_a, angle_b):
-    """Return the real inner product of two central lines, interpolated linearly in angle, and their mean power."""
+    """Return the real inner product and the mean power of two central lines, interpolated linearly in angle."""
     ia, sa, ja, ta, wa = _nearest_lines(angle_a, a.shape[0])
     ib, sb, jb, tb, wb = _nearest_lines(angle_b, b.shape[0])
     va, vb = np.float32(1) - wa, np.float32(1) - wb
@@ -173,33 +175,36 @@ def orientations_from_common_lines(
     directions: int = 360,
     rng: np.random.Generator | int | None = None,
 ) -> Rotation:
-    """Estimate orientations from common lines, up to a rotation of the particle and its hand.
+    """Estimate orientations from common lines, up to a global rotation and the handedness of the particle.
 
     Parameters
     ----------
     images : (n, y, x) array, y == x
-        At least 3 images of one particle.
+        At least 3 images of one particle, at least 8 px wide.
     estimator : {"voting", "sync3n"}
+        ASPIRE's ``CLSyncVoting`` or ``CLSync3N``. Default: ``"voting"``.
     largest_shift_px : float
-        Largest displacement of images; each pair is searched once for each whole pixel.
+        Largest displacement of the particles in pixels. The search for the common line of each pair is repeated for
+        every whole-pixel shift. Default: 0.
     directions : int
-        Divisions of the full turn of an image, even.
+        Number of directions sampled over a full turn in each image; must be even. Default: 360.
     rng : Generator or int, optional
-        Random number generator or seed; ``"sync3n"`` starts from a random vector.
+        Random number generator or seed, used only for the random start of ``"sync3n"``.
 
     Returns
     -------
     Rotation
-        n orientations in the package's convention, which is the transpose of ASPIRE's.
+        n orientations in the convention of this package, in which the matrices are the transposes of ASPIRE's.
 
     Raises
     ------
     ModuleNotFoundError
         If ASPIRE is not installed.
     ValueError
-        If images are not (n, y, y), fewer than 3 or not finite; the estimator is unknown; or a number is out of range.
+        If there are fewer than 3 images; if the images do not have shape (n, y, y), are too small, or contain NaN or
+        infinity; if the estimator is unknown; or if a number is out of range.
     numpy.linalg.LinAlgError
-        If the relative orientations are too inconsistent to determine orientations.
+        If the relative orientations are too inconsistent to be combined.
     """
     images = square_images(images, at_least=3, smallest_px=8)
     not_negative(largest_shift_px, name="largest_shift_px")
@@ -215,7 +220,7 @@ def orientations_from_common_lines(
     from threadpoolctl import threadpool_limits
 
     options = {"seed": int(np.random.default_rng(rng).integers(2**31))} if estimator == "sync3n" else {}
-    # ASPIRE requires a pixel size but does not use it; several threads slow down products of matrices this small
+    # ASPIRE requires a pixel size but does not use it; several threads slow down products of such small matrices
     with _silence(), threadpool_limits(1):
         source = aspire.source.ArrayImageSource(aspire.image.Image(images), pixel_size=1.0)
         found = getattr(aspire.abinitio, ESTIMATORS[estimator])(
@@ -231,7 +236,7 @@ def orientations_from_common_lines(
 
 @cache
 def import_aspire() -> ModuleType:
-    """Import ASPIRE, and remove the log folder, log handlers and exception hook that its import adds."""
+    """Import ASPIRE, and remove the log folder, log handlers and exception hook that importing it adds."""
     root, hook = logging.getLogger(), sys.excepthook
     handlers, level = root.handlers[:], root.level
     switched_on = [logger for logger in _loggers() if not logger.disabled]
@@ -259,7 +264,7 @@ def _loggers() -> list[logging.Logger]:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Silence the loggers of ASPIRE, which warn once per pair at high noise."""
+    """Silence ASPIRE's loggers, which warn once per pair of images at high noise."""
     loggers = [logger for logger in _loggers() if logger.name.partition(".")[0] == "aspire"]
     levels = [logger.level for logger in loggers]
     try:

@@ -1,9 +1,9 @@
-"""Descent of the recovery loss on unit quaternions: Gauss-Newton, and the published stochastic descent.
+"""Minimise the recovery loss over unit quaternions, by Gauss-Newton rounds or stochastic descent.
 
-``d = 2 arccos |<q_i, q_j>|`` changes by ``2 t_ij . delta`` when q_i moves by a tangent ``delta``, with t_ij the unit
-tangent at q_i that points away from q_j.  Every image therefore has its own 3 x 3 normal equations against all
-references, formed in one pass over the distances, and all images move at once.  For a symmetric particle, the nearest
-copy of each reference is used.
+``d = 2 arccos |<q_i, q_j>|`` changes by ``2 t_ij . delta`` when q_i moves by a tangent ``delta``, where t_ij is the
+unit tangent at q_i that points away from q_j. Each image therefore has its own 3 x 3 normal equations with respect to
+all references. They are formed in one pass over the distances, and all images move at once. For a symmetric particle,
+the nearest copy of each reference is used.
 """
 
 from __future__ import annotations
@@ -22,15 +22,21 @@ SHORTEST_STEP = 0.05
 # stochastic
 PAIRS = 256
 FRAMES = 20
-STEPS_AT_ONCE = 2000  # steps whose pairs are in memory
+STEPS_AT_ONCE = 2000  # steps whose pairs are in memory at once
+# convergence of the published descent
+WINDOW = 1000
+LEAST_LOSS = 1e-8
+LEAST_CHANGE = 1e-7
 
-# lets the compiler reorder sums, so that loops vectorise; NaN and infinity keep their meaning
+# let the compiler reorder sums so that loops vectorise, while NaN and infinity keep their meaning
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 
 
 @numba.njit(inline="always")
 def _arctan(x):
-    """Compute arctan of a number from 0 to 1 to double precision, by arithmetic alone, so that loops vectorise.
+    """Compute the arctangent of a number from 0 to 1 in double precision.
+
+    It uses only arithmetic, so that loops vectorise.
 
     References
     ----------
@@ -50,7 +56,7 @@ def _arctan(x):
 
 @numba.njit(inline="always")
 def _nearest(q, copies, nearest):
-    """Write the copy (k, 4, m) of each reference that is nearest to q into (4, m)."""
+    """Write the copy of each reference that is nearest to q, from ``copies`` (k, 4, m), into ``nearest`` (4, m)."""
     for j in range(copies.shape[2]):
         best = 0.0
         for k in range(copies.shape[0]):
@@ -63,7 +69,7 @@ def _nearest(q, copies, nearest):
 
 @numba.njit(inline="always")
 def _loss(residuals, robust_width):
-    """Sum of squares, or of their robust counterparts for a finite width."""
+    """Sum the squared residuals or, if the width is finite, their robust counterparts."""
     total = 0.0
     if np.isinf(robust_width):
         for residual in residuals:
@@ -79,8 +85,8 @@ def _loss(residuals, robust_width):
 def _normal_equations(distances, quaternions, copies, robust_width):
     """Form H (4, 4), g (4,), the summed loss and its number of pairs for each image.
 
-    Pairs are with the nearest of the ``copies`` (k, 4, m) of each reference.  A pair with a NaN distance is skipped.  A
-    pair at the same orientation, which has no direction, counts in the loss only.
+    Each image is paired with the nearest of the ``copies`` (k, 4, m) of each reference. Pairs with a NaN distance are
+    skipped. A pair at the same orientation, which has no direction, contributes only to the loss.
     """
     n, m = distances.shape
     hessians, gradients = np.empty((n, 4, 4)), np.empty((n, 4))
@@ -102,7 +108,7 @@ def _normal_equations(distances, quaternions, copies, robust_width):
             norm = np.sqrt(t0 * t0 + t1 * t1 + t2 * t2 + t3 * t3)
             known = not np.isnan(distances[i, j])
             counted = known and norm >= 1e-12
-            # four times half the angle that has the sine `norm` and the cosine |c|
+            # four times half of the angle with sine `norm` and cosine |c|
             residual = distances[i, j] - 4 * _arctan(norm / (1 + abs(c))) if known else 0.0
             residuals[j] = residual
             weight = 1 / (1 + (residual * robust) ** 2)
@@ -142,14 +148,15 @@ def gauss_newton(
     robust_width: float,
     group: Rotation | None = None,
 ) -> tuple[list[np.ndarray], list[float]]:
-    """Minimise the squared error of (n, m) distances by Gauss-Newton steps of all images at once.
+    """Minimise the squared error of (n, m) distances by Gauss-Newton steps that move all images at once.
 
-    ``quaternions`` (n, 4) are the start; ``references`` (m, 4) stay fixed, and None means the images themselves.
-    NaN excludes a pair.  Residuals beyond ``robust_width`` radians lose weight (Cauchy).  ``group`` contains the
-    rotations of the point group.  Descent ends after ``rounds``, or when the loss no longer falls by ``LEAST_GAIN``.
+    The start is ``quaternions`` (n, 4). The ``references`` (m, 4) are fixed; None means that the images themselves are
+    the references. NaN excludes a pair. Residuals beyond ``robust_width`` radians lose weight (Cauchy loss). ``group``
+    contains the rotations of the point group. Descent ends after ``rounds`` or when the relative decrease of the loss
+    is less than ``LEAST_GAIN``.
 
-    Return the quaternions of every round, the best last, and their losses over pairs in rad^2: the mean of r^2, or of
-    ``w^2 log(1 + r^2 / w^2)`` for a finite width w.
+    Return the quaternions of every round, with the best last, and the mean losses over pairs in rad^2: the mean of r^2
+    or, for a finite width w, of ``w^2 log(1 + r^2 / w^2)``.
     """
     largest = 1.0 if references is not None else STEP
     step = largest
@@ -163,7 +170,7 @@ def gauss_newton(
         copies = np.ascontiguousarray(copies.transpose(1, 2, 0))  # (k, 4, m)
         hessians, gradients, squares, counts = _normal_equations(distances, candidate, copies, robust_width)
         loss = float(squares.sum() / max(counts.sum(), 1))
-        # too far: shorten the step
+        # the loss has grown, so shorten the step
         if losses and loss >= losses[-1]:
             step /= 2
             if step < SHORTEST_STEP * largest:
@@ -193,31 +200,43 @@ def _moved(quaternions: np.ndarray, move: np.ndarray) -> np.ndarray:
 
 
 def stochastic_descent(
-    distances: np.ndarray, *, steps: int, learning_rate: float, rng: np.random.Generator
+    distances: np.ndarray,
+    start: Rotation,
+    *,
+    steps: int,
+    learning_rate: float,
+    decay: bool = True,
+    rng: np.random.Generator,
 ) -> tuple[tuple[Rotation, ...], np.ndarray]:
-    """Minimise the mean squared error of (n, n) distances, radians, by Adam on batches of ``PAIRS`` random pairs.
+    """Minimise the mean squared error of (n, n) distances (radians) by Adam on batches of ``PAIRS`` random pairs.
 
-    The published recovery, from random orientations: the baseline of the figures.  The learning rate decays to zero
-    along a cosine: at a constant rate, the noise of the pairs would limit the accuracy.  Return the orientations at the
-    start, at ``FRAMES - 1`` moments and at the end, and the loss (rad^2) averaged between them.
+    Return the orientations at the start, at up to ``FRAMES - 1`` intermediate steps and at the end, and the loss
+    (rad^2) averaged between them.
 
-    Quaternions follow tensorflow-graphics (xyzw, as in this package); its ``relative_angle`` is not used, because at
+    With ``decay``, the learning rate decays to zero along a cosine, and all ``steps`` are taken. At a constant rate,
+    the noise from sampling pairs limits the accuracy. Without ``decay``, the rate is constant, as published, and the
+    descent may end earlier, at the end of the frame in which it converges. It converges when the mean loss of
+    ``WINDOW`` steps is below ``LEAST_LOSS`` or differs from that of the previous ``WINDOW`` steps by less than
+    ``LEAST_CHANGE`` (both in rad^2). Quaternions are normalised only in the loss. They grow with each step, so a
+    constant rate rotates them less and less.
+
+    Quaternions follow tensorflow-graphics (xyzw, as in this package). Its ``relative_angle`` is not used, because for
     identical rotations it returns 0.003 rad with a gradient near -3000.
 
     References
     ----------
-    arXiv 2104.06237, section 3.2: Adam on batches of 256 pairs, 30,000 steps.
+    arXiv 2104.06237, section 3.2: Adam on batches of 256 pairs. The convergence criterion is that of its code.
     """
     import keras
     import tensorflow as tf
     from tensorflow_graphics.geometry.transformation import quaternion
 
-    gpus_of_tensorflow()  # applies the choice of device before TensorFlow starts
+    gpus_of_tensorflow()  # apply the choice of device before TensorFlow starts
     n = len(distances)
-    quaternions = tf.Variable(Rotation.random(n, rng=rng).as_quat().astype(np.float32))
+    quaternions = tf.Variable(start.as_quat().astype(np.float32))
     targets = tf.constant(distances, tf.float32)
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
-    optimizer = keras.optimizers.Adam(schedule)
+    optimizer = keras.optimizers.Adam(schedule if decay else learning_rate)
     optimizer.build([quaternions])
 
     @tf.function
@@ -234,16 +253,26 @@ def stochastic_descent(
             gradient = tf.convert_to_tensor(tape.gradient(loss, quaternions))
             optimizer.apply([gradient], [quaternions])
             losses = losses.write(k, loss)
-        return tf.reduce_mean(losses.stack())
+        return losses.stack()
 
-    frames, losses = [Rotation.from_quat(quaternions.numpy())], []
+    frames, losses, of_steps = [Rotation.from_quat(quaternions.numpy())], [], np.empty(0)
     for count in np.diff(np.unique(np.linspace(0, steps, FRAMES + 1).astype(int))):
-        total = 0.0
         for done in range(0, count, STEPS_AT_ONCE):
             some = min(STEPS_AT_ONCE, count - done)
             first = rng.integers(n, size=(some, PAIRS))
             second = (first + rng.integers(1, n, size=(some, PAIRS))) % n
-            total += some * float(run(tf.constant(first, tf.int32), tf.constant(second, tf.int32)))
-        losses.append(total / count)
+            found = run(tf.constant(first, tf.int32), tf.constant(second, tf.int32))
+            of_steps = np.append(of_steps, found.numpy().astype(float))
+        losses.append(of_steps[-count:].mean())
         frames.append(Rotation.from_quat(quaternions.numpy()))
+        if not decay and _has_converged(of_steps):
+            break
     return tuple(frames), np.array(losses)
+
+
+def _has_converged(losses: np.ndarray) -> bool:
+    """Return whether the losses (steps,) have met the published criterion after any step."""
+    sums = np.cumsum(np.append(0.0, losses))
+    means = (sums[WINDOW:] - sums[:-WINDOW]) / WINDOW  # over the last steps, after each step
+    changes = np.abs(means[WINDOW:] - means[:-WINDOW])
+    return bool((means < LEAST_LOSS).any() or (changes < LEAST_CHANGE).any())

@@ -1,9 +1,9 @@
-"""Errors of recovered orientations against the truth.
+"""Errors of recovered orientations relative to the true ones.
 
-Without symmetry the best map is found in closed form.  Symmetry leaves less undetermined, and errors are to the nearest
-copy ``R g`` of the truth.  The axes fix the particle's frame up to the rotations N that map the point group onto itself
-(its normaliser): the 24 of the octahedron for D2; any rotation about the axis, and the half turns about axes
-perpendicular to it, for C_n with n >= 2.
+Without symmetry, the best alignment is found in closed form. With symmetry, less is undetermined, and errors are
+measured to the nearest copy ``R g`` of the true orientation. The symmetry axes fix the particle's frame up to the
+rotations N that map the point group onto itself (its normaliser). For D2, these are the 24 rotations of the octahedral
+group. For C_n with n >= 2, they are all rotations about the axis, and the half turns about axes perpendicular to it.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from cryoem.validation import many_rotations, shifts_of
 
 MIRROR = np.diag([1.0, 1.0, -1.0])
 REWEIGHTED_ROUNDS = 30
-# of the search with symmetry
+# search for symmetric particles
 SEEDS = 12
 SAMPLE = 200
-FARTHEST_RAD = 0.6  # errors beyond this count as this while maps are compared
+FARTHEST_RAD = 0.6  # larger errors count as this value while candidates are compared
 
 
 @dataclass(frozen=True)
 class FrameAlignment:
-    """A map from recovered orientations onto the true ones, and the remaining error.
+    """Recovered orientations aligned with the true ones, and the remaining errors.
 
     Attributes
     ----------
     rotations : Rotation
-        Recovered orientations in the frame of the truth.
+        Recovered orientations in the frame of the true ones.
     errors : (n,) array
-        Remaining rotation angles, radians.
+        Remaining rotation angles in radians.
     inverted : bool
-        Whether orientations were transposed first (``R -> A R^T B``).
+        Whether the orientations were transposed first (``R -> A R^T B``).
     mirrored : bool
-        Whether the particle was mirrored (``R -> J R J``).
+        Whether the particle was mirrored first (``R -> J R J``).
     """
 
     rotations: Rotation
@@ -48,28 +48,33 @@ class FrameAlignment:
 
     @property
     def mean_error(self) -> float:
-        """Mean rotation angle between aligned and true orientations, radians."""
+        """Mean rotation angle between aligned and true orientations in radians."""
         return float(self.errors.mean())
+
+    @property
+    def median_error(self) -> float:
+        """Median rotation angle between aligned and true orientations in radians; the alignment minimises the mean."""
+        return float(np.median(self.errors))
 
 
 def recovery_error(true: Rotation, recovered: Rotation, *, symmetry: str = "C1") -> float:
-    """Return the mean orientation error E_OR: the error after the best alignment of the gauge, a map in O(4).
+    """Return the mean orientation error E_OR, which is measured after the best alignment of the gauge.
 
-    It is ``min over A, B and transposition of mean d(R_i, A R_hat_i B)``, radians.  Parameters and errors are those of
-    ``align_to``.
+    The error is ``min over A, B and transposition of mean d(R_i, A R_hat_i B)`` in radians. The alignment acts on the
+    unit quaternions as an element of O(4). Parameters and errors are the same as for ``align_to``.
 
     References
     ----------
-    arXiv 2104.06237, eq. 7, solved here by Procrustes instead of descent.
+    arXiv 2104.06237, eq. 7, solved here by the Procrustes method instead of descent.
     """
     return align_to(true, recovered, symmetry=symmetry).mean_error
 
 
 def pose_error(true: Rotation, recovered: Rotation, *, symmetry: str = "C1") -> float:
-    """Return the pose error: the mean error after the best alignment of the particle's frame and handedness.
+    """Return the mean pose error, which is measured after the best alignment of the particle's frame and handedness.
 
-    It is ``min over B and mirror of mean d(R_i, R_hat_i B)``, radians; the mirror is ``R_hat -> J R_hat J``.
-    Parameters and errors are those of ``align_frame``.
+    The error is ``min over B and mirror of mean d(R_i, R_hat_i B)`` in radians, where mirroring replaces ``R_hat`` by
+    ``J R_hat J``. Parameters and errors are the same as for ``align_frame``.
     """
     return align_frame(true, recovered, symmetry=symmetry).mean_error
 
@@ -80,16 +85,22 @@ def align_to(true: Rotation, recovered: Rotation, *, symmetry: str = "C1") -> Fr
     Parameters
     ----------
     true, recovered : Rotation
-        n orientations each.
+        True and recovered orientations of the same n images.
     symmetry : str
-        Point group G of the particle, in the frame of ``rotations.point_group``.  For a symmetric particle the map is
-        ``R -> A R N g``: N is a rotation that maps G onto itself, and g in G brings each image nearest.  Distances
-        between symmetric particles distinguish R from R^T and fix the axes.
+        Point group G of the particle, in the frame of ``rotations.point_group``. For a symmetric particle, the
+        transformation is ``R -> A R N g``, where the rotation N maps G onto itself and g in G selects the nearest copy
+        for each image.
+        Distances between orientations of symmetric particles distinguish R from R^T and fix the axes. Default:
+        ``"C1"``.
+
+    Returns
+    -------
+    FrameAlignment
 
     Raises
     ------
     ValueError
-        If the two differ in number, are empty or single rotations, or the point group is unknown.
+        If ``true`` and ``recovered`` differ in length, are empty or single rotations, or the point group is unknown.
     """
     _check(true, recovered)
     if len(point_group(symmetry)) > 1:
@@ -101,20 +112,24 @@ def align_to(true: Rotation, recovered: Rotation, *, symmetry: str = "C1") -> Fr
 
 
 def align_frame(true: Rotation, recovered: Rotation, *, symmetry: str = "C1") -> FrameAlignment:
-    """Align recovered orientations with the true ones by the best rotation of the particle's frame, and mirror.
+    """Align recovered orientations, mirrored if that fits better, with the true ones by rotating the particle's frame.
 
     Parameters
     ----------
     true, recovered : Rotation
-        n orientations each.
+        True and recovered orientations of the same n images.
     symmetry : str
-        Point group G of the particle, in the frame of ``rotations.point_group``.  Only frames in which the particle has
-        symmetry G are tried; errors are to the nearest copy ``R g``.
+        Point group G of the particle, in the frame of ``rotations.point_group``. Only frames in which the particle has
+        symmetry G are tried, and errors are measured to the nearest copy ``R g``. Default: ``"C1"``.
+
+    Returns
+    -------
+    FrameAlignment
 
     Raises
     ------
     ValueError
-        As ``align_to``.
+        If ``true`` and ``recovered`` differ in length, are empty or single rotations, or the point group is unknown.
     """
     _check(true, recovered)
     if len(point_group(symmetry)) > 1:
@@ -129,26 +144,29 @@ def align_frame(true: Rotation, recovered: Rotation, *, symmetry: str = "C1") ->
 def align_shifts(
     true_px: np.ndarray, found_px: np.ndarray, rotations: Rotation, *, symmetry: str = "C1"
 ) -> np.ndarray:
-    """Align estimated shifts with the true ones by the best translation of the origin, which images do not determine.
+    """Align estimated shifts with the true ones by the best translation of the particle's origin.
+
+    This translation cannot be determined from the images.
 
     Parameters
     ----------
     true_px, found_px : (n, 2) array
-        Displacements (x, y) of the particles.
+        True and estimated displacements (x, y) of the particles.
     rotations : Rotation
-        n orientations, in the frame of the truth or in their own.
+        n orientations, true or estimated.
     symmetry : str
-        Point group of the particle, whose origin is free only along directions that the group leaves fixed.
+        Point group of the particle. The origin may move only along directions that the group leaves fixed. Default:
+        ``"C1"``.
 
     Returns
     -------
     (n, 2) array
-        Pixels; the remaining difference is the error of each shift.
+        Aligned shifts in pixels. The difference from ``true_px`` is the error of each shift.
 
     Raises
     ------
     ValueError
-        If shifts are not (n, 2), or the point group is unknown.
+        If the shifts do not have shape (n, 2), or if the point group is unknown.
     """
     many_rotations(rotations)
     true_px, found_px = (
@@ -159,7 +177,7 @@ def align_shifts(
 
 
 def mirror(rotations: Rotation) -> Rotation:
-    """Return ``J R J``, J = diag(1, 1, -1): orientations at which the mirrored particle gives the same images."""
+    """Return ``J R J`` with J = diag(1, 1, -1), the orientations at which the mirrored particle has the same images."""
     return Rotation.from_matrix(MIRROR @ rotations.as_matrix() @ MIRROR)
 
 
@@ -168,7 +186,7 @@ def _angles(a: Rotation, b: Rotation) -> np.ndarray:
 
 
 def _nearer(true: Rotation, first: Rotation, second: Rotation) -> bool:
-    """Whether the second alignment has the lower mean error."""
+    """Return whether the second alignment has the lower mean error."""
     return bool(_angles(true, second).mean() < _angles(true, first).mean())
 
 
@@ -176,11 +194,16 @@ def _check(true: Rotation, recovered: Rotation) -> None:
     many_rotations(true, name="true")
     many_rotations(recovered, name="recovered")
     if len(true) != len(recovered):
-        raise ValueError(f"true and recovered must be equal in number, got {len(true)} and {len(recovered)}")
+        raise ValueError(
+            f"true and recovered must have the same length, got {len(true)} and {len(recovered)}"
+        )
 
 
 def _best_right(true: Rotation, recovered: Rotation) -> Rotation:
-    """Return recovered * B with the B of least mean error: a weighted average of the B that fits each image."""
+    """Return recovered * B for the B with the lowest mean error.
+
+    B is a weighted average of the rotations that fit each single image.
+    """
     wanted = recovered.inv() * true
     weights = np.ones(len(true))
     for _ in range(REWEIGHTED_ROUNDS):
@@ -190,15 +213,15 @@ def _best_right(true: Rotation, recovered: Rotation) -> Rotation:
 
 
 def _best_two_sided(true: np.ndarray, recovered: np.ndarray) -> Rotation:
-    """Return A * recovered * B, a rotation T of R^4 acting on quaternions, by Procrustes with re-weighting.
+    """Return A * recovered * B, a rotation of R^4 acting on quaternions, by a reweighted Procrustes method.
 
-    The start maximises ``sum <R_i, A R_hat_i B>`` over the best rank-one approximation of a 9 x 9 matrix, which is
-    independent of the quaternions' signs.
+    The start maximises ``sum <R_i, A R_hat_i B>`` through the best rank-one approximation of a 9 x 9 matrix, which does
+    not depend on the signs of the quaternions.
     """
     quaternions = _two_sided_start(true, recovered)
     weights = np.ones(len(true))
     for _ in range(REWEIGHTED_ROUNDS):
-        # choose signs, then the rotation of R^4 that fits best, then weights that turn squares into a mean
+        # choose signs, then the best rotation of R^4, then weights that turn the squared error into the mean error
         overlap = np.sum(true * quaternions, axis=1)
         signed = quaternions * np.sign(np.where(overlap == 0, 1, overlap))[:, None]
         u, _, vt = np.linalg.svd(true.T @ (weights[:, None] * signed))
@@ -235,13 +258,13 @@ def _nearest_rotation(matrix: np.ndarray) -> np.ndarray:
 
 
 def _best_symmetric(true: Rotation, recovered: Rotation, symmetry: str, *, turned: bool) -> Rotation:
-    """Return the n orientations ``A recovered N g`` of least mean error; A is free only if ``turned``."""
+    """Return the n orientations ``A recovered N g`` with the lowest mean error; A is the identity unless ``turned``."""
     group = point_group(symmetry)
     frames, about_axis = normaliser(symmetry)
     sample = np.random.default_rng(0).permutation(len(true))[:SAMPLE]
     best = (np.inf, None)
     for frame in frames:
-        # try every frame with the turns that match one image exactly
+        # try every frame with each turn that matches one image exactly
         moved = recovered * frame
         turns = Rotation.identity(1)
         if turned:
@@ -254,7 +277,7 @@ def _best_symmetric(true: Rotation, recovered: Rotation, symmetry: str, *, turne
             if score < best[0]:
                 best = (score, turn * moved)
 
-    # fit the continuous freedom to all images; outliers count less
+    # fit the continuous parameters to all images, giving outliers less weight
     moved = best[1]
     for _ in range(REWEIGHTED_ROUNDS):
         moved = _nearest_copies(true, moved, group)

@@ -1,16 +1,16 @@
-"""The gauge of recovered orientations, which distances leave undetermined, from common lines of the images.
+"""Fix the gauge of recovered orientations, which distances leave undetermined, with common lines of the images.
 
-Distances between orientations do not change under ``R -> A R B``, nor under ``R -> R^T``.  B only changes the frame in
-which the particle is described.  A rotates the axes of every image, and a wrong A makes reconstruction impossible.  A
-and the transposition follow from the images: the slices of two images meet in a common line, a direction in each
-image's Fourier transform along which the two must agree.  The score of a candidate is the mean correlation along the
-lines that it predicts.
+Distances between orientations do not change under ``R -> A R B`` or ``R -> R^T``. B only changes the frame in which the
+particle is described. A rotates the axes of every image, and a wrong A makes reconstruction impossible. A and the
+transposition are found from the images. The central slices of two images intersect in a common line: a direction in
+each image's Fourier transform along which the two must agree. The score of a candidate is the mean correlation along
+the common lines that it predicts.
 
-A and Rz(pi) A have the same score: rotating every image by half a turn gives the mirror image of the particle, which
-projections cannot distinguish from the particle.
+A and Rz(pi) A have the same score. Rotating every image by half a turn corresponds to the mirror image of the particle,
+which projections cannot distinguish from the particle.
 
-An image of a symmetric particle is a slice at all copies ``R g`` of its orientation.  It therefore shares several lines
-with every other image and with itself.  Its distances already distinguish R from R^T.
+An image of a symmetric particle is a slice at all copies ``R g`` of its orientation, so it shares several lines with
+every other image and with itself. For such particles, distances alone distinguish R from R^T.
 """
 
 from __future__ import annotations
@@ -40,21 +40,22 @@ _BALL = np.vstack([_STENCIL, _STENCIL[1:] / 2])
 
 @dataclass(frozen=True)
 class Gauge:
-    """Orientations in a gauge that fits the images.
+    """Orientations in the gauge that best fits the images.
 
     Attributes
     ----------
     rotations : Rotation
         All n orientations, ``turn * R_hat`` or ``turn * R_hat^T``.
     score : float
-        Mean correlation along common lines; 1 for a perfect match.
+        Mean correlation along common lines; 1 is a perfect match.
     inverted : bool
-        Whether the transpose was taken.
+        Whether the orientations were transposed.
     turn : Rotation
         The rotation A of the image axes.
     runner_up : float
-        Best score of the opposite choice of ``inverted``, after the same refinement: a measure of how clear the choice
-        is.  NaN for a symmetric particle, for which there is no choice.
+        Score of the best candidate with the opposite value of ``inverted``, refined in the same way. The lower this
+        score is compared with ``score``, the clearer the choice. NaN for a symmetric particle, because its orientations
+        are not transposed.
     """
 
     rotations: Rotation
@@ -75,32 +76,40 @@ def fix_gauge(
     max_images: int = 2000,
     rng: np.random.Generator | int | None = None,
 ) -> Gauge:
-    """Find the rotation of the image axes, and whether to transpose, from common lines between the images.
+    """Use common lines to fix the gauge of orientations: a rotation of the image axes and a possible transposition.
 
     Parameters
     ----------
     images : (n, y, x) array-like, y == x
-        The origin is pixel ``y // 2``.  Of particles in files, only the images that are compared are read.
+        At least 3 images, at least 8 px wide, with the origin at pixel ``y // 2``. If the images are in files, only
+        those to be compared are read.
     poses : Poses or Rotation
-        n orientations known up to ``R -> A R B`` and ``R -> R^T``, as recovered from distances, with the shifts to
-        undo; a bare Rotation means centred particles.
+        n orientations known up to ``R -> A R B`` and ``R -> R^T``, as recovered from distances, and the shifts to be
+        undone. A bare ``Rotation`` means that the particles are centred.
     optics : Optics, optional
-        Contrast transfer, whose phases are flipped; by default ``images.optics``, if it exists.
+        Optics of the images, used for phase flipping. Default: ``images.optics`` if available, otherwise no CTF.
     symmetry : str
-        Point group G of the particle; orientations are then known up to ``R -> A R``, in its frame.
+        Point group G of the particle. If it is not C1, the orientations must be known up to ``R -> A R``, in the frame
+        of G. Default: ``"C1"``.
     pairs : int
-        Pairs of images that score each candidate of the coarse search over SO(3).
+        Number of image pairs used to score each candidate in the coarse search over SO(3). Default: 600.
     refinement_pairs : int
-        Pairs that score the local refinement of the best candidates.
+        Number of image pairs used to score the best candidates during local refinement. Default: 200,000.
     max_images : int
-        Maximum number of images to compare, chosen at random.
+        Maximum number of images to compare, chosen at random. Default: 2000.
     rng : Generator or int, optional
+        Random number generator or seed.
+
+    Returns
+    -------
+    Gauge
 
     Raises
     ------
     ValueError
-        If images are not (n, y, y), fewer than 3, not finite or constant; the number of poses or optics is not that of
-        the images; or the point group is unknown.
+        If there are fewer than 3 images; if the images do not have shape (n, y, y), are too small or constant, or
+        contain NaN or infinity; if ``poses`` or ``optics`` describes a different number of images; if a count is too
+        small; or if the point group is unknown.
 
     References
     ----------
@@ -116,7 +125,7 @@ def fix_gauge(
         optics_of(optics, None, count=n)
     group, rng = point_group(symmetry), np.random.default_rng(rng)
 
-    # read, phase-flip and centre the images that are compared
+    # read, phase-flip and centre the images to compare
     chosen = slice(None) if n <= max_images else np.sort(rng.choice(n, max_images, replace=False))
     corrected = correct_images(
         images[chosen],
@@ -142,22 +151,28 @@ def common_line_score(
     pairs: int = 2000,
     rng: np.random.Generator | int | None = None,
 ) -> float:
-    """Return the mean correlation, in [-1, 1], of images along the common lines that orientations predict.
+    """Return the mean correlation of the images along the common lines predicted by the orientations, in [-1, 1].
 
     Parameters
     ----------
     images : (n, y, x) array, y == x
-        Centred images without contrast transfer, or phase-flipped.
+        At least 3 images, at least 8 px wide. The particles must be centred, and images with a CTF must be
+        phase-flipped.
     rotations : Rotation
+        Orientations of the n images.
     symmetry : str
+        Point group of the particle. Default: ``"C1"``.
     pairs : int
-        Pairs of images that are compared.
+        Number of image pairs to compare. Default: 2000.
     rng : Generator or int, optional
+        Random number generator or seed.
 
     Raises
     ------
     ValueError
-        As ``fix_gauge``.
+        If there are fewer than 3 images; if the images do not have shape (n, y, y), are too small or constant, or
+        contain NaN or infinity; if the number of orientations differs from the number of images; if ``pairs`` is less
+        than 1; or if the point group is unknown.
     """
     images = square_images(images, at_least=3, smallest_px=8)
     many_rotations(rotations, count=len(images))
@@ -169,27 +184,27 @@ def common_line_score(
 
 
 def _search(lines, matrices, coarse, fine) -> tuple[float, Rotation]:
-    """Find the best score and turn over SO(3)."""
+    """Find the best score over SO(3) and its turn."""
     smooth = np.ascontiguousarray(lines[..., :COARSE_RADII])
     # score a grid that covers SO(3)
     grid = covering_rotations(CANDIDATES)
     scores = score_turns(smooth, matrices, coarse, _float_matrices(grid))
     shortlist = _distinct(grid[np.argsort(-scores)[: 40 * SHORTLIST]], SHORTLIST)
-    # search closer and closer around the best few
+    # search around the best few within shrinking radii
     for radius in SEARCH_RADII:
         around = Rotation.from_rotvec(radius * _BALL)
         clouds = Rotation.concatenate([around * turn for turn in shortlist])
         scores = score_turns(smooth, matrices, coarse, _float_matrices(clouds)).reshape(len(shortlist), -1)
         shortlist = [around[k] * turn for k, turn in zip(scores.argmax(axis=1), shortlist, strict=True)]
     turn = shortlist[int(scores.max(axis=1).argmax())]
-    # climb to the summit with more pairs and all frequencies
+    # climb to the maximum with more pairs and all frequencies
     for radius in SUMMIT_RADII:
         turn = _climb(lines, matrices, fine, turn, radius)
     return float(score_turns(lines, matrices, fine, _float_matrices(turn)[None])[0]), turn
 
 
 def _climb(lines, matrices, pairs, turn: Rotation, radius: float) -> Rotation:
-    """Step to the summit of the quadratic through 19 scores around ``turn``, or to the best of them if it has none."""
+    """Step to the maximum of a quadratic fitted to 19 scores around ``turn``, or to the best score if there is none."""
     steps = radius * _STENCIL
     scores = score_turns(lines, matrices, pairs, _float_matrices(Rotation.from_rotvec(steps) * turn))
     terms = np.column_stack([np.ones(len(steps)), steps, steps[:, _ROWS] * steps[:, _COLUMNS]])
@@ -205,7 +220,7 @@ def _climb(lines, matrices, pairs, turn: Rotation, radius: float) -> Rotation:
 
 
 def _copies(rotations: Rotation, group: Rotation) -> np.ndarray:
-    """Matrices of all copies of the orientations, one rotation of the group after another."""
+    """Return matrices of all copies of the orientations, ordered by group element."""
     return np.concatenate([_float_matrices(rotations * g) for g in group])
 
 
@@ -214,7 +229,7 @@ def _float_matrices(rotations: Rotation) -> np.ndarray:
 
 
 def _distinct(rotations: Rotation, count: int, apart: float = 0.25) -> list[Rotation]:
-    """Select the first ``count`` of a ranked list that are at least ``apart`` radians from one another."""
+    """Select the first ``count`` rotations of a ranked list that are at least ``apart`` radians from one another."""
     kept: list[Rotation] = []
     for candidate in rotations:
         if all((candidate.inv() * other).magnitude() > apart for other in kept):
@@ -241,7 +256,7 @@ def covering_rotations(n: int) -> Rotation:
 
 
 def _pairs(n: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw ``count`` pairs of different images, or return all pairs if they are not more: (count, 2) int."""
+    """Draw ``count`` pairs of different images, or return all pairs if there are no more than that: (pairs, 2) int."""
     every = n * (n - 1) // 2
     if count >= every:
         return np.stack(np.triu_indices(n, 1), axis=1)

@@ -1,8 +1,8 @@
-"""Orientations from their pairwise distances.
+"""Recover orientations from their pairwise distances.
 
-Distances determine orientations up to ``R -> A R B`` for any two rotations A, B and up to ``R -> R^T``; ``gauge`` fixes
-these.  For a symmetric particle, with the axes of ``rotations.point_group``, B must map the group onto itself, and R is
-distinguished from R^T.
+Distances determine orientations up to ``R -> A R B`` for any two rotations A and B, and up to ``R -> R^T``. ``gauge``
+determines A and the transposition. For a symmetric particle with the axes of ``rotations.point_group``, B must map the
+group onto itself, and distances distinguish R from R^T.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from cryoem.orientations.starts import (
     symmetric_starts,
     unambiguous_radius,
 )
-from cryoem.rotations import point_group
+from cryoem.rotations import point_group, random_rotations
 from cryoem.validation import finite_array, positive_number, whole_number
 
-METHODS = ("spectral", "spectral+gauss_newton", "sgd")
+METHODS = ("spectral", "spectral+gauss_newton", "sgd", "published")
+LEARNING_RATES = {"sgd": 0.05, "published": 0.5}
 SYMMETRY_TOLERANCE = 1e-3
 FEWEST_IMAGES = 5
 REFINED_STARTS = 8
-ROWS_COMPARED = 128  # rows of a matrix that are compared with its columns at a time
-BLOCK = 8192  # images whose distances to landmarks are in memory at a time
-ROWS_READ = 16  # scattered rows between two releases of memory
-# in copy-on-write mode, a page may contain the only copy of what was written to it
+ROWS_COMPARED = 128  # rows of a matrix compared with its columns at a time
+BLOCK = 8192  # images whose distances to landmarks are in memory at once
+ROWS_READ = 16  # scattered rows read before memory is released
+# not copy-on-write mode, where a page may hold the only copy of data written to it
 SHARED_MODES = ("r", "r+", "w+")
 
 
@@ -47,13 +48,13 @@ class Recovery:
     rotations : Rotation
         Orientations in an arbitrary gauge.
     losses : (rounds,) array
-        Mean squared error of the distances (rad^2) at each round, or its robust counterpart for a finite
-        ``robust_width``.
+        Mean squared error of the distances (rad^2) in each round, or its robust counterpart if ``robust_width`` is
+        finite.
     frames : tuple of Rotation
-        Orientations of each round; the last are ``rotations``.
+        Orientations in each round; the last element equals ``rotations``.
     start : str
-        ``"spectral"``, ``"enumerated"`` if the images are too few or too far apart for that, or ``"random"`` for the
-        stochastic method.
+        Kind of starting point: ``"spectral"``; ``"enumerated"``, if there are too few images for a spectral start or
+        they are too far apart; or ``"random"``, for stochastic descent.
     """
 
     rotations: Rotation
@@ -71,7 +72,7 @@ def recover_orientations(
     rounds: int = 60,
     robust_width: float = np.inf,
     steps: int = 30_000,
-    learning_rate: float = 0.05,
+    learning_rate: float | None = None,
     rng: np.random.Generator | int | None = None,
 ) -> Recovery:
     """Recover orientations from pairwise distances by minimising ``mean (d_hat_ij - d(q_i, q_j))^2``.
@@ -79,36 +80,50 @@ def recover_orientations(
     Parameters
     ----------
     distances : (n, n) or (n, m) array
-        Radians, symmetric; the diagonal is not used.  Or the distances of all images to the m images in ``landmarks``;
-        these may be float32 and memory-mapped, and are read block by block.
-    method : {"spectral+gauss_newton", "spectral", "sgd"}
-        Linear algebra followed by Gauss-Newton rounds over all pairs; linear algebra only; or the published stochastic
-        descent from random orientations (arXiv 2104.06237, section 3.2).
+        Symmetric distances in radians between all images (the diagonal is ignored), or distances from all images to the
+        m images in ``landmarks``. An (n, m) array may be float32 and memory-mapped, and is read block by block.
+    method : {"spectral+gauss_newton", "spectral", "sgd", "published"}
+        Recovery method:
+
+        - ``"spectral+gauss_newton"`` (default): linear algebra, followed by Gauss-Newton rounds over all pairs
+        - ``"spectral"``: linear algebra only
+        - ``"published"``: stochastic descent as in arXiv 2104.06237, section 3.2, with a constant learning rate, from
+          random orientations that are uniform in the Euler angles, until it converges
+        - ``"sgd"``: stochastic descent with a learning rate that decays to zero, from random orientations that are
+          uniform on SO(3)
     symmetry : str
-        Point group G of the particle; the distances are then ``min_g d(R_i, R_j g)``.  Not available for ``"sgd"``.
+        Point group G of the particle; the distances are then ``min_g d(R_i, R_j g)``. Stochastic descent supports only
+        C1. Default: ``"C1"``.
     landmarks : int or (m,) array, optional
-        Use only the distances to this number of images, spread over all orientations, in O(n * landmarks); all by
-        default.  Or the indices of the images that the columns of ``distances`` refer to.
+        For (n, n) distances, the number of landmarks, which are images selected so that their orientations are well
+        spread. Only the distances to the landmarks are then used, at a cost of O(n * landmarks). For (n, m) distances,
+        the indices of the images to which the columns refer. Default: use all pairs.
     rounds : int
-        Largest number of Gauss-Newton rounds.
+        Maximum number of Gauss-Newton rounds. Default: 60.
     robust_width : float
-        Residuals beyond this many radians lose weight; plain least squares by default.
-    steps, learning_rate : int, float
-        Adam steps and learning rate of ``"sgd"``.
+        Residual in radians beyond which pairs lose weight. Default: infinity (plain least squares).
+    steps, learning_rate : int, float, optional
+        Maximum number of Adam steps and learning rate of stochastic descent. Default: 30,000 steps, and a learning rate
+        of 0.5 for ``"published"`` and 0.05 for ``"sgd"``.
     rng : Generator or int, optional
-        Random number generator or seed of landmarks, enumerated starts and ``"sgd"``.
+        Random number generator or seed, for landmarks, enumerated starts and stochastic descent.
+
+    Returns
+    -------
+    Recovery
 
     Raises
     ------
     ValueError
-        If distances are not square, not finite, not symmetric, of fewer than 5 images, not in radians, or not
-        consistent with any set of orientations; the method or the point group is unknown, or they cannot be combined;
-        no image of a symmetric particle has enough neighbours; landmarks are fewer than 12, more than n, or not indices
-        of the columns; or a number is out of range.
+        If the distances contain NaN or infinity or are not in radians; if distances between all pairs are not a
+        symmetric (n, n) matrix; if no set of orientations is consistent with the distances; if there are fewer than 5
+        images, or the images of a symmetric particle have too few neighbours; if there are fewer than 12 or more than n
+        landmarks, or ``landmarks`` does not contain one index for each column; if the method or the point group is
+        unknown, or the two cannot be combined; or if a number is out of range.
 
     References
     ----------
-    The loss is that of arXiv 2104.06237, eq. 6.
+    arXiv 2104.06237, eq. 6 (the loss).
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -116,16 +131,29 @@ def recover_orientations(
     if not robust_width > 0:
         raise ValueError(f"robust_width must be positive, got {robust_width}")
     steps = whole_number(steps, name="steps", at_least=1)
-    learning_rate = positive_number(learning_rate, name="learning_rate")
+    if learning_rate is not None:
+        learning_rate = positive_number(learning_rate, name="learning_rate")
     group = point_group(symmetry)
     rng = np.random.default_rng(rng)
-    if method == "sgd":
+    if method in LEARNING_RATES:
         if len(group) > 1:
-            raise ValueError(f"symmetry must be C1 for the stochastic method, got {symmetry!r}")
+            raise ValueError(f"symmetry must be C1 for stochastic descent, got {symmetry!r}")
         if np.ndim(landmarks):
-            raise ValueError("method must not be 'sgd' for distances to landmarks only; use another method")
+            raise ValueError(
+                f"method {method!r} requires the distances between all pairs, got only distances to landmarks"
+            )
+        distances = _checked(distances)
+        if published := method == "published":
+            start = random_rotations(len(distances), coverage="euler", rng=rng)
+        else:
+            start = Rotation.random(len(distances), rng=rng)
         frames, losses = stochastic_descent(
-            _checked(distances), steps=steps, learning_rate=learning_rate, rng=rng
+            distances,
+            start,
+            steps=steps,
+            learning_rate=learning_rate or LEARNING_RATES[method],
+            decay=not published,
+            rng=rng,
         )
         return Recovery(frames[-1], losses, frames, "random")
 
@@ -142,20 +170,20 @@ def recover_orientations(
         if landmarks is not None:
             landmarks = whole_number(landmarks, name="landmarks", at_least=FEWEST_LANDMARKS)
             if landmarks > n:
-                raise ValueError(f"landmarks must be at most the {n} images, got {landmarks}")
+                raise ValueError(f"landmarks must be at most {n}, the number of images, got {landmarks}")
         if landmarks in (None, n):
             return _recover_square(distances, options, rng)
         numbers = spread_landmarks(lambda image: distances[:, image], n, landmarks, rng=rng)
         distances = distances[:, numbers]
 
-    # the landmarks from all pairs among them, then every image from its distances to them
+    # recover the landmarks from all pairs of them, then every image from its distances to them
     anchor = _recover_square(_checked(read_rows(distances, numbers)), options, rng)
     visited, losses = locate_all(distances, anchor.rotations.as_quat(), **options)
     return _recovery(visited, losses, anchor.start)
 
 
 def _recover_square(distances: np.ndarray, options: dict, rng: np.random.Generator) -> Recovery:
-    """Recover from all pairs: the spectral start if it applies, otherwise the best of the enumerated ones."""
+    """Recover from all pairs: from the spectral start if possible, otherwise from the best enumerated starts."""
 
     def refined(start: np.ndarray, kind: str) -> Recovery:
         return _recovery(*gauss_newton(distances, start, None, **options), kind)
@@ -181,39 +209,41 @@ def _recovery(visited: list[np.ndarray], losses: list[float], start: str) -> Rec
 
 
 def _landmark_numbers(distances: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """Check the (m,) indices of the images that the columns of (n, m) distances refer to."""
+    """Validate the (m,) indices of the images that the columns of (n, m) distances refer to."""
     numbers = np.asarray(landmarks)
     if np.ndim(distances) != 2:
         raise ValueError(f"distances to landmarks must be (n, m), got shape {np.shape(distances)}")
     n, m = np.shape(distances)
     if numbers.shape != (m,) or not np.issubdtype(numbers.dtype, np.integer):
         raise ValueError(
-            f"landmarks must be {m} indices, one for each column of distances, "
+            f"landmarks must be {m} integer indices, one for each column of distances, "
             f"got {numbers.dtype} of shape {numbers.shape}"
         )
     if m < FEWEST_LANDMARKS:
-        raise ValueError(f"landmarks must be at least {FEWEST_LANDMARKS}, got {m}")
+        raise ValueError(f"at least {FEWEST_LANDMARKS} landmarks are required, got {m}")
     if numbers.min() < 0 or numbers.max() >= n or len(np.unique(numbers)) < m:
-        raise ValueError(f"landmarks must be different indices from 0 to {n - 1}, got {numbers[:5]}...")
+        raise ValueError(f"landmarks must be distinct indices from 0 to {n - 1}, got {numbers[:5]}...")
     return numbers
 
 
 def _checked(distances: np.ndarray) -> np.ndarray:
-    """Return a contiguous float64 copy with a zero diagonal."""
+    """Validate distances, and return a contiguous float64 copy with a zero diagonal."""
     if np.ndim(distances) != 2 or np.shape(distances)[0] != np.shape(distances)[1]:
         raise ValueError(f"distances must be a square (n, n) matrix, got shape {np.shape(distances)}")
     if len(distances) < FEWEST_IMAGES:
-        raise ValueError(f"distances must be between at least {FEWEST_IMAGES} images, got {len(distances)}")
+        raise ValueError(
+            f"at least {FEWEST_IMAGES} images are required, got distances between {len(distances)}"
+        )
     distances = finite_array(distances, name="distances", ndim=2, dtype=np.float64).copy()
     np.fill_diagonal(distances, 0)
     asymmetry = _asymmetry(distances)
     if asymmetry > SYMMETRY_TOLERANCE:
         raise ValueError(
-            f"distances must be symmetric, got entries that differ from their transpose by {asymmetry:.3g} rad"
+            f"distances must be symmetric, got a difference of {asymmetry:.3g} rad from the transpose"
         )
     n = len(distances)
     outside = np.count_nonzero(distances < 0) + np.count_nonzero(distances > np.pi)
-    if 2 * outside >= n * (n - 1):  # otherwise the median is inside
+    if 2 * outside >= n * (n - 1):  # otherwise the median is within this range
         middle = np.median(distances[np.triu_indices(n, 1)])
         if not 0 <= middle <= np.pi:
             raise ValueError(
@@ -223,7 +253,7 @@ def _checked(distances: np.ndarray) -> np.ndarray:
 
 
 def _asymmetry(distances: np.ndarray) -> float:
-    """Largest difference of an (n, n) matrix from its transpose, computed some rows at a time."""
+    """Return the largest difference of an (n, n) matrix from its transpose, computed some rows at a time."""
     largest = 0.0
     for first in range(0, len(distances), ROWS_COMPARED):
         rows = distances[first : first + ROWS_COMPARED, first:]
@@ -237,9 +267,10 @@ def _asymmetry(distances: np.ndarray) -> float:
 def locate_all(
     columns: np.ndarray, known: np.ndarray, *, rounds: int, robust_width: float, group: Rotation | None
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Find quaternions of all images from their (n, m) distances, radians, to known ones (m, 4), block by block.
+    """Find the quaternions of all images from their (n, m) distances to known ones (m, 4), block by block.
 
-    Arguments and results are those of ``gauss_newton``.  With more than one block, only the last round is returned.
+    Arguments and results are those of ``gauss_newton``. If there is more than one block, only the last round is
+    returned.
     """
     n = len(columns)
     found, weighted = np.empty((n, 4)), 0.0
@@ -265,9 +296,9 @@ def locate_all(
 
 
 def read_rows(rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Return a copy of ``rows[numbers]``, releasing pages after every few rows of a memory-mapped array.
+    """Return a copy of ``rows[numbers]``, releasing the pages of a memory-mapped array after every few rows.
 
-    The system reads up to 2 MB around each row, so that scattered rows would otherwise map the whole file.
+    The operating system reads up to 2 MB around each row, so scattered rows would otherwise map the whole file.
     """
     rows = np.asanyarray(rows)
     found = np.empty((len(numbers), *rows.shape[1:]), rows.dtype)
@@ -279,10 +310,10 @@ def read_rows(rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 
 
 def release_pages(array: np.ndarray) -> None:
-    """Release the file pages that a memory-mapped array, or a view of one, has read; reading restores them.
+    """Release the file pages that have been read from a memory-mapped array or a view of one.
 
-    Without this they count as memory of the process.  The function has no effect on other arrays, or on systems without
-    ``madvise``.
+    Otherwise these pages count towards the memory of the process. They are read again when needed. The function has no
+    effect on other arrays, or on systems without ``madvise``.
     """
     mapped = None
     while isinstance(array, np.ndarray):

@@ -1,23 +1,23 @@
-"""Starts of orientation recovery: spectral, enumerated for small samples, and grown for symmetric particles.
+"""Starting points for orientation recovery: spectral, enumerated for small samples, and grown for symmetric particles.
 
-The spectral start rests on two facts.  Within a cap of orientations closer than pi/2 to one of them, all quaternions
-can be signed so that their inner products are positive; cos(d/2) is then their Gram matrix, of rank 4, and its
-eigenvectors are quaternions.  And ``(1 + cos d_ij) / 2 = <q_i, q_j>^2 = <q_i q_i^T, q_j q_j^T>`` is linear in the lift
-``q q^T`` (10 numbers), so that quaternions of some images give every other one by least squares; alternating this over
-all images converges.
+The spectral start has two steps. First, all orientations closer than pi/2 to one of them form a cap, in which the
+quaternions can be signed so that all inner products are positive. Then cos(d/2) is their Gram matrix of rank 4, whose
+eigenvectors give the quaternions. Second, ``(1 + cos d_ij) / 2 = <q_i, q_j>^2`` is the inner product of the lifts ``q_i
+q_i^T`` and ``q_j q_j^T``, which contain 10 numbers each. The quaternions of some images therefore determine those of
+all others by linear least squares. Repeating this step over all images converges.
 
-For small samples, or images too far apart for a cap, signs are enumerated.  Distances give the inner products of
-quaternions up to their signs.  Four images have only eight different sign patterns; each gives a Gram matrix, whose
-factor is their quaternions if it is positive.  Every further image follows from its inner products with the four, with
-the sign pattern that makes it a unit vector.
+If there are few images, or they are too far apart for a cap, signs are enumerated. Distances give the inner products of
+quaternions up to sign. For four images there are only eight different sign patterns. Each of them gives a Gram matrix,
+whose factor contains the four quaternions if the matrix is positive. Every other image follows from its inner products
+with the four, with the sign pattern that makes it a unit vector.
 
-For a symmetric particle, the distance is ``min_g d(R_i, R_j g)``.  Orientations closer than half of the group's
-smallest angle are nearer to each other than to any other copy: between them the distance is the plain one, whichever
-copies they are.  So a cap of images is placed by the Gram matrix of its quaternions, and the map grows outwards: each
-image joins at the copy nearest to the images already on the map, and distances beyond half of the angle are left out.
-These far distances finally determine where the map closes on itself: how the group's axes lie in it, and whether all
-orientations are transposed, which plain distances leave open.  The best of a grid of frames is refined, and the map is
-rotated into the frame of ``rotations.point_group``.
+For a symmetric particle, the distance is ``min_g d(R_i, R_j g)``. Orientations closer than half of the group's smallest
+angle are nearer to each other than to any other copy, so the distance between them is the plain one, whichever copies
+are chosen. A cap of images is placed by the Gram matrix of its quaternions, and the map grows outwards from there: each
+image joins at the copy nearest to the images already on the map, and distances beyond half of that angle are ignored.
+Finally, the ignored distances determine how the map closes: how the group's axes are oriented in it, and whether all
+orientations are transposed, which plain distances leave undetermined. The best frames of a grid are refined, and the
+map is rotated into the frame of ``rotations.point_group``.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from cryoem.rotations import random_rotations
 MIN_CAP = 12
 LEAST_SPREAD = 1e-4
 ROUNDS = 12
-# root mean square move (rad) at which alternation ends; noise leaves larger errors, and exact distances none
+# root mean square move (rad) at which iteration ends; noise leaves larger errors than this
 CONVERGED_RAD = 5e-4
 BASES = 30
-NEGATIVE_TOLERANCE = 0.05  # of the smallest eigenvalue, for distances with errors
+NEGATIVE_TOLERANCE = 0.05  # how far below zero the smallest eigenvalue may be, because distances have errors
 _ROWS, _COLUMNS = np.triu_indices(4)
 _SIGN_PATTERNS = np.array([(1, *signs) for signs in product((1, -1), repeat=3)], dtype=float)
 # symmetric particles
-GROWTH = 1.4  # of the map, a ring at a time
+GROWTH = 1.4  # factor by which each ring enlarges the map
 RING_ROUNDS, MAP_ROUNDS = 15, 4
 STARTS = 3
 FRAMES = 3000
@@ -53,10 +53,10 @@ REFINED_FRAMES = 4
 def spectral_start(distances: np.ndarray) -> np.ndarray | None:
     """Find quaternions (n, 4) of all images from (n, n) distances in radians, up to an orthogonal map of R^4.
 
-    Return None if no image has ``MIN_CAP`` neighbours within pi/2, or if these have fewer than ten different lifts, too
-    few for a start.
+    Return None if no image has ``MIN_CAP`` neighbours (including itself) within pi/2, or if the lifts of these
+    neighbours do not span all ten dimensions.
     """
-    # the largest cap, from its Gram matrix
+    # place the largest cap by its Gram matrix
     near = distances < np.pi / 2
     cap = np.flatnonzero(near[np.argmax(near.sum(axis=1))])
     if len(cap) < MIN_CAP:
@@ -66,7 +66,7 @@ def spectral_start(distances: np.ndarray) -> np.ndarray | None:
     if spread[-1] < LEAST_SPREAD * spread[0]:
         return None
 
-    # all images from the cap, then from each other
+    # locate all images relative to the cap, then relative to each other
     overlap_squared = squared_overlaps(distances)
     quaternions = locate(overlap_squared[:, cap], quaternions)
     for _ in range(ROUNDS):
@@ -99,10 +99,10 @@ def small_sample_starts(distances: np.ndarray, rng: np.random.Generator) -> list
 
 @numba.njit(parallel=True, cache=True, fastmath={"reassoc", "contract"})
 def squared_overlaps(distances):
-    """Compute (1 + cos d) / 2 of (n, m) distances: (n, m).
+    """Compute (1 + cos d) / 2 for (n, m) distances: (n, m).
 
-    The value is cos^2 of the half distance.  The half distance is reduced to [-pi / 2, pi / 2], and its cosine taken by
-    its power series there, which is exact to double precision and uses arithmetic alone, so that loops vectorise.
+    This is cos^2 of half the distance. The half distance is reduced to [-pi / 2, pi / 2], where a power series gives
+    the cosine to double precision. The series uses only arithmetic, so the loops vectorise.
     """
     n, m = distances.shape
     overlaps = np.empty((n, m))
@@ -119,7 +119,7 @@ def squared_overlaps(distances):
 
 def locate(overlap_squared: np.ndarray, quaternions: np.ndarray) -> np.ndarray:
     """Find quaternions (n, 4) of images from their (n, m) squared overlaps with m known quaternions (m, 4)."""
-    # least squares for the lift of each image, then its leading eigenvector
+    # solve for the lift of each image by least squares, then take its leading eigenvector
     lifts = _lift(quaternions)
     coefficients = np.linalg.lstsq(lifts.T @ lifts, lifts.T @ overlap_squared.T, rcond=1e-10)[0].T
     matrices = np.zeros((len(coefficients), 4, 4))
@@ -129,20 +129,20 @@ def locate(overlap_squared: np.ndarray, quaternions: np.ndarray) -> np.ndarray:
 
 
 def gram_quaternions(gram: np.ndarray) -> np.ndarray:
-    """Quaternions (n, 4) whose inner products are nearest to (n, n) given ones."""
+    """Return the quaternions (n, 4) whose inner products are nearest to an (n, n) Gram matrix."""
     values, vectors = np.linalg.eigh(gram)
     quaternions = vectors[:, -4:] * np.sqrt(np.maximum(values[-4:], 0))
     return quaternions / np.maximum(np.linalg.norm(quaternions, axis=1, keepdims=True), 1e-12)
 
 
 def _lift(quaternions: np.ndarray) -> np.ndarray:
-    """The 10 numbers whose inner product with those of a symmetric matrix X is q^T X q: (n, 10)."""
+    """Return the 10 numbers whose inner product with those of a symmetric matrix X is q^T X q: (n, 10)."""
     products = quaternions[:, _ROWS] * quaternions[:, _COLUMNS]
     return products * np.where(_ROWS == _COLUMNS, 1, 2)
 
 
 def _extend(overlaps: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """Quaternions (n, 4) from their unsigned overlaps (n, 4) with four known ones (4, 4)."""
+    """Find quaternions (n, 4) from their unsigned overlaps (n, 4) with four known quaternions (4, 4)."""
     signed = np.abs(overlaps)[:, None] * _SIGN_PATTERNS  # (n, 8, 4)
     candidates = signed @ np.linalg.pinv(base, rcond=1e-5).T
     misfit = np.linalg.norm(candidates @ base.T - signed, axis=2)
@@ -155,17 +155,17 @@ def _extend(overlaps: np.ndarray, base: np.ndarray) -> np.ndarray:
 
 
 def symmetric_starts(distances: np.ndarray, group: Rotation, rng: np.random.Generator) -> list[np.ndarray]:
-    """Find candidate quaternions (n, 4) in the frame of the group from (n, n) reduced distances in radians.
+    """Find candidate quaternions (n, 4) in the frame of the group, from (n, n) distances to nearest copies in radians.
 
-    There is one start for each of the ``STARTS`` images with the most neighbours, from which the map grows.
+    The ``STARTS`` images with the most neighbours are each used once as the origin from which the map grows.
     """
     radius = unambiguous_radius(group)
     neighbours = distances < radius / 2
     counts = neighbours.sum(axis=1)
     if counts.max() < MIN_CAP:
         raise ValueError(
-            f"distances must contain an image with at least {MIN_CAP - 1} neighbours within {radius / 2:.3g} rad for "
-            f"this symmetry, got at most {counts.max() - 1}; use more images or more landmarks"
+            f"for this symmetry, at least one image must have {MIN_CAP - 1} neighbours within {radius / 2:.3g} rad, "
+            f"but none has more than {counts.max() - 1}; use more images or more landmarks"
         )
     starts = []
     for centre in np.argsort(-counts, kind="stable")[:STARTS]:
@@ -178,15 +178,15 @@ def symmetric_starts(distances: np.ndarray, group: Rotation, rng: np.random.Gene
 
 
 def unambiguous_radius(group: Rotation) -> float:
-    """Distance, radians, up to which two orientations are nearer to each other than to any other copy."""
+    """Return the distance in radians up to which two orientations are nearer to each other than to other copies."""
     return float(np.sort(group.magnitude())[1] / 2)
 
 
 def locate_near(distances: np.ndarray, known: np.ndarray, radius: float) -> np.ndarray:
-    """Find quaternions (n, 4) of images from reduced distances (n, m) to known ones (m, 4).
+    """Find quaternions (n, 4) of images from their (n, m) distances to known ones (m, 4), for a symmetric particle.
 
-    Each image is placed next to the nearest known one, and compared only with those near enough for the copy not to
-    matter, within ``radius``.
+    Each image starts at its nearest known orientation. It is then compared mainly with those that are certainly within
+    ``radius``, where the choice of copy does not matter.
     """
     nearest = distances.argmin(axis=1)
     start = known[nearest]
@@ -199,18 +199,18 @@ def locate_near(distances: np.ndarray, known: np.ndarray, radius: float) -> np.n
 
 
 def grow_map(distances: np.ndarray, cap: np.ndarray, start: np.ndarray, radius: float) -> np.ndarray:
-    """Grow a map (n, 4) of all images from the quaternions ``start`` of those in ``cap``."""
+    """Grow a map (n, 4) of all images from the quaternions ``start`` of the images in ``cap``."""
     quaternions = np.zeros((len(distances), 4))
     placed = np.zeros(len(distances), bool)
     quaternions[cap], placed[cap] = start, True
     while True:
-        # relax the images on the map
+        # move the images on the map to fit their distances
         known = np.flatnonzero(placed)
         quaternions[known] = _relax(distances[np.ix_(known, known)], quaternions[known], radius)
         if placed.all():
             return quaternions
 
-        # place the ring of images nearest to it
+        # place the ring of images nearest to the map
         missing = np.flatnonzero(~placed)
         to_known = distances[np.ix_(missing, known)]
         ring = np.argsort(to_known.min(axis=1))[: max(MIN_CAP, int((GROWTH - 1) * len(known)))]
@@ -219,7 +219,7 @@ def grow_map(distances: np.ndarray, cap: np.ndarray, start: np.ndarray, radius: 
 
 
 def _relax(distances: np.ndarray, quaternions: np.ndarray, radius: float) -> np.ndarray:
-    """Move images to fit the distances within ``radius``; which these are changes as they move."""
+    """Move images to fit the distances within ``radius``, selecting these distances again after each round."""
     for _ in range(MAP_ROUNDS):
         near = np.where(_angles(quaternions, quaternions) < radius, distances, np.nan)
         quaternions = gauss_newton(near, quaternions, None, rounds=MAP_ROUNDS, robust_width=np.inf)[0][-1]
@@ -227,7 +227,7 @@ def _relax(distances: np.ndarray, quaternions: np.ndarray, radius: float) -> np.
 
 
 def _align_with_group(group, distances, quaternions, radius, rng) -> np.ndarray:
-    """Rotate, and transpose if better, into the frame in which the group fits the distances beyond ``radius`` best."""
+    """Rotate, and if better transpose, into the frame in which the group best fits the distances beyond ``radius``."""
     i, j = np.triu_indices(len(distances), 1)
     far = np.flatnonzero(np.abs(np.sum(quaternions[i] * quaternions[j], axis=1)) < np.cos(radius / 2))
     chosen = rng.choice(far, min(FAR_PAIRS, len(far)), replace=False)
@@ -241,7 +241,10 @@ def _align_with_group(group, distances, quaternions, radius, rng) -> np.ndarray:
 
 
 def _best_frame(group: Rotation, distances: np.ndarray, between: np.ndarray, rng) -> tuple[float, Rotation]:
-    """Find the frame B, and its loss, in which distances of pairs (p,) are those to the nearest ``R_j B g B^-1``."""
+    """Find the frame B in which distances of pairs (p,) best fit the nearest ``R_j B g B^-1``.
+
+    Return the loss and the frame.
+    """
 
     def losses(frames: Rotation) -> np.ndarray:
         copies = np.stack([(frames * g * frames.inv()).as_quat() for g in group], axis=1)
@@ -264,7 +267,11 @@ def _best_frame(group: Rotation, distances: np.ndarray, between: np.ndarray, rng
 
 @numba.njit(parallel=True, cache=True)
 def _frame_losses(distances, between, groups):
-    """Mean squared error of distances (p,) with relative orientations (p, 4) in f frames: groups (f, k, 4)."""
+    """Compute the mean squared error of (p,) distances in each of f frames: (f,).
+
+    ``between`` (p, 4) are the relative orientations of the pairs, and ``groups`` (f, k, 4) the rotations of the group
+    in each frame.
+    """
     losses = np.zeros(len(groups))
     for f in numba.prange(len(groups)):
         for p in range(len(distances)):
@@ -278,5 +285,5 @@ def _frame_losses(distances, between, groups):
 
 
 def _angles(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Rotation angles (n, m) between quaternions (n, 4) and (m, 4)."""
+    """Return rotation angles (n, m) between quaternions (n, 4) and (m, 4)."""
     return 2 * np.arccos(np.minimum(np.abs(a @ b.T), 1))

@@ -1,4 +1,4 @@
-"""Code shared by the training of ``distances`` and ``udl``: schedule, devices, checkpoints, resume."""
+"""Training code shared by ``distances`` and ``udl``: schedule, devices, checkpoints and resuming."""
 
 import lazy_loader
 

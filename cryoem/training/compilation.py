@@ -1,16 +1,16 @@
-"""Compilation of networks for training: schedule, optimizer, precision and XLA, on one device or several.
+"""Compilation of networks for training: schedule, optimizer, precision and XLA, on one or several devices.
 
-``tf.distribute`` passes a share of every batch through a copy of the network on each device, called a replica, and sums
-the gradients. Training on several devices equals training on one only with three additions:
+``tf.distribute`` keeps a copy of the network, called a replica, on each device, passes a part of every batch through
+each replica and sums the gradients. Three additions make the result the same as on a single device:
 
-- Losses compare all pairs of a batch, but a replica has only its own images. Features and labels are small, so they
-  are gathered, and each replica computes the loss of the whole batch over the number of replicas.
-- Keras clips the gradient of each replica before the sum. The optimizers here clip the mean gradient.
+- Losses compare all pairs in a batch, but a replica holds only its own images. Features and labels are small, so they
+  are gathered, and each replica computes the loss of the whole batch divided by the number of replicas.
+- Keras clips the gradient of each replica before summing. The optimizers in this module clip the mean gradient.
 - With float16, Keras skips a step if the gradient of the first replica is infinite, regardless of the others.
-  The optimizers here test the mean gradient.
+  The optimizers in this module test the mean gradient.
 
-A model is replicated if it was built in the ``scope()`` of a strategy. On one device, and on Keras backends other than
-TensorFlow, these additions have no effect.
+A model is replicated if it was built within the ``scope()`` of a strategy. On a single device, and with Keras backends
+other than TensorFlow, these additions have no effect.
 """
 
 from __future__ import annotations
@@ -33,17 +33,19 @@ CLIP_NORM = 1.0
 
 @dataclass(frozen=True)
 class TrainingSchedule:
-    """Training schedule.
+    """Learning rate and stopping criteria for training.
 
     Parameters
     ----------
     epochs : int
+        Maximum number of epochs.
     learning_rate : float
-        Highest learning rate of AdamW, after a short warm-up and before a cosine decay.
+        Peak learning rate of AdamW, reached after a short warm-up and followed by a cosine decay. Default: 0.002.
     patience : int, optional
-        Stop after this number of epochs without a lower validation loss; by default never.
+        Number of epochs without a lower validation loss after which training stops. Default: no early stopping.
     seconds : float, optional
-        Stop after the epoch in which this time, including that of interrupted trainings, has passed; by default never.
+        Time limit in seconds, including the time before interruptions. Training stops after the epoch in which the
+        limit is reached. Default: no limit.
 
     Raises
     ------
@@ -67,11 +69,11 @@ class TrainingSchedule:
 
 @contextmanager
 def device_precision() -> Iterator[None]:
-    """Build layers in the precision of the device; also a decorator of functions that build networks.
+    """Set the precision of layers built in this context to suit the device; also usable as a decorator.
 
-    On a GPU the policy is Keras' ``mixed_float16``: layers compute in float16 and keep their weights in float32. Layers
-    that need full precision set ``dtype="float32"`` themselves. On a CPU, or if the user has set a policy, nothing
-    changes.
+    On a GPU, the policy is Keras' ``mixed_float16``: layers compute in float16 and keep their weights in float32.
+    Layers that need full precision set ``dtype="float32"`` themselves. On a CPU, or if the user has already set a
+    policy, nothing changes.
     """
     before = keras.config.dtype_policy()
     if devices.gpus_of_tensorflow() and before.name == "float32":
@@ -83,26 +85,44 @@ def device_precision() -> Iterator[None]:
 
 
 def compile_network(
-    model: keras.Model, *, schedule: TrainingSchedule, steps_per_epoch: int, **options
+    model: keras.Model,
+    *,
+    schedule: TrainingSchedule,
+    steps_per_epoch: int,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    **options,
 ) -> None:
-    """Compile a model for the devices that it was built on, with AdamW, a short warm-up and a cosine decay.
+    """Compile a model with AdamW, a short warm-up and a cosine decay of the learning rate.
 
-    If layers compute in float16, the loss is scaled so that small gradients are not lost. On one GPU, XLA compiles the
-    steps.
+    The model is compiled for the devices on which it was built. If layers compute in float16, the loss is scaled so
+    that small gradients do not underflow. On a single GPU, XLA compiles the training steps.
 
     Parameters
     ----------
     model : keras.Model
+        Model to compile, changed in place.
     schedule : TrainingSchedule
+        Number of epochs and learning rate.
     steps_per_epoch : int
+        Number of batches per epoch.
+    optimizer : keras.optimizers.Optimizer, optional
+        Custom optimizer, for models on a single device only. Default: AdamW with the learning rates of ``schedule``.
     **options
-        Losses and metrics of ``model.compile``; see ``global_batch_loss``.
+        Losses and metrics for ``model.compile``. Wrap losses and metrics that compare images across the whole batch in
+        ``global_batch_loss``.
+
+    Raises
+    ------
+    ValueError
+        If ``optimizer`` is given for a model on several devices.
     """
     replicas, scaled = replica_count(model), computes_in_float16(model)
+    if optimizer is not None and replicas > 1:
+        raise ValueError(f"this method supports only a single device, got a model on {replicas} devices")
     steps = schedule.epochs * steps_per_epoch
     with strategy_scope(model):
-        # average the gradients in the outermost optimizer: the loss scaling if there is one, otherwise AdamW
-        optimizer = (keras.optimizers.AdamW if scaled else ReplicatedAdamW)(
+        # average the gradients in the outermost optimizer: loss scaling if it is used, otherwise AdamW
+        optimizer = optimizer or (keras.optimizers.AdamW if scaled else ReplicatedAdamW)(
             keras.optimizers.schedules.CosineDecay(
                 LAST_RATE * schedule.learning_rate,
                 decay_steps=max(1, steps - WARM_UP_STEPS),
@@ -115,7 +135,9 @@ def compile_network(
         )
         if scaled:
             optimizer = ReplicatedLossScaleOptimizer(optimizer)
-        # Keras' own choice would count GPUs that CRYOEM_DEVICE hides; XLA cannot compile communication of replicas
+        # variables that the first step creates would make TensorFlow trace it twice
+        optimizer.build(model.trainable_variables)
+        # Keras' own choice would count GPUs hidden by CRYOEM_DEVICE; XLA cannot compile communication between replicas
         jit_compile = "auto"
         if keras.backend.backend() == "tensorflow":
             jit_compile = replicas == 1 and bool(devices.gpus_of_tensorflow())
@@ -123,10 +145,11 @@ def compile_network(
 
 
 def computes_in_float16(model: keras.Model) -> bool:
-    """Whether any layer of a model, or of the models in it, computes in float16."""
+    """Return whether any layer of a model, including nested models, computes in float16."""
     return any(
         computes_in_float16(layer) if isinstance(layer, keras.Model) else layer.compute_dtype == "float16"
         for layer in model.layers
+        if not isinstance(layer, keras.layers.InputLayer)  # which computes nothing
     )
 
 
@@ -134,14 +157,14 @@ def computes_in_float16(model: keras.Model) -> bool:
 
 
 def replica_count(model: keras.Model) -> int:
-    """Number of devices that share a model's batches."""
+    """Return the number of devices among which a model's batches are divided."""
     if keras.backend.backend() != "tensorflow":
         return 1
     return model.distribute_strategy.num_replicas_in_sync
 
 
 def strategy_scope(model: keras.Model) -> AbstractContextManager:
-    """Context in which to create the variables of a model's optimizer and metrics."""
+    """Return the context in which to create the variables of a model's optimizer and metrics."""
     return model.distribute_strategy.scope() if replica_count(model) > 1 else nullcontext()
 
 
@@ -149,13 +172,15 @@ def check_divisible(count: int, model: keras.Model, *, name: str) -> None:
     """Raise a ValueError if ``count`` images cannot be divided equally among the replicas of a model."""
     replicas = replica_count(model)
     if count % replicas:
-        raise ValueError(f"{name} must be a multiple of the {replicas} replicas of the model, got {count}")
+        raise ValueError(
+            f"{name} must be divisible by the number of replicas of the model ({replicas}), got {count}"
+        )
 
 
 def global_batch_loss(function: Callable, *, is_metric: bool = False) -> Callable:
-    """Wrap a scalar loss (y_true, y_pred) so that each replica returns its part of the loss of the whole batch.
+    """Wrap a scalar loss (y_true, y_pred) so that each replica returns its share of the loss of the whole batch.
 
-    Keras sums the losses of the replicas, hence the division by their number; metrics are averaged instead.
+    Keras sums losses over the replicas, so they are divided by the number of replicas. It averages metrics instead.
     """
 
     @functools.wraps(function)
@@ -170,7 +195,7 @@ def global_batch_loss(function: Callable, *, is_metric: bool = False) -> Callabl
 
 
 def _replica_context():
-    """TensorFlow's context of this replica; None on one device, or while Keras only infers shapes."""
+    """Return TensorFlow's context for this replica; None on one device or while Keras infers shapes."""
     if keras.backend.backend() != "tensorflow":
         return None
     import tensorflow as tf
@@ -180,7 +205,7 @@ def _replica_context():
 
 
 class _MeanGradient:
-    """Mixin: average the gradients of all replicas before anything else. Keras sums the results later."""
+    """Mixin that first averages the gradients over all replicas. Keras sums the results later."""
 
     def apply(self, grads, trainable_variables=None):
         context = _replica_context()
@@ -192,8 +217,8 @@ class _MeanGradient:
 
 
 class ReplicatedAdamW(_MeanGradient, keras.optimizers.AdamW):
-    """AdamW on several replicas. ``clipnorm`` applies to the mean gradient: the sum over the number of replicas."""
+    """AdamW for several replicas. ``clipnorm`` limits the mean gradient, not that of each replica."""
 
 
 class ReplicatedLossScaleOptimizer(_MeanGradient, keras.optimizers.LossScaleOptimizer):
-    """Loss scaling on several replicas, which all skip a step or none. The inner optimizer is Keras' own AdamW."""
+    """Loss scaling for several replicas, which skip steps together. The inner optimizer is Keras' own AdamW."""

@@ -1,13 +1,14 @@
-"""Fitting of a compiled model with Keras' callbacks: history, checkpoints, resume, early stopping.
+"""Training of a compiled model with Keras callbacks: history, checkpoints, resuming and early stopping.
 
-A folder of checkpoints contains
+A checkpoint folder contains
 
-- ``training.json``, the fingerprint: everything that the numbers depend on; a different training is an error,
-- ``history.csv``: losses and metrics of each epoch, from Keras' ``CSVLogger``,
-- ``epoch-<n>/``: weights and optimizer after n epochs, from Keras' ``BackupAndRestore``, and their checksums.
+- ``training.json``: the fingerprint, which is everything that determines the numbers; a mismatch is an error;
+- ``history.csv``: losses and metrics of each epoch, written by Keras' ``CSVLogger``;
+- ``epoch-<n>/``: weights and optimizer state after n epochs, written by Keras' ``BackupAndRestore``, with checksums.
 
-Keras writes its backup in place, so that a kill would leave a partial file. Here each epoch has a folder, which is
-renamed when it is complete. The history is written before the backup; rows of later epochs are ignored.
+Keras overwrites its backup in place, so a killed process could leave a partial file. Here each epoch is written to a
+temporary folder, which is renamed when it is complete. The history is written before the backup; rows of epochs
+without a backup are ignored.
 """
 
 from __future__ import annotations
@@ -47,34 +48,37 @@ def fit(
     verbose: int = 0,
     validation_batch_size: int | None = None,
 ) -> dict[str, list[float]]:
-    """Train a compiled model; resume from checkpoints if there are any.
+    """Train a compiled model, resuming from checkpoints if there are any.
 
     Parameters
     ----------
     model : keras.Model
-        From ``compile_network`` with the same schedule; trained in place.
+        Model compiled by ``compile_network`` with the same schedule; trained in place.
     stream : keras.utils.PyDataset
-        Batches (inputs, targets). Its attribute ``epoch`` is set before each epoch, also after a resume.
+        Training batches (inputs, targets). Its attribute ``epoch`` is set before each epoch, including after a resume.
     validation : keras.utils.PyDataset or (inputs, targets)
+        Validation data.
     schedule : TrainingSchedule
+        Learning rate and stopping criteria.
     checkpoints : path, optional
-        Folder from which an interrupted training resumes to the same numbers; written after every epoch. Damaged
-        checkpoints are discarded with a warning.
+        Folder to which a checkpoint is written after every epoch. An interrupted run resumes from it and produces the
+        same results as an uninterrupted run. Damaged checkpoints are discarded with a warning. Default: no checkpoints.
     fingerprint : mapping of str to JSON values, optional
-        Everything else that determines the numbers: data, seeds, loss.
+        Everything else that determines the results, such as the data, the seeds and the loss. It is stored with the
+        checkpoints, and training resumes only if it has not changed.
     callbacks, verbose, validation_batch_size
-        Passed to ``model.fit``. Values that callbacks add to the logs at the end of an epoch go into the history.
+        Passed to ``model.fit``. The history includes values that callbacks add to the logs at the end of an epoch.
 
     Returns
     -------
     dict of str to list of float
-        One value for each epoch: ``loss``, ``val_loss``, the metrics, ``learning_rate``, ``step`` and ``seconds`` since
-        the start, including the time of interrupted trainings.
+        One value per epoch for each of ``loss``, ``val_loss``, the metrics, ``learning_rate``, ``step`` and
+        ``seconds``, which is the elapsed training time, including the time before interruptions.
 
     Raises
     ------
     ValueError
-        If the checkpoints belong to a different training.
+        If the checkpoints belong to a different training run.
     OSError
         If the checkpoints cannot be written.
     """
@@ -97,7 +101,7 @@ def fit(
         ]
     stops = [] if schedule.patience is None else [_Patience(schedule.patience, past.get("val_loss", []))]
     log = _EpochLog(stream, schedule.seconds, past)
-    # a training that had ended only restores its weights: fit runs no epoch
+    # if training had already ended, fit runs no epoch and only restores the weights
     ended = log.time_is_up() or any(stop.was_reached(model) for stop in stops)
     try:
         with strategy_scope(model):
@@ -113,13 +117,13 @@ def fit(
     finally:
         for logger in saving[:1]:
             logger.on_train_end()  # also close the file after an exception
-        # Keras keeps the epoch that it restored on the model, and would start the next fit there
+        # Keras stores the restored epoch on the model and would start the next fit from it
         model._initial_epoch = None
     return {name: past.get(name, []) + values for name, values in fitted.history.items()} or past
 
 
 class _EpochLog(keras.callbacks.Callback):
-    """Set the stream's epoch; add learning rate, step and seconds to the logs; stop when the time is up."""
+    """Set the stream's epoch; log the learning rate, step and elapsed seconds; stop at the time limit."""
 
     def __init__(self, stream, limit_seconds: float | None, past: Mapping[str, list[float]]):
         super().__init__()
@@ -136,7 +140,7 @@ class _EpochLog(keras.callbacks.Callback):
         self._stream.epoch = epoch
 
     def on_epoch_end(self, epoch, logs=None):
-        # with several outputs, Keras puts the output's name before that of its metric
+        # with several outputs, Keras prefixes the metric's name with the output's name
         for name in list(logs):
             logs[name.replace("features_distance", "distance")] = float(logs.pop(name))
         self._seconds = self._seconds_before + time.monotonic() - self._start
@@ -148,7 +152,7 @@ class _EpochLog(keras.callbacks.Callback):
 
 
 class _Patience(keras.callbacks.EarlyStopping):
-    """Early stopping that also counts epochs run before a resume."""
+    """Early stopping that also counts the epochs before a resume."""
 
     def __init__(self, patience: int, past_losses: Sequence[float]):
         super().__init__("val_loss", patience=patience, mode="min")
@@ -160,7 +164,7 @@ class _Patience(keras.callbacks.EarlyStopping):
             self.on_epoch_end(epoch, {"val_loss": loss})
 
     def was_reached(self, model: keras.Model) -> bool:
-        """Whether the epochs before a resume ended the training."""
+        """Return whether the epochs before a resume already exhausted the patience."""
         self.set_model(model)
         model.stop_training = False
         self.on_train_begin()
@@ -171,7 +175,7 @@ class _Patience(keras.callbacks.EarlyStopping):
 
 
 class EpochBackup(keras.callbacks.BackupAndRestore):
-    """Restore the state after ``epochs_done`` epochs when training starts; save the state after each epoch."""
+    """Restore the state after ``epochs_done`` epochs when training starts, and save the state after each epoch."""
 
     def __init__(self, folder: Path, epochs_done: int):
         super().__init__(str(folder / f"epoch-{epochs_done}"), delete_checkpoint=False)
@@ -186,19 +190,19 @@ class EpochBackup(keras.callbacks.BackupAndRestore):
             backup.on_epoch_end(epoch)
             (partial / CHECKSUM_FILE).write_text(json.dumps(_checksums(partial)), encoding="utf-8")
             os.replace(partial, complete)
-        except (OSError, RuntimeError) as error:  # h5py raises either on a full disk
-            raise OSError(f"cannot write the checkpoints {self._folder}: {first_line(error)}") from None
+        except (OSError, RuntimeError) as error:  # h5py may raise either if the disk is full
+            raise OSError(f"cannot write checkpoints to {self._folder}: {first_line(error)}") from None
         for older in self._folder.glob("epoch-*"):
             if older != complete:
                 shutil.rmtree(older, ignore_errors=True)
 
 
 def open_checkpoints(folder: Path, fingerprint: Mapping[str, object]) -> dict[str, list[float]]:
-    """Return the history of a folder of checkpoints; without complete epochs, prepare the folder and return {}.
+    """Return the history in a checkpoint folder; if it contains no complete epoch, prepare it and return {}.
 
-    Damaged checkpoints are removed with a warning. A ValueError lists the values of the fingerprint that differ.
+    Damaged checkpoints are removed with a warning. If the fingerprint differs, a ValueError lists the differences.
     """
-    fingerprint = json.loads(json.dumps(fingerprint, default=float))  # as it is read from the file
+    fingerprint = json.loads(json.dumps(fingerprint, default=float))  # the form in which it is read back
     saved, history = _read(folder)
     if not history:
         for path in (folder / PARTIAL, *folder.glob("epoch-*")):
@@ -214,14 +218,14 @@ def open_checkpoints(folder: Path, fingerprint: Mapping[str, object]) -> dict[st
     ]
     if others:
         raise ValueError(
-            f"checkpoints {folder} belong to a different training, with {', '.join(others)}; "
+            f"checkpoints in {folder} belong to a different training run ({', '.join(others)}); "
             "remove the folder to start over"
         )
     return history
 
 
 def digest(value: np.ndarray | np.random.Generator) -> str:
-    """Return a checksum of an array's shape, type and values, or of a generator's state, for a fingerprint."""
+    """Return a checksum of an array's shape, dtype and values, or of a generator's state, for use in a fingerprint."""
     if isinstance(value, np.random.Generator):
         return hashlib.sha256(repr(value.bit_generator.state).encode()).hexdigest()[:16]
     sha256 = hashlib.sha256(f"{value.shape} {value.dtype}".encode())
@@ -230,7 +234,7 @@ def digest(value: np.ndarray | np.random.Generator) -> str:
 
 
 def _read(folder: Path) -> tuple[dict, dict[str, list[float]]]:
-    """Fingerprint and history of a folder's last complete epoch; both are empty without one or if it is damaged."""
+    """Return the fingerprint and the history up to the last complete epoch; empty if there is none or it is damaged."""
     numbers = [path.name.removeprefix("epoch-") for path in folder.glob("epoch-*")]
     done = max((int(number) for number in numbers if number.isdecimal()), default=0)
     if not done:
@@ -238,22 +242,22 @@ def _read(folder: Path) -> tuple[dict, dict[str, list[float]]]:
     try:
         saved, epoch_folder = read_json(folder / FINGERPRINT_FILE), folder / f"epoch-{done}"
         if read_json(epoch_folder / CHECKSUM_FILE) != _checksums(epoch_folder):
-            raise ValueError(f"a file in {epoch_folder.name} differs from its checksum")
+            raise ValueError(f"a file in {epoch_folder.name} does not match its checksum")
         return saved, _read_history(folder / HISTORY_FILE, done)
-    except Exception as error:  # damage shows in many ways
+    except Exception as error:  # damaged files raise many kinds of errors
         warnings.warn(
-            f"checkpoints {folder} are damaged; training starts over: {first_line(error)}",
+            f"checkpoints in {folder} are damaged, so training starts over: {first_line(error)}",
             stacklevel=5,  # the caller of train
         )
         return {}, {}
 
 
 def _read_history(path: Path, done: int) -> dict[str, list[float]]:
-    """History of the first ``done`` epochs, the last row of each."""
+    """Return the history of the first ``done`` epochs, using the last row of each epoch."""
     with open(path, encoding="utf-8", newline="") as file:
         rows = {int(row.pop("epoch")): row for row in csv.DictReader(file)}
     if not rows.keys() >= set(range(done)):
-        raise ValueError(f"{path.name} does not contain the history of {done} epochs")
+        raise ValueError(f"{path.name} does not contain all epochs up to {done}")
     return {
         name: [
             int(text) if text.isdecimal() else float(text) for text in (rows[i][name] for i in range(done))
@@ -263,5 +267,5 @@ def _read_history(path: Path, done: int) -> dict[str, list[float]]:
 
 
 def _checksums(folder: Path) -> dict[str, str]:
-    """sha256 of the files that Keras wrote into a folder, by name."""
+    """Return the SHA-256 checksums of the files that Keras wrote to a folder, by file name."""
     return {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != CHECKSUM_FILE}
