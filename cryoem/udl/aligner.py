@@ -1,10 +1,10 @@
-"""Aligners, which estimate the in-plane angles of particle images; alignment to a reference; aligners on disk.
+"""Aligners, which estimate the in-plane angles of particle images; alignment to a reference; storage of aligners.
 
-An aligner estimates the angle modulo half a turn. Registration with a reference image chooses between the two angles,
-estimates the shift and refines the angle.
+An aligner estimates angles modulo half a turn. Registration with a reference image then chooses between the two
+possible angles, estimates the shift and refines the angle.
 
-A saved aligner consists of weights and can be trained further. An exported aligner is a TensorFlow SavedModel, which
-runs without Keras and without the code that built the network. A JSON file describes either.
+A saved aligner stores the weights of its network, which can be trained further. An exported aligner is a TensorFlow
+SavedModel, which runs without Keras and without the code that built the network. Both include a JSON file of settings.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy as np
 from cryoem.devices import gpus_of_tensorflow
 from cryoem.files.reading import canonical_json, first_line, read_json, sha256_of
 from cryoem.files.writing import new_folder
+from cryoem.udl.inference import read_polar_network
 from cryoem.udl.registration import (
     FilteredReference,
     Registration,
@@ -41,7 +43,7 @@ BATCH = 512
 CORRENTROPY_WIDTH = 1.0  # in standard deviations of the images
 IMAGES_FOR_POWER = 3000
 IMAGES_FOR_AMPLITUDE = 256
-LOWEST_AMPLITUDE = 0.03  # of the particle, relative to the deviation of images and noise together
+LOWEST_AMPLITUDE = 0.03  # of the particle, relative to the standard deviation of the noisy images
 SETTINGS_FILE = "aligner.json"
 WEIGHTS_FILE = "aligner.weights.h5"
 REFERENCE_FILE = "reference.npy"
@@ -56,12 +58,13 @@ class Aligner:
     Parameters
     ----------
     network : callable
-        (b, n_angles, n_radii) spectra -> (b, 2) unit vectors; a Keras model or any callable.
+        Network that maps (b, n_angles, n_radii) spectra to (b, 2) unit vectors: a Keras model or any other callable.
     grid : PolarGrid
+        Sampling points of the spectra.
     reference : (y, x) array, optional
-        Class average at angle 0. Without one, only differences of angles are meaningful.
+        Class average at angle 0. Without a reference, only differences between angles are meaningful.
     method : str
-        How the aligner was obtained: ``"udl"``, ``"judl"`` or ``"template"``.
+        Method by which the aligner was obtained: ``"udl"``, ``"judl"`` or ``"template"``. Default: ``"judl"``.
     """
 
     network: object
@@ -69,8 +72,13 @@ class Aligner:
     reference: np.ndarray | None = None
     method: str = "judl"
 
+    @property
+    def image_size(self) -> int:
+        """Side length of the images in pixels."""
+        return self.grid.image_size
+
     def angles(self, images: np.ndarray) -> np.ndarray:
-        """Estimate the angles of (n, y, x) images to the common reference: (n,) in [0, ``grid.period_rad``)."""
+        """Estimate the angles of (n, y, x) images relative to the reference: (n,) in [0, ``grid.period_rad``)."""
         images = square_images(images)
         batches = (images[start : start + BATCH] for start in range(0, len(images), BATCH))
         return np.concatenate([self.angles_of_spectra(polar_spectra(batch, self.grid)) for batch in batches])
@@ -82,35 +90,36 @@ class Aligner:
         return np.mod(phases / self.grid.periods, self.grid.period_rad)
 
     def vectors_of_spectra(self, spectra: np.ndarray) -> np.ndarray:
-        """Evaluate the network on (n, n_angles, n_radii) polar spectra: (n, 2)."""
-        # predict_on_batch runs a Keras model as a compiled graph, twice as fast as a call
+        """Apply the network to (n, n_angles, n_radii) polar spectra: (n, 2)."""
+        # predict_on_batch runs a Keras model as a compiled graph, which is twice as fast as calling it
         evaluate = getattr(self.network, "predict_on_batch", self.network)
         batches = (spectra[start : start + BATCH] for start in range(0, len(spectra), BATCH))
         return np.concatenate([np.asarray(evaluate(batch)) for batch in batches])
 
     def between(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Estimate the angles from the first to the second image of each pair: (n,) in [0, ``grid.period_rad``)."""
+        """Estimate the angle from the first to the second image of each pair: (n,) in [0, ``grid.period_rad``)."""
         return np.mod(self.angles(second) - self.angles(first), self.grid.period_rad)
 
 
 @dataclass(frozen=True)
 class InPlaneAlignment:
-    """In-plane alignment of images.
+    """Result of an in-plane alignment.
 
-    The particle of image i is the reference, rotated anticlockwise by the angle and then displaced by the shift.
+    In each image, the particle is the reference rotated anticlockwise by ``angles_rad`` and then displaced by
+    ``shifts_px``.
 
     Parameters
     ----------
     angles_rad : (n,) array
         Angles in [0, 2 pi).
     shifts_px : (n, 2) array
-        Shifts (x, y).
+        Shifts (x, y) after the rotation.
     correlation, correntropy : (n,) array
-        Of each aligned image with the reference, in [-1, 1] and in (0, 1].
+        Correlation in [-1, 1] and correntropy in (0, 1] between each aligned image and the reference.
     average, average_before : (y, x) array
-        Mean of the aligned and of the original images.
+        Average of the aligned images and average of the original images.
     reference : (y, x) array
-        The masked reference.
+        Reference image after scaling and masking.
     """
 
     angles_rad: np.ndarray
@@ -122,31 +131,37 @@ class InPlaneAlignment:
     reference: np.ndarray
 
     def aligned_images(self, images: np.ndarray) -> np.ndarray:
-        """Transform the (n, y, x) images to the pose of the reference: (n, y, x) float32."""
+        """Transform (n, y, x) images to the pose of the reference: (n, y, x) float32."""
         return align_images(square_images(images), self.angles_rad, self.shifts_px)
 
 
 def align(stack: np.ndarray, model: Aligner, *, reference: np.ndarray | None = None) -> InPlaneAlignment:
-    """Align particle images to one reference.
+    """Align particle images to a common reference.
 
     Parameters
     ----------
     stack : (n, y, x) array
-        Images of one class, or a particle stack.
+        Images of one class, as an array or a particle stack.
     model : Aligner
-        From ``train``, ``template_aligner`` or ``load_aligner``.
+        Aligner from ``train``, ``template_aligner`` or ``load_aligner``.
     reference : (y, x) array, optional
-        Image at angle 0, in any units. By default the model's reference, or without one (UDL) the images' average at
-        the model's angles.
+        Image at angle 0, on any intensity scale. Default: the reference stored in the model. If the model has none
+        (``"udl"``), the default is the average of the images, aligned by the angles that the model estimates.
+
+    Returns
+    -------
+    InPlaneAlignment
+        Angles, shifts, scores and averages.
 
     Raises
     ------
     ValueError
-        If the images or the reference are not of the model's size, not finite or constant.
+        If the images or the reference do not have the size that the model expects, are constant, or contain NaN or
+        infinity.
     """
     images = square_images(stack)
     filtered = prepare_reference(images, model, reference)
-    # the model measures the angle of the given reference relative to its own zero
+    # the model measures the angle of the given reference from its own zero
     zero = 0.0 if reference is None else model.angles(np.asarray(reference)[None])[0]
     found, aligned, correntropy = align_block(images, model, filtered, zero_rad=zero)
     return InPlaneAlignment(*found, correntropy, aligned.mean(axis=0), images.mean(axis=0), filtered.image)
@@ -155,11 +170,9 @@ def align(stack: np.ndarray, model: Aligner, *, reference: np.ndarray | None = N
 def prepare_reference(
     images: np.ndarray, model: Aligner, reference: np.ndarray | None = None
 ) -> FilteredReference:
-    """Filter a reference for ``align_block``; measure its amplitude and the noise on (n, y, x) images."""
-    if images.shape[1] != model.grid.image_size:
-        raise ValueError(
-            f"images must have {model.grid.image_size} px a side for this model, got {images.shape[1]}"
-        )
+    """Filter a reference for ``align_block``, with the amplitude and noise measured on (n, y, x) images."""
+    if images.shape[1] != model.image_size:
+        raise ValueError(f"images must be {model.image_size} px wide for this model, got {images.shape[1]}")
     deviation = image_deviation(images)
     power = mean_power(images[:IMAGES_FOR_POWER])
     if reference is None and model.reference is None:
@@ -168,11 +181,13 @@ def prepare_reference(
         model.reference if reference is None else reference, name="reference", ndim=2, dtype=np.float64
     )
     if given.shape != images.shape[1:]:
-        raise ValueError(f"reference must have the images' shape {images.shape[1:]}, got {given.shape}")
+        raise ValueError(
+            f"reference must have the shape of the images, {images.shape[1:]}, got {given.shape}"
+        )
     if constant_images(given[None])[0]:
-        raise ValueError("reference must not be constant inside the largest circle, got a constant image")
+        raise ValueError("reference must not be constant inside its inscribed circle")
     zero = 0.0 if reference is None else model.angles(given[None])[0]
-    # scale the reference to the particles under the noise, by its least-squares fit to the average of aligned images
+    # scale the reference to the noise-free particles by a least-squares fit to the average of aligned images
     given = given * (deviation / given.std())
     some = images[:IMAGES_FOR_AMPLITUDE]
     filtered = filter_reference(given, power)
@@ -186,9 +201,10 @@ def prepare_reference(
 def align_block(
     images: np.ndarray, model: Aligner, reference: FilteredReference, *, zero_rad: float = 0.0
 ) -> tuple[Registration, np.ndarray, np.ndarray]:
-    """Align (n, y, x) images, each independently of the others; ``zero_rad`` is the model's angle of the reference.
+    """Align (n, y, x) images independently of each other.
 
-    Returns the poses, the aligned (n, y, x) images and their (n,) correntropies with the reference.
+    ``zero_rad`` is the angle that the model assigns to the reference. Returns the poses, the aligned (n, y, x) images
+    and their (n,) correntropies with the reference.
     """
     found = register(images, reference, model.angles(images) - zero_rad)
     aligned = align_images(images, found.angles_rad, found.shifts_px)
@@ -196,13 +212,13 @@ def align_block(
 
 
 def _correntropy(aligned: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Mean of exp(-(u - v)^2 / (2 w^2)) over the pixels of the circle, u and v standardised: (n,).
+    """Return the mean of exp(-(u - v)^2 / (2 w^2)) over the pixels in the circle, with u and v standardised: (n,).
 
     Source: Liu, Pokharel and Principe, IEEE Trans. Signal Process. 55 (2007) 5286.
     """
     inside = particle_mask(len(reference)) > 0.5
 
-    def standardised(values):  # in double precision: squares of values of any scale
+    def standardised(values):  # in double precision, so that squares do not overflow
         centred = values - values.mean(axis=-1, keepdims=True, dtype=np.float64)
         return centred / np.maximum(centred.std(axis=-1, keepdims=True), np.finfo(np.float64).tiny)
 
@@ -214,12 +230,12 @@ def _correntropy(aligned: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def save_aligner(aligner: Aligner, folder: str | os.PathLike) -> Path:
-    """Write an aligner as weights, JSON and its reference into a new folder.
+    """Write the weights, settings and reference of an aligner to a new folder.
 
     Raises
     ------
     ValueError
-        If the folder is not empty.
+        If the folder exists and is not empty.
     OSError
         If a file cannot be written.
     """
@@ -227,44 +243,50 @@ def save_aligner(aligner: Aligner, folder: str | os.PathLike) -> Path:
 
 
 def export_aligner(aligner: Aligner, folder: str | os.PathLike) -> Path:
-    """Write an aligner as a TensorFlow SavedModel, JSON and its reference into a new folder.
+    """Export an aligner to a new folder as a TensorFlow SavedModel, together with its settings and reference.
 
-    The SavedModel's ``serve`` maps spectra (n, n_angles, n_radii) to unit vectors (n, 2).
+    The SavedModel's ``serve`` endpoint maps (n, n_angles, n_radii) spectra to (n, 2) unit vectors.
 
     Raises
     ------
     ValueError
-        If the folder is not empty, or the aligner's network is not a Keras model.
+        If the folder exists and is not empty, or if the aligner's network is not a Keras model.
     OSError
         If a file cannot be written.
     """
     if not hasattr(aligner.network, "export"):
-        raise ValueError(f"aligner must have a Keras network, got {type(aligner.network).__name__}")
+        raise ValueError(
+            f"only Keras networks can be exported, got a network of type {type(aligner.network).__name__}"
+        )
     return _write(
         aligner, folder, EXPORTED, lambda place: aligner.network.export(place / COMPUTATION, verbose=False)
     )
 
 
 def load_aligner(folder: str | os.PathLike) -> Aligner:
-    """Read an aligner that ``save_aligner`` or ``export_aligner`` wrote.
+    """Read an aligner written by ``save_aligner`` or ``export_aligner``.
+
+    If Keras is not installed, the network of a saved aligner is evaluated with NumPy and cannot be trained further.
 
     Raises
     ------
     FileNotFoundError
-        If there is no aligner in the folder.
+        If the folder contains no aligner.
     ValueError
-        If a file is damaged or was changed.
+        If a file is damaged or has been changed.
     """
     folder = Path(folder)
     if not (folder / SETTINGS_FILE).is_file():
-        raise FileNotFoundError(f"model {folder} does not exist: there is no {SETTINGS_FILE} in it")
-    gpus_of_tensorflow()  # an error about the device is not an error about the files
+        raise FileNotFoundError(f"{folder} is not a model folder: {SETTINGS_FILE} does not exist")
+    has_keras = find_spec("keras") is not None
+    if has_keras:
+        gpus_of_tensorflow()  # raise errors about the device here, not as errors about the files
     try:
         settings = read_json(folder / SETTINGS_FILE)
         if settings.get("format") not in (SAVED, EXPORTED):
             raise ValueError(
-                f"the format in {SETTINGS_FILE} must be {SAVED!r} or {EXPORTED!r}, "
-                f"got {settings.get('format')!r:.80}"
+                f"the format in {SETTINGS_FILE} is {settings.get('format')!r:.80} "
+                f"instead of {SAVED!r} or {EXPORTED!r}"
             )
         if settings.get("sha256") != _settings_sha256(settings):
             raise ValueError(f"{SETTINGS_FILE} was changed after it was written: its checksum does not match")
@@ -276,7 +298,9 @@ def load_aligner(folder: str | os.PathLike) -> Aligner:
         grid = PolarGrid(**settings["grid"])
         has_reference = REFERENCE_FILE in settings["files"]
         reference = np.load(folder / REFERENCE_FILE, allow_pickle=False) if has_reference else None
-        if settings["format"] == SAVED:
+        if settings["format"] == SAVED and not has_keras:
+            network = read_polar_network(folder / WEIGHTS_FILE, grid)
+        elif settings["format"] == SAVED:
             from cryoem.udl.networks import build_polar_network  # imports Keras
 
             network = build_polar_network(grid)
@@ -286,15 +310,15 @@ def load_aligner(folder: str | os.PathLike) -> Aligner:
 
             computation = tf.saved_model.load(str(folder / COMPUTATION))
 
-            def network(spectra):  # keeps the model, because its functions do not keep its variables
+            def network(spectra):  # keeps the model alive, because its functions do not keep its variables
                 return computation.serve(np.asarray(spectra, np.float32))
 
         aligner = Aligner(network, grid, reference, settings["method"])
-        # two constant spectra: this fails for a network that is unusable or built for another grid
+        # test with two constant spectra: fails if the network is unusable or was built for a different grid
         output = aligner.vectors_of_spectra(np.ones((2, grid.n_angles, grid.n_radii), np.float32))
         if output.shape != (2, 2) or not np.isfinite(output).all():
-            raise ValueError(f"its network must give finite (n, 2) vectors, got {output.tolist()}")
-    except Exception as error:  # Keras, h5py, TensorFlow and NumPy raise exceptions of many kinds
+            raise ValueError(f"its network must return finite (n, 2) vectors, got {output.tolist()}")
+    except Exception as error:  # Keras, h5py, TensorFlow and NumPy raise many kinds of exceptions
         raise ValueError(f"model {folder} cannot be read: {first_line(error)}") from None
     return aligner
 
@@ -302,7 +326,12 @@ def load_aligner(folder: str | os.PathLike) -> Aligner:
 def _write(
     aligner: Aligner, folder: str | os.PathLike, form: str, write_network: Callable[[Path], object]
 ) -> Path:
-    """Write the network, the reference, and JSON with the checksums of their files and one of itself."""
+    """Write the network, the reference and a JSON file of settings, with checksums of all of them."""
+    if not isinstance(aligner, Aligner):
+        raise ValueError(
+            f"aligner must be an Aligner to be written, got {type(aligner).__name__}; "
+            "keep the checkpoints of its training instead"
+        )
     with new_folder(folder) as partial:
         write_network(partial)
         if aligner.reference is not None:

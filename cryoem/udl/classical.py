@@ -1,8 +1,8 @@
-"""Alignment without learning: the baseline of a network, and the start of its training.
+"""Alignment without learning: a baseline for networks and the starting point of their training.
 
-Angles of pairs of images come from the circular correlation of their polar spectra, or from the Fourier-Mellin
-transform. One angle per image comes from many pairs by synchronisation, or by repeated alignment to the mean spectrum.
-All angles are known modulo the period of the spectra, half a turn without symmetry.
+The angles between pairs of images come from the circular correlation of their polar spectra or from the Fourier-Mellin
+transform. One angle per image is then found by synchronising many pairs, or by repeated alignment to the mean spectrum.
+All angles are determined modulo the period of the spectra, which is half a turn for a class without symmetry.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from cryoem.udl.spectra import PolarGrid, polar_grid, polar_spectra, subtract_ri
 from cryoem.validation import finite_array, square_images, whole_number
 
 BLOCK = 500
-PARTNERS = 8  # pairs of each image for synchronisation and training
+PARTNERS = 8  # pairs per image for synchronisation and training
 PAIRS_BLOCK = 2000
 SYNCHRONISED_ROUNDS = 5
 
 
 def pair_angles(first: np.ndarray, second: np.ndarray, *, period_rad: float = np.pi) -> np.ndarray:
-    """Measure the angles from the first to the second of pairs of polar spectra: (n,) in [0, period_rad).
+    """Measure the angle from the first to the second polar spectrum of each pair: (n,) in [0, period_rad).
 
     Parameters
     ----------
     first, second : (n, n_angles, n_radii) array
-        Spectra from ``polar_spectra``; one of the two may be (1, n_angles, n_radii).
+        Spectra from ``polar_spectra``. Either of them may contain a single spectrum, (1, n_angles, n_radii).
     period_rad : float
+        Period of the angles. Default: pi.
     """
     first = finite_array(first, name="first", ndim=3)
     second = finite_array(second, name="second", ndim=3)
@@ -50,7 +51,7 @@ def pair_angles(first: np.ndarray, second: np.ndarray, *, period_rad: float = np
 
 
 def angles_of_pairs(spectra: np.ndarray, pairs: np.ndarray, grid: PolarGrid) -> np.ndarray:
-    """Angles from the first to the second spectrum of each of (m, 2) pairs of indices: (m,)."""
+    """Measure the angle from the first to the second spectrum for each of (m, 2) pairs of indices: (m,)."""
     blocks = np.array_split(pairs, -(-len(pairs) // PAIRS_BLOCK))
     return np.concatenate(
         [pair_angles(spectra[p[:, 0]], spectra[p[:, 1]], period_rad=grid.period_rad) for p in blocks]
@@ -58,13 +59,15 @@ def angles_of_pairs(spectra: np.ndarray, pairs: np.ndarray, grid: PolarGrid) -> 
 
 
 def fourier_mellin_angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Measure the rotations between pairs of images by the Fourier-Mellin transform: (n,) in [0, pi).
+    """Measure the rotation between the two images of each pair by the Fourier-Mellin transform: (n,) in [0, pi).
 
-    scikit-image filters by a difference of Gaussians and correlates the phases of log-polar magnitude spectra.
+    Each image is filtered with a difference of Gaussians. The logarithms of the Fourier magnitudes are resampled on
+    log-polar grids, and the two grids of each pair are cross-correlated. All steps use scikit-image.
 
     Parameters
     ----------
     first, second : (n, y, x) array
+        The first and the second image of each pair.
     """
     import skimage.filters
     import skimage.registration
@@ -95,7 +98,7 @@ def fourier_mellin_angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def random_pairs(n: int, partners: int, *, rng: np.random.Generator | int | None = None) -> np.ndarray:
-    """Draw ``partners`` random pairs for each of n images, none with itself: (n partners, 2) int."""
+    """Pair each of n images with ``partners`` random images other than itself: (n * partners, 2) indices."""
     rng = np.random.default_rng(rng)
     steps = rng.choice(np.arange(1, n), size=min(partners, n - 1), replace=False)
     order = rng.permutation(n)
@@ -103,10 +106,11 @@ def random_pairs(n: int, partners: int, *, rng: np.random.Generator | int | None
 
 
 def synchronise(pairs: np.ndarray, angles_rad: np.ndarray, *, period_rad: float = np.pi) -> np.ndarray:
-    """Find one angle per image from the angles of pairs, by the leading eigenvector of their phases.
+    """Estimate one angle per image from the angles of pairs, using the leading eigenvector of their phases.
 
-    ``pairs`` are (m, 2) indices, of every image at least once; many of the (m,) angles, from the first to the second
-    image, may be wrong. The result (n,) is in [0, period_rad), up to one constant.
+    The (m, 2) indices ``pairs`` contain every image at least once. ``angles_rad`` are the (m,) angles from the first to
+    the second image; many of them may be wrong. The resulting (n,) angles are in [0, period_rad) and are determined up
+    to a constant.
 
     Source: Singer, Appl. Comput. Harmon. Anal. 30 (2011) 20.
     """
@@ -124,7 +128,10 @@ def synchronise(pairs: np.ndarray, angles_rad: np.ndarray, *, period_rad: float 
 
 
 def mean_spectrum(spectra: np.ndarray, angles_rad: np.ndarray, *, period_rad: float = np.pi) -> np.ndarray:
-    """Mean of polar spectra without their ring means, each rotated back by its angle: (n_angles, n_radii) float32."""
+    """Average polar spectra, each rotated back by its angle, after subtracting their ring means.
+
+    Returns (n_angles, n_radii) float32.
+    """
     total = np.zeros((spectra.shape[1] // 2 + 1, spectra.shape[2]), complex)
     harmonics = np.arange(len(total)) * 2 * np.pi / period_rad
     for start in range(0, len(spectra), BLOCK):
@@ -137,22 +144,26 @@ def mean_spectrum(spectra: np.ndarray, angles_rad: np.ndarray, *, period_rad: fl
 def iterated_template(
     spectra: np.ndarray, *, start: np.ndarray | None = None, rounds: int = 20, period_rad: float = np.pi
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Align polar spectra to their own mean, repeatedly.
+    """Iteratively align polar spectra to their own mean.
 
     Parameters
     ----------
     spectra : (n, n_angles, n_radii) array
+        Spectra from ``polar_spectra``.
     start : (n_angles, n_radii) array, optional
-        First template; the first spectrum by default.
+        Initial template. Default: the first spectrum.
     rounds : int
-        Largest number of rounds; the iteration stops when no angle moves by more than 1/100 of a sample.
+        Maximum number of rounds. The iteration stops earlier if no angle changes by more than 1/100 of the angular
+        step. Default: 20.
     period_rad : float
+        Period of the angles. Default: pi.
 
     Returns
     -------
     angles_rad : (n,) array
-        Angles in [0, period_rad) relative to the template.
+        Angles relative to the template, in [0, period_rad).
     template : (n_angles, n_radii) array
+        Mean of the aligned spectra.
     """
     spectra = finite_array(spectra, name="spectra", ndim=3)
     rounds = whole_number(rounds, name="rounds", at_least=1)
@@ -168,7 +179,7 @@ def iterated_template(
 
 
 def aligned_template(spectra: np.ndarray, grid: PolarGrid) -> tuple[np.ndarray, np.ndarray]:
-    """Angles of spectra and their template, from synchronised pairs followed by an iterated template."""
+    """Return the angles and the template of spectra, by synchronising pairs and then iterating the template."""
     pairs = random_pairs(len(spectra), PARTNERS, rng=0)
     angles = synchronise(pairs, angles_of_pairs(spectra, pairs, grid), period_rad=grid.period_rad)
     template = mean_spectrum(spectra, angles, period_rad=grid.period_rad)
@@ -177,7 +188,7 @@ def aligned_template(spectra: np.ndarray, grid: PolarGrid) -> tuple[np.ndarray, 
 
 @dataclass(frozen=True)
 class TemplateMatcher:
-    """Template matching with the interface of a network: (b, n_angles, n_radii) spectra -> (b, 2)."""
+    """Template matching with the interface of a network: (b, n_angles, n_radii) spectra -> (b, 2) unit vectors."""
 
     template: np.ndarray
     grid: PolarGrid
@@ -188,19 +199,27 @@ class TemplateMatcher:
 
 
 def template_aligner(images: np.ndarray, *, symmetry: str = "C1") -> Aligner:
-    """Build the classical aligner of images: an iterated template of their spectra, and their average.
+    """Build an aligner without training, from a template of the image spectra and the class average.
+
+    The template is the mean spectrum after iterative alignment.
 
     Parameters
     ----------
     images : (n, y, x) array
-        At least two images of one class, or a particle stack.
+        At least two images of one class, as an array or a particle stack.
     symmetry : str
-        In-plane symmetry of the class, ``"C1"``, ``"C2"``, ...
+        Cyclic in-plane symmetry of the class: ``"C1"``, ``"C2"``, ... Default: ``"C1"``.
+
+    Returns
+    -------
+    Aligner
+        Aligner with method ``"template"``.
 
     Raises
     ------
     ValueError
-        If images are not (n, y, y), too few, not finite or constant, or the symmetry is not a cyclic group.
+        If there are fewer than two images; if the images do not have shape (n, y, y), are constant, or contain NaN or
+        infinity; or if the symmetry is not cyclic.
     """
     images = square_images(images, at_least=2, smallest_px=16)
     grid = polar_grid(images.shape[1], symmetry=symmetry)
@@ -209,7 +228,7 @@ def template_aligner(images: np.ndarray, *, symmetry: str = "C1") -> Aligner:
 
 
 def _peak(correlation: np.ndarray) -> np.ndarray:
-    """Position of the highest value of each row of (n, n_angles), periodic and interpolated between samples."""
+    """Locate the maximum of each row of a (n, n_angles) array, periodic and interpolated between samples: (n,)."""
     rows, n = np.arange(len(correlation)), correlation.shape[1]
     k = correlation.argmax(axis=1)
     before, at, after = (correlation[rows, (k + step) % n] for step in (-1, 0, 1))

@@ -1,11 +1,11 @@
-"""Photographs, and pairs of their crops, one rotated and displaced relative to the other, with noise.
+"""Photographs, and pairs of noisy crops from them, one rotated and displaced relative to the other.
 
-Both crops are read directly from the photograph, so that no border is invented. Both are rotated by a random angle
-relative to it, so that neither is sharper than the other. The vertical of the photograph, which people, horizon and
-trees show in a single crop, then contains no information on the angle between the two.
+Both crops are sampled directly from the photograph, so neither needs artificial borders. Both are rotated by a random
+angle relative to the photograph, so that neither is sharper than the other. A single crop therefore also reveals
+nothing about the angle between the two, although people, horizons and trees show which way is up in the photograph.
 
-The angle is that of ``rotation.rotate_images``: the content at (x, y) of ``first``, from pixel n // 2, is at
-(x cos a - y sin a, x sin a + y cos a) plus the shift in ``second``.
+The angle follows the convention of ``rotation.rotate_images``: relative to pixel n // 2, the content at (x, y) in
+``first`` is at (x cos a - y sin a, x sin a + y cos a) plus the shift in ``second``.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from cryoem.files.reading import first_line
+from cryoem.files.pictures import read_grey
 from cryoem.images import circular_mask
 from cryoem.udl.rotation import inverse_matrices, read_spline, to_coefficients
 from cryoem.validation import finite_array, not_negative, positive_number, whole_number
 
-PNG = b"\x89PNG"
-SIGNATURES = (b"\xff\xd8\xff", PNG, b"II*\0", b"MM\0*")  # JPEG, PNG, TIFF of either byte order
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 NOISES = ("clean", "gaussian", "salt-and-pepper")
 SMALLEST_PX = 8
@@ -32,26 +30,27 @@ _SPLINE_REACH_PX = 2
 
 
 def load_photographs(folder_or_paths: str | Path | Iterable[str | Path], *, size: int) -> list[np.ndarray]:
-    """Read photographs in shades of grey and reduce them to one scale.
+    """Read photographs, convert them to greyscale, and scale them down so that all shorter sides have the same length.
 
     Parameters
     ----------
     folder_or_paths : path-like or list of path-like
-        A folder, whose JPEG, PNG and TIFF files are read in the order of their names, or a list of files.
+        A folder, whose JPEG, PNG and TIFF files are read in alphabetical order, or a list of files.
     size : int
-        Shorter side of the reduced photographs, pixels; filtered against aliasing.
+        Length of the shorter side in pixels after scaling.
 
     Returns
     -------
     list of (y, x) float32 array
-        Values in [0, 1]; min(y, x) == size.
+        Values in [0, 1]; the shorter side of each array is ``size``.
 
     Raises
     ------
     FileNotFoundError
         If the folder or a file does not exist.
     ValueError
-        If there are no photographs, or a file is not one grey or RGB picture with values in [0, 1], or too small.
+        If there are no photographs, or if any file is too small, is not a single greyscale or RGB picture, or contains
+        floating-point values outside [0, 1].
     """
     import skimage.transform
 
@@ -59,52 +58,22 @@ def load_photographs(folder_or_paths: str | Path | Iterable[str | Path], *, size
     if isinstance(folder_or_paths, str | Path):
         folder = Path(folder_or_paths)
         if not folder.is_dir():
-            raise FileNotFoundError(f"folder of photographs {folder} does not exist")
+            raise FileNotFoundError(f"photograph folder {folder} does not exist")
         paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
     else:
         folder, paths = "folder_or_paths", [Path(path) for path in folder_or_paths]
     if not paths:
-        raise ValueError(f"{folder} must contain photographs ({', '.join(SUFFIXES)}), got none")
+        raise ValueError(f"{folder} contains no photographs ({', '.join(SUFFIXES)})")
     photographs = []
     for path in paths:
         grey = read_grey(path)
         height, width = grey.shape
         if min(grey.shape) < size:
-            raise ValueError(f"{path} must be at least {size} px on both sides, got {width} x {height}")
+            raise ValueError(f"{path} is {width} x {height} px, but both sides must be at least {size} px")
         shape = [round(side * size / min(grey.shape)) for side in grey.shape]
         reduced = skimage.transform.resize(grey, shape, anti_aliasing=True)
         photographs.append(np.clip(reduced, 0, 1).astype(np.float32))
     return photographs
-
-
-def read_grey(path: Path) -> np.ndarray:
-    """Read a picture file as (y, x) float32 in [0, 1]; colours become luminance, the opacity of a PNG is ignored."""
-    import skimage.color
-    import skimage.io
-    import skimage.util
-
-    if not path.is_file():
-        raise FileNotFoundError(f"picture {path} does not exist")
-    with path.open("rb") as file:  # closed even if the reader fails
-        start = file.read(4)
-        if not start.startswith(SIGNATURES):  # scikit-image would try all of its readers
-            raise ValueError(f"{path} must be a JPEG, PNG or TIFF file, got one that starts with {start!r}")
-        file.seek(0)
-        by_name = start.startswith((b"II", b"MM"))  # scikit-image recognises TIFF files by their names
-        try:
-            pixels = np.asarray(skimage.io.imread(path if by_name else file))
-        except Exception as error:  # every reader raises different exceptions
-            raise ValueError(f"{path} cannot be read as a picture: {first_line(error)}") from error
-    if start == PNG and pixels.ndim == 3:  # ignore the opacity; elsewhere a fourth channel may be ink
-        pixels = {2: pixels[..., 0], 4: pixels[..., :3]}.get(pixels.shape[2], pixels)
-    if not (pixels.size and (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3))):
-        raise ValueError(f"{path} must be one grey or RGB picture, got an array of shape {pixels.shape}")
-    if not (pixels.dtype in (bool, np.uint8, np.uint16) or np.issubdtype(pixels.dtype, np.floating)):
-        raise ValueError(f"{path} must have 8-bit, 16-bit or floating-point grey levels, got {pixels.dtype}")
-    pixels = skimage.util.img_as_float32(pixels)
-    if not (pixels.min() >= 0 and pixels.max() <= 1):
-        raise ValueError(f"{path} must have values in [0, 1], got {pixels.min():.6g} to {pixels.max():.6g}")
-    return pixels if pixels.ndim == 2 else skimage.color.rgb2gray(pixels)
 
 
 # --- pairs of crops
@@ -112,15 +81,16 @@ def read_grey(path: Path) -> np.ndarray:
 
 @dataclass(frozen=True)
 class NaturalPairs:
-    """Pairs of crops, and the pose of the second relative to the first.
+    """Pairs of crops, with the pose of each second crop relative to the first.
 
     Parameters
     ----------
     first, second : (n, y, x) float32 array
+        First and second crop of each pair.
     angles_rad : (n,) array
-        Rotation in [0, 2 pi), anticlockwise.
+        Anticlockwise rotations from the first to the second crop, in [0, 2 pi).
     shifts_px : (n, 2) array
-        Displacement (x, y) after the rotation.
+        Displacements (x, y) after the rotation.
     """
 
     first: np.ndarray
@@ -140,39 +110,47 @@ def natural_pairs(
     magnification: tuple[float, float] = (1.0, 1.0),
     rng: np.random.Generator | int | None = None,
 ) -> NaturalPairs:
-    """Draw random pairs of crops of photographs.
+    """Draw random pairs of crops from photographs.
 
-    The two crops of a pair share a random photograph, place, orientation, magnification and, half of the time, a mirror
-    reflection. ``second`` is then rotated by U[0, 2 pi) about pixel n // 2 and displaced. Independent noise is added
-    to each crop. Outside a circle with a soft edge it is set to its mean grey level.
+    Both crops of a pair are taken at the same random position in a random photograph and have the same random
+    orientation and magnification. In about half of the pairs, both crops are mirrored. The second crop is also rotated
+    about pixel n // 2 by an angle drawn from U[0, 2 pi), and then displaced. Independent noise is added to each crop.
+    The area outside a circle with a soft edge is set to the mean grey level inside the circle.
 
     Parameters
     ----------
     photographs : list of (y, x) array
-        Finite arrays of any sizes, in the units of ``noise_level``: [0, 1] from ``load_photographs``.
+        Photographs, which may differ in size. Their grey levels have the same unit as ``noise_level``;
+        ``load_photographs`` returns values in [0, 1].
     n : int
+        Number of pairs.
     image_size : int
-        Side of the crops, pixels, at least 8.
+        Side length of the crops in pixels, at least 8.
     shift_limit_px : float
-        The displacement is U[-limit, limit] along x and along y.
+        Limit of the displacement in pixels; its x and y components are drawn from U[-limit, limit]. Default: 0.
     noise : str
-        ``"clean"``; ``"gaussian"``, of standard deviation ``noise_level``; or ``"salt-and-pepper"``: a fraction
-        ``noise_level`` of the pixels is set to 0 or 1 with equal probability.
+        Type of noise. ``"clean"`` adds no noise, ``"gaussian"`` adds noise with standard deviation ``noise_level``, and
+        ``"salt-and-pepper"`` sets a fraction ``noise_level`` of the pixels to 0 or 1 with equal probability. Default:
+        ``"clean"``.
     noise_level : float, optional
-        None for ``"clean"``; see ``published_noise_level``.
+        Strength of the noise; must be None for ``"clean"``. See ``published_noise_level``.
     magnification : (float, float)
-        Limits of a log-uniform draw; below 1 a pixel of the crop is a mean of several points.
+        Lowest and highest magnification, between which the magnification is drawn log-uniformly. At magnifications
+        below 1, each pixel of a crop is the mean of several points in the photograph. Default: (1, 1).
     rng : numpy.random.Generator or int
+        Random number generator or seed.
 
     Returns
     -------
     NaturalPairs
-        Crops without noise may exceed the range of the photographs slightly, as a cubic spline does.
+        Crops and poses. Crops without noise may slightly exceed the range of the photographs, because cubic splines
+        overshoot.
 
     Raises
     ------
     ValueError
-        If a value is out of range, there are no photographs, or one is not a finite (y, x) array or too small.
+        If a value is out of range; if there are no photographs; or if any photograph is too small, is not a (y, x)
+        array, or contains NaN or infinity.
     """
     n = whole_number(n, name="n", at_least=1)
     image_size = whole_number(image_size, name="image_size", at_least=SMALLEST_PX)
@@ -180,7 +158,9 @@ def natural_pairs(
     _check_noise(noise, noise_level)
     limits = finite_array(magnification, name="magnification", ndim=1, dtype=float)
     if len(limits) != 2 or not 0 < limits[0] <= limits[1]:
-        raise ValueError(f"magnification must be two positive numbers, lowest first, got {magnification}")
+        raise ValueError(
+            f"magnification must be two positive numbers, the lower one first, got {magnification}"
+        )
     low, high = limits
     photographs = [
         finite_array(photograph, name=f"photographs[{i}]", ndim=2, dtype=np.float32)
@@ -195,7 +175,7 @@ def natural_pairs(
         if min(photograph.shape) < needed:
             height, width = photograph.shape
             raise ValueError(
-                f"photographs[{i}] must be at least {needed} px on both sides for crops of this size, shift and "
+                f"photographs[{i}] must be at least {needed} px on both sides for this image_size, shift_limit_px and "
                 f"magnification, got {width} x {height}"
             )
 
@@ -220,7 +200,7 @@ def natural_pairs(
     mask = crop_mask(image_size)
     for crops in (first, second):
         _add_noise(crops, noise, noise_level, rng)
-        # replace the outside of the mask by the mean inside it
+        # replace values outside the mask by the mean inside it
         mean = np.einsum("nyx,yx->n", crops, mask) / mask.sum()
         crops -= mean[:, None, None]
         crops *= mask
@@ -229,9 +209,11 @@ def natural_pairs(
 
 
 def published_noise_level(photographs: Sequence[np.ndarray], noise: str, **options) -> float | None:
-    """Return the ``noise_level`` of arXiv 2205.11829: 40 % of the pixels, or 10 times the variance of the crops.
+    """Return the noise level used in arXiv 2205.11829.
 
-    The variance is the mean over 512 clean crops with the ``options`` of ``natural_pairs``. None for ``"clean"``.
+    The level is 0.4 for salt-and-pepper noise and None for ``"clean"``. For Gaussian noise, it is the standard
+    deviation at which the variance of the noise is 10 times the mean variance of 512 clean crops. These crops are drawn
+    by ``natural_pairs`` with the given ``options``.
     """
     if noise == "clean":
         return None
@@ -242,12 +224,12 @@ def published_noise_level(photographs: Sequence[np.ndarray], noise: str, **optio
 
 
 def crop_mask(image_size: int) -> np.ndarray:
-    """Mask of crops, (image_size, image_size) float32: 1 about pixel n // 2, a squared sine at the edge, 0 outside."""
+    """Return a circular mask about pixel n // 2 with a squared-sine edge: (image_size, image_size) float32."""
     return circular_mask(image_size, edge_px=MASK_EDGE * _radius(image_size), profile="cosine")
 
 
 def _radius(image_size: int) -> int:
-    """Radius of the largest circle about pixel n // 2 inside the image, pixels."""
+    """Return the radius in pixels of the largest circle about pixel n // 2 that fits in the image."""
     return (image_size - 1) // 2
 
 
@@ -256,7 +238,7 @@ def _check_noise(noise: str, noise_level: float | None) -> None:
         raise ValueError(f"noise must be one of {', '.join(NOISES)}, got {noise!r}")
     if noise == "clean":
         if noise_level is not None:
-            raise ValueError(f"noise_level must be None for clean images, got {noise_level}")
+            raise ValueError(f"noise_level must be None for noise 'clean', got {noise_level}")
         return
     positive_number(noise_level, name="noise_level")
     if noise == "salt-and-pepper" and noise_level > 1:
@@ -264,7 +246,7 @@ def _check_noise(noise: str, noise_level: float | None) -> None:
 
 
 def _splines(photographs: list[np.ndarray], chosen: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Coefficients of the photographs of n crops, one after another; their starts and shapes; each crop's index."""
+    """Return concatenated spline coefficients of the photographs in use, their starts and shapes, each crop's index."""
     used, index = np.unique(chosen, return_inverse=True)
     coefficients = [to_coefficients(photographs[i]) for i in used]
     starts = np.cumsum([0, *(c.size for c in coefficients[:-1])])
@@ -273,12 +255,13 @@ def _splines(photographs: list[np.ndarray], chosen: np.ndarray) -> tuple[np.ndar
 
 
 def _crops(splines, matrices, centres, scale, image_size: int) -> np.ndarray:
-    """Read the photographs at ``centres + matrices @ (x, y)``, (x, y) relative to pixel n // 2: (n, y, x) float32.
+    """Sample photographs at ``centres + matrices @ (x, y)``, with (x, y) relative to pixel n // 2: (n, y, x) float32.
 
-    Crop pixels larger than photograph pixels are means over their area; outside the largest circle the result is 0.
+    Crop pixels larger than photograph pixels are averaged over their area. The result is 0 outside the inscribed
+    circle.
     """
     crops = np.empty((len(centres), image_size, image_size), np.float32)
-    points = np.ceil(scale - 1e-9).astype(int)  # along a side of a crop pixel
+    points = np.ceil(scale - 1e-9).astype(int)  # samples along one side of a crop pixel
     _read_crops(*splines, matrices, centres, points, _radius(image_size), crops)
     return crops
 
@@ -309,7 +292,7 @@ def _read_crops(values, starts, shapes, index, matrices, centres, points, radius
 def _add_noise(crops: np.ndarray, noise: str, level: float | None, rng: np.random.Generator):
     """Add independent noise to every pixel of (n, y, x) crops, in place."""
     if noise == "gaussian":
-        for crop in crops:  # one at a time keeps the noise in the cache
+        for crop in crops:  # one crop at a time, so that the noise stays in the cache
             crop += np.float32(level) * rng.standard_normal(crop.shape, dtype=np.float32)
     elif noise == "salt-and-pepper":
         for crop in crops:

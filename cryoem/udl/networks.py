@@ -1,18 +1,19 @@
-"""Polar networks: of one spectrum, which gives its angle, and of a pair of images, which gives the angle between them.
+"""Polar networks: one estimates the angle of a single spectrum, the other the angle between the two images of a pair.
 
-In polar coordinates a rotation is a circular shift.
+In polar coordinates, a rotation is a circular shift.
 
-The network of a spectrum commutes with this shift in every layer, so a rotation of the image changes its angle by
-exactly that rotation, and nothing about rotation has to be learned. It learns which parts of the spectrum to use: a
-weight for each ring of frequencies, from the strength and anisotropy of all rings, suppresses the zeros of this image's
-contrast transfer and rings of noise; two small circular convolutions clean the spectrum; ``TemplateMatch`` reads the
-angle. The angle of a pair is the difference of two images' angles, so the network runs once per image.
+Every layer of the spectrum network commutes with this shift, so rotating an image changes its angle by exactly that
+rotation, and the network need not learn anything about rotations. It learns which parts of the spectrum to use. A
+weight for each frequency ring, computed from the strength and anisotropy of all rings, suppresses zeros of the image's
+CTF and rings that contain only noise. Two small circular convolutions clean the spectrum, and ``TemplateMatch`` reads
+off the angle. The angle of a pair is the difference between the angles of its images, so the network runs once per
+image.
 
-The network of a pair is for natural images. Shared circular convolutions turn both images, sampled on circles about
-their origin, into features. The circular correlation of the two feature maps (the feature-matching layer of arXiv
-2205.11829, in polar coordinates) measures how well they match at every angle, and dense layers read the angle from
-these matches. Dense layers are not equivariant, so the network has to learn how a rotation of either image changes the
-answer; ``pairs`` teaches this in three ways. It trains on a CPU in minutes.
+The pair network is for natural images. Both images are sampled on circles about their origin, and the same circular
+convolutions turn each into a feature map. The circular correlation of the two feature maps (the feature-matching layer
+of arXiv 2205.11829, in polar coordinates) measures how well they match at every angle, and dense layers read the angle
+from these matches. Dense layers are not equivariant, so the network has to learn how its answer changes when either
+image is rotated; ``pairs`` offers three ways to train it. Training takes minutes on a CPU.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ from cryoem.udl.published import unit_length
 from cryoem.udl.spectra import PolarGrid
 from cryoem.validation import not_negative, whole_number
 
-# the network of a spectrum
+# spectrum network
 FILTERS = 8
 KERNEL = (5, 3)  # along the angle, across rings
 GATE_WIDTH = 32
-SHARPNESS = 20.0  # initial, of the softmax
+SHARPNESS = 20.0  # initial sharpness of the softmax
 TEMPLATE_STEP = 1.0  # unit of the learned change of the template, in standard deviations of the template
-# the network of a pair
+# pair network
 N_ANGLES = 64
 KERNEL_WIDTH = 5
 SMALLEST_PX = 16
@@ -49,15 +50,18 @@ SMALLEST_PX = 16
 
 @device_precision()
 def build_polar_network(grid: PolarGrid, *, seed: int = 0) -> keras.Model:
-    """Build the network of a polar grid: (b, n_angles, n_radii) -> (b, 2), (cos, sin) of ``periods`` times the angle.
+    """Build the network that estimates the angles of spectra on a polar grid.
 
-    The template is random; ``network.get_layer("template").warm_start(...)`` replaces it.
+    The network maps (b, n_angles, n_radii) spectra to (b, 2) unit vectors, whose components are the cosine and sine of
+    ``grid.periods`` times the angle. The initial template is random; to replace it, call
+    ``network.get_layer("template").warm_start(...)``.
 
     Parameters
     ----------
     grid : PolarGrid
+        Sampling points of the spectra.
     seed : int
-        Seed of the initial weights.
+        Seed for the initial weights. Default: 0.
     """
     start = [keras.initializers.GlorotUniform(seed=seed + layer) for layer in range(2)]
     spectra = keras.Input((grid.n_angles, grid.n_radii), name="spectra")
@@ -67,7 +71,7 @@ def build_polar_network(grid: PolarGrid, *, seed: int = 0) -> keras.Model:
         layers.LayerNormalization()(rings)
     )
     gates = layers.Dense(grid.n_radii, kernel_initializer="zeros")(gates)
-    # clean the spectra without their ring means
+    # subtract the ring means, then clean the spectra
     x = spectra - ops.mean(spectra, axis=1, keepdims=True)
     cleaner = layers.Reshape((grid.n_angles, grid.n_radii, 1))(x)
     cleaner = layers.Conv2D(FILTERS, KERNEL, activation="gelu", kernel_initializer=start[1])(
@@ -89,10 +93,10 @@ def _polar_pad(x):
 
 @keras.saving.register_keras_serializable("cryoem")
 class TemplateMatch(layers.Layer):
-    """Direction in which (b, angle, radius) spectra agree best with a template: (b, 2) unit vectors.
+    """Layer that finds the direction in which (b, angle, radius) spectra best match a template: (b, 2) unit vectors.
 
-    It is the mean direction of a softmax over the circular correlation. The template is a fixed start, random or from
-    ``warm_start``, plus a learned change.
+    The result is the mean direction of a softmax over the circular correlation. The template is the sum of a fixed
+    start, random or from ``warm_start``, and a learned change.
     """
 
     def __init__(self, seed: int, **kwargs):
@@ -100,7 +104,7 @@ class TemplateMatch(layers.Layer):
         self.seed = seed
 
     def build(self, input_shape):
-        """Create the start, the learned change and the sharpness of the softmax."""
+        """Create the weights: the start, the learned change and the sharpness of the softmax."""
         _, n_angles, n_radii = input_shape
         shape = (n_angles, n_radii)
         start = keras.initializers.GlorotUniform(seed=self.seed)
@@ -116,12 +120,12 @@ class TemplateMatch(layers.Layer):
         self._directions = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype("float32")
 
     def warm_start(self, template: np.ndarray) -> None:
-        """Restart from an (angle, radius) template, scaled so that a perfect match scores 1."""
+        """Start again from an (angle, radius) template, scaled so that a perfect match scores 1."""
         self.start.assign(template / np.sum(template**2))
         self.change.assign(np.zeros_like(template))
 
     def call(self, spectra):
-        """(b, angle, radius) -> (b, 2)"""
+        """Map (b, angle, radius) spectra to (b, 2) unit vectors."""
         n_angles, n_radii = spectra.shape[1:]
         deviation = ops.sqrt(ops.mean(ops.square(self.start)))
         template = self.start + TEMPLATE_STEP * deviation * self.change
@@ -136,7 +140,7 @@ class TemplateMatch(layers.Layer):
 
 
 def relative_direction(first, second):
-    """Direction (b, 2) of the second of two unit vectors relative to the first: the difference of their angles."""
+    """Return the direction (b, 2) of the second unit vector relative to the first: the difference of their angles."""
     cos = first[:, 0] * second[:, 0] + first[:, 1] * second[:, 1]
     sin = first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0]
     return ops.stack([cos, sin], axis=1)
@@ -153,35 +157,36 @@ def build_polar_pair_network(
     border_px: float = 0.0,
     rng: np.random.Generator | int | None = None,
 ) -> keras.Model:
-    """Build the network of a pair of square images.
+    """Build a network that estimates the angle between the two images of a pair.
 
     Parameters
     ----------
     image_size : int
-        Side of the images, pixels, at least 16.
+        Side length of the images in pixels, at least 16.
     channels, blocks : int
-        Width and number of the residual blocks.
+        Width and number of the residual blocks. Default: 32 and 2.
     groups : int
-        Groups of channels that are matched separately; divides ``channels``.
+        Number of groups of channels that are matched separately; ``channels`` must be a multiple of it. Default: 4.
     dense : int
-        Width of the layer that reads the matches.
+        Width of the dense layer that reads the matches. Default: 256.
     border_px : float
-        Width of the ring at the border of the circle that is not sampled. If training displaces masked images, it must
-        cover the displaced edge of the mask, which would reveal the displacement.
+        Width in pixels of a ring, along the edge of the inscribed circle, that is not sampled. If masked images are
+        displaced during training, the ring must cover the displaced edge of the mask, which would otherwise reveal the
+        displacement. Default: 0.
     rng : numpy.random.Generator or int
-        For the initial weights.
+        Random number generator or seed for the initial weights.
 
     Returns
     -------
     keras.Model
-        [first, second], or {"first": ..., "second": ...}, each (b, y, x), -> (b, 2) float32: the unit vector (cos, sin)
-        of the angle from ``first`` to ``second`` times the number of periods in a full turn. The network standardises
-        every image.
+        Network that maps [first, second] or {"first": ..., "second": ...}, each (b, y, x), to (b, 2) float32 unit
+        vectors. The components of a vector are the cosine and sine of p times the angle from ``first`` to ``second``,
+        where p is the number of periods of the angle in a full turn. The network standardises each image.
 
     Raises
     ------
     ValueError
-        If a number is out of range, or ``groups`` does not divide ``channels``.
+        If a number is out of range, or if ``channels`` is not a multiple of ``groups``.
     """
     image_size = whole_number(image_size, name="image_size", at_least=SMALLEST_PX)
     channels = whole_number(channels, name="channels", at_least=1)
@@ -189,10 +194,12 @@ def build_polar_pair_network(
     groups = whole_number(groups, name="groups", at_least=1)
     dense = whole_number(dense, name="dense", at_least=1)
     if channels % groups:
-        raise ValueError(f"groups must divide the {channels} channels, got {groups}")
+        raise ValueError(f"groups must be a divisor of channels ({channels}), got {groups}")
     border_px = not_negative(border_px, name="border_px")
     if border_px > image_size / 4:
-        raise ValueError(f"border_px must be at most a quarter of the {image_size} px, got {border_px:g}")
+        raise ValueError(
+            f"border_px must be at most a quarter of image_size ({image_size}), got {border_px:g}"
+        )
     rng = np.random.default_rng(rng)
 
     def start():
@@ -219,15 +226,16 @@ def build_polar_pair_network(
 
 
 def circular_matches(first, second, groups: int):
-    """Cosine between one feature map (b, a, c) and another, rotated back by every angle: (b, a, groups).
+    """Return the cosine similarity of (b, a, c) feature maps, the second rotated back by every angle: (b, a, groups).
 
-    Step s is the match of ``second`` rotated back by s angles, for each group of channels. It is the correlation layer
-    of Rocco et al. (arXiv 1703.05593), summed over all positions that are a rotation apart.
+    Element s along the second axis compares ``first`` with ``second`` rotated back by s angular steps, for each group
+    of channels. This is the correlation layer of Rocco et al. (arXiv 1703.05593), summed over all pairs of positions
+    that differ by the same rotation.
     """
     n, channels = first.shape[1:]
 
     def unit(features):
-        """Subtract the mean over the angle, which matches at every angle, and scale each group to length 1."""
+        """Subtract the mean over the angle, which matches at every angle, and scale each group to unit length."""
         features = features - ops.mean(features, axis=1, keepdims=True)
         features = ops.reshape(features, (-1, n, groups, channels // groups))
         square = ops.sum(ops.square(features), axis=(1, 3), keepdims=True)
@@ -241,21 +249,39 @@ def circular_matches(first, second, groups: int):
 
 
 def rotated_by(images, vectors, periods: int = 1):
+    """Rotate (b, y, x) images anticlockwise about pixel n // 2, with bilinear interpolation: (b, y, x).
+
+    The result is differentiable with respect to the images and angles. The direction is that of ``rotate_images``. The
+    angles are given as (b, 2) ``vectors`` in the form that pair networks predict: (cos, sin) of ``periods`` times the
+    angle. Points outside the image take the value of the nearest pixel.
+
+    Source: Jaderberg et al., Spatial Transformer Networks, NIPS 2015 (arXiv 1506.02025), section 3.3.
+    """
+    return rotated(images, ops.arctan2(vectors[:, 1:], vectors[:, :1]) / periods)
+
+
+def rotated(images, angles_rad, *, mirrored: bool = False):
     """Rotate images anticlockwise about pixel n // 2, bilinearly and differentiably by image and angle.
 
-    (b, y, x), (b, 2) -> (b, y, x). The direction is that of ``rotate_images``, and the angle is given as pair networks
-    predict it: (cos, sin) of ``periods`` times the angle. Outside the image, values are those of the nearest pixel.
+    (b, y, x), (b, 1) -> (b, y, x). The direction is that of ``rotate_images``. Outside the image, values are those of
+    the nearest pixel, or of the image mirrored at its edge.
 
     Source: Jaderberg et al., Spatial Transformer Networks, NIPS 2015 (arXiv 1506.02025), section 3.3.
     """
     n = images.shape[1]
     axis = np.arange(n, dtype="float32") - n // 2
     u, v = np.tile(axis, n), np.repeat(axis, n)  # (y x,)
-    angle = ops.arctan2(vectors[:, 1:], vectors[:, :1]) / periods  # (b, 1)
-    cos, sin = ops.cos(angle), ops.sin(angle)
-    # the position in the original image of each pixel of the rotated one
-    x = ops.clip(cos * u + sin * v + n // 2, 0, n - 1)  # (b, y x)
-    y = ops.clip(cos * v - sin * u + n // 2, 0, n - 1)
+    cos, sin = ops.cos(angles_rad), ops.sin(angles_rad)
+
+    def inside(position):
+        if mirrored:
+            position = ops.abs(position + 0.5) - 0.5
+            position = n - 0.5 - ops.abs(n - 0.5 - position)
+        return ops.clip(position, 0, n - 1)
+
+    # where each pixel of the rotated image lies in the original image
+    x = inside(cos * u + sin * v + n // 2)  # (b, y x)
+    y = inside(cos * v - sin * u + n // 2)
     # interpolate between the four pixels around it
     left = ops.minimum(ops.floor(x), n - 2)
     top = ops.minimum(ops.floor(y), n - 2)
@@ -275,7 +301,7 @@ def rotated_by(images, vectors, periods: int = 1):
 
 
 def direction_loss(true, predicted):
-    """Mean sine of half the angle between unit vectors (..., 2): linear for small angles, bounded for large ones."""
+    """Return the mean sine of half the angle between unit vectors (..., 2): linear for small angles, and bounded."""
     return ops.mean(ops.sqrt(ops.maximum(1 - ops.sum(true * predicted, axis=-1), 0) / 2 + 1e-6))
 
 
@@ -286,11 +312,21 @@ def compile_and_fit(
     *,
     loss,
     schedule: TrainingSchedule,
+    optimizer: keras.optimizers.Optimizer | None = None,
     **options,
 ) -> dict[str, list[float]]:
-    """Compile a model for a loss of whole batches and train it; options and result are those of ``fit``."""
+    """Compile a model with a loss of whole batches and train it.
+
+    ``options`` and the result are those of ``training.fit``.
+    """
     if replica_count(model) > 1:
-        check_divisible(len(stream[0][1]), model, name="training batches")
-        check_divisible(len(validation[0][1]), model, name="validation batches")
-    compile_network(model, schedule=schedule, steps_per_epoch=len(stream), loss=global_batch_loss(loss))
+        check_divisible(len(stream[0][1]), model, name="the size of the training batches")
+        check_divisible(len(validation[0][1]), model, name="the size of the validation batches")
+    compile_network(
+        model,
+        schedule=schedule,
+        steps_per_epoch=len(stream),
+        optimizer=optimizer,
+        loss=global_batch_loss(loss),
+    )
     return fit(model, stream, validation, schedule=schedule, **options)

@@ -1,10 +1,11 @@
-"""In-plane rotations: of images by cubic B-spline interpolation, of vectors, and angles modulo a period.
+"""In-plane rotation of images, by cubic B-spline interpolation, and of vectors; angles modulo a period.
 
-The x axis is the second array axis, the y axis the first, and the origin is pixel ``n // 2``. A positive angle takes
-the x axis to the y axis (anticlockwise where y points up).
+The x axis is the second array axis, the y axis is the first, and the origin is pixel ``n // 2``. A positive angle
+rotates the x axis towards the y axis, which is anticlockwise if y points up.
 
-A cubic spline passes through all pixels. A recursion of one pole along each axis gives its coefficients, and a value
-between pixels is a weighted sum of the 4 x 4 coefficients around it (Unser, IEEE Signal Process. Mag. 16(6) (1999) 22).
+A cubic spline passes through all pixels. Its coefficients are computed by a recursion with a single pole along each
+axis. A value between pixels is a weighted sum of the 4 x 4 coefficients around it (Unser, IEEE Signal Process. Mag.
+16(6) (1999) 22).
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import numpy as np
 from cryoem.validation import one_each, shifts_of, square_images
 
 OUTSIDE = ("zero", "edge-mean")
-# The spline of an image that ends abruptly rings; the ringing falls by a factor 0.27 a pixel, to 1e-7 over this margin.
+# The spline rings at abrupt borders; the ringing decays by a factor of 0.27 per pixel, to 1e-7 over this margin.
 MARGIN_PX = 12
 _POLE = np.float32(np.sqrt(3) - 2)
-_START_TERMS = 24  # of the recursion's first value, to float32 precision
+_START_TERMS = 24  # terms in the recursion's first value, for float32 precision
 _GAIN = np.float32(6)
 _END = _POLE / (_POLE * _POLE - np.float32(1))
 
@@ -37,20 +38,25 @@ def rotate_images(
     Parameters
     ----------
     images : (n, y, x) array, y == x
+        Images to rotate.
     angles_rad : (n,) array
+        Rotation of each image.
     shifts_px : (n, 2) array, optional
-        Displacement (x, y) towards larger coordinates; none by default.
+        Displacement (x, y) of each image, positive towards larger coordinates. Default: no displacement.
     outside : str
-        Value around each image: ``"zero"``, or ``"edge-mean"``, the mean of its outermost pixels.
+        Value assumed outside each image: ``"zero"``, or ``"edge-mean"`` for the mean of the outermost pixels of the
+        image. Default: ``"zero"``.
 
     Returns
     -------
     (n, y, x) float32 array
+        Rotated and displaced images.
 
     Raises
     ------
     ValueError
-        If images are not (n, y, y), there is not one finite angle and shift for each, or ``outside`` is unknown.
+        If the images do not have shape (n, y, y); if the number of angles or shifts differs from the number of images;
+        if any value is NaN or infinite; or if ``outside`` is unknown.
     """
     images = square_images(images)
     angles_rad = one_each(angles_rad, count=len(images), name="angles_rad")
@@ -75,42 +81,55 @@ def rotate_vectors(vectors: np.ndarray, angles_rad: np.ndarray) -> np.ndarray:
 
 
 def inverse_matrices(angles_rad: np.ndarray) -> np.ndarray:
-    """Matrices from coordinates (x, y) in a rotated image to those in the original: (n, 2, 2) float64."""
+    """Return the matrices from coordinates (x, y) in a rotated image to those in the original: (n, 2, 2) float64."""
     cos, sin = np.cos(angles_rad), np.sin(angles_rad)
     return np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2)
 
 
 def wrap_angles(angles_rad: np.ndarray, period_rad: float) -> np.ndarray:
-    """Map angles to [-period / 2, period / 2)."""
+    """Wrap angles to [-period / 2, period / 2)."""
     return np.mod(angles_rad + period_rad / 2, period_rad) - period_rad / 2
 
 
 def unit_vectors(angles_rad: np.ndarray, *, periods: int = 1) -> np.ndarray:
-    """Return cos and sin of ``periods * angles``; angles one period apart give the same result: (..., 2)."""
+    """Return the cosine and sine of ``periods * angles``, which are equal for angles a period apart: (..., 2)."""
     phases = periods * np.asarray(angles_rad)
     return np.stack([np.cos(phases), np.sin(phases)], axis=-1)
 
 
 def angle_errors_deg(estimated_rad: np.ndarray, true_rad: np.ndarray, *, periods: int = 1) -> np.ndarray:
-    """Absolute differences of (n,) angles in degrees, modulo the period: at most 180 / periods."""
+    """Return the absolute differences between (n,) angles in degrees, modulo a full turn divided by ``periods``."""
     difference = np.asarray(estimated_rad, dtype=float) - np.asarray(true_rad, dtype=float)
     return np.degrees(np.abs(wrap_angles(difference, 2 * np.pi / periods)))
 
 
 def pair_error_deg(estimated_rad: np.ndarray, true_rad: np.ndarray, *, period_rad: float = np.pi) -> float:
-    """Mean error of the angles between neighbours of a stack, degrees, modulo the period."""
+    """Return the mean error in degrees, modulo the period, of the angles between consecutive images of a stack."""
     error = wrap_angles(np.diff(estimated_rad) - np.diff(true_rad), period_rad)
     return float(np.degrees(np.abs(error).mean()))
 
 
 def joint_error_deg(estimated_rad: np.ndarray, true_rad: np.ndarray, *, period_rad: float = np.pi) -> float:
-    """Mean error of the angles to one reference, degrees, modulo the period and up to the best constant."""
+    """Return the mean error of angles in degrees, modulo the period.
+
+    An offset that is the same for all angles is not counted as an error.
+    """
+    return float(joint_errors_deg(estimated_rad, true_rad, period_rad=period_rad).mean())
+
+
+def joint_errors_deg(
+    estimated_rad: np.ndarray, true_rad: np.ndarray, *, period_rad: float = np.pi
+) -> np.ndarray:
+    """Return the (n,) errors of angles in degrees, modulo the period.
+
+    An offset that is the same for all angles is not counted as an error.
+    """
     error = np.asarray(estimated_rad) - np.asarray(true_rad)
-    # search the constant on a grid, then take the median of the remainder
+    # find the constant on a grid, then refine it by the median of the remainder
     constants = np.linspace(0, period_rad, 361)[:-1]
     costs = [np.abs(wrap_angles(error - constant, period_rad)).mean() for constant in constants]
     remaining = wrap_angles(error - constants[int(np.argmin(costs))], period_rad)
-    return float(np.degrees(np.abs(wrap_angles(remaining - np.median(remaining), period_rad)).mean()))
+    return np.degrees(np.abs(wrap_angles(remaining - np.median(remaining), period_rad)))
 
 
 @numba.njit(fastmath=True, cache=True)
@@ -122,7 +141,7 @@ def to_coefficients(values):
 
 @numba.njit(fastmath=True, cache=True)
 def _filtered_down(values):
-    """Run the recursion down and up all columns at once, in place; return the argument."""
+    """Run the recursion down and then up all columns at once, in place; return the argument."""
     height, width = values.shape
     first = values[0].copy()
     power = np.float32(1)
@@ -142,14 +161,14 @@ def _filtered_down(values):
 
 @numba.njit(inline="always")
 def _mirrored(k, n):
-    """Map index k >= 0 into a line of n values with mirrored ends."""
+    """Map an index k >= 0 into a line of n values with mirrored ends."""
     k %= 2 * n - 2
     return min(k, 2 * n - 2 - k)
 
 
 @numba.njit(inline="always")
 def _weights(t):
-    """Weights of the four coefficients around a point at a fraction t after the second."""
+    """Return the weights of the four coefficients around a point that is a fraction t beyond the second."""
     sixth = np.float32(1 / 6)
     u = np.float32(1) - t
     w0, w3 = u * u * u * sixth, t * t * t * sixth
@@ -159,7 +178,7 @@ def _weights(t):
 
 @numba.njit(inline="always")
 def read_spline(coefficients, x, y):
-    """Evaluate the spline of (y, x) coefficients at (x, y); zero where a neighbouring coefficient is missing."""
+    """Evaluate the spline with (y, x) coefficients at (x, y); zero where a neighbouring coefficient is missing."""
     base_x, base_y = np.floor(x), np.floor(y)
     left, top = int(base_x) - 1, int(base_y) - 1
     if left < 0 or top < 0 or left + 4 > coefficients.shape[1] or top + 4 > coefficients.shape[0]:

@@ -1,10 +1,11 @@
 """Power spectra of particle images, on polar grids and on pixels.
 
-The magnitude of a Fourier transform does not depend on the particle's position, and rotates with the particle. On a
-polar grid a rotation is a shift along the angle. The magnitude is centrosymmetric, so angles are known modulo half a
-turn. For a class with an n-fold axis along the view the period is shorter, and the equal sectors are averaged.
+The magnitude of an image's Fourier transform does not depend on the position of the particle, and it rotates with the
+particle. On a polar grid, a rotation is a shift along the angle. The magnitude is centrosymmetric, so angles are
+determined modulo half a turn. For a class with an n-fold axis along the view, n > 2, the period is shorter, and
+equivalent sectors are averaged.
 
-Source: arXiv 2205.11829, section 3 (rotation from centred log power spectra); the polar grid is our own.
+Source: arXiv 2205.11829, section 3 (rotation from centred log power spectra). The polar grid is not part of that work.
 """
 
 from __future__ import annotations
@@ -21,25 +22,31 @@ from cryoem.udl.registration import constant_images, particle_mask
 from cryoem.validation import square_images, whole_number
 
 SMALLEST_PX = 16
-MOST_ANGLES = 1024  # the network compares each angle with each
+MOST_ANGLES = 1024  # the network compares all pairs of angles
 BLOCK = 256
 TINY = np.float32(1e-12)
 
 
 @dataclass(frozen=True)
 class PolarGrid:
-    """Sampling points of polar spectra; a ValueError if one is not a whole number in its range.
+    """Sampling points of polar spectra.
 
     Parameters
     ----------
     image_size : int
-        Side of the images, pixels, at least 16.
+        Side length of the images in pixels, at least 16.
     n_angles : int
-        Samples over one period, at most 1024.
+        Number of sampled angles in one period, at most 1024. Default: 128.
     lowest, n_radii : int
-        Frequency of the first ring, in units of 1 / image_size per pixel, and number of rings, one frequency apart.
+        Frequency of the first ring in units of 1 / ``image_size`` cycles per pixel, and number of rings, which are one
+        unit apart. Default: 2 and 46.
     fold : int
-        Number of rotations within half a turn that leave the spectra unchanged.
+        Number of periods of the spectra in half a turn. Default: 1.
+
+    Raises
+    ------
+    ValueError
+        If a value is not an integer or is out of range.
     """
 
     image_size: int
@@ -56,31 +63,44 @@ class PolarGrid:
             raise ValueError(f"n_angles must be at most {MOST_ANGLES}, got {self.n_angles}")
         if self.lowest + self.n_radii > self.image_size // 2 + 1:
             raise ValueError(
-                f"n_radii must leave all rings at or below the Nyquist frequency {self.image_size // 2}, "
-                f"got {self.n_radii} from {self.lowest}"
+                f"the last ring, lowest + n_radii - 1, must be at or below the Nyquist frequency "
+                f"{self.image_size // 2}, got {self.lowest + self.n_radii - 1}"
             )
 
     @property
     def periods(self) -> int:
-        """Number of periods of a spectrum in a full turn: twice the fold."""
+        """Number of periods of a spectrum in a full turn: 2 * ``fold``."""
         return 2 * self.fold
 
     @property
     def period_rad(self) -> float:
-        """Period of angles from spectra: pi / fold."""
+        """Period of the angles in radians: pi / ``fold``."""
         return 2 * np.pi / self.periods
 
 
 def polar_grid(image_size: int, *, symmetry: str = "C1") -> PolarGrid:
-    """Return the default grid for images of a size: rings from 2 to 3/8 of the sampling frequency.
+    """Return the default polar grid for images of the given size.
+
+    The rings extend from a frequency of 2 / ``image_size`` cycles per pixel to just below 3/8 of the sampling
+    frequency.
 
     Parameters
     ----------
     image_size : int
-        Side of the images, pixels, at least 16.
+        Side length of the images in pixels, at least 16.
     symmetry : str
-        In-plane symmetry of the class, ``"C1"``, ``"C2"``, ... The spectra of C_n repeat every 360 / n degrees for
-        even n, and every 180 / n degrees for odd n.
+        Cyclic in-plane symmetry of the class: ``"C1"``, ``"C2"``, ... The spectra of a class with symmetry C_n repeat
+        every 360 / n degrees for even n and every 180 / n degrees for odd n. Default: ``"C1"``.
+
+    Returns
+    -------
+    PolarGrid
+        Grid with 128 angles in one period.
+
+    Raises
+    ------
+    ValueError
+        If ``image_size`` is not an integer of at least 16, or if the symmetry is not cyclic.
     """
     image_size = whole_number(image_size, name="image_size", at_least=SMALLEST_PX)
     order = cyclic_order(symmetry)
@@ -89,7 +109,7 @@ def polar_grid(image_size: int, *, symmetry: str = "C1") -> PolarGrid:
 
 
 def cyclic_order(symmetry: str) -> int:
-    """Return the n of ``"Cn"``, or raise a ValueError for anything else."""
+    """Return the n of the symmetry ``"Cn"``; raise a ValueError for any other symmetry."""
     match = re.fullmatch(r"[Cc]([1-9]\d*)", symmetry) if isinstance(symmetry, str) else None
     if match is None:
         raise ValueError(f"symmetry must be a cyclic group C1, C2, ..., got {symmetry!r}")
@@ -97,71 +117,74 @@ def cyclic_order(symmetry: str) -> int:
 
 
 def polar_spectra(images: np.ndarray, grid: PolarGrid) -> np.ndarray:
-    """Compute the logarithms of Fourier magnitudes on a polar grid, minus their mean.
+    """Compute the log Fourier magnitudes of images on a polar grid, and subtract the mean of each spectrum.
 
     Parameters
     ----------
     images : (n, y, x) array
-        Images of ``grid.image_size`` pixels a side.
+        Images that are ``grid.image_size`` pixels wide.
     grid : PolarGrid
+        Sampling points.
 
     Returns
     -------
     (n, n_angles, n_radii) float32 array
-        A particle rotated anticlockwise by ``period_rad / n_angles`` has its spectrum shifted by one angle.
+        Spectra. Rotating a particle anticlockwise by ``period_rad / n_angles`` shifts its spectrum by one sample along
+        the angle axis.
 
     Raises
     ------
     ValueError
-        If images are not of the grid's size, not finite, or constant inside the largest circle.
+        If the images do not have the size of the grid, are constant inside the inscribed circle, or contain NaN or
+        infinity.
     """
     images = square_images(images)
     if images.shape[1] != grid.image_size:
-        raise ValueError(
-            f"images must have {grid.image_size} px a side for this model, got {images.shape[1]}"
-        )
+        raise ValueError(f"images must be {grid.image_size} px wide for this model, got {images.shape[1]}")
     constant = constant_images(images)
     if constant.any():
         raise ValueError(
-            f"images must not be constant inside the largest circle, got {constant.sum()} such images, "
-            f"the first at index {constant.argmax()}"
+            f"images[{constant.argmax()}] is constant inside the inscribed circle; "
+            f"number of constant images: {constant.sum()}"
         )
     elements, weights, columns = _interpolation(grid)
     mask, side = particle_mask(grid.image_size), 2 * grid.image_size
     spectra = np.empty((len(images), grid.fold * grid.n_angles * grid.n_radii), np.float32)
     for start in range(0, len(images), BLOCK):
         block = images[start : start + BLOCK]
-        # standardise in double precision: squares of values of any scale
+        # standardise in double precision, so that squares do not overflow
         block = block - block.mean(axis=(1, 2), keepdims=True)
         deviation = block.std(axis=(1, 2), keepdims=True, dtype=np.float64)
         block = (block / deviation).astype(np.float32)
-        # transform the masked images padded to twice their side; only low columns are needed
+        # transform the masked images, padded to twice their side; only low columns are needed
         rows = scipy.fft.rfft(block * mask, n=side, axis=2, workers=-1)[:, :, :columns]
         transform = np.ascontiguousarray(scipy.fft.fft(rows, n=side, axis=1, workers=-1))  # (b, 2 y, columns)
         _log_magnitudes(transform.reshape(len(block), -1), elements, weights, spectra[start : start + BLOCK])
-    # average the sectors that symmetry makes equal
+    # average the sectors that are equal by symmetry
     spectra = spectra.reshape(len(images), grid.fold, grid.n_angles, grid.n_radii).mean(axis=1)
     return spectra - spectra.mean(axis=(1, 2), keepdims=True)
 
 
 def subtract_ring_means(spectra: np.ndarray) -> np.ndarray:
-    """Subtract the mean of each ring of (n, n_angles, n_radii) polar spectra, which no rotation changes."""
+    """Subtract from each ring of (n, n_angles, n_radii) polar spectra its mean, which rotations do not change."""
     return spectra - spectra.mean(axis=-2, keepdims=True)
 
 
 def power_spectra(images: np.ndarray) -> np.ndarray:
-    """Compute centred log(1 + magnitude) of images, scaled to [0, 1] and constant outside the largest circle.
+    """Compute log(1 + magnitude) of the Fourier transform of each image.
 
-    They rotate as their images do, modulo 180 degrees; the zero frequency is at pixel n // 2.
+    The spectra are scaled to [0, 1] and are constant outside the inscribed circle. A spectrum rotates with its image
+    and is unchanged by a rotation of half a turn. The zero frequency is at pixel n // 2.
 
     Parameters
     ----------
     images : (n, y, x) array
-        At least 8 px a side.
+        Images that are at least 8 px wide.
 
     Returns
     -------
     (n, y, x) float32 array
+        Spectra in [0, 1].
     """
     images = square_images(images, smallest_px=8)
     magnitude = np.abs(scipy.fft.fftshift(scipy.fft.fft2(images, workers=-1), axes=(1, 2)))
@@ -174,13 +197,13 @@ def power_spectra(images: np.ndarray) -> np.ndarray:
 
 
 def _interpolation(grid: PolarGrid) -> tuple[np.ndarray, np.ndarray, int]:
-    """Indices and weights, (4, samples) each, of the half-plane elements around each sample; the columns needed."""
+    """Return indices and weights, (4, samples) each, of the half-plane elements around each sample; columns needed."""
     side, columns = 2 * grid.image_size, 2 * (grid.lowest + grid.n_radii)
     n = grid.fold * grid.n_angles
     angle = np.pi * np.arange(n)[:, None] / n
     radius = 2.0 * (grid.lowest + np.arange(grid.n_radii))
     kx, ky = np.cos(angle) * radius, np.sin(angle) * radius
-    # samples at negative kx are read from their Hermitian twins
+    # samples at negative kx are read from their Friedel mates
     other_half = kx < 0
     kx, ky = np.where(other_half, -kx, kx), np.where(other_half, -ky, ky)
     left, low = np.floor(kx).astype(int), np.floor(ky).astype(int)

@@ -1,10 +1,9 @@
-"""Alignment of a file of particle images into a folder with the aligned stack and its tables, block by block."""
+"""Block-by-block alignment of the particle images in a file, with the aligned stack and its tables in a new folder."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +17,17 @@ from cryoem.particles.files import ParticleFile, open_particles
 from cryoem.particles.mrc import StackWriter, write_stack
 from cryoem.particles.relion import relion_tables
 from cryoem.particles.star import write_star, write_xmd
-from cryoem.particles.writing import names_for_table
-from cryoem.particles.xmipp import xmipp_table
+from cryoem.particles.writing import names_for_table, write_particles
+from cryoem.particles.xmipp import write_emaf, xmipp_table
 from cryoem.reconstruction.resolution import fourier_ring_correlation
 from cryoem.udl.aligner import (
     IMAGES_FOR_POWER,
     Aligner,
     align_block,
     export_aligner,
-    load_aligner,
     prepare_reference,
     save_aligner,
 )
-from cryoem.udl.classical import template_aligner
 from cryoem.udl.registration import (
     FilteredReference,
     Registration,
@@ -38,10 +35,11 @@ from cryoem.udl.registration import (
     image_deviation,
     particle_mask,
 )
-from cryoem.udl.spectra import cyclic_order
-from cryoem.validation import positive_number, whole_number
+from cryoem.udl.rotation import joint_error_deg, pair_error_deg
+from cryoem.udl.stack_training import AlignerTraining, load_for, obtain_aligner, say
+from cryoem.udl.synthetic import read_reference
+from cryoem.validation import whole_number
 
-METHODS = ("template", "udl", "judl")
 FEWEST_IMAGES = 4
 MOST_TRAINING_IMAGES = 10_000
 SAMPLE_BYTES, MOST_SAMPLE_BYTES = 400_000_000, 4_000_000_000
@@ -49,63 +47,36 @@ FEWEST_OF_LARGE_IMAGES = 1_000
 BLOCK_BYTES = 512 * 4 * 128**2  # 512 images of 128 px
 HALF_SET_THRESHOLD = 0.143
 STACK_FILE, AVERAGES_FILE = "aligned.mrcs", "averages.mrcs"
-STAR_FILE, XMD_FILE = "aligned.star", "aligned.xmd"
-
-
-@dataclass(frozen=True)
-class AlignerTraining:
-    """Training options of ``align_file``; a ValueError if a value is out of range or excluded by ``"template"``.
-
-    Parameters
-    ----------
-    method : str
-        ``"judl"``, ``"udl"``, or ``"template"``, which needs no training.
-    symmetry : str
-        In-plane symmetry of the class, ``"C1"``, ``"C2"``, ...
-    epochs : int, optional
-        5 by default.
-    seconds : float, optional
-        Stop after the epoch in which this time has passed.
-    export : bool
-        Also write the aligner as a stand-alone TensorFlow model.
-    """
-
-    method: str = "judl"
-    symmetry: str = "C1"
-    epochs: int | None = None
-    seconds: float | None = None
-    export: bool = False
-
-    def __post_init__(self):
-        if self.method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
-        given = [name for name in ("epochs", "seconds", "export") if getattr(self, name) not in (None, False)]
-        if self.method == "template" and given:
-            raise ValueError(f"method 'template' needs no training; omit {', '.join(given)}")
-        cyclic_order(self.symmetry)
-        if self.epochs is not None:
-            whole_number(self.epochs, name="epochs", at_least=1)
-        if self.seconds is not None:
-            positive_number(self.seconds, name="seconds")
+STAR_FILE, XMD_FILE, EMAF_FILE = "aligned.star", "aligned.xmd", "aligned-emaf.xmd"
+COPY_FILE = "particles.star"
 
 
 @dataclass(frozen=True)
 class AlignedFiles:
-    """Result of ``align_file``: the numbers of its ``summary.json``.
+    """Result of ``align_file``, as stored in ``summary.json``.
 
     Parameters
     ----------
     folder : Path
+        Output folder.
     images : int
+        Number of images.
     pixel_size_angstrom : float
+        Pixel size of the images.
     method : str
-        Method of the aligner.
+        Method by which the aligner was obtained.
     mean_correlation : float
-        Of the aligned images with the reference.
+        Mean correlation between the aligned images and the reference.
     resolution_angstrom : float or None
-        Resolution at which the Fourier ring correlation of the averages of two halves falls below 0.143; None for a
-        single image. Both halves were aligned to one reference, so it is too optimistic for few or very noisy images.
+        Resolution at which the Fourier ring correlation between the averages of two half-sets falls below 0.143; None
+        for a single image. Both half-sets are aligned to the same reference, so the value is too optimistic for few or
+        very noisy images.
     seconds : float
+        Elapsed time.
+    error_deg, pair_error_deg : float or None
+        Mean error of the angles, ignoring a common offset, and mean error of the angles between consecutive images.
+        Both are modulo the period of the spectra. They are None unless the true angles are known, from the
+        ``parameters.txt`` of a training folder.
     """
 
     folder: Path
@@ -115,6 +86,8 @@ class AlignedFiles:
     mean_correlation: float
     resolution_angstrom: float | None
     seconds: float
+    error_deg: float | None = None
+    pair_error_deg: float | None = None
 
 
 def align_file(
@@ -123,73 +96,101 @@ def align_file(
     *,
     model: str | os.PathLike | None = None,
     training: AlignerTraining | None = None,
-    pixel_size_angstrom: float | None = None,
-    datadir: str | os.PathLike | None = None,
+    reference: str | os.PathLike | None = None,
+    emaf: bool = False,
     max_training_images: int = MOST_TRAINING_IMAGES,
     rng: np.random.Generator | int | None = 0,
     progress: bool = False,
+    **opening,
 ) -> AlignedFiles:
-    """Align the particle images of a file. The input is not modified; the output appears complete or not at all.
+    """Align the particle images in a file and write the results to a new folder.
 
-    Images of a table keep their names. Images of a stack are named relative to the working folder, in which RELION and
-    XMIPP must then be started, or by their full path if the stack is outside the working folder.
+    The input is not modified, and the output folder appears only when it is complete. If the input is a table, the
+    output tables keep its image names. If the input is a bare stack in or below the working folder, its path in the
+    output tables is relative to the working folder, and RELION and XMIPP must be started there. For a stack elsewhere,
+    the path is absolute. Images to which tables cannot refer, such as PNG files, are also copied to ``particles.mrcs``,
+    with the table ``particles.star``.
 
     Parameters
     ----------
     path : path-like
-        Particle stack or table, as for ``particles.open_particles``.
+        Particle stack or table that ``particles.open_particles`` can read.
     out : path-like
-        New folder: ``aligned.mrcs``, the aligned images; ``aligned.star`` and ``aligned.xmd``, the alignment of the
-        original images for RELION and XMIPP; ``averages.mrcs``, before and after; ``model/``, the trained aligner
-        (and ``exported/``); ``summary.json``.
+        New folder. It will contain the aligned images (``aligned.mrcs``), the alignment of the original images for
+        RELION and XMIPP (``aligned.star`` and ``aligned.xmd``), the averages before and after alignment
+        (``averages.mrcs``), the trained aligner (``model/`` and, if requested, ``exported/``) and ``summary.json``.
     model : path-like, optional
-        Folder of a saved or exported aligner, used unchanged; by default an aligner is trained.
+        Folder of a saved or exported aligner, which is used without further training. Default: a new aligner is
+        trained.
     training : AlignerTraining, optional
-        Options of the training.
-    pixel_size_angstrom, datadir
-        As for ``particles.open_particles``.
+        Training options. Default: ``AlignerTraining()``.
+    reference : path-like, optional
+        File that contains the image at angle 0 and that ``read_reference`` can read. The image must have the same size
+        and contrast as the particle images. Default: an average of the images.
+    emaf : bool
+        Whether to also write ``aligned-emaf.xmd``; see ``particles.write_emaf``. Default: False.
     max_training_images : int
-        Largest number of images, chosen at random, that are read at once for training and the first average. With a
-        model it is at most 3,000. It is also limited to 400 MB (6,100 images of 128 px), or for larger images to 1,000
-        images and 4 GB.
+        Maximum number of randomly chosen images that are held in memory at once, for training and for the first
+        average. If ``model`` is given, the maximum is at most 3,000. The images are also limited to 400 MB (6,100
+        images of 128 px) or 1,000 images, whichever is larger, and never exceed 4 GB. Default: 10,000.
     rng : numpy.random.Generator or int
-        For the choice of images and the training.
+        Random number generator or seed for the choice of images and for training. Default: 0.
     progress : bool
-        Show the progress on stderr.
+        Whether to show progress on stderr. Default: False.
+    **opening
+        Options for ``particles.open_particles``, such as ``pixel_size_angstrom`` and ``datadir``.
+
+    Returns
+    -------
+    AlignedFiles
+        Contents of ``summary.json``.
 
     Raises
     ------
     ValueError
-        If both ``model`` and ``training`` are given, a number is out of range, there are too few images, one is
-        constant, the model is for another size, a name cannot be written into tables, or ``out`` is not empty; and as
-        ``open_particles``, ``train`` and ``load_aligner`` do.
+        If both ``model`` and ``training`` are given; if a number is out of range; if there are too few images, or any
+        of them is constant; if the model or the reference is for images of a different size; if an image name cannot be
+        written to a table; or if ``out`` is not empty. Also raises the same errors as ``open_particles``, ``train``,
+        ``load_aligner`` and ``read_reference``.
     OSError
         If a file cannot be read or written.
     """
     began = time.monotonic()
     if model is not None and training is not None:
-        raise ValueError(f"model {model} is not trained further; omit training")
+        raise ValueError(f"model {model} is used unchanged; omit training")
     training = training or AlignerTraining()
     most = whole_number(max_training_images, name="max_training_images", at_least=FEWEST_IMAGES)
     with new_folder(out) as folder:
-        particles = open_particles(path, pixel_size_angstrom=pixel_size_angstrom, datadir=datadir)
-        names = names_for_table(particles, folder / STAR_FILE, new_stacks=(STACK_FILE, AVERAGES_FILE))
-        aligner = None if model is None else load_aligner(model)
-        if aligner is not None and aligner.grid.image_size != particles.image_size:
+        particles = open_particles(path, **opening)
+        image = None if reference is None else read_reference(reference)
+        if image is not None and image.shape != particles.shape[1:]:
             raise ValueError(
-                f"model {model} is for images of {aligner.grid.image_size} px, "
-                f"got {particles.image_size} px in {particles.path}"
+                f"reference {reference} is {image.shape[1]} x {image.shape[0]} px, "
+                f"but the images in {particles.path} are {particles.image_size} px wide"
             )
+        aligner = None if model is None else load_for("model", model, particles)
+        start = None
+        if training.initial_model is not None:
+            start = load_for("initial_model", training.initial_model, particles, symmetry=training.symmetry)
+        if particles.images.in_mrc:
+            names = names_for_table(particles, folder / STAR_FILE, new_stacks=(STACK_FILE, AVERAGES_FILE))
+        else:
+            say("copying the images", progress)
+            write_particles(folder / COPY_FILE, particles)
+            names = open_particles(folder / COPY_FILE).image_names
         rng = np.random.default_rng(rng)
         # the aligner and the reference come from a sample that fits into memory
         most = most if model is None else min(most, IMAGES_FOR_POWER)
-        sample = _sample(particles, aligner, most, rng, progress)
+        has_reference = image is not None or (aligner is not None and aligner.reference is not None)
+        sample = _sample(particles, aligner, has_reference, most, rng, progress)
         if aligner is None:
-            aligner = obtain_aligner(sample, training, rng, progress)
-        say("making the reference", progress)
-        reference = prepare_reference(sample, aligner)
+            aligner = obtain_aligner(sample, training, start, rng, progress)
+        say("computing the reference", progress)
+        filtered = prepare_reference(sample, aligner, image)
+        zero = 0.0 if image is None else aligner.angles(image[None])[0]
         del sample
-        numbers = _align_blocks(particles, names, aligner, reference, folder, progress)
+        found, correntropy, numbers = _align_blocks(particles, aligner, filtered, zero, folder, progress)
+        _write_tables(particles, names, found, correntropy, folder, emaf)
         if model is None and training.method != "template":
             save_aligner(aligner, folder / "model")
             if training.export:
@@ -200,65 +201,33 @@ def align_file(
             "method": aligner.method,
             **numbers,
             "seconds": time.monotonic() - began,
+            **_errors(particles, found.angles_rad, aligner.grid.period_rad),
         }
         text = json.dumps(summary, indent=2, allow_nan=False)
         (folder / "summary.json").write_text(text, encoding="utf-8")
     return AlignedFiles(Path(out), **summary)
 
 
-def obtain_aligner(
-    sample: np.ndarray, training: AlignerTraining, rng: np.random.Generator, progress: bool
-) -> Aligner:
-    """Train an aligner on (n, y, x) images, with a progress bar, or build the classical one."""
-    if training.method == "template":
-        say("making the template", progress)
-        return template_aligner(sample, symmetry=training.symmetry)
-    import keras  # an exported model does without
-
-    from cryoem.training.compilation import TrainingSchedule
-    from cryoem.udl.training import DEFAULT_SCHEDULE, AlignerOptions, train
-
-    epochs = training.epochs or DEFAULT_SCHEDULE.epochs
-    # tqdm's own callback for Keras warns in notebooks without widgets
-    with tqdm(desc="finding first angles", unit="step", disable=not progress) as bar:
-
-        def begin(logs=None):
-            bar.set_description("training", refresh=False)
-            bar.reset(total=watch.params["epochs"] * watch.params["steps"])
-
-        def end_epoch(epoch, logs=None):
-            bar.set_postfix(epoch=f"{epoch + 1}/{epochs}", val_loss=f"{logs['val_loss']:.4f}")
-
-        watch = keras.callbacks.LambdaCallback(
-            on_train_begin=begin,
-            on_train_batch_end=lambda batch, logs=None: bar.update(),
-            on_epoch_end=end_epoch,
-        )
-        return train(
-            sample,
-            method=training.method,
-            options=AlignerOptions(symmetry=training.symmetry),
-            schedule=TrainingSchedule(epochs, DEFAULT_SCHEDULE.learning_rate, seconds=training.seconds),
-            callbacks=[watch],
-            rng=rng,
-        ).aligner
-
-
 def _sample(
-    particles: ParticleFile, aligner: Aligner | None, most: int, rng: np.random.Generator, progress: bool
+    particles: ParticleFile,
+    aligner: Aligner | None,
+    has_reference: bool,
+    most: int,
+    rng: np.random.Generator,
+    progress: bool,
 ) -> np.ndarray:
-    """Read random images for the aligner or the reference, in the file's order."""
+    """Read random images for the aligner or the reference, in the order of the file."""
     n, image_bytes = len(particles), 4 * particles.image_size**2
-    if (aligner is None or aligner.reference is None) and n < FEWEST_IMAGES:
-        purpose = "to train on" if aligner is None else "for this model, which has no reference"
-        raise ValueError(f"{particles.path} must have at least {FEWEST_IMAGES} images {purpose}, got {n}")
+    if (aligner is None or not has_reference) and n < FEWEST_IMAGES:
+        purpose = "training" if aligner is None else "a model without a reference"
+        raise ValueError(f"{purpose} needs at least {FEWEST_IMAGES} images, but {particles.path} has {n}")
     fitting = min(max(SAMPLE_BYTES // image_bytes, FEWEST_OF_LARGE_IMAGES), MOST_SAMPLE_BYTES // image_bytes)
     most = max(FEWEST_IMAGES, min(most, fitting))
     chosen = np.arange(n) if n <= most else np.sort(rng.choice(n, most, replace=False))
     say(f"reading {len(chosen):,} images", progress)
     images = np.asarray(particles[chosen])
     _refuse_constant_images(particles, images, chosen)
-    image_deviation(images)  # raises before the training if the images overflow single precision
+    image_deviation(images)  # raise before training if products of the images would overflow
     return images
 
 
@@ -266,19 +235,19 @@ def _refuse_constant_images(particles: ParticleFile, images: np.ndarray, indices
     constant = constant_images(images)
     if constant.any():
         raise ValueError(
-            f"image {indices[constant][0] + 1} of {particles.path} is constant inside the largest circle; remove it"
+            f"image {indices[constant][0] + 1} of {particles.path} is constant inside its inscribed circle; remove it"
         )
 
 
 def _align_blocks(
     particles: ParticleFile,
-    names: list[str],
     aligner: Aligner,
     reference: FilteredReference,
+    zero_rad: float,
     folder: Path,
     progress: bool,
-) -> dict[str, float | None]:
-    """Write the aligned stack, the tables and the averages; return the mean correlation and the resolution."""
+) -> tuple[Registration, np.ndarray, dict[str, float | None]]:
+    """Write the aligned stack and the averages; return the poses, correntropies, mean correlation and resolution."""
     n, size, pixel = len(particles), particles.image_size, particles.pixel_size_angstrom
     before, halves = np.zeros((size, size)), np.zeros((2, size, size))
     found = []
@@ -290,7 +259,7 @@ def _align_blocks(
             indices = np.arange(block.start, block.stop)
             images = np.asarray(particles[block])
             _refuse_constant_images(particles, images, indices)
-            registration, aligned, score = align_block(images, aligner, reference)
+            registration, aligned, score = align_block(images, aligner, reference, zero_rad=zero_rad)
             writer.write(aligned)
             before += images.sum(axis=0)
             for half in (0, 1):
@@ -298,7 +267,6 @@ def _align_blocks(
             found.append((*registration, score))
             bar.update(len(images))
     *poses, correntropy = (np.concatenate(values) for values in zip(*found, strict=True))
-    _write_tables(particles, names, Registration(*poses), correntropy, folder)
     averages = np.stack([before, halves.sum(axis=0)]) / n
     write_stack(folder / AVERAGES_FILE, averages, pixel_size_angstrom=pixel)
     resolution = None
@@ -306,16 +274,31 @@ def _align_blocks(
         masked = (halves - halves.mean(axis=(1, 2), keepdims=True)) * particle_mask(size)
         agreement = fourier_ring_correlation(*masked, pixel_size_angstrom=pixel)
         resolution = agreement.resolution_angstrom(HALF_SET_THRESHOLD)
+    registration = Registration(*poses)
+    numbers = {"mean_correlation": float(registration.correlation.mean()), "resolution_angstrom": resolution}
+    return registration, correntropy, numbers
+
+
+def _errors(particles: ParticleFile, angles_rad: np.ndarray, period_rad: float) -> dict[str, float]:
+    """Return the errors relative to the true angles of a training folder, which other files do not contain."""
+    if particles.program != "training folder" or particles.rotations is None or len(particles) < 2:
+        return {}
+    truth = particles.rotations.as_euler("zyx")[:, 0]
     return {
-        "mean_correlation": float(Registration(*poses).correlation.mean()),
-        "resolution_angstrom": resolution,
+        "error_deg": joint_error_deg(angles_rad, truth, period_rad=period_rad),
+        "pair_error_deg": pair_error_deg(angles_rad, truth, period_rad=period_rad),
     }
 
 
 def _write_tables(
-    particles: ParticleFile, names: list[str], found: Registration, correntropy: np.ndarray, folder: Path
+    particles: ParticleFile,
+    names: list[str],
+    found: Registration,
+    correntropy: np.ndarray,
+    folder: Path,
+    emaf: bool,
 ) -> None:
-    """Write the alignment of the original images for RELION and XMIPP."""
+    """Write the alignment of the original images for RELION and XMIPP, and for EMAF."""
     has_relion_table = particles.table is not None and particles.path.suffix.lower() == ".star"
     table, optics_groups = relion_tables(
         names,
@@ -328,12 +311,7 @@ def _write_tables(
         optics_groups=particles.optics_groups if has_relion_table else None,
     )
     write_star(folder / STAR_FILE, table, optics=optics_groups)
-    write_xmd(
-        folder / XMD_FILE, xmipp_table(names, found.angles_rad, found.shifts_px, max_cc=found.correlation)
-    )
-
-
-def say(text: str, progress: bool) -> None:
-    """Print a line of progress on stderr, without breaking a progress bar."""
-    if progress:
-        tqdm.write(text, file=sys.stderr)
+    table = xmipp_table(names, found.angles_rad, found.shifts_px, max_cc=found.correlation)
+    write_xmd(folder / XMD_FILE, table)
+    if emaf:
+        write_emaf(folder / EMAF_FILE, table)

@@ -1,11 +1,12 @@
-"""Synthetic particle images of one class: rotated, shifted, multiplied by the CTF magnitude, and noisy.
+"""Synthetic particle images of one class: rotated, shifted, multiplied by the absolute value of the CTF, and noisy.
 
-Three kinds of noise, for one class average:
+There are three noise levels:
 
-- ``"clean"``: rotation, shift, absolute value of the contrast transfer;
-- ``"noise"``: also white noise of 10 times the image's variance;
-- ``"ssnr"``: also complex noise of 3 times the mean Fourier magnitude of the noisy image, at the frequencies within
-  10 angstrom / pixel size of the origin.
+- ``"clean"``: no noise;
+- ``"noise"``: white noise with 10 times the variance of the image;
+- ``"ssnr"``: white noise as above, plus coloured noise at the frequencies within 10 angstrom / pixel size of the
+  origin. The real and imaginary parts of the coloured noise have a standard deviation of 3 times the mean Fourier
+  magnitude of the noisy image.
 
 Source: arXiv 2205.11829, section 4.1; J. Struct. Biol. 2023 107940.
 """
@@ -22,8 +23,10 @@ import scipy.fft
 from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import ContrastTransfer
+from cryoem.files.pictures import read_grey
 from cryoem.images import hermitian_weights
-from cryoem.udl.natural import read_grey
+from cryoem.particles.locating import IMAGE_NAME
+from cryoem.particles.mrc import open_stack
 from cryoem.udl.rotation import rotate_images
 from cryoem.validation import finite_array, positive_number, whole_number
 
@@ -38,13 +41,14 @@ STACKS = (".mrc", ".mrcs", ".star", ".xmd")
 
 @dataclass(frozen=True)
 class ClassAverage:
-    """A noise-free image of one class.
+    """Noise-free image of one class.
 
     Parameters
     ----------
     image : (y, x) float32 array
-        Zero around the particle, unit variance.
+        Image with unit variance and a background close to zero.
     pixel_size_angstrom : float
+        Pixel size of the image.
     """
 
     image: np.ndarray
@@ -53,18 +57,20 @@ class ClassAverage:
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """Images of one class and their true poses.
+    """Simulated images of one class, with their true poses.
 
     Parameters
     ----------
     images : (n, y, x) float32 array
+        Particle images.
     angles_rad : (n,) array
-        Rotations, anticlockwise.
+        Anticlockwise rotations of the class average.
     shifts_px : (n, 2) array
-        Displacements (x, y), after the rotation.
+        Displacements (x, y) after the rotation.
     defocus_angstrom : (n,) array
-        Underfocus; 0 without contrast transfer.
+        Underfocus of each image; 0 if the images are simulated without a CTF.
     pixel_size_angstrom : float
+        Pixel size of the images.
     """
 
     images: np.ndarray
@@ -77,22 +83,28 @@ class SyntheticSet:
 def class_average_from_array(
     picture: np.ndarray, *, pixel_size_angstrom: float, image_size: int = 128, name: str = "picture"
 ) -> ClassAverage:
-    """Make a class average from an array: resize it and subtract the median of its border.
+    """Make a class average by resizing a picture and subtracting the median of its border.
 
     Parameters
     ----------
     picture : (y, y) array
+        Picture of the particle, in arbitrary units.
     pixel_size_angstrom : float
-        Pixel size of the picture; that of the result changes with the size.
+        Pixel size of ``picture``. The pixel size of the result differs if the picture is resized.
     image_size : int
-        Side of the result, pixels.
+        Side length of the result in pixels. Default: 128.
     name : str
         Name of the picture in error messages.
+
+    Returns
+    -------
+    ClassAverage
+        Resized image with unit variance.
 
     Raises
     ------
     ValueError
-        If the picture is not (y, y), not finite or constant, or a number is out of range.
+        If the picture is not square, is constant, or contains NaN or infinity; or if a number is out of range.
     """
     import skimage.transform
 
@@ -117,20 +129,27 @@ def class_average_from_array(
 def read_class_average(
     path: str | os.PathLike, *, pixel_size_angstrom: float, image_size: int = 128
 ) -> ClassAverage:
-    """Read a class average from a picture file or a stack, and resize it as ``class_average_from_array`` does.
+    """Read a class average from a picture file or a particle stack, and resize it as in ``class_average_from_array``.
 
     Parameters
     ----------
     path : path-like
-        Square PNG, JPEG or TIFF file, grey or coloured; or a stack that ``particles.open_particles`` reads, of which
-        the first image is used.
+        A square PNG, JPEG or TIFF picture in greyscale or colour, or a particle stack or table that
+        ``particles.open_particles`` can read. From a stack or table, only the first image is used.
     pixel_size_angstrom : float
+        Pixel size of the image in the file.
     image_size : int
+        Side length of the result in pixels. Default: 128.
+
+    Returns
+    -------
+    ClassAverage
+        Resized image with unit variance.
 
     Raises
     ------
     ValueError
-        If the file is neither a picture nor a stack, not square, or constant.
+        If the file is not a picture, a particle stack or a table, or if the image is constant or not square.
     FileNotFoundError
         If the file does not exist.
     """
@@ -146,8 +165,46 @@ def read_class_average(
     )
 
 
+def read_reference(source: str | os.PathLike) -> np.ndarray:
+    """Read a reference image for alignment, without flipping it or changing its grey levels: (y, x) float32.
+
+    Parameters
+    ----------
+    source : path-like
+        A PNG, JPEG or TIFF file; an MRC file with a single image; or ``"N@stack.mrcs"`` for image N of a stack, counted
+        from 1.
+
+    Returns
+    -------
+    (y, x) float32 array
+        Reference image.
+
+    Raises
+    ------
+    OSError
+        If the file does not exist or cannot be read.
+    ValueError
+        If the file is of a different type, is damaged, or does not contain the requested image.
+    """
+    match = IMAGE_NAME.fullmatch(os.fspath(source))
+    if match is None:
+        raise ValueError(
+            f"reference must be a file name, or N@FILE for image N of a stack, got {str(source)!r:.80}"
+        )
+    number, path = match[1], Path(match[2])
+    if number is None and path.suffix.lower() not in STACKS:
+        return read_grey(path)
+    stack = open_stack(path)
+    if number is None and stack.n_images > 1:
+        raise ValueError(f"reference {path} has {stack.n_images} images; choose one, for example 1@{path}")
+    index = int(number or 1) - 1
+    if not 0 <= index < stack.n_images:
+        raise ValueError(f"{path} has no image {number}; its images are numbered 1 to {stack.n_images}")
+    return stack.read(np.array([index]))[0]
+
+
 def phantom_class_average(*, image_size: int = 128) -> ClassAverage:
-    """Make a class average without a file: one projection of the embedded phantom."""
+    """Make a class average from one projection of the built-in phantom."""
     from cryoem.projection.projectors import project
     from cryoem.volumes.phantoms import phantom
 
@@ -167,24 +224,37 @@ def synthetic_set(
     ctf: ContrastTransfer | None = PUBLISHED_CTF,
     rng: np.random.Generator | int | None = None,
 ) -> SyntheticSet:
-    """Simulate particle images of a class: random rotation, whole-pixel shift, absolute CTF, random defocus, noise.
+    """Simulate particle images of one class.
+
+    Each image is the class average, randomly rotated, shifted by a random whole number of pixels along each axis,
+    multiplied in Fourier space by the absolute value of the CTF at a random defocus, and corrupted by noise.
 
     Parameters
     ----------
     average : ClassAverage
+        Noise-free image of the class.
     n : int
+        Number of images.
     noise : str
-        ``"clean"``, ``"noise"`` or ``"ssnr"``; relative to the variance of the image after the CTF.
+        Noise level: ``"clean"``, ``"noise"`` or ``"ssnr"``, as defined in the module docstring. The variance of the
+        white noise is 10 times the variance of the image after the CTF has been applied. Default: ``"noise"``.
     shift_limit_px : int
-        Largest shift along x and along y, at most half of the image's side.
+        Largest shift in pixels along x and along y, at most half the image size. Default: 10.
     ctf : ContrastTransfer, optional
-        The microscope; the defocus is drawn uniformly from its range. None for no contrast transfer.
+        CTF parameters and defocus range. Defocus values are drawn uniformly from this range. If None, no CTF is
+        applied. Default: ``PUBLISHED_CTF``.
     rng : numpy.random.Generator or int
+        Random number generator or seed.
+
+    Returns
+    -------
+    SyntheticSet
+        Images and true poses.
 
     Raises
     ------
     ValueError
-        If the noise is unknown or a number is out of range.
+        If ``noise`` is unknown or if a number is out of range.
     """
     n = whole_number(n, name="n", at_least=1)
     if noise not in NOISES:
@@ -192,7 +262,7 @@ def synthetic_set(
     limit = whole_number(shift_limit_px, name="shift_limit_px", at_least=0)
     size = len(average.image)
     if limit > size // 2:
-        raise ValueError(f"shift_limit_px must be at most half of the image's {size} px, got {limit}")
+        raise ValueError(f"shift_limit_px must be at most half the image size of {size} px, got {limit}")
     rng = np.random.default_rng(rng)
     angles = rng.uniform(0, 2 * np.pi, n)
     shifts = rng.integers(-limit, limit + 1, (n, 2)).astype(float)
@@ -211,14 +281,14 @@ def synthetic_set(
             seen = _add_noise(seen, noise, average.pixel_size_angstrom, block_rng)
         images[block] = seen
 
-    # one generator for each block: the images do not depend on the number of threads
+    # one generator per block, so that the images do not depend on the number of threads
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         list(threads.map(degrade, blocks, rng.spawn(len(blocks))))
     return SyntheticSet(images, angles, shifts, defocus, average.pixel_size_angstrom)
 
 
 def _apply_ctf_magnitude(images, ctf, defocus_angstrom, pixel_size_angstrom):
-    """Multiply images by the magnitude of the contrast transfer: (n, y, x) float32."""
+    """Multiply the Fourier transforms of images by the absolute value of the CTF: (n, y, x) float32."""
     size = images.shape[1]
     frequency = np.hypot(scipy.fft.fftfreq(size)[:, None], scipy.fft.rfftfreq(size)) / pixel_size_angstrom
     transfer = np.abs(ctf.at(frequency.ravel(), defocus_angstrom)).astype(np.float32)
@@ -226,7 +296,7 @@ def _apply_ctf_magnitude(images, ctf, defocus_angstrom, pixel_size_angstrom):
 
 
 def _add_noise(images, noise, pixel_size_angstrom, rng):
-    """Add white noise to images, and for ``"ssnr"`` coloured noise."""
+    """Add white noise to images and, for ``"ssnr"``, coloured noise."""
     deviation = np.sqrt(WHITE_VARIANCE * images.var(axis=(1, 2), keepdims=True))
     images = images + deviation * rng.standard_normal(images.shape, dtype=np.float32)
     if noise != "ssnr":
@@ -239,7 +309,7 @@ def _add_noise(images, noise, pixel_size_angstrom, rng):
     values = rng.standard_normal((len(images), len(ky), 2), dtype=np.float32).view(np.complex64)[..., 0]
     spectra = np.zeros(magnitude.shape, np.complex64)
     spectra[:, ky, kx] = COLOURED_MAGNITUDE * mean[:, None] * values
-    # columns that are their own mirror images must be Hermitian, at full power
+    # columns that are their own mirror images must be Hermitian with undiminished power
     alone = [0, -1] if size % 2 == 0 else [0]
     mirrored = np.conj(spectra[:, -np.arange(size)][:, :, alone])
     spectra[:, :, alone] = (spectra[:, :, alone] + mirrored) / np.sqrt(2)

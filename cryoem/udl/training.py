@@ -1,25 +1,30 @@
-"""Training of an aligner on particle images without labels: pseudo-labels replace the unknown angles.
+"""Training of an aligner on unlabelled particle images, with pseudo-labels in place of the unknown angles.
 
-Pairwise, ``"udl"``: the difference of two images' angles is trained to equal the angle from the circular correlation
-of their spectra, for many partners of every image. These pseudo-labels are coarse and some are wrong. Their errors
-depend on the partner as much as on the image, so the network learns what they have in common. The equation of arXiv
-2205.11829, that the angle changes by exactly the rotation of the image, is built into the polar network. An image
-paired with itself has angle 0, so there is no bias to calibrate.
+Pairwise (``"udl"``): each image is paired with many partners. The network is trained so that the difference between the
+angles of two images equals the angle measured by circular correlation of their spectra. These pseudo-labels are
+coarse, and some are wrong. Their errors depend on the partner as much as on the image, so the network learns what they
+have in common. In arXiv 2205.11829, training enforces that rotating an image changes its angle by exactly that
+rotation; here the polar network satisfies this by construction. An image paired with itself has angle 0, so no bias
+needs to be calibrated.
 
-Joint, ``"judl"``: images are aligned to their own average, twins and shifts included. The angles at which the average
-explains each image best are the pseudo-labels. The average replaces the published autoencoder, from which
-aligned images are reconstructed.
+Joint (``"judl"``): images are aligned to their own average, including shifts and the 180-degree ambiguity. The
+pseudo-labels are the angles at which the average best explains each image. The average replaces the autoencoder of the
+published method, which reconstructs aligned images.
 
-Both start from a classically aligned template of spectra (see ``classical``). ``TrainingResult.untrained`` shows what
-training adds to it. Under ``"udl"`` that is little, because the errors of the partners average out in the template.
-From random weights, ``warm_start=False``, the same pairs teach the network everything, but less accurately.
+Both methods start from a classically aligned template of spectra (see ``classical``). ``TrainingResult.untrained``
+measures this start, so that the effect of training is visible. For ``"udl"`` the effect is small, because the errors of
+the partners already average out in the template. With random initial weights (``warm_start=False``), the same pairs
+suffice to train the network, but it is less accurate.
+
+``"published-udl"`` and ``"published-judl"`` train the network of the paper with its own losses; see
+``published_training``.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import keras
 import numpy as np
@@ -38,6 +43,8 @@ from cryoem.udl.classical import (
     synchronise,
 )
 from cryoem.udl.networks import build_polar_network, compile_and_fit, direction_loss, relative_direction
+from cryoem.udl.published_training import METHODS as PUBLISHED_METHODS
+from cryoem.udl.published_training import PublishedAligner, PublishedOptions, train_published
 from cryoem.udl.registration import average_aligned, class_average, filter_reference, register
 from cryoem.udl.rotation import joint_error_deg, pair_error_deg, unit_vectors
 from cryoem.udl.spectra import SMALLEST_PX, polar_grid, polar_spectra
@@ -50,30 +57,46 @@ DEFAULT_SCHEDULE = TrainingSchedule(epochs=5, learning_rate=1e-3)
 
 @dataclass(frozen=True)
 class AlignerOptions:
-    """Options of aligner training.
+    """Options for training an aligner.
 
     Parameters
     ----------
     symmetry : str
-        In-plane symmetry of the class, ``"C1"``, ``"C2"``, ...
+        Cyclic in-plane symmetry of the class: ``"C1"``, ``"C2"``, ... Default: ``"C1"``.
     batch_size : int
-        Images or pairs of a training step.
+        Number of images or pairs per training step. Default: 128.
     validation_fraction : float
-        Fraction of the images, at the end of the stack, that are used for validation only; at most 0.5.
+        Fraction of the images that are reserved for validation, at most 0.5. These images are taken from the end of the
+        stack. Default: 0.1.
     warm_start : bool
-        Start from the classical template instead of random weights.
+        Whether to start from the classically aligned template instead of a random one. Default: True.
+    initial_aligner : Aligner, optional
+        Trained aligner whose weights are used as the initial weights. It must have the same grid and a Keras network.
+        If ``warm_start`` is True, its template is replaced, so it may have been trained on a different particle.
+        Default: random weights.
+
+    Raises
+    ------
+    ValueError
+        If ``batch_size`` or ``validation_fraction`` is out of range, or if ``initial_aligner`` has no Keras network.
     """
 
     symmetry: str = "C1"
     batch_size: int = 128
     validation_fraction: float = 0.1
     warm_start: bool = True
+    initial_aligner: Aligner | None = None
 
     def __post_init__(self):
         whole_number(self.batch_size, name="batch_size", at_least=2)
         if not 0 < self.validation_fraction <= 0.5:
             raise ValueError(
                 f"validation_fraction must be above 0 and at most 0.5, got {self.validation_fraction}"
+            )
+        if self.initial_aligner is not None and not hasattr(self.initial_aligner.network, "get_weights"):
+            raise ValueError(
+                "initial_aligner must have a Keras network, got "
+                f"{type(self.initial_aligner.network).__name__}; exported aligners cannot be trained further"
             )
 
 
@@ -83,14 +106,15 @@ class TrainingResult:
 
     Parameters
     ----------
-    aligner : Aligner
+    aligner : Aligner or PublishedAligner
+        Trained aligner.
     history : dict of str to list of float
-        One value per epoch, see ``train``.
+        Values of each recorded quantity, one per epoch; see ``train``.
     untrained : dict of str to float
-        ``val_loss``, and ``val_error_deg`` if the truth is known, before the first epoch.
+        ``val_loss`` and, if the true angles are known, ``val_error_deg`` before the first epoch.
     """
 
-    aligner: Aligner
+    aligner: Aligner | PublishedAligner
     history: dict[str, list[float]]
     untrained: dict[str, float]
 
@@ -99,55 +123,96 @@ def train(
     stack: np.ndarray,
     *,
     method: str = "judl",
-    options: AlignerOptions = AlignerOptions(),
-    schedule: TrainingSchedule = DEFAULT_SCHEDULE,
+    options: AlignerOptions | PublishedOptions | None = None,
+    schedule: TrainingSchedule | None = None,
     true_angles_rad: np.ndarray | None = None,
     checkpoints: str | os.PathLike | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int = 0,
     rng: np.random.Generator | int | None = 0,
 ) -> TrainingResult:
-    """Train a polar aligner on the images to align, or on some of them.
+    """Train an aligner on the images to be aligned, or on a subset of them.
 
     Parameters
     ----------
     stack : (n, y, x) array
-        At least four images of one class, or a particle stack.
+        At least four images of one class, as an array or a particle stack.
     method : str
-        ``"udl"``, pairwise, or ``"judl"``, joint.
-    options : AlignerOptions
-    schedule : TrainingSchedule
-        By default 5 epochs with a peak learning rate of 1e-3.
+        Training method: ``"udl"`` (pairwise) or ``"judl"`` (joint); or, with the network of the paper,
+        ``"published-udl"`` or ``"published-judl"``. At full size, training the published network requires a GPU or
+        several hours. Default: ``"judl"``.
+    options : AlignerOptions or PublishedOptions, optional
+        Further options: ``PublishedOptions`` for the published methods, ``AlignerOptions`` for the others. Default: the
+        default values of these options.
+    schedule : TrainingSchedule, optional
+        Learning rate and stopping criteria. Default: 5 epochs with a peak learning rate of 1e-3; for the published
+        methods, 100 epochs with a learning rate of 3e-4 (UDL) or 1e-4 (JUDL).
     true_angles_rad : (n,) array, optional
-        To record the true error; they do not enter the training.
+        True angles of the images. They are used only to record the error, not for training.
     checkpoints, callbacks, verbose
         See ``training.fit``.
     rng : numpy.random.Generator or int
-        For the pairs and the order of batches.
+        Random number generator or seed for the initial weights, the pairs and the order of batches. Default: 0.
 
     Returns
     -------
     TrainingResult
-        Its history is that of ``training.fit``; losses are the mean of sin(pi / period x deviation from the
-        pseudo-labels). ``val_error_deg`` is the mean error of pairs of validation images (``"udl"``), or of validation
-        images up to a constant (``"judl"``).
+        The aligner, the history of ``training.fit``, and the values before training.
 
     Raises
     ------
     ValueError
-        If images are not (n, y, y), too few, not finite or constant; the method or symmetry is unknown; replicas cannot
-        share a batch equally; or ``checkpoints`` belong to a different training.
+        If there are fewer than four images; if the images do not have shape (n, y, y), are constant, or contain NaN or
+        infinity; if the method or symmetry is unknown; if the options do not belong to the method; if a batch cannot be
+        divided equally among replicas; or if the checkpoints belong to a different training run.
+
+    Notes
+    -----
+    The loss is the mean of abs(sin(pi d / period)), where d is the deviation from the pseudo-label. If the true angles
+    are known, ``val_error_deg`` is the mean error of the angles between consecutive validation images (``"udl"``), or
+    of the angles of the validation images, ignoring a common offset (``"judl"``).
+
+    The losses of the published methods are in degrees. For these methods, ``val_error_deg`` is the mean error of the
+    angles of pairs after the aligner's bias, ``bias_deg``, is subtracted. ``val_error_true_bias_deg`` is the error with
+    the best possible bias, which can be determined only from the true angles.
     """
     images = square_images(stack, at_least=FEWEST_IMAGES, smallest_px=SMALLEST_PX)
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    grid = polar_grid(images.shape[1], symmetry=options.symmetry)
+    if method not in METHODS + PUBLISHED_METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS + PUBLISHED_METHODS)}, got {method!r}")
+    kind = PublishedOptions if method in PUBLISHED_METHODS else AlignerOptions
+    options = kind() if options is None else options
+    if not isinstance(options, kind):
+        raise ValueError(
+            f"method {method!r} requires options of type {kind.__name__}, got {type(options).__name__}"
+        )
     if true_angles_rad is not None:
         true_angles_rad = one_each(true_angles_rad, count=len(images), name="true_angles_rad")
+    if method in PUBLISHED_METHODS:
+        published = train_published(
+            images,
+            method=method,
+            options=options,
+            schedule=schedule,
+            true_angles_rad=true_angles_rad,
+            checkpoints=checkpoints,
+            callbacks=callbacks,
+            verbose=verbose,
+            rng=rng,
+        )
+        return TrainingResult(*published)
+    schedule = schedule or DEFAULT_SCHEDULE
+    grid = polar_grid(images.shape[1], symmetry=options.symmetry)
+    initial = options.initial_aligner
+    if initial is not None and initial.grid != grid:
+        raise ValueError(
+            f"initial_aligner must be trained for {grid.image_size} px images with symmetry {options.symmetry}, "
+            f"got {initial.grid}"
+        )
     fingerprint = {
         "images": digest(images),
         "method": method,
-        **asdict(options),
+        **asdict(replace(options, initial_aligner=None)),
+        "initial_aligner": None if initial is None else [digest(w) for w in initial.network.get_weights()],
         "true_angles_rad": true_angles_rad is not None,
         "rng": None if rng is None else digest(np.random.default_rng(rng)),
     }
@@ -157,6 +222,8 @@ def train(
     parts = np.arange(len(images) - held_out), np.arange(len(images) - held_out, len(images))
 
     model = network = build_polar_network(grid, seed=int(rng.integers(2**31)))
+    if initial is not None:
+        network.set_weights(initial.network.get_weights())
     if method == "udl":
         template, labels = _pairwise_labels(spectra, parts, grid, rng)
         reference = None
@@ -198,7 +265,7 @@ def train(
 
 
 def _pairwise_labels(spectra, parts, grid, rng):
-    """A template from synchronised pairs, and (pairs, angles) for training and for validation."""
+    """Return a template from synchronised pairs, and (pairs, angles) for training and for validation."""
     labels = []
     for rows in parts:
         pairs = rows[random_pairs(len(rows), PARTNERS, rng=rng)]
@@ -208,8 +275,10 @@ def _pairwise_labels(spectra, parts, grid, rng):
 
 
 def _joint_labels(images, spectra, parts, grid):
-    """A template, (rows, angles) for training and for validation from the class average, and this average."""
-    training, held_out = (slice(rows[0], rows[-1] + 1) for rows in parts)  # views, where an index would copy
+    """Return a template, (rows, angles) for training and for validation from the class average, and this average."""
+    training, held_out = (
+        slice(rows[0], rows[-1] + 1) for rows in parts
+    )  # slices are views; indices would copy
     angles, template = aligned_template(spectra[training], grid)
     average, power = class_average(images[training], angles)
     filtered = filter_reference(average, power)
@@ -222,7 +291,10 @@ def _joint_labels(images, spectra, parts, grid):
 
 
 class LabelledSpectra(keras.utils.PyDataset):
-    """Shuffled batches of spectra, one input or two, and unit vectors of their angles; each epoch has other rows."""
+    """Shuffled batches of spectra or pairs of spectra, with the unit vectors of their angles.
+
+    An epoch has ``epoch_size`` labels, and each epoch continues after those of the previous one.
+    """
 
     def __init__(self, spectra, rows, angles_rad, grid, batch_size, *, epoch_size, seed):
         super().__init__()
@@ -244,9 +316,9 @@ class LabelledSpectra(keras.utils.PyDataset):
 
 
 def _mean_loss(model: keras.Model, validation: keras.utils.PyDataset) -> float:
-    """Mean loss of all batches of a stream."""
+    """Return the mean loss over all batches of a stream."""
     batches = [validation[index] for index in range(len(validation))]
-    # each replica returns the outputs of the whole batch, one after another
+    # each replica returns the outputs of the whole batch, and these are concatenated
     losses = [
         direction_loss(targets, model.predict_on_batch(inputs)[: len(targets)]) for inputs, targets in batches
     ]

@@ -1,4 +1,4 @@
-"""Particles of one class, an aligner trained on them once, its models on disk, and a stack."""
+"""Particles of one class, an aligner trained on them, its model folders, and a stack."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cryoem.udl.aligner import export_aligner, save_aligner
 from cryoem.udl.synthetic import phantom_class_average, synthetic_set
 from cryoem.udl.training import AlignerOptions, train
 
-SIZE = 48  # pixels a side
+SIZE = 48  # pixels
 PIXEL = 3.5  # angstrom
 
 
@@ -40,7 +40,7 @@ def aligner(clean):
 
 @pytest.fixture(scope="session")
 def models(aligner, tmp_path_factory):
-    """A folder with the aligner, ``saved`` and ``exported``; read-only."""
+    """A read-only folder with the aligner, both ``saved`` and ``exported``."""
     folder = tmp_path_factory.mktemp("models")
     save_aligner(aligner, folder / "saved")
     export_aligner(aligner, folder / "exported")

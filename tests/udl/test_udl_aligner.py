@@ -1,4 +1,4 @@
-"""Registration and alignment of images in memory: angles, shifts, twins, scales, references; aligners on disk."""
+"""Registration and alignment in memory: angles, shifts, twins, scales, references; aligners on disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FORMS = ("saved", "exported")
 
 
 def misalignment(found, truth) -> tuple[np.ndarray, np.ndarray]:
-    """Errors of angles (rad) and shifts (px) up to the pose of the reference: one rotation and one displacement."""
+    """Return errors of angles (rad) and shifts (px) up to the pose of the reference, a rotation and a displacement."""
     error = found.angles_rad - truth.angles_rad
     offset = np.angle(np.exp(1j * error).mean())
     in_frame = rotate_vectors(found.shifts_px - truth.shifts_px, -found.angles_rad)
@@ -51,7 +51,7 @@ def test_registration_finds_twins_shifts_and_angles(average):
 def test_clean_images_are_aligned_with_their_twins_and_shifts(clean, aligner):
     found = align(ParticleStack(clean.images, Optics(3.5)), aligner)
     angles, shifts = misalignment(found, clean)
-    assert np.abs(angles).max() < np.deg2rad(1)  # a wrong twin would be off by 180 degrees
+    assert np.abs(angles).max() < np.deg2rad(1)  # a wrong twin would have an error of 180 degrees
     assert np.abs(shifts).max() < 0.3
     assert found.correlation.min() > 0.9
     assert 0.5 < found.correntropy.min() <= found.correntropy.max() <= 1
@@ -92,15 +92,17 @@ def test_unsuitable_images_and_references_are_refused(clean, aligner):
     with pytest.raises(ValueError, match=r"images must have a standard deviation .* got 9.97e\+35"):
         align(clean.images * np.float32(1e36), aligner)
     images = clean.images.copy()
-    images[4][circular_mask(SIZE, edge_px=4.0) > 0] = 3.0  # structure outside the circle only
+    images[4][circular_mask(SIZE, edge_px=4.0) > 0] = 3.0  # structure only outside the circle
     assert np.ptp(images[4]) > 1
-    with pytest.raises(ValueError, match="got 1 such images, the first at index 4"):
+    with pytest.raises(ValueError, match=r"images\[4\] is constant .* number of constant images: 1"):
         aligner.angles(images)
-    with pytest.raises(ValueError, match="reference must not be constant inside the largest circle"):
+    with pytest.raises(ValueError, match="reference must not be constant inside its inscribed circle"):
         align(clean.images, aligner, reference=images[4])
-    with pytest.raises(ValueError, match=r"reference must have the images' shape \(48, 48\), got \(32, 32\)"):
+    with pytest.raises(
+        ValueError, match=r"reference must have the shape of the images, \(48, 48\), got \(32, 32\)"
+    ):
         align(clean.images, aligner, reference=images[4, :32, :32])
-    with pytest.raises(ValueError, match="images must have 48 px a side for this model, got 32"):
+    with pytest.raises(ValueError, match="images must be 48 px wide for this model, got 32"):
         align(clean.images[:, :32, :32], aligner)
 
 
@@ -115,12 +117,12 @@ def test_models_come_back_unchanged(aligner, models, clean):
         np.testing.assert_array_equal(loaded.reference, aligner.reference)
         assert np.abs(wrap_angles(loaded.angles(clean.images) - expected, np.pi)).max() < 1e-4
     for write in (save_aligner, export_aligner):
-        with pytest.raises(ValueError, match="saved exists; give a new or an empty folder"):
+        with pytest.raises(ValueError, match="saved exists; choose a new or empty folder"):
             write(aligner, models / "saved")
 
 
 def edited(change):
-    """Return a function that changes the settings in a model's folder."""
+    """Return a function that changes the settings in a model folder."""
 
     def damage(folder):
         settings = json.loads((folder / "aligner.json").read_text())
@@ -132,7 +134,7 @@ def edited(change):
 
 DAMAGES = {
     "another grid": (edited(lambda s: s["grid"].update(fold=2)), "aligner.json was changed"),
-    "another format": (edited(lambda s: s.update(format="bogus")), "the format in .* got 'bogus'"),
+    "another format": (edited(lambda s: s.update(format="bogus")), "the format in .* is 'bogus'"),
     "another reference": (
         lambda folder: np.save(folder / "reference.npy", np.full((SIZE, SIZE), np.nan, np.float32)),
         "reference.npy was changed",
@@ -160,7 +162,7 @@ def test_damaged_models_are_refused(form, models, tmp_path):
         damage(folder)
         with pytest.raises(ValueError, match=f"model {folder} cannot be read: .*{sentence}"):
             load_aligner(folder)
-    with pytest.raises(FileNotFoundError, match=r"there is no aligner.json in it"):
+    with pytest.raises(FileNotFoundError, match=r"is not a model folder: aligner.json does not exist"):
         load_aligner(tmp_path)
 
 
@@ -168,7 +170,7 @@ def test_networks_with_unusable_output_are_refused(aligner, tmp_path):
     nan = build_polar_network(aligner.grid)
     nan.set_weights([np.full_like(weight, np.nan) for weight in nan.get_weights()])
     save_aligner(replace(aligner, network=nan), tmp_path / "nan")
-    with pytest.raises(ValueError, match=r"nan cannot be read: its network must give finite"):
+    with pytest.raises(ValueError, match=r"nan cannot be read: its network must return finite"):
         load_aligner(tmp_path / "nan")
     other = build_polar_network(replace(aligner.grid, n_angles=64))
     for write, name in ((save_aligner, "saved"), (export_aligner, "exported")):
@@ -177,14 +179,15 @@ def test_networks_with_unusable_output_are_refused(aligner, tmp_path):
             load_aligner(tmp_path / name)
 
 
-def test_an_exported_model_needs_neither_keras_nor_the_training(stack_file, models, tmp_path):
+@pytest.mark.parametrize(("form", "missing"), [("exported", ["keras"]), ("saved", ["keras", "tensorflow"])])
+def test_a_model_runs_without_keras_and_the_training(form, missing, stack_file, models, tmp_path):
+    missing = [*missing, "cryoem.udl.training", "cryoem.udl.networks"]
     code = (
-        "import sys\n"
-        "sys.modules['keras'] = sys.modules['cryoem.udl.training'] = sys.modules['cryoem.udl.networks'] = None\n"
+        f"import sys; sys.modules.update(dict.fromkeys({missing}))\n"
         "from cryoem.udl.stacks import align_file\n"
         "align_file(*sys.argv[1:3], model=sys.argv[3])"
     )
-    arguments = [stack_file, tmp_path / "without", models / "exported"]
+    arguments = [stack_file, tmp_path / "without", models / form]
     run = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
     )

@@ -24,7 +24,7 @@ def disc(size, radius):
 
 
 def place_and_frame(crops_x, crops_y):
-    """Position (n, 2) and matrix (n, 2, 2) of crops of two photographs whose values are the x and y coordinate."""
+    """Return positions (n, 2) and matrices (n, 2, 2) of crops, from photographs of the x and y coordinates."""
     o, step = SIZE // 2, 8
     values = np.stack([crops_x, crops_y], axis=1).astype(float)  # (n, 2, y, x)
     along_x = (values[:, :, o, o + step] - values[:, :, o, o - step]) / (2 * step)
@@ -42,7 +42,7 @@ def rotation(angles_rad):
 
 @pytest.fixture(scope="module")
 def frames():
-    """Pairs with known places in the photograph: position and matrix of both crops, angles, shifts."""
+    """Pairs at known places in the photograph: positions and matrices of both crops, angles, shifts."""
     height, width = 150, 220
     y, x = np.mgrid[:height, :width].astype(np.float32)
     options = {"image_size": SIZE, "shift_limit_px": 5, "magnification": (0.8, 1.25), "rng": 0}
@@ -124,7 +124,7 @@ def test_crops_are_constant_outside_a_circle_about_the_origin(size):
 
 
 def test_shrinking_averages_pixels():
-    stripes = np.indices((300, 300)).sum(axis=0) % 2.0  # a chequerboard, which a reduced crop cannot resolve
+    stripes = np.indices((300, 300)).sum(axis=0) % 2.0  # a chequerboard that a reduced crop cannot resolve
     inside = disc(SIZE, 15)
 
     def contrast(magnification):
@@ -142,7 +142,7 @@ def test_shrinking_averages_pixels():
 
 @pytest.fixture(scope="module")
 def noises():
-    """The noise of 60 pairs, where the mask is 1, of each kind; and the clean pairs."""
+    """The noise of each kind in 60 pairs, where the mask is 1, and the clean pairs."""
     photograph = 0.2 + 0.6 * texture((100, 100), rng=1)
     options = {"image_size": SIZE, "rng": 5}
     clean = natural_pairs([photograph], 60, **options)
@@ -201,9 +201,9 @@ def test_every_photograph_is_used_and_unchanged():
     [
         ({"photographs": []}, "photographs must not be empty"),
         ({"photographs": [np.ones((99, 99)), np.full((99, 99), np.nan)]}, r"photographs\[1\] must be finite"),
-        ({"image_size": 7}, "image_size must be a whole number of at least 8, got 7"),
+        ({"image_size": 7}, "image_size must be an integer >= 8, got 7"),
         ({"noise": "snow"}, "noise must be one of clean, gaussian, salt-and-pepper, got 'snow'"),
-        ({"noise_level": 0.1}, "noise_level must be None for clean images, got 0.1"),
+        ({"noise_level": 0.1}, "noise_level must be None for noise 'clean', got 0.1"),
         ({"noise": "gaussian"}, "noise_level must be a positive number, got None"),
         ({"noise": "salt-and-pepper", "noise_level": 1.5}, "noise_level must be a fraction .* got 1.5"),
         ({"magnification": (2, 1)}, r"magnification must be two positive numbers, .* got \(2, 1\)"),
@@ -269,7 +269,7 @@ def test_photographs_are_reduced_without_aliasing(tmp_path):
     picture[:, ::2] = 200
     picture[:80] = 0
     save(tmp_path / "stripes.png", picture)
-    reduced = load_photographs(tmp_path, size=40)[0]  # every third pixel would show stripes
+    reduced = load_photographs(tmp_path, size=40)[0]  # every third pixel alone would show stripes
     assert reduced.shape == (53, 40)
     np.testing.assert_allclose(reduced[32:, 3:-3], 150 / 255, atol=0.05)
     np.testing.assert_allclose(reduced[:20], 0, atol=0.02)
@@ -290,22 +290,30 @@ def test_every_unusable_file_is_named(tmp_path):
     picture = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)
     good = save(tmp_path / "good.jpg", picture).read_bytes()
     assert len(load_photographs([tmp_path / "good.jpg"], size=20)) == 1
-    refused(b"hello", "must be a JPEG, PNG or TIFF file, got one that starts with b'hell'")
+    refused(b"hello", "is not a JPEG, PNG or TIFF file: it starts with b'hell'")
     refused(good[: len(good) // 2], "cannot be read as a picture", "half.jpg")
     refused(b"\x89PNG\r\n\x1a\n" + bytes(40), "cannot be read as a picture")
-    refused(b"II*\0" + bytes(40), r"must be one grey or RGB picture, .* \(0,\)", "without-pages.tif")
-    refused(np.zeros((19, 30), np.uint8), "must be at least 20 px on both sides, got 30 x 19")
-    refused(np.zeros((30, 30, 4), np.uint8), r"must be one grey or RGB picture, .* \(30, 30, 4\)", "inks.tif")
-    refused(np.full((30, 30), 7.0, np.float32), r"must have values in \[0, 1\], got 7 to 7", "high.tif")
-    refused(np.zeros((30, 30), np.int32), "8-bit, 16-bit or floating-point grey levels, got int32", "int.tif")
+    refused(b"II*\0" + bytes(40), r"is not a single greyscale or RGB picture: .* \(0,\)", "without-pages.tif")
+    refused(np.zeros((19, 30), np.uint8), "is 30 x 19 px, but both sides must be at least 20 px")
+    refused(
+        np.zeros((30, 30, 4), np.uint8),
+        r"is not a single greyscale or RGB picture: .* \(30, 30, 4\)",
+        "inks.tif",
+    )
+    refused(
+        np.full((30, 30), 7.0, np.float32),
+        r"has values from 7 to 7, but they must be in \[0, 1\]",
+        "high.tif",
+    )
+    refused(np.zeros((30, 30), np.int32), "8-bit, 16-bit or floating-point values, got int32", "int.tif")
 
 
 def test_missing_photographs_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     for given, message in (
-        (tmp_path / "empty", r"empty must contain photographs"),
-        ([], "folder_or_paths must contain photographs"),
-        (tmp_path / "nowhere", r"folder of photographs .*nowhere does not exist"),
+        (tmp_path / "empty", r"empty contains no photographs"),
+        ([], "folder_or_paths contains no photographs"),
+        (tmp_path / "nowhere", r"photograph folder .*nowhere does not exist"),
         ([tmp_path / "gone.png"], r"picture .*gone\.png does not exist"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):

@@ -1,17 +1,15 @@
-"""The polar networks, the sampler of a spatial transformer, and the published network."""
+"""The polar networks and the sampler of a spatial transformer."""
 
 import re
 
-import keras
 import numpy as np
 import pytest
-from keras import layers, ops
+from keras import ops
 from scipy import ndimage
 
 from cryoem.udl.aligner import Aligner
 from cryoem.udl.natural import crop_mask
 from cryoem.udl.networks import build_polar_network, build_polar_pair_network, circular_matches, rotated_by
-from cryoem.udl.published import build_pair_network, feature_correlation, unit_length
 from cryoem.udl.rotation import rotate_images, unit_vectors, wrap_angles
 from cryoem.udl.spectra import polar_grid, subtract_ring_means
 
@@ -86,100 +84,17 @@ def test_the_border_is_not_sampled(rng):
     np.testing.assert_allclose(*answers, atol=1e-4)
 
 
-# --- published
-
-
-def toy(correlation=False):
-    return build_pair_network(16, correlation=correlation, filters=(8, 16), dense=(16, 16), rng=0)
-
-
-@pytest.fixture
-def pair(rng):
-    return rng.normal(size=(2, 5, 16, 16)).astype(np.float32)
-
-
-def test_the_default_has_the_published_size():
-    network = build_pair_network(128, rng=0)
-    assert 73e6 < network.count_params() < 75e6
-    assert network.get_layer("features").output.shape == (None, 1, 1, 2048)
-    assert [x.units for x in network.layers if isinstance(x, layers.Dense)] == [2000, 2000, 2]
-    trainable = sum(int(np.prod(weight.shape)) for weight in network.trainable_weights)
-    assert trainable == network.count_params()  # no running statistics
-    network = build_pair_network(128, correlation=True, dense=(4,), rng=0)
-    assert network.get_layer("features").output.shape == (None, 8, 8, 256)
-
-
-@pytest.mark.parametrize("correlation", [False, True])
-def test_pairs_become_unit_vectors_and_no_image_depends_on_its_batch(correlation, pair):
-    network = toy(correlation)
-    first, second = pair
-    vectors = np.asarray(network([first, second]))
-    assert vectors.shape == (5, 2)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=FLOAT32)
-    np.testing.assert_array_equal(network({"second": second, "first": first}), vectors)
-    # both images pass the same extractor
-    features = keras.Model(network.inputs, network.get_layer("pair").output)
-    one, other = np.split(np.asarray(features([first, second])), 2, axis=1)
-    assert np.abs(one - other).max() > 0.1
-    exchanged = np.concatenate([other, one], axis=1)
-    np.testing.assert_allclose(features([second, first]), exchanged, atol=1e-4)
-    # and none depends on its neighbours, in training or in inference
-    assert np.abs(np.diff(vectors, axis=0)).max() > 1e-3
-    first[3:] = 1e3 * first[3:] + 500
-    with_outliers = np.asarray(network([first, second], training=True))
-    np.testing.assert_allclose(with_outliers[:3], vectors[:3], atol=1e-4)
-
-
-def test_the_mask_is_multiplied_with_the_image(pair):
-    features = toy().get_layer("features")
-    mask = features.get_layer("mask")
-    kernel, bias = mask.get_weights()
-    mask.set_weights([0 * kernel, bias - 60])  # a closed mask hides the image
-    closed = np.asarray(features(pair[0]))
-    np.testing.assert_allclose(closed, closed[:1].repeat(5, axis=0), atol=1e-4)
-    mask.set_weights([0 * kernel, bias + 30])  # an open one
-    opened = np.asarray(features(pair[0]))
-    assert np.abs(opened[0] - opened[1]).max() > 1e-2
-
-
-def test_correlation_is_all_pairs_of_unit_features(rng):
-    first, second = rng.normal(size=(2, 3, 4, 5, 6)).astype(np.float32)
-    a, b = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (first, second))
-    expected = np.maximum(np.einsum("byxc,bvuc->byxvu", a, b).reshape(3, 4, 5, 20), 0)
-    expected /= np.linalg.norm(expected, axis=-1, keepdims=True)
-    for scale in (1, 7):
-        np.testing.assert_allclose(feature_correlation(scale * first, second), expected, atol=FLOAT32)
-
-
-def test_zero_vectors_stay_zero_and_have_gradients():
-    vectors = np.array([[0, 0], [1e-30, 0], [3, -4], [1e15, 0]], np.float32)
-    np.testing.assert_allclose(unit_length(vectors), [[0, 0], [0, 0], [0.6, -0.8], [1, 0]], atol=FLOAT32)
-    inputs = keras.Input((2,))
-    model = keras.Model(inputs, unit_length(layers.Dense(2, kernel_initializer="zeros")(inputs)))
-    model.compile(keras.optimizers.SGD(1e-2), "mse", run_eagerly=True)
-    ones, truth = np.ones((4, 2)), np.tile([0.6, 0.8], (4, 1))
-    for _ in range(10):  # the first step starts from zero vectors
-        model.train_on_batch(ones, truth)
-    np.testing.assert_allclose(np.asarray(model(ones)), truth, atol=0.05)
+# --- errors
 
 
 @pytest.mark.parametrize(
     ("build", "change", "message"),
     [
-        (build_polar_pair_network, {"groups": 3}, "groups must divide the 32 channels, got 3"),
+        (build_polar_pair_network, {"groups": 3}, "groups must be a divisor of channels (32), got 3"),
         (
             build_polar_pair_network,
             {"border_px": 33},
-            "border_px must be at most a quarter of the 128 px, got 33",
-        ),
-        (build_pair_network, {"image_size": 127}, "at least 128 px for the 7 stages of filters, got 127"),
-        (build_pair_network, {"filters": ()}, "filters must have at least one stage, got none"),
-        (build_pair_network, {"filters": (8, 10)}, "filters must be multiples of 4, got 10"),
-        (build_pair_network, {"dense": (16, 0)}, "dense must be a whole number of at least 1, got 0"),
-        (
-            build_pair_network,
-            {"correlation": True, "filters": (8,) * 6},
-            "filters must leave a map of 4 to 16 px a side for the correlation, got 6 stages, which leave 2 px of 128",
+            "border_px must be at most a quarter of image_size (128), got 33",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Training of pair networks: what the losses require; streams; resume."""
+"""Training of pair networks: what the losses require, streams and resuming."""
 
 import keras
 import numpy as np
@@ -41,7 +41,7 @@ def validation(photographs):
 
 
 def loss_on_blobs(network, **options):
-    """Loss of a network on one batch of blobs."""
+    """Return the loss of a network on one batch of blobs."""
     objective = PairObjective(**options)
     model, loss = training_model(network, objective)
     inputs, target = ObjectiveBatches(PairStream(blobs, batch_size=32, steps=1), objective)[0]
@@ -49,7 +49,7 @@ def loss_on_blobs(network, **options):
 
 
 class Compass(keras.layers.Layer):
-    """Direction (b, 2) from the origin to the centre of mass of squared images, which rotates with them."""
+    """Direction (b, 2) from the origin to the centre of mass of the squared image, which rotates with the image."""
 
     def call(self, images):
         n = images.shape[1]
@@ -74,14 +74,14 @@ class Answer(keras.layers.Layer):
 
 
 def compass_network(factor=1, constant_rad=0.0):
-    """A network for off-centre blobs: exact, or wrong by a factor or a constant."""
+    """Return a network for off-centre blobs that is exact, or wrong by a factor or a constant."""
     first, second = (keras.Input((SIZE, SIZE), name=name) for name in ("first", "second"))
     answer = Answer(factor, constant_rad)(Compass()(first), Compass()(second))
     return keras.Model([first, second], answer)
 
 
 def dense_network():
-    """A small network that compiles quickly and is not equivariant."""
+    """Return a small network that compiles quickly and is not equivariant."""
     keras.utils.set_random_seed(0)
     inputs = [keras.Input((SIZE, SIZE), name=name) for name in ("first", "second")]
     x = keras.layers.Concatenate()([keras.layers.Flatten()(x) for x in inputs])
@@ -89,7 +89,7 @@ def dense_network():
 
 
 def blobs(n, rng):
-    """Pairs of one off-centre blob; the borders are exactly zero."""
+    """Draw pairs of an off-centre blob with borders that are exactly zero."""
     rng = np.random.default_rng(rng)
     axis = np.arange(SIZE) - SIZE // 2
     first_rad, angles = rng.uniform(0, 2 * np.pi, (2, n))
@@ -153,7 +153,7 @@ def test_split_images_have_no_pixel_in_common():
 
 
 class _NoTurn:
-    """A generator whose angles and shifts are zero."""
+    """Random generator whose angles and shifts are zero."""
 
     def __init__(self, rng):
         self.random = rng.random
@@ -185,7 +185,7 @@ def test_pairs_of_a_stack_are_never_an_image_with_itself(rng):
 
 
 @uncompiled
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "published"])
 def test_one_epoch_of_every_objective(method, stream, validation):
     network = build_polar_pair_network(SIZE, **TOY)
     before = network.get_weights()
@@ -252,15 +252,18 @@ def test_spectra_without_truth_train_modulo_half_a_turn(rng):
 
 def test_objectives_are_checked(rng):
     for options, message in (
-        ({"method": "jUDL"}, "method must be one of udl, supervised, stn, got 'jUDL'"),
-        ({"method": "stn", "split_pixels": True}, "split_pixels require method 'udl', got 'stn'"),
-        ({"displacement_px": -1}, "displacement_px must be a finite number of at least 0, got -1"),
-        ({"periods": 0}, "periods must be a whole number of at least 1, got 0"),
+        ({"method": "jUDL"}, "method must be one of udl, supervised, stn, published, got 'jUDL'"),
+        (
+            {"method": "stn", "split_pixels": True},
+            "split_pixels requires method 'udl', got 'stn'; omit split_pixels",
+        ),
+        ({"displacement_px": -1}, "displacement_px must be a finite, non-negative number, got -1"),
+        ({"periods": 0}, "periods must be an integer >= 1, got 0"),
     ):
         with pytest.raises(ValueError, match=message):
             PairObjective(**options)
     stream = PairStream(stack_draw(rng.normal(size=(4, SIZE, SIZE))), batch_size=2, steps=1)
-    with pytest.raises(ValueError, match="stream must give the angles"):
+    with pytest.raises(ValueError, match="method 'supervised' needs pair angles, but stream has none"):
         train_pairs(
             dense_network(),
             stream,

@@ -1,4 +1,4 @@
-"""What cannot be aligned ends in one sentence, and an interrupted alignment leaves nothing behind."""
+"""Input that cannot be aligned raises one sentence, and an interrupted alignment leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cryoem.udl import stacks
 from cryoem.udl.aligner import Aligner, save_aligner
 from cryoem.udl.networks import build_polar_network
 from cryoem.udl.spectra import polar_grid
-from cryoem.udl.stacks import AlignerTraining
+from cryoem.udl.stack_training import AlignerTraining
 
 PIXEL = 3.5  # of the fixtures
 
@@ -29,13 +29,13 @@ def no_reading(*_, **__):
 
 
 def bad_stacks(images):
-    """Damage -> images of a stack, and a part of the sentence."""
+    """Return, for each kind of damage, the images of a stack and a part of the error."""
     constant, nan = images.copy(), images.copy()
     constant[3] = 7
     nan[2, 5, 5] = np.nan
     return {
-        "one image": (images[:1], "must have at least 4 images to train on, got 1"),
-        "constant": (constant, "image 4 of .* is constant inside the largest circle; remove it"),
+        "one image": (images[:1], "training needs at least 4 images, but .* has 1"),
+        "constant": (constant, "image 4 of .* is constant inside its inscribed circle; remove it"),
         "nan": (nan, "particles.mrcs"),
     }
 
@@ -61,8 +61,8 @@ def test_bad_models_end_in_one_sentence_and_leave_nothing(stack_file, tmp_path):
     save_aligner(Aligner(build_polar_network(grid), grid), tmp_path / "other-size")
     before = {path.name for path in tmp_path.iterdir()}
     for model, sentence in (
-        ("other-size", "is for images of 32 px, got 48 px"),
-        ("missing", "missing does not exist"),
+        ("other-size", "is for images 32 px wide, but the images in .* are 48 px wide"),
+        ("missing", "missing is not a model folder"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=sentence):
             stacks.align_file(stack_file, tmp_path / "out", model=tmp_path / model)
@@ -80,7 +80,7 @@ SLOW_ALIGNMENT = """
 import signal, sys, time
 from cryoem import cli
 from cryoem.udl import stacks
-from cryoem.udl.stacks import AlignerTraining
+from cryoem.udl.stack_training import AlignerTraining
 
 def slow(*_):
     print("training", file=sys.__stdout__, flush=True)  # stdout is for the answer only
@@ -113,15 +113,13 @@ def test_output_and_options_are_checked_before_anything_is_read(stack_file, tmp_
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match="full exists; give a new or an empty folder"):
+    with pytest.raises(ValueError, match="full exists; choose a new or empty folder"):
         stacks.align_file(stack_file, full)
     with pytest.raises(OSError, match=r"cannot write .*file/out: Not a directory"):
         stacks.align_file(stack_file, full / "mine.txt" / "file" / "out")
-    with pytest.raises(ValueError, match=r"^model m is not trained further; omit training$"):
+    with pytest.raises(ValueError, match=r"^model m is used unchanged; omit training$"):
         stacks.align_file(stack_file, tmp_path / "out", model="m", training=AlignerTraining())
-    with pytest.raises(
-        ValueError, match=r"^max_training_images must be a whole number of at least 4, got 3$"
-    ):
+    with pytest.raises(ValueError, match=r"^max_training_images must be an integer >= 4, got 3$"):
         stacks.align_file(stack_file, tmp_path / "out", max_training_images=3)
     assert [path.name for path in full.iterdir()] == ["mine.txt"]
     assert {path.name for path in tmp_path.iterdir()} == {"full", stack_file.name}
@@ -133,7 +131,7 @@ def test_output_and_options_are_checked_before_anything_is_read(stack_file, tmp_
         ({"method": "template", "epochs": 3, "export": True},
          "method 'template' needs no training; omit epochs, export"),
         ({"seconds": np.nan}, "seconds must be a positive number, got nan"),
-        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be an integer >= 1, got 0"),
         ({"symmetry": "D2"}, "symmetry must be a cyclic group C1, C2, ..., got 'D2'"),
         ({"method": "magic"}, "method must be one of template, udl, judl, got 'magic'"),
     ],
@@ -147,7 +145,7 @@ def test_the_command_names_the_options_that_a_model_excludes(stack_file, tmp_pat
     arguments = ["align2d", str(stack_file), "--out", str(tmp_path / "out"), "--model", "m", "--epochs", "5"]
     run = CliRunner().invoke(app, [*arguments, "--export"])
     assert run.exit_code == 1
-    assert run.stderr == "cryoem: --model is not trained further; omit --epochs, --export\n"
+    assert run.stderr == "cryoem: --model is used without training; omit --epochs, --export\n"
 
 
 @pytest.mark.parametrize("name", ["a#b.mrcs", "it's a.mrc"])

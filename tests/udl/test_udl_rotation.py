@@ -1,4 +1,4 @@
-"""Rotation of images about pixel n // 2: direction, exact cases, agreement with SciPy, the outside."""
+"""Rotation of images about pixel n // 2: direction, exact cases, agreement with SciPy, values outside."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,14 @@ from scipy import ndimage
 
 from cryoem.udl.rotation import rotate_images
 
-FLOAT32 = 5e-6  # of values of order 1
+FLOAT32 = 5e-6  # for values of order 1
 
 
 def test_quarter_turns_are_exact(rng):
     odd = rng.normal(size=(3, 31, 31)).astype(np.float32)
     for turns in (-1, 0, 1, 2, 4):
         rotated = rotate_images(odd, np.full(3, turns * np.pi / 2))
-        # rot90 takes the second axis to the first, opposite to x to y
+        # rot90 rotates the second axis to the first, the opposite of x to y
         np.testing.assert_allclose(rotated, np.rot90(odd, -turns, axes=(1, 2)), atol=FLOAT32)
     even = rng.normal(size=(3, 16, 16)).astype(np.float32)
     rotated = rotate_images(even, np.full(3, np.pi / 2))
@@ -36,7 +36,7 @@ def test_a_feature_moves_as_documented(size):
 
 
 def test_it_is_the_cubic_spline_of_scipy(rng):
-    images = rng.normal(size=(3, 30, 30)).astype(np.float32)  # white noise: all frequencies
+    images = rng.normal(size=(3, 30, 30)).astype(np.float32)  # white noise has all frequencies
     before = images.copy()
     angles, shifts = rng.uniform(0, 2 * np.pi, 3), rng.uniform(-5, 5, (3, 2))
     axis = np.arange(30) - 15

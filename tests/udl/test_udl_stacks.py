@@ -1,4 +1,4 @@
-"""A stack becomes a folder of aligned images, poses and numbers; names of images in the tables; real particles."""
+"""Alignment of a stack into a folder of images, poses and numbers; image names in tables; real particles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cryoem.udl import stacks
 from cryoem.udl.aligner import align, align_block, prepare_reference
 from cryoem.udl.registration import align_images
 from cryoem.udl.rotation import rotate_vectors, wrap_angles
-from cryoem.udl.stacks import AlignerTraining
+from cryoem.udl.stack_training import AlignerTraining
 
 SIZE, PIXEL = 48, 3.5  # of the fixtures
 
@@ -39,7 +39,7 @@ def test_a_file_becomes_a_folder_that_other_programs_read(stack_file, clean, tmp
         "aligned.mrcs", "aligned.star", "aligned.xmd", "averages.mrcs", "exported", "model", "summary.json",
     }  # fmt: skip
     assert json.loads((folder / "summary.json").read_text())["images"] == len(clean.images)
-    # the STAR file has the poses of the original images
+    # the STAR file contains the poses of the original images
     star = open_particles(folder / "aligned.star")
     np.testing.assert_array_equal(np.asarray(star), clean.images)
     assert star.pixel_size_angstrom == pytest.approx(PIXEL)
@@ -52,7 +52,7 @@ def test_a_file_becomes_a_folder_that_other_programs_read(stack_file, clean, tmp
     with mrcfile.open(folder / "averages.mrcs") as file:
         np.testing.assert_allclose(file.data[0], clean.images.mean(axis=0), atol=1e-4)
         np.testing.assert_allclose(file.data[1], aligned.mean(axis=0), atol=1e-4)
-    # XMIPP shifts after it has rotated
+    # XMIPP shifts after rotating
     xmd = read_xmd(folder / "aligned.xmd")
     assert list(xmd.image) == star.image_names
     assert np.abs(wrap_angles(np.deg2rad(xmd.anglePsi.to_numpy()) - angles, 2 * np.pi)).max() < 1e-6
@@ -96,9 +96,9 @@ def test_memory_is_bounded(limits, model, expected, stack_file, models, tmp_path
         samples.append(len(images))
         return prepare_reference(images, *arguments)
 
-    def aligning(images, *arguments):
+    def aligning(images, *arguments, **options):
         blocks.append(len(images))
-        return align_block(images, *arguments)
+        return align_block(images, *arguments, **options)
 
     for name, value in limits.items():
         monkeypatch.setattr(stacks, name, value)
@@ -118,7 +118,7 @@ def test_a_single_image_has_no_resolution(clean, models, tmp_path):
     assert result.mean_correlation > 0.9
 
 
-@pytest.mark.filterwarnings("ignore:.*relion31.mrcs:UserWarning")  # no MAP identifier, another pixel size
+@pytest.mark.filterwarnings("ignore:.*relion31.mrcs:UserWarning")  # no MAP identifier, different pixel size
 @pytest.mark.parametrize("name", ["aspire_sample.mrcs", "relion31.mrcs", "empiar_10076_7.mrc"])
 def test_real_particles_are_aligned(name, real_data, tmp_path):
     out, path = tmp_path / "out", real_data / "particles" / name
@@ -140,7 +140,7 @@ def test_real_particles_are_aligned(name, real_data, tmp_path):
     assert numbers["mean_correlation"] == pytest.approx(star.table.cryoemCorrelation.mean(), abs=1e-6)
     assert 0 < numbers["mean_correlation"] < 1
     assert 4 <= numbers["resolution_angstrom"] <= reach
-    # halves of the aligned images are more alike than halves of the original ones
+    # half-sets agree better after alignment than before
     inside = circular_mask(given.image_size, edge_px=4.0) > 0.5
     before, after = (
         np.corrcoef(*[images[part::2].mean(axis=0)[inside] for part in (0, 1)])[0, 1]
@@ -149,7 +149,7 @@ def test_real_particles_are_aligned(name, real_data, tmp_path):
     assert before < after <= 1
 
 
-# --- names of images in the tables
+# --- image names in tables
 
 
 def test_the_result_may_be_behind_a_link(stack_file, models, clean, tmp_path):
@@ -166,7 +166,7 @@ def test_the_result_may_be_behind_a_link(stack_file, models, clean, tmp_path):
 
 @pytest.fixture
 def project(clean, tmp_path):
-    """A RELION project: a stack, and a table in another folder that names it relative to the project's folder."""
+    """A RELION project: a stack, and a table in a different folder that refers to it from the project folder."""
     for folder in ("Extract/job1", "Select/job2"):
         (tmp_path / "project" / folder).mkdir(parents=True)
     stack = "Extract/job1/a.mrcs"

@@ -1,4 +1,4 @@
-"""Synthetic particle images: their geometry, the strength of their noise, and class averages from files."""
+"""Synthetic particle images: geometry, noise level, and class averages from files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_noise_has_the_stated_strength(average):
     clean, white, coloured = (
         synthetic.synthetic_set(average, 300, noise=noise, rng=5) for noise in synthetic.NOISES
     )
-    np.testing.assert_array_equal(clean.angles_rad, coloured.angles_rad)  # the same particles in all three
+    np.testing.assert_array_equal(clean.angles_rad, coloured.angles_rad)  # the same particles for all three
     ratio = (white.images - clean.images).var(axis=(1, 2)) / clean.images.var(axis=(1, 2))
     assert ratio.mean() == pytest.approx(10, rel=0.02)
     added = np.abs(np.fft.fft2(coloured.images - white.images))
@@ -41,7 +41,7 @@ def test_noise_has_the_stated_strength(average):
     within = frequency <= reach
     expected = 2 * 3**2 * (mean**2).mean()  # real and imaginary part
     assert (added[:, within] ** 2).mean() == pytest.approx(expected, rel=0.05)
-    for column in np.flatnonzero(within.any(axis=0)):  # also those that are their own mirror images
+    for column in np.flatnonzero(within.any(axis=0)):  # including those that are their own mirror images
         power = (added[:, within[:, column], column] ** 2).mean()
         assert power == pytest.approx(expected, rel=0.25), column
 
@@ -77,7 +77,7 @@ def test_unsuitable_class_averages_are_refused(tmp_path):
     for name, sentence in (
         ("flat.png", "must not be constant"),
         ("wide.png", "must be square, got shape"),
-        ("text.png", "must be a JPEG, PNG or TIFF file"),
+        ("text.png", "is not a JPEG, PNG or TIFF file"),
         ("absent.png", "absent.png does not exist"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=sentence):

@@ -1,4 +1,4 @@
-"""Training of aligners: what it adds, history, resume, errors."""
+"""Training of aligners: improvement, history, resuming, errors."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ def test_an_interrupted_training_resumes_with_the_same_numbers(noisy, tmp_path):
 
 
 def test_errors_name_the_argument_and_the_value(noisy):
-    with pytest.raises(ValueError, match="method must be one of udl, judl, got 'magic'"):
+    with pytest.raises(
+        ValueError, match="method must be one of udl, judl, published-udl, published-judl, got 'magic'"
+    ):
         train(noisy.images, method="magic")
     with pytest.raises(ValueError, match=r"true_angles_rad must have .*120.*, got 3"):
         train(noisy.images, true_angles_rad=np.zeros(3))
@@ -78,5 +80,5 @@ def test_errors_name_the_argument_and_the_value(noisy):
         train(noisy.images[:3])
     with pytest.raises(ValueError, match=r"validation_fraction must be above 0 and at most 0.5, got 0.9"):
         AlignerOptions(validation_fraction=0.9)
-    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 2, got 1"):
+    with pytest.raises(ValueError, match="batch_size must be an integer >= 2, got 1"):
         AlignerOptions(batch_size=1)
