@@ -3,6 +3,7 @@
 # make test            run the tests                                   (ARGS="-k gauge")
 # make bench           run the benchmarks, write docs/benchmarks.md    (EXTRAS=dev,astra,baselines includes peers)
 # make site            build the web site in docs/_build/html          (PROFILE=quick for larger notebooks)
+# make aligner         build a stand-alone program that aligns particles, in build/aligner/
 # make lint            check style and layers                          (make format repairs style)
 # make install         only install
 #
@@ -22,7 +23,7 @@ INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 IS_3_11 := -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lab bench site lint format
+.PHONY: help install demo test lab bench site aligner lint format
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -71,6 +72,10 @@ bench: $(INSTALLED)
 site: PROFILE = toy
 site: $(INSTALLED)
 	$(BIN)/python docs/build_site.py --profile $(PROFILE)$(if $(ARGS), $(ARGS))
+
+aligner: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[program]"
+	$(BIN)/python tools/aligner/build.py $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""One small whole file of every format that is read, and damage that its reader must notice."""
+"""A small intact file of each format that is read, and damage that its reader must detect."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import h5py
 import mrcfile
 import numpy as np
 import pandas as pd
+import scipy.io
 import skimage.io
 from particle_files import PIXEL, cs, mrc, optics_of, some_images, star
 from small_maps import random_map
@@ -24,12 +25,12 @@ Change = Callable[[bytes], bytes]
 
 @dataclass(frozen=True)
 class Format:
-    """A format: how a whole file is made and read, and which damage of it must be an error.
+    """A file format: how an intact file is made and read, and which kinds of damage must raise an error.
 
-    ``make(path)`` writes the file, and others that it needs, to a folder; ``read(path)`` returns something comparable.
-    ``checked`` is what of a file is protected: ``"all"`` if any change must be noticed, ``"length"`` if only truncation
-    must be, ``"nothing"`` for text, of which a part may be whole as well. ``absurd`` maps names to changes of the file
-    and a regular expression that its error must contain.
+    ``make(path)`` writes the file and any files that it needs to a folder. ``read(path)`` returns a comparable value.
+    ``checked`` states which changes must be detected: ``"all"``, ``"length"`` (only truncation) or ``"nothing"`` (text,
+    of which a part may also be valid). ``absurd`` maps names to changes of the file and a regular expression that the
+    error must match.
     """
 
     file: str
@@ -37,11 +38,11 @@ class Format:
     read: Callable[[Path], object]
     checked: str
     absurd: dict[str, tuple[Change, str]] = field(default_factory=dict)
-    reader_path: Callable[[Path], Path] = lambda path: path  # what is given to the reader
+    reader_path: Callable[[Path], Path] = lambda path: path  # the path to be read, given the file
 
 
 def replaced(old: str, new: str) -> Change:
-    """Replace text, which must be there."""
+    """Replace text that must be present."""
 
     def change(content: bytes) -> bytes:
         assert old.encode() in content
@@ -51,7 +52,7 @@ def replaced(old: str, new: str) -> Change:
 
 
 def fields(**values) -> Change:
-    """Change fields of an MRC header."""
+    """Change fields in an MRC header."""
 
     def change(content: bytes) -> bytes:
         content = bytearray(content)
@@ -102,40 +103,68 @@ MRC = {
     "negative size": (fields(ny=-7), "its header states .* x -7"),
     "60,000 sections": (fields(nz=60_000), "truncated: its header states"),
     "extended header of 1 GB": (fields(nsymbt=2**30), "truncated: its header states"),
-    "complex": (fields(mode=4), "must have mode 0, 1, 2, 6, 12, got mode 4"),
-    "mode 77": (fields(mode=77), "must have mode"),
+    "complex": (fields(mode=4), "has the unsupported mode 4; supported modes are 0, 1, 2, 6, 12"),
+    "mode 77": (fields(mode=77), "has the unsupported mode 77"),
     "other byte order": (fields(machst=(0x11, 0x11, 0, 0)), "machine stamp"),
     "swapped axes": (fields(mapc=3, mapr=3), "axes"),
 }
 MAP = {
     **MRC,
     "no sections": (fields(nz=0), "not a map: its header states 7 x 6 x 0"),
-    "a stack of volumes": (fields(ispg=401), "got a stack of 5 images"),
-    "flat cell": (fields(cella=(7, 0, 5)), "positive cell, got 7.0 x 0.0 x 5.0"),
-    "oblique cell": (fields(cellb=(90, 90, 120)), "right angles, got 90.0, 90.0, 120.0 degrees"),
-    "negative intervals": (fields(mx=-7), "positive intervals"),
-    "nan cell": (fields(cella=(np.nan, 1, 1)), "positive cell"),
-    "oblong voxels": (fields(cella=(7, 12, 5)), "cubic voxels"),
-    "a stack": (fields(mz=1), "got a stack"),
+    "a stack of volumes": (fields(ispg=401), "is a stack of 5 images"),
+    "flat cell": (fields(cella=(7, 0, 5)), "cell edges must be positive, got 7.0 x 0.0 x 5.0"),
+    "oblique cell": (fields(cellb=(90, 90, 120)), "cell angles must be 90 degrees, got 90.0, 90.0, 120.0"),
+    "negative intervals": (fields(mx=-7), "intervals MX, MY and MZ must not be negative"),
+    "nan cell": (fields(cella=(np.nan, 1, 1)), "cell edges must be positive"),
+    "oblong voxels": (fields(cella=(7, 12, 5)), "voxels must be cubic"),
+    "a stack": (fields(mz=1), "is a stack"),
     "huge voxels": (fields(cella=(7e9, 6e9, 5e9)), "at most"),
 }
 STACK = {
     **MRC,
-    "oblong": (fields(nx=4), "must contain square images, got 4 x 6 px"),
+    "oblong": (fields(nx=4), "images must be square, got 4 x 6 px"),
     "no images": (fields(nz=0), "contains no images \\(header: 0 images of 6 x 6 px\\)"),
-    "volumes": (fields(ispg=401, mz=5), "must be a stack of images, got a stack of volumes"),
+    "volumes": (fields(ispg=401, mz=5), "is a stack of volumes"),
     "no pixel": (fields(cella=(0, 0, 0)), "has no single valid pixel size"),
 }
 
 
 def with_stack(write: Callable[[Path], object]) -> Callable[[Path], None]:
-    """Make a table that names the images of a stack in its folder."""
+    """Make a table that refers to the images of a stack in the same folder."""
 
     def make(path: Path) -> None:
         mrc(path.with_name("a.mrcs"), some_images())
         write(path)
 
     return make
+
+
+def read_projections(path: Path):
+    stack = particles.open_particles(path, pixel_size_angstrom=PIXEL).to_stack()
+    return digest(stack.images), digest(stack.rotations.as_quat())
+
+
+def write_projections(path: Path) -> None:
+    arrays = {"Projections": some_images(N), "Angles": np.random.default_rng(0).uniform(0, 3, (N, 3))}
+    if path.suffix == ".mat":
+        scipy.io.savemat(path, arrays)
+        path.write_bytes(b"MATLAB 5.0".ljust(116) + path.read_bytes()[116:])  # without a date
+        return
+    with h5py.File(path, "w") as file:
+        for name, values in arrays.items():
+            file[name] = values
+
+
+def read_training_folder(path: Path):
+    opened = particles.open_particles(path.parent, pixel_size_angstrom=PIXEL)
+    return digest(opened), digest(opened.rotations.as_quat()), digest(opened.shifts_px)
+
+
+def write_parameters(path: Path) -> None:
+    (path.parent / "one_png").mkdir()
+    for number in range(N):
+        write_picture(path.parent / "one_png" / f"{number}.png")
+    path.write_text("".join(f"{number} {10.5 * number} {number} {-number}\n" for number in range(N)))
 
 
 def write_star(path: Path) -> None:
@@ -157,13 +186,13 @@ def write_cs(path: Path) -> None:
 
 TEXT = {
     "a value too many": (replaced("5@a.mrcs", "5@a.mrcs 7"), "must have a value for each"),
-    "image 9": (replaced("5@a.mrcs", "9@a.mrcs"), "names image 9 of"),
-    "image 0": (replaced("5@a.mrcs", "0@a.mrcs"), "names image 0 of"),
-    "no stack": (replaced("5@a.mrcs", "5@b.mrcs"), "names the stack b.mrcs, which does not exist"),
+    "image 9": (replaced("5@a.mrcs", "9@a.mrcs"), "refers to image 9 of"),
+    "image 0": (replaced("5@a.mrcs", "0@a.mrcs"), "refers to image 0 of"),
+    "no stack": (replaced("5@a.mrcs", "5@b.mrcs"), "refers to the stack b.mrcs, which was not found"),
     "a quote": (replaced("4@a.mrcs", "4@a'.mrcs"), "quote"),
     "nan": (replaced("30.25", "nan"), "finite numbers"),
     "infinity": (replaced("4.5", "inf"), "finite numbers"),
-    "a word": (replaced("30.25", "much"), "finite numbers in the column .*, got much.* in row 1"),
+    "a word": (replaced("30.25", "much"), "the column .* must contain finite numbers, got much.* in row 1"),
     "not UTF-8": (lambda content: content.replace(b"30.25", b"\xff\xfe", 1), "UTF-8"),
     "a zero byte": (replaced("30.25", "30\0"), "text file"),
 }
@@ -171,18 +200,18 @@ STAR = {
     **TEXT,
     "no images": (
         replaced("_rlnImageName", "_rlnImageNam"),
-        "must have a table with the column _rlnImageName",
+        "has no table with the column _rlnImageName",
     ),
-    "a column twice": (replaced("_rlnAnglePsi", "_rlnDefocusU"), "unique column names"),
+    "a column twice": (replaced("_rlnAnglePsi", "_rlnDefocusU"), "more than one column"),
     "group 7": (lambda content: content.replace(b"\n1\t", b"\n7\t", 1), "optics group|pixel size|group"),
     "voltage -300": (replaced("300.0", "-300.0"), "invalid CTF parameters: voltage_kv"),
     "no voltage": (replaced("_rlnVoltage", "_rlnVoltag"), "has rlnDefocusU but no rlnVoltage"),
 }
-XMD = {**TEXT, "no images": (replaced("_image", "_imag"), "must have a table with the column _image")}
+XMD = {**TEXT, "no images": (replaced("_image", "_imag"), "has no table with the column _image")}
 CS = {
-    "another length": (lambda content: content + b"\0", "must be as long as its header states"),
+    "another length": (lambda content: content + b"\0", "is damaged: its header states"),
     "10^9 records": (replaced("(5,)", "(999999999,)"), "is not a complete NumPy array"),
-    "objects": (replaced("'<u4'", "'|O'"), "must contain numbers and text|NumPy"),
+    "objects": (replaced("'<u4'", "'|O'"), "must contain numbers or text|NumPy"),
     "no path": (replaced("blob/path", "blob/pat_"), "which locates the images"),
     "infinite pixel": (lambda content: content.replace(np.float32(PIXEL).tobytes(), NAN), "finite numbers"),
 }
@@ -213,14 +242,14 @@ def read_model(path: Path):
 
 
 COORDINATES = {
-    "far atom": (replaced(FIRST_X, "9999.000"), "within 5000 angstrom|coordinates"),
+    "far atom": (replaced(FIRST_X, "9999.000"), "at most 5000 angstrom|coordinates"),
     "no atoms": (lambda content: b"HEADER    NOTHING\nEND\n", "mmCIF or PDB|atoms"),
 }
 MODEL_PDB = {
     **COORDINATES,
-    "stars": (replaced(FIRST_X, "********"), "numbers as coordinates, got .* as x in line 1"),
+    "stars": (replaced(FIRST_X, "********"), "coordinates must be numbers, got .* as x in line 1"),
     "nan": (replaced(FIRST_X, "     nan"), "coordinates"),
-    "occupancy": (replaced("  1.00 20", " 99.00 20"), "occupancies from 0 to 10"),
+    "occupancy": (replaced("  1.00 20", " 99.00 20"), "occupancies must be from 0 to 10"),
 }
 
 # --- arrays, JSON, tables, pictures
@@ -255,7 +284,7 @@ def read_table(path: Path):
 
 
 def read_picture(path: Path):
-    from cryoem.udl.natural import read_grey
+    from cryoem.files.pictures import read_grey
 
     return digest(read_grey(path))
 
@@ -265,7 +294,7 @@ def write_picture(path: Path) -> None:
     skimage.io.imsave(path, pixels, check_contrast=False)
 
 
-# --- networks, of which only files with a wrong checksum are damaged
+# --- networks; a file is damaged if its checksum does not match
 
 
 @functools.cache
@@ -326,6 +355,9 @@ FORMATS = {
     "stack": Format("a.mrcs", lambda path: mrc(path, some_images()), read_particles, "length", STACK),
     "star": Format("a.star", with_stack(write_star), read_particles, "nothing", STAR),
     "xmd": Format("a.xmd", with_stack(write_xmd), read_particles, "nothing", XMD),
+    "projections": Format("a.h5", write_projections, read_projections, "length"),
+    "matlab": Format("a.mat", write_projections, read_projections, "length"),
+    "training folder": Format("parameters.txt", write_parameters, read_training_folder, "nothing"),
     "cs": Format("a.cs", with_stack(write_cs), read_particles, "length", CS),
     "pdb": Format("a.pdb", write_model, read_model, "nothing", MODEL_PDB),
     "mmcif": Format("a.cif", write_model, read_model, "nothing", {"no atoms": COORDINATES["no atoms"]}),

@@ -22,7 +22,7 @@ from cryoem.runs import runner
 from cryoem.udl import stacks
 from cryoem.volumes import registry
 
-HELP_SECONDS = 0.5  # of the processor; others may keep the machine busy
+HELP_SECONDS = 0.5  # of processor time, because the machine may be busy
 HEAVY = {"numpy", "scipy", "h5py", "plotly", "papermill", "tensorflow", "keras", "astra"}
 NAMES = [function.__name__ for functions in COMMANDS.values() for function in functions]
 
@@ -33,7 +33,7 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def run_call(monkeypatch):
-    """Arguments of ``runs.run``, which does nothing here."""
+    """Record the arguments of ``runs.run``, which does nothing here."""
     call = {}
 
     def run(**arguments):
@@ -105,14 +105,14 @@ def test_run_passes_its_options_on(run_call):
         ("--profile fast", "'fast'"),
         ("--set seed", "'seed'"),
         ("--set steps=3", "'steps'"),
-        ("--seed 1 --set seed=2", "seed must be given once, got 1 and 2"),
+        ("--seed 1 --set seed=2", "seed must be given only once, got 1 and 2"),
         ("--noise-variance -1", "noise_variance"),
         ("--seed one", "Invalid value for '--seed'"),
         ("--particles a.star", "--particles and --model-map must be given together"),
         ("--model-map a.mrc", "--particles and --model-map must be given together"),
-        ("--particles a.star --model-map b.mrc --map c.mrc", "--map and --noise-variance are for simulated"),
+        ("--particles a.star --model-map b.mrc --map c.mrc", "--map and --noise-variance apply only to"),
         ("--particles a.star --model-map 5j0n --set ctf=true", "ctf must be false for measured"),
-        ("--pixel-size 2", "pixel_size_angstrom must be None for simulated particles, got 2.0"),
+        ("--pixel-size 2", "pixel_size_angstrom applies only to measured particles, got 2.0"),
         ("--device tpu", "Invalid value for '--device'"),
     ],
 )
@@ -160,15 +160,22 @@ def test_align2d_passes_its_options_on(monkeypatch):
 
     def align_file(particles, out, **options):
         call.update(options, particles=particles, out=out)
-        return SimpleNamespace(images=1, seconds=2.0, method="judl", resolution_angstrom=None, folder=out)
+        return SimpleNamespace(
+            images=1, seconds=2.0, method="judl", resolution_angstrom=None, folder=out, error_deg=None
+        )
 
     monkeypatch.setattr(stacks, "align_file", align_file)
-    ended = invoke("align2d", "a.mrcs", "--out", "b", "--model", "m")
+    options = ["--reference", "2@c.mrcs", "--format", "emaf", "--pixel-size", 2]
+    ended = invoke("align2d", "a.mrcs", "--out", "b", "--model", "m", *options)
     assert (ended.exit_code, ended.stderr) == (0, "")
     assert "Result: b" in ended.stdout
-    paths = {"particles": "a.mrcs", "out": "b", "model": "m"}
+    paths = {"particles": "a.mrcs", "out": "b", "model": "m", "reference": "2@c.mrcs"}
     assert {name: str(call[name]) for name in paths} == paths
     assert (call["max_training_images"], call["rng"]) == (10_000, 0)
+    assert (call["training"], call["emaf"], call["pixel_size_angstrom"]) == (None, True, 2)
+    invoke("align2d", "a.mrcs", "--out", "b", "--initial-model", "m")
+    assert str(call["training"].initial_model) == "m"
+    assert (call["reference"], call["emaf"]) == (None, False)
     assert json.loads(invoke("align2d", "a.mrcs", "--out", "b", "--json").stdout)["folder"] == "b"
     assert invoke("align2d", "a.mrcs", "--out", "b", "--seed", "-1").exit_code == 2
 

@@ -1,4 +1,4 @@
-"""The commands that make and compare maps."""
+"""Commands that make and compare maps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cryoem.volumes import registry
 
 @pytest.fixture
 def half_maps(tmp_path):
-    """Paths of two maps (16, 16, 16) of 8 angstrom: the phantom with different noise."""
+    """Paths of two (16, 16, 16) maps with 8 angstrom voxels: the phantom with different noise."""
     particle = volumes.phantom(size=16, voxel_size_angstrom=8.0)
     paths = []
     for seed in (1, 2):
@@ -94,7 +94,7 @@ def test_fsc_finds_the_resolution_of_two_maps(half_maps, tmp_path):
     np.testing.assert_allclose(rows["correlation"], curve.correlation, rtol=1e-8)
     page = figure.read_text()
     assert "Fourier shell correlation" in page
-    assert 'src="http' not in page  # works without a network
+    assert 'src="http' not in page  # works without a network connection
     values = json.loads(invoke("fsc", *half_maps, "--threshold", 0.9, "--json").stdout)
     assert values["resolution_angstrom"] == resolution
     assert values["falls_below_threshold"]
@@ -103,7 +103,10 @@ def test_fsc_finds_the_resolution_of_two_maps(half_maps, tmp_path):
 
 def test_a_map_agrees_with_itself_to_nyquist(half_maps):
     answer = invoke("fsc", half_maps[0], half_maps[0])
-    assert answer.stdout == "resolution 16.00 Å at FSC 0.143 (Nyquist: the curve never falls below)\n"
+    assert (
+        answer.stdout
+        == "resolution 16.00 Å at FSC 0.143 (Nyquist: the curve never falls below the threshold)\n"
+    )
 
 
 def test_fsc_under_a_mask(half_maps, tmp_path):
@@ -122,14 +125,20 @@ def test_fsc_under_a_mask(half_maps, tmp_path):
         np.testing.assert_allclose(rows["phase_randomised"], expected.phase_randomised, rtol=1e-8)
     refused = invoke("fsc", *half_maps, "--mask", half_maps[0], "--soft-mask")
     assert refused.exit_code == 2
-    assert "give --mask or --soft-mask, not both" in refused.stderr
+    assert "use either --mask or --soft-mask, not both" in refused.stderr
 
 
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (volumes.DensityMap(np.ones((16, 16, 18)), 8.0), "other.mrc must have the box of "),
-        (volumes.DensityMap(np.ones((16, 16, 16)), 8.1), "other.mrc must have the voxel size of "),
+        (
+            volumes.DensityMap(np.ones((16, 16, 18)), 8.0),
+            "other.mrc must have the same box, got (16, 16, 16) and",
+        ),
+        (
+            volumes.DensityMap(np.ones((16, 16, 16)), 8.1),
+            "other.mrc must have the same voxel size, got 8 and 8.1",
+        ),
         (volumes.DensityMap(np.zeros((16, 16, 16)), 8.0), "only zeros"),
     ],
     ids=["box", "voxel", "zero"],
@@ -142,4 +151,4 @@ def test_maps_that_cannot_be_compared_are_refused(half_maps, tmp_path, other, me
     assert not (tmp_path / "curve.csv").exists()
     if len(set(other.data.shape)) > 1:
         itself = invoke("fsc", tmp_path / "other.mrc", tmp_path / "other.mrc")
-        assert "other.mrc must have a cubic box, got (16, 16, 18) voxels" in itself.stderr
+        assert "other.mrc is not a map in a cubic box: its box has (16, 16, 18) voxels" in itself.stderr

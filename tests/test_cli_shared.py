@@ -1,4 +1,4 @@
-"""How commands end: what is on stdout and stderr, the exit codes, and which files may be written."""
+"""How commands end: stdout, stderr, exit codes, and which files may be written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cryoem.cli.shared import Answer, Force, Out, command, json_text, new_file
 
 
 def run(work, *arguments):
-    """Call a command that calls ``work`` and answers 'done'."""
+    """Call a command that calls ``work`` and prints 'done'."""
     app = typer.Typer(pretty_exceptions_enable=False)
 
     @app.command()

@@ -1,4 +1,4 @@
-"""The commands from images to a map: the walk of docs/commands.md, and each step alone."""
+"""The commands from images to a map: the sequence in docs/commands.md, and each step on its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from command_line import invoke
 
 from cryoem import contrast, distances, files, orientations, particles, reconstruction, volumes
 from cryoem.cli import COMMANDS
-from cryoem.rotations import Poses
+from cryoem.rotations import Poses, random_rotations
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "commands.md").read_text(encoding="utf-8")
@@ -27,7 +27,7 @@ N = 120
 
 
 def answer(*arguments) -> dict:
-    """Return the JSON answer of a command, which must succeed without a word on stderr."""
+    """Return the JSON output of a command, which must succeed and print nothing to stderr."""
     ended = invoke(*arguments, "--json")
     assert (ended.exit_code, ended.stderr) == (0, "")
     return json.loads(ended.stdout)
@@ -35,9 +35,9 @@ def answer(*arguments) -> dict:
 
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory):
-    """The folder in which the commands of the page were executed, and the output of each.
+    """The folder in which the commands of the page were executed, and the output of each command.
 
-    The network is not trained; only the form of what it estimates is tested here.
+    The network is not trained, because only the format of its estimates is tested here.
     """
     folder = tmp_path_factory.mktemp("walk")
     keras.utils.set_random_seed(0)
@@ -101,6 +101,60 @@ def test_projected_images_are_simulated_ones(walked, tmp_path):
     assert read.ctf.inverted
 
 
+def test_projections_may_have_euler_angles_in_ranges(tmp_path):
+    options = [
+        "-n",
+        40,
+        "--image-size",
+        16,
+        "--rot-range",
+        20,
+        50,
+        "--tilt-range",
+        10,
+        90,
+        "--shift-limit-px",
+        3,
+    ]
+    answer("project", "phantom", *options, "--out", tmp_path / "a.star")
+    read = particles.open_particles(tmp_path / "a.star")
+    rot, tilt, psi = (read.table[f"rlnAngle{name}"] for name in ("Rot", "Tilt", "Psi"))
+    assert rot.between(20, 50).all()
+    assert tilt.between(10, 90).all()
+    assert min(np.ptp(rot) / 30, np.ptp(tilt) / 80) > 0.7
+    assert np.ptp(psi) > 180
+    assert 0 < np.abs(read.shifts_px).max() <= 3
+    ended = invoke("project", "phantom", "--tilt-range", 90, 0, "--out", tmp_path / "b.star")
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith("cryoem: --tilt-range must be two angles in degrees")
+    refused = invoke(
+        "project", "phantom", "--tilt-range", 0, 9, "--coverage", "so3", "--out", tmp_path / "b.star"
+    )
+    assert (refused.exit_code, "--tilt-range" in refused.stderr) == (2, True)
+
+
+def test_projections_may_have_given_poses(tmp_path):
+    density = volumes.load("phantom")
+    poses = Poses(random_rotations(6, rng=3), np.arange(12.0).reshape(6, 2) / 4)
+    stack = particles.simulate(density, poses, image_size=20)
+    particles.write_particles(tmp_path / "poses.star", stack)
+    (tmp_path / "poses.mrcs").unlink()  # only the table is needed
+    options = ["--poses", tmp_path / "poses.star", "--image-size", 20]
+    answer("project", "phantom", *options, "--out", tmp_path / "a.star")
+    read = particles.open_particles(tmp_path / "a.star")
+    np.testing.assert_allclose(np.asarray(read), stack.images, atol=1e-4)
+    # shifts are the same in angstrom if the map has other voxels
+    finer = particles.read_poses(tmp_path / "poses.star", pixel_size_angstrom=density.voxel_size_angstrom / 2)
+    np.testing.assert_allclose(finer.shifts_px, 2 * poses.shifts_px, atol=1e-6)
+    assert (finer.rotations * poses.rotations.inv()).magnitude().max() < 1e-7
+    for option in (["-n", 5], ["--psi-range", 0, 5], ["--shift-limit-px", 2]):
+        refused = invoke("project", "phantom", *options, *option, "--out", tmp_path / "b.star")
+        assert (refused.exit_code, "--poses" in refused.stderr) == (2, True)
+    for name, sentence in (("none.star", "no table at"), ("a.mrcs", "is not a table with poses")):
+        refused = invoke("project", "phantom", "--poses", tmp_path / name, "--out", tmp_path / "b.star")
+        assert (refused.exit_code, sentence in refused.stderr) == (1, True)
+
+
 def test_the_same_seed_gives_the_same_files_for_any_number_of_workers(tmp_path):
     for seed, workers, name in ((5, 1, "a"), (5, 2, "b"), (6, 1, "c")):
         out = tmp_path / f"{name}.star"
@@ -144,7 +198,7 @@ def test_recovered_orientations_are_those_of_the_functions(walked, tmp_path):
     assert (found.rotations * gauge.rotations.inv()).magnitude().max() < 1e-6
     np.testing.assert_array_equal(np.asarray(found), np.asarray(images))
     assert found.image_names == images.image_names
-    # without the images: arrays in an arbitrary gauge
+    # without images: arrays in an arbitrary gauge
     values = answer("recover", folder / "distances.h5", "--method", "spectral", "--out", tmp_path / "a.h5")
     recovery = orientations.recover_orientations(arrays["distances"], method="spectral", rng=0)
     quaternions = files.load_arrays(tmp_path / "a.h5")["quaternions"]
@@ -162,7 +216,7 @@ def test_a_map_of_the_true_orientations_is_the_particle(walked):
     assert {half.data.shape for half in halves} == {(32, 32, 32)}
     text = next(ended.stdout for line, ended in outputs.items() if "--half-maps" in line)
     assert "half-maps found-half-1.mrc and found-half-2.mrc agree to" in text
-    assert "(every other image) were not refined independently" in text
+    assert "(alternate images) were not refined independently" in text
 
 
 def test_half_maps_are_of_relions_random_subsets(walked, tmp_path):
@@ -233,14 +287,15 @@ def test_an_interrupted_step_leaves_no_file(tmp_path, number):
          "encoder.weights.h5 is an input of this command"),
         ("distances particles.star --encoder encoder.weights.h5 --out a.h5 --landmarks 11", 1, "--landmarks must be "),
         ("recover encoder.weights.h5 --out a.h5", 1, "was not written by this package"),
-        ("recover distances.h5 --out a.star", 2, "a STAR file needs --particles"),
+        ("recover distances.h5 --out a.star", 2, "a STAR file requires --particles"),
         ("recover distances.h5 --particles few.star --out a.star", 1,
-         "few.star must have the 120 images of distances.h5, got 5"),
-        ("recover distances.h5 --particles other.star --out a.star", 1, "other.star is not the file that distances.h5"),
+         "few.star has 5 images, but distances.h5 is for 120 images"),
+        ("recover distances.h5 --particles other.star --out a.star", 1,
+         "other.star is not the file from which distances.h5 was computed"),
         ("reconstruct particles.mrcs --out a.mrc", 1, "particles.mrcs has no orientations"),
         ("reconstruct particles.star --method sirt --out a.mrc", 1, "--method must be one of fourier, cgls"),
-        ("reconstruct particles.star --method cgls --half-maps --out a.mrc", 2, "needs --method fourier, got cgls"),
-        ("reconstruct particles.star --method cgls --workers 2 --out a.mrc", 2, "need --method fourier, got cgls"),
+        ("reconstruct particles.star --method cgls --half-maps --out a.mrc", 2, "requires --method fourier, got cgls"),
+        ("reconstruct particles.star --method cgls --workers 2 --out a.mrc", 2, "require --method fourier, got cgls"),
         ("reconstruct particles.star --out found.mrc", 1, "found.mrc exists; use --force to overwrite it"),
     ],
 )  # fmt: skip
@@ -265,7 +320,7 @@ def test_files_without_a_distance_matrix_are_refused(tmp_path):
     for shape in ((), (5,), (5, 6)):
         files.save_arrays(path, {"distances": (np.zeros(shape), "rad")}, parameters={})
         refused = invoke("recover", path, "--out", tmp_path / "b.h5")
-        sentence = f"{path} must have distances as a square (n, n) matrix, got shape {shape}"
+        sentence = f"{path}: dataset 'distances' must be a square (n, n) matrix, got shape {shape}"
         assert (refused.exit_code, refused.stderr) == (1, f"cryoem: {sentence}\n")
     files.save_arrays(path, {"others": (np.zeros(3), "rad")}, parameters={})
     refused = invoke("recover", path, "--out", tmp_path / "b.h5")

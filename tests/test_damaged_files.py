@@ -1,4 +1,4 @@
-"""Damaged files of every format: one sentence that names the file, or a correct read; never another error."""
+"""Damaged files of every format are either read correctly or raise one sentence that names the file."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ FOREIGN = {
 
 
 def damages(form: Format, whole: bytes) -> dict[str, tuple[bytes, str | None]]:
-    """Return damaged contents, and a regular expression for the error of each; None if it may also be read."""
+    """Return damaged contents and a regular expression for the error of each, or None if it may also be readable."""
     some, any_error = None if form.checked == "nothing" else "", ""
     contents: dict[str, tuple[bytes, str | None]] = {"empty": (b"", any_error)}
     for part in (0.02, 0.1, 0.3, 0.5, 0.7, 0.9):
         contents[f"cut at {part:.0%}"] = (whole[: int(part * len(whole))], some)
     contents["cut by a byte"] = (whole[:-1], some)
     contents["first half twice"] = (whole[: len(whole) // 2] * 2, None)
-    # Flips reach headers, which are at the beginning, more often than data.
+    # Flip bits in headers, at the beginning, more often than in data.
     for position in sorted({int(len(whole) * share**3) for share in np.linspace(0, 0.999, 14)}):
         flipped = bytes([whole[position] ^ (1 << position % 7)])
         contents[f"bit flipped at {position}"] = (whole[:position] + flipped + whole[position + 1 :], None)
@@ -41,7 +41,7 @@ def damages(form: Format, whole: bytes) -> dict[str, tuple[bytes, str | None]]:
 
 
 def complaint(form: Format, path: Path, whole: object, says: str | None) -> str | None:
-    """Return what is wrong with how a damaged file is read, None if nothing is."""
+    """Return what is wrong with the way in which a damaged file is handled, or None."""
     try:
         with warnings.catch_warnings(action="ignore"):
             found = form.read(form.reader_path(path))

@@ -1,4 +1,4 @@
-"""Poses in the conventions of RELION and XMIPP, compared with what these programs do to an image."""
+"""Poses in the conventions of RELION and XMIPP, compared with how these programs transform an image."""
 
 import numpy as np
 import pandas as pd
@@ -16,12 +16,12 @@ from cryoem.particles.xmipp import xmipp_table
 from cryoem.projection.projectors import project
 from cryoem.rotations import from_relion_euler_deg
 
-# --- alignments in the plane, as they are written
+# --- in-plane alignments as written
 
 
 @pytest.fixture(params=[32, 33], ids=["even", "odd"])
 def aligned(request, particle):
-    """A reference, images that show it rotated and displaced, and by which angles (n,) and shifts (n, 2)."""
+    """A reference, rotated and displaced images of it, and their angles (n,) and shifts (n, 2)."""
     size, rng = request.param, np.random.default_rng(3)
     angles = np.array([0.0, 0.3, -1.2, 2.9, np.pi / 2, -np.pi, 5.0])
     shifts = rng.uniform(-3, 3, (len(angles), 2))
@@ -35,7 +35,7 @@ def anticlockwise(angle_rad) -> np.ndarray:
 
 
 def test_the_convention_is_what_it_says(aligned):
-    """Anticlockwise by the angle with y up, then displaced; written out, without any module of the package."""
+    """Rotate anticlockwise (y up), then displace: an explicit formula that uses no code from the package."""
     reference, images, angles, shifts = aligned
     for image, angle, shift_px in zip(images, angles, shifts, strict=True):
         assert correlation(moved(reference, anticlockwise(angle), shift_px), image) > 0.995
@@ -79,7 +79,7 @@ def test_relions_pose_is_the_orientation_and_the_shift(aligned, particle, tmp_pa
 
 
 def test_relions_own_way_to_apply_a_pose_aligns(aligned, tmp_path):
-    """relion_stack_create --apply_transformation: rotation by psi, [[cos, -sin], [sin, cos]], of the shifted image."""
+    """relion_stack_create --apply_transformation rotates the shifted image by psi, [[cos, -sin], [sin, cos]]."""
     reference, images, angles, shifts = aligned
     table, _ = star_of(tmp_path, images, angles, shifts)
     for image, (_, row) in zip(images, table.iterrows(), strict=True):
@@ -89,7 +89,7 @@ def test_relions_own_way_to_apply_a_pose_aligns(aligned, tmp_path):
 
 
 def test_xmipps_way_to_apply_a_pose_aligns(aligned, tmp_path):
-    """geo2TransformationMatrix: [[cos, sin], [-sin, cos]] of anglePsi, with the shift in the last column."""
+    """geo2TransformationMatrix returns [[cos, sin], [-sin, cos]] of anglePsi, with the shift in the last column."""
     reference, images, angles, shifts = aligned
     max_cc = np.linspace(0.1, 0.9, len(images))
     particles.write_xmd(tmp_path / "a.xmd", xmipp_table(names_of(len(images)), angles, shifts, max_cc=max_cc))
@@ -107,7 +107,7 @@ def test_xmipps_way_to_apply_a_pose_aligns(aligned, tmp_path):
 
 
 def test_known_numbers_of_a_quarter_turn():
-    """The particle turned by +90 degrees, then moved by (2, 0) px of 1.5 angstrom."""
+    """The particle is rotated by +90 degrees, then moved by (2, 0) px of 1.5 angstrom."""
     arrays = ["1@a.mrcs"], [np.pi / 2], [[2.0, 0.0]]
     row = relion_tables(*arrays, pixel_size_angstrom=1.5, image_size=8)[0].iloc[0]
     found = [row["rlnAnglePsi"], row["rlnOriginXAngst"], row["rlnOriginYAngst"]]
@@ -146,7 +146,7 @@ def test_columns_of_the_input_are_kept_but_for_old_poses():
 def test_another_pixel_size_replaces_that_of_the_optics_groups():
     given, optics = pd.DataFrame({"rlnImageName": names_of(3)}), pd.DataFrame(optics_of([4]))
     with pytest.warns(
-        UserWarning, match=r"optics groups state a pixel size of 1.5 angstrom; replaced with 3$"
+        UserWarning, match=r"optics groups state a pixel size of 1.5 angstrom; replacing it with 3$"
     ):
         table, kept = relion_tables(
             *arrays(), pixel_size_angstrom=3, image_size=64, table=given, optics_groups=optics
@@ -163,15 +163,21 @@ TABLE, OPTICS = pd.DataFrame({"rlnImageName": names_of(3)}), pd.DataFrame(optics
     ("changed", "message"),
     [
         ({"angles_rad": [0.0, 1.0]}, "angles_rad must have one entry for each of the 3 images, got 2"),
-        ({"scores": {"rlnAnglePsi": np.zeros(3)}}, "scores must have names .*, got 'rlnAnglePsi'"),
-        ({"table": TABLE[:2]}, "table must have a column rlnImageName and 3 rows, one per image, got 2 rows"),
+        (
+            {"scores": {"rlnAnglePsi": np.zeros(3)}},
+            "column names in scores must be new .*, got 'rlnAnglePsi'",
+        ),
+        (
+            {"table": TABLE[:2]},
+            "table must have a column rlnImageName and one row for each of the 3 images, got 2 rows",
+        ),
         (
             {"table": TABLE, "optics_groups": OPTICS},
-            "table must have a column rlnOpticsGroup for its 2 optics groups",
+            "table must have a column rlnOpticsGroup if there are 2 optics groups",
         ),
         (
             {"table": TABLE.assign(rlnOpticsGroup=[1, 2, 3]), "optics_groups": OPTICS},
-            "optics_groups must have the group of each particle, got none with number 3",
+            "optics_groups must contain the optics group of each particle, but has no group 3",
         ),
         (
             {"table": TABLE, "optics_groups": TABLE},
@@ -186,7 +192,7 @@ def test_wrong_arguments_of_relion_tables(changed, message):
         relion_tables(**{**given, "image_size": 64, **changed})
 
 
-# --- XMIPP's two conventions, as they are read
+# --- XMIPP's two conventions as read
 
 
 MIRROR = np.diag([-1.0, 1.0])
@@ -202,7 +208,7 @@ def xmipp_file(folder, columns, images=None):
 
 
 def as_read(folder, particle, columns, size):
-    """Images that show the particle at the poses that the columns are read as."""
+    """Project the particle at the poses read from the columns."""
     read = xmipp_file(folder, columns)
     views = project(particle, read.rotations, image_size=size, backend="fourier")
     return np.asarray(xmipp_file(folder, columns, shift(views, read.shifts_px)))
@@ -210,7 +216,7 @@ def as_read(folder, particle, columns, size):
 
 @pytest.mark.parametrize("size", [32, 33], ids=["even", "odd"])
 def test_xmipps_alignment_in_the_plane(tmp_path, particle, size):
-    """XMIPP's 2D matrix: [[cos, sin], [-sin, cos]] of psi, its first row negated by a flip, then the shift."""
+    """XMIPP's 2D matrix is [[cos, sin], [-sin, cos]] of psi, with the first row negated by a flip, then the shift."""
     images = as_read(tmp_path, particle, {"anglePsi": PSI, **SHIFT, "flip": FLIP}, size)
     reference = project(particle, Rotation.identity(1), image_size=size, backend="fourier")[0]
     for image, psi, flip, *shift_px in zip(images, np.deg2rad(PSI), FLIP, *SHIFT.values(), strict=True):
@@ -222,7 +228,7 @@ def test_xmipps_alignment_in_the_plane(tmp_path, particle, size):
 
 @pytest.mark.parametrize("size", [32, 33], ids=["even", "odd"])
 def test_xmipps_orientations(tmp_path, particle, size):
-    """XMIPP reconstructs from images that were mirrored and shifted, and not rotated, at the Euler angles."""
+    """XMIPP reconstructs at the Euler angles from images that are mirrored and shifted but not rotated."""
     euler = {"angleRot": PSI[::-1], "angleTilt": [10.0, 60.0, 90.0, 130.0], "anglePsi": PSI}
     images = as_read(tmp_path, particle, {**euler, **SHIFT, "flip": FLIP}, size)
     rotations = from_relion_euler_deg(np.stack(list(euler.values()), axis=1))
@@ -244,7 +250,9 @@ def test_other_columns_of_xmipp(tmp_path):
         "ctfDefocusAngle": 45.0,
         "ctfVPPphaseshift": 90.0,
     }
-    with pytest.warns(UserWarning, match=r"a.xmd states a pixel size of 2 angstrom, .* images 1.5; using 2$"):
+    with pytest.warns(
+        UserWarning, match=r"a.xmd states a pixel size of 2 angstrom, .* stacks state 1.5; using 2$"
+    ):
         file = xmipp_file(tmp_path, {**columns, **SHIFT})
     assert (file.pixel_size_angstrom, file.poses) == (2.0, None)
     np.testing.assert_allclose(file.shifts_px, -np.stack(list(SHIFT.values()), axis=1))

@@ -1,4 +1,4 @@
-"""cryoSPARC's particle files: their fields and signs; only numbers and text are ever loaded."""
+"""cryoSPARC particle files: fields and signs; only numbers and text are ever loaded."""
 
 import resource
 
@@ -49,7 +49,7 @@ def test_all_that_a_file_states(stack):
 
 
 def test_a_pose_is_the_rotation_vector_of_the_inverse():
-    """Two known answers: a turn about z by 30 degrees is psi -30, and RELION's matrix is exp(pose) transposed."""
+    """Two known answers: a rotation about z by 30 degrees is psi -30, and RELION's matrix is exp(pose) transposed."""
     turn = from_cryosparc_pose([[0, 0, np.pi / 6]])
     np.testing.assert_allclose(to_relion_euler_deg(turn).sum(axis=1), [30], atol=1e-9)
     about_y = from_cryosparc_pose([0, np.pi / 3, 0])
@@ -66,7 +66,7 @@ def test_dark_particles_have_a_sign_and_are_written_bright(stack):
         _ = file.ctf
     assert [file[part].ctf.inverted for part in ([0, 1], [2])] == [False, True]
     assert open_particles(cs(stack / "b.cs", **CTF)).ctf.inverted
-    np.testing.assert_array_equal(file, some_images())  # as they are stored
+    np.testing.assert_array_equal(file, some_images())  # as stored
     write_particles(stack / "c.star", file)
     written = open_particles(stack / "c.star").to_stack()
     np.testing.assert_array_equal(written.images, signs[:, None, None] * some_images())
@@ -74,7 +74,7 @@ def test_dark_particles_have_a_sign_and_are_written_bright(stack):
 
 
 def test_shifts_count_pixels_of_their_own_alignment(stack):
-    """For example after a refinement of images that were downsampled by two."""
+    """This occurs, for example, after refining images that were downsampled by two."""
     fields = {"alignments3D__shift": np.full((5, 2), 1.0), "alignments3D__psize_A": np.full(5, 2 * PIXEL)}
     np.testing.assert_allclose(open_particles(cs(stack / "a.cs", **fields)).shifts_px, -2.0)
 
@@ -116,12 +116,12 @@ RECORD = "{'descr': [('blob/idx', '<u4')], 'fortran_order': False, 'shape': (%s,
         ),
         (header("(" * 5000), "is not a complete NumPy array"),
         (header(RECORD % 10**9, body=bytes(8)), "is not a complete NumPy array .* greater than file size"),
-        (header(RECORD % 2, body=bytes(9)), "must be as long as its header states, 2 records and .*, got"),
+        (header(RECORD % 2, body=bytes(9)), "header states 2 records and .* bytes, but the file has"),
         (header(RECORD % 0), "contains no particles: 0 records"),
-        (of_type("'<f4'", bytes(4)), "must contain records"),
+        (of_type("'<f4'", bytes(4)), "must contain one record per particle, got"),
         (of_type("[('a', '|O')]", bytes(8)), "is not a complete NumPy array .* Python objects in dtype"),
-        (of_type("[('a', '<c8')]", bytes(8)), "must contain numbers and text, got complex64 in the field a"),
-        (of_type("[('a', '|S4')]", b"\xff\xfe\xfd\xfc"), "must have UTF-8 text in the field a"),
+        (of_type("[('a', '<c8')]", bytes(8)), "the field a must contain numbers or text, got complex64"),
+        (of_type("[('a', '|S4')]", b"\xff\xfe\xfd\xfc"), "the field a is not UTF-8 text"),
         (header(RECORD % 2, body=bytes(8)), "has no field blob/path, which locates the images"),
     ],
 )
@@ -146,16 +146,16 @@ def test_a_header_that_python_2_wrote_is_read(stack):
     [
         (
             {"blob__path": np.array([b"a.mrcs"] * 4 + [b""])},
-            "must name a stack in each row, got none in row 5",
+            r"has no stack name \(blob/path\) in row 5",
         ),
-        ({"blob__idx": np.arange(-1, 4)}, "must name images as number@stack|names image 0 of"),
+        ({"blob__idx": np.arange(-1, 4)}, "must have the form number@stack|refers to image 0 of"),
         (
             {"blob__psize_A": np.full(5, np.nan)},
-            "finite numbers in the column blob/psize_A, got nan in row 1",
+            "column blob/psize_A must contain finite numbers, got nan in row 1",
         ),
         (
             {"alignments3D__pose": np.where(np.arange(15).reshape(5, 3) == 10, np.inf, 0.0)},
-            "finite numbers in the column alignments3D/pose/1, got inf in row 4$",
+            "column alignments3D/pose/1 must contain finite numbers, got inf in row 4$",
         ),
     ],
 )

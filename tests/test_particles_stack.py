@@ -1,4 +1,4 @@
-"""Particles in memory: what a stack accepts; calibration finds the signal and noise that were simulated."""
+"""Particles in memory: valid stacks, and calibration that recovers the simulated signal and noise."""
 
 from dataclasses import replace
 
@@ -44,7 +44,10 @@ def test_a_stack_is_its_images_with_optics_and_poses():
     ("arguments", "message"),
     [
         ((np.zeros((3, 4, 5)), Optics(1.0)), r"images must be \(n, y, x\) with y == x, got \(3, 4, 5\)"),
-        ((np.where(IMAGES == 5, np.nan, IMAGES), Optics(1.0)), "images must be finite, got 1"),
+        (
+            (np.where(IMAGES == 5, np.nan, IMAGES), Optics(1.0)),
+            "images must be finite, got NaN or infinity in 1 of 48 values",
+        ),
         ((IMAGES, Optics(1.0), random_rotations(2, rng=0)), "poses must .*3.*, got 2"),
         ((IMAGES, Optics(1.0, ContrastTransfer(), [1e4])), "defocus_angstrom must .* 3 images, got 1"),
     ],
@@ -66,7 +69,7 @@ def density() -> DensityMap:
 
 
 def measured(density, *, ctf, noise_variance, n=600):
-    """Images in another unit, each on another background."""
+    """Images in different units, each with a different background."""
     stack = simulate(
         density, n, image_size=48, ctf=ctf, noise_variance=noise_variance, shift_limit_px=2, rng=1
     )
@@ -88,15 +91,15 @@ def test_signal_and_noise_are_those_of_the_simulation(density, ctf, noise_varian
 
 def test_a_negative_of_the_particle_is_refused(density):
     stack, images = measured(density, ctf=CTF, noise_variance=1.0, n=200)
-    message = r"^the images have inverted contrast: .* by -0\.\d\d; invert the images$"
+    message = r"^the images have inverted contrast: .* is -0\.\d\d; invert the images$"
     with pytest.raises(ValueError, match=message):
         calibrate(-images, density, optics=stack.optics)
 
 
 def test_noise_alone_and_a_map_without_structure_are_refused(density, rng):
-    # less power at low frequencies, unlike any particle
+    # less power at low than at high frequencies, unlike any particle
     blue = np.gradient(rng.normal(size=(200, 48, 48)), axis=2)
-    with pytest.raises(ValueError, match=r"^no signal of density_map was found in the images"):
+    with pytest.raises(ValueError, match=r"^no signal from density_map was found in the images"):
         calibrate(blue, density)
     with pytest.raises(ValueError, match=r"^density_map must not be constant"):
         calibrate(blue, DensityMap(np.zeros((8, 8, 8)), 1.0))

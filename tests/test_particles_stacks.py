@@ -1,4 +1,4 @@
-"""Stacks of particle images in MRC files: reading every variant, writing, and selecting images."""
+"""Particle stacks in MRC files: reading every variant, writing, and selecting images."""
 
 import pickle
 import shutil
@@ -81,7 +81,9 @@ def test_a_header_without_identifier_is_read_with_a_warning(tmp_path, order):
 def test_a_longer_file_and_one_that_may_be_a_map_are_warnings(tmp_path):
     path = mrc(tmp_path / "a.mrcs", some_images())
     path.write_bytes(path.read_bytes() + b"more")
-    with pytest.warns(UserWarning, match=r"a.mrcs is longer than its header states; the rest is not read"):
+    with pytest.warns(
+        UserWarning, match=r"a.mrcs is longer than its header states; ignoring the extra bytes"
+    ):
         assert len(open_particles(path)) == 5
     with mrcfile.new(tmp_path / "b.mrc") as volume:
         volume.set_data(some_images(6, 6))
@@ -118,7 +120,7 @@ def test_any_selection_in_any_order(tmp_path):
 
 
 def test_only_selected_images_are_read(tmp_path):
-    """The file is sparse and larger than any memory."""
+    """The sparse file is larger than any memory."""
     path = mrc(tmp_path / "a.mrcs", some_images(2, 1000))
     with open(path, "r+b") as stream:
         stream.seek(8)
@@ -135,9 +137,9 @@ def test_only_selected_images_are_read(tmp_path):
     ("indices", "message"),
     [
         ([], r"a sequence that selects at least one of 5 images, got \[\]$"),
-        ([5], "^indices must select some of 5 images: index 5 is out of bounds"),
+        ([5], "^indices are not valid for 5 images: index 5 is out of bounds"),
         (3, "^indices must be a slice or a sequence .*, got 3$"),
-        ([0.0], "^indices must select some of 5 images: .* integer"),
+        ([0.0], "^indices are not valid for 5 images: .* integer"),
     ],
 )
 def test_wrong_indices(tmp_path, indices, message):
@@ -158,7 +160,7 @@ def test_a_pixel_that_is_not_finite_is_found_when_it_is_read(tmp_path, value):
     with pytest.raises(ValueError, match=r"finite") as error:
         np.asarray(file)
     assert one_sentence(error) == (
-        f"{tmp_path / 'a.mrcs'} must contain finite pixels, got NaN or infinity in image 4"
+        f"{tmp_path / 'a.mrcs'}: pixels must be finite, got NaN or infinity in image 4"
     )
 
 
@@ -169,13 +171,14 @@ def test_missing_and_unknown_files(tmp_path):
         assert one_sentence(error) == f"no particle file at {tmp_path / name}"
     for name in ("a.txt", "a", "a.mrcs.gz", ".star"):
         with pytest.raises(
-            ValueError, match=r"must be a particle file that ends in .cs, .mrc, .mrcs, .star or"
+            ValueError,
+            match=r"is not a particle file: its name must end in .cs, .h5, .hdf5, .mat, .mrc, .mrcs, .star or",
         ):
             open_particles(tmp_path / name)
     path = mrc(tmp_path / "a.mrcs", some_images())
     file = open_particles(path)
     path.unlink()
-    with pytest.raises(OSError, match=r"cannot read the images of .*a.mrcs: No such file"):
+    with pytest.raises(OSError, match=r"cannot read images from .*a.mrcs: No such file"):
         np.asarray(file)
 
 
@@ -209,9 +212,9 @@ def test_a_stack_comes_back_and_its_header_is_right(tmp_path, size, suffix):
     ("writes", "error", "message"),
     [
         ([some_images(3), KeyboardInterrupt()], KeyboardInterrupt, "^$"),
-        ([some_images(3)], ValueError, "a.mrcs must contain 5 images, got 3$"),
-        ([some_images(3), some_images(3)], ValueError, "a.mrcs must contain 5 images in total, got 6$"),
-        ([some_images(5, 7)], ValueError, r"images must be 6 px wide, got \(5, 7, 7\)"),
+        ([some_images(3)], ValueError, "expected 5 images for .*a.mrcs, got 3$"),
+        ([some_images(3), some_images(3)], ValueError, "expected 5 images for .*a.mrcs, got 6$"),
+        ([some_images(5, 7)], ValueError, r"images must be 6 px wide, got shape \(5, 7, 7\)"),
     ],
     ids=["interrupt", "few", "many", "size"],
 )
@@ -241,5 +244,5 @@ def test_a_writer_that_fails_keeps_the_old_file(tmp_path, writes, error, message
 def test_wrong_arguments_of_a_writer(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         StackWriter(tmp_path / arguments[0], *arguments[1:])
-    with pytest.raises(ValueError, match=r"the writer of .*a.mrcs must be used inside a with statement"):
+    with pytest.raises(ValueError, match=r"the StackWriter for .*a.mrcs must be used in a with statement"):
         StackWriter(tmp_path / "a.mrcs", 5, 6, PIXEL).write(some_images())

@@ -1,4 +1,4 @@
-"""Tables of particle images: finding their stacks, text that must not be misread, and writing."""
+"""Particle tables: locating their stacks, text that must not be misread, and writing."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from cryoem.particles.star import read_star, read_xmd
 
 @pytest.fixture
 def project_folder(tmp_path):
-    """A RELION project: two stacks under Extract/ with different images, and a job folder for the table."""
+    """A RELION project: two different stacks under Extract/, and a job folder for the table."""
     (tmp_path / "Extract" / "job1").mkdir(parents=True)
     (tmp_path / "Select" / "job2").mkdir(parents=True)
     mrc(tmp_path / "Extract" / "job1" / "a.mrcs", some_images(5, 7, seed=1))
@@ -61,8 +61,8 @@ def test_names_relative_to_the_working_folder_are_found(project_folder, tmp_path
     with pytest.raises(FileNotFoundError) as error:
         open_particles(path)
     assert one_sentence(error) == (
-        f"{path} names the stack Extract/job1/a.mrcs, which does not exist; "
-        f"searched {path.parent}, the folders above it and the working folder"
+        f"{path} refers to the stack Extract/job1/a.mrcs, which was not found in "
+        f"{path.parent}, the folders above it or the working folder"
     )
     monkeypatch.chdir(project_folder)
     np.testing.assert_array_equal(np.asarray(open_particles(path))[0], some_images(5, 7, seed=1)[1])
@@ -71,9 +71,7 @@ def test_names_relative_to_the_working_folder_are_found(project_folder, tmp_path
 def test_a_stack_under_its_bare_name_is_used_with_a_warning(tmp_path):
     mrc(tmp_path / "a.mrcs", some_images())
     path = star(tmp_path / "a.star", ["2@Extract/job1/a.mrcs"])
-    message = (
-        "a.star names the stack Extract/job1/a.mrcs, which does not exist; using the file of that name in"
-    )
+    message = "a.star refers to the stack Extract/job1/a.mrcs, which was not found; using the file with the same name"
     with pytest.warns(UserWarning, match=message):
         file = open_particles(path)
     np.testing.assert_array_equal(file, some_images()[1:2])
@@ -89,7 +87,7 @@ def test_datadir_comes_first(tmp_path, kind):
         star(path, ["1@Extract/a.mrcs"])
     else:
         cs(path, 1, blob__path=[b">Extract/a.mrcs"])
-    # Otherwise the nearest folder wins.
+    # Otherwise the nearest folder is used.
     for datadir, seed in ((None, 2), (tmp_path / "project", 1), (str(tmp_path), 2)):
         np.testing.assert_array_equal(open_particles(path, datadir=datadir), some_images(seed=seed)[:1])
     with pytest.raises(FileNotFoundError, match=r"^datadir must be a folder, got .*missing$"):
@@ -97,7 +95,7 @@ def test_datadir_comes_first(tmp_path, kind):
     with pytest.raises(ValueError, match=r"so datadir=.* does not apply; omit it$"):
         open_particles(tmp_path / "jobs" / "Extract" / "a.mrcs", datadir=tmp_path)
     with pytest.raises(
-        FileNotFoundError, match=r"does not exist; searched .*project, .* and the working folder$"
+        FileNotFoundError, match=r"which was not found in .*project, .* or the working folder$"
     ):
         open_particles(star(tmp_path / "b.star", ["1@b.mrcs"]), datadir=tmp_path / "project")
 
@@ -110,18 +108,18 @@ def test_names_that_do_not_lead_to_one_image(tmp_path):
     formats = ["000004@a.mrcs:mrcs", f"2@{tmp_path}/a.mrcs:mrc"]  # as XMIPP appends them
     np.testing.assert_array_equal(open_particles(star(tmp_path / "a.star", formats)), some_images()[[3, 1]])
     for names, message in (
-        (["5@a.mrcs", "000006@a.mrcs"], f"names image 6 of {tmp_path}/a.mrcs, which has images 1 to 5"),
-        (["1@a.mrcs", "1@b.mrcs"], "must have images of one size, got 6 to 7 px"),
-        (["one.mrc", "a.mrcs"], "names a.mrcs without an image number; the stack has 5 images"),
-        ([f"1@{'x' * 5000}"], "must name images as number@stack, got '1@xxx.*x of 5002 characters"),
-        (["1@" + "x" * 3000], "names the stack xxx.*x, which does not exist"),
+        (["5@a.mrcs", "000006@a.mrcs"], f"refers to image 6 of {tmp_path}/a.mrcs, but .* numbered 1 to 5"),
+        (["1@a.mrcs", "1@b.mrcs"], "all images must have the same size, got 6 to 7 px"),
+        (["one.mrc", "a.mrcs"], "refers to a.mrcs without an image number, but the stack has 5 images"),
+        ([f"1@{'x' * 5000}"], r"must have the form number@stack, got '1@xxx.*x \(5002 characters\)"),
+        (["1@" + "x" * 3000], "refers to the stack xxx.*x, which was not found"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
             open_particles(star(tmp_path / "a.star", names))
         assert one_sentence(error).startswith(str(tmp_path / "a.star"))
 
 
-# --- text that starfile reads wrongly
+# --- text that starfile misreads
 
 
 LOOP = "data_particles\n\nloop_\n_rlnImageName #1\n_rlnDefocusU #2\n_rlnMicrographName #3\n"
@@ -136,22 +134,28 @@ def file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (LOOP + "1@a.mrcs 1 m\n2@a.mrcs 2\n", "must have a value for each .*, got 2 in row 2"),
-        (LOOP + "1@a.mrcs 1 # m\n", "must have a value for each of the 3 columns .*, got 2 in row 1"),
-        (LOOP + "1@a#1.mrcs 1 m\n", "must have no quote and no # .*, got '1@a#1.mrcs 1 m' in row 1"),
-        (LOOP + "1@a.mrcs 1 o'neill\n", "must have no quote and no # inside a value"),
-        (LOOP + "data_x 1 m\n", "must not have a row that begins with data_, got row 1 of data_particles"),
-        ("data_\n_rlnImageName 1@a.mrcs\n_rlnImageName 2@a.mrcs\n", "must have unique column names"),
-        ("data_\n_rlnImageName\n", "must have one value of _rlnImageName in data_, got '_rlnImageName'"),
-        (LOOP + "1@a.mrcs 1 m\n" + LOOP, "must have unique table names, got data_particles twice"),
-        ("data_optics\n\n" + LOOP + "1@a.mrcs 1 m\n", "must have no empty tables, .* data_optics"),
-        (LOOP + "1@a.mrcs\r1 m\n", "must be a text file with lines of values, got something else in line 7"),
-        ("", r"must have a table with the column _rlnImageName, got no table"),
-        ("data_\n\nloop_\n_rlnOriginX #1\n1.0\n", "must have a table with the .*, got data_"),
-        (LOOP, "names no images: its table is empty"),
+        (
+            LOOP + "1@a.mrcs 1 m\n2@a.mrcs 2\n",
+            "row of data_particles must have a value for each .*, got 2 in row 2",
+        ),
+        (LOOP + "1@a.mrcs 1 # m\n", "must have a value for each of the 3 columns, got 2 in row 1"),
+        (LOOP + "1@a#1.mrcs 1 m\n", "values must not contain quotes or #, got '1@a#1.mrcs 1 m' in row 1"),
+        (LOOP + "1@a.mrcs 1 o'neill\n", "values must not contain quotes or #"),
+        (LOOP + "data_x 1 m\n", "rows must not begin with data_, but row 1 of data_particles does"),
+        (
+            "data_\n_rlnImageName 1@a.mrcs\n_rlnImageName 2@a.mrcs\n",
+            "data_ has more than one column _rlnImageName",
+        ),
+        ("data_\n_rlnImageName\n", "_rlnImageName in data_ must have exactly one value, got '_rlnImageName'"),
+        (LOOP + "1@a.mrcs 1 m\n" + LOOP, "has more than one table with the name data_particles"),
+        ("data_optics\n\n" + LOOP + "1@a.mrcs 1 m\n", "the table data_optics is empty"),
+        (LOOP + "1@a.mrcs\r1 m\n", "is not a text file: line 7 is too long or contains control characters"),
+        ("", "has no table with the column _rlnImageName; its tables are: none"),
+        ("data_\n\nloop_\n_rlnOriginX #1\n1.0\n", "has no table with the .*; its tables are: data_"),
+        (LOOP, "contains no images: its table is empty"),
         ("data_a\n_rlnImageName 1@a\n\ndata_b\n_rlnImageName 1@a\n", "one table .*, got data_a, data_b"),
-        (LOOP + '1@a.mrcs 1 m\n"" 1 m\n', "must name an image in each row, got none in row 2"),
-        ("data_\nloop_\n_rlnImageName\n@a.mrcs\n", "a.star names the stack @a.mrcs"),
+        (LOOP + '1@a.mrcs 1 m\n"" 1 m\n', "has no image name in row 2"),
+        ("data_\nloop_\n_rlnImageName\n@a.mrcs\n", "a.star refers to the stack @a.mrcs"),
     ],
 )
 def test_text_that_is_not_a_table_of_images(file, text, message):
@@ -205,13 +209,15 @@ def test_a_value_that_is_not_a_number_is_named_when_it_is_needed(file, value):
     file.write_text(LOOP + labels + f"1@a.mrcs 1.5 m 300 2.7 0.1\n2@a.mrcs {value} m 300 2.7 0.1\n")
     opened = open_particles(file)
     assert np.asarray(opened).shape == (2, 6, 6)
-    with pytest.raises(ValueError, match=r"a.star must have finite numbers") as error:
+    with pytest.raises(
+        ValueError, match=r"a.star: the column rlnDefocusU must contain finite numbers"
+    ) as error:
         _ = opened.defocus_angstrom
-    assert one_sentence(error).endswith(f"in the column rlnDefocusU, got {value} in row 2")
+    assert one_sentence(error).endswith(f"must contain finite numbers, got {value} in row 2")
 
 
 def test_a_corrected_file_is_read_again(file):
-    """Even with the same length and time, despite the cache of starfile's reader."""
+    """The cache of starfile's reader has no effect, even if length and time are the same."""
     text = LOOP + "1@a.mrcs 1 m\n2@b.mrcs 2 m\n"
     file.write_text(text)
     stamp = file.stat().st_mtime_ns
@@ -227,7 +233,7 @@ def test_folders_and_files_without_lines(tmp_path):
         read_star(tmp_path)
     with open(tmp_path / "a.xmd", "wb") as stream:
         stream.truncate(10**8)  # sparse
-    with pytest.raises(ValueError, match=r"a.xmd must be a text file with lines of values"):
+    with pytest.raises(ValueError, match=r"a.xmd is not a text file: line 1 is too long"):
         read_xmd(tmp_path / "a.xmd")
 
 

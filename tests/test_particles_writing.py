@@ -1,4 +1,4 @@
-"""Particles written for other programs: what comes back, and what is never overwritten."""
+"""Particles written for other programs: what can be read back, and what is never overwritten."""
 
 from dataclasses import replace
 
@@ -47,7 +47,7 @@ def a_stack(n=5, size=6, *, ctf=CTF) -> ParticleStack:
 
 
 def assert_alike(found, expected) -> None:
-    """Compare images exactly, and the rest to more digits than a float32 has."""
+    """Compare images exactly, and everything else to more digits than float32 has."""
     np.testing.assert_array_equal(found, expected)
     assert found.pixel_size_angstrom == pytest.approx(expected.pixel_size_angstrom, rel=1e-7)
     assert (found.poses is None) == (expected.poses is None)
@@ -63,7 +63,7 @@ def assert_alike(found, expected) -> None:
                 assert getattr(found.ctf, name) == pytest.approx(value, rel=1e-7, abs=1e-9)
 
 
-# --- what comes back
+# --- what can be read back
 
 
 @pytest.mark.parametrize(("suffix", "size"), [(".STAR", 6), (".xmd", 7)])
@@ -221,7 +221,7 @@ def test_aspire_finds_the_same(tmp_path):
         assert (seen.voltage, seen.Cs, seen.alpha) == (200, 2.0, 0.1)
 
 
-# --- complete or not at all, and nothing else
+# --- complete output or none, and nothing else
 
 
 def test_a_pixel_that_is_not_finite_keeps_the_older_files(tmp_path):
@@ -231,9 +231,7 @@ def test_a_pixel_that_is_not_finite_keeps_the_older_files(tmp_path):
     for name in ("a.star", "a.mrcs"):
         (tmp_path / name).write_bytes(b"older")
     before = digests(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"bad.mrcs must contain finite pixels, got NaN or infinity in image 5"
-    ):
+    with pytest.raises(ValueError, match=r"bad.mrcs: pixels must be finite, got NaN or infinity in image 5"):
         write_particles(tmp_path / "a.star", open_particles(tmp_path / "bad.mrcs"))
     assert digests(tmp_path) == before
 
@@ -250,9 +248,11 @@ def test_an_input_is_never_overwritten(tmp_path):
         ("c.star", "b.star"),
         ("c.star", "link.xmd"),
     ):
-        with pytest.raises(ValueError, match=r"path must not be one of the input files") as error:
+        with pytest.raises(ValueError, match=r"is an input file; choose a different output path") as error:
             write_particles(tmp_path / target, open_particles(tmp_path / source))
         one_sentence(error)
+    with pytest.raises(ValueError, match=r"a.star is an input file; choose a different output path"):
+        write_poses(tmp_path / "a.star", open_particles(tmp_path / "a.star"), some_poses(seed=8))
     assert digests(tmp_path) == before
 
 
@@ -260,7 +260,7 @@ def test_an_input_is_never_overwritten(tmp_path):
     ("path", "given", "message"),
     [
         ("a.cs", a_stack(), "path must end in .star or .xmd, got"),
-        ("a.star", some_images(), "particles must be a ParticleStack, .* or a ParticleFile, got ndarray"),
+        ("a.star", some_images(), "particles must be a ParticleStack, .* or ParticleFile, got ndarray"),
         ("a#1.star", a_stack(), "path must not contain #, quotes or line breaks"),
     ],
 )
@@ -270,7 +270,7 @@ def test_wrong_arguments(tmp_path, path, given, message):
     assert list(tmp_path.iterdir()) == []
 
 
-# --- poses of images that stay where they are
+# --- poses of images that stay in their files
 
 
 def test_new_poses_replace_old_ones_and_keep_the_rest(tmp_path):

@@ -1,7 +1,7 @@
-"""The command ``cryoem``: each step of the pipeline on files, the whole pipeline, and a summary of this machine.
+"""The command ``cryoem``: the whole pipeline, its individual steps on files, and a summary of this machine.
 
-Commands parse options, call the functions that the notebooks call, and print. Heavy libraries are imported inside the
-commands, so that ``cryoem --help`` is fast.
+Commands parse options, call the same functions as the notebooks, and print the answer. Heavy libraries are imported
+inside the commands, so that ``cryoem --help`` is fast.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COMMANDS = {
 
 app = typer.Typer(
     name="cryoem",
-    help="Single-particle cryo-EM: from a density map to orientations and back, in notebooks or step by step.",
+    help="Single-particle cryo-EM: recover orientations from images and reconstruct maps, as one run or step by step.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",

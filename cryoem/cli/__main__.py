@@ -1,4 +1,4 @@
-"""``python -m cryoem.cli``: the command ``cryoem`` of this interpreter."""
+"""Run the command ``cryoem`` as ``python -m cryoem.cli``."""
 
 from cryoem.cli import app
 

@@ -1,7 +1,8 @@
-"""Commands that provide the inputs of the pipeline: maps and particle images."""
+"""Commands for the inputs of the pipeline: maps and particle images."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from cryoem.cli import shared
 from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
 
 TABLE_SUFFIXES = (".star", ".xmd")
+FULL_RANGES = {"rot": (0.0, 360.0), "tilt": (0.0, 180.0), "psi": (0.0, 360.0)}  # degrees
 
 
 @command(afterwards=NOTHING_WRITTEN)
@@ -19,7 +21,7 @@ def fetch(
 ) -> Answer:
     """Download a map or an atomic model, and print its path.
 
-    An existing file is used if its checksum is correct.
+    An existing file is reused if its checksum is correct.
 
     \b
     Example:
@@ -39,28 +41,32 @@ def density(
         str,
         typer.Argument(
             metavar="MODEL_OR_NAME",
-            help="Atomic model (mmCIF, PDB), map, registry name, PDB id, EMDB id, or phantom.",
+            help="Atomic model (mmCIF or PDB), map file, registry name, PDB id, EMDB id, or phantom.",
         ),
     ],
     out: shared.Out,
     voxel_size: Annotated[
-        float | None, typer.Option(help="Voxel size in angstrom; by default that of the input map, or 4.")
+        float | None,
+        typer.Option(help="Voxel size in angstrom; by default that of the input map, otherwise 4."),
     ] = None,
     resolution: Annotated[
         float | None,
-        typer.Option(help="Resolution in angstrom; by default that of the input map, or two voxels."),
+        typer.Option(help="Resolution in angstrom; by default that of the input map, otherwise two voxels."),
     ] = None,
     symmetry: Annotated[
         str | None, typer.Option(help="Point group of the phantom: C1, C2, ..., D2, ....")
     ] = None,
     size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the cubic box in voxels; the centre is kept.")
+        int | None,
+        typer.Option(
+            min=1, help="Width of the cubic box in voxels; a map is cropped or padded about its centre."
+        ),
     ] = None,
     force: shared.Force = False,
 ) -> Answer:
     """Make a density map from an atomic model or a phantom.
 
-    An input map is resampled, filtered or cropped.
+    If the input is a map, it is resampled, filtered, cropped or padded.
 
     \b
     Example:
@@ -91,52 +97,96 @@ def density(
 @command(afterwards=NOTHING_WRITTEN, on_device=True)
 def project(
     source: Annotated[
-        str, typer.Argument(metavar="MAP", help="Map, or any other input of `cryoem density`.")
+        str, typer.Argument(metavar="MAP", help="Map file, or any other input of `cryoem density`.")
     ],
     out: shared.Out,
-    n: Annotated[int, typer.Option("-n", "--images", min=1, help="Number of images.")] = 1000,
+    n: Annotated[
+        int | None, typer.Option("-n", "--images", min=1, help="Number of images (default: 1000).")
+    ] = None,
     image_size: Annotated[
         int | None,
-        typer.Option(min=2, help="Side of the images in pixels; by default large enough for the particle."),
+        typer.Option(min=2, help="Width of the images in pixels; by default large enough for the particle."),
     ] = None,
     coverage: Annotated[
-        str, typer.Option(help="Distribution of orientations: so3, euler, half, quarter or preferred.")
-    ] = "so3",
+        str | None,
+        typer.Option(help="Distribution of orientations: so3 (default), euler, half, quarter or preferred."),
+    ] = None,
+    rot_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LOW HIGH",
+            help="Range of the Euler angle rot in degrees; angles are uniform in the ranges (default: 0 360).",
+        ),
+    ] = None,
+    tilt_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="Range of the Euler angle tilt in degrees (default: 0 180)."),
+    ] = None,
+    psi_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="Range of the Euler angle psi in degrees (default: 0 360)."),
+    ] = None,
+    poses: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table (.star, .cs, .xmd, .h5, .mat) with the orientations and shifts of the images."
+        ),
+    ] = None,
     noise_variance: Annotated[
-        float, typer.Option(help="Variance of the white noise, relative to noise-free images of variance 1.")
+        float, typer.Option(help="Variance of white noise, relative to noise-free images of variance 1.")
     ] = 0.0,
-    shift_limit_px: Annotated[float, typer.Option(help="Largest off-centre shift along x and y.")] = 0.0,
-    ctf: Annotated[bool, typer.Option("--ctf", help="Apply a contrast transfer function.")] = False,
+    shift_limit_px: Annotated[
+        float, typer.Option(help="Largest shift of the particle along x and y, in pixels.")
+    ] = 0.0,
+    ctf: Annotated[bool, typer.Option("--ctf", help="Apply a contrast transfer function (CTF).")] = False,
     seed: shared.Seed = 0,
     workers: shared.Workers = 1,
     scheduler: shared.Scheduler = None,
     force: shared.Force = False,
 ) -> Answer:
-    """Simulate particle images of a map.
+    """Simulate particle images from a map.
 
-    Writes a table with orientations, shifts and CTF parameters, and a stack (.mrcs) of the same name next to it.
+    Writes a table with the orientations, shifts and CTF parameters, and an image stack (.mrcs) with the same name.
 
     \b
     Example:
       cryoem project map.mrc -n 1000 --noise-variance 1 --out particles.star
+      cryoem project map.mrc --tilt-range 0 90 --shift-limit-px 5 --out particles.star
+      cryoem project map.mrc --poses run_data.star --out particles.star
     """
     from cryoem.contrast import ContrastTransfer
+    from cryoem.particles.files import read_poses
     from cryoem.particles.simulation import ImagingConditions, simulate_lazily
     from cryoem.particles.writing import write_particles
     from cryoem.volumes import registry
     from cryoem.volumes.density import enclosing_image_size
 
-    stack = _new_particles(out, force=force, inputs=(Path(source),))
+    ranges = {"rot": rot_range, "tilt": tilt_range, "psi": psi_range}
+    ranges = {name: limits for name, limits in ranges.items() if limits is not None}
+    if ranges and coverage is not None:
+        raise typer.BadParameter(
+            f"cannot be combined with --{next(iter(ranges))}-range", param_hint="--coverage"
+        )
+    if poses is not None and (ranges or coverage or n or shift_limit_px):
+        raise typer.BadParameter(
+            "states all orientations and shifts; omit -n, --coverage, ranges and --shift-limit-px",
+            param_hint="--poses",
+        )
+    stack = _new_particles(out, force=force, inputs=[Path(source), *([poses] if poses else [])])
     density_map = registry.load(source)
+    given = n or 1000
+    if poses is not None:
+        given = read_poses(poses, pixel_size_angstrom=density_map.voxel_size_angstrom)
     conditions = ImagingConditions(
         image_size=image_size or enclosing_image_size(density_map),
         noise_variance=noise_variance,
         shift_limit_px=shift_limit_px,
-        coverage=coverage,
+        coverage=tuple((FULL_RANGES | ranges).values()) if ranges else coverage or "so3",
         ctf=ContrastTransfer(inverted=True) if ctf else None,
     )
-    simulated = simulate_lazily(density_map, n, conditions, rng=seed)
-    with shared.shared_work("projecting", n, workers=workers, scheduler=scheduler) as (map_blocks, done):
+    simulated = simulate_lazily(density_map, given, conditions, rng=seed)
+    sharing = {"workers": workers, "scheduler": scheduler}
+    with shared.shared_work("projecting", len(simulated), **sharing) as (map_blocks, done):
         write_particles(out, simulated, map_blocks=map_blocks, callback=done)
     return _written(out, stack, simulated)
 
@@ -144,16 +194,17 @@ def project(
 @command(afterwards=NOTHING_WRITTEN)
 def convert(
     source: shared.Particles,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Table to write: .star or .xmd.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output table (.star or .xmd).")],
     pixel_size: shared.PixelSize = None,
     datadir: shared.Datadir = None,
     optics_group: shared.OpticsGroup = None,
     force: shared.Force = False,
 ) -> Answer:
-    """Convert particle files for another program.
+    """Convert particle files to RELION or XMIPP format.
 
-    Orientations, shifts, CTF parameters and pixel size are kept if the input has them. The images are copied as 32-bit
-    floating-point numbers to a stack (.mrcs) next to the table.
+    Orientations, shifts, CTF parameters and the pixel size are kept if the input has them. The images are copied as
+    32-bit floating-point numbers to a stack (.mrcs) with the same name as the table. Images with dark particles, as in
+    some cryoSPARC files, are inverted.
 
     \b
     Example:
@@ -171,8 +222,8 @@ def convert(
     return _written(out, stack, opened)
 
 
-def _new_particles(out: Path, *, force: bool, inputs: tuple[Path, ...], option: str = "--out") -> Path:
-    """Check that a table and the stack next to it may be written; return the path of the stack."""
+def _new_particles(out: Path, *, force: bool, inputs: Sequence[Path], option: str = "--out") -> Path:
+    """Check that a table and its stack can be written, and return the path of the stack."""
     shared.new_file(out, *TABLE_SUFFIXES, force=force, inputs=inputs, option=option)
     return shared.new_file(out.with_suffix(".mrcs"), ".mrcs", force=force, inputs=inputs, option=option)
 

@@ -1,4 +1,4 @@
-"""The command that reports versions, devices and folders."""
+"""The command that shows versions, devices and folders."""
 
 from __future__ import annotations
 
@@ -55,20 +55,23 @@ def _version(distribution: str) -> str | None:
 
 
 def _used(device: str, on_gpu: str | None, on_cpu: str) -> str:
-    """Return what computes under the switch ``device``; ``on_gpu`` is None if no GPU is visible."""
+    """Return the device or backend used for the setting ``device``; ``on_gpu`` is None if no GPU is visible."""
     if device == "gpu":
         return on_gpu or NO_GPU
     return on_cpu if device == "cpu" or on_gpu is None else on_gpu
 
 
 def _tensorflow_gpus() -> list[str] | None:
-    """Return the names of the GPUs, or None without TensorFlow, which runs in a separate process because it logs."""
+    """Return the names of the visible GPUs, or None if TensorFlow is not installed.
+
+    TensorFlow runs in a separate process, because it prints log messages.
+    """
     version = _version("tensorflow")
     if version is None:
         return None
     answer = subprocess.run([sys.executable, "-c", LIST_GPUS], capture_output=True, text=True, check=False)
     if answer.returncode != 0:
-        raise RuntimeError(f"tensorflow {version} does not start: {answer.stderr.strip()[-300:]}")
+        raise RuntimeError(f"tensorflow {version} failed to start: {answer.stderr.strip()[-300:]}")
     return answer.stdout.split()
 
 

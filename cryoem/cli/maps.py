@@ -25,10 +25,10 @@ def reconstruct(
     out: shared.Out,
     symmetry: shared.Symmetry = "C1",
     method: Annotated[
-        str, typer.Option(help="fourier, or cgls, which reads all images into memory.")
+        str, typer.Option(help="Reconstruction method: fourier, or cgls, which reads all images into memory.")
     ] = "fourier",
     half_maps: Annotated[
-        bool, typer.Option("--half-maps", help="Also write two half-maps and compare them.")
+        bool, typer.Option("--half-maps", help="Also write two half-maps and estimate the resolution.")
     ] = False,
     pixel_size: shared.PixelSize = None,
     datadir: shared.Datadir = None,
@@ -39,9 +39,9 @@ def reconstruct(
 ) -> Answer:
     """Reconstruct a map from particle images with known orientations.
 
-    Shifts and CTF are corrected if the file has them. Half-maps are reconstructed from RELION's random subsets
-    (rlnRandomSubset) if the table has them, otherwise from every other image. In the latter case the halves were not
-    refined independently, and the resolution is overestimated.
+    Shifts and the CTF are corrected if the file contains them. Half-maps are reconstructed from RELION's random subsets
+    (rlnRandomSubset) if the table contains them, and otherwise from alternate images. In the latter case, the halves
+    were not refined independently, so the resolution is overestimated.
 
     \b
     Example:
@@ -55,10 +55,10 @@ def reconstruct(
 
     in_memory = method != "fourier"
     if in_memory and half_maps:
-        raise typer.BadParameter(f"needs --method fourier, got {method}", param_hint="--half-maps")
+        raise typer.BadParameter(f"requires --method fourier, got {method}", param_hint="--half-maps")
     if in_memory and (workers > 1 or scheduler):
         raise typer.BadParameter(
-            f"need --method fourier, got {method}", param_hint="--workers and --scheduler"
+            f"require --method fourier, got {method}", param_hint="--workers and --scheduler"
         )
     paths = [out, *(_half_path(out, number) for number in (1, 2) if half_maps)]
     for path in paths:
@@ -75,7 +75,7 @@ def reconstruct(
     if in_memory:
         outputs = [maps.reconstruct(opened, opened.poses, method=method, **known)]
     else:
-        sharing = {"workers": workers, "scheduler": scheduler, "ahead": 1}  # the sums of a block are large
+        sharing = {"workers": workers, "scheduler": scheduler, "ahead": 1}  # the sums use much memory
         with shared.shared_work("reconstructing", len(opened), **sharing) as (map_blocks, done):
             found = maps.reconstruct_halves(
                 opened, opened.poses, subset=subset, map_blocks=map_blocks, callback=done, **known
@@ -104,19 +104,19 @@ def reconstruct(
         }
         text += f"\nhalf-maps {paths[1]} and {paths[2]} "
         text += (
-            f"never agree to FSC {HALF_MAPS:g} (masked)"
+            f"have no resolution: their masked FSC starts below {HALF_MAPS:g}"
             if resolution is None
             else f"agree to {resolution:.2f} Å (masked, FSC {HALF_MAPS:g})"
         )
         if subset is None:
-            text += "; overestimated, because the halves (every other image) were not refined independently"
+            text += "; this is an overestimate, because the halves (alternate images) were not refined independently"
     return Answer(text, values)
 
 
 @command(afterwards=NOTHING_WRITTEN)
 def fsc(
-    a: Annotated[Path, typer.Argument(metavar="A", help="Map in a cubic box.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Map with the same box and voxel size.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="First map, in a cubic box.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Second map, with the same box and voxel size.")],
     mask: Annotated[
         Path | None, typer.Option("--mask", help="Mask with values from 0 to 1, applied to both maps.")
     ] = None,
@@ -124,7 +124,8 @@ def fsc(
         bool, typer.Option("--soft-mask", help="Compute a soft mask from the two maps.")
     ] = False,
     threshold: Annotated[
-        float, typer.Option(help="FSC threshold: 0.143 between half-maps, 0.5 against a known map.")
+        float,
+        typer.Option(help="FSC threshold: 0.143 for two half-maps, 0.5 for comparison with a known map."),
     ] = HALF_MAPS,
     out: Annotated[Path | None, typer.Option("--out", help="Output file for the curve (.csv).")] = None,
     figure: Annotated[Path | None, typer.Option("--figure", help="Output file for a figure (.html).")] = None,
@@ -133,8 +134,8 @@ def fsc(
 ) -> Answer:
     """Compare two maps by Fourier shell correlation.
 
-    The resolution is where the curve first falls below the threshold. With a mask, phase randomisation corrects the
-    curve for the correlation that the mask itself causes.
+    The resolution is where the curve first falls below the threshold. With a mask, phase randomisation
+    corrects the curve for the correlation caused by the mask itself.
 
     \b
     Example:
@@ -148,7 +149,7 @@ def fsc(
     from cryoem.volumes.maps import read_map
 
     if mask is not None and soft_mask:
-        raise typer.BadParameter("give --mask or --soft-mask, not both")
+        raise typer.BadParameter("use either --mask or --soft-mask, not both")
     inputs = [path for path in (a, b, mask) if path is not None]
     if out is not None:
         shared.new_file(out, ".csv", force=force, inputs=inputs)
@@ -163,7 +164,7 @@ def fsc(
         weight = weight_map.data
         if weight.min() < 0 or weight.max() > 1:
             raise ValueError(
-                f"{mask} must be a mask from 0 to 1, got {weight.min():.4g} to {weight.max():.4g}"
+                f"{mask}: mask values must be from 0 to 1, got {weight.min():.4g} to {weight.max():.4g}"
             )
     elif soft_mask:
         weight = particle_mask(first.data, second.data)
@@ -172,10 +173,10 @@ def fsc(
     else:
         curve = masked_half_map_fsc(first.data, second.data, weight, voxel_size_angstrom=voxel, rng=seed)
     resolution = _resolution(curve, threshold)
-    text = f"no resolution: the curve never reaches FSC {threshold:g}"
+    text = f"no resolution: the curve starts below FSC {threshold:g}"
     falls_below = bool(curve.correlation.min() < threshold)
     if resolution is not None:
-        limit = "" if falls_below else " (Nyquist: the curve never falls below)"
+        limit = "" if falls_below else " (Nyquist: the curve never falls below the threshold)"
         text = f"resolution {resolution:.2f} Å at FSC {threshold:g}{limit}"
     if out is not None:
         # one row for each shell
@@ -187,7 +188,7 @@ def fsc(
     if figure is not None:
         shells = {"FSC": (curve.frequency, curve.correlation)}
         page = plots.fourier_shell_correlation(shells, thresholds=(threshold,))
-        # a page that needs no network
+        # include plotly.js, so that the page works offline
         write_text(figure, page.to_html(include_plotlyjs=True, config={"displaylogo": False}))
         text += f"\nFigure: {figure}"
     values = {
@@ -215,11 +216,11 @@ def _resolution(curve: FSC, threshold: float = HALF_MAPS) -> float | None:
 
 def _check_same_grid(a: Path, first: DensityMap, b: Path, second: DensityMap) -> None:
     if len(set(first.data.shape)) != 1:
-        raise ValueError(f"{a} must have a cubic box, got {first.data.shape} voxels (z, y, x)")
+        raise ValueError(f"{a} is not a map in a cubic box: its box has {first.data.shape} voxels (z, y, x)")
     if first.data.shape != second.data.shape:
         raise ValueError(
-            f"{b} must have the box of {a}, {first.data.shape} voxels (z, y, x), got {second.data.shape}"
+            f"{a} and {b} must have the same box, got {first.data.shape} and {second.data.shape} voxels (z, y, x)"
         )
     one, other = first.voxel_size_angstrom, second.voxel_size_angstrom
     if abs(one - other) > SAME_VOXEL * one:
-        raise ValueError(f"{b} must have the voxel size of {a}, {one:.6g} angstrom, got {other:.6g}")
+        raise ValueError(f"{a} and {b} must have the same voxel size, got {one:.6g} and {other:.6g} angstrom")

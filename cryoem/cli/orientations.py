@@ -1,10 +1,10 @@
-"""Commands from particle images to orientations: learned distances, their recovery, and in-plane alignment."""
+"""Commands from particle images to orientations: distance estimation, orientation recovery and in-plane alignment."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 @command(afterwards=NOTHING_WRITTEN, on_device=True)
 def distances(
     particles: shared.Particles,
-    encoder: Annotated[Path, typer.Option(help="Trained network, such as encoder.weights.h5 of a run.")],
+    encoder: Annotated[Path, typer.Option(help="Trained network, such as encoder.weights.h5 from a run.")],
     out: shared.Out,
     landmarks: Annotated[
         int | None,
-        typer.Option(help="Compute only the distances to this number of images; for very large data sets."),
+        typer.Option(
+            help="Estimate only the distances to this many landmark images; for very large data sets."
+        ),
     ] = None,
     seed: shared.Seed = 0,
     pixel_size: shared.PixelSize = None,
@@ -34,8 +36,8 @@ def distances(
 ) -> Answer:
     """Estimate the distances between the orientations of images.
 
-    The network must be trained for this particle, with the same field of view as these images. Images are phase-flipped
-    if the file has CTF parameters. If the network estimates shifts, they are saved too.
+    The network must have been trained for this particle, on images with the same field of view. If the particle file
+    contains CTF parameters, the images are phase-flipped first. If the network estimates shifts, they are also saved.
 
     \b
     Example:
@@ -49,7 +51,7 @@ def distances(
     opened = open_particles(
         particles, pixel_size_angstrom=pixel_size, datadir=datadir, optics_group=optics_group
     )
-    # TensorFlow is loaded only once the particle file is known to be readable
+    # load TensorFlow only after the particle file has been opened
     from cryoem.distances.prediction import estimate_distances
     from cryoem.distances.trained import load_encoder
 
@@ -74,8 +76,8 @@ def distances(
     arrays = {}
     if found.landmarks is not None:
         shape = "(n, m) estimated geodesic distances to landmarks"
-        which = f"of {len(opened):,} images to {landmarks:,} of them"
-        arrays["landmarks"] = (found.landmarks, "1", "(m,) indices of the landmarks, from 0")
+        which = f"from {len(opened):,} images to {landmarks:,} landmarks"
+        arrays["landmarks"] = (found.landmarks, "1", "(m,) zero-based indices of the landmarks")
     arrays["distances"] = (found.distances, "rad", shape)
     arrays["shifts"] = (found.shifts_px, "px", "estimated (x, y) displacement of the particle")
     save_arrays(out, arrays, parameters=parameters)
@@ -90,17 +92,19 @@ def recover(
     out: shared.Out,
     particles: Annotated[
         Path | None,
-        typer.Option("--particles", help="Particles of these distances; used to determine the gauge."),
+        typer.Option(
+            "--particles", help="Particles from which the distances were estimated; used to find the gauge."
+        ),
     ] = None,
     symmetry: Annotated[
         str | None, typer.Option(help="Point group of the particle; by default that of the network.")
     ] = None,
     method: Annotated[
-        str, typer.Option(help="spectral+gauss_newton, spectral or sgd.")
+        str, typer.Option(help="Recovery method: spectral+gauss_newton, spectral, sgd or published.")
     ] = "spectral+gauss_newton",
     landmarks: Annotated[
         int | None,
-        typer.Option(help="Use only the distances to this number of images; for very large data sets."),
+        typer.Option(help="Use only the distances to this many landmark images; for very large data sets."),
     ] = None,
     seed: shared.Seed = 0,
     pixel_size: shared.PixelSize = None,
@@ -110,10 +114,11 @@ def recover(
 ) -> Answer:
     """Recover the orientations of images from their distances.
 
-    Distances determine orientations R only up to the gauge: R -> A R B with rotations A and B common to all images, and
-    transposition. With --particles, common lines between at most 2,000 of the images determine A and the transposition,
-    and the output can be a STAR file; B is the arbitrary frame of the particle. Without --particles, the output is an
-    array file (.h5) in an arbitrary gauge, from which no map can be reconstructed.
+    Distances determine the orientations R only up to the gauge: transposition, and R -> A R B with rotations A and B
+    that are common to all images. With --particles, the transposition and A are determined from common lines between at
+    most 2,000 of the images, and the output can be a STAR file. B (the frame of the particle) and the handedness remain
+    arbitrary. Without --particles, the output is an array file (.h5) in an arbitrary gauge, which cannot be used to
+    reconstruct a map.
 
     \b
     Example:
@@ -130,7 +135,9 @@ def recover(
 
     as_star = out.suffix.lower() == ".star"
     if particles is None and as_star:
-        raise typer.BadParameter("a STAR file needs --particles, whose images it lists", param_hint="--out")
+        raise typer.BadParameter(
+            "a STAR file requires --particles, because it lists the images", param_hint="--out"
+        )
     shared.new_file(out, ".star", ".h5", force=force, inputs=[distances, *([particles] if particles else [])])
     matrix, shifts, stored, parameters = _read(distances)
     symmetry = symmetry or parameters.get("symmetry", "C1")
@@ -141,7 +148,7 @@ def recover(
         opening = {"pixel_size_angstrom": pixel_size, "datadir": datadir, "optics_group": optics_group}
         opened = _open_same(particles, opening, distances, len(matrix), parameters.get("particles_sha256"))
     rng = np.random.default_rng(seed)
-    with shared.progress("recovering, then fixing the gauge", 2, unit="step") as done:
+    with shared.progress("recovering orientations and fixing the gauge", 2, unit="step") as done:
         recovery = recover_orientations(
             matrix,
             method=method,
@@ -177,61 +184,88 @@ def recover(
     }
     text = f"{len(matrix):,} orientations, recovery loss {loss:.4g} rad²: {out}"
     if score is not None:
-        text += f"\nagreement along common lines {score:.3f}"
+        text += f"\ncommon-line agreement {score:.3f}"
     return Answer(text, values)
 
 
 @command(afterwards=NOTHING_WRITTEN, on_device=True)
 def align2d(
     particles: shared.Particles,
-    out: Annotated[Path, typer.Option(help="New folder for the result.")],
+    out: Annotated[Path, typer.Option(help="New folder for the results.")],
     model: Annotated[
         Path | None,
-        typer.Option(help="Folder of a saved or exported aligner; by default a new one is trained."),
+        typer.Option(help="Folder of a saved or exported aligner; by default a new aligner is trained."),
+    ] = None,
+    initial_model: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a saved aligner from whose weights training starts."),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Reference image: PNG, MRC, or N@FILE for image N of a stack; by default an average.",
+        ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="judl, udl, or template (no training); judl by default.")
+        str | None, typer.Option(help="Alignment method: judl (default), udl, or template (no training).")
     ] = None,
     symmetry: Annotated[
-        str | None, typer.Option(help="In-plane symmetry of the class: C1, C2, ...; C1 by default.")
+        str | None, typer.Option(help="In-plane symmetry of the class: C1 (default), C2, ....")
     ] = None,
     pixel_size: shared.PixelSize = None,
     datadir: shared.Datadir = None,
-    epochs: Annotated[int | None, typer.Option(help="Number of training epochs; 5 by default.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of training epochs (default: 5).")] = None,
     seconds: Annotated[
-        float | None, typer.Option(help="Training time in seconds after which no new epoch starts.")
+        float | None, typer.Option(help="Training time in seconds after which no new epoch is started.")
     ] = None,
     max_training_images: Annotated[
-        int, typer.Option(help="Maximum number of training images, chosen at random.")
+        int, typer.Option(help="Maximum number of training images, which are chosen at random.")
     ] = 10_000,
     seed: shared.Seed = 0,
     export: Annotated[
         bool, typer.Option("--export", help="Also write the aligner as a stand-alone TensorFlow model.")
     ] = False,
+    extra_format: Annotated[
+        Literal["emaf"] | None,
+        typer.Option("--format", help="Also write the alignment in this format: emaf (aligned-emaf.xmd)."),
+    ] = None,
 ) -> Answer:
-    """Align the particle images of one class in-plane.
+    """Align the particle images of one class by in-plane rotations and shifts.
 
-    Writes the aligned stack, tables for RELION and XMIPP, the averages before and after alignment, and the trained
-    model. The folder appears only when all of them are complete. Run this command in the folder from which you start
-    RELION or XMIPP, because stack names in the tables are relative to it.
+    Writes the aligned stack, tables for RELION and XMIPP, the averages before and after alignment, and the aligner. The
+    output folder is created only when all files are complete. Run this command in the folder from which you start
+    RELION or XMIPP, because stack names in the tables are relative to it. If PARTICLES is a training folder with true
+    angles (parameters.txt), angle errors are reported.
 
     \b
     Example:
       cryoem align2d particles.mrcs --out aligned/
+      cryoem align2d particles.star --reference 3@averages.mrcs --out aligned/
     """
-    from cryoem.udl.stacks import AlignerTraining, align_file
+    from cryoem.udl.stack_training import AlignerTraining
+    from cryoem.udl.stacks import align_file
 
-    given = {"method": method, "symmetry": symmetry, "epochs": epochs, "seconds": seconds}
+    given = {
+        "method": method,
+        "symmetry": symmetry,
+        "epochs": epochs,
+        "seconds": seconds,
+        "initial_model": initial_model,
+    }
     given = {name: value for name, value in given.items() if value is not None}
     if export:
         given["export"] = True
     if model is not None and given:
-        raise ValueError(f"--model is not trained further; omit {', '.join(f'--{name}' for name in given)}")
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(f"--model is used without training; omit {options}")
     result = align_file(
         particles,
         out,
         model=model,
         training=None if model is not None else AlignerTraining(**given),
+        reference=reference,
+        emaf=extra_format == "emaf",
         pixel_size_angstrom=pixel_size,
         datadir=datadir,
         max_training_images=max_training_images,
@@ -243,11 +277,16 @@ def align2d(
         agreement = f"the averages of two halves agree to {result.resolution_angstrom:.1f} Å"
     images = "1 image" if result.images == 1 else f"{result.images:,} images"
     text = f"{images} aligned in {result.seconds:.0f} s ({result.method}); {agreement}"
+    if result.error_deg is not None:
+        text += f"\nmean error of the angles {result.error_deg:.2f}°, between neighbours {result.pair_error_deg:.2f}°"
     return Answer(f"{text}\n\nResult: {result.folder}", vars(result))
 
 
 def _read(path: Path) -> tuple:
-    """Read distances (n, n), shifts (n, 2), indices (m,) of landmarks if distances are (n, m), and parameters."""
+    """Read distances, (n, 2) shifts, landmark indices and parameters.
+
+    The distances are (n, n) with no landmarks (None), or (n, m) with (m,) landmark indices.
+    """
     import numpy as np
 
     from cryoem.files.arrays import load_arrays, stored_parameters
@@ -257,7 +296,9 @@ def _read(path: Path) -> tuple:
         raise ValueError(f"{path} has no dataset 'distances'; it has {', '.join(arrays)}")
     matrix, landmarks = arrays["distances"], arrays.get("landmarks")
     if landmarks is None and (matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]):
-        raise ValueError(f"{path} must have distances as a square (n, n) matrix, got shape {matrix.shape}")
+        raise ValueError(
+            f"{path}: dataset 'distances' must be a square (n, n) matrix, got shape {matrix.shape}"
+        )
     shifts = arrays.get("shifts", np.zeros((len(matrix), 2)))
     return matrix, shifts, landmarks, stored_parameters(path)
 
@@ -265,16 +306,16 @@ def _read(path: Path) -> tuple:
 def _open_same(
     particles: Path, opening: dict, distances: Path, count: int, sha256: str | None
 ) -> ParticleFile:
-    """Open the particles that ``count`` distances are from; a ValueError if they are not the same particles."""
+    """Open the particles, or raise a ValueError if the distances were not estimated from them."""
     from cryoem.files.reading import sha256_of
     from cryoem.particles.files import open_particles
 
     opened = open_particles(particles, **opening)
     if len(opened) != count:
-        raise ValueError(f"{particles} must have the {count} images of {distances}, got {len(opened)}")
+        raise ValueError(f"{particles} has {len(opened)} images, but {distances} is for {count} images")
     if sha256 not in (None, found := sha256_of(opened.path)):
         raise ValueError(
-            f"{particles} is not the file that {distances} was computed from: "
-            f"its sha256 must be {sha256}, got {found}"
+            f"{particles} is not the file from which {distances} was computed: "
+            f"its sha256 is {found}, not {sha256}"
         )
     return opened

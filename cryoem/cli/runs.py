@@ -1,4 +1,4 @@
-"""Commands that execute notebooks: the four phases of a run, and experiments."""
+"""Commands that execute notebooks: runs of the four phases, and experiments."""
 
 from __future__ import annotations
 
@@ -25,18 +25,22 @@ def run(
     profile: Annotated[str, typer.Option(help="Size of the run: quick, paper or toy.")] = "quick",
     map_name: Annotated[
         str | None,
-        typer.Option("--map", help="phantom, a map such as 5j0n, a PDB or EMDB id, or the path of a map."),
+        typer.Option(
+            "--map",
+            help="Map: phantom, a registry name such as 5j0n, a PDB or EMDB id, or the path of a map.",
+        ),
     ] = None,
     particles: Annotated[
         Path | None,
         typer.Option(
-            "--particles", help="Measured particles (.star, .cs, .xmd, .mrcs); simulated by default."
+            "--particles",
+            help="Measured particles (.star, .cs, .xmd or .mrcs); by default particles are simulated.",
         ),
     ] = None,
     model_map: Annotated[
         str | None,
         typer.Option(
-            "--model-map", help="Starting map of the measured particles; the network is trained on it."
+            "--model-map", help="Initial map of the measured particles, on which the network is trained."
         ),
     ] = None,
     datadir: Datadir = None,
@@ -46,29 +50,32 @@ def run(
         str | None,
         typer.Option(
             "--run",
-            help="Name of the run; by default the map or particles and the profile, such as 5j0n-quick.",
+            help="Name of the run; by default that of the map or particles and the profile: 5j0n-quick.",
         ),
     ] = None,
     noise_variance: Annotated[
-        float | None, typer.Option(help="Variance of the noise, relative to clean images of variance 1.")
+        float | None, typer.Option(help="Noise variance, relative to noise-free images of variance 1.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="Change one of the settings that `cryoem settings` lists; repeatable.",
+            help="Change one of the settings listed by `cryoem settings`; repeatable.",
         ),
     ] = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Rerun every phase from scratch, even if the run has another input."),
+        typer.Option(
+            "--force", help="Rerun every phase from scratch, even if the run has a different input."
+        ),
     ] = False,
 ) -> Answer:
-    """Run the notebooks of the four phases and write one report.
+    """Run the notebooks of the four phases, and write a report.
 
-    Complete phases with the same settings are kept, and an interrupted run is resumed.
+    Completed phases are kept if their settings have not changed. An interrupted phase is executed again, but its
+    training is resumed.
 
     \b
     Example:
@@ -81,7 +88,7 @@ def run(
         raise typer.BadParameter("--particles and --model-map must be given together")
     if particles is not None:
         if map_name is not None or noise_variance is not None:
-            raise typer.BadParameter("--map and --noise-variance are for simulated particles")
+            raise typer.BadParameter("--map and --noise-variance apply only to simulated particles")
         map_name = model_map
     given = {
         "noise_variance": noise_variance,
@@ -95,7 +102,7 @@ def run(
     try:
         for name, value in map(profiles.parse_setting, settings or []):
             if name in overrides:
-                raise ValueError(f"{name} must be given once, got {overrides[name]!r} and {value!r}")
+                raise ValueError(f"{name} must be given only once, got {overrides[name]!r} and {value!r}")
             overrides[name] = value
         profiles.get_profile(profile, **overrides)
     except ValueError as error:
@@ -108,7 +115,7 @@ def run(
 
 @command(afterwards=NOTHING_CHANGED)
 def settings() -> Answer:
-    """List the settings for `cryoem run --set`, with their values in each profile.
+    """List the settings for `cryoem run --set`, and their values in each profile.
 
     \b
     Example:
@@ -124,29 +131,34 @@ def settings() -> Answer:
     return Answer("\n".join(lines), values)
 
 
-@command(afterwards="complete points are kept, and the same command resumes it", on_device=True)
+@command(afterwards="completed points are kept; the same command resumes it", on_device=True)
 def experiment(
-    name: Annotated[str | None, typer.Argument(help="Name of an experiment, see --list.")] = None,
-    size: Annotated[str, typer.Option(help="quick, paper or toy.")] = "quick",
+    name: Annotated[str | None, typer.Argument(help="Name of the experiment (see --list).")] = None,
+    size: Annotated[
+        str, typer.Option(help="Size of the experiment: quick, paper or toy; published also has cpu.")
+    ] = "quick",
     workers: Workers = 1,
     scheduler: Scheduler = None,
     map_name: Annotated[
         str | None,
         typer.Option(
-            "--map", help="Name or path of a map to use instead of the experiment's own, such as phantom."
+            "--map",
+            help="Name or path of a map, such as phantom, to use instead of the experiment's own.",
         ),
     ] = None,
     out: Annotated[
-        str | None, typer.Option(help="Folder for the table NAME.csv; by default in the data folder.")
+        str | None,
+        typer.Option(help="Folder for the table NAME.csv; by default a subfolder of the data folder."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Rerun all points.")] = False,
     list_all: Annotated[
-        bool, typer.Option("--list", help="List the experiments with their points and times.")
+        bool, typer.Option("--list", help="List the experiments with their numbers of points and times.")
     ] = False,
 ) -> Answer:
-    """Run a notebook at every point of a parameter grid, and write one table.
+    """Run a notebook at every point of a parameter grid, and write the results to one table.
 
-    Completed points with the same parameters, code and versions are kept. Each worker executes one point at a time.
+    Completed points are kept if their parameters, the code and the package versions have not changed. Each worker
+    executes one point at a time.
 
     \b
     Example:
@@ -168,7 +180,7 @@ def experiment(
         )
         return Answer("\n".join(lines), {"experiments": rows})
     if name is None:
-        raise typer.BadParameter("give the name of an experiment, or --list")
+        raise typer.BadParameter("give the name of an experiment, or use --list")
     try:
         experiments.get_experiment(name).grid(size)
     except ValueError as error:

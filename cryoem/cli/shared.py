@@ -1,7 +1,7 @@
-"""What commands share: output and exit codes, options, checks of output files, and the progress bar.
+"""Shared parts of the commands: output, exit codes, options, checks of output files, and progress bars.
 
-A command prints an answer on stdout, or one sentence on stderr. Exit codes: 0 success, 1 error, 2 wrong usage, 130
-interrupted (SIGINT), 143 terminated (SIGTERM).
+A command prints its answer on stdout, or an error of one sentence on stderr. The exit code is 0 for success, 1 for an
+error, 2 for wrong usage, 130 if interrupted (SIGINT), and 143 if terminated (SIGTERM).
 """
 
 from __future__ import annotations
@@ -33,58 +33,64 @@ MAP_SUFFIXES = (".mrc", ".map", ".mrc.gz", ".map.gz")
 
 Particles = Annotated[
     Path,
-    typer.Argument(metavar="PARTICLES", help="Stack (.mrcs, .mrc) or table (.star, .cs, .xmd) of particles."),
+    typer.Argument(
+        metavar="PARTICLES",
+        help="Particle stack (.mrcs, .mrc), table (.star, .cs, .xmd), projections (.h5, .mat) or training folder.",
+    ),
 ]
-Out = Annotated[Path, typer.Option("--out", help="Output file, in an existing folder.")]
+Out = Annotated[Path, typer.Option("--out", help="Output file; its folder must exist.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing output files.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
 PixelSize = Annotated[
-    float | None, typer.Option(help="Pixel size in angstrom, if the file has none or a wrong one.")
+    float | None, typer.Option(help="Pixel size in angstrom, if it is missing or wrong in the file.")
 ]
 Datadir = Annotated[
     Path | None,
     typer.Option(
-        "--datadir", help="Folder that stack names in the table are relative to, such as a RELION project."
+        "--datadir",
+        help="Folder to which the stack names in the table are relative, such as a RELION project.",
     ),
 ]
 OpticsGroup = Annotated[
     int | None, typer.Option("--optics-group", help="Use only the particles of this optics group.")
 ]
 Symmetry = Annotated[
-    str, typer.Option(help="Point group of the particle: C1, C2, ..., D2, ...; axes along z and x.")
+    str, typer.Option(help="Point group of the particle (C1, C2, ..., D2, ...), with the main axis along z.")
 ]
 Workers = Annotated[
-    int, typer.Option(min=1, help="Number of processes on this machine; they share its cores.")
+    int, typer.Option(min=1, help="Number of worker processes on this machine; they share its cores.")
 ]
 Scheduler = Annotated[
-    str | None, typer.Option(help="Address of a Dask scheduler to use instead, such as tcp://host:8786.")
+    str | None,
+    typer.Option(help="Address of a Dask scheduler to use instead of --workers, such as tcp://host:8786."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as a JSON object.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Print the full traceback if an error occurs.")]
 Device = Annotated[
     Literal["auto", "cpu", "gpu"] | None,
-    typer.Option("--device", help=f"Device to use; by default ${VARIABLE}, otherwise auto."),
+    typer.Option("--device", help=f"Device to use; by default the value of ${VARIABLE}, otherwise auto."),
 ]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Result of a command: ``text`` for people, ``values`` for programs, under names that end in their units."""
+    """The result of a command: ``text`` for people, and ``values`` for programs, with names that end in the unit."""
 
     text: str
     values: Mapping[str, object]
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM as an exception, so that temporary files are removed."""
+    """Raised on SIGTERM, so that temporary files are removed."""
 
 
 def command(*, afterwards: str, on_device: bool = False) -> Callable:
-    """Decorate a function that returns an ``Answer``: print the answer or the error, and set the exit code.
+    """Turn a function that returns an ``Answer`` into a command that prints the answer or error and sets the exit code.
 
-    The command has the options ``--json`` and ``--debug`` and, if ``on_device``, ``--device``, which sets the switch
-    of ``cryoem.devices`` while it runs. Warnings and the output of libraries go to stderr. After an interruption,
-    ``afterwards`` is printed: what remains, and how to continue.
+    The command has the options ``--json`` and ``--debug``. If ``on_device`` is true, it also has the option
+    ``--device``, which sets the device of ``cryoem.devices`` while the command runs. Warnings and the output of
+    libraries go to stderr. After an interruption, the command prints ``afterwards``, which states what was kept and how
+    to continue.
     """
 
     def decorate(function: Callable[..., Answer]) -> Callable[..., None]:
@@ -127,7 +133,7 @@ def command(*, afterwards: str, on_device: bool = False) -> Callable:
 
 
 def json_text(values: Mapping[str, object]) -> str:
-    """Return one JSON object; numbers that are not finite become null, paths become text."""
+    """Return values as a JSON object, with null for numbers that are not finite, and paths as strings."""
     return json.dumps(_plain(values), indent=2, allow_nan=False)
 
 
@@ -145,7 +151,7 @@ def _plain(value):
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Raise an exception at SIGTERM, and print each warning as one line on stderr."""
+    """Raise an exception on SIGTERM, and print each warning as one line on stderr."""
 
     def terminate(*_):
         raise _Terminated
@@ -163,7 +169,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def _sentence(error: Exception, parameters: list) -> str:
-    """Return an error in one line, with the option that the user typed where it starts with a parameter's name."""
+    """Return an error message as one line, in which the name of a parameter at the start is replaced by the option."""
     text = " ".join(str(error).split())
     if not isinstance(error, EXPECTED_ERRORS):
         return f"unexpected {type(error).__name__}: {text} (use --debug for the traceback)"
@@ -181,13 +187,15 @@ def _fail(sentence: str, *, code: int) -> None:
 def new_file(
     out: Path, *suffixes: str, force: bool, inputs: Iterable[Path] = (), option: str = "--out"
 ) -> Path:
-    """Return ``out``, the file of an ``option``, if a command may write it.
+    """Return ``out``, the value of ``option``, if the command can write this file; otherwise raise an error.
 
-    Its name must end in one of ``suffixes``, its folder must exist, and it must not be an input of the command. It may
-    exist only with ``force``.
+    The name must end in one of ``suffixes``, the folder must exist, and the file must not be an input of the command.
+    If the file exists, ``force`` is required.
     """
     if not out.name.lower().endswith(suffixes):
-        raise typer.BadParameter(f"must end in {' or '.join(suffixes)}, got {out}", param_hint=option)
+        raise typer.BadParameter(
+            f"file name must end in {' or '.join(suffixes)}, got {out}", param_hint=option
+        )
     if not out.parent.is_dir():
         raise FileNotFoundError(f"the folder of {option} {out} does not exist; create it first")
     if out.is_dir():
@@ -199,18 +207,20 @@ def new_file(
 
 
 def refuse_input(out: Path, inputs: Iterable[Path]) -> None:
-    """Raise a ValueError if ``out`` is one of the files that the command reads."""
+    """Raise a ValueError if ``out`` is one of the input files of the command."""
     if out.exists() and any(path.exists() and out.samefile(path) for path in inputs):
-        raise ValueError(f"{out} is an input of this command and cannot be its output; choose another name")
+        raise ValueError(
+            f"{out} is an input of this command and cannot be its output; choose a different name"
+        )
 
 
 @contextmanager
 def shared_work(
     description: str, total: int, *, workers: int, scheduler: str | None, **ordering
 ) -> Iterator[tuple[Callable, Callable[[int], None]]]:
-    """Yield ``map_blocks`` and ``callback`` of a step that the workers share and the progress bar shows.
+    """Yield ``map_blocks`` and ``callback`` for a step that is divided among workers and shown in a progress bar.
 
-    ``ordering`` are options of ``workers.in_order``.
+    ``ordering`` contains options of ``workers.in_order``.
     """
     from cryoem.workers import client_of, in_order
 
@@ -220,7 +230,7 @@ def shared_work(
 
 @contextmanager
 def progress(description: str, total: int, *, unit: str = "image") -> Iterator[Callable[[int], None]]:
-    """Show a progress bar if stderr is a terminal; yield a callback that takes the number of items done."""
+    """Show a progress bar if stderr is a terminal, and yield a callback for the number of completed items."""
     from tqdm import tqdm
 
     with tqdm(total=total, desc=description, unit=unit, disable=None, leave=False) as bar:

@@ -1,4 +1,4 @@
-"""Files and folders: atomic writing, JSON, arrays in HDF5, checksums, and where the project's folders are."""
+"""Atomic writing, JSON, arrays in HDF5, pictures, checksums, and the locations of the project's folders."""
 
 import lazy_loader
 
@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "arrays": ["load_arrays", "save_arrays", "stored_parameters"],
+        "pictures": ["read_grey"],
         "reading": [
             "canonical_json",
             "data_folder",

@@ -1,4 +1,4 @@
-"""Arrays in HDF5 files: named datasets with units, and the parameters that produced them."""
+"""Arrays in HDF5 files, stored as named datasets with units and with the parameters that produced them."""
 
 from __future__ import annotations
 
@@ -17,36 +17,37 @@ import cryoem
 from cryoem.files.reading import canonical_json
 from cryoem.files.writing import atomic_write
 
-NUMBERS = "biufc"  # the kinds of NumPy types that are stored: numbers and booleans
+NUMBERS = "biufc"  # kinds of NumPy dtypes that can be stored: numbers and booleans
 SEAL = b"cryoem arrays, sha256 from byte 512 on: "
 SEAL_BYTES = 512
 
 
 def save_arrays(path: str | os.PathLike, arrays: Mapping[str, tuple], *, parameters: dict) -> None:
-    """Write arrays to an HDF5 file, atomically.
+    """Write named arrays to an HDF5 file atomically.
 
-    The file has the attributes ``parameters`` (canonical JSON), ``cryoem_version`` and ``created_unix_seconds``; each
-    dataset has ``units`` and ``description``. The first 512 bytes, which HDF5 reserves for users, contain the sha256
-    of the rest.
+    The attributes of the file are ``parameters`` (canonical JSON), ``cryoem_version`` and ``created_unix_seconds``.
+    Each dataset has the attributes ``units`` and ``description``. The first 512 bytes are an HDF5 user block with the
+    SHA-256 checksum of the rest of the file.
 
     Parameters
     ----------
     path : path-like
-        The file. Missing folders are created; an existing file is replaced.
+        Path of the HDF5 file. Missing parent folders are created, and an existing file is replaced.
     arrays : mapping
-        Dataset name to ``(array, units)`` or ``(array, units, description)``.
+        Arrays to write: a mapping from dataset names to ``(array, units)`` or ``(array, units, description)``.
     parameters : dict
-        Parameters that produced the arrays, in types that JSON supports.
+        Parameters that produced the arrays. The values must be JSON-serialisable.
 
     Raises
     ------
     ValueError
-        There are no arrays, or an entry does not contain numbers or booleans and their units.
+        ``arrays`` is empty, an entry has no units or contains anything other than numbers and booleans, or a parameter
+        is NaN or infinite.
     OSError
         The file cannot be written, for example because the disk is full.
     """
     if not arrays:
-        raise ValueError(f"arrays must name at least one dataset for {path}, got none")
+        raise ValueError(f"arrays is empty; pass at least one dataset to write to {path}")
     with atomic_write(path) as partial:
         with h5py.File(partial, "w", userblock_size=SEAL_BYTES) as file:
             file.attrs["parameters"] = canonical_json(parameters)
@@ -71,14 +72,26 @@ def save_arrays(path: str | os.PathLike, arrays: Mapping[str, tuple], *, paramet
 
 
 def load_arrays(path: str | os.PathLike, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """Read datasets of an HDF5 file that ``save_arrays`` wrote, all of them by default.
+    """Read datasets from a file written by ``save_arrays``.
+
+    Parameters
+    ----------
+    path : path-like
+        Path of the HDF5 file.
+    names : iterable of str, optional
+        Names of the datasets to read. Default: all datasets.
+
+    Returns
+    -------
+    dict
+        The arrays, keyed by dataset name.
 
     Raises
     ------
     FileNotFoundError
         The file does not exist.
     ValueError
-        The file is damaged, was not written by ``save_arrays``, or has no dataset of that name.
+        The file is damaged, was not written by ``save_arrays``, or lacks one of the datasets.
     """
     with _open(path) as file:
         names = list(file) if names is None else list(names)
@@ -89,14 +102,14 @@ def load_arrays(path: str | os.PathLike, names: Iterable[str] | None = None) -> 
 
 
 def stored_parameters(path: str | os.PathLike) -> dict:
-    """Return the parameters that ``save_arrays`` stored in a file; raises as ``load_arrays``."""
+    """Return the parameters stored in a file by ``save_arrays``. Raises the same errors as ``load_arrays``."""
     with _open(path) as file:
         return json.loads(file.attrs["parameters"])
 
 
 @contextmanager
 def _open(path: str | os.PathLike) -> Iterator[h5py.File]:
-    """Open a file that ``save_arrays`` wrote, after verifying its checksum: some damage makes HDF5 crash."""
+    """Verify the checksum of a file written by ``save_arrays``, and open it; damaged files can crash HDF5."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
@@ -111,7 +124,7 @@ def _open(path: str | os.PathLike) -> Iterator[h5py.File]:
 
 
 def _seal(path: Path) -> bytes:
-    """Return the expected first bytes of a file: a marker, and the sha256 of all bytes after it."""
+    """Return the expected first 512 bytes of a file: a marker and the SHA-256 of all bytes after this block."""
     with open(path, "rb") as stream:
         stream.seek(SEAL_BYTES)
         digest = hashlib.file_digest(stream, "sha256").hexdigest()

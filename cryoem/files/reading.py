@@ -1,4 +1,4 @@
-"""JSON, checksums, error messages in one line, and the folders of the project."""
+"""JSON, checksums, one-line error messages, and the folders of the project."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ FIRST_PHASE = "0-data-preparation"
 
 
 def read_json(path: str | os.PathLike) -> dict:
-    """Read a JSON file that contains an object, as a dictionary.
+    """Read a file that contains a JSON object, and return it as a dictionary.
 
     Raises
     ------
     FileNotFoundError
         The file does not exist.
     ValueError
-        The file is not valid JSON in UTF-8, or does not contain an object.
+        The file is not valid JSON in UTF-8, or its top-level value is not an object.
     """
 
     def refuse(text: str):
@@ -29,7 +29,7 @@ def read_json(path: str | os.PathLike) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
-        # Python's parser accepts NaN and infinity.
+        # By default, Python's parser accepts NaN and infinity, which are not valid JSON.
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {first_line(error)}") from None
@@ -39,7 +39,7 @@ def read_json(path: str | os.PathLike) -> dict:
 
 
 def canonical_json(value: dict) -> str:
-    """Return JSON with sorted keys and no spaces, so that equal dictionaries give equal texts.
+    """Serialise a dictionary as JSON with sorted keys and no spaces, so that equal dictionaries produce equal text.
 
     Raises
     ------
@@ -50,16 +50,16 @@ def canonical_json(value: dict) -> str:
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """Return the sha256 of a file in hexadecimal digits; memory use is independent of the file's size."""
+    """Return the SHA-256 of a file in hexadecimal. Memory use is independent of the file's size."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @functools.cache
 def sources_sha256() -> str:
-    """Return one checksum of the names and contents of all modules of this package, computed once per process.
+    """Return a checksum of the names and contents of all modules in this package, computed once per process.
 
-    It distinguishes results of different code with the same version number.
+    The checksum distinguishes results produced by different code with the same version number.
     """
     package = Path(__file__).resolve().parents[1]
     sha256 = hashlib.sha256()
@@ -71,15 +71,16 @@ def sources_sha256() -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message without its final point, or the error's class name."""
+    """Return the first line of an error message without final punctuation, or the class name if there is no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":.")
 
 
 def data_folder() -> Path:
-    """Return the absolute path of the folder for downloads and results: ``$CRYOEM_HOME``, or ``data/`` in the project.
+    """Return the absolute path of the folder for downloads and results.
 
-    The project is the nearest folder, from the working folder upwards, with ``pyproject.toml`` and ``notebooks/``; or
-    the working folder. The data folder is not created.
+    The folder is ``$CRYOEM_HOME`` if this variable is set, and otherwise ``data/`` in the project folder. The project
+    folder is the first folder that contains ``pyproject.toml`` and ``notebooks/``, searching upwards from the working
+    folder. If no such folder exists, the working folder is used instead. This function does not create the data folder.
     """
     if home := os.environ.get("CRYOEM_HOME"):
         return Path(home).expanduser().absolute()
@@ -91,12 +92,12 @@ def data_folder() -> Path:
 
 
 def notebooks_folder() -> Path:
-    """Return the folder of the notebooks: ``notebooks/`` of a checkout, or the copy in the installed package.
+    """Return the folder of the notebooks: ``notebooks/`` in a checkout, or the copy in the installed package.
 
     Raises
     ------
     FileNotFoundError
-        Neither folder contains the first phase.
+        Neither folder contains the notebooks for phase 0.
     """
     package = Path(__file__).resolve().parents[1]
     folders = (package.parent / "notebooks", package / "_notebooks")

@@ -1,11 +1,11 @@
-"""Phase 0: particle images, in memory, simulated, or in the files of RELION, cryoSPARC and XMIPP."""
+"""Phase 0: particle images in memory, simulated, or in RELION, cryoSPARC and XMIPP files."""
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "files": ["ParticleFile", "open_particles"],
+        "files": ["ParticleFile", "open_particles", "read_poses"],
         "mrc": ["StackWriter", "write_stack"],
         "relion": ["relion_tables"],
         "simulation": [
@@ -18,6 +18,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "stack": ["Calibration", "ParticleStack", "calibrate", "shell_power"],
         "star": ["read_xmd", "write_star", "write_xmd"],
         "writing": ["names_for_table", "write_particles", "write_poses"],
-        "xmipp": ["xmipp_table"],
+        "xmipp": ["write_emaf", "xmipp_table"],
     },
 )

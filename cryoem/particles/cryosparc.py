@@ -1,4 +1,4 @@
-"""cryoSPARC's particle files (``.cs``), NumPy arrays of records, in the conventions of this project."""
+"""Read cryoSPARC's particle files (``.cs``), which are NumPy record arrays, in the conventions of this project."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGE = ("blob/path", "blob/idx")
 PIXEL = "blob/psize_A"
 SIGN = "blob/sign"
 GROUP = "ctf/exp_group_id"
-LONGEST_HEADER = 100_000  # bytes, which NumPy parses as a literal
+LONGEST_HEADER = 100_000  # bytes; NumPy parses the header as a Python literal
 CONTRAST = {
     "voltage_kv": "ctf/accel_kv",
     "spherical_aberration_mm": "ctf/cs_mm",
@@ -33,9 +33,10 @@ CONTRAST = {
 
 
 def read_cs(path: Path) -> pd.DataFrame:
-    """Read the table of a ``.cs`` file, one row per particle; element k of a field is the column ``field/k``.
+    """Read a ``.cs`` file as a table with one row per particle.
 
-    Only numbers and text are loaded, never objects, and memory use does not exceed the size of the file.
+    Element k of a vector field becomes the column ``field/k``. Only numbers and text are loaded, never Python objects.
+    A header that claims more records than the file contains is rejected before any memory is allocated.
     """
     import pandas as pd
 
@@ -47,7 +48,7 @@ def read_cs(path: Path) -> pd.DataFrame:
             try:
                 values = np.char.decode(values, "utf-8").astype(object)
             except UnicodeDecodeError as error:
-                raise ValueError(f"{path} must have UTF-8 text in the field {name}: {error}") from None
+                raise ValueError(f"{path}: the field {name} is not UTF-8 text: {error}") from None
         if values.ndim == 1:
             columns[name] = values
         else:
@@ -57,38 +58,37 @@ def read_cs(path: Path) -> pd.DataFrame:
 
 
 def image_names(path: Path, table: pd.DataFrame) -> list[str]:
-    """Return 'number@stack' of each particle, with numbers from 1, without the ``>`` that may precede a path."""
+    """Return 'number@stack' for each image, counted from 1. A ``>`` in front of the path is removed."""
     missing = [name for name in IMAGE if name not in table]
     if missing:
         raise ValueError(
             f"{path} has no field {missing[0]}, which locates the images; "
-            "open a file of this or an earlier job that has it"
+            "open a .cs file from this or an earlier job that has it"
         )
     numbers = Columns(path, table).numbers(IMAGE[1]).astype(int) + 1
     stacks = table[IMAGE[0]].astype(str).str.removeprefix(">")
     if stacks.eq("").any():
-        raise ValueError(
-            f"{path} must name a stack in each row, got none in row {int(np.argmax(stacks.eq(''))) + 1}"
-        )
+        raise ValueError(f"{path} has no stack name (blob/path) in row {int(np.argmax(stacks.eq(''))) + 1}")
     return [f"{number:06d}@{stack}" for number, stack in zip(numbers, stacks, strict=True)]
 
 
 def pixel_sizes(columns: Columns) -> np.ndarray | None:
-    """Return the pixel size (angstrom) of each particle's image, (n,); None if the file states none."""
+    """Return the pixel size of each image in angstrom, (n,), or None if the file does not contain it."""
     return columns.numbers(PIXEL) if PIXEL in columns else None
 
 
 def rotations(columns: Columns) -> Rotation | None:
-    """Return the orientations by alignments3D/pose or, with a warning, the in-plane angle alignments2D/pose.
+    """Return the orientations in alignments3D/pose or, with a warning, the in-plane angles in alignments2D/pose.
 
-    The latter is RELION's psi. Source: pyem's csparc2star and cryoDRGN's parse_pose_csparc, which agree.
+    The in-plane angles are RELION's psi. Source: ``csparc2star`` in pyem and ``parse_pose_csparc`` in cryoDRGN, which
+    agree.
     """
     if "alignments3D/pose/0" in columns:
         return from_cryosparc_pose(_vectors(columns, "alignments3D/pose", 3))
     if "alignments2D/pose" in columns:
         warnings.warn(
-            f"{columns.path} has no orientations (alignments3D), only in-plane angles (alignments2D): "
-            "using these as rotations about the viewing direction",
+            f"{columns.path} has no orientations (alignments3D), only in-plane angles (alignments2D); "
+            "using them as rotations about the viewing direction",
             UserWarning,
             stacklevel=4,
         )
@@ -98,9 +98,10 @@ def rotations(columns: Columns) -> Rotation | None:
 
 
 def shifts_px(columns: Columns, pixel_size_angstrom: float) -> np.ndarray | None:
-    """Return the displacement (x, y) of each particle, (n, 2): minus cryoSPARC's shift, which has RELION's sign.
+    """Return the displacement (x, y) of each particle in pixels, (n, 2).
 
-    The unit of a shift is the pixel of its alignment, psize_A, or that of the images if psize_A is missing.
+    The displacement is minus cryoSPARC's shift, which has the sign of RELION's origin. The shift is in pixels of the
+    alignment (psize_A) or, if that field is missing, in pixels of the images.
     """
     for alignment in ("alignments3D", "alignments2D"):
         if f"{alignment}/shift/0" in columns:
@@ -113,25 +114,25 @@ def shifts_px(columns: Columns, pixel_size_angstrom: float) -> np.ndarray | None
 
 
 def contrast(columns: Columns) -> pd.DataFrame | None:
-    """Return the contrast transfer of each particle, see ``read_contrast``; particles are dark if blob/sign is -1."""
+    """Return the CTF parameters of each particle, as in ``read_contrast``. Particles are dark if blob/sign is -1."""
     found = read_contrast(columns, CONTRAST, angle_unit_rad=1.0)
     return None if found is None else found.assign(inverted=columns.numbers(SIGN, default=1.0) > 0)
 
 
 def _vectors(columns: Columns, name: str, length: int) -> np.ndarray:
-    """Return a field of (n, length) numbers."""
+    """Return a vector field as (n, length) numbers."""
     return np.stack([columns.numbers(f"{name}/{k}") for k in range(length)], axis=1)
 
 
 def _records(path: Path) -> np.ndarray:
-    """Read the array of a file: records of numbers and text, never objects."""
+    """Read the records in a file. Fields may contain numbers and text, but no Python objects."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # early cryoSPARC wrote headers with Python 2
+        with warnings.catch_warnings(action="ignore"):  # early versions of cryoSPARC used Python 2
             records = np.lib.format.open_memmap(path, mode="r", max_header_size=LONGEST_HEADER)
     except OSError as error:
         raise OSError(f"cannot read {path}: {error.strerror or error}") from None
     except Exception as error:
-        # A header is a Python literal, and NumPy does not catch the exceptions of the parser.
+        # NumPy parses the header as a Python literal and does not catch all exceptions of the parser.
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise ValueError(
             f"{path} is not a complete NumPy array (.npy) as written by cryoSPARC: {reason}"
@@ -139,17 +140,17 @@ def _records(path: Path) -> np.ndarray:
     dtype, shape = records.dtype, records.shape
     if dtype.names is None or len(shape) != 1:
         raise ValueError(
-            f"{path} must contain records, one per particle, got an array of {dtype} and shape {shape}"
+            f"{path} must contain one record per particle, got an array with dtype {dtype} and shape {shape}"
         )
     for name in dtype.names:
         if dtype[name].base.kind not in "biufSU":
-            raise ValueError(f"{path} must contain numbers and text, got {dtype[name]} in the field {name}")
+            raise ValueError(f"{path}: the field {name} must contain numbers or text, got {dtype[name]}")
     if not records.size:
         raise ValueError(f"{path} contains no particles: 0 records of {dtype.itemsize} bytes")
     stated, n_bytes = records.offset + records.nbytes, path.stat().st_size
     if stated != n_bytes:
         raise ValueError(
-            f"{path} must be as long as its header states, {len(records)} records and {stated} bytes, "
-            f"got {n_bytes} bytes"
+            f"{path} is damaged: its header states {len(records)} records and {stated} bytes, "
+            f"but the file has {n_bytes} bytes"
         )
     return np.array(records, dtype.newbyteorder("="))

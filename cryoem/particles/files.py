@@ -1,4 +1,4 @@
-"""Particle files of RELION, cryoSPARC and XMIPP: their images, read on demand, and the metadata of each image."""
+"""RELION, cryoSPARC and XMIPP particle files: images that are read on demand, and the metadata of each image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import ContrastTransfer, Optics
-from cryoem.particles import cryosparc, relion, xmipp
+from cryoem.particles import cryosparc, projections, relion, training_folder, xmipp
 from cryoem.particles.columns import DEFOCUS, Columns, common_transfer
 from cryoem.particles.locating import find_images
 from cryoem.particles.mrc import StackedImages, whole_stack
@@ -27,42 +27,63 @@ from cryoem.validation import positive_number, whole_number
 if TYPE_CHECKING:
     import pandas as pd
 
-PROGRAMS = {"relion": relion, "xmipp": xmipp, "cryosparc": cryosparc}  # each interprets its columns
-PROGRAM_OF = {".cs": "cryosparc", ".mrc": None, ".mrcs": None, ".star": "relion", ".xmd": "xmipp"}
+PROGRAMS = {  # interpret the columns
+    "relion": relion,
+    "xmipp": xmipp,
+    "cryosparc": cryosparc,
+    "projections": projections,
+    "training folder": training_folder,
+}
+PROGRAM_OF = {
+    ".cs": "cryosparc",
+    ".h5": "projections",
+    ".hdf5": "projections",
+    ".mat": "projections",
+    ".mrc": None,
+    ".mrcs": None,
+    ".star": "relion",
+    ".xmd": "xmipp",
+}
+OPENING = {  # of files that contain both the images and what is known of them
+    "projections": projections.open_projections,
+    "training folder": training_folder.open_training_folder,
+}
 RANDOM_SUBSET = "rlnRandomSubset"
-SAME_PIXEL = 1e-3  # relative difference of rounded pixel sizes in one file
-DISAGREE = 1e-2  # relative difference of pixel sizes that contradict each other
+SAME_PIXEL = 1e-3  # largest relative difference between rounded values of the same pixel size
+DISAGREE = 1e-2  # smallest relative difference between contradictory pixel sizes
 LARGEST_PIXEL_ANGSTROM = 1e6
 
 
 @dataclass(frozen=True, eq=False)
 class ParticleFile:
-    """Particle images in a file, opened by ``open_particles``.
+    """Particle images in a file, as returned by ``open_particles``.
 
-    A file can be passed wherever images are expected. Indexing with a slice, (k,) indices or an (n,) boolean mask
-    returns a smaller ``ParticleFile``, still on the disk; ``numpy.asarray`` reads its images, (n, y, x) float32.
+    A ``ParticleFile`` can be passed wherever images are expected. Indexing with a slice, (k,) indices or an (n,)
+    boolean mask returns a smaller ``ParticleFile`` without reading images. ``numpy.asarray`` reads the images as (n, y,
+    x) float32.
 
     Attributes
     ----------
     path : Path
-        The file that was opened.
+        Path of the file.
     pixel_size_angstrom : float
-        Side of a pixel.
+        Side length of a pixel in angstrom.
     table : pandas.DataFrame or None
-        Table of the file, unmodified, one row per image; None for a bare stack.
+        Table read from the file, with all of its columns and one row per image. None for a stack without a table.
     optics_groups : pandas.DataFrame or None
-        RELION's optics groups.
+        Optics groups from a RELION file. None if the file has none.
     image_names : list of str
-        'number@stack' of each image, numbers from 1, as in the file.
+        Name of each image in the form 'number@stack', where the first image of a stack has number 1.
     images : StackedImages
-        Where the images are stored.
+        Stack that contains each image, and the position of the image in that stack.
     program : str or None
-        The program whose columns the table has: relion, xmipp or cryosparc; None for a bare stack.
+        Program whose column names the table uses (relion, xmipp or cryosparc) or, if there is no such program, the kind
+        of file (projections or training folder). None for a stack without a table.
 
     Notes
     -----
-    The properties that describe the particles are computed at first use. They raise a ValueError that names the file,
-    column and row if a value is not a finite number.
+    Properties such as ``rotations`` and ``ctf`` are computed on first use. If a value in the table is not a finite
+    number, they raise a ValueError that states the file, the column and the row.
     """
 
     path: Path
@@ -78,76 +99,85 @@ class ParticleFile:
 
     @property
     def image_size(self) -> int:
-        """Side of the square images in pixels."""
+        """Side length of the square images in pixels."""
         return self.images.image_size
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(n, y, x)"""
+        """Shape of the images, (n, y, x)."""
         return (len(self), self.image_size, self.image_size)
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The file that was opened and its stacks, without repetition."""
+        """Paths of the file and of the stacks that contain its images, without duplicates."""
         return tuple(dict.fromkeys([self.path, *(stack.path for stack in self.images.stacks)]))
 
     @cached_property
     def rotations(self) -> Rotation | None:
-        """n orientations, particle to microscope coordinates; None if unknown."""
+        """Orientations of the n particles, from particle to microscope coordinates. None if unknown."""
         return None if self.program is None else PROGRAMS[self.program].rotations(self._columns)
 
     @cached_property
     def shifts_px(self) -> np.ndarray | None:
-        """(n, 2) displacement (x, y) from pixel n // 2, positive towards larger coordinates; None if unknown."""
+        """Displacements (x, y) of the particles from pixel ``image_size // 2`` in pixels, (n, 2). None if unknown.
+
+        Positive values point towards larger x and y.
+        """
         if self.program is None:
             return None
         return PROGRAMS[self.program].shifts_px(self._columns, self.pixel_size_angstrom)
 
     @property
     def poses(self) -> Poses | None:
-        """Orientations and shifts (zero if unknown); None without orientations."""
+        """Poses of the particles, with zero shifts if the shifts are unknown. None if the orientations are unknown."""
         return None if self.rotations is None else Poses(self.rotations, self.shifts_px)
 
     @cached_property
     def contrast(self) -> pd.DataFrame | None:
-        """Contrast transfer of each particle, whose constants may differ, one row each; None if unknown.
+        """CTF parameters of the particles as a table with one row per particle. None if unknown.
 
-        Columns are named as the attributes of ``ContrastTransfer``; the defocus is that of ``defocus_angstrom``.
+        All parameters may differ between particles. The columns are named after the attributes of ``ContrastTransfer``,
+        except that ``defocus_u_angstrom``, ``defocus_v_angstrom`` and ``azimuth_rad`` replace the defocus range.
         """
         return None if self.program is None else PROGRAMS[self.program].contrast(self._columns)
 
     @property
     def defocus_angstrom(self) -> np.ndarray | None:
-        """(n, 3) underfocus U and V, and the azimuth of U in radians, anticlockwise from x; None if unknown."""
+        """Underfocus U and V (angstrom), and azimuth of U (radians, anticlockwise from x), (n, 3). None if unknown."""
         return None if self.contrast is None else self.contrast[[*DEFOCUS]].to_numpy(copy=True)
 
     @cached_property
     def ctf(self) -> ContrastTransfer | None:
-        """Constants of the contrast transfer, None if unknown; a ValueError if particles differ in one."""
+        """Constants of the CTF. None if unknown. Raises a ValueError if a constant differs between particles."""
         return None if self.contrast is None else common_transfer(self.contrast, self.path)
 
     @property
     def optics(self) -> Optics:
-        """Pixel size, contrast transfer and defocus of the images; raises as ``ctf``."""
+        """Pixel size, CTF and defocus of the images. Raises the same errors as ``ctf``."""
         return Optics(self.pixel_size_angstrom, self.ctf, self.defocus_angstrom)
 
     @property
     def random_subset(self) -> np.ndarray | None:
-        """(n,) half of each particle, 0 or 1, by rlnRandomSubset, which must be 1 or 2; None without that column."""
+        """Half-set (0 or 1) of each particle, from the column rlnRandomSubset, (n,). None if the column does not exist.
+
+        Raises a ValueError unless the column contains both 1 and 2, and no other values.
+        """
         if self.table is None or RANDOM_SUBSET not in self.table:
             return None
         subset = self._columns.numbers(RANDOM_SUBSET)
         if set(subset.tolist()) != {1, 2}:
             values = ", ".join(f"{value:g}" for value in np.unique(subset)[:5])
-            raise ValueError(f"{self.path}: {RANDOM_SUBSET} must have the values 1 and 2, got {values}")
+            raise ValueError(
+                f"{self.path}: {RANDOM_SUBSET} must contain both 1 and 2 and no other values, got {values}"
+            )
         return subset.astype(int) - 1
 
     def __getitem__(self, indices: slice | Sequence[int] | np.ndarray) -> ParticleFile:
-        """Return some of the particles in the given order, without reading their images."""
+        """Return the selected particles, in the given order, without reading their images."""
         try:
             selected = np.arange(len(self))[indices]
         except IndexError as error:
-            raise ValueError(f"indices must select some of {len(self)} images: {error}") from None
+            raise ValueError(f"indices are not valid for {len(self)} images: {error}") from None
         if selected.ndim != 1 or not len(selected):
             raise ValueError(
                 f"indices must be a slice or a sequence that selects at least one of {len(self)} images, "
@@ -161,21 +191,33 @@ class ParticleFile:
         )
 
     def __array__(self, dtype=None, copy: bool | None = None) -> np.ndarray:
-        """Read the images: (n, y, x) float32; a ValueError if a pixel is not finite."""
+        """Read the images as (n, y, x) float32. Raise a ValueError if a pixel is not finite."""
         if copy is False:
-            raise ValueError("images in a file cannot be read without a copy, got copy=False")
+            raise ValueError(
+                "copy=False is not supported for images in a file, because reading them makes a copy"
+            )
         images = self.images.read()
         return images if dtype is None else images.astype(dtype, copy=False)
 
     def to_stack(self, *, symmetry: str = "C1") -> ParticleStack:
-        """Read the particles with their optics and poses into memory; files do not state the symmetry.
+        """Read the images into memory, together with their optics and poses.
+
+        Parameters
+        ----------
+        symmetry : str
+            Point group of the particle, which is not stored in particle files. Default: C1.
+
+        Returns
+        -------
+        ParticleStack
+            The particles in memory.
 
         Raises
         ------
         ValueError
-            A pixel or a value of the table is not finite, or particles differ in a constant of the microscope.
+            A pixel or a value in the table is not finite, or a CTF constant differs between particles.
         OSError
-            A stack can no longer be read.
+            A stack cannot be read.
         """
         return ParticleStack(np.asarray(self), self.optics, self.poses, symmetry)
 
@@ -191,69 +233,80 @@ def open_particles(
     datadir: str | os.PathLike | None = None,
     optics_group: int | None = None,
 ) -> ParticleFile:
-    """Open a stack of particle images, or a table that names images; images are read when they are needed.
+    """Open a stack of particle images, or a table that refers to images in stacks.
+
+    Only the table and the headers of the stacks are read. Images are read when they are needed.
 
     Parameters
     ----------
     path : path-like
-        An MRC stack (``.mrcs``, ``.mrc``; modes 0, 1, 2, 6 and 12, either byte order), a RELION STAR file (``.star``;
-        3.0, 3.1 or 5), a cryoSPARC particle file (``.cs``) or an XMIPP metadata file (``.xmd``). The stacks that a
-        table names are searched from its folder and the folders above, from the working folder, and finally under their
-        bare names in the table's folder.
+        Path of an MRC stack (``.mrcs``, ``.mrc``; modes 0, 1, 2, 6 and 12, in either byte order), a RELION STAR file
+        (``.star``; versions 3.0, 3.1 and 5), a cryoSPARC particle file (``.cs``), an XMIPP metadata file (``.xmd``), a
+        file with projections and Euler angles (``.h5`` or ``.mat``), or a training folder that contains ``one_png/``.
+        The stack names in a table are resolved relative to the folder of the table and the folders above it, then
+        relative to the working folder. If a stack is still not found, the folder of the table is searched for a file
+        with the same name.
     pixel_size_angstrom : float, optional
-        Side of a pixel; by default that of the table or, without one, that of the stacks' headers.
+        Side length of a pixel in angstrom. Default: the pixel size in the table or, if the table has none, the pixel
+        size in the headers of the stacks.
     datadir : path-like, optional
-        Project folder that the names in the table are relative to; searched first.
+        Folder to which the stack names in the table are relative, usually the project folder. It is searched first.
     optics_group : int, optional
-        Take only the particles with this number (rlnOpticsGroup; ctf/exp_group_id of cryoSPARC), if groups differ in
-        the microscope's constants or in pixel size.
+        Number of the optics group to open (rlnOpticsGroup in RELION, ctf/exp_group_id in cryoSPARC). Pass it if the
+        optics groups differ in pixel size or CTF constants. Default: all particles.
+
+    Returns
+    -------
+    ParticleFile
+        The particles in the file.
 
     Warns
     -----
     UserWarning
-        Pixel sizes in table and headers differ by more than 1 %, a header lacks the MAP identifier, a file is longer
-        than its header states, a ``.mrc`` may be a density map, or a stack was only found under its bare name.
+        The pixel sizes in the argument, the table and the stack headers differ by more than 1 %; a header lacks the MAP
+        identifier; a file is longer than its header states; a ``.mrc`` file may be a density map; or a stack was found
+        only by its file name.
 
     Raises
     ------
     FileNotFoundError
-        The file, ``datadir`` or a stack that the table names does not exist.
+        The file, ``datadir`` or a stack that the table refers to does not exist.
     OSError
         A file cannot be read.
     ValueError
-        The kind of file is unknown; a stack is damaged, empty or not of square images; a table is damaged, names no
-        images, images that do not exist, or images of several sizes; the pixel size is unknown or not a number; or no
-        particle is in ``optics_group``.
+        The kind of file is unknown; ``datadir`` or ``optics_group`` is given for a stack without a table; a stack is
+        damaged, empty or has images that are not square; the table is damaged, contains no images, or refers to missing
+        images or to images of different sizes; the pixel size is unknown, ambiguous or not positive; or
+        ``optics_group`` does not exist.
 
     References
     ----------
-    MRC2014, Cheng et al., J. Struct. Biol. 192 (2015) 146.
+    MRC2014 format: Cheng et al., J. Struct. Biol. 192 (2015) 146.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
+    program = "training folder" if path.is_dir() else PROGRAM_OF.get(path.suffix.lower(), "unknown")
     if pixel_size_angstrom is not None:
         pixel_size_angstrom = positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
     if optics_group is not None:
         optics_group = whole_number(optics_group, name="optics_group", at_least=0)
-    if suffix not in PROGRAM_OF:
+    if program == "unknown":
         *most, last = PROGRAM_OF
-        raise ValueError(
-            f"{path} must be a particle file that ends in {', '.join(most)} or {last}, got {path.suffix!r}"
-        )
-    if not path.is_file():
+        raise ValueError(f"{path} is not a particle file: its name must end in {', '.join(most)} or {last}")
+    if not (path.is_file() or path.is_dir()):
         raise FileNotFoundError(f"no particle file at {path}")
     if datadir is not None and not Path(datadir).is_dir():
         raise FileNotFoundError(f"datadir must be a folder, got {datadir}")
 
-    program = PROGRAM_OF[suffix]
     table = optics_groups = sizes = None
-    if program is None:
+    if program is None or program in OPENING:
         for name, value in (("optics_group", optics_group), ("datadir", datadir)):
             if value is not None:
-                raise ValueError(
-                    f"{path} is a stack without a table, so {name}={value} does not apply; omit it"
-                )
-        names, images = whole_stack(path)
+                what = "a stack without a table" if program is None else "not a table that refers to stacks"
+                raise ValueError(f"{path} is {what}, so {name}={value} does not apply; omit it")
+        if program is None:
+            names, images = whole_stack(path)
+        else:
+            names, table, images = OPENING[program](path)
     else:
         names, table, optics_groups = _read_table(path, program, optics_group)
         images = find_images(path, names, None if datadir is None else Path(datadir))
@@ -263,10 +316,55 @@ def open_particles(
     return ParticleFile(path, pixel, table, optics_groups, names, images, program)
 
 
+def read_poses(path: str | os.PathLike, *, pixel_size_angstrom: float) -> Poses:
+    """Read the poses from a particle table. The images that it refers to need not exist.
+
+    Parameters
+    ----------
+    path : path-like
+        Path of a table in one of the formats of ``open_particles``: ``.star``, ``.cs``, ``.xmd``, ``.h5`` or ``.mat``.
+    pixel_size_angstrom : float
+        Pixel size in angstrom of the images with which the poses will be used. If the table states a different pixel
+        size, the shifts are converted so that they stay the same in angstrom.
+
+    Returns
+    -------
+    Poses
+        Poses of the n particles. The shifts are zero if the table contains none.
+
+    Raises
+    ------
+    FileNotFoundError
+        The file does not exist.
+    ValueError
+        The file is not a table, is damaged, or has no orientations.
+    """
+    path = Path(path)
+    pixel_size_angstrom = positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
+    program = PROGRAM_OF.get(path.suffix.lower())
+    if program is None:
+        tables = [suffix for suffix, reader in PROGRAM_OF.items() if reader is not None]
+        raise ValueError(f"{path} is not a table with poses: its name must end in {', '.join(tables)}")
+    if not path.is_file():
+        raise FileNotFoundError(f"no table at {path}")
+    if program in OPENING:
+        columns = Columns(path, OPENING[program](path)[1])
+    else:
+        columns = Columns(path, *_read_table(path, program, None)[1:])
+    rotations = PROGRAMS[program].rotations(columns)
+    if rotations is None:
+        raise ValueError(f"{path} has no orientations")
+    shifts_px = PROGRAMS[program].shifts_px(columns, pixel_size_angstrom)
+    sizes = PROGRAMS[program].pixel_sizes(columns)
+    if shifts_px is not None and sizes is not None:
+        shifts_px = shifts_px * columns.checked_pixels(sizes)[:, None] / pixel_size_angstrom
+    return Poses(rotations, shifts_px)
+
+
 def _read_table(
     path: Path, program: str, optics_group: int | None
 ) -> tuple[list[str], pd.DataFrame, pd.DataFrame | None]:
-    """Return the names of a table's images, the table, and RELION's optics groups."""
+    """Return the image names in a table, the table itself, and the optics groups of a RELION file."""
     optics_groups = column = None
     if program == "relion":
         table, optics_groups = read_star(path)
@@ -281,7 +379,7 @@ def _read_table(
         groups = Columns(path, table).numbers(column)
         if not (groups == optics_group).any():
             known = ", ".join(f"{group:g}" for group in np.unique(groups))
-            raise ValueError(f"optics_group must be one of those in {path}, {known}, got {optics_group}")
+            raise ValueError(f"{path} has no optics group {optics_group}; it has {known}")
         table = table[groups == optics_group].reset_index(drop=True)
     if program == "cryosparc":
         return cryosparc.image_names(path, table), table, None
@@ -292,7 +390,7 @@ def _read_table(
 def _pixel_size(
     path: Path, argument: float | None, table: tuple[float, ...], headers: tuple[float, ...]
 ) -> float:
-    """Return the pixel size (angstrom) of the argument, or of the table, or of the headers."""
+    """Return the pixel size in angstrom from the argument, the table or the headers, in this order of precedence."""
     by_table, by_headers = _one_size(table), _one_size(headers)
     stated = by_table or by_headers
     if argument is not None:
@@ -305,13 +403,15 @@ def _pixel_size(
         return argument
     if not stated or (table and not by_table):
         sizes = ", ".join(f"{size:.6g}" for size in table or headers)
+        if not sizes:
+            raise ValueError(f"{path} has no pixel size; pass pixel_size_angstrom (--pixel-size)")
         raise ValueError(
             f"{path} has no single valid pixel size, got {sizes} angstrom; "
             "pass pixel_size_angstrom (--pixel-size)"
         )
     if by_headers and not math.isclose(stated, by_headers, rel_tol=DISAGREE):
         warnings.warn(
-            f"{path} states a pixel size of {stated:.6g} angstrom, the headers of its images {by_headers:.6g}; "
+            f"{path} states a pixel size of {stated:.6g} angstrom, but the stacks state {by_headers:.6g}; "
             f"using {stated:.6g}",
             UserWarning,
             stacklevel=3,
@@ -320,7 +420,7 @@ def _pixel_size(
 
 
 def _one_size(sizes: tuple[float, ...]) -> float | None:
-    """Return the size if all are the same and possible, else None."""
+    """Return the size if all values are valid and equal, otherwise None."""
     if not sizes or not all(0 < size <= LARGEST_PIXEL_ANGSTROM for size in sizes):
         return None
     return sizes[0] if math.isclose(min(sizes), max(sizes), rel_tol=SAME_PIXEL) else None

@@ -1,4 +1,4 @@
-"""Names of images in tables, number@stack with numbers from 1, and the search for the stacks that they name."""
+"""Parse image names in tables (number@stack, counted from 1), and find the stacks they refer to."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import numpy as np
 
 from cryoem.particles.mrc import StackedImages, open_stack
 
-# The number, the stack, and the format that XMIPP may append.
+# The image number, the stack, and the format that XMIPP may append.
 IMAGE_NAME = re.compile(r"(?:(\d+)@)?(.+?)(?<!@)(?::mrcs?)?")
-LONGEST_NAME = 4096  # characters, the longest path of common systems
+LONGEST_NAME = 4096  # characters; the longest path on common systems
 
 
 def locate_stack(table: Path, stack: str, *, datadir: Path | None = None) -> tuple[Path, bool]:
-    """Return the path of a stack, and whether it was found at the stated path rather than by file name alone.
+    """Return the path of a stack, and whether it was found at its stated path rather than by file name alone.
 
-    RELION, XMIPP and cryoSPARC name files relative to the project folder. A stack is therefore searched from
-    ``datadir``, from the folder of the table upwards, and from the working folder; finally under its bare name in
-    the folder of the table. No other function searches stacks.
+    RELION, XMIPP and cryoSPARC state paths relative to the project folder. Therefore, the stack is searched for in
+    ``datadir``, in the folder of the table and the folders above it, and in the working folder. Finally, its file name
+    alone is searched for in the folder of the table. All searches for stacks use this function.
     """
     folder = Path(os.path.abspath(table)).parent
     for parent in (*([datadir] if datadir else []), folder, *folder.parents, Path.cwd()):
@@ -33,13 +33,13 @@ def locate_stack(table: Path, stack: str, *, datadir: Path | None = None) -> tup
         return bare, False
     searched = "" if datadir is None else f"{datadir}, "
     raise FileNotFoundError(
-        f"{table} names the stack {stack:.200}, which does not exist; "
-        f"searched {searched}{folder}, the folders above it and the working folder"
+        f"{table} refers to the stack {stack:.200}, which was not found in "
+        f"{searched}{folder}, the folders above it or the working folder"
     )
 
 
 def _is_file(path: Path) -> bool:
-    """Return whether a file exists; a name that is too long for the system does not."""
+    """Return whether a file exists. A name that is too long for the system counts as missing."""
     try:
         return path.is_file()
     except OSError:
@@ -47,12 +47,12 @@ def _is_file(path: Path) -> bool:
 
 
 def find_images(table: Path, names: Sequence[str], datadir: Path | None) -> StackedImages:
-    """Find the images that a table names; warn about a stack that is only found under its bare name."""
+    """Find the images that a table refers to. Warn about stacks that are found by file name alone."""
     parts = [IMAGE_NAME.fullmatch(name) if len(name) <= LONGEST_NAME else None for name in names]
     if None in parts:
         wrong = names[parts.index(None)]
         raise ValueError(
-            f"{table} must name images as number@stack, got {wrong!r:.80} of {len(wrong)} characters"
+            f"{table}: image names must have the form number@stack, got {wrong!r:.80} ({len(wrong)} characters)"
         )
     places: dict[str, int] = {}
     stack_of = np.array([places.setdefault(part[2], len(places)) for part in parts])
@@ -61,28 +61,28 @@ def find_images(table: Path, names: Sequence[str], datadir: Path | None) -> Stac
     if moved:
         others = f" (and {len(moved) - 1} others)" if len(moved) > 1 else ""
         warnings.warn(
-            f"{table} names the stack {moved[0]}{others}, which does not exist; "
-            "using the file of that name in the table's folder",
+            f"{table} refers to the stack {moved[0]}{others}, which was not found; "
+            "using the file with the same name in the folder of the table",
             UserWarning,
             stacklevel=3,
         )
     stacks = tuple(open_stack(place) for place, _ in found)
     sizes = [stack.image_size for stack in stacks]
     if min(sizes) != max(sizes):
-        raise ValueError(f"{table} must have images of one size, got {min(sizes)} to {max(sizes)} px")
+        raise ValueError(f"{table}: all images must have the same size, got {min(sizes)} to {max(sizes)} px")
     counts = np.array([stack.n_images for stack in stacks])[stack_of]
     ambiguous = np.array([part[1] is None for part in parts]) & (counts > 1)
     if ambiguous.any():
         first = int(np.argmax(ambiguous))
         raise ValueError(
-            f"{table} names {names[first]} without an image number; the stack has {counts[first]} images"
+            f"{table} refers to {names[first]} without an image number, but the stack has {counts[first]} images"
         )
     numbers = np.array([int(part[1] or 1) for part in parts])
     beyond = (numbers < 1) | (numbers > counts)
     if beyond.any():
         first = int(np.argmax(beyond))
         raise ValueError(
-            f"{table} names image {numbers[first]} of {stacks[stack_of[first]].path}, "
-            f"which has images 1 to {counts[first]}"
+            f"{table} refers to image {numbers[first]} of {stacks[stack_of[first]].path}, "
+            f"but the images in this stack are numbered 1 to {counts[first]}"
         )
     return StackedImages(stacks, stack_of, numbers - 1)

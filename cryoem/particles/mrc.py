@@ -1,4 +1,4 @@
-"""Stacks of particle images in MRC files (MRC2014): read on demand, written block by block."""
+"""Stacks of particle images in MRC files (MRC2014): read on demand, and written in blocks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ IMAGES_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class MrcStack:
-    """One stack of square images on the disk; ``pixel_angstrom`` (x, y) by its header, zeros if it has none."""
+    """Stack of square images in an MRC file.
+
+    ``pixel_angstrom`` is the pixel size (x, y) in the header, or zeros if the header has none. ``surplus_bytes`` is the
+    number of bytes after the last image.
+    """
 
     path: Path
     header: MrcHeader
@@ -37,10 +41,10 @@ class MrcStack:
         return self.header.shape[1]
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
-        """Read the images with the given numbers, counted from 0: (k, y, x) float32, finite."""
+        """Read the images with the given numbers, counted from 0, as (k, y, x) float32. All pixels must be finite."""
         size, dtype = self.image_size, self.header.dtype
         images = np.empty((len(numbers), size, size), np.float32)
-        # Read consecutive images in one go. A memory map would count all pages of the file as memory use.
+        # Read consecutive images together. With a memory map, the whole file would count as memory use.
         runs = np.split(np.arange(len(numbers)), np.flatnonzero(np.diff(numbers) != 1) + 1)
         try:
             with open(self.path, "rb") as stream:
@@ -52,20 +56,25 @@ class MrcStack:
                             raise OSError(f"the file ends before image {numbers[part[-1]] + 1}")
                         images[part[0] : part[-1] + 1] = values.reshape(-1, size, size)
         except OSError as error:
-            raise OSError(f"cannot read the images of {self.path}: {error.strerror or error}") from None
-        finite = np.isfinite(images).all(axis=(1, 2))
-        if not finite.all():
-            bad = numbers[np.argmin(finite)] + 1
-            raise ValueError(f"{self.path} must contain finite pixels, got NaN or infinity in image {bad}")
-        return images
+            raise OSError(f"cannot read images from {self.path}: {error.strerror or error}") from None
+        return finite_images(images, numbers, self.path)
+
+
+def finite_images(images: np.ndarray, numbers: np.ndarray, path: Path) -> np.ndarray:
+    """Return (k, y, x) images. Raise a ValueError with the number of the first one that is not finite."""
+    finite = np.isfinite(images).all(axis=(1, 2))
+    if not finite.all():
+        bad = numbers[np.argmin(finite)] + 1
+        raise ValueError(f"{path}: pixels must be finite, got NaN or infinity in image {bad}")
+    return images
 
 
 @dataclass(frozen=True, eq=False)
 class StackedImages:
-    """Images in MRC stacks of one image size, in any order.
+    """Images of the same size in MRC stacks, in any order.
 
-    ``stack_of`` (n,) is the index of each image's stack in ``stacks``, ``number_of`` (n,) its number in that stack,
-    counted from 0.
+    ``stack_of`` (n,) is the index in ``stacks`` of the stack of each image. ``number_of`` (n,) is the number of each
+    image in its stack, counted from 0.
     """
 
     stacks: tuple[MrcStack, ...]
@@ -76,18 +85,25 @@ class StackedImages:
     def image_size(self) -> int:
         return self.stacks[0].image_size
 
+    @property
+    def in_mrc(self) -> bool:
+        """Whether all stacks are MRC files, which tables of other programs can name."""
+        return all(isinstance(stack, MrcStack) for stack in self.stacks)
+
     def __getitem__(self, indices: np.ndarray) -> StackedImages:
-        """Return the images at (k,) indices, k >= 1, with their stacks."""
+        """Return the images at (k,) indices, k >= 1, with only the stacks they need."""
         used, stack_of = np.unique(self.stack_of[indices], return_inverse=True)
         return StackedImages(tuple(self.stacks[stack] for stack in used), stack_of, self.number_of[indices])
 
     def pixels_angstrom(self) -> tuple[float, ...]:
-        """Return the distinct sides of pixels in the stacks' headers; warn about unusual headers."""
+        """Return the distinct pixel sizes in the headers of the stacks. Warn about unusual headers."""
+        if not self.in_mrc:
+            return ()
         without = [stack.path for stack in self.stacks if not stack.header.has_map_id]
         longer = [stack.path for stack in self.stacks if stack.surplus_bytes]
         for paths, what in (
             (without, "lacks the MAP identifier in its header; reading it as a stack of images"),
-            (longer, "is longer than its header states; the rest is not read"),
+            (longer, "is longer than its header states; ignoring the extra bytes"),
         ):
             if paths:
                 others = f" (like {len(paths) - 1} others)" if len(paths) > 1 else ""
@@ -95,7 +111,7 @@ class StackedImages:
         return tuple(np.unique([stack.pixel_angstrom for stack in self.stacks]).tolist())
 
     def read(self) -> np.ndarray:
-        """Read the images, and nothing else of the files: (n, y, x) float32."""
+        """Read these images, and no others, from the stacks as (n, y, x) float32."""
         images = np.empty((len(self.number_of), self.image_size, self.image_size), np.float32)
         for stack in np.unique(self.stack_of):
             here = self.stack_of == stack
@@ -104,10 +120,10 @@ class StackedImages:
 
 
 def open_stack(path: Path) -> MrcStack:
-    """Read the header of a stack and compare it with the length of the file; no pixel is read.
+    """Read the header of a stack and check it against the length of the file, without reading any pixels.
 
-    The space group and the number of sections per volume do not decide whether a file is a stack, because programs
-    differ in their use.
+    Apart from stacks of volumes, which are rejected, the space group and the number of sections per volume are ignored,
+    because programs set them differently.
     """
     try:
         with open(path, "rb") as stream:
@@ -120,23 +136,23 @@ def open_stack(path: Path) -> MrcStack:
     if n_images == 0:
         raise ValueError(f"{path} contains no images (header: 0 images of {nx} x {ny} px)")
     if nx != ny:
-        raise ValueError(f"{path} must contain square images, got {nx} x {ny} px")
+        raise ValueError(f"{path}: images must be square, got {nx} x {ny} px")
     axes = [int(fields[name]) for name in ("mapc", "mapr", "maps")]
     if axes not in ([1, 2, 3], [0, 0, 0]):
-        raise ValueError(f"{path} must have the axes 1, 2, 3 (MAPC, MAPR, MAPS), got {axes}")
+        raise ValueError(f"{path}: the axes MAPC, MAPR and MAPS must be 1, 2 and 3, got {axes}")
     if int(fields["ispg"]) >= 401 and int(fields["mz"]) > 1:
         raise ValueError(
-            f"{path} must be a stack of images, got a stack of volumes (space group {fields['ispg']})"
+            f"{path} is a stack of volumes (space group {fields['ispg']}), not a stack of images"
         )
     if header.end > n_bytes:
-        raise ValueError(f"{path} is truncated: {header}, got a file of {n_bytes} bytes")
-    # The side of a pixel is the cell over its intervals or, if these are zero, over the pixels.
+        raise ValueError(f"{path} is truncated: {header}, but the file has {n_bytes} bytes")
+    # The pixel size is the cell divided by its intervals or, if these are zero, by the number of pixels.
     pixel = tuple(float(fields["cella"][axis]) / (int(fields["m" + axis]) or nx) for axis in "xy")
     return MrcStack(path, header, pixel, n_bytes - header.end)
 
 
 def whole_stack(path: Path) -> tuple[list[str], StackedImages]:
-    """Open a bare stack; return the names of its images, and the images."""
+    """Open a bare stack; return the names of its images and the images."""
     stack = open_stack(path)
     n, fields = stack.n_images, stack.header.fields
     looks_like_a_map = n == stack.image_size == int(fields["mz"]) and int(fields["ispg"]) == 1
@@ -151,28 +167,31 @@ def whole_stack(path: Path) -> tuple[list[str], StackedImages]:
 
 
 class StackWriter:
-    """Context manager that writes a stack of particle images block by block: MRC2014, mode 2, space group 0.
+    """Context manager that writes a stack of particle images in blocks (MRC2014, mode 2, space group 0).
 
-    The file appears when the ``with`` block ends and n images were written. If the block fails, nothing is left behind
-    and an existing file is kept.
+    The stack is written to a temporary file, which is renamed to ``path`` when the ``with`` block ends. If the block
+    fails, the temporary file is removed, and an existing file at ``path`` is kept.
 
     Parameters
     ----------
     path : path-like
-        The stack, ``.mrcs`` or ``.mrc``.
-    n, image_size : int
-        Number of images, and their side in pixels.
+        Path of the stack, ending in ``.mrcs`` or ``.mrc``.
+    n : int
+        Number of images.
+    image_size : int
+        Side length of the images in pixels.
     pixel_size_angstrom : float
-        Side of a pixel.
+        Side length of a pixel in angstrom.
     texts : mapping, optional
-        Tables that appear together with the stack or not at all: path to text.
+        Text files to write together with the stack, such as its table: a mapping from path to content.
 
     Raises
     ------
     OSError
         A file cannot be written.
     ValueError
-        The name has another suffix, a number is out of range, or, at the end, there are not n images.
+        The suffix is not ``.mrcs`` or ``.mrc``, a number is out of range, or fewer than n images have been written when
+        the block ends.
     """
 
     def __init__(
@@ -201,23 +220,21 @@ class StackWriter:
         return self._session.__exit__(*raised)
 
     def write(self, images: np.ndarray) -> None:
-        """Append images (k, y, x), stored as float32.
+        """Append (k, y, x) images to the stack. They are stored as float32.
 
         Raises
         ------
         ValueError
-            The images are not (k, image_size, image_size) and finite, exceed n in total, or the writer is used
-            outside a ``with`` block.
+            The images are not finite or do not have shape (k, image_size, image_size), there are more than n images in
+            total, or the writer is used outside a ``with`` block.
         """
         if self._stream is None or self._stream.closed:
-            raise ValueError(f"the writer of {self.path} must be used inside a with statement")
+            raise ValueError(f"the StackWriter for {self.path} must be used in a with statement")
         images = square_images(images)
         if images.shape[1] != self.image_size:
-            raise ValueError(f"images must be {self.image_size} px wide, got {images.shape}")
+            raise ValueError(f"images must be {self.image_size} px wide, got shape {images.shape}")
         if self._written + len(images) > self.n:
-            raise ValueError(
-                f"{self.path} must contain {self.n} images in total, got {self._written + len(images)}"
-            )
+            raise ValueError(f"expected {self.n} images for {self.path}, got {self._written + len(images)}")
         self._stream.write(images.astype("<f4", copy=False).data)
         self._count(images)
 
@@ -232,12 +249,12 @@ class StackWriter:
                 self._stream.write(bytes(HEADER_BYTES))
                 yield self
                 if self._written != self.n:
-                    raise ValueError(f"{self.path} must contain {self.n} images, got {self._written}")
+                    raise ValueError(f"expected {self.n} images for {self.path}, got {self._written}")
                 self._stream.seek(0)
                 self._stream.write(self._header())
 
     def _count(self, images: np.ndarray) -> None:
-        """Update the statistics of the pixels; merging mean and squared deviations by blocks avoids cancellation."""
+        """Update the pixel statistics. Merging the means and squared deviations of blocks avoids cancellation."""
         before, new = self._written * self.image_size**2, images.size
         step = images.mean(dtype=np.float64) - self._mean
         self._squares += images.var(dtype=np.float64) * new + step**2 * before * new / (before + new)
@@ -263,12 +280,12 @@ class StackWriter:
         header["dmin"], header["dmax"], header["dmean"] = self._lowest, self._highest, self._mean
         header["rms"] = np.sqrt(self._squares / (self.n * side**2))
         header["nlabl"] = 1
-        header["label"][0] = "cryoem"  # replaces a time stamp, so that equal stacks give equal files
+        header["label"][0] = "cryoem"  # instead of a time stamp, so that equal stacks produce equal files
         return header.tobytes()
 
 
 def write_stack(path: str | os.PathLike, images: np.ndarray, *, pixel_size_angstrom: float) -> None:
-    """Write images (n, y, x) as an MRC stack; raises as ``StackWriter``."""
+    """Write (n, y, x) images to an MRC stack. Raises the same errors as ``StackWriter``."""
     images = square_images(images)
     with StackWriter(path, len(images), images.shape[1], pixel_size_angstrom) as stack:
         stack.write(images)

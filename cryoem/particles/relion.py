@@ -1,4 +1,4 @@
-"""RELION's tables (3.0, 3.1 and 5), in the conventions of this project and back."""
+"""Convert RELION's tables (3.0, 3.1 and 5) to the conventions of this project, and back."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ OPTICS_COLUMNS = (
     "rlnVoltage",
     "rlnSphericalAberration",
     "rlnAmplitudeContrast",
-)  # of particles in RELION 3.0
+)  # stored with the particles in RELION 3.0
 TREATED = ("rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped")
-POSE_COLUMNS = (  # a pose, its priors, and how well it fits; a new pose invalidates them
+POSE_COLUMNS = (  # poses, their priors and fit statistics, which do not apply to new poses
     *(f"rlnAngle{angle}{kind}" for angle in ("Rot", "Tilt", "Psi") for kind in ("", "Prior", "FlipRatio")),
     *(f"rlnOrigin{axis}{unit}" for axis in "XYZ" for unit in ("", "Angst", "Prior", "PriorAngst")),
     "rlnAnglePsiFlip",
@@ -40,7 +40,7 @@ POSE_COLUMNS = (  # a pose, its priors, and how well it fits; a new pose invalid
     "rlnNrOfSignificantSamples",
     "rlnLogLikeliContribution",
 )
-PARTICLE_ORDER = (  # the order of columns in RELION's own files, here and below
+PARTICLE_ORDER = (  # column order in RELION's own files, here and below
     "rlnDefocusU",
     "rlnDefocusV",
     "rlnDefocusAngle",
@@ -73,13 +73,14 @@ CONTRAST = {
     "phase_shift_rad": "rlnPhaseShift",
 }
 DEGREE = np.pi / 180
-DISAGREE = 1e-2  # relative difference of pixel sizes that is no rounding
+DISAGREE = 1e-2  # smallest relative difference of pixel sizes that is not due to rounding
 
 
 def pixel_sizes(columns: Columns) -> np.ndarray | None:
-    """Return the pixel size (angstrom) of each particle's image, (n,); None if the file states none.
+    """Return the pixel size of each image in angstrom, (n,), or None if the file does not contain it.
 
-    It is rlnImagePixelSize or, as in RELION 3.0, rlnDetectorPixelSize (micrometre) over rlnMagnification.
+    The pixel size is rlnImagePixelSize or, in RELION 3.0, rlnDetectorPixelSize (micrometres) divided by
+    rlnMagnification.
     """
     if PIXEL in columns:
         return columns.numbers(PIXEL)
@@ -90,14 +91,15 @@ def pixel_sizes(columns: Columns) -> np.ndarray | None:
 
 
 def rotations(columns: Columns) -> Rotation | None:
-    """Return the orientations by rlnAngleRot, rlnAngleTilt and rlnAnglePsi; a missing angle is 0, as in RELION."""
+    """Return the orientations in rlnAngleRot, rlnAngleTilt and rlnAnglePsi. Missing angles are 0, as in RELION."""
     return from_relion_euler_deg(columns.stacked(EULER)) if columns.has_any(EULER) else None
 
 
 def shifts_px(columns: Columns, pixel_size_angstrom: float) -> np.ndarray | None:
-    """Return the displacement (x, y) of each particle, (n, 2): minus RELION's origin, the shift that centres an image.
+    """Return the displacement (x, y) of each particle in pixels, (n, 2).
 
-    Origins in angstrom refer to the pixel size that the file states or, without one, to ``pixel_size_angstrom``.
+    The displacement is minus RELION's origin, which is the shift that centres the image. Origins in angstrom are
+    converted with the pixel size in the file or, if it has none, with ``pixel_size_angstrom``.
     """
     if columns.has_any(ORIGIN_ANGSTROM):
         stated = pixel_sizes(columns)
@@ -107,11 +109,11 @@ def shifts_px(columns: Columns, pixel_size_angstrom: float) -> np.ndarray | None
 
 
 def contrast(columns: Columns) -> pd.DataFrame | None:
-    """Return the contrast transfer of each particle, see ``read_contrast``; refuse CTF-corrected images."""
+    """Return the CTF parameters of each particle, as in ``read_contrast``. Reject CTF-corrected images."""
     for name in TREATED:
         if name in columns and columns.numbers(name).any():
             raise ValueError(
-                f"{columns.path} has {name} 1: CTF-corrected images are not supported; use the original images"
+                f"{columns.path} contains CTF-corrected images ({name} is 1); use the original images"
             )
     return read_contrast(columns, CONTRAST, angle_unit_rad=DEGREE)
 
@@ -125,7 +127,8 @@ def particle_columns(
 ) -> dict[str, np.ndarray]:
     """Return the known properties of n particles as RELION columns, (n,) each.
 
-    They include the microscope's constants, as in RELION 3.0; ``with_optics_groups`` moves these to the groups.
+    The columns include the constants of the microscope, as in RELION 3.0. ``with_optics_groups`` moves them to the
+    optics groups.
     """
     columns = {} if contrast is None else write_contrast(contrast, CONTRAST, angle_unit_rad=DEGREE)
     if rotations is not None:
@@ -146,53 +149,66 @@ def relion_tables(
     table: pd.DataFrame | None = None,
     optics_groups: pd.DataFrame | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return a two-dimensional alignment as RELION tables, for ``write_star``.
+    """Convert a two-dimensional alignment to RELION tables, which ``write_star`` can write.
 
-    An alignment gives each image an angle and a shift: **the particle in the image is the reference, rotated
-    anticlockwise by the angle and then displaced by the shift.** With x along the second axis of an image, y along the
-    first and both counted from pixel ``n // 2``, the value of the reference at p is in the image at
+    An alignment assigns an angle and a shift to each image: **the particle in the image is the reference, rotated
+    anticlockwise by the angle and then displaced by the shift.** Let x be the second axis of an image and y the first,
+    with the origin at pixel ``image_size // 2``. The value of the reference at p = (x, y) then appears in the image at
 
         q = R(angle) p + shift,    R(angle) = [[cos, -sin], [sin, cos]].
 
-    Anticlockwise is as in the figures of this package, x to the right and y up. Aligning an image is the inverse,
-    p = R(-angle) (q - shift), the shift first. As an orientation this is ``Rz(angle)``, particle to microscope
-    coordinates.
+    Anticlockwise is as seen in the figures of this package, where x points right and y points up. To align an image,
+    apply the inverse, p = R(-angle) (q - shift), which undoes the shift first. The corresponding orientation, from
+    particle to microscope coordinates, is ``Rz(angle)``.
 
     RELION shifts an image by its origin and compares it with the reference at (rot, tilt, psi) = (0, 0, psi), which is
-    ``Rz(-psi)``. Hence rlnAnglePsi is minus the angle, and rlnOriginXAngst and rlnOriginYAngst are minus the shift.
+    ``Rz(-psi)``. Hence rlnAnglePsi is minus the angle, and rlnOriginXAngst and rlnOriginYAngst are minus the shift in
+    angstrom.
 
     Parameters
     ----------
     image_names : sequence of str
-        n names, number@stack.
-    angles_rad, shifts_px : array
-        (n,) angles and (n, 2) displacements (x, y).
-    pixel_size_angstrom, image_size : float, int
-        Side of a pixel, and side of the images in pixels.
+        Names of the n images in the form 'number@stack'.
+    angles_rad : array
+        (n,) angles in radians.
+    shifts_px : array
+        (n, 2) shifts (x, y) in pixels.
+    pixel_size_angstrom : float
+        Side length of a pixel in angstrom.
+    image_size : int
+        Side length of the images in pixels.
     scores : mapping, optional
-        Further columns by name, (n,) numbers each.
+        Additional columns: a mapping from column name to (n,) array of numbers.
     table : pandas.DataFrame, optional
-        The STAR table of these images, one row per image in the same order. Its columns are kept, except those of older
-        poses, their probabilities, classes and priors, which a new alignment invalidates.
+        Particle table of these images from a STAR file, with one row per image in the same order. Its columns are kept,
+        except for the old poses, pose priors, classes and probabilities, which do not apply to the new alignment.
     optics_groups : pandas.DataFrame, optional
-        The optics groups of ``table``. By default they are derived from the microscope's constants that RELION 3.0
-        stores with the particles.
+        Optics groups of ``table``. Default: one group for each distinct set of microscope constants in ``table``, where
+        RELION 3.0 stores them.
+
+    Returns
+    -------
+    particles : pandas.DataFrame
+        Table with one row per image.
+    optics_groups : pandas.DataFrame
+        Table with one row per optics group.
 
     Warns
     -----
     UserWarning
-        The optics groups state another pixel size, by more than 1 %; it is replaced, so that origins in angstrom mean
-        the shifts in pixels.
+        The pixel size in the optics groups differs from ``pixel_size_angstrom`` by more than 1 %. It is replaced so
+        that the origins in angstrom match the shifts in pixels.
 
     Raises
     ------
     ValueError
-        Arrays are not n long or not finite, a number is out of range, ``table`` is not a STAR table of n rows,
-        ``optics_groups`` lacks a group of its particles, or a score has the name of a column of the pose.
+        An array does not have n entries or is not finite, a number is out of range, ``table`` is not a STAR table with
+        n rows, ``optics_groups`` lacks the group of a particle, or a column name in ``scores`` is invalid or is that of
+        a column of the alignment.
 
     References
     ----------
-    RELION's projector (``Euler_angles2matrix``) and relion_stack_create --apply_transformation.
+    ``Euler_angles2matrix`` in RELION's projector, and ``relion_stack_create --apply_transformation``.
     """
     names = [str(name) for name in image_names]
     angles_rad = one_each(angles_rad, count=len(names), name="angles_rad")
@@ -201,10 +217,10 @@ def relion_tables(
     image_size = whole_number(image_size, name="image_size", at_least=1)
     if table is not None and (RELION_IMAGE not in table or len(table) != len(names)):
         raise ValueError(
-            f"table must have a column {RELION_IMAGE} and {len(names)} rows, one per image, "
-            f"got {len(table)} rows of {', '.join(map(str, table))}"
+            f"table must have a column {RELION_IMAGE} and one row for each of the {len(names)} images, "
+            f"got {len(table)} rows with the columns {', '.join(map(str, table))}"
         )
-    # Without a tilt, rot and psi are one angle.
+    # Without a tilt, only the sum of rot and psi matters.
     euler_deg = to_relion_euler_deg(Rotation.from_euler("z", angles_rad[:, None]))
     columns = {
         "rlnAnglePsi": euler_deg[:, 0] + euler_deg[:, 2],
@@ -214,7 +230,7 @@ def relion_tables(
     for name, values in (scores or {}).items():
         if name in {*columns, RELION_IMAGE, GROUP} or not re.fullmatch(r"[A-Za-z]\w*", str(name)):
             raise ValueError(
-                f"scores must have names of letters and digits that no other column has, got {name!r}"
+                f"column names in scores must be new and consist of letters, digits and underscores, got {name!r}"
             )
         columns[name] = one_each(values, count=len(names), name=f"scores[{name!r}]")
     return with_optics_groups(
@@ -238,11 +254,11 @@ def with_optics_groups(
     optics_groups: pd.DataFrame | None = None,
     without: Sequence[str] = (),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the tables of n particles and of optics groups of a RELION 3.1 file.
+    """Return the tables of particles and optics groups for a RELION 3.1 file.
 
-    Columns of ``table`` are kept, except those in ``without``, and the origins in pixels and pixel sizes of RELION 3.0;
-    ``columns`` (n,) by name are added. Without ``optics_groups``, there is one group for each set of the microscope's
-    constants in the table. Warn if the groups state another pixel size, by more than 1 %; it is replaced.
+    The columns of ``table`` are kept, except those in ``without`` and the origins in pixels and pixel sizes of RELION
+    3.0. The (n,) arrays in ``columns`` are added. Without ``optics_groups``, the table contains one group for each set
+    of microscope constants. The pixel size in the groups is replaced, with a warning if it differs by more than 1 %.
     """
     import pandas as pd
 
@@ -257,7 +273,7 @@ def with_optics_groups(
         if off.any():
             warnings.warn(
                 f"the optics groups state a pixel size of {stated[off][0]:.6g} angstrom; "
-                f"replaced with {pixel_size_angstrom:.6g}",
+                f"replacing it with {pixel_size_angstrom:.6g}",
                 UserWarning,
                 stacklevel=3,
             )
@@ -266,11 +282,11 @@ def with_optics_groups(
 
 
 def _grouped(table: pd.DataFrame, groups: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the particles with the number of their optics group, and the groups."""
+    """Return the particles with the numbers of their optics groups, and the optics groups."""
     import pandas as pd
 
     if groups is None:
-        # Make one group for each set of constants, which RELION 3.0 stored with the particles.
+        # RELION 3.0 stored the constants with the particles: make one group for each set of constants.
         known = [name for name in (GROUP, *OPTICS_COLUMNS) if name in table]
         constants = table[known].drop_duplicates() if known else pd.DataFrame(index=[0])
         numbers = table.groupby(known, sort=False, dropna=False).ngroup() + 1 if known else 1
@@ -285,17 +301,17 @@ def _grouped(table: pd.DataFrame, groups: pd.DataFrame | None) -> tuple[pd.DataF
         )
     if GROUP not in table:
         if len(groups) > 1:
-            raise ValueError(f"table must have a column {GROUP} for its {len(groups)} optics groups")
+            raise ValueError(f"table must have a column {GROUP} if there are {len(groups)} optics groups")
         table = table.assign(**{GROUP: groups[GROUP].iloc[0]})
     missing = set(table[GROUP]) - set(groups[GROUP])
     if missing:
         raise ValueError(
-            f"optics_groups must have the group of each particle, got none with number {min(missing)}"
+            f"optics_groups must contain the optics group of each particle, but has no group {min(missing)}"
         )
     return table, groups
 
 
 def _in_order(table: pd.DataFrame, order: tuple[str, ...]) -> pd.DataFrame:
-    """Sort the columns named in ``order`` to the front."""
+    """Move the columns in ``order`` to the front, in that order."""
     first = [name for name in order if name in table]
     return table[first + [name for name in table if name not in first]]

@@ -1,4 +1,4 @@
-"""Simulated particle images: projections of a map through contrast transfer, shift and noise."""
+"""Simulated particle images: projections of a density map with CTF, shifts and noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cryoem.contrast import ContrastTransfer, Optics, optics_of
 from cryoem.images import apply_ctf, shift
 from cryoem.particles.stack import KnownParticles, ParticleStack
 from cryoem.projection.projectors import Projector
-from cryoem.rotations import COVERAGES, Poses, as_poses, point_group, random_rotations
+from cryoem.rotations import EulerRanges, Poses, as_poses, check_coverage, point_group, random_rotations
 from cryoem.validation import not_negative, whole_number
 from cryoem.volumes.density import DensityMap
 
@@ -20,28 +20,34 @@ REFERENCE_PROJECTIONS = 200
 
 @dataclass(frozen=True)
 class ImagingConditions:
-    """Imaging conditions of simulated images.
+    """Imaging conditions for simulated images.
 
     Parameters
     ----------
     image_size : int, optional
-        Side in pixels of one voxel; the longest side of the map by default.
+        Side length of the images in pixels. The pixel size is the voxel size of the map. Default: the longest side of
+        the map.
     noise_variance : float
-        Variance of the white noise.  Noise-free images, as the microscope shows them, have variance 1 over the data
-        set, so the signal-to-noise ratio is ``1 / noise_variance``.
+        Variance of the white noise. Noise-free images, including the effect of the CTF, have variance 1 over the data
+        set, so the signal-to-noise ratio is ``1 / noise_variance``. Default: 0.
     shift_limit_px : float
-        Shifts follow a triangular distribution on [-limit, limit] in x and y.
-    coverage : str
-        Distribution of orientations, see ``rotations.random_rotations``.
+        Largest shift along x and y in pixels. Shifts follow a triangular distribution on [-limit, limit]. Default: 0.
+    coverage : str or three pairs of float
+        Distribution of the orientations; see ``cryoem.rotations.random_rotations``. Default: so3.
     ctf : ContrastTransfer, optional
-        Contrast transfer with the range of defocus; none by default.  It removes most of a particle's power, which is
-        at low frequencies, and the noise is relative to what remains.
+        Constants of the CTF and the defocus range. The CTF removes most of a particle's power, which is at low
+        frequencies; the noise variance is relative to the remaining power. Default: no CTF.
+
+    Raises
+    ------
+    ValueError
+        A number is out of range, or the distribution of the orientations is unknown.
     """
 
     image_size: int | None = None
     noise_variance: float = 0.0
     shift_limit_px: float = 0.0
-    coverage: str = "so3"
+    coverage: str | EulerRanges = "so3"
     ctf: ContrastTransfer | None = None
 
     def __post_init__(self):
@@ -49,8 +55,7 @@ class ImagingConditions:
             whole_number(self.image_size, name="image_size", at_least=2)
         not_negative(self.noise_variance, name="noise_variance")
         not_negative(self.shift_limit_px, name="shift_limit_px")
-        if self.coverage not in COVERAGES:
-            raise ValueError(f"coverage must be one of {', '.join(COVERAGES)}, got {self.coverage!r}")
+        object.__setattr__(self, "coverage", check_coverage(self.coverage))
 
 
 def simulate(
@@ -65,28 +70,35 @@ def simulate(
     symmetry: str = "C1",
     rng: np.random.Generator | int | None = None,
 ) -> ParticleStack:
-    """Simulate particle images of a map.
+    """Simulate particle images of a density map.
 
     Parameters
     ----------
     density_map : DensityMap
-        The particle.
+        Density map of the particle.
     n : int, Poses or Rotation
-        Number of images at random orientations and shifts, or the poses of the images.
+        Number of images to simulate at random orientations and shifts, or the poses of the images.
     image_size, coverage, noise_variance, shift_limit_px
-        See ``ImagingConditions``; coverage and shift limit are ignored if poses are given.
+        Imaging conditions; see ``ImagingConditions``. If poses are given, ``shift_limit_px`` is not used, and
+        ``coverage`` affects only the scale of the images.
     ctf : ContrastTransfer or Optics, optional
-        Contrast transfer with a defocus drawn for each image from its range, or the optics of each image.
+        CTF with a defocus range, from which a defocus is drawn at random for each image, or the optics of the n images,
+        including the defocus of each one. Default: no CTF.
     symmetry : str
-        Point group of the particle, which the stack keeps.
+        Point group of the particle, which is stored with the images. Default: C1.
     rng : Generator or int, optional
-        Random number generator or seed.
+        Random number generator or seed. Default: a random seed.
+
+    Returns
+    -------
+    ParticleStack
+        The images with their optics and poses.
 
     Raises
     ------
     ValueError
-        If a number is out of range, the map projects to a constant, optics do not fit the map or the images, or the
-        point group is unknown.
+        A number is out of range, the projections of the map are constant, the optics do not match the map or the number
+        of images, or the point group is unknown.
 
     References
     ----------
@@ -106,11 +118,28 @@ def simulate_lazily(
     symmetry: str = "C1",
     rng: np.random.Generator | int | None = None,
 ) -> SimulatedParticles:
-    """Simulate the images of ``simulate`` on demand, for stacks larger than memory.
+    """Simulate images on demand, for stacks that do not fit in memory.
 
-    The same seed gives the same images as ``simulate``, in any order.
+    With the same seed, the images are the same as those from ``simulate``, regardless of the order in which they are
+    accessed. Raises the same errors as ``simulate``.
 
-    Parameters and errors are those of ``simulate``.
+    Parameters
+    ----------
+    density_map : DensityMap
+        Density map of the particle.
+    n : int, Poses or Rotation
+        Number of images to simulate at random orientations and shifts, or the poses of the images.
+    conditions : ImagingConditions
+        Imaging conditions.
+    symmetry : str
+        Point group of the particle. Default: C1.
+    rng : Generator or int, optional
+        Random number generator or seed. Default: a random seed.
+
+    Returns
+    -------
+    SimulatedParticles
+        The images, which are simulated when they are accessed.
     """
     return _draw(density_map, n, conditions, None, symmetry, rng)
 
@@ -123,7 +152,7 @@ def _draw(
     symmetry: str,
     rng,
 ) -> SimulatedParticles:
-    """Draw the poses and optics that are not given, and prepare the projector."""
+    """Draw poses and optics if they are not given, and prepare the projector."""
     point_group(symmetry)
     rng = np.random.default_rng(rng)
     pixel, limit, ctf = density_map.voxel_size_angstrom, conditions.shift_limit_px, conditions.ctf
@@ -157,10 +186,11 @@ def _draw(
 
 @dataclass(frozen=True, eq=False)
 class SimulatedParticles(KnownParticles):
-    """Particle images that are simulated on access; indexing selects images without simulating them.
+    """Particle images that are simulated when they are accessed.
 
-    The noise of each image has its own seed, so that any process can simulate any image.  ``unit`` is the standard
-    deviation of noise-free images; ``numbers`` (n,) identify the images.
+    Indexing selects images without simulating them. The noise in each image has its own seed, so any process can
+    simulate any image. ``unit`` is the standard deviation by which the noise-free images are divided. ``numbers`` is an
+    (n,) array with the index of each image in the whole data set.
     """
 
     projector: Projector
@@ -174,7 +204,7 @@ class SimulatedParticles(KnownParticles):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(n, y, x)"""
+        """Shape of the images, (n, y, x)."""
         return (len(self.numbers), self.projector.image_size, self.projector.image_size)
 
     def __getitem__(self, index: slice | np.ndarray) -> SimulatedParticles:
@@ -182,7 +212,7 @@ class SimulatedParticles(KnownParticles):
         return replace(self, optics=self.optics[index], poses=self.poses[index], numbers=self.numbers[index])
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        """Simulate the images: (n, y, x) float32."""
+        """Simulate the images as (n, y, x) float32."""
         images = self.projector(self.poses.rotations)
         images /= self.unit
         if self.optics.ctf is not None:
@@ -204,15 +234,31 @@ def clean_deviation(
     optics: Optics | None = None,
     projector: Projector | None = None,
 ) -> float:
-    """Standard deviation of noise-free images over a fixed set of orientations and defoci: the unit of ``simulate``.
+    """Return the standard deviation of noise-free images, by which ``simulate`` divides its projections.
 
-    Defoci are those of ``optics`` in turn, or cover the range of ``conditions.ctf``. ``projector`` is that of the map,
-    if there is one already.
+    It is computed from a fixed set of orientations and defocus values.
+
+    Parameters
+    ----------
+    density_map : DensityMap
+        Density map of the particle.
+    conditions : ImagingConditions
+        Imaging conditions, of which only the image size, the coverage and the CTF are used. The defocus values are
+        evenly spaced over the defocus range of the CTF.
+    optics : Optics, optional
+        Optics that replace the CTF in ``conditions``. Their defocus values are used in turn. Default: no replacement.
+    projector : Projector, optional
+        Existing projector for the map. Default: a new projector.
+
+    Returns
+    -------
+    float
+        Standard deviation of all pixels in the images.
 
     Raises
     ------
     ValueError
-        If the map projects to a constant.
+        The projections of the map are constant.
     """
     if projector is None:
         projector = Projector(density_map.data, image_size=conditions.image_size)

@@ -1,7 +1,7 @@
-"""Particle images in memory, with their optics and poses, and the calibration of measured images.
+"""Particle images in memory with their optics and poses, and the calibration of measured images.
 
-Programs scale images differently. Here a noise-free image, as the microscope shows it, has variance 1 over the data
-set.
+Programs scale images differently. In this package, noise-free images, including the effect of the CTF, have variance 1
+over the data set.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MODEL_PROJECTIONS = 400
 
 
 class KnownParticles:
-    """Base of classes with ``optics`` and ``poses``: properties for the contents of both."""
+    """Base class for particles with ``optics`` and ``poses``, whose contents are available as properties."""
 
     optics: Optics
     poses: Poses | None
@@ -40,54 +40,57 @@ class KnownParticles:
 
     @property
     def image_size(self) -> int:
-        """Side of the images, pixels."""
+        """Side length of the images in pixels."""
         return self.shape[1]
 
     @property
     def pixel_size_angstrom(self) -> float:
-        """Side of a pixel."""
+        """Side length of a pixel in angstrom."""
         return self.optics.pixel_size_angstrom
 
     @property
     def ctf(self) -> ContrastTransfer | None:
-        """Constants of the contrast transfer, None for images without one."""
+        """Constants of the CTF. None if the images have no CTF."""
         return self.optics.ctf
 
     @property
     def defocus_angstrom(self) -> np.ndarray | None:
-        """(n,) or (n, 3) defocus, None for images without a contrast transfer."""
+        """Defocus of each image in angstrom, (n,) or (n, 3). None if the images have no CTF."""
         return self.optics.defocus_angstrom
 
     @property
     def rotations(self) -> Rotation | None:
-        """Orientations, None if unknown."""
+        """Orientations of the particles. None if unknown."""
         return None if self.poses is None else self.poses.rotations
 
     @property
     def shifts_px(self) -> np.ndarray | None:
-        """(n, 2) displacements (x, y), None if unknown."""
+        """Displacements (x, y) of the particles in pixels, (n, 2). None if unknown."""
         return None if self.poses is None else self.poses.shifts_px
 
 
 @dataclass(frozen=True, eq=False)
 class ParticleStack(KnownParticles):
-    """Particle images in memory; a stack can be passed wherever images are expected, and indexing selects images.
+    """Particle images in memory.
+
+    A stack can be passed wherever images are expected. Indexing selects images.
 
     Parameters
     ----------
-    images : (n, y, x) array, y == x
-        Kept as float32; the origin is pixel ``y // 2``.
+    images : array
+        (n, y, x) images with y == x, stored as float32. The origin is at pixel ``y // 2`` along both axes.
     optics : Optics
-        Pixel size, and the contrast transfer and defocus of each image if there is one.
+        Pixel size and, if the images have a CTF, its constants and the defocus of each image.
     poses : Poses, optional
-        Orientation and shift of each particle; None if unknown.
+        Orientation and shift of each particle. Default: unknown.
     symmetry : str
-        Point group of the particle.
+        Point group of the particle. Default: C1.
 
     Raises
     ------
     ValueError
-        If images are not (n, y, y), empty or not finite, or something is not one for each image.
+        The images are empty, not finite or not (n, y, y), or the number of defocus values or poses differs from the
+        number of images.
     """
 
     images: np.ndarray
@@ -104,11 +107,11 @@ class ParticleStack(KnownParticles):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(n, y, x)"""
+        """Shape of the images, (n, y, x)."""
         return self.images.shape
 
     def __getitem__(self, index: slice | np.ndarray) -> ParticleStack:
-        """Select some of the particles."""
+        """Select particles."""
         poses = None if self.poses is None else self.poses[index]
         return ParticleStack(self.images[index], self.optics[index], poses, self.symmetry)
 
@@ -116,23 +119,28 @@ class ParticleStack(KnownParticles):
         return np.array(self.images, dtype=dtype, copy=copy)
 
 
-# --- calibration, given a map of the particle
+# --- calibration against a map of the particle
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Measured images as ``background + signal * simulated``.
+    """Model of measured images as ``background + signal * simulated``.
 
     Attributes
     ----------
     signal : float
-        Standard deviation of the images without their noise, in their own units.
+        Standard deviation of the noise-free images, in the units of the measured images.
     noise_variance : float
-        Variance of the white noise where noise-free images have 1: the inverse of the signal-to-noise ratio.
+        Variance of the white noise, relative to noise-free images of variance 1. This is the inverse of the
+        signal-to-noise ratio.
     agreement : float
-        Correlation of the mean image with the map's mean image, both phase-flipped.
-    frequency, power, fitted : (shells,) array
-        Cycles per pixel, mean power of the images, and the part of it that signal and noise explain.
+        Correlation between the mean image and the mean projection of the map, after phase flipping.
+    frequency : array
+        (shells,) spatial frequency of each shell in cycles per pixel.
+    power : array
+        (shells,) mean power of the images in each shell.
+    fitted : array
+        (shells,) power of the fitted signal and noise in each shell.
     """
 
     signal: float
@@ -143,35 +151,47 @@ class Calibration:
     fitted: np.ndarray
 
     def scaled(self, stack: ParticleStack) -> ParticleStack:
-        """Return the stack with its background subtracted and in units of the signal."""
+        """Return the stack with its background subtracted and its images divided by ``signal``."""
         return replace(stack, images=subtract_background(stack.images) / np.float32(self.signal))
 
 
 def calibrate(
     images: np.ndarray, density_map: DensityMap, *, optics: Optics | None = None, coverage: str = "so3"
 ) -> Calibration:
-    """Measure signal and white noise of images from the power spectrum of a map's projections.
+    """Estimate the signal and the white noise in measured images from a density map.
+
+    The power spectrum of the images is fitted by the scaled power spectrum of projections of the map plus a constant
+    for white noise.
 
     Parameters
     ----------
-    images : (n, y, y) array
-        Images in any unit; a few hundred are enough.
+    images : array
+        (n, y, x) images with y == x, in any units. A few hundred images are enough.
     density_map : DensityMap
-        The particle or a similar one, with the images' pixel size; only its shape matters.
+        Map of the particle or of a similar particle, with the pixel size of the images. The scale of the density does
+        not matter.
     optics : Optics, optional
-        Contrast transfer of the images; none by default.
+        Optics of the images. Default: no CTF.
     coverage : str
-        Distribution of their orientations, see ``rotations.random_rotations``.
+        Distribution of the orientations; see ``cryoem.rotations.random_rotations``. Default: so3.
+
+    Returns
+    -------
+    Calibration
+        Signal, noise and fitted power spectrum.
 
     Raises
     ------
     ValueError
-        If images are not (n, y, y), finite and at least 8 px; there is not one defocus for each; the map projects to a
-        constant; the images contain no signal of the map; or they have inverted contrast.
+        The images are not finite, not (n, y, y) or smaller than 8 px; they have no power at some spatial frequencies,
+        because they are blank or smoothed; the number of defocus values differs from the number of images; the
+        projections of the map are constant; no signal from the map is found in the images; or the images have inverted
+        contrast.
 
     Notes
     -----
-    Least squares on shell averages of power, each shell weighted by its own spread.
+    The signal and the noise are fitted by non-negative least squares to the mean power of the images in each shell. The
+    residual of each shell is divided by this mean power.
     """
     images = subtract_background(square_images(images, smallest_px=8))
     pixel = density_map.voxel_size_angstrom
@@ -188,20 +208,20 @@ def calibrate(
     model = subtract_background(model / model.std(dtype=float))
     frequency, power = shell_power(images)
     if power.min() <= 0:
-        raise ValueError("images must have power at every spatial frequency, got blank or smooth images")
+        raise ValueError("the images are blank or smoothed: they have no power at some spatial frequencies")
     _, signal_power = shell_power(model)
     parts = np.stack([signal_power, np.ones_like(power)], axis=1)
     (signal_variance, noise), _ = scipy.optimize.nnls(parts / power[:, None], np.ones_like(power))
     if signal_variance == 0:
         raise ValueError(
-            "no signal of density_map was found in the images; check that they show this particle"
+            "no signal from density_map was found in the images; check that they show this particle"
         )
     means = (flip_phases(*pair).mean(axis=0).ravel() for pair in ((images, optics), (model, model_optics)))
     agreement = float(np.corrcoef(*means)[0, 1])
     if agreement < 0:
         raise ValueError(
-            "the images have inverted contrast: after phase flipping, their mean correlates with that of density_map "
-            f"by {agreement:.2f}; invert the images"
+            "the images have inverted contrast: after phase flipping, the correlation between the mean image and the "
+            f"mean projection of density_map is {agreement:.2f}; invert the images"
         )
     return Calibration(
         signal=float(np.sqrt(signal_variance)),
@@ -214,9 +234,10 @@ def calibrate(
 
 
 def shell_power(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return frequencies (shells,) in cycles per pixel, and the images' mean power per pixel (shells,) at each.
+    """Return the spatial frequency of each Fourier shell, and the mean power per pixel of the images in that shell.
 
-    The images' mean does not count; the power of white noise is its variance.
+    Both arrays have shape (shells,), and frequencies are in cycles per pixel. The zero frequency is excluded. For white
+    noise, the power equals the variance.
     """
     size = images.shape[1]
     radius = np.hypot(*plane_frequencies(size).T) * size

@@ -1,4 +1,4 @@
-"""Tables that name particle images: RELION's STAR files and XMIPP's metadata files."""
+"""Read and write tables of particle images: RELION's STAR files and XMIPP's metadata files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RELION_IMAGE, XMIPP_IMAGE = "rlnImageName", "image"
-TEXT_COLUMNS = (  # remain text even if they look like numbers: micrograph 0012 is not micrograph 12
+TEXT_COLUMNS = (  # text even if the values look like numbers: micrograph 0012 is not micrograph 12
     RELION_IMAGE,
     "rlnImageOriginalName",
     "rlnMicrographName",
@@ -29,33 +29,34 @@ TEXT_COLUMNS = (  # remain text even if they look like numbers: micrograph 0012 
     XMIPP_IMAGE,
     "micrograph",
 )
-DIGITS = "%.10g"  # of numbers in tables, more than float32 has
+DIGITS = "%.10g"  # number format in tables; more digits than float32 has
 MOST_COLUMNS = 10_000
-LONGEST_LINE = 1_000_000  # bytes; a file without line breaks would otherwise be read at once
-CONTROL = re.compile(rb"[\0-\x08\x0a-\x1f]")  # all but tabs
+LONGEST_LINE = 1_000_000  # bytes; otherwise, a file without line breaks would be read all at once
+CONTROL = re.compile(rb"[\0-\x08\x0a-\x1f]")  # control characters other than tabs
 VALUE = re.compile(
     r"""[ \t]+|"[^"]*"(?![^ \t])|'[^']*'(?![^ \t])|[^ \t"'#]+|(?P<comment>\#.*)|(?P<stray>.)"""
 )
 
 
 def read_star(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """Read the particles of a RELION STAR file (3.0, 3.1 or 5) and its optics groups, None if it has none."""
+    """Read the particles and optics groups in a RELION STAR file (3.0, 3.1 or 5). Without groups, these are None."""
     blocks = _read_blocks(path)
     particles = _block_with(RELION_IMAGE, blocks, path, preferred="particles")
     return particles, _as_table(blocks["optics"]) if "optics" in blocks else None
 
 
 def read_xmd(path: str | os.PathLike) -> pd.DataFrame:
-    """Read the table with a column ``image`` of an XMIPP metadata file, without disabled images (``enabled`` -1).
+    """Read the table with an ``image`` column from an XMIPP metadata file.
 
-    Columns are labels without their leading underscore.
+    Disabled images (``enabled`` is -1) are skipped. Column names are returned without the leading underscore.
 
     Raises
     ------
     OSError
         The file does not exist or cannot be read.
     ValueError
-        The file is not a metadata file, does not have exactly one table with ``image``, or has no enabled image.
+        The file is not a metadata file, does not have exactly one table with an ``image`` column, or has no enabled
+        images.
     """
     path = Path(path)
     if not path.is_file():
@@ -72,25 +73,25 @@ def read_xmd(path: str | os.PathLike) -> pd.DataFrame:
 def write_star(path: str | os.PathLike, table: pd.DataFrame, *, optics: pd.DataFrame) -> None:
     """Write a RELION 3.1 STAR file with the tables ``data_optics`` and ``data_particles``.
 
-    RELION looks for the stacks of rlnImageName in the folder from which it is started, and recognises a
-    stack only if its name ends in ``.mrcs`` or ``:mrcs``.
+    RELION resolves the stack names in rlnImageName relative to the folder from which it is started. It recognises a
+    stack only if the name ends in ``.mrcs`` or ``:mrcs``.
 
     Parameters
     ----------
     path : path-like
-        The file, ``.star``.
+        Path of the file, ending in ``.star``.
     table : pandas.DataFrame
-        One row per image, with rlnImageName.
+        Table with one row per image, including the column rlnImageName.
     optics : pandas.DataFrame
-        One row per optics group, with rlnOpticsGroup.
+        Table with one row per optics group, including the column rlnOpticsGroup.
 
     Raises
     ------
     OSError
         The file cannot be written.
     ValueError
-        The name does not end in ``.star``, a table is empty or lacks its column, or an image name has a character
-        that tables cannot store.
+        The suffix is not ``.star``, a table is empty or lacks the required column, or an image name contains a ``#``, a
+        quote or an unprintable character, which tables cannot store.
     """
     write_text(path_with_suffix(path, ".star"), star_text(table, optics))
 
@@ -104,22 +105,29 @@ def star_text(table: pd.DataFrame, optics: pd.DataFrame) -> str:
     text = ""
     for name, block in (("optics", optics), ("particles", table)):
         block_text = starfile.to_string({name: block}, float_format=DIGITS, na_rep="nan")
-        # Remove the time stamp in the first line, so that equal tables give equal files.
+        # Remove the time stamp in the first line, so that equal tables produce equal files.
         _, _, block_text = block_text.partition("\n")
         text += f"\n# version 30001\n\n{block_text.lstrip()}"
     return text
 
 
 def write_xmd(path: str | os.PathLike, table: pd.DataFrame) -> None:
-    """Write an XMIPP metadata file with one table, ``data_noname``; columns are labels without their underscore.
+    """Write an XMIPP metadata file with one table, ``data_noname``.
+
+    Parameters
+    ----------
+    path : path-like
+        Path of the file, ending in ``.xmd``.
+    table : pandas.DataFrame
+        Table with one row per image, including an ``image`` column. Column names have no leading underscore.
 
     Raises
     ------
     OSError
         The file cannot be written.
     ValueError
-        The name does not end in ``.xmd``, the table is empty or lacks ``image``, or an image name has a character
-        that tables cannot store.
+        The suffix is not ``.xmd``, the table is empty or has no ``image`` column, or an image name contains a ``#``, a
+        quote or an unprintable character, which tables cannot store.
     """
     write_text(path_with_suffix(path, ".xmd"), xmd_text(table))
 
@@ -136,7 +144,7 @@ def xmd_text(table: pd.DataFrame) -> str:
 
 
 def check_image_names(names: Iterable[str], *, name: str) -> None:
-    """Refuse image names that tables cannot store: RELION and XMIPP have no way to escape characters."""
+    """Reject image names that tables cannot store, because RELION and XMIPP cannot escape characters."""
     for image in map(str, names):
         if not image.isprintable() or any(mark in image for mark in "#'\""):
             raise ValueError(
@@ -154,14 +162,14 @@ def _require_column(table: pd.DataFrame, column: str, *, name: str) -> None:
 
 
 def _read_blocks(path: Path) -> dict:
-    """Read all tables by name; a table that is not a loop is a dictionary."""
+    """Read all tables by name. A table that is not a loop becomes a dictionary."""
     import starfile
 
     try:
         _check_text(path)
     except OSError as error:
         raise OSError(f"cannot read {path}: {error.strerror or error}") from None
-    # starfile reads through this cache, which may contain an older version.
+    # starfile reads through this cache, which may contain an older version of the file.
     linecache.cache.pop(str(path), None)
     try:
         return starfile.read(path, always_dict=True, parse_as_string=list(TEXT_COLUMNS))
@@ -172,42 +180,42 @@ def _read_blocks(path: Path) -> dict:
 
 
 def _block_with(column: str, blocks: dict, path: Path, *, preferred: str = "") -> pd.DataFrame:
-    """Return the only table with a column of image names, or the ``preferred`` one of several."""
+    """Return the only table with a column of image names or, if there are several, the ``preferred`` one."""
     having = [name for name, block in blocks.items() if column in block]
     if not having:
-        names = ", ".join(f"data_{name}" for name in blocks) or "no table"
-        raise ValueError(f"{path} must have a table with the column _{column}, got {names}")
+        names = ", ".join(f"data_{name}" for name in blocks) or "none"
+        raise ValueError(f"{path} has no table with the column _{column}; its tables are: {names}")
     if len(having) > 1 and preferred not in having:
         names = ", ".join(f"data_{name}" for name in having)
-        raise ValueError(f"{path} must have one table with the column _{column}, got {names}")
+        raise ValueError(f"{path} must have only one table with the column _{column}, got {names}")
     table = _as_table(blocks[preferred if preferred in having else having[0]])
     if table.empty:
-        raise ValueError(f"{path} names no images: its table is empty")
+        raise ValueError(f"{path} contains no images: its table is empty")
     unnamed = table[column].isna() | table[column].eq("")
     if unnamed.any():
         row = int(np.argmax(unnamed)) + 1
-        raise ValueError(f"{path} must name an image in each row, got none in row {row}")
+        raise ValueError(f"{path} has no image name in row {row}")
     return table
 
 
 def _as_table(block) -> pd.DataFrame:
-    """Return a block as a table; a block that is not a loop is one row."""
+    """Return a block as a table. A block that is not a loop becomes one row."""
     import pandas as pd
 
     return pd.DataFrame([block]) if isinstance(block, dict) else block
 
 
 def _check_text(path: Path) -> None:
-    """Refuse text that ``starfile`` would misread without an error.
+    """Reject text that ``starfile`` would misread without an error.
 
-    It fills short rows with blanks, cuts rows at a ``#`` inside a name, mixes up columns of one name, and takes the
-    last of two tables of one name.
+    ``starfile`` fills short rows with blanks, truncates rows at a ``#`` inside a name, mixes up columns with the same
+    name, and reads only the last of two tables with the same name.
     """
     names: set[str] = set()
     name, part, columns, rows = "", "before", set(), 0
     for line in _lines(path):
         in_loop = part in ("header", "rows")
-        # A line of several values in a table of several columns is a row, whatever it begins with.
+        # In a table with several columns, a line with several values is a row, whatever it begins with.
         if line.startswith("data_") and not (
             in_loop and min(len(columns), len(line.split("#")[0].split())) > 1
         ):
@@ -215,7 +223,7 @@ def _check_text(path: Path) -> None:
                 break
             name, part, columns, rows = line.split()[0], "empty", set(), 0
             if name in names:
-                raise ValueError(f"{path} must have unique table names, got {name} twice")
+                raise ValueError(f"{path} has more than one table with the name {name}")
             names.add(name)
         elif part == "empty" and line.startswith("loop_"):
             part = "header"
@@ -224,12 +232,12 @@ def _check_text(path: Path) -> None:
             if part != "header":
                 part = "values"
                 if _count_values(path, line, f"{label} of {name}") != 2:
-                    raise ValueError(f"{path} must have one value of {label} in {name}, got {line!r}")
+                    raise ValueError(f"{path}: {label} in {name} must have exactly one value, got {line!r}")
             if label in columns:
-                raise ValueError(f"{path} must have unique column names in {name}, got {label:.80} twice")
+                raise ValueError(f"{path}: {name} has more than one column {label:.80}")
             columns.add(label)
             if len(columns) > MOST_COLUMNS:
-                raise ValueError(f"{path} must have at most {MOST_COLUMNS} columns in {name}, got more")
+                raise ValueError(f"{path}: {name} has more than {MOST_COLUMNS} columns")
         elif in_loop:
             part = "rows"
             if not line or line.startswith("#"):
@@ -238,19 +246,17 @@ def _check_text(path: Path) -> None:
             n_values = _count_values(path, line, f"row {rows} of {name}")
             if n_values != len(columns):
                 raise ValueError(
-                    f"{path} must have a value for each of the {len(columns)} columns of {name} in each row, "
+                    f"{path}: each row of {name} must have a value for each of the {len(columns)} columns, "
                     f"got {n_values} in row {rows}"
                 )
             if line.startswith("data_"):
-                raise ValueError(
-                    f"{path} must not have a row that begins with data_, got row {rows} of {name}"
-                )
+                raise ValueError(f"{path}: rows must not begin with data_, but row {rows} of {name} does")
     if part == "empty":
-        raise ValueError(f"{path} must have no empty tables, got nothing in {name}")
+        raise ValueError(f"{path}: the table {name} is empty")
 
 
 def _count_values(path: Path, line: str, where: str) -> int:
-    """Count the values of a line up to a comment; quotes enclose blanks and ``#``."""
+    """Count the values in a line up to a comment. Blanks and ``#`` inside quotes belong to the value."""
     if line.isascii() and not any(mark in line for mark in "#'\""):
         return len(line.split())
     n_values, after_blank = 0, True
@@ -259,9 +265,7 @@ def _count_values(path: Path, line: str, where: str) -> int:
             after_blank = True
             continue
         if match["stray"] or not after_blank:
-            raise ValueError(
-                f"{path} must have no quote and no # inside a value, got {line[:80]!r} in {where}"
-            )
+            raise ValueError(f"{path}: values must not contain quotes or #, got {line[:80]!r} in {where}")
         if match["comment"]:
             break
         n_values, after_blank = n_values + 1, False
@@ -269,19 +273,19 @@ def _count_values(path: Path, line: str, where: str) -> int:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 text file, stripped of blanks."""
+    """Yield the lines of a UTF-8 text file without leading and trailing blanks."""
     with open(path, "rb") as stream:
         number = 0
         while content := stream.readline(LONGEST_LINE):
             number += 1
             if len(content) == LONGEST_LINE or CONTROL.search(content.rstrip(b"\r\n")):
                 raise ValueError(
-                    f"{path} must be a text file with lines of values, got something else in line {number}"
+                    f"{path} is not a text file: line {number} is too long or contains control characters"
                 )
             try:
                 yield content.decode("utf-8-sig" if number == 1 else "utf-8").strip()
             except UnicodeDecodeError as error:
                 byte = content[error.start]
                 raise ValueError(
-                    f"{path} must be UTF-8 text, got the byte {byte:#04x} in line {number}"
+                    f"{path} is not UTF-8 text: line {number} contains the byte {byte:#04x}"
                 ) from None

@@ -1,4 +1,4 @@
-"""Particles for RELION and XMIPP: as a table and a stack of images, or as a table that names existing images."""
+"""Write particles for RELION and XMIPP, with a new stack of images or with references to existing stacks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cryoem.validation import one_each
 if TYPE_CHECKING:
     import pandas as pd
 
-BLOCK = 512  # images in memory
+BLOCK = 512  # images in memory at a time
 Particles = ParticleStack | SimulatedParticles | ParticleFile
 
 
@@ -38,41 +38,47 @@ def write_particles(
     map_blocks: Callable = map,
     callback: Callable[[int], None] | None = None,
 ) -> None:
-    """Write particles as a table, and their images as a stack of the same name in its folder (``.mrcs``, float32).
+    """Write particles as a table and a stack of images.
 
-    The table contains orientations, shifts, contrast transfer and pixel size if they are known, and all other columns
-    and the optics groups of a RELION table. Particles are written bright, as these programs expect them:
-    images whose contrast transfer is not ``inverted`` are negated. Both files are written or neither.
+    The stack (``.mrcs``, float32) is written to the folder of the table under the same name. The table contains the
+    orientations, shifts, CTF parameters and pixel size, as far as they are known. If the particles come from a RELION
+    file and the output is a STAR file, all other columns and the optics groups are copied, except for the pixel-size
+    columns of RELION 3.0 (rlnDetectorPixelSize and rlnMagnification). The pixel size in the optics groups is replaced
+    with that of the particles.
+
+    RELION and XMIPP expect bright particles, so images with dark particles (``ctf.inverted`` is False) are negated.
+    Either both files are written, or neither is.
 
     Parameters
     ----------
     path : path-like
-        A RELION 3.1 file, ``.star``, or an XMIPP metadata file, ``.xmd``. The table names the stack without a folder:
-        RELION and XMIPP find it if they are started in the folder of the table.
+        Path of the table: a RELION 3.1 STAR file (``.star``) or an XMIPP metadata file (``.xmd``). The table refers to
+        the stack by file name alone, so start RELION or XMIPP in the folder of the table.
     particles : ParticleStack, SimulatedParticles or ParticleFile
-        Images are read or simulated in blocks.
+        Particles to write. The images are read or simulated in blocks.
     map_blocks : callable
-        Like the builtin ``map``; reads or simulates the blocks, for example on the workers of a cluster.
+        Function with the signature of the builtin ``map`` that reads or simulates the blocks, for example on the
+        workers of a cluster. Default: ``map``.
     callback : callable, optional
-        Called with the number of images written, after each block.
+        Function called after each block with the number of images written so far.
 
     Warns
     -----
     UserWarning
-        Optics groups state another pixel size, by more than 1 %; it is replaced.
+        The pixel size in the optics groups differs from that of the particles by more than 1 % and is replaced.
 
     Raises
     ------
     OSError
         A file cannot be read or written.
     ValueError
-        The name has another suffix or a character that tables cannot store, ``particles`` are of another type or would
-        overwrite their own files, or a pixel or a value of the table is not finite.
+        The path has an unsupported suffix or contains a character that tables cannot store, ``particles`` has an
+        unsupported type, an input file would be overwritten, or a pixel or a value in the table is not finite.
     """
     path = path_with_suffix(path, ".star", ".xmd")
     if not isinstance(particles, Particles):
         raise ValueError(
-            "particles must be a ParticleStack, SimulatedParticles or a ParticleFile, "
+            "particles must be a ParticleStack, SimulatedParticles or ParticleFile, "
             f"got {type(particles).__name__}"
         )
     names = _names_of_new_stack(path, particles)
@@ -97,38 +103,45 @@ def write_poses(
     *,
     subset: np.ndarray | None = None,
 ) -> None:
-    """Write new poses of a particle file to a RELION 3.1 STAR file that refers to the original stacks.
+    """Write new poses for the particles in a file as a RELION 3.1 STAR file that refers to the original stacks.
 
-    Contrast transfer and pixel size are those of the file. Other columns of a RELION table are kept, except those of
-    older poses. A STAR file cannot record that particles are dark, as in some cryoSPARC files: inverted copies of such
-    images are written as a stack to the table's folder, and the table refers to that stack.
+    The CTF parameters and the pixel size are taken from the particle file. If it is a RELION file, its other columns
+    are kept, except for the old poses. A STAR file cannot record that particles are dark, as they are in some cryoSPARC
+    files. If any particles are dark, the images are written to a new stack next to the table, with the dark particles
+    inverted.
 
     Parameters
     ----------
     path : path-like
-        The file, ``.star``.
+        Path of the STAR file, ending in ``.star``.
     particles : ParticleFile
-        n images.
+        Particle file with n images.
     poses : Poses or Rotation
-        n poses, particle to microscope coordinates.
+        New poses of the n particles, from particle to microscope coordinates. The shifts are zero if only rotations are
+        given.
     subset : array, optional
-        (n,) half-set in which each particle was refined, 0 or 1, for rlnRandomSubset; by default as in the table.
+        (n,) half-set in which each particle was refined, 0 or 1, written to rlnRandomSubset as 1 or 2. Default: the
+        existing column, if the particle file has one.
 
     Warns
     -----
     UserWarning
-        Particles are dark, and a stack of inverted images is written; names do not resolve to the stacks, see
-        ``names_for_table``; or optics groups state another pixel size, by more than 1 %, and it is replaced.
+        The particles are dark, so a stack of inverted images is written; a stack name in the new table does not lead to
+        the original stack (see ``names_for_table``); or the pixel size in the optics groups differs from that of the
+        particles by more than 1 % and is replaced.
 
     Raises
     ------
     OSError
-        The file cannot be written.
+        A file cannot be read or written.
     ValueError
-        The name does not end in ``.star``, or there is not one pose or subset for each image.
+        The suffix is not ``.star``, ``path`` is the particle file itself, the number of poses or half-sets differs from
+        the number of images, an image name contains a character that tables cannot store, or a value in the particle
+        file is not finite.
     """
     poses = as_poses(poses, count=len(particles))
     path = path_with_suffix(path, ".star")
+    _refuse_inputs(particles, path)
     extra = {}
     if subset is not None:
         extra["rlnRandomSubset"] = one_each(subset, count=len(particles), name="subset").astype(int) + 1
@@ -151,32 +164,52 @@ def write_poses(
 
 
 def names_for_table(particles: ParticleFile, table: Path, *, new_stacks: tuple[str, ...] = ()) -> list[str]:
-    """Return ``number@stack`` of each image, for a table that will be written at ``table``.
+    """Return the name of each image, in the form 'number@stack', for a new table at the path ``table``.
 
-    Names from a table are kept. A bare stack is named relative to the current working folder, from which RELION and
-    XMIPP must then be started; or by its absolute path if it is not below that folder, or if another stack of that
-    name is nearer to the table. ``:mrcs`` is appended to a name that these programs would read as a volume.
+    If the particle file is a table, its names are kept. If it is a stack, its path relative to the working folder is
+    used, so RELION and XMIPP must be started there. The absolute path is used if the stack is outside the working
+    folder, or if the relative path would lead to a different stack. ``:mrcs`` is appended to the name of a stack that
+    RELION and XMIPP would otherwise read as a volume.
 
-    ``new_stacks`` are names of stacks that will be written to the table's folder.
+    Parameters
+    ----------
+    particles : ParticleFile
+        Particle file with n images.
+    table : Path
+        Path of the new table.
+    new_stacks : tuple of str
+        File names of stacks that will be written to the folder of the new table. Default: none.
+
+    Returns
+    -------
+    list of str
+        Names of the n images.
 
     Warns
     -----
     UserWarning
-        The stack names in the particles' own table do not resolve from the folder of ``table``.
+        A stack name from the particle file does not lead to the stack if it is resolved from the folder of the new
+        table.
 
     Raises
     ------
     ValueError
-        A name contains a ``#``, a quote or an unprintable character, which tables cannot store.
+        A name contains a ``#``, a quote or an unprintable character, which tables cannot store; or the images are not
+        in MRC stacks.
     """
 
     def leads_to(path: Path, name: str) -> bool:
-        """Return whether a stack name in ``table`` resolves to the stack at ``path``."""
+        """Return whether a stack name in ``table`` leads to the stack at ``path``."""
         try:
             return name not in new_stacks and locate_stack(table, name)[0].samefile(path)
         except FileNotFoundError:
             return False
 
+    if not particles.images.in_mrc:
+        raise ValueError(
+            f"tables cannot refer to the images in {particles.path}, which is not an MRC stack; "
+            "convert it with `cryoem convert` first"
+        )
     if particles.table is None:
         path = Path(os.path.realpath(particles.path.parent)) / particles.path.name
         name = path.as_posix()
@@ -192,8 +225,8 @@ def names_for_table(particles: ParticleFile, table: Path, *, new_stacks: tuple[s
             name = IMAGE_NAME.fullmatch(names[image])[2]
             if not leads_to(stack.path, name):
                 warnings.warn(
-                    f"{table.name} keeps the stack names of {particles.path}, but {name} cannot be found "
-                    "from its folder; move the table to a folder from which that name is valid",
+                    f"{table.name} keeps the stack names of {particles.path}, but {name} cannot be found from "
+                    "its folder; move the table to the folder to which the stack names are relative",
                     UserWarning,
                     stacklevel=3,
                 )
@@ -203,14 +236,19 @@ def names_for_table(particles: ParticleFile, table: Path, *, new_stacks: tuple[s
 
 
 def _names_of_new_stack(path: Path, particles: Particles) -> list[str]:
-    """Return the names of the images in the stack next to the table at ``path``, if both files may be written."""
+    """Return the names of the images in the stack next to the table, after checking that both can be written."""
     stack = path.with_suffix(".mrcs")
-    for source in particles.paths if isinstance(particles, ParticleFile) else ():
-        for target in (path, stack):
-            if target.exists() and source.exists() and target.samefile(source):
-                raise ValueError(f"path must not be one of the input files, got {target}")
+    _refuse_inputs(particles, path, stack)
     check_image_names([stack.name], name="path")
     return [f"{number:06d}@{stack.name}" for number in range(1, len(particles) + 1)]
+
+
+def _refuse_inputs(particles: Particles, *targets: Path) -> None:
+    """Raise a ValueError if an output is one of the files that the particles are read from."""
+    for source in particles.paths if isinstance(particles, ParticleFile) else ():
+        for target in targets:
+            if target.exists() and source.exists() and target.samefile(source):
+                raise ValueError(f"{target} is an input file; choose a different output path")
 
 
 def _write_with_images(
@@ -220,9 +258,9 @@ def _write_with_images(
     map_blocks: Callable = map,
     callback: Callable[[int], None] | None = None,
 ) -> None:
-    """Write the text of a table and, next to it, the stack of the bright images."""
+    """Write the text of a table and, next to it, the stack of images with bright particles."""
     count = len(particles)
-    # A STAR table cannot record the sign: images of a RELION file are always bright.
+    # A STAR table cannot record the sign, so particles in a RELION file are always bright.
     contrast = None if _relion_table(particles) is not None else _contrast(particles)
     bright = np.ones(count, bool) if contrast is None else contrast["inverted"].to_numpy()
     sign = np.where(bright, 1, -1).astype(np.float32)[:, None, None]
@@ -240,7 +278,7 @@ def _read(particles: Particles, part: slice) -> np.ndarray:
 
 
 def _relion_table(particles: Particles) -> pd.DataFrame | None:
-    """Return the table of particles from a RELION file, None for others."""
+    """Return the table if the particles come from a RELION file, otherwise None."""
     from_relion = isinstance(particles, ParticleFile) and particles.program == "relion"
     return particles.table if from_relion else None
 
@@ -260,10 +298,10 @@ def _star_text(
     without: tuple[str, ...] = (),
     extra: dict[str, np.ndarray] | None = None,
 ) -> str:
-    """Return the text of a STAR file; a RELION table keeps its own columns but those in ``without``."""
+    """Return the text of a STAR file. The columns of a RELION table are kept, except those in ``without``."""
     table, pixel = _relion_table(particles), particles.pixel_size_angstrom
     if table is not None and not without:
-        rotations = None  # its angles are kept to the last digit
+        rotations = None  # keep the angles in the table to the last digit
     known = relion.particle_columns(
         rotations, shifts_px, _contrast(particles) if table is None else None, pixel_size_angstrom=pixel
     )

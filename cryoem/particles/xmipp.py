@@ -1,21 +1,23 @@
-"""XMIPP's columns, in the conventions of this project and back.
+"""Convert XMIPP's columns to the conventions of this project, and back.
 
-XMIPP has two conventions. An alignment in the plane (anglePsi alone) maps q in an image to ``A q + shift``,
-``A = [[cos, sin], [-sin, cos]]``: the rotation comes first. An orientation (angleRot or angleTilt as well) has RELION's
-Euler angles, and its shift comes first. Both mirror x before the shift if flip is 1. Source: XMIPP's
-``geo2TransformationMatrix`` and ``rotation2DMatrix``, applied with IS_NOT_INV.
+XMIPP has two conventions. An in-plane alignment (anglePsi alone) maps a position q in an image to ``A q + shift`` with
+``A = [[cos, sin], [-sin, cos]]``, so the rotation comes first. An orientation (with angleRot or angleTilt) consists of
+RELION's Euler angles, and the shift comes first. In both conventions, x is mirrored before the shift if flip is 1.
+Source: ``geo2TransformationMatrix`` and ``rotation2DMatrix`` in XMIPP, applied with IS_NOT_INV.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from cryoem.files.writing import path_with_suffix, write_text
 from cryoem.particles.columns import Columns, read_contrast, write_contrast
-from cryoem.particles.star import XMIPP_IMAGE
+from cryoem.particles.star import XMIPP_IMAGE, xmd_text
 from cryoem.rotations import from_relion_euler_deg, to_relion_euler_deg
 from cryoem.validation import one_each, shifts_of
 
@@ -26,7 +28,7 @@ PIXEL = "samplingRate"
 EULER = ("angleRot", "angleTilt", "anglePsi")
 SHIFT = ("shiftX", "shiftY")
 FLIP = "flip"
-B_FACTOR = "cryoemCtfBfactor"  # XMIPP has no label for it
+B_FACTOR = "cryoemCtfBfactor"  # XMIPP has no column for the B factor
 CONTRAST = {
     "voltage_kv": "ctfVoltage",
     "spherical_aberration_mm": "ctfSphericalAberration",
@@ -37,16 +39,20 @@ CONTRAST = {
     "b_factor_angstrom2": B_FACTOR,
     "phase_shift_rad": "ctfVPPphaseshift",
 }
+EMAF_COLUMNS = (XMIPP_IMAGE, *SHIFT, "anglePsi", FLIP, "maxCC")  # in the order that EMAF expects
 DEGREE = np.pi / 180
 
 
 def pixel_sizes(columns: Columns) -> np.ndarray | None:
-    """Return the pixel size (angstrom) of each particle's image by samplingRate, (n,); None if it is missing."""
+    """Return the pixel size of each image in angstrom from samplingRate, (n,), or None if the column is missing."""
     return columns.numbers(PIXEL) if PIXEL in columns else None
 
 
 def rotations(columns: Columns) -> Rotation | None:
-    """Return the orientations, particle to microscope; a mirrored image is the view from the opposite side."""
+    """Return the orientations, from particle to microscope coordinates.
+
+    A mirrored image is a view from the opposite side.
+    """
     if not columns.has_any(EULER):
         return None
     euler_deg = columns.stacked(EULER)
@@ -57,9 +63,10 @@ def rotations(columns: Columns) -> Rotation | None:
 
 
 def shifts_px(columns: Columns, pixel_size_angstrom: float) -> np.ndarray | None:
-    """Return the displacement (x, y) of each particle, (n, 2): the position that XMIPP's transform maps to the origin.
+    """Return the displacement (x, y) of each particle in pixels, (n, 2).
 
-    XMIPP counts in pixels, so that ``pixel_size_angstrom`` has no effect.
+    The displacement is the position that XMIPP's transformation maps to the origin. XMIPP's shifts are in pixels, so
+    ``pixel_size_angstrom`` is not used.
     """
     if not columns.has_any(SHIFT):
         return None
@@ -72,12 +79,12 @@ def shifts_px(columns: Columns, pixel_size_angstrom: float) -> np.ndarray | None
 
 
 def contrast(columns: Columns) -> pd.DataFrame | None:
-    """Return the contrast transfer of each particle, see ``read_contrast``."""
+    """Return the CTF parameters of each particle, as in ``read_contrast``."""
     return read_contrast(columns, CONTRAST, angle_unit_rad=DEGREE)
 
 
 def _in_plane(columns: Columns) -> bool:
-    """Return whether the table describes an alignment in the plane, with anglePsi alone."""
+    """Return whether the table contains in-plane alignments, with anglePsi alone."""
     return not columns.has_any(EULER[:2])
 
 
@@ -114,29 +121,33 @@ def particle_table(
 def xmipp_table(
     image_names: Sequence[str], angles_rad: np.ndarray, shifts_px: np.ndarray, *, max_cc: np.ndarray
 ) -> pd.DataFrame:
-    """Return a two-dimensional alignment as an XMIPP table, for ``write_xmd``.
+    """Convert a two-dimensional alignment to an XMIPP table, which ``write_xmd`` can write.
 
-    XMIPP aligns an image by ``A q + (shiftX, shiftY)``, see the module. Hence anglePsi is the angle, and (shiftX,
-    shiftY) is minus the shift rotated by A, because XMIPP rotates first.
+    XMIPP aligns an image by mapping each position q to ``A q + (shiftX, shiftY)``, where A is
+    ``[[cos, sin], [-sin, cos]]`` for the angle anglePsi. Hence anglePsi equals the angle of the alignment. Because
+    XMIPP rotates before it shifts, (shiftX, shiftY) is minus the shift of the alignment, rotated by A.
 
     Parameters
     ----------
     image_names : sequence of str
-        n names, number@stack.
-    angles_rad, shifts_px : array
-        (n,) angles and (n, 2) displacements (x, y), as for ``relion_tables``.
+        Names of the n images in the form 'number@stack'.
+    angles_rad : array
+        (n,) angles in radians, as in ``relion_tables``.
+    shifts_px : array
+        (n, 2) shifts (x, y) in pixels, as in ``relion_tables``.
     max_cc : array
-        (n,) correlation of each aligned image with the reference.
+        (n,) correlations between the aligned images and the reference.
 
     Returns
     -------
     pandas.DataFrame
-        n rows: image, enabled (1), anglePsi (degrees), shiftX, shiftY (pixels), flip (0), maxCC.
+        Table with n rows and the columns image, enabled (1), anglePsi (degrees), shiftX and shiftY (pixels), flip (0)
+        and maxCC.
 
     Raises
     ------
     ValueError
-        Arrays are not n long or not finite.
+        An array does not have n entries or is not finite.
     """
     import pandas as pd
 
@@ -156,3 +167,33 @@ def xmipp_table(
             "maxCC": one_each(max_cc, count=len(names), name="max_cc"),
         }
     )
+
+
+def write_emaf(path: str | os.PathLike, table: pd.DataFrame) -> None:
+    """Write a two-dimensional alignment as an XMD file for EMAF, the evaluation program from arXiv 2205.11829.
+
+    EMAF ignores the first nine lines. Each subsequent line has six tab-separated values: image, shiftX, shiftY,
+    anglePsi, flip and maxCC. The file is also a valid STAR file.
+
+    Parameters
+    ----------
+    path : path-like
+        Path of the file, ending in ``.xmd``.
+    table : pandas.DataFrame
+        Alignment from ``xmipp_table``, with one row per image.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    ValueError
+        The suffix is not ``.xmd``, or the table is empty or lacks a column.
+    """
+    missing = [name for name in EMAF_COLUMNS if name not in table]
+    if missing:
+        raise ValueError(
+            f"table must have the columns {', '.join(EMAF_COLUMNS)}, but {missing[0]} is missing"
+        )
+    text = xmd_text(table[[*EMAF_COLUMNS]])
+    # without the empty comment, three lines precede the six labels
+    write_text(path_with_suffix(path, ".xmd"), text.replace("# \n", "", 1))

@@ -1,4 +1,4 @@
-"""Phase 0: density maps. Read, write, box, filter and mask them; make them from atomic models or as phantoms."""
+"""Phase 0: read, write, box, filter and mask density maps, and make them from atomic models or as phantoms."""
 
 import lazy_loader
 

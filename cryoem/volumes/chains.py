@@ -1,8 +1,8 @@
-"""Pseudo-atoms (n, 3), in angstrom, of the secondary structure of proteins and of DNA.
+"""Pseudo-atoms of protein secondary structure and DNA, as (n, 3) positions in angstrom.
 
-Geometry from the textbooks: an alpha helix rises 1.5 angstrom and turns 100 degrees per residue, a strand rises
-3.3 angstrom per residue, B-form DNA rises 3.4 angstrom and turns 34.3 degrees per base pair; both helices are
-right-handed.
+The geometry is that of textbooks: an alpha helix rises by 1.5 angstrom and turns by 100 degrees per residue, a beta
+strand rises by 3.3 angstrom per residue, and B-form DNA rises by 3.4 angstrom and turns by 34.3 degrees per base pair.
+Both helices are right-handed.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from itertools import pairwise
 
 import numpy as np
 
-UP = np.array([0.0, 0.0, 1.0])  # the normal of a domain's layers
+UP = np.array([0.0, 0.0, 1.0])  # normal to the layers of a domain
 LAYER_SPACING_ANGSTROM = 10.0
 ROD_SPACING_ANGSTROM = {"helix": 9.5, "strand": 4.8}
 ROD_LENGTH_ANGSTROM = {"helix": (12.0, 34.0), "strand": (12.0, 26.0)}
 SHORTEST_ROD_ANGSTROM = 8.0
-TILT = {"helix": 0.15, "strand": 0.04}  # standard deviation, as a slope
+TILT = {"helix": 0.15, "strand": 0.04}  # standard deviation of the slope
 
 
 def _frame(axis: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -29,7 +29,7 @@ def _frame(axis: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def helix(start: np.ndarray, end: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return a right-handed alpha helix: C-alpha, peptide and side-chain pseudo-atoms (n, 3)."""
+    """Return the C-alpha, peptide and side-chain pseudo-atoms (n, 3) of a right-handed alpha helix."""
     u, v, axis = _frame(end - start)
     residue = np.arange(max(3, round(np.linalg.norm(end - start) / 1.5)))
     angle = np.deg2rad(100) * residue + rng.uniform(0, 2 * np.pi)
@@ -46,7 +46,7 @@ def helix(start: np.ndarray, end: np.ndarray, rng: np.random.Generator) -> np.nd
 
 
 def strand(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Return a pleated beta strand of a sheet normal to the domain's z-axis: pseudo-atoms (n, 3)."""
+    """Return the pseudo-atoms (n, 3) of a pleated beta strand, in a sheet normal to the z-axis of the domain."""
     residue = np.arange(max(2, round(np.linalg.norm(end - start) / 3.3)))
     axis = (end - start) / np.linalg.norm(end - start)
     c_alpha = start + 3.3 * residue[:, None] * axis
@@ -56,7 +56,7 @@ def strand(start: np.ndarray, end: np.ndarray) -> np.ndarray:
 
 
 def loop(start: np.ndarray, end: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return pseudo-atoms (n, 3) on a randomly bulging curve from the end of one rod to the start of the next."""
+    """Return the pseudo-atoms (n, 3) of a randomly curved loop from the end of one rod to the start of the next."""
     length = np.linalg.norm(end - start)
     t = np.linspace(0, 1, int(1.2 * length / 3.5) + 1)[1:, None]
     bulge = rng.normal(scale=2.0 + 0.1 * length, size=3)
@@ -65,7 +65,7 @@ def loop(start: np.ndarray, end: np.ndarray, rng: np.random.Generator) -> np.nda
 
 
 def double_helix(axis_points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return pseudo-atoms (n, 3) of right-handed B-form DNA along a curve (m, 3)."""
+    """Return the pseudo-atoms (n, 3) of right-handed B-form DNA along a curve (m, 3)."""
     arc = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(axis_points, axis=0), axis=1))])
     rise = np.arange(0, arc[-1], 3.4)
     centre = np.stack([np.interp(rise, arc, axis_points[:, k]) for k in range(3)], axis=1)
@@ -92,15 +92,15 @@ def double_helix(axis_points: np.ndarray, rng: np.random.Generator) -> np.ndarra
 
 
 def fill_ellipsoid(radii: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Fill an ellipsoid with stacked layers of helices or strands joined by loops: pseudo-atoms (n, 3).
+    """Return the pseudo-atoms (n, 3) of stacked layers of helices or strands that fill an ellipsoid.
 
-    The layers are normal to the third axis.
+    The layers are normal to the third axis. Loops join the helices and strands into a chain.
     """
     n_layers = max(1, round(2 * radii[2] / LAYER_SPACING_ANGSTROM - 0.4))
     heights = (np.arange(n_layers) - (n_layers - 1) / 2) * LAYER_SPACING_ANGSTROM
     heading = rng.uniform(0, np.pi)
     first_is_helix = rng.random() < 0.7
-    rods = []  # (kind, start, end) in the order of the chain
+    rods = []  # (kind, start, end), in chain order
     for layer, height in enumerate(heights):
         kind = "helix" if (layer % 2 == 0) == first_is_helix or rng.random() < 0.25 else "strand"
         rods += _rods_of_layer(kind, height, heading, radii, rng)
@@ -111,7 +111,7 @@ def fill_ellipsoid(radii: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _warped(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Bend points (n, 3) smoothly and at random, so that no row stays straight or evenly spaced."""
+    """Bend points (n, 3) smoothly and at random, so that no row remains straight or evenly spaced."""
     moved = points.copy()
     for wavelength, amplitude in ((90.0, 4.0), (50.0, 1.8), (35.0, 0.8)):  # angstrom
         direction, shift = rng.normal(size=(2, 3, 3))
@@ -127,7 +127,7 @@ def _warped(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _rods_of_layer(
     kind: str, height: float, heading: float, radii: np.ndarray, rng: np.random.Generator
 ) -> list:
-    """Return the axes of the parallel helices or strands of one layer; every other one is reversed."""
+    """Return the axes of the parallel helices or strands in one layer. Every second row is reversed."""
     along = np.array([np.cos(heading), np.sin(heading), 0.0])
     across = np.cross(UP, along)
     spacing = ROD_SPACING_ANGSTROM[kind]

@@ -1,4 +1,4 @@
-"""Density maps, centred on voxel ``n // 2`` of each axis: boxes, sampling, filters, and masks with soft edges."""
+"""Density maps centred on voxel ``n // 2`` of each axis: boxes, resampling, filters and soft masks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scipy import fft, ndimage
 
 from cryoem.validation import finite_array, not_negative, positive_number
 
-LOW_PASS_EDGE = 0.1  # width of the fall-off as a fraction of the cut-off frequency
+LOW_PASS_EDGE = 0.1  # width of the edge as a fraction of the cut-off frequency
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,16 +19,17 @@ class DensityMap:
     Parameters
     ----------
     data : array
-        (z, y, x) real numbers, stored as float32.
+        (z, y, x) density values, stored as float32.
     voxel_size_angstrom : float
-        Edge of the cubic voxels.
+        Edge length of the cubic voxels in angstrom.
     origin : tuple of float
-        (x, y, z) in angstrom, the position of the centre of voxel [0, 0, 0] in the frame of the model.
+        Position (x, y, z) of the centre of voxel [0, 0, 0] in angstrom, in the coordinates of the atomic model.
+        Default: (0, 0, 0).
 
     Raises
     ------
     ValueError
-        ``data`` is not three-dimensional, empty, complex or not finite; ``voxel_size_angstrom`` is not positive; or
+        ``data`` is empty, complex, not finite or not three-dimensional; ``voxel_size_angstrom`` is not positive; or
         ``origin`` is not three finite numbers.
     """
 
@@ -48,10 +49,11 @@ class DensityMap:
 
 
 def centre(density_map: DensityMap, *, threshold: float = 0.0) -> DensityMap:
-    """Shift a map by whole voxels so that its centre of mass falls on voxel ``n // 2``.
+    """Shift a map by whole voxels so that its centre of mass is at voxel ``n // 2``.
 
-    Only density above ``threshold`` is used, weighted by its excess. Density that leaves the box is lost (pad first to
-    keep it) and replaced with zeros. The origin changes too, so that the density keeps its position in space.
+    The centre of mass is computed from the density in excess of ``threshold``. Density that is shifted out of the box
+    is lost, and vacated voxels are set to zero; pad the map first to keep all of its density. The origin is updated, so
+    the density keeps its position in space.
 
     Raises
     ------
@@ -61,7 +63,7 @@ def centre(density_map: DensityMap, *, threshold: float = 0.0) -> DensityMap:
     weight = np.maximum(density_map.data.astype(float) - threshold, 0)
     if not weight.any():
         raise ValueError(
-            f"threshold must be below the map's maximum {density_map.data.max()}, got {threshold}"
+            f"threshold must be below the maximum of the map, {density_map.data.max()}, got {threshold}"
         )
     start = []
     for axis, n in enumerate(weight.shape):
@@ -71,10 +73,10 @@ def centre(density_map: DensityMap, *, threshold: float = 0.0) -> DensityMap:
 
 
 def crop_or_pad(density_map: DensityMap, shape: int | tuple[int, int, int]) -> DensityMap:
-    """Crop or zero-pad a map to ``shape`` (z, y, x) voxels, or to a cube of that edge.
+    """Crop or zero-pad a map to ``shape`` (z, y, x) voxels, or to a cube if ``shape`` is one number.
 
-    Voxel ``n // 2`` of the map becomes voxel ``m // 2``. The origin is updated so that all voxels keep their position
-    in space.
+    Along each axis, voxel ``n // 2`` of the map becomes voxel ``m // 2`` of the result. The origin is updated, so all
+    voxels keep their position in space.
 
     Raises
     ------
@@ -87,15 +89,15 @@ def crop_or_pad(density_map: DensityMap, shape: int | tuple[int, int, int]) -> D
 
 
 def cube(density_map: DensityMap, size: int | None = None) -> DensityMap:
-    """Crop or zero-pad a map to a cube of edge ``size`` voxels, by default its longest edge."""
+    """Crop or zero-pad a map to a cube with edges of ``size`` voxels, by default the longest edge of the map."""
     return crop_or_pad(density_map, max(density_map.data.shape) if size is None else size)
 
 
 def enclosing_image_size(density_map: DensityMap) -> int:
-    """Return the side, in pixels of one voxel, of images that contain a map's projections from every direction.
+    """Return an image width in pixels that is large enough for the projections of a map in every direction.
 
-    A cubic box is assumed to leave room around its particle; the result is its edge. Another box is assumed to fit
-    tightly; the result is its diagonal, rounded down to an even number.
+    The pixel size is the voxel size. A cubic box is assumed to leave room around the particle, so the result is its
+    edge length. Any other box is assumed to fit tightly, so the result is its diagonal, rounded down to an even number.
     """
     shape = density_map.data.shape
     if len(set(shape)) == 1:
@@ -104,16 +106,17 @@ def enclosing_image_size(density_map: DensityMap) -> int:
 
 
 def resample(density_map: DensityMap, voxel_size_angstrom: float) -> DensityMap:
-    """Resample a periodic map to a voxel size by its Fourier series, up to the lower of the two Nyquist frequencies.
+    """Resample a periodic map to a different voxel size, using its Fourier series.
 
-    An edge of n voxels becomes m, the nearest integer to n times the ratio of the voxel sizes; the new voxel size is
-    met exactly. Voxel n // 2 becomes voxel m // 2, at the same position in space. Densities are preserved, not their
-    sum.
+    Frequencies up to the lower of the two Nyquist frequencies are kept. An axis of n voxels becomes an axis of m
+    voxels, where m is n times the ratio of the old to the new voxel size, rounded to an integer. The new voxel size is
+    exact. Voxel ``n // 2`` becomes voxel ``m // 2`` at the same position in space. Density values are preserved, but
+    not their sum.
 
     Raises
     ------
     ValueError
-        The voxel size is not positive, or so large that an axis would have no voxels.
+        The voxel size is not positive, or is so large that an axis would have no voxels.
     """
     positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
     step = voxel_size_angstrom / density_map.voxel_size_angstrom
@@ -121,13 +124,13 @@ def resample(density_map: DensityMap, voxel_size_angstrom: float) -> DensityMap:
     if min(sizes) < 1:
         extent = min(density_map.data.shape) * density_map.voxel_size_angstrom
         raise ValueError(
-            f"voxel_size_angstrom must be below the box edge of {extent:g}, got {voxel_size_angstrom}"
+            f"voxel_size_angstrom must be below the shortest box edge of {extent:g} angstrom, got {voxel_size_angstrom}"
         )
     data = density_map.data
     for n, m in zip(density_map.data.shape, sizes, strict=True):
         data = np.tensordot(
             data, _fourier_interpolation(n, m, step), axes=(0, 1)
-        )  # the interpolated axis becomes the last
+        )  # the interpolated axis becomes the last one
     origin = [
         start + (n // 2) * density_map.voxel_size_angstrom - (m // 2) * voxel_size_angstrom
         for start, n, m in zip(density_map.origin, density_map.data.shape[::-1], sizes[::-1], strict=True)
@@ -136,7 +139,7 @@ def resample(density_map: DensityMap, voxel_size_angstrom: float) -> DensityMap:
 
 
 def _fourier_interpolation(n: int, m: int, step: float) -> np.ndarray:
-    """Return the (m, n) matrix from n periodic samples to m values ``step`` apart, band-limited by both grids."""
+    """Return the (m, n) matrix that interpolates n periodic samples at m points ``step`` apart, within both bands."""
     position = (np.arange(m) - m // 2) * step + n // 2
     offset = position[:, None] - np.arange(n)  # (m, n)
     kernel = np.ones_like(offset)
@@ -148,7 +151,7 @@ def _fourier_interpolation(n: int, m: int, step: float) -> np.ndarray:
 
 
 def _window(density_map: DensityMap, start, shape) -> DensityMap:
-    """Return voxels [start, start + shape) of a map (z, y, x); voxels outside the map are zero."""
+    """Return voxels [start, start + shape) of a map (z, y, x). Voxels outside the map are zero."""
     data = np.zeros(shape, np.float32)
     source, target = [], []
     for first, m, n in zip(start, shape, density_map.data.shape, strict=True):
@@ -162,7 +165,7 @@ def _window(density_map: DensityMap, start, shape) -> DensityMap:
 
 
 def three_sizes(name: str, value) -> tuple[int, int, int]:
-    """Return one or three edges as three, or raise a ValueError if they are not positive integers."""
+    """Return one or three edge lengths as three, or raise a ValueError if they are not positive integers."""
     sizes = np.atleast_1d(value)
     if sizes.size not in (1, 3) or sizes.ndim != 1 or sizes.dtype.kind not in "iu" or (sizes < 1).any():
         raise ValueError(f"{name} must be one or three positive integers, got {value}")
@@ -173,9 +176,10 @@ def three_sizes(name: str, value) -> tuple[int, int, int]:
 
 
 def low_pass(density_map: DensityMap, resolution_angstrom: float) -> DensityMap:
-    """Remove detail finer than a resolution from a map, treated as periodic; its mean is kept.
+    """Low-pass filter a map to a given resolution.
 
-    The amplitude is halved at the resolution, in the middle of a raised cosine that is a tenth of this frequency wide.
+    The map is treated as periodic, and its mean is preserved. The filter has a raised-cosine edge whose width is a
+    tenth of the cut-off frequency. The filter halves the amplitudes at the given resolution.
 
     Raises
     ------
@@ -195,23 +199,25 @@ def low_pass(density_map: DensityMap, resolution_angstrom: float) -> DensityMap:
 def soft_mask(
     density_map: DensityMap, *, threshold: float | None = None, extend_px: float = 2.0, edge_px: float = 4.0
 ) -> np.ndarray:
-    """Return a mask of the particle, (z, y, x) float32: 1 inside, falling smoothly to 0 around it.
+    """Return a soft mask of the particle, (z, y, x) float32: 1 inside, falling smoothly to 0 outside.
 
     Parameters
     ----------
     density_map : DensityMap
+        Density map of the particle.
     threshold : float, optional
-        Density above which a voxel belongs to the particle; by default that of Otsu, which separates the voxels into
-        the two classes of least variance. Pieces smaller than a tenth of the largest are discarded as noise.
+        Density above which a voxel belongs to the particle. Connected pieces with less than a tenth of the volume of
+        the largest piece are discarded as noise. Default: Otsu's threshold, which minimises the variance within the two
+        classes of voxels.
     extend_px : float
-        Distance from these voxels up to which the mask is 1.
+        Distance in voxels by which the mask is extended beyond the particle before its edge begins. Default: 2.
     edge_px : float
-        Width of the raised-cosine edge beyond.
+        Width of the raised-cosine edge in voxels. Default: 4.
 
     Raises
     ------
     ValueError
-        No voxel is above ``threshold``, or a width is negative.
+        No voxel is above ``threshold``, or a distance or width is negative.
     """
     not_negative(extend_px, name="extend_px")
     not_negative(edge_px, name="edge_px")
@@ -220,7 +226,7 @@ def soft_mask(
     inside = density_map.data > threshold
     if not inside.any():
         raise ValueError(
-            f"threshold must be below the map's maximum {density_map.data.max()}, got {threshold}"
+            f"threshold must be below the maximum of the map, {density_map.data.max()}, got {threshold}"
         )
     pieces, _ = ndimage.label(inside)
     volumes = np.bincount(pieces.ravel())
@@ -231,9 +237,10 @@ def soft_mask(
 
 
 def soft_sphere(shape: tuple[int, ...], radius_px: float, edge_px: float) -> np.ndarray:
-    """Return a ball (a disc in two dimensions) about voxel n // 2: 1 up to ``radius_px``, 0 from ``edge_px`` beyond.
+    """Return a ball, or a disc in two dimensions, centred on voxel ``n // 2`` of each axis, with a raised-cosine edge.
 
-    The edge is a raised cosine. The result is float32 of ``shape`` in [0, 1].
+    The result is a float32 array with the given shape. It is 1 within ``radius_px`` of the centre and 0 beyond
+    ``radius_px + edge_px``.
 
     Raises
     ------
@@ -247,7 +254,7 @@ def soft_sphere(shape: tuple[int, ...], radius_px: float, edge_px: float) -> np.
 
 
 def _soft_edge(distance: np.ndarray, inner: float, width: float) -> np.ndarray:
-    """Return 1 up to the distance ``inner``, 0 from ``inner + width`` on."""
+    """Return 1 for distances up to ``inner`` and 0 beyond ``inner + width``, with a raised cosine in between."""
     if width == 0:
         return (distance <= inner).astype(np.float32)
     return _cosine_step((distance - inner) / width).astype(np.float32)
@@ -259,7 +266,7 @@ def _cosine_step(t: np.ndarray) -> np.ndarray:
 
 
 def _otsu_threshold(values: np.ndarray) -> float:
-    """Return the threshold with the largest variance between the classes below and above it (Otsu, 1979)."""
+    """Return the threshold that maximises the variance between the classes below and above it (Otsu, 1979)."""
     counts, edges = np.histogram(values, bins=256)
     middle = (edges[:-1] + edges[1:]) / 2
     n_below = np.cumsum(counts)[:-1]

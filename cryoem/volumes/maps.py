@@ -1,4 +1,4 @@
-"""Density maps in MRC files (MRC2014, gzipped or not), and the headers of all MRC files."""
+"""Density maps in MRC files (MRC2014, optionally gzipped), and the headers of all MRC files."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from cryoem.volumes.density import DensityMap
 
 HEADER_BYTES = 1024
 DTYPES_BY_MODE = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
-LARGEST_SIDE_PX = 2**16 - 1  # in the wrong byte order, every smaller side is larger than this
-BYTE_ORDERS = {b"\x44\x44": "<", b"\x44\x41": "<", b"\x11\x11": ">"}  # by machine stamp; others state nothing
+LARGEST_SIDE_PX = 2**16 - 1  # in the wrong byte order, smaller sides exceed this limit
+BYTE_ORDERS = {b"\x44\x44": "<", b"\x44\x41": "<", b"\x11\x11": ">"}  # machine stamps; others are ignored
 LARGEST_VOXEL_ANGSTROM = 1e6
 DEFLATE_LIMIT = 1032  # a gzip stream never expands by more than this factor
 
 
 @dataclass(frozen=True)
 class MrcHeader:
-    """The header of an MRC file.
+    """Header of an MRC file.
 
-    ``fields`` by their lower-case MRC2014 names; ``shape`` (nz, ny, nx), sections, rows and columns in the order of
-    the file; ``dtype`` of the values with its byte order; ``start``, the position of the first value in bytes.
+    ``fields`` contains the fields under their lower-case MRC2014 names. ``shape`` is (nz, ny, nx): sections, rows and
+    columns in file order. ``dtype`` is the type of the values with its byte order. ``start`` is the offset of the first
+    value in bytes.
     """
 
     fields: np.void
@@ -42,25 +43,27 @@ class MrcHeader:
 
     @property
     def has_map_id(self) -> bool:
-        """Whether the MAP identifier is present."""
+        """Whether the header contains the MAP identifier."""
         return bytes(self.fields["map"])[:3] == b"MAP"
 
     def __str__(self) -> str:
         nz, ny, nx = self.shape
-        return f"its header states {nx} x {ny} x {nz} values of mode {self.fields['mode']}, {self.end} bytes"
+        return (
+            f"its header states {nx} x {ny} x {nz} values of mode {self.fields['mode']}, or {self.end} bytes"
+        )
 
 
 def parse_header(content: bytes, path: Path, *, kind: str) -> MrcHeader:
-    """Parse the first 1024 bytes of an MRC file; ``kind`` ("a map", "an MRC stack") is for errors.
+    """Parse the first 1024 bytes of an MRC file; errors state its ``kind`` ("a map" or "an MRC stack").
 
-    The byte order is the one in which the sizes are valid, and must match the machine stamp. Files without a
-    stamp are common, and files with a wrong size are not readable in either order.
+    The byte order is the one in which the sizes are valid; it must agree with the machine stamp. The stamp alone is not
+    sufficient, because many files have none.
     """
     from mrcfile.dtypes import HEADER_DTYPE
 
     if len(content) < HEADER_BYTES:
         raise ValueError(
-            f"{path} is not {kind}: it must have a header of {HEADER_BYTES} bytes, got {len(content)} bytes"
+            f"{path} is not {kind}: its header must have {HEADER_BYTES} bytes, got {len(content)} bytes"
         )
     for byte_order in "><":
         fields = np.frombuffer(content, HEADER_DTYPE.newbyteorder(byte_order), count=1)[0]
@@ -80,26 +83,27 @@ def parse_header(content: bytes, path: Path, *, kind: str) -> MrcHeader:
             f"{path} has the machine stamp {stamp.hex(' ')}, which does not match the byte order of its header"
         )
     if mode not in DTYPES_BY_MODE:
-        raise ValueError(f"{path} must have mode {', '.join(map(str, DTYPES_BY_MODE))}, got mode {mode}")
+        known = ", ".join(map(str, DTYPES_BY_MODE))
+        raise ValueError(f"{path} has the unsupported mode {mode}; supported modes are {known}")
     dtype = np.dtype(DTYPES_BY_MODE[mode]).newbyteorder(byte_order)
     return MrcHeader(fields, shape, dtype, HEADER_BYTES + extended)
 
 
 def read_map(path: str | os.PathLike, *, default_voxel_size_angstrom: float = 1.0) -> DensityMap:
-    """Read a density map from an MRC or CCP4 file (``.mrc``, ``.map``, gzipped or not).
+    """Read a density map from an MRC or CCP4 file (``.mrc`` or ``.map``, optionally gzipped).
 
     Parameters
     ----------
     path : path-like
-        The file: modes 0, 1, 2, 6 and 12, in either byte order.
+        Path of the map, with mode 0, 1, 2, 6 or 12 and either byte order.
     default_voxel_size_angstrom : float
-        Used, with a warning, if the header gives no cell.
+        Voxel size in angstrom to assume, with a warning, if the header has no cell. Default: 1.
 
     Returns
     -------
     DensityMap
-        Data (z, y, x) float32, regardless of the order of the axes in the file. The origin is the header's ORIGIN field
-        or, if that is zero, the start indices (NXSTART ...) times the voxel size.
+        Map with (z, y, x) float32 data, regardless of the axis order in the file. Its origin is the ORIGIN field of the
+        header or, if this field is zero, the start indices (NXSTART, NYSTART, NZSTART) times the voxel size.
 
     Warns
     -----
@@ -111,12 +115,13 @@ def read_map(path: str | os.PathLike, *, default_voxel_size_angstrom: float = 1.
     FileNotFoundError
         The file does not exist.
     ValueError
-        The file is not a map, is truncated or longer than its header states, does not match its machine stamp, is an
-        image or a stack of images, or has voxels that are not cubes or values that are not finite.
+        The file is not a map, is truncated or longer than its header states, has a machine stamp that contradicts its
+        byte order, contains an image or a stack of images, or has voxels that are not cubic or values that are not
+        finite.
 
     References
     ----------
-    Cheng et al., J. Struct. Biol. 192 (2015) 146.
+    MRC2014 format: Cheng et al., J. Struct. Biol. 192 (2015) 146.
     """
     path = Path(path)
     if not path.is_file():
@@ -149,12 +154,12 @@ def read_map(path: str | os.PathLike, *, default_voxel_size_angstrom: float = 1.
 
 
 def write_map(path: str | os.PathLike, density_map: DensityMap) -> None:
-    """Write a map as MRC2014, mode 2, gzipped if the name ends in ``.gz``, atomically.
+    """Write a map atomically in MRC2014 format, mode 2. The file is gzipped if its name ends in ``.gz``.
 
     Raises
     ------
     OSError
-        The file cannot be written; an existing one is kept.
+        The file cannot be written. An existing file is kept.
     """
     import mrcfile
 
@@ -165,34 +170,37 @@ def write_map(path: str | os.PathLike, density_map: DensityMap) -> None:
         mrc.set_volume()
         mrc.voxel_size = density_map.voxel_size_angstrom
         mrc.header.origin = density_map.origin
-        mrc.header.label[0] = "cryoem"  # replaces a time stamp, so that equal maps give equal files
+        mrc.header.label[0] = "cryoem"  # instead of a time stamp, so that equal maps produce equal files
 
 
 def _axes_to_zyx(path: Path, header: MrcHeader) -> list[int]:
-    """Return the axes of the file that are z, y and x, from the header's MAPC, MAPR and MAPS."""
+    """Return the axes of the file that are z, y and x, according to MAPC, MAPR and MAPS in the header."""
     order = [int(header.fields[name]) for name in ("maps", "mapr", "mapc")]  # x is 1, y is 2, z is 3
     if order == [0, 0, 0]:
         order = [3, 2, 1]
     if sorted(order) != [1, 2, 3]:
         raise ValueError(
-            f"{path} must have the axes 1, 2, 3 in some order (MAPC, MAPR, MAPS), got {order[::-1]}"
+            f"{path}: the axes MAPC, MAPR and MAPS must be 1, 2 and 3 in any order, got {order[::-1]}"
         )
     return [order.index(axis) for axis in (3, 2, 1)]
 
 
 def _refuse_images(path: Path, header: MrcHeader, shape_xyz: list[int]) -> None:
-    """Raise unless the file is one volume; the space group is not conclusive, because programs use it differently."""
+    """Raise an error unless the file contains one volume.
+
+    The space group alone is not conclusive, because programs use it differently.
+    """
     nx, ny, nz = shape_xyz
     if nz == 1:
-        raise ValueError(f"{path} must be a density map, got a single image of {nx} x {ny} pixels")
+        raise ValueError(f"{path} is a single image of {nx} x {ny} pixels, not a density map")
     no_cell = not any(header.fields["cella"][axis] for axis in "xyz")
     is_stack = path.name.removesuffix(".gz").endswith(".mrcs") or int(header.fields["mz"]) == 1
     if int(header.fields["ispg"]) == 401 or is_stack or (no_cell and nx == ny != nz):
-        raise ValueError(f"{path} must be one density map, got a stack of {nz} images of {nx} x {ny} pixels")
+        raise ValueError(f"{path} is a stack of {nz} images of {nx} x {ny} pixels, not a density map")
 
 
 def _voxel_size(path: Path, header: MrcHeader, shape_xyz: list[int]) -> float | None:
-    """Return the edge of the cubic voxels in angstrom, None if the header has no cell."""
+    """Return the edge length of the cubic voxels in angstrom, or None if the header has no cell."""
     fields = header.fields
     cell = np.array([fields["cella"][axis] for axis in "xyz"], dtype=float)
     angles = np.array([fields["cellb"][name] for name in ("alpha", "beta", "gamma")], dtype=float)
@@ -200,39 +208,39 @@ def _voxel_size(path: Path, header: MrcHeader, shape_xyz: list[int]) -> float | 
     if not cell.any():
         return None
     if not (np.isfinite(cell).all() and (cell > 0).all()):
-        raise ValueError(f"{path} must have a positive cell, got {' x '.join(map(str, cell))} angstrom")
+        raise ValueError(f"{path}: cell edges must be positive, got {' x '.join(map(str, cell))} angstrom")
     if angles.any() and not np.allclose(angles, 90, atol=0.01):
-        raise ValueError(
-            f"{path} must have a cell with right angles, got {', '.join(map(str, angles))} degrees"
-        )
+        raise ValueError(f"{path}: cell angles must be 90 degrees, got {', '.join(map(str, angles))} degrees")
     if (intervals < 0).any():
         raise ValueError(
-            f"{path} must have positive intervals along its cell (MX, MY, MZ), "
+            f"{path}: the cell intervals MX, MY and MZ must not be negative, "
             f"got {', '.join(f'{n:.0f}' for n in intervals)}"
         )
     voxel = cell / np.where(intervals > 0, intervals, shape_xyz)
     if np.ptp(voxel) > 1e-3 * voxel.mean():
         raise ValueError(
-            f"{path} must have cubic voxels, got {' x '.join(f'{edge:.4g}' for edge in voxel)} angstrom"
+            f"{path}: voxels must be cubic, got {' x '.join(f'{edge:.4g}' for edge in voxel)} angstrom"
         )
     if voxel.mean() > LARGEST_VOXEL_ANGSTROM:
         raise ValueError(
-            f"{path} must have voxels of at most {LARGEST_VOXEL_ANGSTROM:g} angstrom, got {voxel.mean():.4g}"
+            f"{path}: voxels must be at most {LARGEST_VOXEL_ANGSTROM:g} angstrom wide, got {voxel.mean():.4g}"
         )
     return float(voxel.mean())
 
 
 def _read_data(path: Path, header: MrcHeader) -> np.ndarray:
-    """Read the voxels in the file's order of axes, after comparing the stated size with that of the file."""
+    """Read the voxels in file order, after comparing the length in the header with that of the file."""
     file_bytes = path.stat().st_size
     if header.end > file_bytes * (DEFLATE_LIMIT if _is_gzip(path) else 1):
-        raise ValueError(f"{path} is truncated: {header}, got a file of {file_bytes} bytes")
-    # One byte more than the voxels: gzip verifies its checksum at the end of the stream only.
+        raise ValueError(f"{path} is truncated: {header}, but the file has {file_bytes} bytes")
+    # Read one byte past the voxels: gzip verifies its checksum only at the end of the stream.
     content = _read_bytes(path, header.start, header.end - header.start + 1)
     if header.start + len(content) < header.end:
-        raise ValueError(f"{path} is truncated: {header}, got {header.start + len(content)} bytes")
+        raise ValueError(
+            f"{path} is truncated: {header}, but the file has {header.start + len(content)} bytes"
+        )
     if header.start + len(content) > header.end:
-        raise ValueError(f"{path} is longer than its header states: {header}, got more")
+        raise ValueError(f"{path} is too long: {header}, but the file has more")
     return np.frombuffer(content, header.dtype).reshape(header.shape)
 
 

@@ -1,4 +1,4 @@
-"""Density of atomic models, from electron form factors."""
+"""Density maps of atomic models, computed from electron form factors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryoem.validation import positive_number
 from cryoem.volumes.density import DensityMap, three_sizes
 
 LARGEST_BOX_VOXELS = 1024**3
-LARGEST_EXTENT_ANGSTROM = 5000.0  # the size of a virus; atoms further apart indicate a damaged file
+LARGEST_EXTENT_ANGSTROM = 5000.0  # the size of a large virus; larger models indicate a damaged file
 LARGEST_OCCUPANCY = 10.0
 RELATIVE_CUTOFF = 1e-5  # density below this fraction of an atom's peak is neglected
 
@@ -25,47 +25,48 @@ def density_from_model(
     resolution_angstrom: float,
     box_size: int | tuple[int, int, int] | None = None,
 ) -> DensityMap:
-    """Compute the electrostatic potential of an atomic model at a given resolution, centred in its box.
+    """Compute the electrostatic potential of an atomic model at a given resolution.
 
-    Waters and hydrogens are left out.
+    The model is centred in the box. Waters and hydrogens are omitted.
 
     Parameters
     ----------
     model : path-like or gemmi.Structure
-        An mmCIF or PDB file (gzipped or not), or a structure, which is not modified. Only the first of several models
-        is used.
+        Path of an mmCIF or PDB file (optionally gzipped), or a structure, which is not modified. If it contains several
+        models, only the first is used.
     voxel_size_angstrom : float
-        Edge of the voxels.
+        Edge length of the voxels in angstrom.
     resolution_angstrom : float
-        Each atom is blurred by a Gaussian whose Fourier transform falls to 1/e at this resolution (B = 4 resolution^2,
-        instead of the B factors of the file); at least two voxels.
+        Resolution in angstrom, at least twice the voxel size. Each atom is blurred by a Gaussian whose Fourier
+        transform falls to 1/e at this resolution (B = 4 resolution^2). The B factors in the file are not used.
     box_size : int or tuple of int, optional
-        Edge, or edges (z, y, x), in voxels; by default the smallest box that contains the molecule and solvent of one
-        resolution around it.
+        Edge length of the box in voxels, or its three edge lengths (z, y, x). Default: just large enough for the model
+        with a margin of ``resolution_angstrom`` on each side.
 
     Returns
     -------
     DensityMap
-        (z, y, x) in the axes of the model, with the centre of mass on voxel ``n // 2``, in form factor units
-        (angstrom per cubic angstrom). With its origin, the map overlays the model.
+        Map (z, y, x) along the axes of the model, with the centre of mass at voxel ``n // 2``, in form factor units
+        (angstrom per cubic angstrom). The origin is set so that the map overlays the model.
 
     Warns
     -----
     UserWarning
-        Atoms of unknown element are omitted, or a PDB file lacks its END.
+        Atoms of unknown element are omitted, or a PDB file has no END record.
 
     Raises
     ------
     FileNotFoundError
         The file does not exist.
     ValueError
-        The file cannot be read or has no atoms, a coordinate is not a finite number, atoms are more than 5000 angstrom
-        apart, an occupancy is not in [0, 10], a length is out of range, or ``box_size`` is too small.
+        The file cannot be read or has no atoms, a coordinate is not a finite number, the model is larger than 5000
+        angstrom, an occupancy is outside [0, 10], all occupancies are 0, the voxel size or the resolution is out of
+        range, or ``box_size`` is too small.
 
     References
     ----------
-    Form factors of Peng et al., Acta Cryst. A52 (1996) 257, as tabulated by gemmi; the definition of resolution is
-    that of Chimera's molmap.
+    Form factors: Peng et al., Acta Cryst. A52 (1996) 257, as tabulated in gemmi. Definition of resolution: ``molmap``
+    in UCSF Chimera.
     """
     import gemmi
 
@@ -78,13 +79,13 @@ def density_from_model(
         structure.remove_waters()
     atoms = [site.atom.clone() for site in structure[0].all()] if len(structure) > 0 else []
     if not atoms:
-        raise ValueError(f"{name} must have atoms other than waters and hydrogens, got none")
+        raise ValueError(f"{name} has no atoms other than waters and hydrogens")
     known = [atom for atom in atoms if atom.element.atomic_number > 0]
     if not known:
-        raise ValueError(f"{name} must have atoms of known elements, got {len(atoms)} of unknown element")
+        raise ValueError(f"{name} has only atoms of unknown element ({len(atoms)} atoms)")
     if len(known) < len(atoms):
         warnings.warn(
-            f"{name} has {len(atoms) - len(known)} atoms of unknown element, which are omitted",
+            f"{name}: omitting atoms of unknown element ({len(atoms) - len(known)} of {len(atoms)} atoms)",
             UserWarning,
             stacklevel=2,
         )
@@ -109,17 +110,17 @@ def density_of_atoms(
     resolution_angstrom: float,
     box_size: int | tuple[int, int, int] | None,
 ) -> DensityMap:
-    """Compute the potential of gemmi elements at positions (n, 3); ``name`` of the model is for errors."""
+    """Compute the potential of gemmi elements at positions (n, 3). Errors state the ``name`` of the model."""
     import gemmi
 
     positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
     if not (np.isfinite(resolution_angstrom) and resolution_angstrom >= 2 * voxel_size_angstrom):
         raise ValueError(
-            f"resolution_angstrom must be at least two voxels of {voxel_size_angstrom} angstrom, "
+            f"resolution_angstrom must be at least twice the voxel size of {voxel_size_angstrom} angstrom, "
             f"got {resolution_angstrom}"
         )
     _check_atoms(name, positions, occupancies)
-    # The integral of an atom's potential is its form factor at 0, so that these weights give the centre of mass.
+    # The integral of an atom's potential is its form factor at 0, so these weights yield the centre of mass.
     weights = occupancies * [sum(element.c4322.a) for element in elements]
     mass_centre = weights @ positions / weights.sum()
     positions = positions - mass_centre
@@ -145,24 +146,24 @@ def density_of_atoms(
 
 
 def _check_atoms(name: str, positions: np.ndarray, occupancies: np.ndarray) -> None:
-    """Raise unless positions (n, 3) and occupancies (n,) are plausible for a particle."""
+    """Raise an error unless positions (n, 3) and occupancies (n,) are plausible for a particle."""
     finite = np.isfinite(positions).all(axis=1)
     if not finite.all():
         raise ValueError(
-            f"{name} must have finite coordinates, got {positions[np.argmin(finite)].tolist()} "
+            f"{name}: coordinates must be finite, got {positions[np.argmin(finite)].tolist()} "
             f"for atom {int(np.argmin(finite)) + 1}"
         )
     extent = np.ptp(positions, axis=0)
     if extent.max() > LARGEST_EXTENT_ANGSTROM:
         raise ValueError(
-            f"{name} must have coordinates within {LARGEST_EXTENT_ANGSTROM:g} angstrom of each other, "
+            f"{name}: the extent of the model must be at most {LARGEST_EXTENT_ANGSTROM:g} angstrom, "
             f"got {extent.max():.4g} along {'xyz'[int(np.argmax(extent))]}"
         )
     outside = ~((occupancies >= 0) & (occupancies <= LARGEST_OCCUPANCY))
     if outside.any() or not occupancies.any():
         found = occupancies[np.argmax(outside)]
         raise ValueError(
-            f"{name} must have occupancies from 0 to {LARGEST_OCCUPANCY:g}, not all 0, got {found:g} "
+            f"{name}: occupancies must be from 0 to {LARGEST_OCCUPANCY:g} and not all 0, got {found:g} "
             f"for atom {int(np.argmax(outside)) + 1}"
         )
 
@@ -176,14 +177,14 @@ def _read_structure(path: Path):
         structure = gemmi.read_structure(str(path))
     except (RuntimeError, ValueError, IndexError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} must be an atomic model in mmCIF or PDB format, got: {reason}") from None
+        raise ValueError(f"{path} is not an atomic model in mmCIF or PDB format: {reason}") from None
     if structure.input_format == gemmi.CoorFormat.Pdb:
         _check_pdb(path)
     return structure
 
 
 def _check_pdb(path: Path) -> None:
-    """Check the lines of a PDB file: gemmi silently reads a non-numeric coordinate as zero."""
+    """Check the coordinates in a PDB file, because gemmi silently reads a non-numeric coordinate as zero."""
     with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as lines:
         record = b""
         for number, line in enumerate(lines, start=1):
@@ -196,17 +197,17 @@ def _check_pdb(path: Path) -> None:
                     float(text)
                 except ValueError:
                     raise ValueError(
-                        f"{path} must have numbers as coordinates, got {text.decode('latin-1')!r} as {axis} "
+                        f"{path}: coordinates must be numbers, got {text.decode('latin-1')!r} as {axis} "
                         f"in line {number}"
                     ) from None
     if record in (b"ATOM", b"HETATM"):
-        warnings.warn(f"{path} lacks the END of a PDB file; atoms may be missing", UserWarning, stacklevel=4)
+        warnings.warn(f"{path} has no END record; atoms may be missing", UserWarning, stacklevel=4)
 
 
 def _box(
     name: str, positions: np.ndarray, voxel_size_angstrom: float, margin: float, box_size
 ) -> tuple[int, int, int]:
-    """Return the shape (z, y, x) of a box that contains positions (n, 3) relative to voxel n // 2."""
+    """Return the shape (z, y, x) of a box that contains positions (n, 3), which are relative to voxel ``n // 2``."""
     from scipy.fft import next_fast_len
 
     reach_px = np.abs(positions[:, ::-1]).max(axis=0) / voxel_size_angstrom  # z, y, x
@@ -215,7 +216,7 @@ def _box(
         if np.prod(2 * half + 1) > LARGEST_BOX_VOXELS:
             edges = " x ".join(f"{2 * n + 1:.0f}" for n in half)
             raise ValueError(
-                f"voxel_size_angstrom is too small: {voxel_size_angstrom} gives {edges} voxels for {name}"
+                f"voxel_size_angstrom is too small: {voxel_size_angstrom} requires {edges} voxels for {name}"
             )
         return tuple(next_fast_len(2 * int(n) + 1, real=True) for n in half)
     shape = three_sizes("box_size", box_size)

@@ -1,4 +1,4 @@
-"""Phantoms: artificial particles of helices, strands, loops and DNA, packed like a protein complex."""
+"""Phantoms: artificial particles made of helices, strands, loops and DNA, packed like a protein complex."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from cryoem.volumes.models import density_of_atoms
 SMALLEST_SIZE = 16
 DIAMETER_OVER_BOX = 0.65
 LARGEST_RADIUS_OVER_BOX = 0.45
-N_PLACEMENTS = 8  # of the asymmetric unit; the most compact one is used
-LARGEST_OVERLAP = 0.15  # fraction of the outline of the asymmetric unit inside its copies
+N_PLACEMENTS = 8  # number of trial placements of the asymmetric unit, the most compact of which is used
+LARGEST_OVERLAP = 0.15  # fraction of the asymmetric unit's outline that is inside its copies
 
 
 @dataclass(frozen=True)
 class _Domain:
-    """Ellipsoid that a domain fills."""
+    """Ellipsoid that is filled by a domain."""
 
     centre: np.ndarray  # (3,)
     radii: np.ndarray  # (3,)
     orientation: Rotation
 
     def level(self, points: np.ndarray) -> np.ndarray:
-        """Return (n,) values: 0 at the centre, 1 on the surface."""
+        """Return (n,) values for points (n, 3): 0 at the centre, 1 on the surface."""
         return np.linalg.norm(self.orientation.apply(points - self.centre, inverse=True) / self.radii, axis=1)
 
     def outline(self) -> np.ndarray:
@@ -39,7 +39,7 @@ class _Domain:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Domains of the asymmetric unit, and the axis (n, 3) of its arm of double helix, which may be empty."""
+    """Domains of the asymmetric unit, and the axis (n, 3) of its double-helical arm, which may be empty."""
 
     domains: list[_Domain]
     arm: np.ndarray
@@ -70,33 +70,35 @@ def phantom(
 ) -> DensityMap:
     """Make an artificial particle that resembles a protein complex.
 
-    Without symmetry, it has five globular domains of different sizes in a chiral arrangement and an arm of double
-    helix, so that its orientations are well determined at 8-20 angstrom. With symmetry, it has three domains and
-    their touching copies. The chains have the geometry of proteins: a larger box contains larger domains.
+    Without symmetry, the particle has five globular domains of different sizes in a chiral arrangement and a
+    double-helical arm, so its orientations are well determined at 8 to 20 angstrom. With symmetry, it has three domains
+    in the asymmetric unit, which touches its symmetry copies. The chains always have the dimensions of protein chains,
+    so a larger box contains larger domains.
 
     Parameters
     ----------
     symmetry : str
-        Point group, with the axes of ``cryoem.rotations.point_group``.
+        Point group of the particle, with axes as in ``cryoem.rotations.point_group``. Default: C1.
     size : int
-        Edge of the box in voxels, at least 16.
+        Edge length of the box in voxels, at least 16. Default: 64.
     voxel_size_angstrom : float
-        Edge of the voxels.
+        Edge length of the voxels in angstrom. Default: 4.
     resolution_angstrom : float, optional
-        As for ``density_from_model``, at most a quarter of the box; by default two voxels.
+        Resolution in angstrom, as in ``density_from_model``, at most a quarter of the box edge. Default: two voxels.
     rng : numpy.random.Generator or int
-        Generator or seed.
+        Random number generator or seed. Default: 0.
 
     Returns
     -------
     DensityMap
-        (size, size, size), not negative, with maximum 1 and the centre of mass on voxel ``size // 2``. The particle's
-        diameter is about two thirds of the box; density beyond 0.45 ``size`` voxels from the centre is zero.
+        Map with shape (size, size, size), values from 0 to 1, and the centre of mass at voxel ``size // 2``. The
+        diameter of the particle is about two thirds of the box edge. The density is zero more than ``0.45 * size``
+        voxels from the centre.
 
     Raises
     ------
     ValueError
-        ``symmetry`` is unknown, ``size`` is below 16, or a length is out of range.
+        ``symmetry`` is unknown, ``size`` is below 16, or the voxel size or the resolution is out of range.
     """
     import gemmi
 
@@ -109,7 +111,7 @@ def phantom(
     box_angstrom = size * voxel_size_angstrom
     if not resolution_angstrom <= box_angstrom / 4:
         raise ValueError(
-            f"resolution_angstrom must be at most a quarter of the box of {box_angstrom:g} angstrom, "
+            f"resolution_angstrom must be at most a quarter of the box edge of {box_angstrom:g} angstrom, "
             f"got {resolution_angstrom}"
         )
     rng = np.random.default_rng(rng)
@@ -135,7 +137,7 @@ def phantom(
 
 
 def _asymmetric_layout(rng: np.random.Generator) -> _Layout:
-    """Place five domains along a right-handed screw, and an arm that starts at the second."""
+    """Place five domains along a right-handed screw, and an arm that starts at the second domain."""
     sizes = np.array([0.85, 1.0, 0.7, 0.6, 0.45]) * rng.uniform(0.92, 1.08, 5)
     steps = np.array([[0.3, 1.0, 0.0], [1.0, 0.1, 0.5], [0.1, -0.9, 0.8], [0.9, -0.5, -0.3]])
     domains = _chain_of_domains(sizes, steps, rng)
@@ -145,14 +147,14 @@ def _asymmetric_layout(rng: np.random.Generator) -> _Layout:
 
 
 def _symmetric_layout(group: Rotation, rng: np.random.Generator) -> _Layout:
-    """Place three domains so that they and their copies are compact; there is no arm."""
+    """Place three domains, without an arm, so that they form a compact particle with their symmetry copies."""
     sizes = np.array([1.0, 0.75, 0.55]) * rng.uniform(0.92, 1.08, 3)
     domains = _chain_of_domains(sizes, np.array([[1.0, 0.2, 0.3], [0.2, 1.0, -0.6]]), rng)
     unit = _Layout(domains, np.empty((0, 3)))
     directions = rng.normal(size=(300, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     to_copy = np.min([np.linalg.norm(g.apply(directions) - directions, axis=1) for g in group[1:]], axis=0)
-    away = directions[np.argmax(to_copy)]  # as far as possible from the axes
+    away = directions[np.argmax(to_copy)]  # as far as possible from the symmetry axes
     candidates = [
         _against_its_copies(unit, turn, away, group) for turn in Rotation.random(N_PLACEMENTS, rng=rng)
     ]
@@ -160,7 +162,7 @@ def _symmetric_layout(group: Rotation, rng: np.random.Generator) -> _Layout:
 
 
 def _against_its_copies(unit: _Layout, turn: Rotation, away: np.ndarray, group: Rotation) -> _Layout:
-    """Rotate the unit, then move it inwards until a given fraction of its outline is inside its copies."""
+    """Rotate the unit, then move it inwards until a fixed fraction of its outline is inside its symmetry copies."""
     near, far = 0.0, 20.0
     while far - near > 0.02:
         middle = (near + far) / 2
@@ -172,7 +174,7 @@ def _against_its_copies(unit: _Layout, turn: Rotation, away: np.ndarray, group: 
 
 
 def _chain_of_domains(sizes: np.ndarray, steps: np.ndarray, rng: np.random.Generator) -> list[_Domain]:
-    """Return ellipsoids of random shape and about the given sizes, each overlapping the previous one."""
+    """Return ellipsoids of random shape with approximately the given sizes, each overlapping the previous one."""
     steps = steps / np.linalg.norm(steps, axis=1, keepdims=True) + rng.normal(scale=0.08, size=steps.shape)
     distances = 0.8 * (sizes[1:] + sizes[:-1])
     centres = np.cumsum(np.concatenate([np.zeros((1, 3)), steps * distances[:, None]]), axis=0)
@@ -199,7 +201,7 @@ def _spiral(n: int = 200) -> np.ndarray:
 
 
 def _fill_layout(layout: _Layout, group: Rotation, rng: np.random.Generator) -> np.ndarray:
-    """Return the pseudo-atoms (n, 3) of the asymmetric unit; in overlaps, the deeper atoms are kept."""
+    """Return the pseudo-atoms (n, 3) of the asymmetric unit. Where domains overlap, the deeper atoms are kept."""
     atoms = []
     for index, domain in enumerate(layout.domains):
         points = domain.centre + domain.orientation.apply(fill_ellipsoid(domain.radii, rng))

@@ -1,7 +1,7 @@
-"""Known maps and atomic models: their sources, checksums and download.
+"""Registry of maps and atomic models, with their sources, checksums and downloads.
 
-Names are ``"5j0n"`` and ``"beta-galactosidase"`` (maps), any PDB entry (``"1u19"``, or ``"PDB-5j0n"`` if the plain name
-is a map), any EMDB entry (``"EMD-1234"``) and, for ``load``, ``"phantom"`` or ``"phantom-D2"``.
+Valid names are ``"5j0n"`` and ``"beta-galactosidase"`` (maps), any PDB entry (``"1u19"``, or ``"PDB-5j0n"`` if the
+plain name is a map), any EMDB entry (``"EMD-1234"``) and, only for ``load``, ``"phantom"`` or ``"phantom-D2"``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cryoem.volumes.phantoms import SMALLEST_SIZE, phantom
 
 DEFAULT_VOXEL_SIZE_ANGSTROM = 4.0
 BLOCK_BYTES = 1_000_000
-MAP_ID_AT = 208  # bytes into the header of an MRC file
+MAP_ID_AT = 208  # offset in bytes in the header of an MRC file
 PHANTOM_BOX_ANGSTROM = 256.0
 MAP_SUFFIXES = (".mrc", ".map", ".ccp4", ".mrcs")
 MODEL_SUFFIXES = (".cif", ".mmcif", ".pdb", ".ent")
@@ -31,7 +31,7 @@ MODEL_SUFFIXES = (".cif", ".mmcif", ".pdb", ".ent")
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of the registry; ``sha256`` is None if it is unknown before the first download."""
+    """A file in the registry. ``sha256`` is None if the checksum is not known before the first download."""
 
     name: str
     file_name: str
@@ -65,7 +65,18 @@ ENTRIES = {
 
 
 def find_entry(name: str) -> Entry:
-    """Return the entry of a registry name: a listed one, or a PDB or EMDB identifier; a ValueError for others."""
+    """Return the registry entry with the given name.
+
+    Parameters
+    ----------
+    name : str
+        Name of an entry in ``ENTRIES``, or a PDB or EMDB identifier.
+
+    Raises
+    ------
+    ValueError
+        The name is unknown.
+    """
     if re.search(r"[/\\]|\.\.", name):
         raise ValueError(f"name must be a registry name, not a path, got {name!r}")
     if name.lower() in ENTRIES:
@@ -97,19 +108,29 @@ def find_entry(name: str) -> Entry:
 
 
 def fetch(name: str) -> Path:
-    """Return the local path of a registry file, and download it at first use.
+    """Return the local path of a registry file, and download the file on first use.
 
-    A file in ``$CRYOEM_DATA`` or its folders ``maps/`` and ``models/`` takes precedence over one in
-    ``data_folder()``. Listed entries must have their known sha256. The checksums of other PDB and EMDB entries are
-    unknown: at first use, a file in ``data_folder()`` must be a complete gzip file of that entry, and its sha256 is
-    stored next to it in ``<file>.sha256``; later uses are compared with it. Delete both files to accept a new release
-    of the entry.
+    A file in ``$CRYOEM_DATA`` or its subfolders ``maps/`` and ``models/`` takes precedence over a file in
+    ``data_folder()``. The file for an entry in ``ENTRIES`` must have the SHA-256 given there. The checksums for other
+    PDB and EMDB entries are not known in advance. On first use, such a file in ``data_folder()`` is checked to be a
+    complete gzip file for that entry, and its SHA-256 is stored in ``<file>.sha256`` beside it. On later uses, the file
+    must have this checksum. To accept a new release of the entry, delete both files.
+
+    Parameters
+    ----------
+    name : str
+        Name of an entry in ``ENTRIES``, or a PDB or EMDB identifier.
+
+    Returns
+    -------
+    Path
+        Path of the file.
 
     Raises
     ------
     ValueError
-        The name is unknown, a file is damaged, has another sha256 or is not of that entry, or the stored sha256 is
-        damaged.
+        The name is unknown; the file is damaged, has a different SHA-256 or belongs to a different entry; or the stored
+        SHA-256 is damaged.
     ConnectionError
         The download failed.
     """
@@ -146,28 +167,36 @@ def load(
     resolution_angstrom: float | None = None,
     size: int | None = None,
 ) -> DensityMap:
-    """Load a density map from a file or a registry name, or make a phantom.
+    """Load a density map from a file or the registry, or make a phantom.
 
     Parameters
     ----------
     name_or_path : str or path-like
-        Path of a map or an atomic model, a name that ``fetch`` accepts, ``"phantom"`` or ``"phantom-<symmetry>"``.
+        Path of a map or an atomic model, a registry name, ``"phantom"`` or ``"phantom-<symmetry>"``.
     voxel_size_angstrom : float, optional
-        Maps are resampled to it; it is assumed for maps whose header has none. By default maps keep theirs, and
-        models and phantoms get 4 angstrom.
+        Voxel size in angstrom. Maps are resampled to it, or assumed to have it if their header has no cell. Default:
+        the voxel size in the header for maps, and 4 angstrom for models and phantoms. If ``size`` is given, the default
+        for phantoms is 256 angstrom divided by ``size``.
     resolution_angstrom : float, optional
-        Maps are low-pass filtered to it; by default they are not, and models and phantoms get two voxels.
+        Resolution in angstrom to which maps are low-pass filtered, or at which models and phantoms are computed.
+        Default: maps are not filtered, and models and phantoms have a resolution of two voxels.
     size : int, optional
-        Edge of a cubic box in voxels. A map is cropped or padded to it about its centre, a model must fit into it,
-        and a phantom fills it, with a voxel size that makes the box 256 angstrom wide if none is given. By default a
-        map keeps its box, a model gets the smallest one, and a phantom one of 256 angstrom.
+        Edge length of a cubic box in voxels. Maps are cropped or padded about their centre, models must fit into the
+        box, and phantoms fill the box. Default: the box in the file for maps, a box that fits the model for models, and
+        a box 256 angstrom wide for phantoms.
+
+    Returns
+    -------
+    DensityMap
+        The density map.
 
     Raises
     ------
     FileNotFoundError
         The file does not exist.
     ValueError
-        A number is out of range, or ``read_map``, ``density_from_model`` or ``fetch`` rejects the file.
+        A number is out of range, the suffix is unknown, the map has no positive density or is constant, or
+        ``read_map``, ``density_from_model`` or ``fetch`` rejects the file.
     ConnectionError
         The download failed.
     """
@@ -196,9 +225,7 @@ def load(
         )
     if _suffix(path.name) not in MAP_SUFFIXES:
         known = ", ".join(MAP_SUFFIXES + MODEL_SUFFIXES)
-        raise ValueError(
-            f"{path} must be a map or an atomic model ({known}), got the suffix {_suffix(path.name)!r}"
-        )
+        raise ValueError(f"{path} is not a map or an atomic model: its name must end in one of {known}")
     density_map = read_map(path, default_voxel_size_angstrom=voxel_size_angstrom or 1.0)
     if resolution_angstrom is not None:
         density_map = low_pass(density_map, resolution_angstrom)
@@ -209,27 +236,30 @@ def load(
     low, high = density_map.data.min(), density_map.data.max()
     if not (high > low and high > 0):
         raise ValueError(
-            f"{path} must contain a particle brighter than its surroundings, got densities from {low} to {high}"
+            f"{path}: the density must vary and be positive somewhere, got values from {low} to {high}"
         )
     return density_map
 
 
 def _suffix(file_name: str) -> str:
-    """Return the suffix in lower case, without that of compression: ``.cif`` for ``1u19.cif.gz``."""
+    """Return the suffix in lower case, disregarding compression: ``.cif`` for ``1u19.cif.gz``."""
     return Path(file_name.lower().removesuffix(".gz")).suffix
 
 
 def _download(entry: Entry, path: Path) -> None:
-    """Download with a progress bar; pooch writes to a temporary file, so that a failed download leaves none."""
+    """Download a file with a progress bar.
+
+    pooch writes to a temporary file, so a failed download leaves no file behind.
+    """
     import pooch
 
-    pooch.get_logger().setLevel("WARNING")  # otherwise it recommends hard-coding the checksum
+    pooch.get_logger().setLevel("WARNING")  # otherwise, pooch recommends hard-coding the checksum
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         pooch.retrieve(
             entry.url, known_hash=entry.sha256, fname=path.name, path=path.parent, progressbar=True
         )
-    except OSError as error:  # base class of the exceptions of requests
+    except OSError as error:  # base class of the exceptions in requests
         response = getattr(error, "response", None)
         reason = error.strerror or "no connection to the server"
         if response is not None:
@@ -243,7 +273,7 @@ def _download(entry: Entry, path: Path) -> None:
 
 
 def _check_first_use(entry: Entry, path: Path) -> None:
-    """Raise unless a gzip file is complete and begins as that entry does."""
+    """Raise an error unless the file is a complete gzip file that begins like the entry."""
     try:
         with gzip.open(path) as stream:
             start = stream.read(BLOCK_BYTES)
@@ -259,21 +289,21 @@ def _check_first_use(entry: Entry, path: Path) -> None:
     else:
         where, expected, found = "in its header", "MAP", start[MAP_ID_AT : MAP_ID_AT + 3]
     if found.upper() != expected.upper().encode():
-        raise ValueError(f"{path} must have {expected!r} {where}, got {found.decode('latin-1')!r}")
+        raise ValueError(f"{path} must contain {expected!r} {where}, got {found.decode('latin-1')!r}")
 
 
 def _recorded(record: Path) -> str:
-    """Return the sha256 that was stored at first use."""
+    """Return the SHA-256 that was stored on first use."""
     text = record.read_bytes()[:200].decode("latin-1")
     if not re.match(r"[0-9a-f]{64}\s", text):
         raise ValueError(
-            f"{record} must begin with a sha256, got {text[:80]!r}; delete {record} to accept the file"
+            f"{record} must begin with a SHA-256, got {text[:80]!r}; delete it to accept the downloaded file"
         )
     return text[:64]
 
 
 def _verify(path: Path, sha256: str) -> None:
-    """Raise unless a file has the given sha256."""
+    """Raise an error unless the file has the given SHA-256."""
     found = sha256_of(path)
     if found != sha256:
-        raise ValueError(f"{path} must have the sha256 {sha256}, got {found}")
+        raise ValueError(f"{path} is damaged or was changed: its SHA-256 must be {sha256}, got {found}")
