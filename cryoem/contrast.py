@@ -1,4 +1,4 @@
-"""The contrast transfer of the microscope, and the optics of a set of images."""
+"""The contrast transfer function (CTF) of the microscope, and the optics of a set of images."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from cryoem.validation import finite_array, not_negative, positive_number
 
 @dataclass(frozen=True)
 class ContrastTransfer:
-    """Constants of the microscope, and the range of defocus of a simulated data set.
+    """CTF parameters that are common to all images, and the defocus range for simulated images.
 
     Parameters
     ----------
     voltage_kv, spherical_aberration_mm : float
-        Acceleration voltage and spherical aberration.
+        Acceleration voltage in kV and spherical aberration in mm.
     amplitude_contrast : float
-        Fraction of amplitude contrast, in [0, 1].
+        Amplitude contrast as a fraction, in [0, 1].
     b_factor_angstrom2 : float
         B factor of the envelope ``exp(-B k^2 / 4)``.
     defocus_range_angstrom : tuple of float
         Lowest and highest underfocus of simulated images.
     phase_shift_rad : float
-        Phase shift of a phase plate.
+        Phase shift introduced by a phase plate.
     inverted : bool
-        True if the images were inverted so that particles are bright, as in RELION and cryoSPARC.
+        Whether the contrast of the images was inverted to make particles bright, as in RELION and cryoSPARC.
 
     Raises
     ------
@@ -51,7 +51,7 @@ class ContrastTransfer:
         low, high = self.defocus_range_angstrom
         if not -np.inf < low <= high < np.inf:
             raise ValueError(
-                "defocus_range_angstrom must be two finite values, lowest and highest, "
+                "defocus_range_angstrom must be two finite values in ascending order, "
                 f"got {self.defocus_range_angstrom}"
             )
         if not np.isfinite(self.phase_shift_rad):
@@ -64,18 +64,19 @@ class ContrastTransfer:
         return 12.2643 / np.sqrt(volts + 0.97845e-6 * volts**2)
 
     def at(self, frequencies_per_angstrom: np.ndarray, defocus_angstrom: np.ndarray) -> np.ndarray:
-        """Evaluate the transfer function, envelope included.
+        """Evaluate the CTF, including its envelope.
 
-        ``-sqrt(1 - A^2) sin g - A cos g``, ``g = pi lambda dz k^2 - pi / 2 Cs lambda^3 k^4 + phase shift``; its
-        negative for inverted images.  An astigmatic image has a defocus that depends on direction,
-        ``dz = (U + V) / 2 + (U - V) / 2 cos 2 (theta - azimuth)``.
+        The CTF is ``-sqrt(1 - A^2) sin g - A cos g`` with ``g = pi lambda dz k^2 - pi / 2 Cs lambda^3 k^4 + phase
+        shift``. For inverted images, the sign is reversed. In an astigmatic image, the defocus depends on the direction
+        theta: ``dz = (U + V) / 2 + (U - V) / 2 cos 2 (theta - azimuth)``.
 
         Parameters
         ----------
         frequencies_per_angstrom : (m, 2) or (m,) array
-            Frequencies along x and y of the image, or along x alone.
+            Spatial frequencies along the x and y axes of the image, or along x only.
         defocus_angstrom : (n,) or (n, 3) array
-            Underfocus of each image; or U and V in angstrom, and the azimuth of U in radians from x towards y.
+            Underfocus of each image in angstrom; or, for astigmatic images, U and V in angstrom and the azimuth of U in
+            radians, measured from x towards y.
 
         Returns
         -------
@@ -106,22 +107,22 @@ class ContrastTransfer:
 
 @dataclass(frozen=True, eq=False)
 class Optics:
-    """Optics of n images.
+    """Pixel size and CTF of n images.
 
     Parameters
     ----------
     pixel_size_angstrom : float
-        Side of a pixel.
+        Pixel size.
     ctf : ContrastTransfer, optional
-        Constants of the contrast transfer; None for images without one.
+        CTF parameters shared by all images. Default: None, for images without a CTF.
     defocus_angstrom : (n,) or (n, 3) array, optional
-        Underfocus of each image, as for ``ContrastTransfer.at``; required with ``ctf``.
+        Underfocus of each image, in the form described in ``ContrastTransfer.at``. Required with ``ctf``.
 
     Raises
     ------
     ValueError
-        If the pixel size is not positive, only one of ``ctf`` and ``defocus_angstrom`` is given, or a defocus is not
-        finite.
+        If the pixel size is not positive; if only one of ``ctf`` and ``defocus_angstrom`` is given; or if the defocus
+        has the wrong shape or contains NaN or infinity.
     """
 
     pixel_size_angstrom: float
@@ -141,34 +142,34 @@ class Optics:
         defocus = finite_array(self.defocus_angstrom, name="defocus_angstrom", ndim=ndim, dtype=float)
         if ndim == 2 and defocus.shape[1] != 3:
             raise ValueError(
-                f"defocus_angstrom must be (n,) or (n, 3) (U, V and the azimuth of U), got {defocus.shape}"
+                f"defocus_angstrom must be (n,), or (n, 3) with columns U, V and azimuth, got {defocus.shape}"
             )
         object.__setattr__(self, "defocus_angstrom", defocus)
 
     def __getitem__(self, index) -> Optics:
-        """Select the optics of some of the images."""
+        """Select the optics of a subset of the images."""
         if self.ctf is None:
             return self
         return Optics(self.pixel_size_angstrom, self.ctf, self.defocus_angstrom[index])
 
     def transfers(self, frequencies_per_pixel: np.ndarray) -> np.ndarray:
-        """Evaluate the contrast transfer of each image at (m, 2) cycles per pixel: (n, m) float32."""
+        """Evaluate the CTF of each image at (m, 2) frequencies in cycles per pixel: (n, m) float32."""
         return self.ctf.at(frequencies_per_pixel / self.pixel_size_angstrom, self.defocus_angstrom).astype(
             np.float32
         )
 
 
 def optics_of(optics: Optics | None, pixel_size_angstrom: float | None, *, count: int) -> Optics:
-    """Resolve the optics of ``count`` images from the two arguments that state them, at least one of which is given."""
+    """Return the optics of ``count`` images, given ``optics``, a pixel size (for images without a CTF), or both."""
     if optics is None and pixel_size_angstrom is None:
-        raise ValueError("pixel_size_angstrom or optics must be given; both are missing")
+        raise ValueError("pixel_size_angstrom or optics is required, but neither is given")
     if optics is None:
         return Optics(pixel_size_angstrom)
     if not isinstance(optics, Optics):
         raise ValueError(f"optics must be an Optics object, got {type(optics).__name__}")
     if pixel_size_angstrom not in (None, optics.pixel_size_angstrom):
         raise ValueError(
-            f"pixel_size_angstrom must be that of optics, {optics.pixel_size_angstrom}, got {pixel_size_angstrom}"
+            f"pixel_size_angstrom must be {optics.pixel_size_angstrom}, as in optics, got {pixel_size_angstrom}"
         )
     if optics.ctf is not None and len(optics.defocus_angstrom) != count:
         raise ValueError(
@@ -178,5 +179,5 @@ def optics_of(optics: Optics | None, pixel_size_angstrom: float | None, *, count
 
 
 def known_optics(images, optics: Optics | None) -> Optics | None:
-    """Return ``optics``, or by default the optics of the images, such as a ``ParticleStack``; None if unknown."""
+    """Return ``optics`` or, if it is None, ``images.optics``; return None if neither is available."""
     return getattr(images, "optics", None) if optics is None else optics

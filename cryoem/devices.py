@@ -1,10 +1,13 @@
-"""Device selection: ``CRYOEM_DEVICE`` chooses between CPU and GPU for TensorFlow and ASTRA.
+"""Device selection: ``CRYOEM_DEVICE`` selects the CPU or a GPU for TensorFlow and ASTRA.
 
-``auto``, the default: a GPU if one is visible, otherwise the CPU. ``cpu``: the CPU, even if a GPU is visible. ``gpu``:
-an error if no GPU is visible. Child processes, such as the kernels that execute notebooks, inherit the variable.
+- ``auto`` (default): use a GPU if one is visible, otherwise the CPU.
+- ``cpu``: use the CPU, even if a GPU is visible.
+- ``gpu``: raise an error if no GPU is visible.
 
-On a GPU, networks compute in float16 and XLA compiles training steps, see ``cryoem.training.compilation``. With Keras
-backends other than TensorFlow, the variable applies to ASTRA alone.
+Child processes, such as the kernels that execute notebooks, inherit the variable.
+
+On a GPU, networks compute in float16 and training steps are compiled by XLA (see ``cryoem.training.compilation``). With
+Keras backends other than TensorFlow, the variable affects only ASTRA.
 """
 
 from __future__ import annotations
@@ -19,12 +22,12 @@ DEVICES = ("auto", "cpu", "gpu")
 
 
 def chosen_device() -> str:
-    """Return the value of the variable: ``"auto"``, ``"cpu"`` or ``"gpu"``.
+    """Return the value of ``CRYOEM_DEVICE``: ``"auto"``, ``"cpu"`` or ``"gpu"``.
 
     Raises
     ------
     ValueError
-        If the variable has another value.
+        If the variable has any other value.
     """
     device = os.environ.get(VARIABLE) or "auto"
     if device not in DEVICES:
@@ -34,7 +37,7 @@ def chosen_device() -> str:
 
 @contextmanager
 def device_chosen(device: str | None) -> Iterator[None]:
-    """Set the variable in this context and in processes started from it; None leaves it unchanged."""
+    """Set ``CRYOEM_DEVICE`` within a ``with`` block and for processes started there; None leaves it unchanged."""
     before = os.environ.get(VARIABLE)
     if device is not None:
         os.environ[VARIABLE] = device
@@ -53,14 +56,16 @@ def cores() -> int:
 
 
 def gpus_of_tensorflow() -> list[str]:
-    """Return the names of the GPUs that networks use in this process; ``cpu`` hides all GPUs from TensorFlow.
+    """Return the names of the GPUs that TensorFlow uses in this process.
+
+    If ``CRYOEM_DEVICE`` is ``cpu``, hide all GPUs from TensorFlow and return an empty list.
 
     Raises
     ------
     RuntimeError
-        If the variable is ``gpu`` and no GPU is visible, or ``cpu`` and TensorFlow already uses a GPU.
+        If ``CRYOEM_DEVICE`` is ``gpu`` and no GPU is visible, or if it is ``cpu`` and TensorFlow already uses a GPU.
     """
-    keras = sys.modules.get("keras")  # exported models need TensorFlow only
+    keras = sys.modules.get("keras")  # exported models run without Keras
     if keras is not None and keras.backend.backend() != "tensorflow":
         return []
     import tensorflow as tf

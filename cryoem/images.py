@@ -1,7 +1,7 @@
-"""Images as arrays: their Fourier half-planes, shifts, crops, noise, background and contrast transfer.
+"""Operations on images: Fourier transforms, shifts, cropping, noise, background subtraction and the CTF.
 
-The origin of an image is pixel ``n // 2`` of both axes.  A half-plane contains the elements of ``rfft2`` of a
-centred image, flattened.
+The origin of an image is pixel ``n // 2`` along both axes. A half-plane is the flattened ``rfft2`` of an image whose
+origin has been moved to index 0.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ BLOCK_BYTES = 32_000_000
 
 
 def plane_frequencies(size: int) -> np.ndarray:
-    """Return (f_x, f_y) of each half-plane element of a square image, cycles per pixel: (size * (size // 2 + 1), 2)."""
+    """Return (f_x, f_y) in cycles per pixel of each half-plane element: (size * (size // 2 + 1), 2) float32."""
     fy, fx = np.meshgrid(np.fft.fftfreq(size), np.fft.rfftfreq(size), indexing="ij")
     return np.stack([fx.ravel(), fy.ravel()], axis=1).astype(np.float32)
 
 
 def half_planes_from_images(images: np.ndarray) -> np.ndarray:
-    """Transform (n, y, y) images: (n, y * (y // 2 + 1)) complex64."""
+    """Transform (n, y, y) images to half-planes: (n, y * (y // 2 + 1)) complex64."""
     shifted = scipy.fft.ifftshift(np.asarray(images, np.float32), axes=(1, 2))
     return scipy.fft.rfft2(shifted, workers=-1).reshape(len(images), -1)
 
 
 def images_from_half_planes(planes: np.ndarray, size: int) -> np.ndarray:
-    """Inverse of ``half_planes_from_images``: (n, size, size) float32."""
+    """Invert ``half_planes_from_images``: (n, size, size) float32."""
     spectra = planes.reshape(len(planes), size, size // 2 + 1)
     return scipy.fft.fftshift(scipy.fft.irfft2(spectra, s=(size, size), workers=-1), axes=(1, 2))
 
 
 def hermitian_weights(size: int, *, ndim: int = 2) -> np.ndarray:
-    """Return the number of elements of the full transform that each element of ``rfftn`` represents, 1 or 2."""
+    """Return how many elements of the full transform each element of ``rfftn`` represents: 1 or 2."""
     weights = np.full((size,) * (ndim - 1) + (size // 2 + 1,), 2.0)
     weights[..., 0] = 1
     if size % 2 == 0:
@@ -50,10 +50,10 @@ def hermitian_weights(size: int, *, ndim: int = 2) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FourierDisc:
-    """The half-plane elements of a ``size`` px image inside its Nyquist circle.
+    """Half-plane elements inside the Nyquist circle of an image ``size`` px wide.
 
-    ``index`` (m,) selects them from a half-plane; ``frequencies`` (m, 2) are in cycles per pixel; ``weights`` (m,)
-    count every Hermitian pair once.
+    ``index`` (m,) selects these elements from a half-plane. ``frequencies`` (m, 2) are in cycles per pixel. ``weights``
+    (m,) count every Hermitian pair once.
     """
 
     index: np.ndarray
@@ -62,7 +62,7 @@ class FourierDisc:
 
 
 def fourier_disc(size: int) -> FourierDisc:
-    """Select the half-plane elements inside the Nyquist circle of a ``size`` px image."""
+    """Select the half-plane elements inside the Nyquist circle of an image ``size`` px wide."""
     frequencies = plane_frequencies(size)
     index = np.flatnonzero(np.hypot(*frequencies.T) < 0.5)
     weights = hermitian_weights(size).ravel()[index] / 2
@@ -70,12 +70,15 @@ def fourier_disc(size: int) -> FourierDisc:
 
 
 def shift_phases(shifts_px: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
-    """Compute factors that displace content by (n, 2) shifts, at (m, 2) cycles per pixel: (n, m) complex64."""
+    """Compute the phase factors that displace image content: (n, m) complex64.
+
+    ``shifts_px`` is (n, 2), and ``frequencies`` (m, 2) are in cycles per pixel.
+    """
     return np.exp(-2j * np.pi * (shifts_px @ frequencies.T.astype(float))).astype(np.complex64)
 
 
 def cropped_frequencies(full: int, size: int) -> np.ndarray:
-    """Index the half-plane elements of a ``size`` px image in the half-plane of a ``full`` px image: (m,) int."""
+    """Return the indices of the half-plane elements kept by Fourier cropping from ``full`` to ``size`` px: (m,) int."""
     ky = np.rint(scipy.fft.fftfreq(size) * size).astype(int) % full
     kx = np.arange(size // 2 + 1)
     return (ky[:, None] * (full // 2 + 1) + kx).ravel()
@@ -85,22 +88,23 @@ def cropped_frequencies(full: int, size: int) -> np.ndarray:
 
 
 def shift(images: np.ndarray, shifts_px: np.ndarray) -> np.ndarray:
-    """Shift image content by sub-pixel amounts, periodically.
+    """Shift image content by sub-pixel amounts, with periodic boundaries.
 
     Parameters
     ----------
     images : (n, y, x) array, y == x
+        Images to shift.
     shifts_px : (n, 2) array
-        Displacement (x, y) towards larger coordinates.
+        Displacement (x, y) of each image, positive towards larger coordinates.
 
     Returns
     -------
-    (n, y, x) float32
+    (n, y, x) float32 array
 
     Raises
     ------
     ValueError
-        As ``correct_images``.
+        If the images do not have shape (n, y, y) or contain NaN or infinity, or if the shifts do not have shape (n, 2).
     """
     return correct_images(images, shifts_px=-np.asarray(shifts_px, float))
 
@@ -108,23 +112,24 @@ def shift(images: np.ndarray, shifts_px: np.ndarray) -> np.ndarray:
 def downsample(images: np.ndarray, size: int) -> np.ndarray:
     """Fourier-crop images to a smaller size.
 
-    Values keep their scale and the origin stays at the central pixel.  The pixel grows by y / size, and white noise of
-    variance s2 has variance ``s2 * (size / y) ** 2`` afterwards.
+    Pixel values keep their scale, and the origin stays at the central pixel. The pixel size grows by a factor of y /
+    size, and the variance of white noise falls by a factor of (size / y) ** 2.
 
     Parameters
     ----------
     images : (n, y, x) array, y == x
+        Images to downsample.
     size : int
-        New side in pixels, from 2 to y.
+        New image size in pixels, between 2 and y.
 
     Returns
     -------
-    (n, size, size) float32
+    (n, size, size) float32 array
 
     Raises
     ------
     ValueError
-        As ``correct_images``.
+        If the images do not have shape (n, y, y) or contain NaN or infinity, or if ``size`` is out of range.
     """
     return correct_images(images, size=size)
 
@@ -136,32 +141,34 @@ def correct_images(
     shifts_px: np.ndarray | None = None,
     size: int | None = None,
 ) -> np.ndarray:
-    """Flip the phases of images, centre them and Fourier-crop them, in one pass.
+    """Phase-flip, centre and Fourier-crop images in one pass.
 
     Parameters
     ----------
     images : (n, y, x) array, y == x
+        Images to correct.
     optics : Optics, optional
-        Contrast transfer whose signs are removed; none by default.
+        Optics of the images. At frequencies at which the CTF is negative, the sign of the transform is reversed.
+        Default: no correction.
     shifts_px : (n, 2) array, optional
-        Displacement (x, y) of the particles, which is undone; none by default.
+        Displacement (x, y) of each particle, which is undone. Default: no displacement.
     size : int, optional
-        New side in pixels, see ``downsample``; y by default.
+        New image size in pixels, as in ``downsample``. Default: y.
 
     Returns
     -------
-    (n, size, size) float32
+    (n, size, size) float32 array
 
     Raises
     ------
     ValueError
-        If images are not (n, y, y), the number of optics or shifts is not that of the images, or ``size`` is out of
-        range.
+        If the images do not have shape (n, y, y) or contain NaN or infinity; if ``optics`` or ``shifts_px`` describes a
+        different number of images; or if ``size`` is out of range.
     """
     images = square_images(images)
     full = images.shape[1]
     if size is not None and not 2 <= size <= full:
-        raise ValueError(f"size must be between 2 and {full} px, the size of the images, got {size}")
+        raise ValueError(f"size must be between 2 and {full}, the image size in pixels, got {size}")
     size = full if size is None else size
     flips = optics is not None and optics.ctf is not None
     moves = shifts_px is not None and shifts_of(shifts_px, count=len(images)).any()
@@ -181,36 +188,39 @@ def correct_images(
 
 
 def flip_phases(images: np.ndarray, optics: Optics) -> np.ndarray:
-    """Correct the sign of the contrast transfer at each frequency.
+    """Correct the sign of the CTF at each frequency.
 
-    The magnitude of the transfer remains, and white noise stays white.  Images without a contrast transfer are
-    returned unchanged.
+    The amplitude of the CTF is not corrected, and white noise stays white. Images without a CTF are returned unchanged.
 
     Parameters
     ----------
     images : (n, y, x) array, y == x
+        Images to correct.
     optics : Optics
+        Optics of the images.
 
     Returns
     -------
-    (n, y, x) float32
+    (n, y, x) float32 array
 
     Raises
     ------
     ValueError
-        As ``correct_images``.
+        If the images do not have shape (n, y, y) or contain NaN or infinity, or if ``optics`` describes a different
+        number of images.
     """
     return correct_images(images, optics=optics)
 
 
 def apply_ctf(images: np.ndarray, optics: Optics) -> np.ndarray:
-    """Apply the contrast transfer of the microscope to images.
+    """Apply the microscope's CTF to images.
 
-    Parameters, returns and errors are those of ``flip_phases``; optics without a contrast transfer are an error.
+    Parameters, return value and errors are the same as for ``flip_phases``, except that optics without a CTF raise a
+    ``ValueError``.
     """
     images = square_images(images)
     if optics.ctf is None:
-        raise ValueError("optics must have a ctf, got None")
+        raise ValueError("optics must include a CTF, got ctf=None")
     size = images.shape[1]
     transfers = optics_of(optics, None, count=len(images)).transfers(plane_frequencies(size))
     return images_from_half_planes(half_planes_from_images(images) * transfers, size)
@@ -219,7 +229,7 @@ def apply_ctf(images: np.ndarray, optics: Optics) -> np.ndarray:
 def add_noise(
     images: np.ndarray, variance: float, *, rng: np.random.Generator | int | None = None
 ) -> np.ndarray:
-    """Add white Gaussian noise of a given variance to images: (n, y, x) float32."""
+    """Add white Gaussian noise with the given variance to images: (n, y, x) float32."""
     images = finite_array(images, name="images", ndim=3, dtype=np.float32)
     if not_negative(variance, name="variance") == 0:
         return images
@@ -235,16 +245,16 @@ def subtract_background(images: np.ndarray) -> np.ndarray:
 
 
 def distance_from_origin(size: int) -> np.ndarray:
-    """Return the distance in pixels of each pixel of a square image from its origin: (size, size) float."""
+    """Return the distance in pixels from each pixel of a square image to its origin: (size, size) float64."""
     y, x = np.indices((size, size)) - size // 2
     return np.hypot(y, x)
 
 
 def circular_mask(size: int, *, edge_px: float, profile: str = "linear") -> np.ndarray:
-    """Make a soft mask of the largest circle about the origin of a square image: (size, size) float32.
+    """Create the largest soft circular mask around the origin of a square image: (size, size) float32.
 
-    The edge, inside the circle, falls from 1 to 0 over ``edge_px`` with the ``profile`` ``"linear"`` or ``"cosine"`` (a
-    squared sine).
+    The soft edge falls from 1 to 0 over ``edge_px`` pixels inside the circle. Its ``profile`` is ``"linear"`` or
+    ``"cosine"`` (a squared sine).
     """
     radius = (size - 1) // 2
     depth = np.clip((radius - distance_from_origin(size)) / edge_px, 0, 1)
@@ -254,7 +264,7 @@ def circular_mask(size: int, *, edge_px: float, profile: str = "linear") -> np.n
 
 
 def image_blocks(images, *, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
-    """Return slices that divide images (n, y, x) into consecutive blocks of about ``block_bytes`` as float32."""
+    """Return slices of consecutive blocks of (n, y, x) images, each about ``block_bytes`` in size as float32."""
     n, height, width = images.shape
     count = max(1, block_bytes // (4 * height * width))
     return (slice(start, min(start + count, n)) for start in range(0, n, count))

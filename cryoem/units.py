@@ -1,4 +1,4 @@
-"""Units at the end of names, and quantities as text."""
+"""Units at the end of names, and formatting of quantities as text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ UNITS = {"rad": "rad", "deg": "°", "px": "px", "angstrom": "Å", "seconds": "s"
 
 
 def split_unit(name: str) -> tuple[str, str]:
-    """Split a name into its words and its unit: ``pose_error_rad`` gives ``("pose error", "rad")``.
+    """Split a name into words and a unit: ``pose_error_rad`` becomes ``("pose error", "rad")``.
 
     The unit is empty if the name does not end in one of ``UNITS``.
     """
@@ -19,16 +19,16 @@ def split_unit(name: str) -> tuple[str, str]:
 
 
 def label_with_unit(name: str) -> str:
-    """Return the label of an axis or column: ``pose_error_rad`` gives ``"pose error (rad)"``."""
+    """Return the label of an axis or column: ``pose_error_rad`` becomes ``"pose error (rad)"``."""
     words, unit = split_unit(name)
     return f"{words} ({unit})" if unit else words
 
 
 def format_quantity(name: str, value) -> tuple[str, str]:
-    """Return the label and the text of a recorded value, with its unit; radians also in degrees.
+    """Return the label and the text, with a unit, of a recorded value; angles in radians are also shown in degrees.
 
-    ``recovery_error_rad`` with 0.0931 gives ``("recovery error", "0.0931 rad (5.33°)")``. None becomes
-    "not available", a boolean "yes" or "no".
+    For example, ``recovery_error_rad`` with the value 0.0931 becomes ``("recovery error", "0.0931 rad (5.33°)")``. None
+    becomes "not available", and a boolean becomes "yes" or "no".
     """
     label, unit = split_unit(name)
     if value is None:

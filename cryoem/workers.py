@@ -1,8 +1,8 @@
-"""Map a function over blocks of data: in this process, or on the workers of a Dask cluster.
+"""Map a function over blocks of data, in this process or on the workers of a Dask cluster.
 
-Results come in the order of the blocks. They do not depend on the number of workers, nor on which worker computes
-which block. Dask keeps the input of a block until its result has arrived, so that another worker can repeat a block
-whose worker died.
+Results are returned in the order of the blocks. They depend neither on the number of workers nor on which worker
+computes which block. Dask keeps the input of a block until its result has arrived, so that a different worker can
+repeat the block if its worker dies.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cryoem.validation import whole_number
 if TYPE_CHECKING:
     from distributed import Client, Future, LocalCluster
 
-AHEAD = 2  # blocks in flight for each thread of the workers
+AHEAD = 2  # blocks in flight per worker thread
 TIMEOUT_S = 60
 INHERITED = "distributed.nanny.pre-spawn-environ"
 THREAD_LIMITS = (
@@ -39,7 +39,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 class WorkersLostError(RuntimeError):
-    """Every worker that computed the same block died, or the cluster was closed."""
+    """Raised when workers die repeatedly while computing the same block, or when the cluster is closed."""
 
 
 def in_order(
@@ -49,31 +49,32 @@ def in_order(
     client: Client | None = None,
     ahead: int = AHEAD,
 ) -> Iterator[Result]:
-    """Yield ``function(item)`` for each item, in order, as the builtin ``map`` does.
+    """Yield ``function(item)`` for each item, in order, like the built-in ``map``.
 
     Parameters
     ----------
     function : callable
-        Function of one item, which it must not modify. With a client, the function and the items must be picklable;
-        the function is sent to each worker once. Its exceptions are raised here.
+        Function that takes one item and does not modify it. With a client, the function and the items must be
+        picklable, and the function is sent to each worker once. Exceptions raised by the function propagate to the
+        caller.
     items : iterable
-        Any number of items. They are consumed only as they are needed.
+        Any number of items, which are consumed only as needed.
     client : distributed.Client, optional
-        Client of a Dask cluster, for instance a ``LocalCluster`` or one of ``dask_jobqueue``. By default, the items
-        are processed in this process.
+        Client of a Dask cluster, for example a ``LocalCluster`` or a cluster from ``dask_jobqueue``. Default: process
+        the items in this process.
     ahead : int
-        Maximum number of items in flight, or waiting to be yielded, for each thread of the workers.
+        Maximum number of items per worker thread that are being computed or waiting to be yielded. Default: 2.
 
     Raises
     ------
     WorkersLostError
-        Workers died repeatedly at the same item, or the cluster was closed. If no workers are left, the call waits for
-        new ones, because the workers of a batch queue may start late.
+        If workers die repeatedly while computing the same item, or if the cluster is closed. If no workers are left, no
+        error is raised: the call waits for new workers, because those of a batch queue may start late.
     """
     if client is None:
         yield from map(function, items)
         return
-    # the function is the result of a task, so that Dask restores it if the worker that holds it dies
+    # make the function the result of a task, so that Dask restores it if the worker that holds it dies
     shared = _submit(client, _identity, function)
     pending = deque()
     try:
@@ -91,7 +92,7 @@ def in_order(
 def _submit(client: Client, *task) -> Future:
     import dask.config
 
-    # a map or a network cannot be split, as Dask's warning about large tasks advises
+    # silence Dask's advice to split large tasks: a map or a network cannot be split
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
         return client.submit(*task, pure=False)
 
@@ -107,7 +108,7 @@ def _result(future: Future):
         return future.result()
     except KilledWorker as error:
         raise WorkersLostError(
-            f"{error.allowed_failures + 1} workers died while computing the same block, possibly for lack of memory; "
+            f"{error.allowed_failures + 1} workers died while computing the same block, possibly from lack of memory; "
             f"the last was {error.last_worker.address}"
         ) from None
     except CancelledError:
@@ -116,29 +117,28 @@ def _result(future: Future):
 
 @contextmanager
 def client_of(workers: int = 1, *, scheduler: str | None = None) -> Iterator[Client | None]:
-    """Yield a client of new worker processes on this machine, or of an existing cluster, for ``in_order``.
+    """Yield a Dask client for ``in_order``, connected to new worker processes or to an existing cluster.
 
     Parameters
     ----------
     workers : int
-        Number of processes, which share the cores of this machine. With 1, none is started; the client is None.
+        Number of worker processes on this machine; they share its cores. Default: 1, for which no process is started
+        and None is yielded.
     scheduler : str, optional
-        Address of a running Dask scheduler, such as ``tcp://host:8786``. Its workers are used instead.
+        Address of a running Dask scheduler, such as ``tcp://host:8786``, whose workers are used instead.
 
     Raises
     ------
     ValueError
-        ``workers`` is less than 1, or both arguments are given.
+        If ``workers`` is less than 1, or if ``scheduler`` is combined with more than one worker.
     OSError
-        No scheduler answers at the address, or it has no worker within a minute.
+        If no scheduler answers at the address, or if no worker connects to it within a minute.
     RuntimeError
-        A script starts processes outside ``if __name__ == "__main__":``.
+        If a script starts processes outside ``if __name__ == "__main__":``.
     """
     workers = whole_number(workers, name="workers", at_least=1)
     if scheduler is not None and workers > 1:
-        raise ValueError(
-            f"give workers or scheduler, not both; got {workers} workers and scheduler {scheduler}"
-        )
+        raise ValueError(f"workers cannot be combined with scheduler {scheduler}, got {workers} workers")
     if scheduler is None and workers == 1:
         yield None
         return
@@ -156,13 +156,13 @@ def client_of(workers: int = 1, *, scheduler: str | None = None) -> Iterator[Cli
         try:
             client.wait_for_workers(1, timeout=TIMEOUT_S)
         except TimeoutError:
-            raise OSError(f"the Dask cluster at {scheduler} had no worker within {TIMEOUT_S} s") from None
+            raise OSError(f"no worker joined the Dask cluster at {scheduler} within {TIMEOUT_S} s") from None
         yield client
 
 
 @contextmanager
 def _local_cluster(count: int) -> Iterator[LocalCluster]:
-    """Start ``count`` single-task worker processes, which Dask restarts if they die and stops with this process."""
+    """Start ``count`` single-threaded workers, which Dask restarts if they die and stops with this process."""
     from multiprocessing import process, resource_tracker
 
     import dask.config
@@ -171,20 +171,20 @@ def _local_cluster(count: int) -> Iterator[LocalCluster]:
     advice = 'start workers inside `if __name__ == "__main__":`, because each worker imports the script'
     if getattr(process.current_process(), "_inheriting", False):  # this is a worker that imports the script
         raise RuntimeError(advice)
-    # NumPy reads the limits when it is imported, which is before a worker runs any code of ours
+    # NumPy reads the limits when it is imported, before a worker runs any of our code
     inherited = dask.config.get(INHERITED) | dict.fromkeys(THREAD_LIMITS, str(max(1, cores() // count)))
     before = {name: os.environ.get(name) for name in (*inherited, "PYTHONHASHSEED")}
-    # workers inherit the blocked signal: Ctrl-C interrupts this process alone, which then ends them
-    resource_tracker.ensure_running()  # it would unblock the signal if it were started later
+    # workers inherit the blocked signal, so Ctrl-C interrupts only this process, which then stops them
+    resource_tracker.ensure_running()  # starting it later would unblock the signal
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         with dask.config.set({INHERITED: inherited}):
             cluster = LocalCluster(
                 n_workers=count,
                 threads_per_worker=1,
-                memory_limit=0,  # blocks are small; Dask would pause a worker without an error
+                memory_limit=0,  # no limit: blocks are small, and Dask would pause a worker silently
                 dashboard_address="127.0.0.1:0",
-                silence_logs=logging.CRITICAL,  # errors that matter are raised
+                silence_logs=logging.CRITICAL,  # errors are raised instead
             )
     except RuntimeError as error:
         raise RuntimeError(f"worker processes could not be started ({first_line(error)}); {advice}") from None
@@ -195,7 +195,7 @@ def _local_cluster(count: int) -> Iterator[LocalCluster]:
         with cluster:
             yield cluster
     finally:
-        _restore(before)  # Dask sets the variables again whenever it restarts a worker
+        _restore(before)  # Dask sets the variables again each time it restarts a worker
 
 
 def _restore(environment: Mapping[str, str | None]) -> None:

@@ -1,4 +1,4 @@
-"""A headless Chromium controlled through its DevTools protocol: open a page, evaluate, drag, record requests."""
+"""Control a headless Chromium through the DevTools protocol: open a page, evaluate, drag and record requests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TIMEOUT_S = 120
 
 
 def find_chromium() -> str | None:
-    """Return the path of an installed Chromium."""
+    """Return the path to an installed Chromium."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
@@ -51,7 +51,7 @@ def browser_tab(profile: Path) -> Iterator[Tab]:
 
 
 class Tab:
-    """One tab; ``requests`` lists the addresses that it requested, ``errors`` the errors of its scripts."""
+    """One browser tab; ``requests`` lists the requested addresses, and ``errors`` lists script errors."""
 
     def __init__(self, socket):
         self.requests: list[str] = []
@@ -63,7 +63,7 @@ class Tab:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters) -> dict:
-        """Send a command, record events until its answer arrives, and return the answer."""
+        """Send a command, record events until the reply arrives, and return the reply."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         self._socket.send(json.dumps(message | ({"sessionId": self._session} if self._session else {})))
@@ -96,7 +96,7 @@ class Tab:
             time.sleep(0.1)
 
     def drag(self, start: tuple[float, float], by: tuple[float, float], *, steps: int = 10) -> None:
-        """Drag with the left button from ``start`` (x, y), in pixels of the window."""
+        """Drag with the left mouse button from ``start`` (x, y), in window pixels."""
         (x, y), button = start, {"button": "left", "buttons": 1, "clickCount": 1}
         self.call("Input.dispatchMouseEvent", type="mousePressed", x=x, y=y, **button)
         for step in range(1, steps + 1):

@@ -1,4 +1,4 @@
-"""Calls a command of this project as from a wide terminal."""
+"""Call commands of this project as if from a wide terminal."""
 
 from typer.testing import CliRunner, Result
 

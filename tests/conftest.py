@@ -1,4 +1,4 @@
-"""What several tests share: real data where there are some, a seed, a small volume, a data folder of their own."""
+"""Fixtures shared by several tests: real data if available, a seed, a small volume, an isolated data folder."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from cryoem import runs, volumes
 from cryoem.projection.projectors import project
 from cryoem.rotations import random_rotations
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is first imported
-os.environ.setdefault("CRYOEM_DEVICE", "cpu")  # tolerances are those of float32; tests of a GPU say so
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads this when it is first imported
+os.environ.setdefault("CRYOEM_DEVICE", "cpu")  # tolerances are those of float32; GPU tests set another value
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
-hypothesis.settings.load_profile("repeatable")  # the same examples each time, however busy the machine is
+hypothesis.settings.load_profile("repeatable")  # the same examples every time, however busy the machine is
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cryoem_home(tmp_path_factory: pytest.TempPathFactory):
-    """A data folder that is empty at the start, for this process and those it starts: never the user's."""
+    """An initially empty data folder for this process and its children, so that the user's folder is never touched."""
     home = tmp_path_factory.mktemp("cryoem-home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CRYOEM_HOME", str(home))
@@ -30,14 +30,14 @@ def cryoem_home(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder of this test alone: its own temporary folder."""
+    """Use the temporary folder of this test as the data folder."""
     monkeypatch.setenv("CRYOEM_HOME", str(tmp_path))
     return tmp_path
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real maps and particles that ``CRYOEM_DATA`` names; tests read it and never write to it."""
+    """The folder of real maps and particles given by ``CRYOEM_DATA``; tests only read from it."""
     named = os.environ.get("CRYOEM_DATA")
     if not named:
         pytest.skip("CRYOEM_DATA is not set: it names the folder of real data that this test reads")
@@ -54,9 +54,9 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def small_volume() -> np.ndarray:
-    """(24, 20, 22) float32: a smooth particle without symmetry, off centre, that vanishes towards the faces.
+    """Smooth, asymmetric, off-centre particle that vanishes towards the faces: (24, 20, 22) float32.
 
-    The sides differ, so that swapped axes show.
+    The sides differ in length, so that swapped axes are detected.
     """
     rng = np.random.default_rng(7)
     shape = np.array([24, 20, 22])
@@ -72,7 +72,7 @@ def small_volume() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def particle() -> np.ndarray:
-    """(32, 32, 32) float32, read-only: the phantom without symmetry."""
+    """The phantom without symmetry: (32, 32, 32) float32, read-only."""
     density = volumes.phantom(size=32).data.copy()
     density.flags.writeable = False
     return density
@@ -80,7 +80,7 @@ def particle() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def views(particle):
-    """300 images (n, 32, 32) of the particle without noise, read-only, and their orientations."""
+    """300 noise-free images of the particle, (n, 32, 32), read-only, and their orientations."""
     rotations = random_rotations(300, rng=1)
     images = project(particle, rotations, backend="fourier")
     images.flags.writeable = False
@@ -89,7 +89,7 @@ def views(particle):
 
 @pytest.fixture(scope="session")
 def toy_run(tmp_path_factory: pytest.TempPathFactory) -> runs.RunSummary:
-    """One run of the four phases at toy size, in a data folder of its own, ``folder.parents[1]``."""
+    """One toy-sized run of the four phases, in its own data folder, ``folder.parents[1]``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CRYOEM_HOME", str(tmp_path_factory.mktemp("home")))
         return runs.run(profile="toy", progress=False)

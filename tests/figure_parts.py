@@ -1,10 +1,10 @@
-"""What the tests of figures share: a density to draw, and traces and annotations of a figure by name."""
+"""Helpers for the figure tests: a density to draw, and access to traces and annotations by name."""
 
 import numpy as np
 
 
 def ball(shape, centre_zyx, radius):
-    """Soft ball: 1 inside, 0 outside, 0.5 exactly at the radius (voxels)."""
+    """Return a soft ball: 1 inside, 0 outside, and exactly 0.5 at the radius (voxels)."""
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1)
     distance = np.linalg.norm(grid - np.asarray(centre_zyx), axis=-1)
     return np.clip(0.5 + (radius - distance) / 2, 0, 1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Interruptions at a chosen moment."""
+"""Interruptions at a chosen point."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 
 
 class Interrupted(Exception):
-    """What stops a step in a test."""
+    """Exception that stops a step in a test."""
 
 
 def interrupt():
@@ -14,7 +14,7 @@ def interrupt():
 
 
 def fail_at_call(number: int):
-    """``os.replace`` that is interrupted at its n-th call, before it does anything."""
+    """Return an ``os.replace`` whose n-th call is interrupted before it does anything."""
     calls = []
 
     def replace_file(source, target):

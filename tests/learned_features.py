@@ -1,4 +1,4 @@
-"""Features that are exact by construction, and a smooth particle, for the tests of learned distances."""
+"""Features that are exact by construction, and a smooth particle, for testing learned distances."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def quaternions32(rotations: Rotation) -> np.ndarray:
 
 
 def matrix_features(rotations: Rotation) -> np.ndarray:
-    """vec(R) / sqrt 3, whose inner products are the faithful kernel: (n, 9)."""
+    """Return vec(R) / sqrt 3, (n, 9), whose inner products are the faithful kernel."""
     return (rotations.as_matrix().reshape(-1, 9) / np.sqrt(3)).astype(np.float32)
 
 
 def turned(psi: float, rotations: Rotation) -> Rotation:
-    """The orientations whose images are turned by psi in their plane."""
+    """Return the orientations whose images are rotated in plane by psi."""
     return Rotation.from_rotvec([0, 0, psi]) * rotations
 
 
 def smooth_particle(size: int, width_px: float = 3.0) -> np.ndarray:
-    """(size, size, size): blobs so wide that the pixels hardly matter."""
+    """Return blobs so wide that sampling has almost no effect: (size, size, size)."""
     rng = np.random.default_rng(7)
     grid = np.stack(np.meshgrid(*3 * [np.arange(size) - size // 2], indexing="ij"), axis=-1)
     centres = rng.uniform(-0.16, 0.16, (10, 3)) * size

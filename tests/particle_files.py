@@ -1,4 +1,4 @@
-"""What the tests of particle files share: stacks and tables as other programs write them, and what an error must be."""
+"""Helpers for testing particle files: stacks and tables as other programs write them, and expected errors."""
 
 import hashlib
 
@@ -17,7 +17,7 @@ def some_images(n=5, size=6, seed=0) -> np.ndarray:
 
 
 def mrc(path, images, *, pixel=PIXEL, **fields):
-    """A stack that mrcfile writes, some fields of its header then set as they are given."""
+    """Write a stack with mrcfile, then set the given header fields."""
     with mrcfile.new(path, overwrite=True) as stack:
         stack.set_data(images)
         stack.set_image_stack()
@@ -59,7 +59,7 @@ def names_of(n) -> list[str]:
 
 
 def cs(path, n=5, **fields):
-    """A cryoSPARC file of n particles of ``a.mrcs``, as NumPy writes it; ``/`` is ``__`` in the fields' names."""
+    """Write a cryoSPARC file for n particles of ``a.mrcs``; ``__`` stands for ``/`` in the names of the fields."""
     fields = {
         "blob__path": np.full(n, b"a.mrcs"),
         "blob__idx": np.arange(n, dtype=np.uint32),
@@ -77,7 +77,7 @@ def cs(path, n=5, **fields):
 
 
 def turned_opposite(rotations) -> np.ndarray:
-    """(n, 3) rotation vectors of the inverse orientations, by quaternions written out."""
+    """Return the (n, 3) rotation vectors of the inverse orientations, from explicit quaternions."""
     x, y, z, w = np.moveaxis(rotations.as_quat(canonical=True), -1, 0)
     length = np.linalg.norm([x, y, z], axis=0)
     return (-np.stack([x, y, z]) / length * 2 * np.arctan2(length, w)).T
@@ -88,9 +88,9 @@ def correlation(a, b) -> float:
 
 
 def moved(image, matrix, offset) -> np.ndarray:
-    """What the image has at q, counted as (x, y) from pixel n // 2, comes to matrix @ q + offset."""
+    """Move the content at q, in (x, y) from pixel n // 2, to matrix @ q + offset."""
     inverse = np.linalg.inv(matrix)
     centre = np.array(image.shape) // 2
-    swap = inverse[::-1, ::-1]  # (y, x), as array axes are
+    swap = inverse[::-1, ::-1]  # (y, x), the order of array axes
     start = centre - swap @ (centre + np.asarray(offset)[::-1])
     return affine_transform(image.astype(float), swap, offset=start, order=3)

@@ -1,4 +1,4 @@
-"""What the tests of maps share: small densities of known values, the place of their centre, RELION's ribosome."""
+"""Helpers for testing maps: small densities with known values, the position of their centre, RELION's ribosome."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def random_map(shape=(5, 6, 7), voxel_size_angstrom=2.5, origin=(1.0, -2.0, 3.0)
 
 
 def gaussian_ball(shape, voxel_size_angstrom, sigma_angstrom, offset_angstrom=(0, 0, 0)):
-    """Gaussian about voxel n // 2, displaced by ``offset_angstrom`` (z, y, x)."""
+    """Return a Gaussian about voxel n // 2, displaced by ``offset_angstrom`` (z, y, x)."""
     axes = np.ix_(*(np.arange(n) - n // 2 for n in shape))
     squared = sum(
         (axis * voxel_size_angstrom - d) ** 2 for axis, d in zip(axes, offset_angstrom, strict=True)
@@ -24,7 +24,7 @@ def gaussian_ball(shape, voxel_size_angstrom, sigma_angstrom, offset_angstrom=(0
 
 
 def centre_position(density_map):
-    """Position (x, y, z) in space of voxel n // 2."""
+    """Return the position (x, y, z) of voxel n // 2 in space."""
     index = np.array([n // 2 for n in density_map.data.shape[::-1]])
     return np.array(density_map.origin) + index * density_map.voxel_size_angstrom
 
@@ -35,6 +35,6 @@ def ribosome(folder) -> np.ndarray:
 
 
 def cropped_to_64(volume) -> np.ndarray:
-    """The map as it was cropped for RELION: in Fourier space, about voxel 0 instead of the centre."""
+    """Return the map as cropped for RELION: in Fourier space, about voxel 0 instead of the centre."""
     spectrum = np.fft.fftshift(np.fft.fftn(volume))[:-1, :-1, :-1]  # frequencies -32 ... 31
     return np.fft.ifftn(np.fft.ifftshift(spectrum)).real * (64 / 65) ** 3

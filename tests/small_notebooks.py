@@ -1,4 +1,4 @@
-"""Notebooks of a few lines that replace those of the four phases, for tests of the runs themselves."""
+"""Minimal notebooks that replace those of the four phases in tests of the runner."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def cells_of(name: str, body: str) -> list[str]:
 
 
 def write_notebooks(folder: Path, bodies: Mapping[str, str]) -> Path:
-    """Write four notebooks of four cells each under the names of the phases; a phase without a body does nothing."""
+    """Write one notebook with four cells for each phase; a phase without a body does nothing."""
     for name, info in runs.PHASES.items():
         sources = cells_of(name, bodies.get(name, "pass"))
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
@@ -54,14 +54,14 @@ def write_notebooks(folder: Path, bodies: Mapping[str, str]) -> Path:
 
 
 def start_run(home: Path, notebooks: Path, **options) -> subprocess.Popen:
-    """Start a toy run in another process."""
+    """Start a toy run in a separate process."""
     script = f"from cryoem import runs; runs.run(profile='toy', notebooks={str(notebooks)!r})"
     environment = os.environ | {"CRYOEM_HOME": str(home)}
     return subprocess.Popen([sys.executable, "-c", script], env=environment, text=True, **options)
 
 
 def finish_phases(names=tuple(runs.PHASES), **options) -> None:
-    """Finish phases as notebooks that are run by hand, each with an array."""
+    """Finish phases as if their notebooks had been run by hand, each with one array."""
     for name in names:
         phase = runs.open_phase(name, profile="toy", **options)
         phase.save("numbers", {"x": ([0.0, 1.0, 2.0], "px")})
@@ -77,7 +77,7 @@ def wait_for(path: Path, *, seconds: float) -> None:
 
 
 def is_alive(process: int) -> bool:
-    """Return whether a process of this number exists and is not a zombie."""
+    """Return whether a process with this ID exists and is not a zombie."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except FileNotFoundError:

@@ -1,15 +1,15 @@
-"""Helpers of the tests of projection: the reference on the CPU, noise, measures of agreement and tolerances."""
+"""Helpers for testing projection: the CPU reference, noise, measures of agreement and tolerances."""
 
 import numpy as np
 
 from cryoem.projection.projectors import backproject, project
 
-INTERPOLATION = 2e-3  # relative L2 error of a slice, as docs/conventions.md states it
-FLOAT32 = 1e-5  # the same computation in another order, relative to the largest value
+INTERPOLATION = 2e-3  # relative L2 error of a slice, as stated in docs/conventions.md
+FLOAT32 = 1e-5  # same computation in a different order; relative to the largest value
 
 
 def smooth_noise(shape, seed=0) -> np.ndarray:
-    """White noise: every frequency, up to the faces of the box."""
+    """Return white noise, which has all frequencies and reaches the faces of the box."""
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks: each has a command on the page, and their common parts measure what they claim."""
+"""The benchmarks: each has a command on the page, and the shared code measures what it claims."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-COMMON = {"growth_steps", "peers", "table", "watch", "write_page"}
-OTHER_TABLES = {"common_lines"}  # its table is in notebooks/5-paper-figures/results
+COMMON = {"gpu_projection", "gpu_training", "growth_steps", "peers", "table", "watch", "write_page"}
+OTHER_TABLES = {"common_lines"}  # whose table is in notebooks/5-paper-figures/results
 linux = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="only Linux reports the peak memory of one call"
 )
@@ -21,7 +21,7 @@ linux = pytest.mark.skipif(
 
 @pytest.fixture
 def module(monkeypatch):
-    """A function that imports a script of the benchmarks for one test."""
+    """Return a function that imports a benchmark script for one test."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     names = {path.stem for path in BENCHMARKS.glob("*.py")}
     before = names & set(sys.modules)
@@ -71,11 +71,11 @@ def test_only_a_command_of_the_page_replaces_a_stored_table(module, monkeypatch,
 @linux
 def test_the_peak_is_that_of_the_call_alone(module):
     watch = module("watch")
-    held = np.ones(20_000_000)  # 160 MB that were allocated before
+    held = np.ones(20_000_000)  # 160 MB that were allocated beforehand
     large = watch.watch(lambda: np.ones(10_000_000).sum())
     small = watch.watch(lambda: np.ones(100_000).sum())
     assert large.result == 10_000_000
-    assert 78e6 < large.peak_bytes < 100e6  # the system counts some pages late
+    assert 78e6 < large.peak_bytes < 100e6  # the system counts some pages with a delay
     assert small.peak_bytes < 20e6
     assert len(held) == 20_000_000
     assert 78e6 < watch.peak_alone(partial, np.ones, 10_000_000) < 100e6

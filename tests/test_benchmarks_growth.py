@@ -1,4 +1,4 @@
-"""The benchmark of growth with size: what it measures and the table that it keeps."""
+"""The benchmark of growth with size: what it measures and the table that it stores."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_each_step_is_measured(benchmark, tmp_path, monkeypatch, step, numbers):
     assert min(found["seconds"], found["cpu_seconds"]) > 0
     assert found["peak_memory_gb"] > found["added_memory_gb"] >= 0
     if step in ("recovery", "alignment, template"):
-        assert found["error_rad"] < 0.1  # the measured step does its work; chance is 1.5
+        assert found["error_rad"] < 0.1  # the measured step works; chance is 1.5 rad
 
 
 def test_the_stored_table_has_each_measurement_once(benchmark):

@@ -1,4 +1,4 @@
-"""Common lines by ASPIRE: conventions, its absence, and the benchmark's table."""
+"""Common lines with ASPIRE: conventions, errors if ASPIRE is missing, and the table of the benchmark."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def test_orientations_of_noise_free_images_are_found_up_to_frame_and_hand(estima
     particles = simulate(volumes.phantom(size=32, rng=0), 24, rng=1)
     found = orientations.orientations_from_common_lines(particles.images, estimator=estimator, rng=0)
     assert len(found) == 24
-    assert pose_error(particles.rotations, found) < 0.05  # directions are 1 degree apart; chance is 1.5
-    assert pose_error(particles.rotations, found.inv()) > 0.5  # the transpose is another convention
+    assert pose_error(particles.rotations, found) < 0.05  # directions are 1 degree apart; chance is 1.5 rad
+    assert pose_error(particles.rotations, found.inv()) > 0.5  # the transpose is the other convention
 
 
 @NEEDS_ASPIRE
@@ -48,7 +48,7 @@ def test_aspire_leaves_no_handlers_hooks_and_log_files(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert run.stdout.strip() == "True False []"
-    assert list(tmp_path.iterdir()) == []  # no folder of logs
+    assert list(tmp_path.iterdir()) == []  # no log folder
 
 
 def test_without_aspire_the_error_names_the_extra(monkeypatch):

@@ -1,4 +1,4 @@
-"""The contrast transfer function compared with its formula, and the optics of a set of images."""
+"""The contrast transfer function, compared with its formula, and the optics of a set of images."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from cryoem.particles.stack import ParticleStack
     ("voltage_kv", "wavelength"), [(300.0, 0.0196875), (200.0, 0.0250793), (100.0, 0.0370144)]
 )
 def test_wavelengths_are_relativistic(voltage_kv, wavelength):
-    # 1e-5 is a thousandth of a radian after a hundred turns of phase
+    # 1e-5 corresponds to 0.001 rad after a hundred turns of phase
     assert ContrastTransfer(voltage_kv=voltage_kv).wavelength_angstrom == pytest.approx(wavelength, rel=1e-5)
     energy = voltage_kv * 1e3 * constants.e
     momentum = np.sqrt(2 * constants.m_e * energy * (1 + energy / (2 * constants.m_e * constants.c**2)))
@@ -51,7 +51,7 @@ def test_an_astigmatic_image_has_the_transfer_of_its_defocus_along_each_directio
     values = ctf.at(frequencies, np.array([[u, v, azimuth]]))[0]
     defoci = u * np.cos(direction - azimuth) ** 2 + v * np.sin(direction - azimuth) ** 2
     expected = [ctf.at(np.array([k]), np.array([dz]))[0, 0] for k, dz in zip(radius, defoci, strict=True)]
-    np.testing.assert_allclose(values, expected, atol=1e-9)  # float64, of phases of some hundred radians
+    np.testing.assert_allclose(values, expected, atol=1e-9)  # float64, for phases of several hundred radians
     round_spot = ctf.at(frequencies, np.array([[9e3, 9e3, 0.7]]))
     np.testing.assert_allclose(round_spot, ctf.at(frequencies, np.array([9e3])), atol=1e-9)
 
@@ -72,7 +72,7 @@ def test_optics_of_some_images_and_their_transfers():
     assert optics_of(plain, None, count=7) is plain
     assert optics_of(None, 2.5, count=7).pixel_size_angstrom == 2.5
     assert optics_of(optics, 2.5, count=3) is optics
-    # images may carry their optics
+    # images may come with their optics
     stack = ParticleStack(np.ones((2, 4, 4)), plain)
     assert known_optics(stack, None) is plain
     assert known_optics(np.ones((2, 4, 4)), None) is None
@@ -89,7 +89,7 @@ def test_optics_of_some_images_and_their_transfers():
         (lambda: ContrastTransfer(voltage_kv=-300.0), "voltage_kv must be a positive number, got -300.0"),
         (
             lambda: ContrastTransfer(defocus_range_angstrom=(2e4, 5e3)),
-            "defocus_range_angstrom must be two finite values, lowest and highest, got .*",
+            "defocus_range_angstrom must be two finite values in ascending order, got .*",
         ),
         (lambda: ContrastTransfer(phase_shift_rad=np.nan), "phase_shift_rad must be finite, got nan"),
         (lambda: Optics(np.nan), "pixel_size_angstrom must be a positive number, got nan"),
@@ -98,17 +98,17 @@ def test_optics_of_some_images_and_their_transfers():
         (lambda: Optics(1.0, None, DEFOCI), "ctf and .* must be given together; ctf is missing"),
         (
             lambda: Optics(1.0, CTF, np.zeros((3, 2))),
-            r"defocus_angstrom must be \(n,\) or \(n, 3\) .*, got \(3, 2\)",
+            r"defocus_angstrom must be \(n,\), or \(n, 3\) with columns .*, got \(3, 2\)",
         ),
-        (lambda: Optics(1.0, CTF, 1e4), r"defocus_angstrom must be a non-empty array .*, got shape \(\)"),
+        (lambda: Optics(1.0, CTF, 1e4), r"defocus_angstrom must be a non-empty 1-D array, got shape \(\)"),
         (
             lambda: optics_of(None, None, count=4),
-            "pixel_size_angstrom or optics must be given; both are missing",
+            "pixel_size_angstrom or optics is required, but neither is given",
         ),
         (lambda: optics_of(2.0, None, count=4), "optics must be an Optics object, got float"),
         (
             lambda: optics_of(Optics(1.5), 2.0, count=4),
-            "pixel_size_angstrom must be that of optics, 1.5, got 2.0",
+            "pixel_size_angstrom must be 1.5, as in optics, got 2.0",
         ),
         (
             lambda: optics_of(Optics(1.0, CTF, DEFOCI), None, count=4),

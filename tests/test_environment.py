@@ -1,4 +1,4 @@
-"""The repository is consistent: dependencies, commands, links, citations, and the numbers that the README quotes."""
+"""The repository is consistent: dependencies, commands, links, citations and numbers quoted in the README."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DISTRIBUTION_OF = {
     "skimage": "scikit-image",
     "yaml": "pyyaml",
 }
-UNIMPORTED = {"ipykernel", "jupyterlab", "tensorflow"}  # programs, and the backend of Keras
+UNIMPORTED = {"ipykernel", "jupyterlab", "tensorflow"}  # programs, and the Keras backend
 MARKDOWN = sorted([*ROOT.glob("*.md"), ROOT / "data" / "README.md", *(ROOT / "docs").glob("*.md")])
 
 
@@ -38,7 +38,7 @@ def read(name: str) -> str:
 
 
 def installed_by(extras: set[str]) -> set[str]:
-    """Return the direct dependencies of ``pip install .[extras]``; an extra may include other extras."""
+    """Return the direct dependencies of ``pip install .[extras]``, including those of nested extras."""
     names: set[str] = set()
     lists = [PROJECT["dependencies"], *(PROJECT["optional-dependencies"][extra] for extra in extras)]
     for requirement in (Requirement(text) for texts in lists for text in texts):
@@ -50,7 +50,7 @@ def installed_by(extras: set[str]) -> set[str]:
 
 
 def imported_by_the_package() -> dict[str, str]:
-    """Return the distributions that modules of the package import, each with one of these modules."""
+    """Return the distributions that the package imports, each with one of the modules that import it."""
     found = {}
     for path in sorted((ROOT / "cryoem").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -136,24 +136,24 @@ def test_notebooks_are_committed_without_outputs():
     ]
 
 
-# --- the README quotes the benchmarks
+# --- benchmark results quoted in the README
 
 
 def readme_row(label: str) -> list[str]:
-    """Return the cells after the label of the one row of the README that starts with it."""
+    """Return the cells after the label in the only row of the README that starts with it."""
     (cells,) = re.findall(rf"^\| {re.escape(label)}[^|]* \| (.+) \|$", read("README.md"), re.MULTILINE)
     return [cell.strip() for cell in cells.split(" | ")]
 
 
 def results(name: str) -> dict[str, dict[str, str]]:
-    """Return the rows of a stored table by their first cell."""
+    """Return the rows of a stored table, keyed by their first cell."""
     lines = [line for line in read(f"benchmarks/results/{name}.csv").splitlines() if not line.startswith("#")]
     rows = list(csv.DictReader(lines))
     return {next(iter(row.values())): row for row in rows}
 
 
 def assert_rounded(quoted: str, measured: str) -> None:
-    """Assert that the first number of a quotation is the first measured one, rounded."""
+    """Assert that the first number in a quotation is the first measured number, rounded."""
     number = re.match(r"[0-9.]+", quoted).group()
     assert number == f"{float(measured.split()[0]):.{len(number.partition('.')[2])}f}"
 
@@ -178,7 +178,7 @@ def test_the_readme_quotes_the_main_results(quantity):
     ("label", "name"),
     [
         ("5j0n, off-centre by up to 5 px", "5j0n-shifts"),
-        ("the same with CTF", "5j0n-shifts-ctf"),
+        ("5j0n with the same shifts", "5j0n-shifts-ctf"),
         ("beta-galactosidase, D2", "beta-galactosidase-D2"),
     ],
 )
@@ -197,7 +197,7 @@ def test_the_readme_quotes_the_results_with_further_effects(label, name):
         ("project 5j0n, 116 px", "projection", "cryoem", "ASPIRE", "rate"),
         ("reconstruct a map from 1,650 noisy images", "reconstruction-noise-16", "cryoem", "ASPIRE", "time"),
         (
-            "1,650 orientations from noisy distances",
+            "recover 1,650 orientations from noisy distances",
             "recovery-speed",
             "cryoem, spectral+gauss_newton",
             "stochastic, 1,446,332 steps",
@@ -214,7 +214,7 @@ def test_the_readme_quotes_the_speed(label, name, ours, theirs, column):
 
 
 def test_the_readme_quotes_the_training_rate():
-    here, other, ratio = readme_row("published encoder, training pairs")
+    here, other, ratio = readme_row("train the published encoder on pairs")
     rows = list(csv.reader(read("benchmarks/results/training-published.csv").splitlines()[3:]))
     pair_wise, batch = rows[1], rows[-1]
     rate, speed_up = rows[0].index("pairs/s"), rows[0].index("speed-up over pair-wise")

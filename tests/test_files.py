@@ -1,4 +1,4 @@
-"""Atomic writing, arrays in HDF5, JSON, and where the project's folders are."""
+"""Atomic writing, arrays in HDF5, JSON, and the locations of the project's folders."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_failed_block_keeps_the_old_files(tmp_path, stop):
 
 
 def test_a_table_never_appears_next_to_another_stack(tmp_path, monkeypatch):
-    """Two renames cannot be one: in between there is a new stack without a table."""
+    """Two renames are not atomic: between them, there is a new stack without a table."""
     stack, table = tmp_path / "a.mrcs", tmp_path / "a.star"
     for path in (stack, table):
         path.write_text("old")
@@ -114,7 +114,7 @@ def test_files_that_cannot_be_written_are_named(tmp_path):
         files.atomic_write(tmp_path / "a.txt"),
     ):
         pass  # nothing is written
-    # Errors about other files are passed on.
+    # Errors about other files pass through.
     with (
         pytest.raises(FileNotFoundError, match=r"No such file or directory: '.*missing'"),
         files.atomic_write(tmp_path / "a.txt"),
@@ -129,7 +129,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         assert not out.exists()
     assert names(out) == ["a.txt"]
     with (
-        pytest.raises(ValueError, match=f"^{out} exists; give a new or an empty folder$"),
+        pytest.raises(ValueError, match=f"^{out} exists; choose a new or empty folder$"),
         files.new_folder(out),
     ):
         pass
@@ -192,7 +192,7 @@ def test_files_that_hold_no_such_arrays(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({}, "arrays must name at least one dataset"),
+        ({}, "arrays is empty; pass at least one dataset"),
         ({"x": (np.array(["a"]), "px")}, r"arrays\['x'\] must contain numbers or booleans, got dtype <U1"),
         ({"x": (np.zeros(2), 1)}, r"arrays\['x'\] must be \(array, units\)"),
     ],

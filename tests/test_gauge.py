@@ -1,4 +1,4 @@
-"""The gauge from the images: hidden rotations and transpositions are found without the truth."""
+"""The gauge estimated from images: hidden rotations and transpositions are found without the truth."""
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ from cryoem.projection.projectors import project
 from cryoem.rotations import Poses, geodesic_distance, point_group, random_rotations
 from cryoem.volumes.phantoms import phantom
 
-QUICK = 3000  # candidates of a coarser grid than the default; a local climb follows it anyway
-POSE = 0.01  # radians, left of the gauge in images of 32 px without noise
+QUICK = 3000  # candidates on a coarser grid than the default; a local search follows anyway
+POSE = 0.01  # radians: remaining error of the gauge from noise-free 32-px images
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_six_images_are_enough_and_their_brightness_and_contrast_do_not_matter(v
 
 
 class Readable:
-    """Particles that count how many of their images are read."""
+    """Particles that count how many images are read."""
 
     def __init__(self, particles, read):
         self.particles, self.read = particles, read
@@ -79,7 +79,7 @@ class Readable:
 
 
 def test_particles_are_corrected_and_read_only_as_far_as_they_are_used(quick_search):
-    """Shifted particles through a contrast transfer: read on demand, in memory with their optics, and uncorrected."""
+    """Shifted particles with a CTF: read on demand, in memory with optics, and uncorrected."""
     conditions = ImagingConditions(shift_limit_px=1.5, ctf=ContrastTransfer())
     lazy = simulate_lazily(phantom(size=32), 120, conditions, rng=0)
     start = Poses(random_rotations(1, rng=5)[0] * lazy.rotations.inv(), lazy.shifts_px)
@@ -89,7 +89,7 @@ def test_particles_are_corrected_and_read_only_as_far_as_they_are_used(quick_sea
     assert found.inverted
     assert len(found.rotations) == 120
     assert pose_error(lazy.rotations, found.rotations) < 3 * POSE
-    # one turn of all orientations
+    # one rotation of all orientations
     assert (found.rotations * (found.turn * start.rotations.inv()).inv()).magnitude().max() < 1e-9
     images = np.asarray(lazy)
     in_memory = fix_gauge(images, start, optics=lazy.optics, max_images=80, rng=3)
@@ -144,13 +144,13 @@ OPTICS = Optics(1.0, ContrastTransfer(), [1e4])
     [
         ({"images": FIVE[:2]}, "at least 3 images are required, got 2"),
         ({"images": FIVE[:, :7, :7]}, r"images must be \(n, y, x\) with y == x >= 8, got \(5, 7, 7\)"),
-        ({"images": FIVE * np.nan}, "images must be finite, got 1280 non-finite values of 1280"),
-        ({"images": 0 * FIVE}, "images must not be constant, got 5 constant images of 5"),
+        ({"images": FIVE * np.nan}, "images must be finite, got NaN or infinity in 1280 of 1280 values"),
+        ({"images": 0 * FIVE}, "images must not be constant, got constant values in 5 of 5 images"),
         ({"images": FIVE[:4]}, "(poses|rotations) must have one entry for each of the 4 images, got 5"),
-        ({"pairs": 0}, "pairs must be a whole number of at least 1, got 0"),
+        ({"pairs": 0}, "pairs must be an integer >= 1, got 0"),
         ({"symmetry": "Q"}, "symmetry must be Cn, Dn, T, O or I, got 'Q'"),
-        ({"refinement_pairs": 2.5}, r"refinement_pairs must be a whole number of at least 1, got 2\.5"),
-        ({"max_images": 2}, "max_images must be a whole number of at least 3, got 2"),
+        ({"refinement_pairs": 2.5}, r"refinement_pairs must be an integer >= 1, got 2\.5"),
+        ({"max_images": 2}, "max_images must be an integer >= 3, got 2"),
         ({"optics": OPTICS}, "defocus_angstrom must have one entry for each of the 5 images, got 1"),
     ],
 )

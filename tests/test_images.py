@@ -1,4 +1,4 @@
-"""Images: sub-pixel shifts, contrast transfer, Fourier cropping, noise, background, odd and even sizes."""
+"""Images: sub-pixel shifts, CTF, Fourier cropping, noise, background, odd and even sizes."""
 
 import numpy as np
 import pytest
@@ -14,13 +14,13 @@ from cryoem.projection.projectors import project
 from cryoem.rotations import random_rotations
 from cryoem.volumes.density import DensityMap, resample
 
-FLOAT32 = 1e-5  # a few transforms of numbers of order 1 in single precision
-SIGMAS = 5  # of a statistical estimate: one false alarm in a million
+FLOAT32 = 1e-5  # several transforms of numbers of order 1 in single precision
+SIGMAS = 5  # for a statistical estimate: one false alarm in a million
 PARITIES = [(32, 24), (32, 31), (33, 24), (33, 21)]
 
 
 def blob(size: int, centre_px, width_px: float, *, period: float | None = None) -> np.ndarray:
-    """A Gaussian (x, y) from the origin, with a period (px) that ``size`` samples cover: (size, size) float64."""
+    """Return a Gaussian at (x, y) from the origin, periodic over ``size`` samples: (size, size) float64."""
     period = size if period is None else period
     position = (np.arange(size) - size // 2) * period / size
     x, y = (
@@ -101,7 +101,7 @@ def test_whole_shifts_roll_pixels(size, shifts, seed):
     np.testing.assert_allclose(shift(images, shifts.astype(float)), moved, atol=2e-4)
 
 
-# --- contrast transfer
+# --- CTF
 
 
 @pytest.mark.parametrize("size", [24, 25])
@@ -116,7 +116,7 @@ def test_contrast_multiplies_the_transform_and_flipping_removes_its_signs(size, 
     flipped = np.fft.ifft2(np.fft.fft2(images) * np.abs(transfer)).real
     np.testing.assert_allclose(flip_phases(seen, optics(3)), flipped, atol=FLOAT32)
     np.testing.assert_array_equal(flip_phases(images, Optics(2.5)), images)
-    # particles are dark in underfocus
+    # particles are dark at underfocus
     dark = apply_ctf(blob(64, (0, 0), 6.0)[None], Optics(3.0, ContrastTransfer(), np.array([5e3])))[0]
     assert dark[32, 32] == dark.min() < 0
 
@@ -125,7 +125,7 @@ def test_contrast_multiplies_the_transform_and_flipping_removes_its_signs(size, 
 def test_one_pass_of_corrections_equals_one_after_another(full, size, rng):
     images = rng.normal(size=(3, full, full)).astype(np.float32)
     moves = rng.uniform(-3, 3, (3, 2))
-    small = downsample(images, size)  # of odd size: the highest frequency of an even image has no phase
+    small = downsample(images, size)  # odd size, because the highest frequency of an even image has no phase
     coarse = Optics(2.5 * full / size, optics(3).ctf, optics(3).defocus_angstrom)
     expected = shift(flip_phases(small, coarse), -moves * size / full)
     found = correct_images(images, optics=optics(3), shifts_px=moves, size=size)
@@ -146,7 +146,7 @@ def test_the_origin_and_the_values_stay_when_pixels_grow(full, size):
     point[0, full // 2, full // 2] = 1
     small = downsample(point, size)[0]
     assert np.unravel_index(small.argmax(), small.shape) == (size // 2, size // 2)
-    around = small[1 - size % 2 :, 1 - size % 2 :]  # without the row and column that have no partner
+    around = small[1 - size % 2 :, 1 - size % 2 :]  # without the row and column that have no counterpart
     np.testing.assert_allclose(around, around[::-1, ::-1], atol=FLOAT32)
     np.testing.assert_allclose(small, small.T, atol=FLOAT32)
 
@@ -170,7 +170,7 @@ def test_white_noise_shrinks_with_the_band_and_stays_white_with_flipped_phases(f
     noise = rng.normal(scale=3.0, size=(300, full, full)).astype(np.float32)
     strong = optics(300, pixel=1.0, b_factor_angstrom2=5000.0, amplitude_contrast=0.0)
     expected = 9.0 * (size / full) ** 2
-    # the highest frequency of an even image keeps its real half: that is one row and one column of the spectrum
+    # at the highest frequency of an even image, in one row and column of the spectrum, only the real part is kept
     lost = 0.0 if size % 2 else 1 / size
     for small in (downsample(noise, size), correct_images(noise, optics=strong, size=size)):
         statistical = SIGMAS * np.sqrt(2 / small.size)
@@ -207,14 +207,14 @@ THREE = np.zeros((3, 8, 8), np.float32)
     ("function", "arguments", "message"),
     [
         (shift, (THREE, np.zeros((2, 2))), r"shifts_px must be \(3, 2\), got \(2, 2\)"),
-        (apply_ctf, (THREE, Optics(1.0)), "optics must have a ctf, got None"),
+        (apply_ctf, (THREE, Optics(1.0)), "optics must include a CTF, got ctf=None"),
         (
             apply_ctf,
             (THREE, optics(2)),
             "defocus_angstrom must have one entry for each of the 3 images, got 2",
         ),
-        (downsample, (THREE, 10), "size must be between 2 and 8 px, the size of the images, got 10"),
-        (add_noise, (THREE, -1), "variance must be a finite number of at least 0, got -1"),
+        (downsample, (THREE, 10), "size must be between 2 and 8, the image size in pixels, got 10"),
+        (add_noise, (THREE, -1), "variance must be a finite, non-negative number, got -1"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(function, arguments, message):

@@ -1,6 +1,6 @@
-"""Reconstruction needs few modules, and none that reads a file or loads a heavy library.
+"""Reconstruction imports few modules, none of which reads files or loads a heavy library.
 
-The layers themselves are contracts of import-linter, which ``make lint`` checks.
+The layers themselves are checked by import-linter in ``make lint``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ HEAVY = ("keras", "tensorflow", "dask", "distributed", "pandas", "plotly", "h5py
 
 
 def file_of(module: str) -> Path | None:
-    """Return the source file of a module of the package, or None."""
+    """Return the source file of a module in the package, or None."""
     path = ROOT.joinpath(*module.split("."))
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
 
 def module_imports(tree: ast.Module) -> set[str]:
-    """Return the modules of the package that a module imports when it is loaded."""
+    """Return the modules in the package that a module imports when it is loaded."""
     found = set()
     statements = list(tree.body)
     while statements:
@@ -39,7 +39,7 @@ def module_imports(tree: ast.Module) -> set[str]:
 
 
 def closure(module: str) -> dict[str, ast.Module]:
-    """Return all modules of the package that are loaded with a module, folders' ``__init__`` included."""
+    """Return all modules in the package that are loaded with a module, including the ``__init__`` of folders."""
     trees: dict[str, ast.Module] = {}
     waiting = [module]
     while waiting:
@@ -54,7 +54,7 @@ def closure(module: str) -> dict[str, ast.Module]:
 
 def test_reconstruction_needs_few_modules_and_no_file():
     trees = closure("cryoem.reconstruction.maps")
-    assert "cryoem.projection.fourier" in trees  # the search follows imports
+    assert "cryoem.projection.fourier" in trees  # the search does follow imports
     assert len(trees) <= 15, sorted(trees)
     for name, tree in trees.items():
         for node in ast.walk(tree):

@@ -1,4 +1,4 @@
-"""Maps from images and poses: the truth, at its scale and position, by each method, in blocks, with corrections."""
+"""Maps from images and poses: correct values, scale and position, for each method, in blocks, with corrections."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_a_point_is_reconstructed_on_its_voxel(offset, size, method):
     found = rebuilt(project(density, rotations, backend="fourier"), rotations, method)
     assert np.unravel_index(found.argmax(), found.shape) == voxel
     if method == "fourier":
-        # all that is measured of the point are the frequencies inside a ball, and a little at its rim
+        # only frequencies inside a ball, and a few at its rim, are measured for the point
         measured = np.mean(sum(f**2 for f in np.ix_(*[np.fft.fftfreq(size)] * 3)) < 0.25)
         assert measured < found.max() < 1.35 * measured
     around = np.abs(found).copy()
@@ -65,7 +65,7 @@ def test_the_map_turns_with_its_orientations(views, method):
     images, rotations = views[0][:100], views[1][:100]
     (frame,) = point_group("O")[[5]]
     found = rebuilt(images, rotations, method, iterations=5)
-    # R B^T sees the particle turned by B
+    # R B^T shows the particle rotated by B
     turned = rebuilt(images, rotations * frame.inv(), method, iterations=5)
     index = np.indices(found.shape)[::-1].reshape(3, -1) - 16  # x, y, z
     moved = np.rint(frame.as_matrix() @ index).astype(int)
@@ -119,19 +119,19 @@ def test_a_symmetric_map_is_symmetric_and_better(method):
     images = project(density, true)
     copies = true * point_group("D2")[np.random.default_rng(3).integers(4, size=40)]
     made = rebuilt(images, copies, method, symmetry="D2", iterations=6)
-    inner = made[1:, 1:, 1:]  # of an even box, the part that a half turn maps onto itself
+    inner = made[1:, 1:, 1:]  # the part of an even box that a half turn maps onto itself
     for axes in ((0, 1), (0, 2), (1, 2)):
         np.testing.assert_allclose(np.flip(inner, axes), inner, atol=0.02 * inner.max())
     plain = rebuilt(images, true, method, iterations=6)
     assert correlation(made, density).mean() > correlation(plain, density).mean()
 
 
-# --- shifts, contrast transfer, blocks
+# --- shifts, CTF, blocks
 
 
 @pytest.fixture(scope="module")
 def lazy():
-    """200 shifted particles through a contrast transfer, simulated when they are read."""
+    """200 shifted particles with a CTF, simulated when they are read."""
     ctf = ContrastTransfer(defocus_range_angstrom=(4_000.0, 9_000.0))
     return simulate_lazily(phantom(size=32), 200, ImagingConditions(shift_limit_px=3.0, ctf=ctf), rng=1)
 
@@ -153,7 +153,7 @@ def test_blocks_make_the_map_of_all_images_at_once(lazy, block, monkeypatch):
     everything = accumulate(images, lazy.poses, lazy.optics).invert()
     atol = 20 * FLOAT32 * np.abs(everything).max()
     np.testing.assert_allclose(reconstruct(lazy, lazy.poses).data, everything, atol=atol)
-    # tasks in another order of work, as by a cluster
+    # tasks completed in a different order, as on a cluster
     found = reconstruct_halves(
         lazy,
         lazy.poses,
@@ -201,12 +201,12 @@ CTF = Optics(4.0, ContrastTransfer(), np.full(5, 1e4))
         ({"images": FIVE[:1]}, "at least 2 images are required, got 1"),
         ({"images": FIVE[:, :3, :3]}, r"images must be .* with y == x >= 4, got \(5, 3, 3\)"),
         ({"images": FIVE[:4]}, "poses must have one entry for each of the 4 images, got 5"),
-        ({"pixel_size_angstrom": None}, "pixel_size_angstrom or optics must be given; both are missing"),
-        ({"iterations": 1.5}, "iterations must be a whole number of at least 1, got 1.5"),
+        ({"pixel_size_angstrom": None}, "pixel_size_angstrom or optics is required, but neither is given"),
+        ({"iterations": 1.5}, "iterations must be an integer >= 1, got 1.5"),
         ({"method": "sirt"}, "method must be one of fourier, cgls, got 'sirt'"),
         ({"backend": "cuda"}, "backend must be one of auto, fourier, astra, got 'cuda'"),
         ({"symmetry": "Q"}, "symmetry must be Cn, Dn, T, O or I, got 'Q'"),
-        ({"optics": CTF}, "method must be 'fourier' for images with a contrast transfer, got 'cgls'"),
+        ({"optics": CTF}, "method must be 'fourier' for images with a CTF, got 'cgls'"),
         ({"optics": CTF[:3]}, "defocus_angstrom must have one entry for each of the 5 images, got 3"),
     ],
 )
@@ -219,6 +219,6 @@ def test_unfit_arguments_are_one_sentence(options, message):
 def test_halves_must_be_two():
     for subset in (np.ones(5), np.arange(5), [0, 1], [0, 0, 0.5, 1, 1]):
         with pytest.raises(
-            ValueError, match=r"^subset must be 0 or 1 for each of the 5 images, and both must"
+            ValueError, match=r"^subset must contain 0 or 1 for each of the 5 images, and both at"
         ):
             reconstruct_halves(FIVE, ROTATIONS, pixel_size_angstrom=4.0, subset=subset)

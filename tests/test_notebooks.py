@@ -1,4 +1,4 @@
-"""All notebooks: how they are written. The notebooks of phases 0 to 3, executed at toy size."""
+"""The style of all notebooks, and the notebooks of phases 0 to 3 executed at toy size."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from cryoem.files import load_arrays, notebooks_folder
 from cryoem.orientations import pose_error
 
 DATA, DISTANCES, ORIENTATIONS, MAP = runs.PHASES
-FLOAT32 = 1e-5  # relative, for values stored in single precision
+FLOAT32 = 1e-5  # relative tolerance for values stored in single precision
 FOLDER = notebooks_folder()
 NOTEBOOKS = sorted(path for path in FOLDER.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
 PHASES_0_TO_3 = {FOLDER / info.notebook: info for info in runs.PHASES.values()}
 
 
-# --- how they are written
+# --- style
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.relative_to(FOLDER).as_posix())
@@ -45,6 +45,7 @@ def test_each_phase_has_one_notebook_and_warns_instead_of_failing():
         cells = nbformat.read(path, as_version=4).cells
         parameters = ast.parse(cells[1].source).body
         values = {line.targets[0].id: ast.literal_eval(line.value) for line in parameters}
+        assert values.pop("backend", "auto") == "auto"
         assert values == {"profile": "quick", "map_name": None, "run": None, "overrides": {}}
         source = "\n".join(cell.source for cell in code_cells(cells))
         assert f'"{info.name}"' in source
@@ -67,7 +68,7 @@ def test_headline_numbers_of_the_toy_run(toy_run):
     assert numbers["training_steps"] <= toy.training_epochs * toy.steps_per_epoch
     assert numbers["distance_error_rad"] < min(0.4, numbers["euclidean_distance_error_rad"])
     assert numbers["pose_error_rad"] < 0.3
-    # the best gauge is at least as good as that from the images; its mean results from re-weighting
+    # the best gauge is at least as good as that from the images, up to the re-weighted mean
     assert numbers["recovery_error_rad"] <= 1.01 * numbers["pose_error_rad"]
     assert numbers["pose_error_rad"] == pytest.approx(numbers["pose_error_before_rad"], rel=FLOAT32)
     assert numbers["refined_pose_error_rad"] < min(0.1, 0.5 * numbers["pose_error_before_rad"])

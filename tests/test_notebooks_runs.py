@@ -1,4 +1,4 @@
-"""Toy runs of other inputs: measured particles (notebook 6.1), and a symmetric, off-centre particle with a CTF."""
+"""Toy runs with other inputs: measured particles (notebook 6.1), and a symmetric, off-centre particle with a CTF."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from cryoem.particles import open_particles
 
 FOLDER = notebooks_folder() / "6-your-particles"
 NAME = "6.1-from-a-job-to-a-map"
-TOY = json.loads((FOLDER / "toy.json").read_text(encoding="utf-8"))[NAME]  # the site's sizes, too
+TOY = json.loads((FOLDER / "toy.json").read_text(encoding="utf-8"))[NAME]  # the site also uses these sizes
 DATA, DISTANCES, ORIENTATIONS, MAP = runs.PHASES
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """The executed notebook, which simulates a job and runs the phases on it, and its data folder."""
+    """The executed notebook, which simulates a particle set and runs the phases on it, and its data folder."""
     home = tmp_path_factory.mktemp("home")
     return execute(FOLDER / f"{NAME}.ipynb", home, **TOY), home
 
@@ -52,11 +52,11 @@ def test_signal_noise_and_optics_are_those_of_the_job(measured):
     folder = measured[1] / "runs" / "measured" / DATA
     numbers = runs.read_record(folder)["results"]["numbers"]
     simulated = TOY["simulated_noise_variance"]
-    # details that the coarse map lacks count as noise
+    # details that are missing in the coarse map count as noise
     assert 0.9 * simulated < numbers["noise_variance"] < 1.8 * simulated
     assert numbers["agreement_of_mean_images"] > 0.7
     arrays = load_arrays(folder / "particles.h5")
-    assert "quaternions" not in arrays  # no truth is used
+    assert "quaternions" not in arrays  # the truth is not used
     assert arrays["contrast_transfer_inverted"]
     assert arrays["images"].var() == pytest.approx(1 + numbers["noise_variance"], rel=0.15)
 
@@ -80,7 +80,7 @@ def test_the_command_keeps_a_run_with_the_same_files(measured, monkeypatch):
 def test_missing_particles_are_one_sentence(home):
     result = CliRunner().invoke(app, ["run", "--particles", "gone.star", "--model-map", "phantom"])
     assert result.exit_code == 1
-    assert "no particle file at" in result.output
+    assert re.search(r"particle file \S*gone\.star not found", result.output)
 
 
 @pytest.mark.notebooks

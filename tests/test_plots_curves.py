@@ -1,4 +1,4 @@
-"""Histories, spectra, distances and errors: what is drawn where; ticks of axes; labels with units."""
+"""Histories, spectra, distances and errors: drawn values, axis ticks, and labels with units."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Surfaces, slices, galleries and spheres: meshes, images and directions are drawn where they belong."""
+"""Surfaces, slices, galleries and spheres: meshes, images and directions are drawn at the right positions."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_mesh_is_closed_at_the_box_and_faces_outwards():
     assert (uses == 2).all()
     a, b, c = (vertices[triangles[:, i]].astype(float) for i in range(3))
     signed_volume = np.einsum("ij,ij->", a, np.cross(b, c)) / 6
-    assert signed_volume > 0.5 * 4 / 3 * np.pi * 4**3  # more than half of the ball is in the box
+    assert signed_volume > 0.5 * 4 / 3 * np.pi * 4**3  # more than half of the ball lies inside the box
 
 
 def test_automatic_level_separates_a_particle_from_its_background():
@@ -96,7 +96,7 @@ def test_gallery_places_images_row_by_row_and_the_bar_in_angstrom():
 
 
 def test_directions_are_the_third_row_and_thinned():
-    # R turns particle y onto microscope z: a quarter turn about x
+    # R maps particle y onto microscope z: a quarter turn about x
     turn = Rotation.from_rotvec([[np.pi / 2, 0, 0], [0, 0, 0]])
     np.testing.assert_allclose(turn[0].apply([0, 1, 0]), [0, 0, 1], atol=1e-12)
     points = trace(plots.coverage_sphere(turn), "viewing directions")

@@ -1,4 +1,4 @@
-"""Refinement: coarse poses become fine, true ones stay, and only the images are used."""
+"""Refinement: coarse poses improve, true poses stay, and only the images are used."""
 
 import numpy as np
 import pytest
@@ -21,13 +21,13 @@ from cryoem.volumes.phantoms import phantom
 
 N = 150
 PIXEL_ANGSTROM = 4.0
-START = 0.1  # radians, mean error of the orientations that a refinement starts from
-FIXED_POINT = 0.01  # radians that it may move true orientations of a 32-px particle: 0.1 px at its rim
+START = 0.1  # radians: mean error of the initial orientations
+FIXED_POINT = 0.01  # radians: largest change of true orientations of a 32-px particle, 0.1 px at its rim
 SHORT = RefinementSchedule(search_rounds=1, gradient_rounds=1)
 
 
 def disturbed(rotations: Rotation, seed: int = 0) -> Rotation:
-    """Orientations with a mean error of ``START``: in a ball it is three quarters of the radius."""
+    """Disturb orientations with a mean error of ``START``, three quarters of the radius of a ball."""
     vectors = random_small_rotations((len(rotations),), radius=START / 0.75, rng=seed)
     return Rotation.from_rotvec(vectors) * rotations
 
@@ -53,13 +53,13 @@ def start(true):
 
 @pytest.fixture(scope="module")
 def small(true):
-    """Images of 24 px, which take less time than those of 32."""
+    """Images of 24 px, which take less time than images of 32 px."""
     return project(phantom(size=24).data, true, backend="fourier")
 
 
 @pytest.fixture(scope="module")
 def calls():
-    """Arguments of the callback in the rounds of ``result``."""
+    """Return the callback's arguments in the rounds of ``result``."""
     return []
 
 
@@ -78,7 +78,7 @@ def test_coarse_orientations_and_the_map_become_fine(result, images, true, start
     assert (after[:-2] > 0.98).all()
     expected = reconstruct(images, result.poses, pixel_size_angstrom=PIXEL_ANGSTROM).data
     np.testing.assert_allclose(result.map.data, expected, atol=1e-3 * result.map.data.max())
-    assert not result.shifts_px.any()  # none were given, so none are refined
+    assert not result.shifts_px.any()  # no shifts are given, so none are refined
 
 
 def test_the_result_is_consistent(result):
@@ -132,7 +132,7 @@ def test_few_images_do_not_make_it_worse(small, true, start):
 
 
 def test_wrong_orientations_do_not_make_noisy_half_maps_agree(images, true):
-    """Halves that shared their references would agree to some 20 angstrom whatever the orientations."""
+    """Half-maps from a shared reference would agree to about 20 angstrom for any orientations."""
     rng = np.random.default_rng(0)
     noisy = images + images.std() * rng.normal(size=images.shape).astype(np.float32)
     wrong = refined(noisy, Rotation.random(len(true), rng=rng))
@@ -172,7 +172,7 @@ def test_the_smallest_images_make_a_map(true, start):
     assert np.corrcoef(found.ravel(), density.ravel())[0, 1] > 0.95
 
 
-# --- shifts, contrast transfer, symmetry
+# --- shifts, CTF, symmetry
 
 
 def test_coarse_shifts_become_fine_with_the_orientations_through_a_contrast_transfer():
@@ -232,12 +232,12 @@ def test_the_drift_of_half_sets_is_removed(symmetry, turn, origin):
 
 
 def test_steps_estimate_their_uncertainty_and_samples_spread_accordingly(particle):
-    """Many noisy copies of one view: found poses scatter as the covariances say, and so do poses sampled from them."""
+    """For many noisy copies of one view, estimated and sampled poses scatter as the covariances predict."""
     rotations = random_rotations(1, rng=5)[np.zeros(300, int)]
     images = project(particle, rotations)
     images = add_noise(images / images.std(), 0.5, rng=0)
     work = working_images(full_images(images, Optics(1.0)), Poses(rotations), 12).within(12)
-    # the low frequencies of the volume, in as many voxels as the working images have pixels
+    # the low frequencies of the volume, with as many voxels per side as the working images have pixels
     spectrum = np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(particle)))
     low = slice(16 - work.size // 2, 16 - work.size // 2 + work.size)
     coarse = np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(spectrum[low, low, low])).real)
@@ -252,7 +252,7 @@ def test_steps_estimate_their_uncertainty_and_samples_spread_accordingly(particl
         np.testing.assert_allclose(errors.std(axis=0), predicted, rtol=0.2)
 
 
-# --- refusals
+# --- errors
 
 IMAGES, POSES = np.random.default_rng(0).normal(size=(20, 16, 16)), random_rotations(20, rng=0)
 CTF = Optics(4.0, ContrastTransfer(), np.ones(3))
@@ -263,15 +263,23 @@ CTF = Optics(4.0, ContrastTransfer(), np.ones(3))
     [
         (refined, {"images": IMAGES[:15]}, "at least 16 images are required, got 15"),
         (refined, {"images": IMAGES[:, :11, :11]}, r"images must be .* y == x >= 12, got \(20, 11, 11\)"),
-        (refined, {"images": 0 * IMAGES}, "images must not be constant, got 20 constant images"),
+        (
+            refined,
+            {"images": 0 * IMAGES},
+            "images must not be constant, got constant values in all 20 images",
+        ),
         (refined, {"images": IMAGES[:19]}, "poses must have one entry for each of the 19 images, got 20"),
         (refined, {"pixel_size_angstrom": 0.0}, "pixel_size_angstrom must be a positive number, got 0.0"),
         (refined, {"symmetry": "Q"}, "symmetry must be Cn, Dn, T, O or I, got 'Q'"),
         (refined, {"optics": CTF}, "defocus_angstrom must have one entry for each of the 20 images, got 3"),
-        (RefinementSchedule, {"search_rounds": -1}, "search_rounds must be a whole .* at least 0, got -1"),
-        (RefinementSchedule, {"candidates": 0}, "candidates must be a whole number of at least 1, got 0"),
+        (RefinementSchedule, {"search_rounds": -1}, "search_rounds must be an integer >= 0, got -1"),
+        (RefinementSchedule, {"candidates": 0}, "candidates must be an integer >= 1, got 0"),
         (RefinementSchedule, {"search_radius": np.nan}, "search_radius must be a positive number, got nan"),
-        (RefinementSchedule, {"tolerance": -1.0}, "tolerance must be a finite number .* 0, got -1.0"),
+        (
+            RefinementSchedule,
+            {"tolerance": -1.0},
+            "tolerance must be a finite, non-negative number, got -1.0",
+        ),
     ],
 )
 def test_unfit_arguments_are_one_sentence(step, options, message):

@@ -1,4 +1,4 @@
-"""Fourier shell and ring correlation: known values, crossings of a threshold, and the correction for a mask."""
+"""Fourier shell and ring correlation: known values, threshold crossings and the mask correction."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def noise(n, seed=0) -> np.ndarray:
 
 
 def beyond_shell(volume, shell) -> np.ndarray:
-    """The part of a cubic volume beyond a shell."""
+    """Return the part of a cubic volume beyond a shell."""
     n = len(volume)
     return scipy.fft.irfftn(scipy.fft.rfftn(volume) * (shell_index(n) > shell), s=volume.shape)
 
@@ -44,7 +44,7 @@ def test_correlation_of_noisy_halves_follows_their_signal_to_noise(n, snr):
     correlation = fourier_shell_correlation(signal + noise(n, 1), signal + noise(n, 2)).correlation
     assert correlation[6:].mean() == pytest.approx(snr / (1 + snr), abs=0.02)
     if snr == 0:
-        # about half of the elements of each shell are independent
+        # about half the elements of each shell are independent
         independent = np.bincount(shell_index(n).ravel())[1 : n // 2 + 1]
         assert (np.abs(correlation) < 4 / np.sqrt(independent)).all()
         assert np.ptp(correlation) > 0
@@ -103,7 +103,7 @@ def test_the_mask_of_a_particle_surrounds_it(particle):
     assert mask.max() == 1
     bright = particle > 0.2 * particle.max()
     assert mask[bright].mean() > 0.99
-    assert mask.mean() < 0.5  # and not the whole box
+    assert mask.mean() < 0.5  # but not the whole box
     assert not mask[~soft_sphere(mask.shape, 16, 0).astype(bool)].any()
 
 
@@ -123,7 +123,7 @@ def test_phase_randomisation_removes_the_correlation_of_the_mask_and_the_seed_de
     np.testing.assert_array_equal(found.frequency, masked.frequency)
     np.testing.assert_array_equal(found.correlation[:shell], masked.correlation[:shell])
     mean = masked.correlation[beyond].mean()
-    assert mean > 0.5  # the mask carries the signal into shells that hold none
+    assert mean > 0.5  # the mask spreads signal into shells that contain none
     assert found.phase_randomised[beyond].mean() > 0.5 * mean
     assert found.correlation[beyond].max() < 0.2
     assert np.abs(fourier_shell_correlation(a, b).correlation[beyond]).max() < 0.2
@@ -154,9 +154,9 @@ A, SMALL = noise(6), np.ones((1, 1, 1))
         ),
         (
             lambda: fourier_shell_correlation(A, A * np.nan),
-            "b must be finite, got 216 non-finite values of 216",
+            "b must be finite, got NaN or infinity in 216 of 216 values",
         ),
-        (lambda: fourier_shell_correlation(0 * A, A), "a must not be zero everywhere, got only zeros"),
+        (lambda: fourier_shell_correlation(0 * A, A), "a must contain non-zero values, got only zeros"),
         (
             lambda: fourier_shell_correlation(SMALL, SMALL),
             r"a must .*at least 2 voxels .*got shape \(1, 1, 1\)",
@@ -167,11 +167,11 @@ A, SMALL = noise(6), np.ones((1, 1, 1))
         ),
         (
             lambda: fourier_shell_correlation(A, A, mask=A[:5, :5, :5]),
-            r"mask must have the volumes' shape \(6, 6, 6\), got \(5, 5, 5\)",
+            r"mask must have the same shape as the volumes, \(6, 6, 6\), got \(5, 5, 5\)",
         ),
         (
             lambda: masked_half_map_fsc(A, A, 0 * A, voxel_size_angstrom=1.0),
-            "a must not be zero everywhere under the mask, got only zeros",
+            "a must contain non-zero values under the mask, got only zeros",
         ),
         (lambda: fourier_ring_correlation(A[0, 1:], A[0, 1:]), r"a must be a square .*shape \(5, 6\)"),
         (lambda: CURVE.resolution_angstrom(1), "threshold must be between 0 and 1, got 1"),

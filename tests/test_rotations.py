@@ -23,15 +23,15 @@ from cryoem.rotations import (
     viewing_directions,
 )
 
-ROUNDING = 1e-12  # a few operations on float64
-ANGLE_RAD = 1e-6  # arccosines and Euler angles near their ends lose half of the digits of a double
-STANDARD_ERRORS = 5  # a statistic further out than this is no accident; the seeds are fixed
+ROUNDING = 1e-12  # several operations in float64
+ANGLE_RAD = 1e-6  # arccosines and Euler angles near their limits lose half the digits of a double
+STANDARD_ERRORS = 5  # limit for statistics, which chance does not exceed; the seeds are fixed
 GROUPS = ("C1", "C2", "C3", "C7", "D2", "D3", "D5", "T", "O", "I")
 
 
 @st.composite
 def rotations(draw, n: int = 3) -> Rotation:
-    """A sequence of rotations, including those near the identity, half a turn and gimbal lock."""
+    """Return rotations, including some near the identity, half a turn and gimbal lock."""
     quaternions = draw(arrays(float, (n, 4), elements=st.floats(-1, 1)))
     assume((np.linalg.norm(quaternions, axis=1) > 1e-3).all())
     return Rotation.from_quat(quaternions)
@@ -42,7 +42,7 @@ def angles_between(a: Rotation, b: Rotation) -> np.ndarray:
 
 
 def about(axis: str, angle: float) -> np.ndarray:
-    """Right-handed rotation of vectors about z or y, written out."""
+    """Rotate vectors about z or y by the right-hand rule, with an explicit formula."""
     c, s = np.cos(angle), np.sin(angle)
     if axis == "z":
         return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
@@ -50,6 +50,19 @@ def about(axis: str, angle: float) -> np.ndarray:
 
 
 # --- sampling
+
+
+def test_euler_angles_may_be_uniform_in_ranges():
+    ranges = ((-30, 60), (0, 90), (100, 100))
+    rot, tilt, psi = to_relion_euler_deg(random_rotations(20_000, coverage=ranges, rng=0)).T
+    for angle, (low, high) in ((rot, ranges[0]), (tilt, ranges[1])):
+        assert low <= angle.min() < low + 0.1
+        assert high - 0.1 < angle.max() <= high
+        assert angle.mean() == pytest.approx((low + high) / 2, abs=1)
+    np.testing.assert_allclose(psi, 100)
+    for wrong in (((0, 1), (0, 1)), ((0, 1), (2, 1), (0, 1)), ((0, np.nan), (0, 1), (0, 1))):
+        with pytest.raises(ValueError, match=r"coverage must be three ranges|_range must be two angles"):
+            random_rotations(2, coverage=wrong)
 
 
 @pytest.mark.parametrize("n", [1, 20])
@@ -100,7 +113,7 @@ def test_preferred_directions_concentrate_about_two_axes():
     x, _, z = viewing_directions(drawn).T
     near_z = z > x
     assert near_z.mean() == pytest.approx(0.5, abs=STANDARD_ERRORS / np.sqrt(n))
-    # cosines of a von Mises-Fisher distribution of concentration k: mean coth k - 1/k, median 1 + ln(1/2) / k
+    # cosines of a von Mises-Fisher distribution with concentration k: mean coth k - 1/k, median 1 + ln(1/2) / k
     cosine = np.where(near_z, z, x)
     assert cosine.mean() == pytest.approx(1 - 1 / 10, abs=STANDARD_ERRORS * 0.1 / np.sqrt(n) + 1e-3)
     assert np.median(cosine) == pytest.approx(np.cos(np.deg2rad(21.5)), abs=5e-3)
@@ -143,7 +156,7 @@ def test_euler_angles_convert_at_the_poles_and_exactly_away_from_them(tilt_deg):
     angles = np.stack([np.linspace(-170, 170, 9), np.full(9, tilt_deg), np.linspace(350, 10, 9)], axis=1)
     given = from_relion_euler_deg(angles)
     back = from_relion_euler_deg(to_relion_euler_deg(given))
-    # an arccosine of 1 - t^2 / 2 keeps half of the digits
+    # an arccosine of 1 - t^2 / 2 keeps half the digits
     assert angles_between(back, given).max() < (ROUNDING if tilt_deg == 90 else 1e-7)
     if tilt_deg in (0, 180):
         rot, tilt, psi = to_relion_euler_deg(from_relion_euler_deg([25.0, tilt_deg, 40.0]))
@@ -224,7 +237,7 @@ def test_distance_is_exact_from_zero_to_pi():
     for angle in (0.0, 1e-12, 1e-9, 1e-6, 1e-3, 2.8e-3, 2.9e-3, 0.1, 1.0, 3.0, np.pi - 1e-9, np.pi):
         distance = geodesic_distance(start, start * Rotation.from_rotvec(angle * axes)).diagonal()
         np.testing.assert_allclose(distance, angle, atol=1e-12, rtol=1e-12)
-    # small distances keep their digits under symmetry
+    # small distances keep their precision under symmetry
     copies = start * Rotation.from_rotvec([0, 0, 1e-8]) * point_group("D2")[2]
     np.testing.assert_allclose(geodesic_distance(start, copies, symmetry="D2").diagonal(), 1e-8, rtol=1e-6)
 
@@ -274,7 +287,7 @@ def test_poses_keep_rotations_and_shifts_together():
     np.testing.assert_array_equal(as_poses(drawn).shifts_px, np.zeros((6, 2)))
 
 
-# --- refusals
+# --- errors
 
 TWO = random_rotations(2, rng=0)
 
@@ -290,14 +303,18 @@ def test_unknown_point_groups_and_coverages_are_refused():
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [
-        (random_rotations, (0,), "n must be a whole number of at least 1, got 0"),
+        (random_rotations, (0,), "n must be an integer >= 1, got 0"),
         (from_relion_euler_deg, (np.zeros((3, 2)),), r"angles must be \(n, 3\) or \(3,\), got \(3, 2\)"),
-        (from_relion_euler_deg, ([[0, np.nan, np.inf]],), "angles must be finite, got 2 non-finite values"),
+        (
+            from_relion_euler_deg,
+            ([[0, np.nan, np.inf]],),
+            "angles must be finite, got NaN or infinity in 2 of 3 values",
+        ),
         (from_cryosparc_pose, (np.zeros((2, 2, 3)),), r"pose must be .*, got \(2, 2, 3\)"),
-        (normaliser, ("C1",), "symmetry must be higher than C1, got 'C1'"),
-        (normaliser, ("D1",), "symmetry must be Cn, Dn from D2 on, T, O or I, got 'D1'"),
+        (normaliser, ("C1",), "symmetry must not be C1, got 'C1'"),
+        (normaliser, ("D1",), "symmetry must be Cn, Dn with n >= 2, T, O or I, got 'D1'"),
         (Poses, (TWO.as_matrix(),), "rotations must be a scipy Rotation, got ndarray"),
-        (Poses, (TWO[0],), "rotations must be a sequence of at least one rotation, got a single.*"),
+        (Poses, (TWO[0],), "rotations must be a non-empty sequence of rotations, got a single.*"),
         (Poses, (TWO, np.zeros((3, 2))), r"shifts_px must be \(2, 2\), got \(3, 2\)"),
         (
             lambda *a: as_poses(*a, count=3),

@@ -1,4 +1,4 @@
-"""A run that is killed in each of its phases completes to the numbers of one that was not."""
+"""A run that is killed in each of its phases completes with the same numbers as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ KILLS = ("killed in training", "killed in refinement")
 
 
 def run_here(home, patch) -> None:
-    """Execute the cells of the phases one after another in this process, which nothing interrupts."""
+    """Execute the cells of the phases one after another in this process, without interruption."""
     patch.setenv("CRYOEM_HOME", str(home))
     try:
         for name in runs.PHASES:
@@ -110,7 +110,7 @@ def test_a_run_killed_in_its_phases_ends_as_one_that_was_not(tmp_path, monkeypat
     assert (found[1]["epochs"], found[3]["rounds"]) == (3, 3)
     poses = [load_arrays(folder / MAP / "orientations.h5")["quaternions"] for folder in folders]
     np.testing.assert_allclose(np.abs((poses[0] * poses[1]).sum(axis=1)), 1, atol=1e-4)
-    # the same files, and nothing half-written; only a run executes notebooks and reports
+    # the same files, none half-written; only a run executes notebooks and writes reports
     names = [{str(path.relative_to(folder)) for path in folder.rglob("*")} for folder in folders]
     of_run = {f"{name}/{Path(info.notebook).name}" for name, info in runs.PHASES.items()}
     of_run |= {"report.html", "summary.json", "summary.txt", ".lock"}

@@ -1,4 +1,4 @@
-"""Phases: what they save, find and record, and when an earlier one is missing, stale, damaged or of another input."""
+"""Phases: what they save, find and record; earlier phases that are missing, stale, damaged or of other input."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_phase_reads_what_an_earlier_one_saved(home):
     assert phase.settings.n_test == runs.get_profile("toy").n_test
     with pytest.raises(AttributeError, match="no attribute 'search_rounds'"):
         _ = phase.settings.search_rounds
-    with pytest.raises(ValueError, match=f"can load from itself and earlier phases, not from {MAP}"):
+    with pytest.raises(ValueError, match=f"only from itself and earlier phases, not from {MAP}"):
         phase.load(MAP, "map")
 
 
@@ -57,7 +57,7 @@ def test_particles_come_back_with_all_that_is_known(home, small_volume, ctf):
 
 def test_a_missing_phase_is_named_with_the_command_that_makes_it(home):
     phase = runs.open_phase(DISTANCES, profile="toy", map_name="5j0n", run="mine")
-    runs.open_phase(DATA, profile="toy", map_name="5j0n", run="mine")  # not finished
+    runs.open_phase(DATA, profile="toy", map_name="5j0n", run="mine")  # unfinished
     with pytest.raises(runs.MissingPhaseError) as caught:
         phase.load(DATA, "numbers")
     assert isinstance(caught.value, FileNotFoundError)
@@ -78,7 +78,7 @@ def test_an_earlier_phase_with_other_settings_is_refused(home):
     with pytest.raises(runs.StalePhaseError) as caught:
         phase.load(DATA, "numbers")
     assert str(caught.value).startswith(
-        f"phase {DATA} of run {TOY_RUN!r} has noise_variance=0.01, not noise_variance=16.0; run "
+        f"phase {DATA} of run {TOY_RUN!r} was run with noise_variance=0.01, not noise_variance=16.0; run "
     )
 
 
@@ -89,8 +89,8 @@ def test_a_phase_depends_on_settings_and_phases_before_it_only(home):
     assert changed == [True, True, False, False]
     finish_phases([DISTANCES])
     assert [reason(name) for name in (DATA, DISTANCES)] == [None, None]
-    assert reason(MAP) == f"was executed before {DISTANCES} was repeated"
-    with pytest.raises(runs.StalePhaseError, match=f"was executed before {DISTANCES} was repeated; run"):
+    assert reason(MAP) == f"is older than the results of {DISTANCES}"
+    with pytest.raises(runs.StalePhaseError, match=f"is older than the results of {DISTANCES}; run"):
         runs.open_phase(MAP, profile="toy").load(ORIENTATIONS, "numbers")
 
 
@@ -103,7 +103,7 @@ def test_a_damaged_or_lost_file_of_an_earlier_phase_is_not_read(home):
     with pytest.raises(runs.StalePhaseError, match=r"has a damaged or modified file numbers\.h5; run"):
         runs.open_phase(DISTANCES, profile="toy").load(DATA, "numbers")
     path.unlink()
-    with pytest.raises(runs.StalePhaseError, match=r"has lost its file numbers\.h5"):
+    with pytest.raises(runs.StalePhaseError, match=r"is missing its file numbers\.h5"):
         runs.open_phase(DISTANCES, profile="toy").load(DATA, "numbers")
 
 
@@ -118,7 +118,7 @@ def test_opening_a_phase_keeps_checkpoints_of_the_same_settings_and_nothing_else
     assert {path.name for path in again.folder.iterdir()} == {"checkpoints", "notes.txt"}
     assert (again.checkpoints / "step").exists()
     again.finish()
-    again.finish()  # a cell that is run twice
+    again.finish()  # a cell that runs twice
     assert {path.name for path in again.folder.iterdir()} == {"record.json", "notes.txt"}
     later = runs.open_phase(DISTANCES, profile="toy")
     (later.checkpoints / "step").touch()
@@ -139,8 +139,8 @@ def test_numbers_and_warnings_are_recorded(home, capsys):
     assert record["results"] == {"numbers": numbers, "headline": [], "warnings": ["The images are poor."]}
     assert record["made_from"]["seed"] == 3
     assert record["made_from"]["contrast_transfer"]["voltage_kv"] == 300
-    assert {"python", "numpy", "cryoem", "cryoem_sources_sha256"} <= record["versions"].keys()
-    with pytest.raises(TypeError, match="losses must be a single number, text or boolean"):
+    assert {"python", "numpy", "keras", "cryoem", "cryoem_sources_sha256"} <= record["versions"].keys()
+    with pytest.raises(TypeError, match="losses must be a single number, string or boolean"):
         phase.record(losses=np.zeros(2))
 
 
@@ -159,7 +159,7 @@ def test_figures_keep_their_order_and_a_repeated_cell_replaces_its_own(home):
     figures = runs.saved_figures(phase.folder)
     assert [caption for caption, _ in figures] == ["First again.", "Second."]
     assert json.loads(figures[0][1])["layout"]["title"]["text"] == "new"
-    with pytest.raises(ValueError, match="name must have letters, digits and hyphens only, got 'a/b'"):
+    with pytest.raises(ValueError, match="name must contain only letters, digits and hyphens, got 'a/b'"):
         phase.save_figure("a/b", go.Figure(), "")
 
 
@@ -189,8 +189,8 @@ def test_a_run_of_another_input_is_not_overwritten(home):
         with pytest.raises(runs.OtherInputError) as caught:
             runs.open_phase(name, profile="toy", map_name=str(second))
         assert str(caught.value) == (
-            f"the run particle-toy in {home / 'runs'} has the map {first} as its input, not the map {second}; "
-            "choose another --run, or use --force to overwrite it"
+            f"run particle-toy in {home / 'runs'} was started with the map {first}, not the map {second}; "
+            "choose a different --run, or use --force to overwrite it"
         )
     assert (home / "runs" / "particle-toy" / DATA / "record.json").read_bytes() == before
     moved = home / "particle.mrc"
@@ -198,8 +198,8 @@ def test_a_run_of_another_input_is_not_overwritten(home):
     runs.open_phase(DISTANCES, profile="toy", map_name=str(moved)).load(
         DATA, "numbers"
     )  # the same map elsewhere
-    moved.write_bytes(b"three")  # a changed file is the same input, and the phase must be repeated
-    with pytest.raises(runs.StalePhaseError, match="has map_sha256="):
+    moved.write_bytes(b"three")  # a changed file is still the same input, but the phase must be repeated
+    with pytest.raises(runs.StalePhaseError, match="was run with map_sha256="):
         runs.open_phase(DISTANCES, profile="toy", map_name=str(moved)).load(DATA, "numbers")
 
 
@@ -207,11 +207,11 @@ def test_wrong_names_are_one_sentence(home):
     with pytest.raises(ValueError, match=r"phase must be one of 0-data-preparation, .*, got '4-dreams'"):
         runs.open_phase("4-dreams")
     with pytest.raises(
-        ValueError, match="map_name must be given once, got '5j0n' and 'phantom' in overrides"
+        ValueError, match="map_name must be given only once, got '5j0n', and 'phantom' in overrides"
     ):
         runs.open_phase(DATA, map_name="5j0n", overrides={"map_name": "phantom"})
-    with pytest.raises(FileNotFoundError, match=r"no particle file at .*gone\.star"):
+    with pytest.raises(FileNotFoundError, match=r"particle file .*gone\.star not found"):
         runs.open_phase(DATA, overrides={"particles": "gone.star"})
     for run in ("", "..", "a/b", ".hidden"):
-        with pytest.raises(ValueError, match="--run must be a name of letters"):
+        with pytest.raises(ValueError, match="--run must contain only letters"):
             runs.open_phase(DATA, run=run)

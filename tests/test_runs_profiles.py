@@ -1,4 +1,4 @@
-"""Profiles and their settings: values, types, ranges, and what is refused."""
+"""Profiles and their settings: values, types, ranges and errors."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def test_the_paper_profile_has_the_sizes_of_the_paper():
             {"ctf": True, "reconstruction_method": "cgls"},
             "reconstruction_method must be fourier if ctf is true, got cgls",
         ),
-        ("toy", {"n_particles": 20}, "n_particles must be None for simulated particles, got 20"),
+        ("toy", {"n_particles": 20}, "n_particles applies only to measured particles, got 20"),
     ],
 )
 def test_wrong_profiles_are_one_sentence(name, overrides, message):
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the full message is compared
         runs.get_profile(name, **overrides)
     assert str(caught.value) == message
 
@@ -74,7 +74,7 @@ def test_settings_are_described_with_their_range_and_values():
         "paper": 128,
         "toy": 32,
     }
-    assert described["architecture"]["meaning"] == "encoder: polar, published"
+    assert described["architecture"]["meaning"] == "encoder architecture: polar, published"
 
 
 def test_the_path_of_a_map_becomes_absolute_and_must_exist(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The report: self-contained, everything once, text escaped, warnings shown, columns aligned."""
+"""The report: self-contained, nothing repeated, text escaped, warnings shown, columns aligned."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def page():
 
 @pytest.fixture(scope="module")
 def own_page(page):
-    """The page without plotly's own code."""
+    """Return the page without plotly's code."""
     return page.replace(get_plotlyjs(), "")
 
 
@@ -80,7 +80,7 @@ def test_text_is_escaped(own_page):
         "<li>Data: Too &lt;few&gt;.</li>",
     ):
         assert text in own_page
-    # two figures, plotly, and the script that draws: a name inside a figure opens or closes no element
+    # two figures, plotly and the drawing script: names inside a figure open or close no element
     assert own_page.count("<script") == own_page.count("</script>") == 4
     assert "<!--" not in own_page
 

@@ -1,4 +1,4 @@
-"""The runner: a run that is killed, fails, succeeds, is repeated and is damaged, on notebooks of a few lines."""
+"""The runner, on minimal notebooks: a run that is killed, fails, succeeds, is repeated and is damaged."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ phase.record(rounds=phase.settings.gradient_rounds, noise_variance=images.max())
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory):
-    """One run that is killed, killed, fails, succeeds, is repeated, and is repeated with another setting."""
+    """One run that is killed twice, fails, succeeds, is repeated, and is repeated with a different setting."""
     home = tmp_path_factory.mktemp("home")
     notebooks = write_notebooks(home / "notebooks", BODIES)
     story = SimpleNamespace(folder=home / "runs" / TOY_RUN, notebooks=notebooks, home=home)
@@ -99,7 +99,7 @@ def story(tmp_path_factory):
 
 def test_a_second_run_in_the_folder_is_refused(story):
     assert str(story.in_use.value) == (
-        f"{story.folder} is in use by another run; wait for it or choose another --run"
+        f"{story.folder} is in use by another run; wait for it to finish, or choose a different --run"
     )
 
 
@@ -112,12 +112,12 @@ def test_a_killed_run_leaves_no_complete_phase_and_resumes_its_training(story):
 def test_a_dead_kernel_and_a_failing_cell_are_one_sentence(story):
     partial = story.folder / DISTANCES / "1-learn-distances.partial.ipynb"
     assert str(story.killed_kernel.value) == (
-        "Distance estimation stopped: its kernel was killed or ran out of memory; "
+        "Distance estimation failed: the kernel was killed or ran out of memory; "
         f"the partly executed notebook is {partial}"
     )
     partial = story.folder / ORIENTATIONS / "2-recover-orientations.partial.ipynb"
     assert str(story.failed_cell.value) == (
-        "Orientation recovery stopped: ValueError: distances must be square, got (3, 4); "
+        "Orientation recovery failed: ValueError: distances must be square, got (3, 4); "
         f"the partly executed notebook is {partial}"
     )
 
@@ -157,10 +157,10 @@ DAMAGE = [
     ("record.json", Path.unlink, "is not complete"),
     ("record.json", cut, "has a damaged record.json"),
     ("record.json", lambda path: path.write_text('{"id": "0"}'), "has a damaged record.json"),
-    (NOTEBOOK, cut, f"has a damaged notebook {NOTEBOOK}"),
-    (NOTEBOOK, Path.unlink, f"has lost its executed notebook {NOTEBOOK}"),
+    (NOTEBOOK, cut, f"has a damaged executed notebook {NOTEBOOK}"),
+    (NOTEBOOK, Path.unlink, f"is missing its executed notebook {NOTEBOOK}"),
     (FIGURE, cut, f"has a damaged or modified file {FIGURE}"),
-    (FIGURE, Path.unlink, f"has lost its file {FIGURE}"),
+    (FIGURE, Path.unlink, f"is missing its file {FIGURE}"),
 ]
 
 
@@ -179,11 +179,11 @@ def test_a_damaged_phase_is_noticed_and_repeated(story, capfd):
     partial.touch()
     overrides = {"gradient_rounds": 5}
     again = runs.run(profile="toy", notebooks=story.notebooks, overrides=overrides)
-    assert again.executed == (ORIENTATIONS,)  # its results are the same, so that the map remains current
+    assert again.executed == (ORIENTATIONS,)  # its results are the same, so the map remains current
     assert again.numbers == story.changed.numbers
     assert capfd.readouterr().err.splitlines()[1:3] == [
         "Distance estimation: complete, kept",
-        f"Orientation recovery has lost its file {FIGURE}; it is repeated",
+        f"Orientation recovery is missing its file {FIGURE}; repeating it",
     ]
     assert not partial.exists()
 
@@ -194,21 +194,27 @@ def test_other_notebooks_code_and_hands_are_noticed(story, capfd, monkeypatch):
         overrides = {"gradient_rounds": 5}
         assert runs.run(profile="toy", notebooks=story.notebooks, overrides=overrides).executed == ()
     assert capfd.readouterr().err.splitlines()[0] == (
-        "Data preparation: complete, kept; the code of this package has changed since, and --force repeats it"
+        "Data preparation: complete, kept; "
+        "the code of this package has changed since, so use --force to repeat it"
     )
     finish_phases([MAP])
     assert runs.run(profile="toy", notebooks=story.notebooks).executed == (MAP,)
     notices = capfd.readouterr().err.splitlines()
-    assert "Reconstruction was run by hand, or stopped at its very end; it is repeated" in notices
+    assert (
+        "Reconstruction was run by hand, or interrupted just before it was complete; repeating it" in notices
+    )
     assert "Reconstruction: warning: the map is small" in notices
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(PARAMETERS_CELL)])
     notebook.cells[0].metadata["tags"] = ["parameters"]
     nbformat.write(notebook, story.notebooks / runs.PHASES[MAP].notebook)
     with pytest.raises(
-        runs.NotebookError, match=r"^Reconstruction ended without writing its results; its notebook"
+        runs.NotebookError, match=r"^Reconstruction did not write its results; the executed notebook"
     ):
         runs.run(profile="toy", notebooks=story.notebooks)
-    assert "Reconstruction has a notebook that has changed; it is repeated" in capfd.readouterr().err
+    assert (
+        "Reconstruction is out of date because its notebook has changed; repeating it"
+        in capfd.readouterr().err
+    )
 
 
 def test_a_full_disk_is_one_sentence_and_no_harm(home):
@@ -219,14 +225,14 @@ phase.save("large", {"x": (np.zeros(10**6), "px")})
 """
     notebooks = write_notebooks(home / "notebooks", {DATA: body})
     large = home / "runs" / TOY_RUN / DATA / "large.h5"
-    with pytest.raises(runs.NotebookError, match=f"stopped: OSError: cannot write {large}: File too large;"):
+    with pytest.raises(runs.NotebookError, match=f"failed: OSError: cannot write {large}: File too large;"):
         runs.run(profile="toy", notebooks=notebooks, progress=False)
     assert not list(large.parent.glob("*.h5"))
     assert runs.read_record(large.parent) is None
 
 
 def test_a_missing_notebook_is_named_before_anything_runs(home):
-    with pytest.raises(FileNotFoundError, match=f"phase {DATA} has no notebook {home}"):
+    with pytest.raises(FileNotFoundError, match=f"notebook {home}.* of phase {DATA} not found"):
         runs.run(profile="toy", notebooks=home, progress=False)
     assert not (home / "runs").exists()
 
@@ -256,8 +262,10 @@ def test_a_file_system_without_locks_gives_a_warning_and_a_marker_file(tmp_path,
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    message = f"the file system of {tmp_path} has no file locks; do not start a second run in this folder"
-    for _ in range(2):  # the second one after the first one ended
+    message = (
+        f"the file system of {tmp_path} does not support locks; do not start a second run in this folder"
+    )
+    for _ in range(2):  # the second starts after the first has ended
         with (
             pytest.warns(UserWarning, match=message),
             folder_lock(tmp_path),

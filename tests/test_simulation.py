@@ -1,4 +1,4 @@
-"""Simulated particles: the unit of images, noise, shifts, contrast, given poses and optics, images made on demand."""
+"""Simulated particles: units, noise, shifts, CTF, given poses and optics, images simulated on demand."""
 
 import pickle
 
@@ -19,8 +19,8 @@ from cryoem.rotations import COVERAGES, Poses, random_rotations, viewing_directi
 from cryoem.volumes.density import DensityMap
 from cryoem.volumes.phantoms import phantom
 
-FLOAT32 = 1e-5  # a few transforms of numbers of order 1 in single precision
-SIGMAS = 5  # of a statistical estimate: one false alarm in a million
+FLOAT32 = 1e-5  # several transforms of numbers of order 1 in single precision
+SIGMAS = 5  # for a statistical estimate: one false alarm in a million
 CTF = ContrastTransfer()
 
 
@@ -42,7 +42,7 @@ def test_lazy_images_are_those_of_simulate_for_any_index(density, ctf):
     for name in ("images", "shifts_px") if ctf is None else ("images", "shifts_px", "defocus_angstrom"):
         assert not np.array_equal(getattr(other, name), getattr(expected, name))
     for index in (slice(7, 19, 3), slice(29, None), [4, 0, 29], np.arange(30) % 5 == 2):
-        some = pickle.loads(pickle.dumps(lazy[index]))  # in another process, too
+        some = pickle.loads(pickle.dumps(lazy[index]))  # also in another process
         assert some.shape[0] == len(np.arange(30)[index])
         np.testing.assert_array_equal(np.asarray(some), expected.images[index])
         np.testing.assert_array_equal(some.rotations.as_quat(), expected.rotations[index].as_quat())
@@ -55,7 +55,7 @@ def test_lazy_images_are_those_of_simulate_for_any_index(density, ctf):
 def test_clean_images_are_scaled_projections_of_variance_one(density, coverage, ctf):
     stack = simulate(density, 1000, coverage=coverage, ctf=ctf, rng=3)
     images = stack.images
-    # the unit comes from a few projections, and the power of an image depends on its direction
+    # the unit comes from a few projections, and the power of an image depends on its viewing direction
     spread = np.square(images - images.mean()).mean(axis=(1, 2)).std()
     standard_error = spread * np.sqrt(1 / REFERENCE_PROJECTIONS + 1 / len(images))
     assert images.var() == pytest.approx(1, abs=SIGMAS * standard_error)
@@ -69,7 +69,7 @@ def test_clean_images_are_scaled_projections_of_variance_one(density, coverage, 
         assert stack.ctf is stack.defocus_angstrom is None
     x, y, z = viewing_directions(stack.rotations).T
     assert (z >= 0).all() == (coverage in ("half", "quarter"))
-    assert (y >= -1e-12).all() == (coverage == "quarter")  # rounding of the sine of pi
+    assert (y >= -1e-12).all() == (coverage == "quarter")  # rounding error of the sine of pi
     assert (x < 0).any()
 
 
@@ -123,16 +123,16 @@ def test_shifts_are_triangular(density):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"noise_variance": -0.5}, "noise_variance must be a finite number of at least 0, got -0.5"),
-        ({"n": 0}, "n must be .*at least 1, got 0"),
+        ({"noise_variance": -0.5}, "noise_variance must be a finite, non-negative number, got -0.5"),
+        ({"n": 0}, "n must be an integer >= 1, got 0"),
         ({"coverage": "sphere"}, "coverage must be one of so3, euler, half, .*, got 'sphere'"),
-        ({"image_size": 1}, "image_size must be a whole number of at least 2.*, got 1"),
+        ({"image_size": 1}, "image_size must be an integer >= 2.*, got 1"),
         ({"symmetry": "Q2"}, "symmetry must be Cn, Dn, T, O or I, got 'Q2'"),
         (
             {"density_map": DensityMap(np.zeros((8, 8, 8)), 1.0)},
             "density_map must not be constant; its projections .*",
         ),
-        ({"ctf": Optics(1.0)}, r"pixel_size_angstrom must be that of optics, 1\.0, got 4\.0"),
+        ({"ctf": Optics(1.0)}, r"pixel_size_angstrom must be 1\.0, as in optics, got 4\.0"),
     ],
 )
 def test_a_wrong_simulation_is_one_sentence(density, options, message):

@@ -1,4 +1,4 @@
-"""The web site: all pages, formulas and live figures are there, and no page makes a request to another server."""
+"""The website: all pages, formulas and interactive figures work, and no page contacts another server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def build(out: Path, *patterns: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory, toy_run) -> Path:
-    """A site with one executed notebook, that of the toy run."""
+    """A site with one executed notebook, from the toy run."""
     out = tmp_path_factory.mktemp("site")
     notebook = Path(EXECUTED).with_suffix(".ipynb")
     kept = out / "executed" / "toy" / notebook
@@ -106,7 +106,7 @@ def test_a_figure_can_be_turned(site, tab):
     tab.drag((place["x"] + place["width"] / 2, place["y"] + place["height"] / 2), (160, -40))
     after = eye(tab.evaluate(camera))
     assert np.linalg.norm(after - before) > 0.3
-    assert np.linalg.norm(after) == pytest.approx(np.linalg.norm(before), rel=1e-3)  # turned, not zoomed
+    assert np.linalg.norm(after) == pytest.approx(np.linalg.norm(before), rel=1e-3)  # rotated, not zoomed
 
 
 def eye(camera: dict) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Symmetric particles: orientations from reduced distances, and their errors up to the normaliser of the group."""
+"""Symmetric particles: orientations from reduced distances, and errors up to the normaliser of the group."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def test_plain_distances_do_not_fit_a_symmetric_particle_and_few_images_are_refu
     plain = exact_distances(random_rotations(250, rng=1))
     assert recover_orientations(plain, symmetry="C2", rng=0).losses[-1] > 0.05
     few = exact_distances(random_rotations(40, rng=0), symmetry="D2")
-    message = r"an image with at least 11 neighbours within 0\.785 rad .* use more images"
+    message = r"at least one image must have 11 neighbours within 0\.785 rad, .* use more images"
     with pytest.raises(ValueError, match=message):
         recover_orientations(few, symmetry="D2")
 
 
 @pytest.mark.parametrize("symmetry", ["C2", "C3", "D2", "D3", "T", "I"])
 def test_copies_of_a_symmetric_particle_are_no_errors(symmetry, monkeypatch):
-    monkeypatch.setattr(evaluation, "SEEDS", 2)  # without noise, any image gives the turn
+    monkeypatch.setattr(evaluation, "SEEDS", 2)  # without noise, any image determines the rotation
     true = random_rotations(20, rng=0)
     frames, about_axis = normaliser(symmetry)
     frame = frames[len(frames) // 2] * Rotation.from_rotvec([0, 0, 0.07 * about_axis])
@@ -65,7 +65,7 @@ def test_copies_of_a_symmetric_particle_are_no_errors(symmetry, monkeypatch):
 
 @pytest.mark.parametrize(("symmetry", "whole"), [("D2", "O"), ("D3", "D6"), ("T", "O"), ("O", "O")])
 def test_one_frame_of_each_set_of_equivalent_ones_is_enough(symmetry, whole, monkeypatch):
-    """Errors and orientations are those found by trying every rotation of the normaliser."""
+    """Errors and orientations equal those found by trying every rotation of the normaliser."""
     monkeypatch.setattr(evaluation, "SEEDS", 2)
     true, wild = random_rotations(12, rng=0), random_rotations(12, rng=1)
     few = [align(true, wild, symmetry=symmetry) for align in (evaluation.align_to, evaluation.align_frame)]

@@ -1,4 +1,4 @@
-"""Argument validation: valid arguments are returned, others give one sentence with the argument's name."""
+"""Argument validation: valid arguments are returned, others raise one sentence that names the argument."""
 
 import re
 
@@ -23,7 +23,7 @@ TWO = random_rotations(2, rng=0)
 
 
 def refused(message):
-    """A ValueError of one sentence: ``message``, in which a star stands for anything, on one line."""
+    """Expect a one-line ValueError that matches ``message``, in which a star stands for any text."""
     pattern = ".*".join(re.escape(part) for part in message.split("*"))
     return pytest.raises(ValueError, match=f"^{pattern}$")
 
@@ -62,13 +62,13 @@ def test_the_shape_of_images_is_checked_without_reading_them():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.ones((3, 0)), "x must be a non-empty array with 2 axes, got shape (3, 0)"),
-        (1.0, "x must be a non-empty array with 2 axes, got shape ()"),
-        ([[1], [1, 2]], "x must be a non-empty array with 2 axes, got *"),
-        (np.ones((2, 2), complex), "x must contain real numbers, got complex128"),
-        ([[None]], "x must contain real numbers, got object"),
-        ([[1, np.nan], [np.inf, -np.inf]], "x must be finite, got 3 non-finite values of 4"),
-        ([[1, 1e300]], "x must be finite, got 1 non-finite values of 2"),  # in single precision
+        (np.ones((3, 0)), "x must be a non-empty 2-D array, got shape (3, 0)"),
+        (1.0, "x must be a non-empty 2-D array, got shape ()"),
+        ([[1], [1, 2]], "x must be a non-empty 2-D array, got *"),
+        (np.ones((2, 2), complex), "x must contain real numbers, got dtype complex128"),
+        ([[None]], "x must contain real numbers, got dtype object"),
+        ([[1, np.nan], [np.inf, -np.inf]], "x must be finite, got NaN or infinity in 3 of 4 values"),
+        ([[1, 1e300]], "x must be finite, got NaN or infinity in 1 of 2 values"),  # in single precision
     ],
 )
 def test_arrays_are_refused(values, message):
@@ -80,8 +80,8 @@ def test_arrays_are_refused(values, message):
 @pytest.mark.parametrize(
     ("shape", "options", "message"),
     [
-        ((4, 4), {}, "images must be a non-empty array with 3 axes, got shape (4, 4)"),
-        ((0, 4, 4), {}, "images must be a non-empty array with 3 axes, got shape (0, 4, 4)"),
+        ((4, 4), {}, "images must be a non-empty 3-D array, got shape (4, 4)"),
+        ((0, 4, 4), {}, "images must be a non-empty 3-D array, got shape (0, 4, 4)"),
         ((2, 4, 5), {}, "images must be (n, y, x) with y == x, got (2, 4, 5)"),
         ((2, 4, 4), {"smallest_px": 5}, "images must be (n, y, x) with y == x >= 5, got (2, 4, 4)"),
         ((2, 4, 4), {"at_least": 3, "name": "views"}, "at least 3 views are required, got 2"),
@@ -97,8 +97,8 @@ def test_images_are_refused(check, shape, options, message):
     [
         (TWO.as_matrix(), "turns must be a scipy Rotation, got ndarray"),
         (list(TWO), "turns must be a scipy Rotation, got list"),
-        (TWO[0], "turns must be a sequence of at least one rotation, got a single or an empty one"),
-        (TWO[:0], "turns must be a sequence of at least one rotation, got a single or an empty one"),
+        (TWO[0], "turns must be a non-empty sequence of rotations, got a single rotation"),
+        (TWO[:0], "turns must be a non-empty sequence of rotations, got an empty sequence"),
         (Rotation.from_quat(np.ones((2, 3, 4))), "turns must *"),
         (TWO[:1], "turns must have one entry for each of the 2 images, got 1"),
     ],
@@ -113,10 +113,10 @@ def test_rotations_are_refused(rotations, message):
 def test_numbers_are_refused(value):
     with refused(f"x must be a positive number, got {value!r}"):
         positive_number(value, name="x")
-    with refused(f"x must be a finite number of at least 0, got {value!r}"):
+    with refused(f"x must be a finite, non-negative number, got {value!r}"):
         not_negative(value, name="x")
     for number in (value, 1, 2.5):
-        with refused(f"x must be a whole number of at least 2, got {number!r}"):
+        with refused(f"x must be an integer >= 2, got {number!r}"):
             whole_number(number, name="x", at_least=2)
 
 

@@ -1,4 +1,4 @@
-"""Maps in memory: boxes, new voxel sizes, filters and masks: known answers, and centres that never move."""
+"""Maps in memory: boxes, voxel sizes, filters and masks give known answers, and centres never move."""
 
 from functools import partial
 
@@ -36,7 +36,7 @@ def test_centre_moves_the_centre_of_mass_and_wraps_nothing(shape):
     np.testing.assert_array_equal(np.unravel_index(after.data.argmax(), shape), [n // 2 for n in shape])
     # The density keeps its position in space.
     np.testing.assert_allclose(centre_position(after), centre_position(before) + np.array([2.0, -4.0, 6.0]))
-    assert not after.data[-3:].any()  # shifted down along z, so that the upper planes are new
+    assert not after.data[-3:].any()  # shifted down along z, so the upper planes are new
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 32), (33, 33, 33), (32, 33, 30)])
@@ -111,21 +111,33 @@ BALL = DensityMap(volumes.soft_sphere((5, 5, 5), 2.0, 0.0), 2.5)
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [
-        (DensityMap, (np.zeros((4, 4)), 1.0), r"data must be .* with 3 axes, got shape \(4, 4\)"),
-        (DensityMap, (np.zeros((2, 2, 2), complex), 1.0), "data must contain real numbers, got complex128"),
-        (DensityMap, ([[[np.nan, np.inf, 1.0]]], 1.0), "data must be finite, got 2 non-finite values of 3"),
-        (DensityMap, ([[[1e300]]], 1.0), "data must be finite, got 1"),
+        (DensityMap, (np.zeros((4, 4)), 1.0), r"data must be a non-empty 3-D array, got shape \(4, 4\)"),
+        (
+            DensityMap,
+            (np.zeros((2, 2, 2), complex), 1.0),
+            "data must contain real numbers, got dtype complex128",
+        ),
+        (
+            DensityMap,
+            ([[[np.nan, np.inf, 1.0]]], 1.0),
+            "data must be finite, got NaN or infinity in 2 of 3 values",
+        ),
+        (DensityMap, ([[[1e300]]], 1.0), "data must be finite, got NaN or infinity in 1 of 1 values"),
         (DensityMap, ([[[1.0]]], 0.0), "voxel_size_angstrom must be a positive number, got 0.0"),
         (DensityMap, ([[[1.0]]], 1.0, (0.0, np.inf, 0.0)), "origin must be finite"),
         (DensityMap, ([[[1.0]]], 1.0, (0.0, 0.0)), "origin must be three numbers"),
         (volumes.crop_or_pad, (BALL, (4, 4)), "shape must be one or three positive integers, got"),
         (volumes.crop_or_pad, (BALL, 4.5), "shape must be one or three positive integers, got"),
         (volumes.centre, (DensityMap(np.zeros((4, 4, 4)), 1.0),), "threshold must be below .* 0.0, got 0.0"),
-        (volumes.resample, (BALL, 100.0), r"voxel_size_angstrom must be below the box edge of 12.5, got 100"),
+        (
+            volumes.resample,
+            (BALL, 100.0),
+            r"voxel_size_angstrom must be below the shortest box edge of 12.5 angstrom, got 100",
+        ),
         (volumes.low_pass, (BALL, 0), "resolution_angstrom must be a positive number, got 0"),
-        (volumes.soft_sphere, ((9, 9, 9), -1.0, 0.0), "radius_px must be a finite number of at least 0, got"),
+        (volumes.soft_sphere, ((9, 9, 9), -1.0, 0.0), "radius_px must be a finite, non-negative number, got"),
         (partial(volumes.soft_mask, threshold=2.0), (BALL,), "threshold must be below .* 1.0, got 2.0"),
-        (partial(volumes.soft_mask, edge_px=-1), (BALL,), "edge_px must be a finite number of at least 0"),
+        (partial(volumes.soft_mask, edge_px=-1), (BALL,), "edge_px must be a finite, non-negative number"),
     ],
 )
 def test_what_is_no_map_box_or_mask(function, arguments, message):

@@ -1,4 +1,4 @@
-"""Map files: maps of any program are read, written maps come back, and other files are one sentence."""
+"""Map files: maps from any program can be read, written maps are restored, other files raise one sentence."""
 
 import gzip
 import hashlib
@@ -83,23 +83,27 @@ def test_a_missing_identifier_or_cell_is_a_warning(tmp_path):
 
 
 def test_errors_name_the_file_and_both_sizes(tmp_path):
-    """Damage of other kinds: see test_damaged_files."""
+    """See ``test_damaged_files`` for other kinds of damage."""
     volumes.write_map(tmp_path / "whole.mrc", random_map())
     content = (tmp_path / "whole.mrc").read_bytes()
-    header = "its header states 7 x 6 x 5 values of mode 2, 1864 bytes"
+    header = "its header states 7 x 6 x 5 values of mode 2, or 1864 bytes"
     for name, stored, message in (
-        ("short.mrc", content[:-4], f"short.mrc is truncated: {header}, got a file of 1860 bytes"),
-        ("long.mrc", content + b"0", f"long.mrc is longer than its header states: {header}, got more"),
-        ("short.map.gz", gzip.compress(content[:-4]), f"short.map.gz is truncated: {header}, got 1860 bytes"),
+        ("short.mrc", content[:-4], f"short.mrc is truncated: {header}, but the file has 1860 bytes"),
+        ("long.mrc", content + b"0", f"long.mrc is too long: {header}, but the file has more"),
+        (
+            "short.map.gz",
+            gzip.compress(content[:-4]),
+            f"short.map.gz is truncated: {header}, but the file has 1860 bytes",
+        ),
         ("broken.map.gz", gzip.compress(content)[:-30], "cannot read the map .*broken.map.gz"),
-        ("stack.mrcs", content, "must be one density map, got a stack of 5 images of 7 x 6 pixels"),
+        ("stack.mrcs", content, "is a stack of 5 images of 7 x 6 pixels, not a density map"),
     ):
         (tmp_path / name).write_bytes(stored)
         with pytest.raises(ValueError, match=message):
             volumes.read_map(tmp_path / name)
     with mrcfile.new(tmp_path / "image.mrc") as mrc:
         mrc.set_data(np.ones((6, 6), np.float32))
-    with pytest.raises(ValueError, match="got a single image of 6 x 6 pixels"):
+    with pytest.raises(ValueError, match="is a single image of 6 x 6 pixels, not a density map"):
         volumes.read_map(tmp_path / "image.mrc")
     with pytest.raises(FileNotFoundError, match=f"^no map file at {tmp_path}$"):
         volumes.read_map(tmp_path)
@@ -117,5 +121,5 @@ def test_real_map_reads_and_its_file_does_not_change(real_data):
 
 def test_real_image_stacks_are_not_maps(real_data):
     for name in ("empiar_10076_7.mrc", "rln_proj_65.mrcs", "toy_projections.mrcs"):
-        with pytest.raises(ValueError, match="got a stack of"):
+        with pytest.raises(ValueError, match="is a stack of"):
             volumes.read_map(real_data / "particles" / name)

@@ -10,7 +10,7 @@ from cryoem import volumes
 
 
 def structure_of(atoms):
-    """A gemmi structure of (element, x, y, z) atoms."""
+    """Return a gemmi structure with the given (element, x, y, z) atoms."""
     structure, model, chain, residue = gemmi.Structure(), gemmi.Model(1), gemmi.Chain("A"), gemmi.Residue()
     residue.name = "UNK"
     for element, *position in atoms:
@@ -57,7 +57,7 @@ def test_centre_of_mass_of_a_model_is_the_centre_voxel(box_size):
     density_map = volumes.density_from_model(
         structure, voxel_size_angstrom=2.0, resolution_angstrom=8.0, box_size=box_size
     )
-    assert structure[0].count_atom_sites() == len(atoms)  # the argument keeps its hydrogens
+    assert structure[0].count_atom_sites() == len(atoms)  # the argument still has its hydrogens
     centre = [n // 2 for n in density_map.data.shape]
     np.testing.assert_allclose(ndimage.center_of_mass(density_map.data), centre, atol=1e-3)
     assert density_map.data[0].max() < 1e-3 * density_map.data.max()
@@ -99,11 +99,11 @@ def test_waters_hydrogens_and_later_models_do_not_count(tmp_path):
         ({"voxel_size_angstrom": 0.0}, "voxel_size_angstrom must be a positive number, got 0.0"),
         (
             {"resolution_angstrom": 3.0},
-            "resolution_angstrom must be at least two voxels of 2.0 angstrom, got 3.0",
+            "resolution_angstrom must be at least twice the voxel size of 2.0 angstrom, got 3.0",
         ),
         ({"box_size": 8}, "box_size must be at least 1 x 1 x 21 voxels .* got 8"),
         ({"box_size": (8, 8)}, "box_size must be one or three positive integers"),
-        ({"voxel_size_angstrom": 1e-3}, "voxel_size_angstrom is too small: 0.001 gives"),
+        ({"voxel_size_angstrom": 1e-3}, "voxel_size_angstrom is too small: 0.001 requires"),
     ],
 )
 def test_settings_out_of_range_are_refused(arguments, message):
@@ -117,9 +117,9 @@ def test_settings_out_of_range_are_refused(arguments, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("empty.cif", "", "must be an atomic model"),
-        ("empty.pdb", "", "must have atoms"),
-        ("text.cif", "hello", "must be an atomic model"),
+        ("empty.cif", "", "is not an atomic model in mmCIF or PDB format"),
+        ("empty.pdb", "", "has no atoms other than waters and hydrogens"),
+        ("text.cif", "hello", "is not an atomic model in mmCIF or PDB format"),
     ],
 )
 def test_a_file_without_atoms_is_refused(tmp_path, name, content, message):
@@ -151,8 +151,12 @@ def test_a_pdb_file_without_end_and_unknown_elements_are_warnings(tmp_path):
     (tmp_path / "whole.pdb").write_text(whole + "END\n")
     expected = volumes.density_from_model(tmp_path / "whole.pdb", **settings).data
     for name, text, message in (
-        ("cut.pdb", whole, "cut.pdb lacks the END of a PDB file; atoms may be missing"),
-        ("odd.pdb", whole + atom.format(3, "X", 9.0) + "END\n", "odd.pdb has 1 atoms of unknown element"),
+        ("cut.pdb", whole, "cut.pdb has no END record; atoms may be missing"),
+        (
+            "odd.pdb",
+            whole + atom.format(3, "X", 9.0) + "END\n",
+            r"odd.pdb: omitting atoms of unknown element \(1 of 3 atoms\)",
+        ),
     ):
         (tmp_path / name).write_text(text)
         with pytest.warns(UserWarning, match=message):

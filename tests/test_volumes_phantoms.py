@@ -1,4 +1,4 @@
-"""Phantoms: the symmetry of their group, room in their box, and a well-determined orientation."""
+"""Phantoms have the symmetry of their group, fit in their box and have a well-determined orientation."""
 
 import numpy as np
 import pytest
@@ -62,8 +62,8 @@ def test_phantom_follows_its_seed():
         ({"symmetry": "X9"}, "symmetry must be .* got 'X9'"),
         ({"size": 8}, "size must be at least 16 voxels, got 8"),
         ({"voxel_size_angstrom": -4.0}, "voxel_size_angstrom must be a positive number, got -4.0"),
-        ({"resolution_angstrom": 4.0}, "resolution_angstrom must be at least two voxels"),
-        ({"resolution_angstrom": 65.0}, "at most a quarter of the box of 256 angstrom, got 65.0"),
+        ({"resolution_angstrom": 4.0}, "resolution_angstrom must be at least twice the voxel size"),
+        ({"resolution_angstrom": 65.0}, "at most a quarter of the box edge of 256 angstrom, got 65.0"),
     ],
 )
 def test_phantom_refuses_what_it_cannot_make(arguments, message):

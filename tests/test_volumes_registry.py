@@ -1,4 +1,4 @@
-"""The registry without a network: local files first, checksums always verified, one sentence for every failure."""
+"""The registry without a network: local files first, verified checksums, one sentence for every failure."""
 
 import gzip
 import hashlib
@@ -14,7 +14,7 @@ from cryoem.volumes.registry import DEFAULT_VOXEL_SIZE_ANGSTROM, PHANTOM_BOX_ANG
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """An empty data folder, no local data, and a network that nobody may use."""
+    """An empty data folder, no local data, and a network that must not be used."""
     monkeypatch.delenv("CRYOEM_DATA", raising=False)
     monkeypatch.setenv("CRYOEM_HOME", str(tmp_path / "home"))
 
@@ -31,7 +31,7 @@ MAP = gzip.compress(bytes(208) + b"MAP " + bytes(2000), mtime=0)
 
 @pytest.fixture
 def downloads(home, monkeypatch):
-    """A network that serves a model, a map and the word "served"; the list of the addresses asked for."""
+    """A network that serves a model, a map and the word "served"; returns the list of requested addresses."""
     asked = []
 
     def retrieve(url, *, known_hash, fname, path, progressbar):
@@ -76,7 +76,9 @@ def test_local_file_comes_first(home, tmp_path, monkeypatch, folder):
     monkeypatch.setenv("CRYOEM_DATA", str(tmp_path / "local"))
     assert volumes.fetch("5j0n").samefile(path)
     path.write_bytes(b"wrong")
-    with pytest.raises(ValueError, match=r"5j0n\.mrc must have the sha256 \w+, got \w+"):
+    with pytest.raises(
+        ValueError, match=r"5j0n\.mrc is damaged or was changed: its SHA-256 must be \w+, got \w+"
+    ):
         volumes.fetch("5J0N")
 
 
@@ -86,7 +88,7 @@ def test_download_happens_once_with_the_known_hash(home, downloads, monkeypatch)
     assert path == home / "5j0n.mrc"
     assert volumes.fetch("5j0n") == path
     path.write_bytes(b"changed")
-    with pytest.raises(ValueError, match=r"5j0n\.mrc must have the sha256"):
+    with pytest.raises(ValueError, match=r"5j0n\.mrc is damaged or was changed"):
         volumes.fetch("5j0n")
     assert downloads == [(volumes.ENTRIES["5j0n"].url, expected)]
 
@@ -109,12 +111,12 @@ def test_first_use_of_an_unlisted_entry_records_its_digest(home, downloads, name
     assert record.read_text() == f"{hashlib.sha256(content).hexdigest()}  {file}\n"
     assert volumes.fetch(name.lower()) == path
     path.write_bytes(b"changed")
-    with pytest.raises(ValueError, match=rf"{file} must have the sha256"):
+    with pytest.raises(ValueError, match=rf"{file} is damaged or was changed"):
         volumes.fetch(name)
     assert downloads == [(url, None)]
     for damaged in (b"", b"abc  1u19.cif.gz\n", b"\xff" * 80, b"0" * 90):
         record.write_bytes(damaged)
-        with pytest.raises(ValueError, match=rf"{file}\.sha256 must begin with a sha256, got"):
+        with pytest.raises(ValueError, match=rf"{file}\.sha256 must begin with a SHA-256, got"):
             volumes.fetch(name)
 
 
@@ -122,11 +124,11 @@ def test_first_use_of_an_unlisted_entry_records_its_digest(home, downloads, name
     ("content", "message"),
     [
         (b"<html>404</html>", r"1u19\.cif\.gz is not a complete gzip file"),
-        (b"", r"1u19\.cif\.gz must have 'data_1U19' at its beginning, got ''"),
+        (b"", r"1u19\.cif\.gz must contain 'data_1U19' at its beginning, got ''"),
         (MODEL[:-1], r"1u19\.cif\.gz is not a complete gzip file from https://\S+: Compressed file ended"),
         (
             gzip.compress(b"data_1ABC\n", mtime=0),
-            r"1u19\.cif\.gz must have 'data_1U19' at its beginning, got 'data_1ABC'",
+            r"1u19\.cif\.gz must contain 'data_1U19' at its beginning, got 'data_1ABC'",
         ),
     ],
 )
@@ -198,14 +200,14 @@ def test_load_makes_a_box_of_a_given_size(tmp_path, real_data):
     assert volumes.load(model, voxel_size_angstrom=8.0, size=31).data.shape == (31, 31, 31)
     with pytest.raises(ValueError, match=r"^box_size must be at least .*, got 4$"):
         volumes.load(model, voxel_size_angstrom=8.0, size=4)
-    with pytest.raises(ValueError, match=r"^size must be a whole number of at least 1, got 0$"):
+    with pytest.raises(ValueError, match=r"^size must be an integer >= 1, got 0$"):
         volumes.load("phantom", size=0)
 
 
 def test_load_refuses_other_files(tmp_path):
     (tmp_path / "table.csv").touch()
     with pytest.raises(
-        ValueError, match=r"table\.csv must be a map or an atomic model .* got the suffix '\.csv'"
+        ValueError, match=r"table\.csv is not a map or an atomic model: its name must end in one of \.mrc"
     ):
         volumes.load(tmp_path / "table.csv")
     with pytest.raises(FileNotFoundError, match=r"no map file at .*absent\.mrc"):

@@ -53,7 +53,7 @@ def kill_one(client) -> None:
 
 
 def killing(client):
-    """Return a callback that kills a worker the first time, and the list of its calls."""
+    """Return a callback that kills a worker at its first call, and the list of its calls."""
     calls = []
 
     def callback(count: int) -> None:
@@ -120,11 +120,11 @@ def test_workers_that_start_later_are_used():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"workers": 0}, ValueError, r"^workers must be a whole number of at least 1, got 0$"),
+        ({"workers": 0}, ValueError, r"^workers must be an integer >= 1, got 0$"),
         (
             {"workers": 2, "scheduler": "tcp://127.0.0.1:1"},
             ValueError,
-            "^give workers or scheduler, not both",
+            "^workers cannot be combined with scheduler",
         ),
         ({"scheduler": "nonsense://a"}, OSError, "^no Dask scheduler answers at nonsense://a: "),
     ],
@@ -139,7 +139,7 @@ def test_a_running_cluster_is_used_by_its_address(client):
         assert set(other.run(os.getpid).values()) == set(client.run(os.getpid).values())
         results = in_order(abs, range(20), client=other)
         next(results)
-    results.close()  # after its client has been closed
+    results.close()  # after its client was closed
 
 
 def test_workers_share_the_cores_and_do_not_change_this_process(monkeypatch):
@@ -149,7 +149,7 @@ def test_workers_share_the_cores_and_do_not_change_this_process(monkeypatch):
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
         assert list(in_order(threads, range(2), client=client)) == [str(max(1, os.cpu_count() // 2))] * 2
         processes = set(client.run(os.getpid).values())
-        for process in processes:  # Ctrl-C reaches them, too
+        for process in processes:  # Ctrl-C also reaches them
             os.kill(process, signal.SIGINT)
         monkeypatch.setenv("OF_THE_USER", "1")
         assert {process for _, process in in_order(slow_start, range(9), client=client)} == processes
@@ -197,7 +197,7 @@ def test_a_script_without_a_guard_gets_advice(tmp_path):
     assert 'start workers inside `if __name__ == "__main__":`' in last
 
 
-# --- steps: on files and workers, one of which is killed, the numbers are those of arrays in one process
+# --- steps on files and workers, one of which is killed, equal those on arrays in one process
 
 
 def test_a_map_does_not_depend_on_the_workers(stack, job, client, monkeypatch):
@@ -231,5 +231,5 @@ def test_distances_do_not_depend_on_the_workers(stack, job, client, monkeypatch)
     assert calls == list(range(30, N + 1, 30))
     assert here.distances.max() > 0.1
     assert np.abs(here.shifts_px).max() > 0.01
-    np.testing.assert_allclose(there.distances, here.distances, atol=2e-3)  # arccos steepens rounding near 0
+    np.testing.assert_allclose(there.distances, here.distances, atol=2e-3)  # arccos amplifies rounding near 0
     np.testing.assert_allclose(there.shifts_px, here.shifts_px, atol=1e-3)

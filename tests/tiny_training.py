@@ -1,4 +1,4 @@
-"""A training of two seconds on images of 12 pixels, which several tests interrupt, resume and compare."""
+"""A two-second training run on 12-pixel images, which several tests interrupt, resume and compare."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tiny_validation(n: int = 12) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tiny_training(settings: EncoderSettings = SETTINGS, *, seed: int = 0, schedule=None, **options):
-    """Train on the stream above: encoder and history. Options of the schedule may be among the others."""
+    """Train on the stream above and return encoder and history; ``options`` may include those of the schedule."""
     keras.utils.set_random_seed(seed)
     encoder = TrainedEncoder(settings.build(), settings)
     names = ("epochs", "learning_rate", "patience", "seconds")
@@ -49,7 +49,7 @@ def other_settings(**changes) -> EncoderSettings:
 
 
 class Stop(keras.callbacks.Callback):
-    """Interrupts the training in the second step of an epoch."""
+    """Interrupt training in the second step of an epoch."""
 
     def __init__(self, epoch: int, act):
         super().__init__()
@@ -69,7 +69,7 @@ def kill_this_process():
 
 @contextmanager
 def without_compilation():
-    """Compilation takes most of the time of a small training."""
+    """Skip compilation, which takes most of the time in a small training run."""
     tf.config.run_functions_eagerly(True)
     try:
         yield
@@ -78,7 +78,7 @@ def without_compilation():
 
 
 def uncompiled(test):
-    """Mark a test whose trainings need no compilation; its module imports the fixture ``eagerly``."""
+    """Mark a test whose training needs no compilation; its module must import the fixture ``eagerly``."""
     test = pytest.mark.usefixtures("eagerly")(test)
     return pytest.mark.filterwarnings("ignore:Even though the `tf.config")(test)
 
@@ -90,7 +90,7 @@ def eagerly():
 
 
 def assert_same_training(one, other) -> None:
-    """The same weights to the bit, and the same history but for the time it took."""
+    """Assert that the weights are bit-identical, and the histories equal except for the elapsed time."""
     for a, b in zip(one[0].model.get_weights(), other[0].model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert without_seconds(one[1]) == without_seconds(other[1])

@@ -1,4 +1,4 @@
-"""Train on one device and on two, in a separate process: virtual devices must be set before TensorFlow computes.
+"""Train on one device and on two in a separate process, because virtual devices must be set before first use.
 
 python tests/two_devices.py OUT.json FOLDER
 """
@@ -31,16 +31,16 @@ tf.config.set_visible_devices([], "GPU")
 tf.config.set_logical_device_configuration(CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
 tf.config.optimizer.set_experimental_options(
     {"disable_meta_optimizer": True}
-)  # it takes longer than the training
+)  # optimising takes longer than training
 PARTICLE = phantom(size=16)
 EPOCHS = 3
-RATE = 1e-3  # of aligners, at its highest
-# one strategy for all trainings: TensorFlow confuses a second one with the first
+RATE = 1e-3  # of aligners, at its peak
+# one strategy for all training runs, because TensorFlow confuses a second strategy with the first
 PAIR = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
 def train_encoder(scope, *, batch_size: int = 8, n_validation: int = 12, **options):
-    """Encoder, its weights before and after, and the history of a few steps."""
+    """Return an encoder, its weights before and after a few steps, and the history."""
     settings = EncoderSettings(12, channels=4, blocks=1, n_features=9, **options)
     imaging = ImagingConditions(16, noise_variance=0.5, shift_limit_px=2.0 if settings.with_shifts else 0.0)
     stream = ProjectionStream(
@@ -72,7 +72,7 @@ def train_encoder(scope, *, batch_size: int = 8, n_validation: int = 12, **optio
 
 
 def compared(**options) -> dict:
-    """Histories on one device and on two, and how far weights are apart and how far they went."""
+    """Return histories on one and two devices, and how far the weights differ and have moved."""
     with without_compilation():
         one, before, after, history = train_encoder(nullcontext(), **options)
     two, same_before, same_after, same_history = train_encoder(PAIR.scope(), **options)
@@ -87,7 +87,7 @@ def compared(**options) -> dict:
 
 
 def in_float16() -> dict:
-    """Compared, as on two GPUs."""
+    """Run the comparison as on two GPUs."""
     real, devices.gpus_of_tensorflow = devices.gpus_of_tensorflow, lambda: ["GPU:0", "GPU:1"]
     try:
         return compared()
@@ -96,7 +96,7 @@ def in_float16() -> dict:
 
 
 def aligners(folder: Path) -> dict:
-    """Aligners of images after an epoch on one device and on two; the latter resumed, and without interruption."""
+    """Compare aligners after training on one device and on two, the latter resumed and uninterrupted."""
     rng = np.random.default_rng(0)
     images = shift(rng.normal(size=(40, 16, 16)), rng.normal(size=(40, 2)))
     options = AlignerOptions(batch_size=4)
@@ -117,7 +117,7 @@ def aligners(folder: Path) -> dict:
 
 
 def refused(**options) -> str:
-    """The error of a training that two devices cannot share."""
+    """Return the error of a training run that cannot be divided between two devices."""
     try:
         train_encoder(PAIR.scope(), **options)
     except ValueError as error:
@@ -126,7 +126,7 @@ def refused(**options) -> str:
 
 
 def largest(these, those) -> float:
-    """The largest absolute difference of two lists of arrays."""
+    """Return the largest absolute difference between two lists of arrays."""
     return max(float(np.abs(a - b).max()) for a, b in zip(these, those, strict=True))
 
 

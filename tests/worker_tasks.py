@@ -1,4 +1,4 @@
-"""Functions that the tests run on Dask workers, in a module that a restarted worker can import."""
+"""Functions that tests run on Dask workers, in a module that a restarted worker can import."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def slow_start(number: int) -> tuple[int, int]:
-    """Return the number and the process; smaller numbers take longer."""
+    """Return the number and the process ID; smaller numbers take longer."""
     time.sleep(0.2 / (1 + number))
     return number, os.getpid()
 
@@ -26,7 +26,7 @@ def threads(_) -> str | None:
 
 
 class Killer:
-    """Kills its worker at number 3: the first time, or always."""
+    """Task that kills its worker at number 3, either once or always."""
 
     def __init__(self, folder: Path, *, always: bool):
         self.folder, self.always = folder, always

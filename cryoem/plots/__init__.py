@@ -1,6 +1,7 @@
-"""Figures: functions from arrays to a ``plotly.graph_objects.Figure``. They show nothing and write no file.
+"""Plotting functions, which take arrays and return a ``plotly.graph_objects.Figure``.
 
-Every figure has the plotly template ``cryoem``, which ``cryoem.plots.template`` registers.
+They neither display the figure nor write files. All figures use the plotly template ``cryoem``, which
+``cryoem.plots.template`` registers.
 """
 
 import lazy_loader

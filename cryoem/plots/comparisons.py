@@ -1,4 +1,4 @@
-"""Comparisons of methods and conditions: curves with published values, costs, dot plots, matrices and tables."""
+"""Plots that compare methods and conditions: measured and published curves, costs, dot plots, matrices and tables."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cryoem.plots.template import (
 from cryoem.validation import finite_array
 
 MOST_TICKS = 10
-GUIDE_ABOVE = 1.6  # factor between the end of a curve and the guide line
+GUIDE_ABOVE = 1.6  # how far the guide line passes above the highest curve, as a factor
 
 
 def measured_curves(
@@ -44,29 +44,31 @@ def measured_curves(
     level: tuple[float, str] | None = None,
     markers: bool = True,
 ) -> go.Figure:
-    """Measurements against a varied quantity, with published values as diamonds.
+    """Plot measurements against the quantity that was varied, with published values as diamonds.
 
     Parameters
     ----------
     curves : mapping of str to tuple
-        ``(x, y)``, or ``(x, y, low, high)`` with a band. x are increasing numbers, or words.
+        Curves by name, each ``(x, y)``, or ``(x, y, low, high)`` to shade the band from ``low`` to ``high``. The x
+        values are increasing numbers, or category names.
     x_title, y_title : str
-        Axis titles with units.
+        Axis titles, with units.
     published : mapping of str to tuple, optional
-        ``(x, y)`` of other authors.
+        Published curves by name, each ``(x, y)``.
     log_x, log_y : bool
-        Whether an axis is logarithmic.
+        Whether the x-axis and the y-axis are logarithmic.
     identity : str, optional
-        Name of the line y = x, which is drawn if given.
+        Legend entry for the line y = x. Default: no line.
     level : tuple of float and str, optional
-        A value of y that is drawn as a line, and its name.
+        Height of a horizontal line, and its legend entry. Default: no line.
     markers : bool
-        Whether each measurement has a dot.
+        Whether to mark each measurement with a dot.
 
     Raises
     ------
     ValueError
-        If the arrays of a curve are not finite, differ in length, or are not positive on a logarithmic axis.
+        If there are no curves, or the arrays of a curve are not finite, differ in length, or are not positive on a
+        logarithmic axis.
     """
     fig = figure(height=460, showlegend=True, legend=LEGEND_ABOVE, margin={"t": 80})
     hover = f"{x_title} %{{x}}<br>{y_title} %{{y:.4g}}<extra>%{{fullData.name}}</extra>"
@@ -113,21 +115,22 @@ def methods_by_condition(
     y_title: str,
     projected: Mapping[str, Mapping[str, tuple]] | None = None,
 ) -> go.Figure:
-    """Curves of several methods under several conditions: one panel per condition, on shared logarithmic axes.
+    """Plot the curves of several methods, with one panel per condition, on shared logarithmic axes.
 
     Parameters
     ----------
     conditions : mapping of str to mapping of str to tuple
-        Condition to method to measured ``(x, y)``, positive, x increasing. A panel may lack a method.
+        Measured curves by condition and method, each ``(x, y)`` with positive values and increasing x. A method may be
+        missing from some conditions.
     x_title, y_title : str
-        Axis titles with units.
+        Axis titles, with units.
     projected : mapping of str to mapping of str to tuple, optional
-        Extrapolated values in the same form, drawn as open dots on dotted lines that continue the measurements.
+        Extrapolated curves in the same form, drawn as open dots on dotted lines that continue the measurements.
 
     Raises
     ------
     ValueError
-        If there is no condition, values are not positive, or x and y differ in length.
+        If there are no conditions, or x and y differ in length, x does not increase, or a value is not positive.
     """
     conditions = non_empty_mapping(conditions, name="conditions")
     drawn = {
@@ -154,7 +157,7 @@ def methods_by_condition(
                 fig.add_trace(dotted(*measured, name=method, **style), row=1, col=column)
             if projection is not None:
                 sizes = [9] * len(projection[0])
-                if measured is not None:  # start at the last measurement, whose dot exists already
+                if measured is not None:  # start at the last measurement, which already has a dot
                     projection = [np.r_[a[-1:], b] for a, b in zip(measured, projection, strict=True)]
                     sizes = [0, *sizes]
                 rings = {"symbol": ["circle-open"] * len(sizes), "size": sizes}
@@ -172,21 +175,22 @@ def methods_by_condition(
 def cost_growth(
     curves: Mapping[str, tuple], *, x_title: str, slope: float = 1.0, slope_name: str = "proportional to size"
 ) -> go.Figure:
-    """Time and memory of several steps against the size of their input, on logarithmic axes in two panels.
+    """Plot the time and the memory use of several steps against input size, in two panels with logarithmic axes.
 
     Parameters
     ----------
     curves : mapping of str to tuple
-        ``(size, seconds, memory_gb)``, (k,) each, positive, sizes increasing.
+        Measurements by step, each ``(size, seconds, memory_gb)``: (k,) arrays of positive values, with increasing
+        sizes.
     x_title : str
-        Title of the size axes with unit.
+        Title of the size axes, with the unit.
     slope, slope_name : float and str
-        Exponent and name of the dashed guide line over the times.
+        Exponent of the dashed guide line in the time panel, and its legend entry.
 
     Raises
     ------
     ValueError
-        If there is no step, values are not positive, or the arrays differ in length.
+        If there are no steps, or the arrays differ in length, sizes do not increase, or a value is not positive.
     """
     times, memories = {}, {}
     for step, (sizes, seconds, memory_gb) in non_empty_mapping(curves, name="curves").items():
@@ -205,11 +209,11 @@ def cost_growth(
     at = np.unique(np.concatenate([x for x, _ in times.values()]))
     seconds = np.concatenate([y for _, y in times.values()])
     memory = np.concatenate([y for _, y in memories.values()])
-    # the guide passes above the end of each curve
+    # draw the guide line above the end of every curve
     ends = at[[0, -1]]
     guide = GUIDE_ABOVE * max(y[-1] / x[-1] ** slope for x, y in times.values()) * ends**slope
     fig.add_trace(dashed(ends, guide, name=slope_name), row=1, col=1)
-    # the memory axis spans at least a decade, so that constant memory looks constant
+    # span at least one decade of memory, so that constant memory use looks constant
     least = 10.0 ** np.floor(np.log10(memory.min()))
     span = np.array([least, max(10 * least, 1.5 * memory.max())])
     fig.update_xaxes(log_axis_at(at), title_text=x_title)
@@ -223,19 +227,19 @@ def _log_points(points: tuple, *, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def method_comparison(errors_deg: Mapping[str, Sequence[float]], *, names: Sequence[str]) -> go.Figure:
-    """Mean errors of several methods on several data sets: one row per set, one dot per method, log axis.
+    """Plot the mean errors of several methods as dots on a logarithmic axis, with one row per data set.
 
     Parameters
     ----------
     errors_deg : mapping of str to sequence of float
-        Positive errors in degrees, one per data set, by method.
+        Positive errors in degrees for each method, one per data set.
     names : sequence of str
-        Data sets, drawn from top to bottom.
+        Names of the data sets, from top to bottom.
 
     Raises
     ------
     ValueError
-        If a method does not have one error per data set, or an error is not positive.
+        If there are no methods, a method does not have one error per data set, or an error is not positive.
     """
     errors = {
         method: points_of((names, values), name=f"errors_deg[{method!r}]", log_y=True)[1]
@@ -243,7 +247,7 @@ def method_comparison(errors_deg: Mapping[str, Sequence[float]], *, names: Seque
     }
     table = np.stack(list(errors.values()))
     fig = figure(height=120 + 30 * len(names), legend=LEGEND_ABOVE, margin={"t": 60})
-    # a grey bar from the lowest to the highest error of each set
+    # draw a grey bar from the lowest to the highest error of each data set
     for name, low, high in zip(names, table.min(axis=0), table.max(axis=0), strict=True):
         bar = {"x0": low, "x1": high, "y0": name, "y1": name, "line": {"color": GRID, "width": 6}}
         fig.add_shape(type="line", layer="below", **bar)
@@ -267,27 +271,27 @@ def value_matrix(
     column_title: str,
     value_title: str,
 ) -> go.Figure:
-    """Matrix of numbers as colours, with each number printed in its cell.
+    """Plot a matrix as a heat map, with the value printed in each cell.
 
     Parameters
     ----------
     values : (rows, columns) array
-        Finite numbers.
+        Finite values.
     rows, columns : sequence of str
-        Names; the first row is at the top.
+        Names of the rows, from top to bottom, and of the columns, from left to right.
     row_title, column_title, value_title : str
-        Titles of the axes and of the colour bar, with units.
+        Titles of the axes and the colour bar, with units.
 
     Raises
     ------
     ValueError
-        If the values are not finite, or names and shape do not match.
+        If the values are not finite, or their shape does not match the names.
     """
     values = finite_array(values, name="values", ndim=2, dtype=float)
     if values.shape != (len(rows), len(columns)):
         raise ValueError(
-            f"values must have one entry per row and column name, ({len(rows)}, {len(columns)}), "
-            f"got shape {values.shape}"
+            f"values must have shape ({len(rows)}, {len(columns)}) to match the row and column names, "
+            f"got {values.shape}"
         )
     fig = figure(height=130 + 62 * len(rows), margin={"l": 110})
     fig.add_heatmap(
@@ -311,15 +315,22 @@ def value_matrix(
 
 
 def number_table(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> go.Figure:
-    """Table of texts, one sequence per row: the first column aligned left, the others right.
+    """Draw a table of text cells, with the first column left-aligned and the others right-aligned.
+
+    Parameters
+    ----------
+    rows : sequence of sequence of str
+        Cells of each row.
+    header : sequence of str
+        Column titles.
 
     Raises
     ------
     ValueError
-        If there is no row, or a row does not have one cell per column title in ``header``.
+        If there are no rows, or a row does not have one cell per column title.
     """
     if not rows or any(len(row) != len(header) for row in rows):
-        raise ValueError(f"rows must contain {len(header)} cells each, got {[len(row) for row in rows]}")
+        raise ValueError(f"rows must have {len(header)} cells each, got {[len(row) for row in rows]}")
     more = len(header) - 1
     ruled = {"align": ["left"] + ["right"] * more, "line": {"color": GRID}}
     shades = [["white" if index % 2 else "#f6f8fa" for index in range(len(rows))]]

@@ -1,4 +1,4 @@
-"""Densities and images: slices and isosurfaces of maps, galleries of projections."""
+"""Plots of density maps and images: slices, isosurfaces and galleries of projections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skimage.measure import marching_cubes
 from cryoem.plots.template import INK, MUTED, figure, panels, round_below
 from cryoem.validation import finite_array, positive_number, whole_number
 
-# A triangle takes about 16 bytes in a page: all surfaces of one figure together stay below 2 MB.
+# A triangle takes about 16 bytes in an HTML page, so the surfaces of one figure stay below 2 MB.
 TRIANGLES_PER_FIGURE = 100_000
 TRIANGLES_PER_SURFACE = 60_000
 AUTOMATIC_LEVELS = (0.6, 1.0, 1.5)
@@ -24,19 +24,21 @@ _EYE = np.array([1.3, 1.3, 0.8])
 
 
 def density_slices(volume: np.ndarray, *, voxel_size_angstrom: float) -> go.Figure:
-    """Three orthogonal slices of a density through voxel ``n // 2``, in grey: bright is dense.
+    """Plot three orthogonal slices through the centre of a density map, with high density in white.
+
+    The axes show coordinates in angstrom in the particle frame, with the origin at voxel ``n // 2``.
 
     Parameters
     ----------
     volume : (z, y, x) array
-        Density.
+        Density map.
     voxel_size_angstrom : float
-        Edge of a voxel. Axes are particle-frame angstrom, 0 at voxel ``n // 2``, with the second axis up.
+        Voxel size in angstrom.
 
     Raises
     ------
     ValueError
-        If the map does not have three axes or is not finite, or the voxel size is not positive.
+        If the map is not three-dimensional or not finite, or the voxel size is not positive.
     """
     volume = finite_array(volume, name="volume", ndim=3)
     voxel_size_angstrom = positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
@@ -78,30 +80,30 @@ def projection_gallery(
     columns: int = 6,
     titles: Sequence[str] | None = None,
 ) -> go.Figure:
-    """Images in a grid of grey panels, each with its own contrast, with one scale bar if their scale is known.
+    """Plot images in a grid, each with its own grey scale, and add a scale bar if the pixel size is given.
 
     Parameters
     ----------
     images : (n, y, x) array
-        Drawn from left to right and top to bottom, x to the right and y up.
+        Images, arranged from left to right and top to bottom. In each image, x points right and y points up.
     pixel_size_angstrom : float, optional
-        Edge of a pixel, for the scale bar. None for no bar, as with photographs.
+        Pixel size in angstrom, for the scale bar. Default: no scale bar.
     columns : int
-        Panels in a row.
+        Maximum number of images per row.
     titles : sequence of str, optional
-        One short title per image, drawn above it.
+        Short titles above the images, one per image. Default: no titles.
 
     Raises
     ------
     ValueError
-        If ``images`` does not have three axes or is not finite, titles and images differ in number, or a size or
+        If ``images`` is not three-dimensional or not finite, there is not one title per image, or the pixel size or
         ``columns`` is not positive.
     """
     images = finite_array(images, name="images", ndim=3)
     n, height, width = images.shape
     columns = min(whole_number(columns, name="columns", at_least=1), n)
     if titles is not None and len(titles) != n:
-        raise ValueError(f"titles must have one entry per image, {n}, got {len(titles)}")
+        raise ValueError(f"titles must have one entry per image ({n}), got {len(titles)}")
     rows = -(-n // columns)
     gap = max(2, width // 24)
     headroom = gap if titles is None else max(gap, height // 7)
@@ -145,32 +147,35 @@ def density_isosurface(
     second: np.ndarray | None = None,
     names: tuple[str, str] | None = None,
 ) -> go.Figure:
-    """Lit isosurface of a density with a slider over levels; with ``second``, two maps in adjacent scenes.
+    """Plot an isosurface of one density map, or of two maps side by side.
+
+    A slider selects the level if there are several. Coordinates are in angstrom in the particle frame, with the origin
+    at voxel ``n // 2`` of each axis.
 
     Parameters
     ----------
     volume : (z, y, x) array
-        Density. Coordinates are particle-frame angstrom, 0 at voxel ``n // 2`` of each axis.
+        Density map.
     voxel_size_angstrom : float
-        Edge of a voxel of both maps.
+        Voxel size of the maps in angstrom.
     level : float or sequence of float, optional
-        Density on the surface, in the unit of the map. The default is three multiples of an automatic threshold
-        (Otsu's on the positive voxels), computed for each map.
+        Density value or values at which to draw surfaces, in the units of the map. Default: 0.6, 1 and 1.5 times the
+        ``automatic_level`` of each map.
     second : (z, y, x) array, optional
-        Map for a second scene, which starts with the same camera.
+        Second map, shown beside the first one from the same viewpoint.
     names : tuple of str, optional
-        Titles of the two scenes.
+        Names of the maps, which are shown in the hover text and, if there are two maps, as titles.
 
     Returns
     -------
     Figure
-        One mesh per map and level, coarsened where needed to keep the total below 100,000 triangles.
+        One mesh per map and level. Meshes are coarsened if necessary to keep the total below 100,000 triangles.
 
     Raises
     ------
     ValueError
-        If a map does not have three axes, is not finite or has no positive voxel for the automatic level, a level
-        is outside the map's range, or the voxel size is not positive.
+        If a map is not three-dimensional or not finite, a level is outside the range of a map, the voxel size is not
+        positive, there is not one name per map, or ``level`` is not given and a map has no positive voxels.
     """
     maps = [finite_array(volume, name="volume", ndim=3)]
     if second is not None:
@@ -178,7 +183,7 @@ def density_isosurface(
     voxel_size_angstrom = positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
     names = names or (("first", "second") if second is not None else ("density",))
     if len(names) != len(maps):
-        raise ValueError(f"names must have one entry per map, {len(maps)}, got {len(names)}")
+        raise ValueError(f"names must have one entry per map ({len(maps)}), got {len(names)}")
     if level is None:
         levels = [[factor * automatic_level(m) for factor in AUTOMATIC_LEVELS] for m in maps]
         labels, shown = [f"{factor:g}" for factor in AUTOMATIC_LEVELS], AUTOMATIC_LEVELS.index(1.0)
@@ -219,11 +224,11 @@ def density_isosurface(
     for axis, middle in zip("xyz", (lowest + highest) / 2, strict=True):
         span = {"range": [middle - reach, middle + reach], "nticks": 5}
         fig.update_scenes({f"{axis}axis": {**span, "title": {"text": f"{axis} (Å)"}}})
-    # two scenes share the width: a camera further away leaves room for the axis titles
+    # two scenes share the width, so move the camera back to leave room for the axis titles
     eye = dict(zip("xyz", _EYE * (1.15 if second is not None else 1.0), strict=True))
     fig.update_scenes(aspectmode="cube", camera={"eye": eye, "center": {"x": 0, "y": 0, "z": -0.1}})
     if len(labels) > 1:
-        # each step shows one level of each map
+        # each slider step shows one level of each map
         shows = [[i == at for i in range(len(labels))] * len(maps) for at in range(len(labels))]
         steps = [
             {"label": label, "method": "restyle", "args": [{"visible": visible}]}
@@ -237,7 +242,7 @@ def density_isosurface(
 
 
 def automatic_level(volume: np.ndarray) -> float:
-    """Return Otsu's threshold on the positive voxels of a (z, y, x) map, at most half of the map's maximum.
+    """Return Otsu's threshold for the positive voxels of a (z, y, x) map, or half the map's maximum if that is lower.
 
     Raises
     ------
@@ -247,7 +252,8 @@ def automatic_level(volume: np.ndarray) -> float:
     positive = volume[volume > 0]
     if positive.size == 0:
         raise ValueError(
-            f"volume must have a positive voxel for an automatic level, got a maximum of {volume.max()}"
+            "an automatic level requires a map with positive voxels, "
+            f"got a maximum of {volume.max()}; choose the level yourself"
         )
     return float(min(threshold_otsu(positive), positive.max() / 2))
 
@@ -259,30 +265,30 @@ def surface_mesh(
     voxel_size_angstrom: float,
     max_triangles: int = TRIANGLES_PER_SURFACE,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a closed triangle mesh of an isosurface (marching cubes).
+    """Return a closed triangle mesh of an isosurface, computed by marching cubes.
 
     Parameters
     ----------
     volume : (z, y, x) array
-        Density.
+        Density map.
     level : float
-        Density on the surface, between the map's minimum and maximum.
+        Density value on the surface, between the minimum and the maximum of the map.
     voxel_size_angstrom : float
-        Edge of a voxel.
+        Voxel size in angstrom.
     max_triangles : int
-        Maximum number of triangles. The map is resampled on coarser grids until the mesh fits.
+        Maximum number of triangles. The map is resampled to coarser grids until the mesh does not exceed this number.
 
     Returns
     -------
     vertices : (v, 3) float32 array
-        x, y, z in angstrom; the origin is voxel ``n // 2``.
+        Vertex coordinates (x, y, z) in angstrom, with the origin at voxel ``n // 2``.
     triangles : (t, 3) integer array
-        Vertex indices, anticlockwise seen from outside.
+        Vertex indices, anticlockwise when viewed from outside.
 
     Raises
     ------
     ValueError
-        If the map does not have three axes or the level is not inside its range.
+        If the map is not three-dimensional or not finite, or the level is not between its minimum and its maximum.
     """
     volume = finite_array(volume, name="volume", ndim=3).astype(np.float32, copy=False)
     lowest, highest = float(volume.min()), float(volume.max())
@@ -293,7 +299,7 @@ def surface_mesh(
         )
     step, grid = 1.0, volume
     while True:
-        # a layer of the lowest value around the map closes the surface at the box
+        # pad with the lowest value to close the surface at the edges of the box
         corners, triangles, _, _ = marching_cubes(np.pad(grid, 1, constant_values=lowest), level)
         if len(triangles) <= max_triangles:
             break

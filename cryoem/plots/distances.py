@@ -1,4 +1,4 @@
-"""Distances between orientations and errors of orientations: distributions, and predicted against true values."""
+"""Plots of pairwise distances and orientation errors: histograms, and predicted against true distances."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ _RADIAN_TICKS = {
 
 
 def error_histogram(errors: Mapping[str, np.ndarray]) -> go.Figure:
-    """Histogram of orientation errors in degrees, with the mean (solid line) and the median (dashed) of each.
+    """Plot histograms of orientation errors in degrees, with lines at the mean (solid) and the median (dashed).
 
-    Bins span zero to the 99.5th percentile of all errors; the last one includes all larger errors.
+    The bins range from zero to the 99.5th percentile of all errors. The last bin includes all larger errors.
 
     Parameters
     ----------
     errors : mapping of str to (n,) array
-        Errors in radians, by name.
+        Errors in radians by name.
 
     Raises
     ------
     ValueError
-        If an array is not one-dimensional and finite, or an error is outside [0, pi].
+        If an array is not one-dimensional or not finite, or an error is outside [0, pi].
     """
     degrees = {}
     for name, values in non_empty_mapping(errors, name="errors").items():
         values = finite_array(values, name=f"errors[{name!r}]", ndim=1)
         if values.min() < 0 or values.max() > np.pi + 1e-6:
             raise ValueError(
-                f"errors[{name!r}] must be radians in [0, pi], got {values.min():.4g} to {values.max():.4g}"
+                f"errors[{name!r}] must be radians from 0 to pi, got {values.min():.4g} to {values.max():.4g}"
             )
         degrees[name] = np.rad2deg(values)
     largest = float(np.percentile(np.concatenate(list(degrees.values())), 99.5)) or 1.0
@@ -74,25 +74,28 @@ def error_histogram(errors: Mapping[str, np.ndarray]) -> go.Figure:
         for middle, dash in ((mean, "solid"), (median, "dash")):
             options = {"name": name, "width": 2, "line": {"dash": dash}, "showlegend": False, **style}
             fig.add_trace(curve([middle, middle], [0, top], **options))
-    fig.update_xaxes(title_text="orientation error (°); solid line: mean, dashed: median", range=[0, largest])
-    fig.update_yaxes(title_text="share of the images (%)", rangemode="tozero")
+    fig.update_xaxes(
+        title_text="orientation error (°); solid line: mean, dashed line: median", range=[0, largest]
+    )
+    fig.update_yaxes(title_text="share of images (%)", rangemode="tozero")
     return fig
 
 
 def distance_histograms(distances: Mapping[str, np.ndarray]) -> go.Figure:
-    """Probability densities of pairwise distances, with the density for uniform rotations on SO(3).
+    """Plot the probability density of pairwise distances, and the density expected for uniform orientations.
 
-    The latter is the Haar density of the rotation angle, ``(1 - cos d) / pi``.
+    For uniform (Haar-distributed) orientations, the probability density of a distance d is ``(1 - cos d) / pi``.
 
     Parameters
     ----------
     distances : mapping of str to array
-        (n, n) matrices, of which the pairs above the diagonal are used, or (p,) pairs; radians.
+        Distances in radians, by name. Each entry is an array of p pairwise distances or an (n, n) matrix, of which only
+        the values above the diagonal are used.
 
     Raises
     ------
     ValueError
-        If an array is neither square nor one-dimensional, is not finite, or has values that cannot be radians.
+        If an array is neither a square matrix nor one-dimensional, is not finite, or has values too large for radians.
     """
     distances = non_empty_mapping(distances, name="distances")
     pairs = {name: pair_distances(values, name=f"distances[{name!r}]") for name, values in distances.items()}
@@ -113,19 +116,21 @@ def distance_histograms(distances: Mapping[str, np.ndarray]) -> go.Figure:
 
 
 def predicted_against_true(true: np.ndarray, predicted: np.ndarray) -> go.Figure:
-    """Joint histogram of predicted and true distances, with the running median and 10-90 % band.
+    """Plot the joint histogram of true and predicted distances, with the running median and the 10-90 % band.
 
-    At most 2,000,000 pairs are drawn, evenly spaced. The mean absolute error in the title includes all pairs.
+    If there are more than 2,000,000 pairs, the histogram shows an evenly spaced subset (by index). The title shows the
+    mean absolute error over all pairs.
 
     Parameters
     ----------
     true, predicted : (n, n) or (p,) array
-        Distances in radians, of the same shape; the pairs above the diagonal of a matrix are used.
+        Distances in radians, in arrays of the same shape. For matrices, only the values above the diagonal are used.
 
     Raises
     ------
     ValueError
-        If the shapes differ, are neither square nor one-dimensional, or values cannot be radians.
+        If the shapes differ, an array is neither a square matrix nor one-dimensional, is not finite, or has values too
+        large for radians.
     """
     x, y = _matching_pairs(true, predicted, name="predicted")
     error = np.abs(y - x).mean()
@@ -169,19 +174,19 @@ def predicted_against_true(true: np.ndarray, predicted: np.ndarray) -> go.Figure
 
 
 def bias_against_distance(true: np.ndarray, predicted: Mapping[str, np.ndarray]) -> go.Figure:
-    """Mean of predicted minus true distance against the true distance. A perfect predictor is the zero line.
+    """Plot the mean difference between predicted and true distances against the true distance.
 
     Parameters
     ----------
     true : (n, n) or (p,) array
-        Distances in radians; the pairs above the diagonal of a matrix are used.
+        True distances in radians. For a matrix, only the values above the diagonal are used.
     predicted : mapping of str to array
-        Predicted distances of the same shape, by name.
+        Predicted distances by name, each of the same shape as ``true``.
 
     Raises
     ------
     ValueError
-        If a shape differs from that of ``true``, or values cannot be radians.
+        If an array does not have the same shape as ``true``, or values are not finite or too large for radians.
     """
     fig = figure(showlegend=True, legend=LEGEND_ABOVE)
     fig.add_hline(y=0, line={"color": INK, "width": 1.5, "dash": "dash"})
@@ -196,17 +201,17 @@ def bias_against_distance(true: np.ndarray, predicted: Mapping[str, np.ndarray])
         hover = "true %{x:.2f} rad<br>bias %{y:+.3f} rad<extra>%{fullData.name}</extra>"
         fig.add_trace(dotted(centres[seen], bias, name=name, colour=colour, size=5, hover=hover))
     fig.update_xaxes(title_text="true distance (rad)", range=[0, np.pi], **_RADIAN_TICKS)
-    fig.update_yaxes(title_text="mean of predicted − true distance (rad)")
+    fig.update_yaxes(title_text="mean predicted − true distance (rad)")
     return fig
 
 
 def pair_distances(distances: np.ndarray, *, name: str) -> np.ndarray:
-    """Return the pairs i < j of an (n, n) matrix in radians, or a (p,) array unchanged, with checked values."""
+    """Check that distances are in radians, and return the pairs i < j of an (n, n) matrix or a (p,) array unchanged."""
     distances = np.asarray(distances)
     if distances.ndim == 2 and distances.shape[0] == distances.shape[1] > 1:
         distances = distances[np.triu_indices(len(distances), k=1)]
     elif distances.ndim != 1:
-        raise ValueError(f"{name} must be (n, n) with n > 1 or one-dimensional, got {distances.shape}")
+        raise ValueError(f"{name} must be (n, n) with n > 1 or one-dimensional, got shape {distances.shape}")
     distances = finite_array(distances, name=name, ndim=1)
     if np.abs(distances).max() > 4 * np.pi:
         raise ValueError(f"{name} must be in radians, got a value of {np.abs(distances).max():.4g}")
@@ -215,12 +220,14 @@ def pair_distances(distances: np.ndarray, *, name: str) -> np.ndarray:
 
 def _matching_pairs(true: np.ndarray, predicted: np.ndarray, *, name: str) -> tuple[np.ndarray, np.ndarray]:
     if np.shape(true) != np.shape(predicted):
-        raise ValueError(f"{name} must have the shape of true, {np.shape(true)}, got {np.shape(predicted)}")
+        raise ValueError(
+            f"{name} must have the same shape as true, {np.shape(true)}, got {np.shape(predicted)}"
+        )
     return pair_distances(true, name="true"), pair_distances(predicted, name=name)
 
 
 def _running_percentiles(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the centres of the bins of x with enough points, and the 10, 50 and 90 % points of y in each."""
+    """Return the centres of the x bins with enough points, and the 10th, 50th and 90th percentiles of y in each bin."""
     edges = np.linspace(0, np.pi, MEDIAN_BINS + 1)
     order = np.argsort(x, kind="stable")
     bounds = np.searchsorted(x[order], edges)

@@ -1,4 +1,4 @@
-"""Progress of training, recovery and refinement: losses and errors over steps, iterations and rounds."""
+"""Plots of training, recovery and refinement: losses and errors against steps, epochs, iterations and rounds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from cryoem.validation import finite_array
 
 MOST_ITERATIONS = 2000
 
-# panels of the learning curves: the title, and the keys of the history with their names
+# panels of the learning curves: title, and legend name of each key of the history
 _LEARNING_PANELS = (
     ("loss", {"loss": "training", "val_loss": "validation"}),
     ("distance error (rad)", {"distance_error_rad": "training", "val_distance_error_rad": "validation"}),
@@ -38,16 +38,17 @@ _TRAINING_COLOURS = {"training": BLUE, "validation": VERMILION, "learning rate":
 
 
 def learning_curves(history: Mapping[str, Sequence[float]], *, x: str = "step") -> go.Figure:
-    """Training and validation loss, distance error and learning rate, with the best epoch marked.
+    """Plot the training and validation losses, the distance error and the learning rate, and mark the best epoch.
 
     Parameters
     ----------
     history : mapping of str to sequence of float
-        Lists of one length, NaN where a value was not measured. ``loss`` is required; ``val_loss``,
-        ``distance_error_rad``, ``val_distance_error_rad``, ``learning_rate`` and ``x`` are optional. Other keys
-        are ignored.
+        Lists of equal length, with NaN where a value was not measured. ``loss`` is required. ``val_loss``,
+        ``distance_error_rad``, ``val_distance_error_rad``, ``learning_rate`` and the key given by ``x`` are optional.
+        Other keys are ignored.
     x : str
-        Key and title of the horizontal axis; 1, 2, 3, ... if the history does not contain it.
+        Key of the values on the horizontal axis, which is also the axis title. If the history does not have this key,
+        the axis shows 1, 2, 3, ....
 
     Raises
     ------
@@ -93,19 +94,19 @@ def learning_curves(history: Mapping[str, Sequence[float]], *, x: str = "step") 
 def loss_beside_error(
     history: Mapping[str, Sequence[float]], *, untrained: Mapping[str, float] | None = None
 ) -> go.Figure:
-    """Label-free loss and true error over the epochs of alignment training, in two panels.
+    """Plot the label-free loss and the true error of an aligner against the training epoch, in two panels.
 
     Parameters
     ----------
     history : mapping of str to sequence of float
-        ``loss``, ``val_loss`` and ``val_error_deg`` (degrees), one value per epoch.
+        ``loss``, ``val_loss`` and ``val_error_deg`` (in degrees), with one value per epoch.
     untrained : mapping of str to float, optional
-        ``val_loss`` and ``val_error_deg`` before the first epoch, drawn as epoch 0.
+        ``val_loss`` and ``val_error_deg`` before training, drawn at epoch 0. Default: not drawn.
 
     Raises
     ------
     ValueError
-        If a list is missing or the lists differ in length.
+        If a key is missing, or the lists differ in length.
     """
     keys = ("loss", "val_loss", "val_error_deg")
     history = non_empty_mapping(history, name="history")
@@ -129,25 +130,27 @@ def loss_beside_error(
         line = curve(epochs, values, hover="epoch %{x}: %{y:.4g}<extra></extra>", **style)
         fig.add_trace(line, row=1, col=column)
     fig.update_xaxes(title_text="epoch", dtick=max(1, len(series["loss"]) // 8))
-    fig.update_yaxes(title_text="loss (needs no labels)", row=1, col=1)
-    fig.update_yaxes(title_text="true mean error (degrees)", row=1, col=2)
+    fig.update_yaxes(title_text="label-free loss", row=1, col=1)
+    fig.update_yaxes(title_text="mean true error (degrees)", row=1, col=2)
     return one_legend_entry_per_group(fig)
 
 
 def recovery_loss(losses: Mapping[str, np.ndarray] | np.ndarray, *, log_x: bool = True) -> go.Figure:
-    """Loss of orientation recovery against the iteration, on a log axis, with the final value in the legend.
+    """Plot the loss of orientation recovery against the iteration, with the final value in the legend.
+
+    The loss axis is logarithmic.
 
     Parameters
     ----------
     losses : (n,) array or mapping of str to (n,) array
-        Losses in rad^2, one per iteration.
+        Losses in rad^2, one per iteration. To plot several curves, pass a mapping from name to losses.
     log_x : bool
-        Whether the iterations also have a logarithmic axis.
+        Whether the iteration axis is also logarithmic.
 
     Raises
     ------
     ValueError
-        If a loss is not a finite one-dimensional array.
+        If an array is not one-dimensional or not finite.
     """
     if not isinstance(losses, Mapping):
         losses = {"recovery": losses}
@@ -155,7 +158,7 @@ def recovery_loss(losses: Mapping[str, np.ndarray] | np.ndarray, *, log_x: bool 
     drawn = []
     for name, colour in named_colours(non_empty_mapping(losses, name="losses")).items():
         values = finite_array(losses[name], name=f"losses[{name!r}]", ndim=1, dtype=float)
-        # about 2,000 iterations, spaced evenly along the axis
+        # draw at most 2,000 iterations, evenly spaced along the axis
         if log_x and len(values) > MOST_ITERATIONS:
             chosen = np.unique(np.geomspace(1, len(values), MOST_ITERATIONS).round().astype(int)) - 1
         else:
@@ -173,18 +176,18 @@ def recovery_loss(losses: Mapping[str, np.ndarray] | np.ndarray, *, log_x: bool 
 
 
 def refinement_history(history: Mapping[str, Sequence[float]]) -> go.Figure:
-    """Quantities of each refinement round, one small panel per quantity.
+    """Plot how each quantity changes over the refinement rounds, with one panel per quantity.
 
     Parameters
     ----------
     history : mapping of str to sequence of float
-        One number per round, NaN where a value does not exist. The end of a name gives the unit (``_deg``,
-        ``_rad``, ``_angstrom``, ``_px``, ``_seconds``), as in ``score`` and ``resolution_angstrom``.
+        Lists with one value per round, by name. Missing values are NaN. If a name ends in a unit (``_deg``, ``_rad``,
+        ``_angstrom``, ``_px`` or ``_seconds``), the axis title shows the unit.
 
     Raises
     ------
     ValueError
-        If the lists are empty or differ in length.
+        If there are no lists, or they are empty or differ in length.
     """
     series = _histories(history)
     n = len(next(iter(series.values())))
@@ -211,7 +214,7 @@ def refinement_history(history: Mapping[str, Sequence[float]]) -> go.Figure:
 
 
 def _histories(history, *, required: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """Return the lists of a history as float arrays of one length; those that are ``required`` must exist."""
+    """Return the history as float arrays, after checking their lengths and that all ``required`` keys exist."""
     arrays = {k: np.asarray(v, dtype=float) for k, v in non_empty_mapping(history, name="history").items()}
     missing = [key for key in required if key not in arrays]
     if missing:
@@ -220,7 +223,7 @@ def _histories(history, *, required: tuple[str, ...] = ()) -> dict[str, np.ndarr
     for key, values in arrays.items():
         if values.shape != (count,) or count == 0:
             raise ValueError(
-                f"history must contain lists of one length, at least 1: expected {count} values, "
-                f"but history[{key!r}] has shape {values.shape}"
+                f"history must contain non-empty lists of equal length, but the longest has {count} values "
+                f"and history[{key!r}] has shape {values.shape}"
             )
     return arrays

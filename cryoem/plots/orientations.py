@@ -1,4 +1,4 @@
-"""Viewing directions of orientations on the unit sphere: their coverage, and recovered against true ones."""
+"""Plots of viewing directions on the unit sphere: coverage, and recovered against true directions."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ MOST_POINTS_IN_ROW = 1200  # on each of several spheres
 MOST_ARCS = 400
 
 _ARC_POINTS = 6
-_ABOVE = 1.012  # radius of points and lines on the unit sphere, so that the surface does not hide them
+_ABOVE = 1.012  # radius of points and lines, slightly above the unit sphere so that it does not hide them
 
 
 def coverage_sphere(rotations: Rotation) -> go.Figure:
-    """Viewing directions as points on the unit sphere, coloured by the in-plane angle.
+    """Plot viewing directions as points on the unit sphere, coloured by the in-plane angle.
 
-    At most 3,000 points are drawn, evenly spaced in the sequence.
+    If there are more than 3,000 orientations, an evenly spaced subset (by index) is shown.
 
     Parameters
     ----------
     rotations : Rotation
-        n orientations R, particle to microscope. A viewing direction is the particle-frame unit vector along the
-        microscope's z-axis, the third row of R. The in-plane angle is RELION's psi in degrees.
+        n orientations R, from the particle frame to the microscope frame. The viewing direction is the third row of R:
+        the unit vector along the microscope's z-axis, in the particle frame. The in-plane angle is RELION's psi in
+        degrees.
 
     Raises
     ------
     ValueError
-        If ``rotations`` is not a non-empty sequence of rotations.
+        If ``rotations`` is empty, or is not a sequence of rotations.
     """
     rotations = many_rotations(rotations, name="rotations")
     fig = _sphere_figure()
@@ -43,17 +44,18 @@ def coverage_sphere(rotations: Rotation) -> go.Figure:
 
 
 def coverage_spheres(coverages: Mapping[str, Rotation]) -> go.Figure:
-    """Viewing directions of several samplings, one sphere each in a row; see ``coverage_sphere``.
+    """Plot the viewing directions of several samplings in a row of spheres, as in ``coverage_sphere``.
 
     Parameters
     ----------
     coverages : mapping of str to Rotation
-        Orientations by the name of their sampling; at most 1,200 of each are drawn.
+        Orientations of each sampling, by its name. If a sampling has more than 1,200 orientations, an evenly spaced
+        subset (by index) is shown.
 
     Raises
     ------
     ValueError
-        If there is no sampling, or one is not a non-empty sequence of rotations.
+        If there are no samplings, or a sampling is empty or is not a sequence of rotations.
     """
     names = list(non_empty_mapping(coverages, name="coverages"))
     fig = panels(
@@ -96,27 +98,32 @@ def _viewing_directions(rotations: Rotation) -> go.Scatter3d:
 def recovered_against_true(
     true: Rotation, recovered_frames: Sequence[Rotation], *, frame_names: Sequence[str] | None = None
 ) -> go.Figure:
-    """True and recovered viewing directions on the sphere, connected by arcs, animated over the recovery.
+    """Plot true and recovered viewing directions on the unit sphere, and animate the recovery.
+
+    Arcs connect each true direction with the corresponding recovered direction. If there are more than 400
+    orientations, an evenly spaced subset (by index) is shown.
 
     Parameters
     ----------
     true : Rotation
-        n orientations, particle to microscope; at most 400 are drawn, evenly spaced in the sequence.
+        n orientations, from the particle frame to the microscope frame.
     recovered_frames : sequence of Rotation
-        n orientations each, already aligned to the frame of ``true``. The figure opens with the last.
+        n recovered orientations for each frame of the animation, already aligned with ``true``. The figure initially
+        shows the last frame.
     frame_names : sequence of str, optional
-        One slider label per frame.
+        Slider labels, one per frame. Default: 0, 1, 2, ....
 
     Returns
     -------
     Figure
-        Hollow true and filled recovered points. The colour is the angle in degrees between the two orientations,
-        including the in-plane rotation: a point in the right place can still have a large error.
+        True directions are rings, and recovered directions are filled points. The colour of a point is the angle in
+        degrees between the true and the recovered orientation. It includes the in-plane rotation, so a point in the
+        right place can still have a large error.
 
     Raises
     ------
     ValueError
-        If there is no frame, a frame differs in length from ``true``, or frames and names differ in number.
+        If there are no frames, a frame differs in length from ``true``, or there is not one name per frame.
     """
     true = many_rotations(true, name="true")
     if not len(recovered_frames):
@@ -124,18 +131,18 @@ def recovered_against_true(
     for index, frame in enumerate(recovered_frames):
         if len(many_rotations(frame, name=f"recovered_frames[{index}]")) != len(true):
             raise ValueError(
-                f"recovered_frames[{index}] must contain {len(true)} rotations, as true does, got {len(frame)}"
+                f"recovered_frames[{index}] must have one rotation per entry of `true` ({len(true)}), got {len(frame)}"
             )
     names = [str(name) for name in frame_names or range(len(recovered_frames))]
     if len(names) != len(recovered_frames):
         raise ValueError(
-            f"frame_names must have one entry per frame, {len(recovered_frames)}, got {len(names)}"
+            f"frame_names must have one entry per frame ({len(recovered_frames)}), got {len(names)}"
         )
     drawn = thinned(len(true), MOST_ARCS)
     true, frames = true[drawn], [frame[drawn] for frame in recovered_frames]
     directions = viewing_directions(true)
     errors_deg = [np.rad2deg((frame * true.inv()).magnitude()) for frame in frames]
-    # the colour scale follows the last frame, so that the final errors are visible; earlier ones saturate
+    # fit the colour scale to the last frame to make its errors visible; earlier frames may saturate
     worst_deg = max(1.0, 2 * float(np.percentile(errors_deg[-1], 95)))
     moving = [_moving_traces(directions, f, e, worst_deg) for f, e in zip(frames, errors_deg, strict=True)]
 
@@ -159,13 +166,13 @@ def recovered_against_true(
             for name, traces, title in zip(names, moving, titles, strict=True)
         ]
         fig.update_layout(**_animation_controls(names))
-        # the controls take height: a camera further away keeps the axis names visible
+        # the controls leave less height, so move the camera back to keep the axis names visible
         fig.update_scenes(camera={"eye": {"x": 1.0, "y": 1.0, "z": 0.63}})
     return fig
 
 
 def _sphere_figure() -> go.Figure:
-    """Return a figure with a lit unit sphere, its graticule and the three axes of the particle frame."""
+    """Return a figure of the unit sphere with a graticule and the axes of the particle frame."""
     fig = figure(height=600, margin={"l": 20, "r": 20, "t": 50, "b": 10}, showlegend=False)
     longitude, latitude = np.meshgrid(np.linspace(0, 2 * np.pi, 73), np.linspace(-np.pi / 2, np.pi / 2, 37))
     fig.add_surface(
@@ -180,14 +187,14 @@ def _sphere_figure() -> go.Figure:
         name="unit sphere",
     )
     unlisted = {"hoverinfo": "skip", "showlegend": False}
-    # meridians and parallels every 30 degrees as one broken line
+    # draw meridians and parallels every 30 degrees as one broken line
     along = np.append(np.linspace(0, 2 * np.pi, 73), np.nan)
     lines = [_on_sphere(along, np.full_like(along, at)) for at in np.deg2rad(np.arange(-60, 61, 30))]
     lines += [_on_sphere(np.full_like(along, at), along) for at in np.deg2rad(np.arange(0, 180, 30))]
     graticule = _xyz(1.003 * np.concatenate(lines, axis=1))
     line = {"color": "#cdd5de", "width": 1}
     fig.add_scatter3d(**graticule, mode="lines", line=line, name="graticule", **unlisted)
-    # each axis is a line from the surface outwards, with its name at the end
+    # draw each axis from the surface outwards, with its name at the end
     axes = np.stack([np.eye(3), 1.22 * np.eye(3), np.full((3, 3), np.nan)], axis=1).reshape(-1, 3).T
     fig.add_scatter3d(
         **_xyz(axes),
@@ -208,7 +215,7 @@ def _sphere_figure() -> go.Figure:
 
 
 def _xyz(coordinates: np.ndarray) -> dict:
-    """Return (3, ...) coordinates as the keywords of a plotly trace."""
+    """Return (3, ...) coordinates as keyword arguments for a plotly trace."""
     return dict(zip("xyz", coordinates.astype(np.float32), strict=True))
 
 
@@ -220,7 +227,7 @@ def _on_sphere(longitude: np.ndarray, latitude: np.ndarray) -> np.ndarray:
 def _moving_traces(
     directions: np.ndarray, recovered: Rotation, error_deg: np.ndarray, worst_deg: float
 ) -> list[go.Scatter3d]:
-    """Return the arcs and the coloured points of one frame."""
+    """Return the arcs and the coloured points of one animation frame."""
     ends = viewing_directions(recovered)
     places, line = _xyz(_arcs(directions, ends)), {"color": MUTED, "width": 2}
     arcs = go.Scatter3d(**places, mode="lines", name="error", line=line, hoverinfo="skip")
@@ -243,10 +250,10 @@ def _moving_traces(
 
 
 def _arcs(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Return great-circle arcs between (n, 3) unit vectors as one broken line, (3, n * (_ARC_POINTS + 1))."""
+    """Return the great-circle arcs between (n, 3) unit vectors as one (3, n * (_ARC_POINTS + 1)) broken line."""
     weight = np.linspace(0, 1, _ARC_POINTS)[None, :, None]
     angle = np.arccos(np.clip(np.sum(start * end, axis=1), -1, 1))[:, None, None]
-    # angles of 0 and pi would divide by zero; at pi any great circle will do
+    # avoid division by zero at 0 and pi; at pi, any great circle is correct
     angle = np.clip(angle, 1e-6, np.pi - 1e-6)
     line = np.sin((1 - weight) * angle) * start[:, None] + np.sin(weight * angle) * end[:, None]
     line *= _ABOVE / np.maximum(np.linalg.norm(line, axis=-1, keepdims=True), 1e-6)
@@ -255,7 +262,7 @@ def _arcs(start: np.ndarray, end: np.ndarray) -> np.ndarray:
 
 
 def _animation_controls(names: list[str]) -> dict:
-    """Return plotly's play and pause buttons and a slider over the frames."""
+    """Return plotly's play and pause buttons and a slider for the animation frames."""
 
     def options(milliseconds):
         frame = {"duration": milliseconds}

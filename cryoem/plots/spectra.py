@@ -1,4 +1,4 @@
-"""Quantities against spatial frequency: Fourier shell correlation, power spectra, polar spectra."""
+"""Plots against spatial frequency: Fourier shell correlation, power spectra and polar spectra."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def fourier_shell_correlation(
     thresholds: Sequence[float] = (0.5, 0.143),
     title: str = "Fourier shell correlation",
 ) -> go.Figure:
-    """Fourier shell correlations, with the resolution where each curve first falls below each threshold.
+    """Plot Fourier shell correlations, and mark the resolution where each curve first falls below each threshold.
 
     Parameters
     ----------
     curves : mapping of str to tuple
-        ``(frequency, correlation)``, both (n,): increasing shells in 1/angstrom and correlations in [-1, 1]. An
-        optional third element is the only threshold at which this curve is read.
+        Curves by name, each ``(frequency, correlation)``: (n,) increasing frequencies in 1/angstrom, and (n,)
+        correlations in [-1, 1]. An optional third element is a threshold that replaces ``thresholds`` for this curve.
     thresholds : sequence of float
-        Correlations in (0, 1), drawn as dashed lines.
+        Thresholds in (0, 1), drawn as dashed lines.
     title : str
         Title of the vertical axis.
 
     Raises
     ------
     ValueError
-        If frequency and correlation differ in length, frequencies do not increase, or a correlation is outside
-        [-1, 1].
+        If there are no curves, or the arrays of a curve differ in length, its frequencies do not increase, or a
+        correlation is outside [-1, 1].
     """
     fig = figure(height=480, showlegend=True, legend=LEGEND_ABOVE)
     highest, lowest = 0.0, -0.05
@@ -54,7 +54,7 @@ def fourier_shell_correlation(
         frequency, correlation = points_of(curves[name], name=f"curves[{name!r}]", increasing=True)
         if np.abs(correlation).max() > 1 + 1e-4:
             raise ValueError(
-                f"curves[{name!r}] must have correlations in [-1, 1], got {np.abs(correlation).max():.4g}"
+                f"curves[{name!r}] must have correlations in [-1, 1], got magnitude {np.abs(correlation).max():.4g}"
             )
         highest, lowest = max(highest, frequency[-1]), min(lowest, correlation.min() - 0.03)
         style = {"hover": f"%{{customdata:.1f}} Å<br>correlation %{{y:.3f}}<extra>{name}</extra>"}
@@ -78,11 +78,11 @@ def fourier_shell_correlation(
 
 
 def _add_threshold(fig: go.Figure, threshold: float, crossings: list, *, flip_beyond: float) -> None:
-    """Draw a threshold and label each crossing with its resolution."""
+    """Draw a threshold line, and label each crossing with its resolution."""
     label = {"text": f"{threshold:g}", "font": {"color": MUTED, "size": 12}}
     line = {"color": MUTED, "width": 1.3, "dash": "dash"}
     fig.add_hline(y=threshold, line=line, annotation=label, annotation_position="top right")
-    # from right to left, each label is higher than the one before, so that neighbours do not overlap
+    # place each label above its neighbour to the right to avoid overlaps
     for rank, (at, colour) in enumerate(sorted(crossings, reverse=True)):
         side = 1 if at < flip_beyond else -1
         ring = {"size": 9, "color": "white", "line": {"color": colour, "width": 2.5}}
@@ -105,21 +105,21 @@ def _add_threshold(fig: go.Figure, threshold: float, crossings: list, *, flip_be
 def power_spectrum(
     frequency: np.ndarray, power: np.ndarray, fitted: np.ndarray, *, pixel_size_angstrom: float
 ) -> go.Figure:
-    """Mean power of images in shells of spatial frequency and a fit to it, on a logarithmic axis.
+    """Plot the mean power spectrum of images and a fit to it, with a logarithmic power axis.
 
     Parameters
     ----------
     frequency : (n,) array
-        Increasing frequencies in cycles per pixel.
+        Increasing spatial frequencies in cycles per pixel.
     power, fitted : (n,) array
-        Measured and fitted power, positive.
+        Measured and fitted power, which must be positive.
     pixel_size_angstrom : float
-        Edge of a pixel.
+        Pixel size in angstrom.
 
     Raises
     ------
     ValueError
-        If the arrays differ in length, or power or pixel size is not positive.
+        If the arrays differ in length, or the power or the pixel size is not positive.
     """
     pixel = positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
     fig = figure(height=420, legend=LEGEND_ABOVE)
@@ -139,29 +139,32 @@ def power_spectrum(
 def polar_spectra(
     spectra: np.ndarray, *, frequencies_per_angstrom: np.ndarray, period_deg: float, titles: Sequence[str]
 ) -> go.Figure:
-    """Polar spectra in adjacent panels, each with its own contrast: angle up, spatial frequency to the right.
+    """Plot polar spectra in adjacent panels, each with its own contrast.
+
+    The vertical axis is the angle, and the horizontal axis is the spatial frequency.
 
     Parameters
     ----------
     spectra : (n, angles, radii) array
-        Amplitudes on rings.
+        Amplitudes on a polar grid.
     frequencies_per_angstrom : (radii,) array
-        Spatial frequencies of the rings.
+        Spatial frequency of each radius in 1/angstrom.
     period_deg : float
-        Angle that the angular axis covers.
+        Range of angles that each spectrum covers, in degrees.
     titles : sequence of str
-        One short title per spectrum.
+        Short titles, one per spectrum.
 
     Raises
     ------
     ValueError
-        If the spectra are not (n, angles, radii) and finite, or frequencies or titles differ in number.
+        If the spectra are not three-dimensional or not finite, or there is not one frequency per radius and one title
+        per spectrum.
     """
     spectra = finite_array(spectra, name="spectra", ndim=3)
     frequencies = finite_array(frequencies_per_angstrom, name="frequencies_per_angstrom", ndim=1)
     if len(frequencies) != spectra.shape[2] or len(titles) != len(spectra):
         raise ValueError(
-            f"spectra must match {len(frequencies)} frequencies and {len(titles)} titles, got {spectra.shape}"
+            f"spectra must match {len(frequencies)} frequencies and {len(titles)} titles, got shape {spectra.shape}"
         )
     fig = panels(
         layout={"height": 400},

@@ -1,4 +1,4 @@
-"""What figures share: the plotly template ``cryoem``, colours, lines, panels, round ticks, checks of values."""
+"""Shared parts of all figures: the plotly template ``cryoem``, colours, lines, panels, ticks and value checks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MUTED = "#66727f"
 GRID = "#e7ebef"
 PAPER = "#ffffff"
 
-# Okabe and Ito (2008): distinguishable with every common colour vision. Their yellow is too pale for lines.
+# Palette of Okabe and Ito (2008) for all common forms of colour vision, without yellow, which is too pale for lines.
 BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, SLATE = PALETTE = (
     "#0072b2",
     "#d55e00",
@@ -27,51 +27,51 @@ BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, SLATE = PALETTE = (
     "#56b4e9",
     "#4d5a66",
 )
-# White to deep blue with evenly decreasing lightness, for densities of points.
+# White to deep blue with evenly decreasing lightness, for heat maps.
 SEQUENTIAL = ((0.0, "#f1f6fb"), (0.25, "#b9d6ec"), (0.5, "#6aaed6"), (0.75, "#2171b5"), (1.0, "#08264f"))
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 
-# Above the plot, where no curve runs behind it, and on the left, away from plotly's buttons.
+# Above the plot, so that the legend hides no curve, and on the left, away from plotly's buttons.
 LEGEND_ABOVE = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.01, "yanchor": "bottom"}
 LEGEND_INSIDE = {"x": 0.02, "y": 0.98, "xanchor": "left", "yanchor": "top"}
 
 
 def figure(**layout) -> go.Figure:
-    """Return an empty figure with the template ``cryoem`` and these layout options."""
+    """Return an empty figure with the template ``cryoem`` and the given layout options."""
     return go.Figure(layout={"template": "cryoem", **layout})
 
 
 def panels(*, layout: dict, **options) -> go.Figure:
-    """Return empty panels (options of plotly's ``make_subplots``) with the template ``cryoem``."""
+    """Return a figure with empty panels and the template ``cryoem``; ``options`` are those of ``make_subplots``."""
     return make_subplots(**options).update_layout(template="cryoem", **layout)
 
 
 def curve(x, y, *, name: str, colour: str, width: float = 2.5, hover: str | None = None, **options):
-    """Return a ``go.Scatter`` line in one colour. ``hover`` is its hover text; None for no hover."""
+    """Return a ``go.Scatter`` line in one colour; ``hover`` is its hover template, or None for no hover text."""
     line = {"color": colour, "width": width, **options.pop("line", {})}
     hovering = {"hoverinfo": "skip"} if hover is None else {"hovertemplate": hover}
     return go.Scatter(x=x, y=y, name=name, line=line, **{"mode": "lines", **hovering, **options})
 
 
 def dotted(x, y, *, size: float = 8, marker: dict | None = None, **options):
-    """Return a ``curve`` with a dot at each point."""
+    """Return a line, as in ``curve``, with a dot at each point."""
     return curve(x, y, mode="lines+markers", marker={"size": size, **(marker or {})}, **options)
 
 
 def histogram(edges: np.ndarray, heights: np.ndarray, *, colour: str, **options):
-    """Return a filled ``curve`` of bars without gaps, from (n + 1,) edges and (n,) heights."""
+    """Return a histogram as a filled curve, from (n + 1,) bin edges and (n,) heights."""
     bars = {"line": {"shape": "hv"}, "fill": "tozeroy", "fillcolor": translucent(colour, 0.17)}
     return curve(edges, np.append(heights, heights[-1]), colour=colour, width=2, **bars, **options)
 
 
 def dashed(x, y, *, name: str, colour: str = MUTED, width: float = 1.5):
-    """Return a thin dashed line without hover text, for references such as y = x."""
+    """Return a thin dashed reference line, such as y = x, without hover text."""
     return curve(x, y, name=name, colour=colour, width=width, line={"dash": "dash"})
 
 
 def one_legend_entry_per_group(fig: go.Figure) -> go.Figure:
-    """Keep the first curve of each legend group in the legend and hide the others there."""
+    """Show only the first curve of each legend group in the legend."""
     shown = set()
     for line in fig.data:
         if line.legendgroup is not None:
@@ -81,27 +81,27 @@ def one_legend_entry_per_group(fig: go.Figure) -> go.Figure:
 
 
 def named_colours(names: Iterable[str]) -> dict[str, str]:
-    """Assign the colours of the palette to names in order, repeating the palette if necessary."""
+    """Assign palette colours to names in order, and repeat the palette if necessary."""
     return dict(zip(names, cycle(PALETTE), strict=False))
 
 
 def translucent(colour: str, opacity: float) -> str:
-    """Return ``#rrggbb`` with an opacity in [0, 1] as a plotly ``rgba(...)``."""
+    """Convert a colour ``#rrggbb`` and an opacity in [0, 1] to ``rgba(...)``."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"
 
 
 def round_below(value: float) -> float:
-    """Return the largest of 1, 2 and 5 times a power of ten that does not exceed a positive ``value``."""
+    """Round a positive ``value`` down to 1, 2 or 5 times a power of ten."""
     decade = 10.0 ** np.floor(np.log10(value))
     return float(max(step * decade for step in (1, 2, 5) if step == 1 or step * decade <= value))
 
 
 def log_axis(values: np.ndarray) -> dict:
-    """Return the options of a logarithmic plotly axis with round ticks that shows ``values``.
+    """Return the options for a logarithmic plotly axis with round ticks that cover ``values``.
 
-    Ticks are evenly spaced within one decade, 1, 2 and 5 per decade over two, and whole decades beyond.
-    Values that are not positive and finite are ignored.
+    Ticks are evenly spaced if the values span less than one decade, at 1, 2 and 5 times powers of ten if they span up
+    to two decades, and at powers of ten otherwise. Values that are not positive or not finite are ignored.
     """
     positive = values[np.isfinite(values) & (values > 0)]
     if not positive.size or positive.min() == positive.max():
@@ -120,7 +120,7 @@ def log_axis(values: np.ndarray) -> dict:
 
 
 def log_axis_at(values: np.ndarray) -> dict:
-    """Return the options of a logarithmic plotly axis with a tick at each of a few values."""
+    """Return the options for a logarithmic plotly axis with one tick at each value."""
     return {"type": "log", "tickvals": values, "ticktext": [f"{value:,.7g}" for value in values]}
 
 
@@ -130,7 +130,7 @@ def thinned(count: int, most: int) -> np.ndarray:
 
 
 def non_empty_mapping(values, *, name: str) -> Mapping:
-    """Return ``values`` if it is a mapping with at least one entry, else raise a ValueError with ``name``."""
+    """Return ``values`` if it is a non-empty mapping; otherwise raise a ValueError."""
     if not isinstance(values, Mapping) or not values:
         raise ValueError(
             f"{name} must be a mapping from names to values with at least one entry, got {values!r}"
@@ -141,14 +141,14 @@ def non_empty_mapping(values, *, name: str) -> Mapping:
 def points_of(
     points: tuple, *, name: str, increasing: bool = False, log_x: bool = False, log_y: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the (n,) x and y of a curve, else raise a ValueError with ``name``; x may be words."""
+    """Return the x and y values of a curve as (n,) arrays, or raise a ValueError; x may contain words."""
     x, y = np.asarray(points[0]), finite_array(points[1], name=f"{name} y", ndim=1, dtype=float)
     if x.dtype.kind in "iuf":
         x = finite_array(x, name=f"{name} x", ndim=1, dtype=float)
     if len(x) != len(y):
         raise ValueError(f"{name} must have as many x as y values, got {len(x)} and {len(y)}")
     if increasing and np.any(np.diff(x) <= 0):
-        raise ValueError(f"{name} must have increasing x, got {x[:4]}")
+        raise ValueError(f"{name} must have increasing x values, got {x[:4]}")
     for values, is_log in ((x, log_x), (y, log_y)):
         if is_log and values.min() <= 0:
             raise ValueError(f"{name} must be positive on a logarithmic axis, got {values.min():.4g}")

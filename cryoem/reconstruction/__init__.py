@@ -1,4 +1,4 @@
-"""Phase 3: maps from images and poses, their refinement and their resolution."""
+"""Phase 3: reconstruct maps from images and poses, refine them, and measure their resolution."""
 
 import lazy_loader
 

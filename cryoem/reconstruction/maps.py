@@ -1,4 +1,4 @@
-"""Density maps from images and their poses: direct Fourier inversion, and conjugate gradients."""
+"""Reconstruct density maps from images and poses by direct Fourier inversion or conjugate gradients."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from cryoem.validation import finite_array, square_images, unread_images, whole_
 from cryoem.volumes.density import DensityMap
 
 METHODS = ("fourier", "cgls")
-DAMPING = 1e-3  # sampling density, relative to its mean, below which a frequency fades out
-BLOCK_BYTES = 128_000_000  # images in memory at a time
-# images of a task per pixel of their side: the bytes read are then twice those of the accumulators returned
+DAMPING = 1e-3  # sampling density, relative to its mean, below which a frequency is damped
+BLOCK_BYTES = 128_000_000  # size of the images in memory at a time
+# images per task for each pixel of image width; a task then reads twice as many bytes as it returns
 IMAGES_PER_PX = 48
 
 
 @dataclass(frozen=True)
 class FourierAccumulator:
-    """Slices gridded into the Fourier space of a cubic volume.
+    """Sums of slices gridded into the Fourier space of a cubic volume.
 
-    ``values`` and ``density`` are half grids: sums of slice values and of sampling density.  Accumulators of disjoint
-    sets of images add and subtract.
+    ``values`` and ``density`` are half grids with the sums of the slice values and of the sampling density.
+    Accumulators of disjoint sets of images can be added and subtracted.
     """
 
     values: np.ndarray
@@ -44,7 +44,7 @@ class FourierAccumulator:
         return FourierAccumulator(self.values - other.values, self.density - other.density, self.size)
 
     def invert(self) -> np.ndarray:
-        """Reconstruct the volume whose slices were added: (size, size, size) float32."""
+        """Reconstruct the volume from the accumulated slices: (size, size, size) float32."""
         shape = fourier.GridShape((self.size,) * 3)
         floor = DAMPING * self.density[self.density > 0].mean()
         average = self.values / (np.maximum(self.density, 0) + floor)
@@ -54,9 +54,30 @@ class FourierAccumulator:
 def accumulate(
     images: np.ndarray, poses: Poses, optics: Optics, *, symmetry: str = "C1"
 ) -> FourierAccumulator:
-    """Grid the slices of one block of images.
+    """Grid one block of images as central slices in Fourier space.
 
-    Parameters and errors are those of ``reconstruct``, but a single image is allowed.
+    Parameters
+    ----------
+    images : (n, y, x) array, y == x
+        Images of the block, at least 4 px wide.
+    poses : Poses
+        Poses of the n images.
+    optics : Optics
+        Optics of the n images.
+    symmetry : str
+        Point group of the particle, in the frame of ``rotations.point_group``. Default: ``"C1"``.
+
+    Returns
+    -------
+    FourierAccumulator
+        Sums over the block. To reconstruct a volume, add the accumulators of all blocks and call
+        ``FourierAccumulator.invert``.
+
+    Raises
+    ------
+    ValueError
+        If the images do not have shape (n, y, y), are too small, or contain NaN or infinity; or if the point group is
+        unknown.
     """
     images = square_images(images, smallest_px=4)
     size = images.shape[1]
@@ -85,11 +106,11 @@ def grid_slices(
     group: np.ndarray,
     transfers: np.ndarray | None = None,
 ) -> FourierAccumulator:
-    """Grid (n, m) slices at (n, 3, 3) orientations into the Fourier space of a volume of ``size`` voxels a side.
+    """Grid (n, m) slices at (n, 3, 3) orientations into the Fourier space of a volume ``size`` voxels wide.
 
-    ``frequencies`` (m, 2) are in cycles per voxel, and ``weights`` (m,) those of ``images.FourierDisc``.  Each slice is
-    added at all equivalent orientations under ``group`` (k, 3, 3).  Contrast ``transfers`` (n, m) multiply the values,
-    and their squares the density, so that ``invert`` corrects them.
+    ``frequencies`` (m, 2) are in cycles per voxel, and ``weights`` (m,) are those of ``images.FourierDisc``. Each slice
+    is added at all orientations that are equivalent under ``group`` (k, 3, 3). The CTF values ``transfers`` (n, m)
+    multiply the slice values, and their squares multiply the density, so that ``invert`` corrects for the CTF.
     """
     shape = fourier.GridShape((size,) * 3)
     weighted, ones = planes * weights, np.broadcast_to(weights, planes.shape)
@@ -104,7 +125,7 @@ def grid_slices(
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """``map`` of all images and ``half_maps`` of its two halves."""
+    """Density ``map`` reconstructed from all images, and ``half_maps`` from the two halves of the images."""
 
     map: DensityMap
     half_maps: tuple[DensityMap, DensityMap]
@@ -122,48 +143,52 @@ def reconstruct(
     backend: str = "auto",
     callback: Callable[[int, float], None] | None = None,
 ) -> DensityMap:
-    """Reconstruct the density whose projections the images are.
+    """Reconstruct the density map from images with known poses.
 
     Parameters
     ----------
     images : (n, y, x) array-like, y == x
-        An array, or particles that are read block by block, such as a ``ParticleFile``.
+        At least 2 images, at least 4 px wide. With ``"fourier"``, particles in files, such as a ``ParticleFile``, are
+        read block by block.
     poses : Poses or Rotation
-        n orientations, particle to microscope coordinates, and the shifts to undo; a bare Rotation means centred
-        particles.
+        n orientations, from particle to microscope coordinates, and the shifts to be undone. A bare ``Rotation`` means
+        that the particles are centred.
     pixel_size_angstrom : float, optional
-        Side of a pixel, and of a voxel of the result; that of the optics by default.
+        Pixel size, which is also the voxel size of the result. Default: the pixel size in ``optics``.
     optics : Optics, optional
-        Contrast transfer of the images, which ``"fourier"`` corrects: each frequency of an image is weighted by its
-        transfer.  By default ``images.optics``, if it exists.
+        Optics of the images. ``"fourier"`` corrects for the CTF by weighting each frequency of an image with its CTF
+        value. Default: ``images.optics`` if available, otherwise no CTF.
     symmetry : str
-        Point group of the particle in the frame of ``rotations.point_group``; every image is added at all equivalent
-        orientations.
+        Point group of the particle, in the frame of ``rotations.point_group``. Every image is added at all equivalent
+        orientations. Default: ``"C1"``.
     method : {"fourier", "cgls"}
-        Direct Fourier inversion: every slice is gridded, and the sum is divided by the sampling density.  Or conjugate
-        gradients on the least-squares problem, through ``project`` and its adjoint.
+        Reconstruction method:
+
+        - ``"fourier"`` (default): direct Fourier inversion, which grids every slice and divides the sum by the sampling
+          density
+        - ``"cgls"``: conjugate gradients on the least-squares problem, using ``project`` and its adjoint
     iterations : int
-        Iterations of ``"cgls"``.
+        Number of iterations for ``"cgls"``. Default: 20.
     backend : str
-        Projector of ``"cgls"``, see ``projection.project``.
+        Projection backend for ``"cgls"``, as in ``projection.project``. Default: ``"auto"``.
     callback : callable, optional
-        Called after each iteration of ``"cgls"`` with its number and the relative residual.
+        Function called after each iteration of ``"cgls"`` with the index of the iteration and the relative residual.
 
     Returns
     -------
     DensityMap
-        (y, y, y) voxels, the particle's origin at voxel ``y // 2``.
+        Map of (y, y, y) voxels, with the particle's origin at voxel ``y // 2``.
 
     Raises
     ------
     ValueError
-        If images are not (n, y, y), fewer than 2, smaller than 4 px or not finite; the number of poses or optics is not
-        that of the images; the pixel size is unknown; the method or the point group is unknown; or images for
-        ``"cgls"`` have a contrast transfer.
+        If there are fewer than 2 images; if the images do not have shape (n, y, y), are too small, or contain NaN or
+        infinity; if ``poses`` or ``optics`` describes a different number of images; if the pixel size, the method, the
+        backend or the point group is unknown; or if ``"cgls"`` is used for images with a CTF.
 
     References
     ----------
-    Direct Fourier inversion: Penczek, Methods Enzymol. 482 (2010) 1.  CGLS: Björck, Numerical Methods for Least Squares
+    Direct Fourier inversion: Penczek, Methods Enzymol. 482 (2010) 1. CGLS: Björck, Numerical Methods for Least Squares
     Problems (1996), 7.4.
     """
     if method not in METHODS:
@@ -178,9 +203,9 @@ def reconstruct(
         volume = reduce(add, parts).invert()
     else:
         if optics.ctf is not None:
-            raise ValueError("method must be 'fourier' for images with a contrast transfer, got 'cgls'")
+            raise ValueError("method must be 'fourier' for images with a CTF, got 'cgls'")
         group = point_group(symmetry)
-        # centre the images, and repeat them at all copies of their orientations
+        # centre the images, and repeat them for all copies of their orientations
         centred = shift(images, -poses.shifts_px)
         copies = Rotation.concatenate([poses.rotations * g for g in group])
         volume = _cgls(np.concatenate([centred] * len(group)), copies, iterations, backend, callback)
@@ -203,28 +228,34 @@ def reconstruct_halves(
     Parameters
     ----------
     images, poses, pixel_size_angstrom, optics, symmetry
-        As for ``reconstruct``.
+        Same as for ``reconstruct``.
     subset : (n,) array, optional
-        Half that each image belongs to, 0 or 1; every other image by default.
+        Half to which each image belongs, 0 or 1. Default: images are assigned to the two halves alternately.
     map_blocks : callable
-        Like the builtin ``map``, for example over the workers of a cluster.
+        Function like the built-in ``map``, which may distribute the blocks over the workers of a cluster. Default:
+        ``map``.
     callback : callable, optional
-        Called with the number of images done, after each block.
+        Function called after each block with the number of images processed so far.
+
+    Returns
+    -------
+    Reconstruction
 
     Raises
     ------
     ValueError
-        As ``reconstruct``, or if a half has no images.
+        Under the same conditions as for ``reconstruct``, or if ``subset`` does not contain 0 or 1 for each image, with
+        each value at least once.
     """
     images, poses, optics = _checked(images, poses, pixel_size_angstrom, optics)
     n, size = images.shape[:2]
     subset = np.arange(n) % 2 if subset is None else finite_array(subset, name="subset", ndim=1)
     if len(subset) != n or set(np.unique(subset)) != {0, 1}:
         raise ValueError(
-            f"subset must be 0 or 1 for each of the {n} images, and both must occur, "
+            f"subset must contain 0 or 1 for each of the {n} images, and both at least once, "
             f"got {len(subset)} values {np.unique(subset)[:5].tolist()}"
         )
-    # accumulate both halves task by task, and add
+    # accumulate both halves, task by task
     count = IMAGES_PER_PX * size
     blocks = [slice(start, start + count) for start in range(0, n, count)]
     items = ((images[block], poses[block], optics[block], subset[block]) for block in blocks)
@@ -241,7 +272,7 @@ def reconstruct_halves(
 
 
 def _checked(images, poses, pixel_size_angstrom, optics) -> tuple:
-    """Return unread images with as many poses and optics."""
+    """Return the images, still unread, with their poses and optics."""
     images = unread_images(images, at_least=2, smallest_px=4)
     n = images.shape[0]
     optics = optics_of(known_optics(images, optics), pixel_size_angstrom, count=n)
@@ -249,7 +280,7 @@ def _checked(images, poses, pixel_size_angstrom, optics) -> tuple:
 
 
 def _accumulate_halves(item: tuple, *, symmetry: str) -> dict[int, FourierAccumulator]:
-    """Accumulate the images of each half, reading a block at a time."""
+    """Accumulate the images of each half, reading one block at a time."""
     images, poses, optics, subset = item
     halves: dict[int, FourierAccumulator] = {}
     for block in image_blocks(images, block_bytes=BLOCK_BYTES):
@@ -267,7 +298,7 @@ def _add(halves: dict[int, FourierAccumulator], part: dict[int, FourierAccumulat
 
 
 def _cgls(images: np.ndarray, rotations: Rotation, iterations: int, backend: str, callback) -> np.ndarray:
-    """Minimise ``|project(v) - images|^2`` by conjugate gradients from zero."""
+    """Minimise ``|project(v) - images|^2`` by conjugate gradients, starting from zero."""
     n = images.shape[1]
     volume = np.zeros((n, n, n), np.float32)
     residual = images.copy()
@@ -280,7 +311,7 @@ def _cgls(images: np.ndarray, rotations: Rotation, iterations: int, backend: str
         step = energy / max(float(np.vdot(projected, projected)), 1e-30)
         volume += step * direction
         residual -= step * projected
-        # new gradient and conjugate direction
+        # compute the new gradient and conjugate direction
         gradient = backproject(residual, rotations, volume_shape=volume.shape, backend=backend)
         energy, previous = float(np.vdot(gradient, gradient)), energy
         direction = gradient + energy / max(previous, 1e-30) * direction

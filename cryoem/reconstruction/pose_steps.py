@@ -1,4 +1,4 @@
-"""Steps of poses towards the best-matching slices, on images at the coarsest size that includes the trusted shells."""
+"""Steps of poses towards the best-matching slices, at the coarsest image size that includes the trusted shells."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LARGEST_SHIFT = 1.0  # coarse pixels
 
 @dataclass(frozen=True)
 class FullImages:
-    """Half-planes ``planes`` (n, m) complex64 of images of ``size`` pixels a side, in units of ``unit``."""
+    """Half-planes ``planes`` (n, m) complex64 of images ``size`` px wide, with pixel values divided by ``unit``."""
 
     planes: np.ndarray
     size: int
@@ -32,17 +32,17 @@ class FullImages:
     unit: float
 
     def __getitem__(self, index: np.ndarray) -> FullImages:
-        """Select some of the images."""
+        """Select a subset of the images."""
         return replace(self, planes=self.planes[index], optics=self.optics[index])
 
 
 @dataclass(frozen=True)
 class WorkingImages:
-    """Images at a coarser size, centred, as their transforms inside the Nyquist circle of that size.
+    """Centred images at a coarser size, as Fourier transforms inside the Nyquist circle of that size.
 
-    ``planes`` (n, m) complex64; ``frequencies`` (m, 2) cycles per coarse pixel; ``weights`` (m,) count every Hermitian
-    pair once; ``transfers`` (n, m) or None; ``size``: side in coarse pixels; ``pixel_px``: side of a coarse pixel in
-    pixels.
+    ``planes`` (n, m) are complex64, and ``frequencies`` (m, 2) are in cycles per coarse pixel. ``weights`` (m,) count
+    every Hermitian pair once. ``transfers`` (n, m) are CTF values or None. ``size`` is the image width in coarse
+    pixels, and ``pixel_px`` the width of a coarse pixel in original pixels.
     """
 
     planes: np.ndarray
@@ -53,12 +53,12 @@ class WorkingImages:
     pixel_px: float
 
     def __getitem__(self, index: np.ndarray) -> WorkingImages:
-        """Select some of the images."""
+        """Select a subset of the images."""
         transfers = None if self.transfers is None else self.transfers[index]
         return replace(self, planes=self.planes[index], transfers=transfers)
 
     def within(self, shell: int) -> WorkingImages:
-        """Select the elements up to a shell, without the mean."""
+        """Select the elements up to a shell, excluding the mean."""
         radius = np.hypot(*self.frequencies.T) * self.size
         kept = np.flatnonzero((radius > 0.5) & (radius < shell + 0.5))
         return replace(
@@ -87,11 +87,11 @@ class WorkingImages:
 
 
 def full_images(images: np.ndarray, optics: Optics) -> FullImages:
-    """Subtract the background of (n, y, y) images, and divide them by their standard deviation."""
+    """Subtract the background of (n, y, y) images and divide all images by their common standard deviation."""
     images = subtract_background(images)
     unit = float(images.std(dtype=float))
     if unit == 0:
-        raise ValueError(f"images must not be constant, got {len(images)} constant images")
+        raise ValueError(f"images must not be constant, got constant values in all {len(images)} images")
     planes = half_planes_from_images(images / np.float32(unit))
     return FullImages(planes, images.shape[1], optics, unit)
 
@@ -117,8 +117,9 @@ def working_images(images: FullImages, poses: Poses, shell: int) -> WorkingImage
 class MatchResult:
     """Result of one step of n images.
 
-    ``poses``: orientations, and displacements from the current centres, coarse pixels; ``scores`` (n,):
-    correlation of image and slice; ``covariances`` (n, 3 or 5, 3 or 5) of the poses, radians and coarse pixels.
+    ``poses`` contains the orientations, and the displacements from the current centres in coarse pixels. ``scores``
+    (n,) are the correlations between images and slices. ``covariances`` (n, 3 or 5, 3 or 5) are those of the poses, in
+    radians and coarse pixels.
     """
 
     poses: Poses
@@ -142,7 +143,10 @@ def search(
     refine_shifts: bool,
     rng,
 ) -> MatchResult:
-    """Take the best of the current orientation and random ones within ``radius`` of it, then one ``descend`` step."""
+    """Select the best of the current orientation and random ones around it, then take one ``descend`` step.
+
+    The random orientations are within ``radius`` of the current one.
+    """
     n = len(work.planes)
     around = random_small_rotations((n, candidates), radius=radius, rng=rng)
     turns = np.concatenate([np.zeros((n, 1, 3)), around], axis=1)
@@ -161,7 +165,7 @@ def descend(
 ) -> MatchResult:
     """Take Gauss-Newton steps of orientations and, with ``refine_shifts``, of shifts.
 
-    At least one step is taken; it is kept only for images whose correlation increases.
+    A step is kept only for images whose correlation increases. ``steps`` must be at least 1.
     """
     finest = np.hypot(*work.frequencies.T).max() * reference.shape.volume[0]  # Fourier pixels
     poses, centred = Poses(rotations, np.zeros((len(work.planes), 2))), work
@@ -193,7 +197,7 @@ def descend(
 
 
 def _correlations(reference: VolumeTransform, work: WorkingImages, poses: Poses) -> np.ndarray:
-    """Correlation of each image with its slice: (n,)."""
+    """Compute the correlation of each image with its slice: (n,)."""
     matrices = poses.rotations.as_matrix()[:, None]
     return correlate_candidates(
         reference, work.planes, matrices, work.frequencies, work.weights, work.transfers

@@ -1,14 +1,14 @@
 """Refinement of poses by projection matching, from the images alone.
 
-Each round grids the images, in eight folds, at their current poses.  The Fourier shell correlation of four folds
-against four measures how far each shell can be trusted.  Every image is then compared with slices of the map of the
-*other* folds, Wiener-filtered by that correlation and masked: a map that contains the image's own noise would pull it
-back to its old pose.  Orientations move by random search in a shrinking ball in the first rounds, then by Gauss-Newton
-steps.  All work is done at the coarsest image size that contains the trusted shells.  Shifts are refined with the
-orientations; a contrast transfer multiplies the slices and is corrected in gridding.
+Each round grids the images in eight folds at their current poses. The Fourier shell correlation between two halves of
+the folds measures how far each shell can be trusted. Each image is then compared with slices of the map of the *other*
+folds, which is masked and Wiener-filtered according to that correlation. A map that contains the image's own noise
+would pull the image back to its old pose. In the first rounds, orientations move by random search within a shrinking
+ball; then they move by Gauss-Newton steps. All steps use the coarsest image size that includes the trusted shells.
+Shifts can be refined together with the orientations. The CTF multiplies the slices and is corrected for in gridding.
 
-The half-maps that give the resolution are refined separately: two halves of the images are refined in the same way from
-the same start, and never share a map.
+The half-maps for the resolution are refined separately: two halves of the images are refined in the same way from the
+same start, and never share a map.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from cryoem.volumes.density import DensityMap
 
 @dataclass(frozen=True)
 class Refinement:
-    """Refined poses and the map that they give.
+    """Refined poses and the maps reconstructed with them.
 
     Attributes
     ----------
@@ -40,17 +40,22 @@ class Refinement:
     map : DensityMap
         Reconstruction from all images.
     half_maps : tuple of DensityMap
-        Reconstructions from two random halves, each refined separately from the same start.
+        Reconstructions from two random halves of the images, refined separately from the same start.
     subset : (n,) int array
-        Half that each image belongs to, 0 or 1.
+        Half to which each image belongs, 0 or 1.
     mask : (y, y, y) array
-        Soft mask made from the half-maps.
+        Soft mask computed from the half-maps.
     fsc : FSC
-        Correlation of the half-maps under that mask, corrected for it by phase randomisation.
+        Correlation of the half-maps under the mask, corrected for the mask by phase randomisation.
     history : list of dict
-        One entry per round: ``round``, ``kind`` (search or gradient), ``score`` (mean correlation of images and
-        slices), ``moved_rad`` (mean change of orientation), ``resolution_angstrom`` (of two halves of the folds, at
-        0.143 under the mask; it steers the refinement and must not be quoted as a resolution).
+        One entry per round with these keys:
+
+        - ``round``: number of the round
+        - ``kind``: ``"search"`` or ``"gradient"``
+        - ``score``: mean correlation between images and slices
+        - ``moved_rad``: mean change of orientation
+        - ``resolution_angstrom``: resolution at which the masked FSC between two halves of the eight folds falls below
+          0.143; it steers the refinement and must not be quoted as the resolution of the map
     """
 
     poses: Poses
@@ -68,7 +73,7 @@ class Refinement:
 
     @property
     def shifts_px(self) -> np.ndarray:
-        """(n, 2) refined displacements (x, y)."""
+        """Refined displacements (x, y), as an (n, 2) array."""
         return self.poses.shifts_px
 
 
@@ -84,35 +89,43 @@ def refine(
     rng: np.random.Generator | int | None = None,
     callback: Callable[[dict, Rotation], None] | None = None,
 ) -> Refinement:
-    """Refine poses against the map that they give, round by round, without ground truth.
+    """Refine poses against the map reconstructed with them, round by round, without ground truth.
 
     Parameters
     ----------
     images : (n, y, x) array, y == x
-        At least 16 images of at least 12 px.  Particles are brighter than their surroundings; with a contrast transfer,
-        its sign determines their contrast.
+        At least 16 images, at least 12 px wide. Without a CTF, particles must be brighter than their surroundings; with
+        a CTF, the contrast is determined by the sign of the CTF.
     poses : Poses or Rotation
-        Start: n orientations in the images' gauge (see ``orientations.fix_gauge``) and shifts; a bare Rotation means
-        centred particles.
+        Initial poses: n orientations in the gauge of the images (see ``orientations.fix_gauge``), and shifts. A bare
+        ``Rotation`` means that the particles are centred.
     pixel_size_angstrom : float, optional
-        Side of a pixel; that of the optics by default.
+        Pixel size. Default: the pixel size in ``optics``.
     optics : Optics, optional
-        Contrast transfer of the images; the map is corrected for it.  By default ``images.optics``, if it exists.
+        Optics of the images. The map is corrected for the CTF. Default: ``images.optics`` if available, otherwise no
+        CTF.
     symmetry : str
-        Point group of the particle in the frame of ``rotations.point_group``; imposed on maps.
+        Point group of the particle, in the frame of ``rotations.point_group``. The symmetry is imposed on the maps.
+        Default: ``"C1"``.
     refine_shifts : bool, optional
-        Whether to refine shifts; by default only if any shift of ``poses`` is not zero.
+        Whether to refine shifts. Default: True if any shift in ``poses`` is non-zero, otherwise False.
     schedule : RefinementSchedule, optional
-        Rounds and their sizes.
+        Numbers of rounds and step sizes. Default: ``RefinementSchedule()``.
     rng : Generator or int, optional
+        Random number generator or seed.
     callback : callable, optional
-        Called after each round with its history entry and the orientations.
+        Function called after each round with its history entry and the orientations.
+
+    Returns
+    -------
+    Refinement
 
     Raises
     ------
     ValueError
-        If images are not (n, y, y), too few or too small, not finite or constant; the number of poses or optics is not
-        that of the images; or the point group is unknown.
+        If there are fewer than 16 images; if the images do not have shape (n, y, y), are too small or constant, or
+        contain NaN or infinity; if ``poses`` or ``optics`` describes a different number of images; or if the pixel size
+        or the point group is unknown.
 
     References
     ----------
@@ -132,19 +145,19 @@ def refine(
     rng = np.random.default_rng(rng)
     full = full_images(images, optics)
 
-    # all images together
+    # refine all images together
     final = run_rounds(settings, full, start, rng, callback)
     refined = final.outcome()
 
-    # two halves from the same start, which never share a map
+    # refine two halves from the same start, which never share a map
     members = np.array_split(rng.permutation(n), 2)
     halves = []
     for half in members:
         found = run_rounds(settings, full[half], start[half], rng).outcome()
-        # each half may drift as a whole: take only its frame from the refinement of all images
+        # each half may drift as a whole, so move it back to the frame and origin of the refinement of all images
         halves.append(remove_drift(found, refined[half], symmetry))
 
-    # final maps at full size, in the images' own units
+    # reconstruct the final maps at full size, in the units of the images
     def gridded(some: FullImages, found: Poses) -> FourierAccumulator:
         work = working_images(some, found, full.size // 2)
         return work.gridded(found.rotations.as_matrix(), settings.group)
@@ -160,7 +173,7 @@ def refine(
 
 
 def remove_drift(found: Poses, reference: Poses, symmetry: str) -> Poses:
-    """Move poses into the frame and to the origin of others, as far as the symmetry leaves these free."""
+    """Move poses into the frame and to the origin of ``reference``, as far as the symmetry leaves these free."""
     if len(point_group(symmetry)) == 1:
         frame = (found.rotations.inv() * reference.rotations).mean()
     else:

@@ -1,4 +1,4 @@
-"""Resolution of density maps: Fourier shell correlation with the truth and between half-maps."""
+"""Resolution of density maps: Fourier shell correlation with the true map and between half-maps."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from cryoem.volumes.density import DensityMap, low_pass, soft_mask, soft_sphere
 
 @dataclass(frozen=True)
 class FSC:
-    """A Fourier shell correlation curve.
+    """Fourier shell correlation curve.
 
     Attributes
     ----------
     frequency : (shells,) array
-        Centres of the shells from shell 1 to Nyquist, 1/angstrom.
+        Centres of the shells from shell 1 to Nyquist, in 1/angstrom.
     correlation : (shells,) array
-        In [-1, 1].
+        Correlation in each shell, in [-1, 1].
     phase_randomised : (shells,) array, optional
-        Correlation after phase randomisation, if the curve is corrected for its mask.
+        Correlation after phase randomisation, if the curve is corrected for a mask.
     """
 
     frequency: np.ndarray
@@ -31,7 +31,11 @@ class FSC:
     phase_randomised: np.ndarray | None = None
 
     def resolution_angstrom(self, threshold: float) -> float:
-        """Return where the curve first falls below a threshold in (0, 1), interpolated linearly, or Nyquist."""
+        """Return the resolution at which the curve first falls below a threshold, interpolated linearly.
+
+        The threshold must be between 0 and 1. If the curve never falls below the threshold, the Nyquist resolution is
+        returned.
+        """
         if not 0 < threshold < 1:
             raise ValueError(f"threshold must be between 0 and 1, got {threshold}")
         below = np.flatnonzero(self.correlation < threshold)
@@ -48,26 +52,27 @@ class FSC:
 def fourier_shell_correlation(
     a: np.ndarray, b: np.ndarray, *, voxel_size_angstrom: float = 1.0, mask: np.ndarray | None = None
 ) -> FSC:
-    """Correlate two volumes on shells of spatial frequency.
+    """Compute the Fourier shell correlation of two volumes.
 
     Parameters
     ----------
     a, b : (n, n, n) array
         Real volumes.
     voxel_size_angstrom : float
+        Voxel size. Default: 1.
     mask : (n, n, n) array, optional
-        Multiplied into both volumes, in [0, 1]; none by default.
+        Mask with values in [0, 1], by which both volumes are multiplied. Default: no mask.
 
     Returns
     -------
     FSC
-        n // 2 shells, each one Fourier voxel wide.
+        Curve of n // 2 shells, each one Fourier voxel wide.
 
     Raises
     ------
     ValueError
-        If shapes differ or are not cubic, values are not finite, a volume is zero everywhere (under the mask), or the
-        voxel size is not positive.
+        If the volumes differ in shape, are not cubic, contain NaN or infinity, or are zero everywhere (under the mask);
+        if the mask has a different shape; or if the voxel size is not positive.
 
     References
     ----------
@@ -78,23 +83,25 @@ def fourier_shell_correlation(
 
 
 def fourier_ring_correlation(a: np.ndarray, b: np.ndarray, *, pixel_size_angstrom: float = 1.0) -> FSC:
-    """Correlate two images on rings of spatial frequency.
+    """Compute the Fourier ring correlation of two images.
 
     Parameters
     ----------
     a, b : (n, n) array
         Real images.
     pixel_size_angstrom : float
+        Pixel size. Default: 1.
 
     Returns
     -------
     FSC
-        n // 2 rings, each one Fourier pixel wide.
+        Curve of n // 2 rings, each one Fourier pixel wide.
 
     Raises
     ------
     ValueError
-        As ``fourier_shell_correlation``, for square images.
+        If the images differ in shape, are not square, contain NaN or infinity, or are zero everywhere; or if the pixel
+        size is not positive.
 
     References
     ----------
@@ -112,25 +119,31 @@ def masked_half_map_fsc(
     voxel_size_angstrom: float,
     rng: np.random.Generator | int | None = None,
 ) -> FSC:
-    """Correlate two half-maps under a soft mask, corrected for the mask by phase randomisation.
+    """Compute the FSC of two half-maps under a soft mask, corrected for the mask by phase randomisation.
 
-    Beyond the shell at which the unmasked curve falls below 0.8, the phases of both maps are randomised.  What still
-    correlates under the mask there is caused by the mask; the corrected curve is ``(FSC - FSC_random) / (1 -
-    FSC_random)``.
+    The phases of both maps are randomised beyond the shell at which the unmasked curve falls below 0.8. Any correlation
+    that the masked maps still have beyond this shell is caused by the mask. The corrected curve is ``(FSC - FSC_random)
+    / (1 - FSC_random)``.
 
     Parameters
     ----------
     a, b : (n, n, n) array
         Half-maps.
     mask : (n, n, n) array
-        Soft mask in [0, 1].
+        Soft mask with values in [0, 1].
     voxel_size_angstrom : float
+        Voxel size.
     rng : Generator or int, optional
+        Random number generator or seed for the phases.
+
+    Returns
+    -------
+    FSC
 
     Raises
     ------
     ValueError
-        As ``fourier_shell_correlation``.
+        Under the same conditions as for ``fourier_shell_correlation``.
 
     References
     ----------
@@ -152,10 +165,11 @@ def masked_half_map_fsc(
 
 
 def particle_mask(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Make a soft mask of the particle in two half-maps (n, n, n): (n, n, n) float32 in [0, 1].
+    """Compute a soft mask around the particle from two (n, n, n) half-maps: (n, n, n) float32 in [0, 1].
 
-    It surrounds their mean, blurred to twice the resolution at which they agree (at 0.5), within the largest ball of
-    the box.  Errors are those of ``fourier_shell_correlation``.
+    The mean of the half-maps is low-pass filtered at twice the distance in angstrom at which their FSC falls below 0.5.
+    The mask surrounds this filtered map and lies within the largest ball in the box. Raises the same errors as
+    ``fourier_shell_correlation``.
     """
     size = len(a)
     sphere = soft_sphere(np.shape(a), 0.45 * size, 0.05 * size)
@@ -166,7 +180,7 @@ def particle_mask(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def shell_index(n: int, *, ndim: int = 3) -> np.ndarray:
-    """Return the nearest shell of each ``rfftn`` element of an (n, n, n) volume, or an (n, n) image: int array."""
+    """Return the index of the shell nearest to each ``rfftn`` element of an (n, n, n) volume or (n, n) image."""
     full, half = np.fft.fftfreq(n) * n, np.fft.rfftfreq(n) * n
     squared = full[:, None] ** 2 + half**2
     if ndim == 3:
@@ -175,7 +189,7 @@ def shell_index(n: int, *, ndim: int = 3) -> np.ndarray:
 
 
 def _correlate(a, b, pixel_angstrom: float, *, ndim: int, mask: np.ndarray | None = None) -> FSC:
-    """Correlate volumes on shells, or images on rings."""
+    """Correlate volumes in shells, or images in rings."""
     if np.shape(a) != np.shape(b):
         raise ValueError(f"a and b must have the same shape, got {np.shape(a)} and {np.shape(b)}")
     a, b = (_masked(name, values, ndim, mask) for name, values in (("a", a), ("b", b)))
@@ -192,7 +206,7 @@ def _correlate(a, b, pixel_angstrom: float, *, ndim: int, mask: np.ndarray | Non
 
 
 def _randomise_phases(volume: np.ndarray, first_shell: int, rng: np.random.Generator) -> np.ndarray:
-    """Replace phases from a shell on by those of white noise, which keep the volume real."""
+    """Replace the phases from a shell outwards with those of white noise, which keeps the volume real."""
     n = volume.shape[0]
     spectrum = scipy.fft.rfftn(np.asarray(volume, np.float64), workers=-1)
     noise = scipy.fft.rfftn(rng.normal(size=volume.shape), workers=-1)
@@ -204,14 +218,16 @@ def _randomise_phases(volume: np.ndarray, first_shell: int, rng: np.random.Gener
 def _masked(name: str, values: np.ndarray, ndim: int, mask: np.ndarray | None) -> np.ndarray:
     values = finite_array(values, name=name, ndim=ndim, dtype=np.float64)
     if len(set(values.shape)) != 1 or len(values) < 2:
-        kind = "cubic volume of at least 2 voxels" if ndim == 3 else "square image of at least 2 px"
-        raise ValueError(f"{name} must be a {kind} a side, got shape {values.shape}")
+        kind = "cubic volume at least 2 voxels" if ndim == 3 else "square image at least 2 px"
+        raise ValueError(f"{name} must be a {kind} wide, got shape {values.shape}")
     if mask is not None:
         mask = finite_array(mask, name="mask", ndim=3)
         if mask.shape != values.shape:
-            raise ValueError(f"mask must have the volumes' shape {values.shape}, got {mask.shape}")
+            raise ValueError(
+                f"mask must have the same shape as the volumes, {values.shape}, got {mask.shape}"
+            )
         values = values * mask
     if not values.any():
-        where = "everywhere" if mask is None else "everywhere under the mask"
-        raise ValueError(f"{name} must not be zero {where}, got only zeros")
+        where = "" if mask is None else " under the mask"
+        raise ValueError(f"{name} must contain non-zero values{where}, got only zeros")
     return values

@@ -1,8 +1,8 @@
-"""The rounds of refinement of one set of images: grid, weigh by half-map FSC, match, repeat.
+"""Rounds of refinement for one set of images: grid, weight by half-map FSC, match, repeat.
 
-Maps are reconstructed not with the likeliest poses but with poses sampled from the uncertainty of each image (one draw
-of the expectation step of an EM algorithm): the likeliest poses would reproduce the errors of the map, and preserve
-them.  The noise of sampling is averaged out over the gradient rounds since convergence.
+Maps are reconstructed with poses sampled from the uncertainty of each image (one draw of the expectation step of an EM
+algorithm), not with the most likely poses, which would reproduce and preserve the errors of the map. The sampling noise
+is averaged out over the gradient rounds since convergence.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from cryoem.reconstruction.resolution import FSC, fourier_shell_correlation, par
 from cryoem.rotations import Poses
 from cryoem.validation import not_negative, positive_number, whole_number
 
-FOLDS = 8  # more folds: less noise in the references, and more work
+FOLDS = 8  # more folds mean less noise in the references but more work
 TRUST_THRESHOLD = 0.143
-CONVERGING = 0.5  # orientations still converge if they move by less than this share of the round before
-SHELLS_PER_RADIAN = 2.0  # finer shells, over the search radius, rotate by more than a search can follow
+CONVERGING = 0.5  # orientations still converge if they move by less than this fraction of the previous move
+SHELLS_PER_RADIAN = 2.0  # over the search radius, finer shells rotate by more than a search can follow
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,20 @@ class RefinementSchedule:
     Parameters
     ----------
     search_rounds : int
-        Rounds of random search; the radius is halved each time.
+        Number of rounds of random search. The search radius is halved after each round.
     gradient_rounds : int
-        Maximum number of rounds of Gauss-Newton steps after the search.
+        Maximum number of rounds of Gauss-Newton steps that follow the search.
     candidates : int
-        Random rotations tried for each image in a search round.
+        Number of random rotations tried for each image in each search round.
     search_radius : float
-        Radius of the first search, radians.
+        Radius of the first search in radians.
     tolerance : float
-        Refinement stops after a gradient round that moves orientations by less than this on average, radians.
+        Mean change of orientation in radians below which refinement stops after a gradient round.
 
     Raises
     ------
     ValueError
-        If a count is negative or a size is not positive.
+        If a value is out of range.
     """
 
     search_rounds: int = 3
@@ -76,7 +76,7 @@ class RefinementSchedule:
 
 @dataclass(frozen=True)
 class RoundSettings:
-    """Settings of all rounds; ``group`` (k, 3, 3) are the rotations of the symmetry."""
+    """Settings of all rounds; ``group`` (k, 3, 3) contains the rotations of the point group."""
 
     pixel_size_angstrom: float
     group: np.ndarray
@@ -85,7 +85,7 @@ class RoundSettings:
 
     @property
     def last_round(self) -> int:
-        """Number of the last round, search and gradient together."""
+        """Total number of search and gradient rounds."""
         return self.schedule.search_rounds + self.schedule.gradient_rounds
 
 
@@ -93,9 +93,9 @@ class RoundSettings:
 class RefinementState:
     """State of n images between two rounds.
 
-    ``poses`` are the likeliest poses; ``sampled`` those that maps are reconstructed with; ``settled`` the likeliest of
-    each gradient round since convergence; ``finest_shell`` is the finest that images are compared at; ``history`` has
-    one entry a round; ``ended`` is True after the last round.
+    ``poses`` are the most likely poses, and ``sampled`` those used to reconstruct maps. ``settled`` contains the most
+    likely poses of each gradient round since convergence. ``finest_shell`` is the finest shell at which images are
+    compared. ``history`` has one entry per round. ``ended`` is True after the last round.
     """
 
     poses: Poses
@@ -106,7 +106,7 @@ class RefinementState:
     ended: bool
 
     def outcome(self) -> Poses:
-        """Likeliest poses, averaged image by image over the rounds since convergence."""
+        """Return the most likely poses, averaged image by image over the rounds since convergence."""
         if len(self.settled) < 2:
             return self.poses
         last = self.poses.rotations
@@ -122,7 +122,7 @@ def run_rounds(
     rng: np.random.Generator,
     callback: Callable[[dict, Rotation], None] | None = None,
 ) -> RefinementState:
-    """Refine one set of images round by round; return its final state."""
+    """Refine one set of images round by round, and return the final state."""
     state = RefinementState(start, start, (), images.size // 2, (), settings.last_round == 0)
     while not state.ended:
         state = _next_round(settings, images, state, rng)
@@ -141,7 +141,7 @@ def _next_round(
     if searching:
         finest = min(finest, math.ceil(SHELLS_PER_RADIAN / radius))
 
-    # grid the folds at the sampled poses, and measure how far their halves agree
+    # grid the folds at the sampled poses, and measure how well their halves agree
     fold = rng.permutation(len(state.poses)) % FOLDS
     matrices, work = state.sampled.rotations.as_matrix(), working_images(images, state.sampled, finest)
     sums = [work[fold == f].gridded(matrices[fold == f], settings.group) for f in range(FOLDS)]
@@ -178,7 +178,7 @@ def _next_round(
         "resolution_angstrom": resolution,
     }
 
-    # choose the finest shell of the next round, and whether there is one
+    # choose the finest shell of the next round, and whether to continue
     finest_shell = state.finest_shell
     if last < finest:
         finest_shell = min(images.size // 2, int(1.3 * last) + 4)
@@ -222,14 +222,14 @@ def _match_folds(
 
 
 def half_map_fsc(sums: list[FourierAccumulator]) -> tuple[FSC, np.ndarray]:
-    """Return the FSC between two halves of the folds inside the mask of the particle, and that mask."""
+    """Return the FSC between two halves of the folds inside the particle mask, and that mask."""
     a, b = reduce(add, sums[::2]).invert(), reduce(add, sums[1::2]).invert()
     mask = particle_mask(a, b)
     return fourier_shell_correlation(a, b, mask=mask), mask
 
 
 def last_trusted_shell(fsc: FSC) -> int:
-    """Return the first shell at which half-maps no longer agree, at least 4."""
+    """Return the last shell before the half-maps cease to agree, at least 4."""
     below = np.flatnonzero(fsc.correlation < TRUST_THRESHOLD)
     return max(int(below[0]) if len(below) else len(fsc.correlation), 4)
 
@@ -237,7 +237,7 @@ def last_trusted_shell(fsc: FSC) -> int:
 def wiener_filtered(sums: FourierAccumulator, fsc: FSC, mask: np.ndarray) -> np.ndarray:
     """Reconstruct the masked, Wiener-filtered map of all folds but one.
 
-    Half-maps with a correlation f have a signal-to-noise ratio of ``f / (1 - f)``.
+    The signal-to-noise ratio of half-maps with correlation f is ``f / (1 - f)``.
     """
     correlation = np.clip(np.concatenate([[1.0], fsc.correlation]), 0, 0.9999)
     correlation[last_trusted_shell(fsc) + 1 :] = 0

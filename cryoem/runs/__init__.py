@@ -1,4 +1,4 @@
-"""Runs: profiles, the phases that notebooks open and finish, and the runner that executes the notebooks."""
+"""Runs of the pipeline: profiles, the interface of the phase notebooks, and the runner that executes them."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Execute a notebook with papermill, in a kernel of the running interpreter, and read executed notebooks."""
+"""Execute notebooks with papermill, in a kernel of the current Python interpreter, and read executed notebooks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cryoem.files.reading import first_line
 
 
 class NotebookError(RuntimeError):
-    """A cell raised an error, or the kernel died. The message is one sentence."""
+    """A cell raised an error, or the kernel died or did not start."""
 
 
 def execute_notebook(
@@ -29,24 +29,24 @@ def execute_notebook(
     title: str = "",
     progress: bool = False,
 ) -> None:
-    """Execute a notebook from top to bottom, in a kernel of the running interpreter, and save it after every cell.
+    """Execute a notebook in a kernel of the current Python interpreter, and save the executed copy after every cell.
 
     Parameters
     ----------
     notebook, output : Path
-        Notebook to execute, which is not modified, and executed notebook.
+        Path of the notebook, which is not modified, and path of its executed copy.
     parameters : mapping
-        Values injected after the cell tagged ``parameters``.
+        Values to inject after the cell tagged ``parameters``.
     environment : mapping
-        Variables added to the environment of the kernel.
+        Additional environment variables for the kernel.
     title, progress : str and bool
-        Title of the progress bar, and whether to show one if stderr is a terminal.
+        Title of the progress bar, and whether to show the bar if stderr is a terminal.
 
     Raises
     ------
     NotebookError
-        If a cell raises an error, or the kernel dies or does not start. ``output`` keeps the executed cells,
-        and a ``.log`` file of the same name keeps the messages of the kernel process.
+        If a cell raises an error, or the kernel dies or does not start. ``output`` then contains the results up to
+        that point, and a ``.log`` file with the same name contains the messages of the kernel process.
     OSError
         If ``output`` cannot be written, for example because the disk is full.
     """
@@ -54,7 +54,7 @@ def execute_notebook(
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # its errors are also raised
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # papermill also raises the errors that it logs
     log = output.with_suffix(".log")
     shown = {
         "total": len(read_notebook(notebook)["cells"]) + 1,  # papermill injects one cell
@@ -81,25 +81,25 @@ def execute_notebook(
                 kernel_manager_class=_kernel_manager_class(environment, log_file),
             )
     except KeyboardInterrupt:
-        # the task that waits for the kernel fails when nothing awaits it any more
+        # the abandoned task that waits for the kernel would log an error
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         raise
     except PapermillExecutionError as error:
         raise NotebookError(_last_error(output) or f"{error.ename}: {error.evalue}") from error
     except DeadKernelError as error:
-        raise NotebookError("its kernel was killed or ran out of memory") from error
+        raise NotebookError("the kernel was killed or ran out of memory") from error
     except RuntimeError as error:  # from jupyter_client
-        raise NotebookError(f"its kernel did not start: {first_line(error)}") from error
+        raise NotebookError(f"the kernel did not start: {first_line(error)}") from error
     except OSError as error:
         if error.filename is not None or error.errno is None:
             raise
-        # papermill writes no other file
+        # the only file that papermill writes is the output
         raise OSError(f"cannot write {output}: {error.strerror}") from error
     log.unlink()
 
 
 class _CellProgress(tqdm):
-    """A progress bar over the cells of a notebook, which shows the last line that the running cell printed."""
+    """A progress bar over the cells of a notebook that shows the last line printed by the running cell."""
 
     def cell_started(self, cell, cell_index: int) -> None:
         self.n = cell_index + 1
@@ -107,7 +107,7 @@ class _CellProgress(tqdm):
             self.set_postfix_str("")
 
     def write(self, text: str) -> None:
-        """Receive the output of cells from papermill."""
+        """Show the last line of ``text``, which papermill receives from the running cell."""
         if not self.disable and (line := _last_line(text)):
             self.set_postfix_str(line)
 
@@ -116,17 +116,17 @@ class _CellProgress(tqdm):
 
 
 def _last_line(text: str) -> str:
-    """Return the last non-empty line as a terminal shows it, without colours and overwritten text."""
+    """Return the last non-empty line as shown in a terminal, without colour codes and overwritten text."""
     plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
     lines = [line.strip() for line in re.split(r"[\r\n\b]+", plain)]
     return next((line for line in reversed(lines) if line), "")
 
 
 def _last_error(executed: Path) -> str:
-    """Return the last error in a notebook, the one that stopped it; earlier ones were only displayed."""
+    """Return the last error in a notebook, which stopped it; earlier errors were only displayed."""
     try:
         cells = read_notebook(executed)["cells"]
-    except ValueError:  # a full disk truncates the notebook
+    except ValueError:  # the notebook is truncated if the disk was full
         return ""
     outputs = [output for cell in cells for output in cell.get("outputs", ())]
     errors = [output for output in outputs if output["output_type"] == "error"]
@@ -134,12 +134,12 @@ def _last_error(executed: Path) -> str:
 
 
 def _kernel_manager_class(environment: Mapping[str, str], log_file: BinaryIO) -> type:
-    """Return a manager that starts kernels with ``sys.executable``, whether or not a kernelspec is installed."""
+    """Return a kernel manager that uses ``sys.executable``, whether or not a kernelspec is installed."""
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
-    # otherwise every executed notebook shows warnings of the debugger and of TensorFlow
+    # hide warnings from the debugger and TensorFlow, which would appear in every executed notebook
     quiet = {
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
@@ -160,12 +160,12 @@ def _kernel_manager_class(environment: Mapping[str, str], log_file: BinaryIO) ->
 
 
 def read_notebook(path: Path) -> dict:
-    """Return the JSON content of a notebook."""
+    """Read a notebook, and return its JSON content."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def code_sha256(notebook: dict) -> str:
-    """Return the sha256 of the code cells of a notebook, without the cell that papermill injects."""
+    """Return the sha256 of the code cells of a notebook, without the cell injected by papermill."""
     sha256 = hashlib.sha256()
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code" and "injected-parameters" not in cell["metadata"].get("tags", []):
@@ -174,7 +174,7 @@ def code_sha256(notebook: dict) -> str:
 
 
 def warnings_of(notebook: dict) -> list[str]:
-    """Return the Python warnings in the outputs of an executed notebook, without repetition."""
+    """Return each different UserWarning and RuntimeWarning in the output of an executed notebook."""
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     stderr = "".join("".join(output["text"]) for output in outputs if output.get("name") == "stderr")
     return list(dict.fromkeys(re.findall(r"^.*\b(?:User|Runtime)Warning: (.+)$", stderr, re.MULTILINE)))

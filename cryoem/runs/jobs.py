@@ -1,7 +1,8 @@
-"""One notebook executed with its parameters, with its output in a folder: a phase, or a point of an experiment.
+"""Notebook jobs: a notebook is executed with parameters, and its output is stored in a folder.
 
-The folder's ``record.json`` is written last: its presence means that the job is complete. The record contains the
-settings and inputs of the results, the checksums of the files in the folder, and the results of the notebook.
+A job is a phase of a run or a point of an experiment. ``record.json`` is written last, so that its presence means that
+the job is complete. The record contains everything that determines the results, the checksums of the files in the
+folder, and the results reported by the notebook.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import hashlib
 import json
 import os
 import platform
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import cryoem
@@ -30,27 +31,27 @@ LOCK_FILE = ".lock"
 NO_ARTEFACTS = (RECORD_FILE, "*.ipynb", "*.log", ".*")
 RECORD_FIELDS = {"id": str, "made_from": dict, "built_on": dict, "artefacts": dict, "results": dict}
 NO_FLOCK = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK}
-KERNEL_ENDS_SECONDS = 2.0  # a kernel checks every second whether its parent process still exists
+KERNEL_ENDS_SECONDS = 2.0  # a kernel checks every second whether its parent process is still running
 
 
 class RunInProgressError(RuntimeError):
-    """Another process uses the same folder."""
+    """Another process is using the same folder."""
 
 
 @dataclass(frozen=True)
 class NotebookJob:
-    """A notebook to execute with given parameters, and the folder of its executed copy, results and record.
+    """A notebook, its parameters, and the folder for its executed copy, results and record.
 
     Parameters
     ----------
     title : str
-        Name of the job in messages.
+        Name of the job, for messages.
     notebook, folder, parameters, environment
-        See ``execute_notebook``.
+        Path of the notebook, folder for its output, and parameters and environment for ``execute_notebook``.
     made_from : mapping
-        Everything that determines the results: settings, checksums of inputs, versions. JSON values.
+        Everything that determines the results, as JSON values: settings, checksums of input files and versions.
     built_on : mapping
-        Name of each earlier job whose results this job reads -> ``id`` of its record.
+        ``id`` from the record of each earlier job whose results this job reads, by job name.
     """
 
     title: str
@@ -63,30 +64,39 @@ class NotebookJob:
 
     @property
     def executed(self) -> Path:
+        """Path of the executed notebook."""
         return self.folder / self.notebook.name
 
     def why_not_current(self) -> str | None:
-        """Return why the job must be executed, as the end of a sentence, or None."""
+        """Return why the job must be executed, as the end of a sentence, or None if its results are current."""
         if reason := why_not_current(self.folder, self.made_from, self.built_on):
             return reason
         made_by = read_record(self.folder).get("notebook_sha256")
         if made_by is None:
-            return "was run by hand, or stopped at its very end"
+            return "was run by hand, or interrupted just before it was complete"
         if made_by != code_sha256(read_notebook(self.notebook)):
-            return "has a notebook that has changed"
+            return "is out of date because its notebook has changed"
         try:
             read_notebook(self.executed)
         except FileNotFoundError:
-            return f"has lost its executed notebook {self.executed.name}"
+            return f"is missing its executed notebook {self.executed.name}"
         except ValueError:
-            return f"has a damaged notebook {self.executed.name}"
+            return f"has a damaged executed notebook {self.executed.name}"
         return None
 
     def execute(self, *, progress: bool = False) -> dict:
-        """Execute the notebook and return its record, or raise NotebookError, or OSError for the folder."""
+        """Execute the notebook, and return its record.
+
+        Raises
+        ------
+        NotebookError
+            If the notebook fails or does not write its results.
+        OSError
+            If the folder cannot be written.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.executed.with_suffix(".partial.ipynb")
-        if partial.exists():  # the process of an earlier attempt may have been killed recently
+        if partial.exists():  # if an earlier attempt was killed recently, let its kernel exit
             time.sleep(KERNEL_ENDS_SECONDS)
         (self.folder / RECORD_FILE).unlink(missing_ok=True)
         self.executed.unlink(missing_ok=True)
@@ -96,13 +106,13 @@ class NotebookJob:
             execute_notebook(self.notebook, partial, parameters=self.parameters, **options)
         except NotebookError as error:
             raise NotebookError(
-                f"{self.title} stopped: {error}; the partly executed notebook is {partial}"
+                f"{self.title} failed: {error}; the partly executed notebook is {partial}"
             ) from error
         try:
             results = read_json(self.folder / RECORD_FILE)["results"]
         except (FileNotFoundError, KeyError):
             raise NotebookError(
-                f"{self.title} ended without writing its results; its notebook is {partial}"
+                f"{self.title} did not write its results; the executed notebook is {partial}"
             ) from None
         os.replace(partial, self.executed)
         return write_record(
@@ -116,7 +126,7 @@ class NotebookJob:
 
 
 def why_not_current(folder: Path, made_from: Mapping, built_on: Mapping[str, str]) -> str | None:
-    """Return why the results in a folder are not those of a job, as the end of a sentence, or None if they are."""
+    """Return why the results in a folder do not belong to a job, as the end of a sentence, or None if they do."""
     record = read_record(folder)
     if record is None:
         return f"has a damaged {RECORD_FILE}" if (folder / RECORD_FILE).exists() else "is not complete"
@@ -126,21 +136,21 @@ def why_not_current(folder: Path, made_from: Mapping, built_on: Mapping[str, str
         before, now = (
             ", ".join(f"{name}={one.get(name)!r:.100}" for name in names) for one in (made, wanted)
         )
-        return f"has {before}, not {now}"
+        return f"was run with {before}, not {now}"
     for name, identifier in built_on.items():
         if record["built_on"].get(name) != identifier:
-            return f"was executed before {name} was repeated"
+            return f"is older than the results of {name}"
     found = artefact_checksums(folder)
     for name, sha256 in record["artefacts"].items():
         if name not in found:
-            return f"has lost its file {name}"
+            return f"is missing its file {name}"
         if found[name] != sha256:
             return f"has a damaged or modified file {name}"
     return None
 
 
 def read_record(folder: Path) -> dict | None:
-    """Return the record of a complete job, or None if it is not complete or its record is damaged."""
+    """Return the record of a job, or None if the job is not complete or the record is damaged."""
     try:
         record = read_json(folder / RECORD_FILE)
     except (FileNotFoundError, ValueError):
@@ -158,9 +168,10 @@ def write_record(
     seconds: float,
     notebook_sha256: str | None = None,
 ) -> dict:
-    """Write the record that declares a job complete, after all other files of its folder, and return it.
+    """Write the record of a job, which marks the job as complete, and return the record.
 
-    ``results`` is the output of the notebook; ``notebook_sha256`` is that of its code, or None if it was run by hand.
+    Call this function after all other files of the job have been written. ``results`` are the results reported by the
+    notebook, and ``notebook_sha256`` is the checksum of its code, or None if the notebook was run by hand.
     """
     record = {
         "made_from": made_from,
@@ -169,7 +180,6 @@ def write_record(
         "artefacts": artefact_checksums(folder),
         "results": results,
     }
-    loaded = (name for name in ("numpy", "scipy", "tensorflow", "keras") if name in sys.modules)
     record = {
         "id": hashlib.sha256(canonical_json(record).encode()).hexdigest(),
         **record,
@@ -179,7 +189,7 @@ def write_record(
             "python": platform.python_version(),
             "cryoem": cryoem.__version__,
             "cryoem_sources_sha256": sources_sha256(),
-            **{name: sys.modules[name].__version__ for name in loaded},
+            **{name: version(name) for name in ("numpy", "scipy", "tensorflow", "keras")},
         },
     }
     write_json(folder / RECORD_FILE, record)
@@ -187,7 +197,7 @@ def write_record(
 
 
 def artefact_checksums(folder: Path) -> dict[str, str]:
-    """Return the sha256 of each file in a job's folder and in its subfolder ``figures``, by relative path."""
+    """Return the sha256 of each result file in a job's folder and its subfolder ``figures``, by relative path."""
     return {
         path.relative_to(folder).as_posix(): sha256_of(path)
         for path in sorted((*folder.glob("*"), *folder.glob("figures/*")))
@@ -197,9 +207,9 @@ def artefact_checksums(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def folder_lock(folder: Path, *, remedy: str = "wait for it") -> Iterator[None]:
-    """Hold the lock of a folder, or raise RunInProgressError with a remedy.
+    """Lock a folder, or raise a RunInProgressError with the ``remedy`` if the folder is in use.
 
-    On a file system without ``flock``, a marker file is used instead, with a warning.
+    On a file system without ``flock``, a marker file is used instead, and a warning is issued.
     """
     from filelock import FileLock, SoftFileLock, Timeout
 
@@ -213,7 +223,7 @@ def folder_lock(folder: Path, *, remedy: str = "wait for it") -> Iterator[None]:
             if isinstance(error, Timeout) or error.errno not in NO_FLOCK:
                 raise
             warnings.warn(
-                f"the file system of {folder} has no file locks; do not start a second run in this folder",
+                f"the file system of {folder} does not support locks; do not start a second run in this folder",
                 stacklevel=3,
             )
             lock = SoftFileLock(path.with_suffix(".marker"), blocking=False)
@@ -228,5 +238,5 @@ def folder_lock(folder: Path, *, remedy: str = "wait for it") -> Iterator[None]:
 
 
 def write_json(path: Path, value: Mapping) -> None:
-    """Write a JSON file atomically."""
+    """Write a value as a JSON file, atomically."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False))

@@ -1,4 +1,4 @@
-"""The interface of a phase's notebook: open the phase, load and save results, finish."""
+"""The interface of the phase notebooks: open a phase, load and save results, and finish the phase."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cryoem.runs.profiles import PROFILES, settings_of_phase
 
 CHECKPOINTS = "checkpoints"
 DISCARDED_PATTERNS = ("*.h5", "*.mrc", "*.mrcs", "*.star", "*.json")
-TRUE_POSES = "used for reported errors only"
+TRUE_POSES = "used only to report errors"
 TRANSFER = "contrast_transfer_"
 UNITS_OF_TRANSFER = {
     "voltage_kv": "kV",
@@ -43,26 +43,26 @@ UNITS_OF_TRANSFER = {
 
 
 class MissingPhaseError(FileNotFoundError):
-    """An earlier phase is not complete, or did not write a file."""
+    """An earlier phase is not complete, or one of its files is missing."""
 
 
 class StalePhaseError(ValueError):
-    """An earlier phase has other settings, is older than a phase it depends on, or has a damaged file."""
+    """An earlier phase was run with different settings, is older than a phase it depends on, or has a damaged file."""
 
 
 class Phase:
-    """One phase of a run, open for writing. Use ``open_phase`` to create it.
+    """A phase of a run that is open for writing; use ``open_phase`` to create it.
 
     Attributes
     ----------
     info : PhaseInfo
-        Name, number and title.
+        Name, number and title of the phase.
     folder : Path
         ``<data folder>/runs/<run>/<phase name>``.
     settings : DataSettings
         Settings of this phase and of earlier phases, as attributes.
     rng : numpy.random.Generator
-        Seeded with the run's seed and the number of the phase.
+        Generator seeded with the seed of the run and the number of the phase.
     """
 
     def __init__(self, info: PhaseInfo, run: Run):
@@ -79,20 +79,33 @@ class Phase:
         self._started = time.monotonic()
 
     def path(self, filename: str) -> Path:
-        """Return the path for a file of this phase, such as a map."""
+        """Return the path of a file of this phase, such as a map."""
         return self.folder / filename
 
     @property
     def checkpoints(self) -> Path:
-        """Folder for checkpoints: it survives a kill, but not other settings or earlier phases, nor ``finish``."""
+        """Folder for checkpoints, which is kept if the process is killed.
+
+        ``open_phase`` empties it if the settings or the earlier phases have changed, and ``finish`` removes it.
+        """
         return self.folder / CHECKPOINTS
 
     def find(self, phase_name: str, filename: str) -> Path:
-        """Return the path of a file that this or an earlier phase wrote, else raise Missing- or StalePhaseError."""
+        """Return the path of a file written by this phase or an earlier one.
+
+        Raises
+        ------
+        ValueError
+            If there is no such phase, or it is a later one.
+        MissingPhaseError
+            If the earlier phase is not complete, or the file does not exist.
+        StalePhaseError
+            If the results of the earlier phase are out of date or damaged.
+        """
         info = phase_info(phase_name)
         if info.number > self.info.number:
             raise ValueError(
-                f"{self.info.name} can load from itself and earlier phases, not from {phase_name}"
+                f"phase {self.info.name} can load files only from itself and earlier phases, not from {phase_name}"
             )
         path = self._run.folder / info.name / filename
         said = f"phase {info.name} of run {self._run.folder.name!r}"
@@ -100,26 +113,32 @@ class Phase:
             if reason := self._run.why_not_current(info):
                 problem = StalePhaseError if read_record(path.parent) else MissingPhaseError
                 raise problem(f"{said} {reason}; {self._remedy(info)}")
-            self._checked.add(info.name)  # once, because all files are read for it
+            self._checked.add(info.name)  # only once per phase, because the check reads all its files
         if not path.is_file():
             raise MissingPhaseError(f"{said} has no file {path}; {self._remedy(info)}")
         return path
 
     def save(self, name: str, arrays: Mapping[str, tuple]) -> None:
-        """Save arrays as ``<name>.h5``; each is ``(array, units)`` or ``(array, units, description)``."""
+        """Save arrays to ``<name>.h5``; each value is ``(array, units)`` or ``(array, units, description)``."""
         save_arrays(self.path(f"{name}.h5"), arrays, parameters=self._made_from)
 
     def load(
         self, phase_name: str, name: str, datasets: Iterable[str] | None = None
     ) -> dict[str, np.ndarray]:
-        """Load arrays that this or an earlier phase saved, all datasets by default; raises as ``find``."""
+        """Load arrays saved by this phase or an earlier one, by default all datasets.
+
+        Raises the same errors as ``find``.
+        """
         return load_arrays(self.find(phase_name, f"{name}.h5"), datasets)
 
     def save_particles(self, name: str, stack: ParticleStack, **more: tuple) -> None:
-        """Save a particle stack without its symmetry, a setting of the run, and more datasets as in ``save``."""
+        """Save a particle stack and additional arrays, which have the form described in ``save``.
+
+        The symmetry is not saved, because it is a setting of the run.
+        """
         arrays = {
             "images": (stack.images, "clean standard deviations", "(n, y, x) particle images"),
-            "pixel_size": (np.array(stack.pixel_size_angstrom), "angstrom", "side of a pixel"),
+            "pixel_size": (np.array(stack.pixel_size_angstrom), "angstrom", "pixel size"),
         }
         if stack.poses is not None:
             text = f"known orientations, quaternions xyzw; {TRUE_POSES}"
@@ -129,11 +148,11 @@ class Phase:
             text = "underfocus; U, V and azimuth (rad) of U"
             arrays["defocus"] = (stack.defocus_angstrom, "angstrom", text)
             for key, value in dataclasses.asdict(stack.ctf).items():
-                arrays[TRANSFER + key] = (np.array(value), UNITS_OF_TRANSFER[key], "contrast transfer")
+                arrays[TRANSFER + key] = (np.array(value), UNITS_OF_TRANSFER[key], "CTF parameter")
         self.save(name, arrays | more)
 
     def load_particles(self, phase_name: str, name: str) -> ParticleStack:
-        """Load a particle stack as ``load`` does; its symmetry is that of the settings."""
+        """Load a particle stack, with the symmetry from the settings; raises the same errors as ``load``."""
         arrays = self.load(phase_name, name)
         ctf = poses = None
         if "defocus" in arrays:
@@ -146,16 +165,19 @@ class Phase:
         return ParticleStack(arrays["images"], optics, poses, self.settings.symmetry)
 
     def open_particles(self) -> ParticleFile:
-        """Open the measured particles of the run with its settings; raises as ``particles.open_particles``."""
+        """Open the measured particles of the run.
+
+        Raises the same errors as ``particles.open_particles``.
+        """
         return open_measured(self.settings)
 
     def save_figure(self, name: str, figure, caption: str):
-        """Save a plotly figure for the report and return it, so that a cell displays it.
+        """Save a plotly figure for the report, and return it so that the notebook displays it.
 
-        The report keeps the order of saving. Saving under the same name replaces the figure.
+        The report shows the figures in the order in which they are saved. A figure with the same name is replaced.
         """
         if not re.fullmatch("[A-Za-z0-9-]+", name):
-            raise ValueError(f"name must have letters, digits and hyphens only, got {name!r}")
+            raise ValueError(f"name must contain only letters, digits and hyphens, got {name!r}")
         if name not in self._figure_names:
             self._figure_names.append(name)
         number = self._figure_names.index(name) + 1
@@ -164,28 +186,29 @@ class Phase:
         return figure
 
     def record(self, *, headline: bool = False, **numbers) -> None:
-        """Record single numbers, texts or booleans for the summary, named with their unit: ``pose_error_rad=0.09``.
+        """Record numbers, strings or booleans for the summary, such as ``pose_error_rad=0.09``.
 
-        ``headline`` also shows them at the top of the report. A number that is not finite is shown as not available.
+        The names must end in the unit. If ``headline`` is true, the values are also shown at the top of the report.
+        Numbers that are not finite are shown as not available.
         """
         for name, value in numbers.items():
             value = value.item() if isinstance(value, np.generic) else value
             if not isinstance(value, (bool, int, float, str)):
-                raise TypeError(f"{name} must be a single number, text or boolean, got {value!r:.60}")
+                raise TypeError(f"{name} must be a single number, string or boolean, got {value!r:.60}")
             not_finite = isinstance(value, float) and not math.isfinite(value)
             self._results["numbers"][name] = None if not_finite else value
             if headline and name not in self._results["headline"]:
                 self._results["headline"].append(name)
 
     def warn_if(self, condition: bool, sentence: str) -> None:
-        """Print a warning if a condition is true, and show it in the summary and the report; the run continues."""
+        """Print a warning if a condition is true, and include it in the summary and the report."""
         if condition:
             sys.stdout.write(f"Warning: {sentence}\n")
             if sentence not in self._results["warnings"]:
                 self._results["warnings"].append(sentence)
 
     def finish(self) -> None:
-        """Declare the phase complete: write its record, after all other files, and remove the checkpoints."""
+        """Mark the phase as complete by writing its record, and remove the checkpoints."""
         write_record(
             self.folder,
             made_from=self._made_from,
@@ -215,30 +238,30 @@ def open_phase(
     map_name: str | None = None,
     overrides: Mapping[str, object] | None = None,
 ) -> Phase:
-    """Open a phase of a run for writing: the first call of its notebook.
+    """Open a phase of a run for writing. Call this function at the start of the phase's notebook.
 
-    Results of an earlier attempt are removed. Checkpoints are kept if the settings and the earlier phases are the
-    same.
+    Results of an earlier attempt are removed. Checkpoints are kept if the settings and the earlier phases have not
+    changed.
 
     Parameters
     ----------
     name : str
         Name of the phase, such as ``"0-data-preparation"``.
     run : str, optional
-        Name of the run; named after the map or the particles and the profile by default.
+        Name of the run. Default: the name of the map or particle file, followed by the profile, as in ``5j0n-quick``.
     profile : str
         Name of the profile, ``"quick"``, ``"paper"`` or ``"toy"``.
     map_name : str, optional
-        Registry name or path of the map; the profile's by default.
+        Registry name or path of the map. Default: the map of the profile.
     overrides : mapping, optional
         Settings that replace those of the profile.
 
     Raises
     ------
     ValueError
-        If there is no such phase, profile or setting, a value is invalid, or the run's name is not a file name.
+        If there is no such phase, profile or setting, or a value or the name of the run is invalid.
     OtherInputError
-        If the run has results for another map or other particles.
+        If the run has results for a different map or different particles.
     FileNotFoundError
         If the map file or the particle file does not exist.
     """
@@ -246,7 +269,7 @@ def open_phase(
     opened = find_run(profile, run=run, map_name=map_name, overrides=overrides)
     opened.claim()
     phase = Phase(info, opened)
-    # remove results of an earlier attempt, the record first
+    # remove the results of an earlier attempt, starting with the record
     (phase.folder / RECORD_FILE).unlink(missing_ok=True)
     shutil.rmtree(phase.folder / FIGURES, ignore_errors=True)
     for pattern in DISCARDED_PATTERNS:

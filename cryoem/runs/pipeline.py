@@ -1,4 +1,4 @@
-"""The four phases of a run: their notebooks, folders and inputs."""
+"""The four phases of a run, with their notebooks, folders and inputs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ INPUT_FILE = "run.json"
 
 
 class OtherInputError(ValueError):
-    """The folder of a run has results for another map or other particles."""
+    """The folder of a run has results for a different map or different particles."""
 
 
 @dataclass(frozen=True)
 class PhaseInfo:
-    """A phase; ``name`` is its folder, ``notebook`` is relative to the folder of the notebooks."""
+    """A phase of the pipeline.
+
+    ``name`` is also the name of its folder, and ``notebook`` is a path relative to the folder of notebooks.
+    """
 
     name: str
     title: str
@@ -48,32 +51,32 @@ PHASES = {
             "0-data-preparation",
             "Data preparation",
             "0-data-preparation/0-density-and-projections.ipynb",
-            "A density map and particle images, simulated or measured.",
+            "Prepare a density map, and simulated or measured particle images.",
         ),
         PhaseInfo(
             "1-distance-estimation",
             "Distance estimation",
             "1-distance-estimation/1-learn-distances.ipynb",
-            "A network learns the distance between the orientations of two projections.",
+            "Train a network to estimate the distance between the orientations of two projections.",
         ),
         PhaseInfo(
             "2-orientation-recovery",
             "Orientation recovery",
             "2-orientation-recovery/2-recover-orientations.ipynb",
-            "Orientations from the distances, and their gauge from the images.",
+            "Recover the orientations from the distances, and determine their gauge from the images.",
         ),
         PhaseInfo(
             "3-reconstruction",
             "Reconstruction",
             "3-reconstruction/3-reconstruct-and-refine.ipynb",
-            "A map from images and orientations, both refined, and its resolution.",
+            "Reconstruct a map, refine the map and the orientations, and measure the resolution.",
         ),
     )
 }
 
 
 def phase_info(name: str) -> PhaseInfo:
-    """Return the phase with a name; raise ValueError if there is none."""
+    """Return the phase called ``name``; raise ValueError if there is none."""
     if name not in PHASES:
         raise ValueError(f"phase must be one of {', '.join(PHASES)}, got {name!r}")
     return PHASES[name]
@@ -89,17 +92,17 @@ def run_name(profile: Profile) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """A profile that is run in a folder; ``checksums`` are those of its input files."""
+    """A profile and the folder in which it is run; ``checksums`` are those of the input files."""
 
     profile: Profile
     folder: Path
     checksums: Mapping[str, object]
 
     def claim(self, *, force: bool = False) -> None:
-        """Record the map and the particles of the run; raise OtherInputError if the folder has others.
+        """Record the map and the particles of the run, or raise OtherInputError if the folder has different ones.
 
-        ``force`` overwrites the record. A file that was moved is the same input, and so is a file whose content
-        changed.
+        If ``force`` is true, the record is overwritten. A file counts as the same input if its content or its path is
+        the same as before.
         """
 
         def described(inputs: Mapping) -> str:
@@ -116,15 +119,16 @@ class Run:
             has_moved = sha256 in inputs and inputs[sha256] == before.get(sha256)
             if not (force or has_moved or inputs[kind] == before.get(kind)):
                 raise OtherInputError(
-                    f"the run {self.folder.name} in {self.folder.parent} has {described(before)} as its input, "
-                    f"not {described(inputs)}; choose another --run, or use --force to overwrite it"
+                    f"run {self.folder.name} in {self.folder.parent} was started with {described(before)}, "
+                    f"not {described(inputs)}; choose a different --run, or use --force to overwrite it"
                 )
         write_json(self.folder / INPUT_FILE, inputs)
 
     def made_from(self, info: PhaseInfo) -> dict:
-        """Return what determines the results of a phase: package version, settings up to the phase, inputs.
+        """Return everything that determines the results of a phase: the package version, settings and inputs.
 
-        Input files are identified by their name and sha256, so that moving them does not repeat any phase.
+        The settings are those of this phase and earlier ones. Input files are identified by name and sha256, so that
+        moving them does not invalidate any phase.
         """
         profile = self.profile
         settings = settings_of_phase(profile, info.number).model_dump(exclude={"name", "particles_folder"})
@@ -136,18 +140,18 @@ class Run:
         return made_from
 
     def earlier_ids(self, info: PhaseInfo) -> dict[str, str]:
-        """Return the ``id`` of the record of each complete earlier phase, by the name of the phase."""
+        """Return the record ``id`` of each complete earlier phase, by name of the phase."""
         earlier = (name for name in PHASES if int(name[0]) < info.number)
         records = {name: read_record(self.folder / name) for name in earlier}
         return {name: record["id"] for name, record in records.items() if record is not None}
 
     def why_not_current(self, info: PhaseInfo) -> str | None:
-        """Return why the results of a phase cannot be used, as the end of a sentence, or None."""
+        """Return why the results of a phase cannot be used, as the end of a sentence, or None if they can."""
         return why_not_current(self.folder / info.name, self.made_from(info), self.earlier_ids(info))
 
     def job(self, info: PhaseInfo, *, notebooks: Path, overrides: Mapping[str, object]) -> NotebookJob:
-        """Return the job that executes the notebook of a phase; ``overrides`` are for its parameters cell."""
-        # the kernel runs in another folder, and the profile has absolute paths
+        """Return the job that executes the notebook of a phase with the given ``overrides``."""
+        # use the absolute paths of the profile, because the kernel runs in a different folder
         replaced = {key: getattr(self.profile, key) for key in overrides if key != "map_name"}
         return NotebookJob(
             title=info.title,
@@ -168,21 +172,23 @@ class Run:
 def find_run(
     profile: str, *, run: str | None, map_name: str | None, overrides: Mapping[str, object] | None
 ) -> Run:
-    """Return the run of a profile with its map and settings replaced; parameters as in ``open_phase``."""
+    """Return the run of a profile with the given map and settings; parameters as in ``open_phase``."""
     overrides = dict(overrides or {})
     if map_name is not None and overrides.setdefault("map_name", map_name) != map_name:
         raise ValueError(
-            f"map_name must be given once, got {map_name!r} and {overrides['map_name']!r} in overrides"
+            f"map_name must be given only once, got {map_name!r}, and {overrides['map_name']!r} in overrides"
         )
     resolved = get_profile(profile, **overrides)
     name = run_name(resolved) if run is None else run
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
-        raise ValueError(f"--run must be a name of letters, digits, '.', '-' and '_', got {name!r}")
+        raise ValueError(
+            f"--run must contain only letters, digits, '.', '-' and '_', and not start with '.', got {name!r}"
+        )
     return Run(resolved, data_folder() / "runs" / name, _input_checksums(resolved))
 
 
 def open_measured(settings: DataSettings) -> ParticleFile:
-    """Open the particle file that the settings name; raises as ``open_particles``."""
+    """Open the particle file of the given settings; raises the same errors as ``open_particles``."""
     return open_particles(
         settings.particles,
         pixel_size_angstrom=settings.pixel_size_angstrom,
@@ -192,26 +198,26 @@ def open_measured(settings: DataSettings) -> ParticleFile:
 
 
 def saved_figures(folder: Path) -> list[tuple[str, str]]:
-    """Return caption and plotly JSON of the figures of the phase in ``folder``, in the order of saving."""
+    """Return the caption and plotly JSON of each figure in a phase folder, in the order in which they were saved."""
     paths = sorted((folder / FIGURES).glob("*.json"))
     contents = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     return [(content["caption"], json.dumps(content["figure"])) for content in contents]
 
 
 def _input_checksums(profile: Profile) -> dict[str, object]:
-    """Return the sha256 of a map file, and of the particle file and its stacks by relative path."""
+    """Return the sha256 of the map file, and of the particle file and its stacks, which are listed by relative path."""
     checksums: dict[str, object] = {}
     if is_path(profile.map_name):
         checksums["map_sha256"] = sha256_of(profile.map_name)
     if profile.particles is not None:
         if not Path(profile.particles).is_file():
-            raise FileNotFoundError(f"no particle file at {profile.particles}")
+            raise FileNotFoundError(f"particle file {profile.particles} not found")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the phase that reads the particles shows them
+            warnings.simplefilter("ignore", UserWarning)  # shown by the phase that reads the particles
             measured = open_measured(profile)
             if profile.reconstruction_method != "fourier" and measured.ctf is not None:
                 raise ValueError(
-                    "reconstruction_method must be fourier for particles with a CTF, "
+                    "reconstruction_method must be fourier for particles with CTF parameters, "
                     f"got {profile.reconstruction_method}"
                 )
         folder = Path(profile.particles).parent

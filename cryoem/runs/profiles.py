@@ -1,8 +1,9 @@
-"""Profiles: the settings that define the size and the kind of a run.
+"""Profiles: the settings of a run.
 
-A setting belongs to the first phase that reads it. Each phase has only its own settings and those of earlier phases, so
-that a finished phase stays valid while these are unchanged: changing the number of refinement rounds does not repeat
-the training of the network. To add a setting, add one line to the class of its phase.
+Each setting belongs to the first phase that reads it. A phase can read only its own settings and those of earlier
+phases, so that a completed phase remains valid when settings of later phases change. For example, changing the number
+of refinement rounds does not repeat the training of the network. To add a setting, add one line to the class of its
+phase.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from cryoem.rotations import COVERAGES, point_group
 
 
 def is_path(map_name: str) -> bool:
-    """Return True if a map's name is a path: it has a folder or a suffix, unlike registry names."""
+    """Return True if the name of a map is a path, which contains a folder or a suffix, unlike registry names."""
     return os.sep in map_name or Path(map_name).suffix != ""
 
 
 def located(map_name: str) -> str:
-    """Return the absolute path of a map file, or a registry name unchanged; notebooks run in other folders."""
+    """Convert the path of a map to an absolute path, because notebooks run in other folders; keep registry names."""
     if not is_path(map_name):
         return map_name
     path = Path(map_name).expanduser().absolute()
@@ -46,78 +47,84 @@ class DataSettings(BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: str = setting("quick", "name of the profile")
-    seed: int = setting(0, "seed of all random numbers", ge=0)
-    map_name: str = setting("phantom", "phantom, a map such as 5j0n, a PDB or EMDB id, or the path of a map")
-    particles: str | None = setting(None, "STAR, CS, XMD or MRCS file of particles; None: simulated")
+    seed: int = setting(0, "random seed", ge=0)
+    map_name: str = setting(
+        "phantom", "phantom, a registry name such as 5j0n, a PDB or EMDB id, or the path of a map"
+    )
+    particles: str | None = setting(
+        None, "particle file (.star, .cs, .xmd or .mrcs); None: simulate particles"
+    )
     particles_folder: str | None = setting(
-        None, "folder that stack names are relative to; None: search near the particle file"
+        None, "folder to which stack names are relative; None: search near the particle file"
     )
     n_particles: int | None = setting(
-        None, "number of particles, drawn at random from the file; None: all", ge=16
+        None, "number of particles to draw at random from the file; None: all", ge=16
     )
     optics_group: int | None = setting(
-        None, "optics group of the particles; None: all groups, which must have equal optics", ge=0
+        None, "optics group to use; None: all groups, which must have the same optics", ge=0
     )
     pixel_size_angstrom: float | None = setting(
-        None, "pixel size of the particles; None: from the file", ge=0.01
+        None, "pixel size of the particles; None: as in the file", ge=0.01
     )
     symmetry: str = setting("C1", "point group of the particle, such as C1, C4 or D2")
     voxel_size_angstrom: float | None = setting(None, "voxel size of the map; None: unchanged", ge=0.1)
     image_size: int | None = setting(
-        None, "side of simulated images, px; None: large enough for the map", ge=8
+        None, "width of simulated images, px; None: large enough for the map", ge=8
     )
     coverage: Literal[COVERAGES] = setting("so3", "distribution of the orientations")
     n_validation: int = setting(256, "number of validation images", ge=6)
     n_test: int = setting(800, "number of simulated particles", ge=16)
-    noise_variance: float = setting(1.0, "variance of the noise; clean images have variance 1", ge=0)
-    shift_limit_px: float = setting(0.0, "largest shift of an image, px", ge=0)
-    ctf: bool = setting(False, "whether simulated images have a contrast transfer function")
+    noise_variance: float = setting(1.0, "noise variance, relative to noise-free images of variance 1", ge=0)
+    shift_limit_px: float = setting(0.0, "largest shift of an image along x and y, px", ge=0)
+    ctf: bool = setting(False, "whether to apply a CTF to simulated images")
 
 
 class DistanceSettings(DataSettings):
     """Settings of phase 1, distance estimation."""
 
-    network_image_size: int = setting(58, "largest side of the images for the network, px", ge=8)
-    architecture: Literal["polar", "published"] = setting("polar", "encoder")
+    network_image_size: int = setting(58, "largest width of the network's input images, px", ge=8)
+    architecture: Literal["polar", "published"] = setting("polar", "encoder architecture")
     feature_distance: Literal["kernel", "cosine", "euclidean", "mlp"] = setting(
         "kernel", "distance between features"
     )
-    channels: int = setting(128, "width of the polar encoder", ge=4)
+    channels: int = setting(128, "number of channels of the polar encoder", ge=4)
     training_epochs: int = setting(10, "number of training epochs", ge=1)
     steps_per_epoch: int = setting(50, "training steps per epoch", ge=1)
     batch_size: int = setting(128, "images per training step", ge=2)
     patience_epochs: int | None = setting(
-        20, "epochs without progress before training stops; None: never", ge=1
+        20, "epochs without improvement before training stops; None: no early stop", ge=1
     )
-    training_seconds: float | None = setting(None, "time limit of the training, s; None: no limit", ge=1)
+    training_seconds: float | None = setting(None, "time limit for training, s; None: no limit", ge=1)
 
 
 class OrientationSettings(DistanceSettings):
     """Settings of phase 2, orientation recovery."""
 
-    recovery_method: Literal["spectral", "spectral+gauss_newton", "sgd"] = setting(
-        "spectral+gauss_newton", "recovery of orientations from distances"
+    recovery_method: Literal["spectral", "spectral+gauss_newton", "sgd", "published"] = setting(
+        "spectral+gauss_newton", "method for recovering orientations from distances"
     )
     landmarks: int | None = setting(
-        None, "number of landmarks, the images to which distances are estimated; None: all", ge=12
+        None, "number of landmark images to which distances are estimated; None: all images", ge=12
     )
-    gauge_pairs: int = setting(600, "pairs of images in the search for the gauge", ge=1)
+    gauge_pairs: int = setting(600, "number of image pairs in the gauge search", ge=1)
 
 
 class Profile(OrientationSettings):
-    """All settings of a run; the defaults are those of ``quick``.
+    """All settings of a run. The default values are those of the profile ``quick``.
 
     Raises
     ------
     ValueError
-        If a setting has the wrong type, is out of range, or contradicts another one.
+        If a setting has the wrong type, is out of range, or contradicts another setting.
     FileNotFoundError
-        If ``map_name`` is a path and there is no such file.
+        If ``map_name`` is the path of a file that does not exist.
     """
 
-    reconstruction_method: Literal["fourier", "cgls"] = setting("fourier", "reconstruction of the map")
-    search_rounds: int = setting(2, "number of refinement rounds by random search", ge=0)
-    gradient_rounds: int = setting(4, "maximum number of refinement rounds by Gauss-Newton steps", ge=1)
+    reconstruction_method: Literal["fourier", "cgls"] = setting(
+        "fourier", "method for reconstructing the map"
+    )
+    search_rounds: int = setting(2, "number of refinement rounds with random search", ge=0)
+    gradient_rounds: int = setting(4, "maximum number of refinement rounds with Gauss-Newton steps", ge=1)
     refinement_candidates: int = setting(24, "candidate rotations per image in each search round", ge=1)
 
     @pydantic.field_validator("map_name")
@@ -139,8 +146,8 @@ class Profile(OrientationSettings):
             )
         if self.shift_limit_px > 0 and self.architecture != "polar":
             raise ValueError(
-                f"architecture must be polar if shift_limit_px is above 0, because only the polar encoder "
-                f"estimates shifts, got {self.architecture}"
+                f"architecture must be polar if shift_limit_px is above 0, got {self.architecture}; "
+                "only the polar encoder estimates shifts"
             )
         if self.particles is not None and self.ctf:
             raise ValueError(
@@ -148,7 +155,7 @@ class Profile(OrientationSettings):
             )
         for name in ("particles_folder", "n_particles", "optics_group", "pixel_size_angstrom"):
             if self.particles is None and getattr(self, name) is not None:
-                raise ValueError(f"{name} must be None for simulated particles, got {getattr(self, name)!r}")
+                raise ValueError(f"{name} applies only to measured particles, got {getattr(self, name)!r}")
         return self
 
 
@@ -190,14 +197,14 @@ PROFILES = {
 
 
 def get_profile(name: str, /, **overrides) -> Profile:
-    """Return a profile with some of its settings replaced.
+    """Return a profile with the given settings replaced.
 
     Raises
     ------
     ValueError
         If there is no such profile or setting, or a value is invalid.
     FileNotFoundError
-        If ``map_name`` is a path and there is no such file.
+        If ``map_name`` is the path of a file that does not exist.
     """
     if name not in PROFILES:
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {name!r}")
@@ -210,12 +217,14 @@ def get_profile(name: str, /, **overrides) -> Profile:
 
 
 def parse_setting(text: str) -> tuple[str, object]:
-    """Return the name and the value of ``"name=value"``; ``none`` is None if the setting allows it.
+    """Parse ``"name=value"`` into the name and the value of a setting.
+
+    The value ``none`` becomes None if the setting allows it.
 
     Raises
     ------
     ValueError
-        If there is no ``=``, no such setting, or the value does not have the type of the setting.
+        If the text contains no ``=``, the setting does not exist, or the value does not have the type of the setting.
     """
     name, equals, value = text.partition("=")
     if not equals:
@@ -231,13 +240,13 @@ def parse_setting(text: str) -> tuple[str, object]:
 
 
 def settings_of_phase(profile: Profile, number: int) -> DataSettings:
-    """Return the settings that phase ``number``, 0 to 3, may read."""
+    """Return the settings that phase ``number`` (0 to 3) can read."""
     kind = SETTINGS_OF_PHASE[number]
     return kind.model_construct(**{name: getattr(profile, name) for name in kind.model_fields})
 
 
 def described_settings() -> dict[str, dict[str, object]]:
-    """Return the ``meaning`` of each setting, with its range, and its value in each profile."""
+    """Return the ``meaning`` of each setting, including its range, and its value in each profile."""
     return {
         name: {
             "meaning": f"{field.description}{_range(field)}",
@@ -260,7 +269,7 @@ def _check_known(name: str) -> None:
 
 
 def _sentence(error: ValidationError, *, name: str | None = None) -> str:
-    """Return the first problem that pydantic found as a sentence: setting, rule, value."""
+    """Return the first problem found by pydantic, as a sentence with the setting, the rule and the value."""
     problem = error.errors()[0]
     message = problem["msg"].removeprefix("Value error, ")
     if not problem["loc"] and name is None:  # raised by a validator of the whole profile

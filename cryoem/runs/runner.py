@@ -1,4 +1,4 @@
-"""Run the notebooks of the four phases in order, except those whose results are current, and report on them."""
+"""Run the notebooks of the four phases in order, skip phases whose results are current, and write a report."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class RunSummary:
     Attributes
     ----------
     folder, report : Path
-        Folder of the run, and HTML page in it.
+        Folder of the run, and path of its HTML report.
     text : str
-        Numbers and warnings for a terminal.
+        Numbers and warnings as text for a terminal.
     numbers, warnings, seconds : dict
-        Phase name -> recorded numbers, sentences, wall time of its execution.
+        Recorded numbers, warnings and execution time in seconds, by phase name.
     executed : tuple of str
-        Names of the phases that were executed now; the others were complete before.
+        Names of the phases that this call executed. The other phases were already complete.
     """
 
     folder: Path
@@ -58,32 +58,32 @@ def run(
     progress: bool = True,
     notebooks: Path | None = None,
 ) -> RunSummary:
-    """Execute the four phases and summarise them in ``<data folder>/runs/<run>``.
+    """Execute the four phases, and write a summary and a report to ``<data folder>/runs/<run>``.
 
-    A phase is kept if it is complete with the same settings, notebook and earlier phases, and its files are intact. An
-    interrupted phase is executed again; its training continues from the last epoch.
+    A completed phase is kept if its settings, its notebook and the earlier phases have not changed, and its files are
+    intact. An interrupted phase is executed again, but its training resumes from the last completed epoch.
 
     Parameters
     ----------
     profile, map_name, run, overrides
         See ``open_phase``.
     force : bool
-        Execute every phase from scratch, even if the run has results for another input.
+        Whether to execute every phase from scratch, even if the run has results for a different input.
     progress : bool
-        Show progress bars and notices on stderr.
+        Whether to show progress bars and messages on stderr.
     notebooks : Path, optional
-        Folder of the notebooks, ``notebooks_folder()`` by default.
+        Folder of the notebooks. Default: ``notebooks_folder()``.
 
     Raises
     ------
     ValueError
         If there is no such profile or setting, or a value is invalid.
     OtherInputError
-        If the run has results for another map or other particles.
+        If the run has results for a different map or different particles.
     FileNotFoundError
-        If a notebook or an input file is missing.
+        If a notebook or an input file does not exist.
     RunInProgressError
-        If another process uses the folder of the run.
+        If another process is using the folder of the run.
     OSError
         If the folder of the run cannot be written, for example because the disk is full.
     NotebookError
@@ -92,7 +92,7 @@ def run(
     source = notebooks_folder() if notebooks is None else Path(notebooks)
     for info in PHASES.values():
         if not (source / info.notebook).is_file():
-            raise FileNotFoundError(f"phase {info.name} has no notebook {source / info.notebook}")
+            raise FileNotFoundError(f"notebook {source / info.notebook} of phase {info.name} not found")
     found = find_run(profile, run=run, map_name=map_name, overrides=overrides)
 
     def notice(text: str) -> None:
@@ -101,7 +101,7 @@ def run(
             sys.stderr.flush()
 
     executed = []
-    with folder_lock(found.folder, remedy="wait for it or choose another --run"):
+    with folder_lock(found.folder, remedy="wait for it to finish, or choose a different --run"):
         found.claim(force=force)
         remove_partial_files(found.folder)
         for info in PHASES.values():
@@ -110,11 +110,11 @@ def run(
                 shutil.rmtree(job.folder / CHECKPOINTS, ignore_errors=True)
             elif (reason := job.why_not_current()) is None:
                 made_by = read_record(job.folder)["versions"].get("cryoem_sources_sha256")
-                hint = "; the code of this package has changed since, and --force repeats it"
+                hint = "; the code of this package has changed since, so use --force to repeat it"
                 notice(f"{info.title}: complete, kept{'' if made_by == sources_sha256() else hint}")
                 continue
             elif (job.folder / RECORD_FILE).exists():
-                notice(f"{info.title} {reason}; it is repeated")
+                notice(f"{info.title} {reason}; repeating it")
             record = job.execute(progress=progress)
             executed.append(info.name)
             for warning in _warnings(job.folder, info):
@@ -124,13 +124,13 @@ def run(
 
 
 def _warnings(folder: Path, info: PhaseInfo) -> list[str]:
-    """Return the sentences of ``phase.warn_if`` and the Python warnings of a complete phase."""
+    """Return the warnings from ``phase.warn_if`` and the Python warnings of a complete phase."""
     shown = warnings_of(read_notebook(folder / Path(info.notebook).name))
     return [*read_record(folder)["results"]["warnings"], *shown]
 
 
 def _summarise(run: Run, *, executed: tuple[str, ...]) -> RunSummary:
-    """Write ``summary.json``, ``summary.txt`` and ``report.html`` of a run whose phases are complete."""
+    """Write ``summary.json``, ``summary.txt`` and ``report.html`` for a run whose phases are complete."""
     profile, folder = run.profile, run.folder
     records = {name: read_record(folder / name) for name in PHASES}
     results = {name: record["results"] for name, record in records.items()}
@@ -155,7 +155,7 @@ def _summarise(run: Run, *, executed: tuple[str, ...]) -> RunSummary:
     phases = {
         info.title: {
             "seconds": seconds[name],
-            "status": "executed" if name in executed else "kept from before",
+            "status": "executed" if name in executed else "kept from an earlier run",
             "text": f"{info.description} Executed notebook: {info.notebook}",
             "warnings": warned[name],
             "figures": saved_figures(folder / name),
@@ -182,12 +182,12 @@ def render_report(
 ) -> str:
     """Render the numbers, warnings, phases and figures of a run as one HTML page.
 
-    plotly.js is included once, and a content security policy forbids any request. Figures are drawn when they scroll
-    into view, because browsers allow about 16 WebGL contexts per page. All text is escaped.
+    The page includes plotly.js once, and its content security policy forbids network requests. Figures are drawn when
+    they scroll into view, because browsers allow only about 16 WebGL contexts per page. All text is escaped.
 
-    ``summary`` maps a section and a label to a formatted value; the first section is shown in large type below the
-    title, the others are tables. ``phases`` maps a phase to its ``seconds``, ``status``, ``text``, ``warnings``, and
-    ``figures``, (caption, plotly figure as JSON) each.
+    ``summary`` maps each section title to a mapping of labels to formatted values. The first section is shown in large
+    type below the title, and the other sections as tables. ``phases`` maps each phase title to its ``seconds``,
+    ``status``, ``text``, ``warnings`` and ``figures``, where each figure is a caption and plotly JSON.
     """
     sections = [
         {
@@ -211,12 +211,12 @@ def render_report(
 
 
 def render_figure(figure_json: str) -> str:
-    """Render the HTML of one plotly figure, for a page that includes plotly.js and ``figures_script()``."""
+    """Render one plotly figure as HTML, for a page that includes plotly.js and ``figures_script()``."""
     return f"<figure>\n{_template('figure.html').render(figure=_embeddable(figure_json))}</figure>"
 
 
 def figures_script() -> str:
-    """Return the JavaScript that draws the figures of ``render_figure``, for the end of the page."""
+    """Return the JavaScript that draws the figures from ``render_figure``; it must be at the end of the page."""
     return _template("figures.js").render()
 
 
@@ -254,7 +254,7 @@ def _template(name: str):
 def _embeddable(figure_json: str) -> dict:
     layout = json.loads(figure_json).get("layout", {})
     return {
-        # a "<" in a string could end the script element
+        # escape "<", because "</script>" in a string would end the script element
         "json": figure_json.replace("<", "\\u003c"),
         "height_px": int(layout.get("height") or DEFAULT_HEIGHT_PX),
         "width_px": int(layout.get("width") or 0),

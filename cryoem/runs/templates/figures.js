@@ -16,8 +16,8 @@
     Plotly.newPlot(plot, figure.parsed).then(function () { joinCameras(plot); });
   }
 
-  // Browsers limit the number of WebGL contexts of a page, so a 3D figure is removed when it is far out of sight.
-  // Plotly writes the camera into the layout, so the view is kept.
+  // Remove a 3D figure when it is far out of view, because browsers limit the number of WebGL contexts per page.
+  // The view is kept, because plotly stores the camera in the layout.
   function release(plot) {
     const figure = figures.get(plot);
     if (!figure.drawn || !figure.parsed.layout.scene) return;
