@@ -100,7 +100,7 @@ def write_gzipped_map(path: Path) -> None:
 
 MRC = {
     "nan": (at(1024 + 40, NAN), "finite"),
-    "negative size": (fields(ny=-7), "its header states .* x -7"),
+    "negative size": (fields(ny=-7), "its header is implausible: size .* x -7"),
     "60,000 sections": (fields(nz=60_000), "truncated: its header states"),
     "extended header of 1 GB": (fields(nsymbt=2**30), "truncated: its header states"),
     "complex": (fields(mode=4), "has the unsupported mode 4; supported modes are 0, 1, 2, 6, 12"),

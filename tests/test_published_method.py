@@ -76,7 +76,7 @@ def test_distances_of_pairs_are_uniform_and_true():
 
 def test_a_fraction_that_gives_no_pair_is_one_sentence():
     with pytest.raises(
-        ValueError, match=r"^fraction must give at least one pair of 5 projections, got 0.01$"
+        ValueError, match=r"^fraction is too small to draw a single pair from 5 projections, got 0.01$"
     ):
         sample_pairs(random_rotations(5, rng=0))
     with pytest.raises(ValueError, match=r"^fraction must be .*, got 0"):

@@ -88,8 +88,8 @@ class TrainedEncoder:
 def save_encoder(path: str | os.PathLike, encoder: TrainedEncoder) -> None:
     """Write the weights of an encoder to a ``.weights.h5`` file and its settings to a ``.json`` file of the same name.
 
-    Each file is written atomically. The settings include a checksum of the weights and the settings, so that
-    the settings are never used with the wrong weights.
+    Each file is written atomically. The ``.json`` file also contains a checksum of the weights and the
+    settings, so that settings are never used with the wrong weights.
 
     Parameters
     ----------

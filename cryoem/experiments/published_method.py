@@ -91,7 +91,7 @@ def sample_pairs(
     fraction, n = positive_number(fraction, name="fraction"), len(rotations)
     count = int(fraction * n**2)
     if count < 1 or n < 2:
-        raise ValueError(f"fraction must give at least one pair of {n} projections, got {fraction}")
+        raise ValueError(f"fraction is too small to draw a single pair from {n} projections, got {fraction}")
     rng = np.random.default_rng(rng)
     distances = geodesic_distance(rotations, rotations)
     bins = np.minimum((distances / BIN_RAD).astype(np.int8), BINS - 1)

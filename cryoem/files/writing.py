@@ -33,8 +33,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 def atomic_write_many(*paths: str | os.PathLike) -> Iterator[list[Path]]:
     """Write several files that belong together, each as in ``atomic_write``; yield one temporary path per file.
 
-    Existing versions of all files except the first are removed before the first file is renamed. For example, a table
-    is never left next to a stack that it does not describe.
+    Existing versions of all files except the first are removed before the first file is renamed. This ensures, for
+    example, that a table is never left next to a stack that it does not describe.
     """
     places = [Path(path) for path in paths]
     partials = [_partial(place) for place in places]

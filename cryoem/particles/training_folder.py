@@ -99,7 +99,7 @@ def _parameters(path: Path, pictures: list[Path]) -> np.ndarray:
             pose = []
         if len(pose) != 3 or not all(map(math.isfinite, pose)):
             raise ValueError(
-                f"{path}: line {number} must contain an image, a rotation in degrees and two shifts in pixels,  "
+                f"{path}: line {number} must contain an image, a rotation in degrees and two shifts in pixels, "
                 f"got {line.strip()!r:.80}"
             )
         index = index_of.get(_key(name))

@@ -95,7 +95,8 @@ def distance_histograms(distances: Mapping[str, np.ndarray]) -> go.Figure:
     Raises
     ------
     ValueError
-        If an array is neither a square matrix nor one-dimensional, is not finite, or has values too large for radians.
+        If an array is neither a square matrix nor one-dimensional, is not finite, or has values that are too large to
+        be in radians.
     """
     distances = non_empty_mapping(distances, name="distances")
     pairs = {name: pair_distances(values, name=f"distances[{name!r}]") for name, values in distances.items()}
@@ -129,8 +130,8 @@ def predicted_against_true(true: np.ndarray, predicted: np.ndarray) -> go.Figure
     Raises
     ------
     ValueError
-        If the shapes differ, an array is neither a square matrix nor one-dimensional, is not finite, or has values too
-        large for radians.
+        If the shapes differ, an array is neither a square matrix nor one-dimensional, is not finite, or has values
+        that are too large to be in radians.
     """
     x, y = _matching_pairs(true, predicted, name="predicted")
     error = np.abs(y - x).mean()
@@ -186,7 +187,8 @@ def bias_against_distance(true: np.ndarray, predicted: Mapping[str, np.ndarray])
     Raises
     ------
     ValueError
-        If an array does not have the same shape as ``true``, or values are not finite or too large for radians.
+        If an array does not have the same shape as ``true``, or if values are not finite or are too large to be in
+        radians.
     """
     fig = figure(showlegend=True, legend=LEGEND_ABOVE)
     fig.add_hline(y=0, line={"color": INK, "width": 1.5, "dash": "dash"})

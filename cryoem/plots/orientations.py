@@ -49,7 +49,7 @@ def coverage_spheres(coverages: Mapping[str, Rotation]) -> go.Figure:
     Parameters
     ----------
     coverages : mapping of str to Rotation
-        Orientations of each sampling, by its name. If a sampling has more than 1,200 orientations, an evenly spaced
+        Orientations of each sampling, by name. If a sampling has more than 1,200 orientations, an evenly spaced
         subset (by index) is shown.
 
     Raises

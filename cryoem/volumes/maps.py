@@ -74,8 +74,8 @@ def parse_header(content: bytes, path: Path, *, kind: str) -> MrcHeader:
             break
     else:
         raise ValueError(
-            f"{path} is not {kind}: its header states {nx} x {ny} x {nz} values of mode {mode} "
-            f"after {extended} bytes of extended header (nsymbt)"
+            f"{path} is not {kind}: its header is implausible: size {nx} x {ny} x {nz}, mode {mode}, "
+            f"extended header of {extended} bytes (nsymbt)"
         )
     stamp = bytes(fields["machst"])[:2]
     if BYTE_ORDERS.get(stamp, byte_order) != byte_order:
