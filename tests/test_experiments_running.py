@@ -72,6 +72,8 @@ def test_each_experiment_fits_its_notebook(experiment):
         for point in experiment.grid(size).points():
             assert set(point) <= set(known)
             assert set(experiment.cost) <= set(point)
+            if point.get("image_size") is not None and "network_image_size" in point:
+                assert point["network_image_size"] <= point["image_size"]
     assert experiment.work("toy") < experiment.work("quick") < experiment.work("paper")
     assert all(
         "map_name" not in point or point["map_name"].startswith("phantom")

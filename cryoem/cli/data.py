@@ -47,7 +47,9 @@ def density(
     out: shared.Out,
     voxel_size: Annotated[
         float | None,
-        typer.Option(help="Voxel size in angstrom; by default that of the input map, otherwise 4."),
+        typer.Option(
+            help="Voxel size in angstrom; by default that of the input map, 4 for a model, 256 / size for a phantom."
+        ),
     ] = None,
     resolution: Annotated[
         float | None,

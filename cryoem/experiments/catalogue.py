@@ -252,6 +252,11 @@ _EXPERIMENTS = (
         "quarter-sphere",
         "For a symmetric particle, is the paper's quarter of the sphere better than symmetry-aware distances?",
         quick={"treatment": TREATMENTS, "particle": (BETA_GALACTOSIDASE,), "noise_variance": (0.0, 16.0)},
+        paper={
+            "treatment": TREATMENTS,
+            "particle": (BETA_GALACTOSIDASE | {"network_image_size": 100},),
+            "noise_variance": (0.0, 16.0),
+        },
         toy={
             "treatment": TREATMENTS,
             "particle": ({"map_name": "phantom-D2", "n_test": 100},),
