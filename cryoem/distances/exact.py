@@ -15,7 +15,20 @@ FEWEST_LANDMARKS = 12
 
 
 def exact_distances(rotations: Rotation, *, symmetry: str = "C1") -> np.ndarray:
-    """Return the geodesic distances between all pairs of n orientations: (n, n) float64, in radians."""
+    """Return the geodesic distances between all pairs of n orientations: (n, n) float64, in radians.
+
+    Parameters
+    ----------
+    rotations : Rotation
+        n orientations.
+    symmetry : str
+        Point group of the particle. Distances are measured to the nearest equivalent orientation. Default: ``"C1"``.
+
+    Raises
+    ------
+    ValueError
+        If the point group is unknown.
+    """
     return geodesic_distance(rotations, rotations, symmetry=symmetry)
 
 

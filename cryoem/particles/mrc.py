@@ -285,7 +285,17 @@ class StackWriter:
 
 
 def write_stack(path: str | os.PathLike, images: np.ndarray, *, pixel_size_angstrom: float) -> None:
-    """Write (n, y, x) images to an MRC stack. Raises the same errors as ``StackWriter``."""
+    """Write images to an MRC stack. Raises the same errors as ``StackWriter``.
+
+    Parameters
+    ----------
+    path : path-like
+        Path of the stack, ending in ``.mrcs`` or ``.mrc``.
+    images : (n, y, x) array
+        Square images, stored as float32.
+    pixel_size_angstrom : float
+        Pixel size in angstrom.
+    """
     images = square_images(images)
     with StackWriter(path, len(images), images.shape[1], pixel_size_angstrom) as stack:
         stack.write(images)

@@ -162,7 +162,7 @@ def density_isosurface(
         Density value or values at which to draw surfaces, in the units of the map. Default: 0.6, 1 and 1.5 times the
         ``automatic_level`` of each map.
     second : (z, y, x) array, optional
-        Second map, shown beside the first one from the same viewpoint.
+        Second map. Both maps are shown side by side, from the same viewpoint.
     names : tuple of str, optional
         Names of the maps, which are shown in the hover text and, if there are two maps, as titles.
 

@@ -214,7 +214,26 @@ def published_noise_level(photographs: Sequence[np.ndarray], noise: str, **optio
     The level is 0.4 for salt-and-pepper noise and None for ``"clean"``. For Gaussian noise, it is the standard
     deviation at which the variance of the noise is 10 times the mean variance of 512 clean crops. These crops are drawn
     by ``natural_pairs`` with the given ``options``.
+
+    Parameters
+    ----------
+    photographs : sequence of (y, x) array
+        Grey photographs, as for ``natural_pairs``.
+    noise : {"clean", "gaussian", "salt-and-pepper"}
+        Type of the noise.
+    **options
+        Options of ``natural_pairs``.
+
+    Raises
+    ------
+    ValueError
+        If the type of noise is unknown, or for the reasons given in ``natural_pairs``.
+
+    References
+    ----------
+    arXiv 2205.11829.
     """
+    _check_kind(noise)
     if noise == "clean":
         return None
     if noise == "salt-and-pepper":
@@ -233,9 +252,13 @@ def _radius(image_size: int) -> int:
     return (image_size - 1) // 2
 
 
-def _check_noise(noise: str, noise_level: float | None) -> None:
+def _check_kind(noise: str) -> None:
     if noise not in NOISES:
         raise ValueError(f"noise must be one of {', '.join(NOISES)}, got {noise!r}")
+
+
+def _check_noise(noise: str, noise_level: float | None) -> None:
+    _check_kind(noise)
     if noise == "clean":
         if noise_level is not None:
             raise ValueError(f"noise_level must be None for noise 'clean', got {noise_level}")

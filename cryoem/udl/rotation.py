@@ -98,13 +98,29 @@ def unit_vectors(angles_rad: np.ndarray, *, periods: int = 1) -> np.ndarray:
 
 
 def angle_errors_deg(estimated_rad: np.ndarray, true_rad: np.ndarray, *, periods: int = 1) -> np.ndarray:
-    """Return the absolute differences between (n,) angles in degrees, modulo a full turn divided by ``periods``."""
+    """Return the absolute differences between (n,) angles in degrees, modulo a full turn divided by ``periods``.
+
+    Parameters
+    ----------
+    estimated_rad, true_rad : (n,) array
+        Estimated and true angles in radians.
+    periods : int
+        Number of periods of the angles in a full turn. Default: 1.
+    """
     difference = np.asarray(estimated_rad, dtype=float) - np.asarray(true_rad, dtype=float)
     return np.degrees(np.abs(wrap_angles(difference, 2 * np.pi / periods)))
 
 
 def pair_error_deg(estimated_rad: np.ndarray, true_rad: np.ndarray, *, period_rad: float = np.pi) -> float:
-    """Return the mean error in degrees, modulo the period, of the angles between consecutive images of a stack."""
+    """Return the mean error in degrees, modulo the period, of the angles between consecutive images of a stack.
+
+    Parameters
+    ----------
+    estimated_rad, true_rad : (n,) array
+        Estimated and true angles in radians.
+    period_rad : float
+        Period of the angles in radians. Default: pi, because magnitude spectra determine angles modulo 180 degrees.
+    """
     error = wrap_angles(np.diff(estimated_rad) - np.diff(true_rad), period_rad)
     return float(np.degrees(np.abs(error).mean()))
 
@@ -113,6 +129,13 @@ def joint_error_deg(estimated_rad: np.ndarray, true_rad: np.ndarray, *, period_r
     """Return the mean error of angles in degrees, modulo the period.
 
     An offset that is the same for all angles is not counted as an error.
+
+    Parameters
+    ----------
+    estimated_rad, true_rad : (n,) array
+        Estimated and true angles in radians.
+    period_rad : float
+        Period of the angles in radians. Default: pi, because magnitude spectra determine angles modulo 180 degrees.
     """
     return float(joint_errors_deg(estimated_rad, true_rad, period_rad=period_rad).mean())
 
@@ -120,7 +143,7 @@ def joint_error_deg(estimated_rad: np.ndarray, true_rad: np.ndarray, *, period_r
 def joint_errors_deg(
     estimated_rad: np.ndarray, true_rad: np.ndarray, *, period_rad: float = np.pi
 ) -> np.ndarray:
-    """Return the (n,) errors of angles in degrees, modulo the period.
+    """Return the (n,) errors of angles in degrees, modulo the period, with the parameters of ``joint_error_deg``.
 
     An offset that is the same for all angles is not counted as an error.
     """

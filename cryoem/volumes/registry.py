@@ -112,9 +112,9 @@ def fetch(name: str) -> Path:
 
     A file in ``$CRYOEM_DATA`` or its subfolders ``maps/`` and ``models/`` takes precedence over a file in
     ``data_folder()``. The file for an entry in ``ENTRIES`` must have the SHA-256 given there. The checksums for other
-    PDB and EMDB entries are not known in advance. On first use, such a file in ``data_folder()`` is checked to be a
-    complete gzip file for that entry, and its SHA-256 is stored in ``<file>.sha256`` beside it. On later uses, the file
-    must have this checksum. To accept a new release of the entry, delete both files.
+    PDB and EMDB entries are not known in advance. When such a file in ``data_folder()`` is first used, its
+    completeness is checked and its SHA-256 is stored next to it in ``<file>.sha256``. Afterwards, the file must have
+    this checksum. To accept a new release of the entry, delete both files.
 
     Parameters
     ----------

@@ -222,6 +222,8 @@ def test_published_noise_is_ten_times_as_strong_as_the_crops():
     assert level**2 == pytest.approx(10 * clean, rel=0.05)
     assert published_noise_level(photographs, "salt-and-pepper", image_size=SIZE) == 0.4
     assert published_noise_level(photographs, "clean", image_size=SIZE) is None
+    with pytest.raises(ValueError, match=r"^noise must be one of clean, .*, got 'gauss'$"):
+        published_noise_level(photographs, "gauss", image_size=SIZE)
 
 
 # --- photographs
