@@ -123,7 +123,7 @@ def test_errors_name_the_argument_and_its_value(function, arguments, options, me
 def test_measured_curves_show_bands_published_values_and_reference_lines():
     figure = plots.measured_curves(
         {"ours": ([1, 2, 4], [0.1, 0.2, 0.3], [0.0, 0.1, 0.2], [0.2, 0.3, 0.4])},
-        published={"paper": ([2], [0.5])},
+        published={"paper": ([2], [0.5]), "paper, recovered": ([2], [0.4])},
         **XY,
         identity="equal",
         level=(0.7, "a guess"),
@@ -132,6 +132,7 @@ def test_measured_curves_show_bands_published_values_and_reference_lines():
     assert list(ours.y) == [0.1, 0.2, 0.3]
     assert list(band.y) == [0.2, 0.3, 0.4, 0.2, 0.1, 0.0]
     assert list(trace(figure, "paper").y) == [0.5]
+    assert trace(figure, "paper").marker.symbol != trace(figure, "paper, recovered").marker.symbol
     assert list(trace(figure, "equal").y) == [1, 4]
     assert list(trace(figure, "a guess").y) == [0.7, 0.7]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -44,7 +45,7 @@ def measured_curves(
     level: tuple[float, str] | None = None,
     markers: bool = True,
 ) -> go.Figure:
-    """Plot measurements against the quantity that was varied, with published values as diamonds.
+    """Plot measurements against the quantity that was varied, with published values as open symbols.
 
     Parameters
     ----------
@@ -86,12 +87,13 @@ def measured_curves(
         fig.add_trace(dotted(x, y, marker=ring, **style) if markers else curve(x, y, **style))
         all_x.append(x)
         all_y.append(y)
-    for name, points in (published or {}).items():
+    symbols = itertools.cycle(("diamond-open", "square-open", "circle-open"))
+    for (name, points), symbol in zip((published or {}).items(), symbols, strict=False):
         x, y = points_of(points, name=f"published[{name!r}]", **logarithmic)
-        diamonds = {"symbol": "diamond-open", "size": 11, "color": INK, "line": {"width": 2}}
+        marks = {"symbol": symbol, "size": 11, "color": INK, "line": {"width": 2}}
         style = {"name": name, "colour": MUTED, "width": 1.5, "line": {"dash": "dot"}, "hover": hover}
         mode = "lines+markers" if len(y) > 1 else "markers"
-        fig.add_trace(curve(x, y, mode=mode, marker=diamonds, **style))
+        fig.add_trace(curve(x, y, mode=mode, marker=marks, **style))
         all_y.append(y)
     at = np.unique(np.concatenate(all_x))
     if identity is not None:
