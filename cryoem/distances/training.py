@@ -38,7 +38,8 @@ from cryoem.training.fitting import digest, fit
 from cryoem.validation import shifts_of, square_images, whole_number
 from cryoem.volumes.density import DensityMap
 
-SHIFT_WEIGHT = 0.02  # weight of the squared error of shifts (px^2) relative to the loss of the features
+SHIFT_WEIGHT = 0.04  # weight of the squared error of shifts (px^2) relative to the loss of the features
+REMAINING_SHIFT_PX = 0.5  # standard deviation of shifts after centring, in pixels of the full-size images
 LARGEST_VALIDATION_BATCH = 128
 
 
@@ -63,7 +64,9 @@ class ProjectionStream(keras.utils.PyDataset):
         Number of images in a finite training set from which all batches are drawn. The noise and shift of an image do
         not change when it is drawn again. Default: every image is newly simulated.
     with_shifts : bool
-        Whether batches also contain the shifts, as required to train an encoder that estimates shifts. Default: False.
+        Whether batches also contain the shifts, as required to train an encoder that estimates shifts. In that case,
+        half of the images in each batch are almost centred, like those from which distances are estimated. Default:
+        False.
     seed : int
         Seed for all random numbers. Default: 0.
 
@@ -165,6 +168,10 @@ class ProjectionStream(keras.utils.PyDataset):
         if imaging.shift_limit_px:
             limit = imaging.shift_limit_px * self._shrink
             shifts = rng.triangular(-limit, 0, limit, shifts.shape)
+            if self.with_shifts:
+                # distances are estimated after centring, so half of the images are almost centred
+                remaining = min(limit / 4, REMAINING_SHIFT_PX * self._shrink)
+                shifts[: n // 2] = rng.normal(0, remaining, (n // 2, 2))
             planes = planes * shift_phases(shifts, self._frequencies)
         # CTF with flipped phases, which is its magnitude
         if imaging.ctf is not None:
