@@ -11,6 +11,7 @@ from figure_parts import annotations, ball, trace
 
 from cryoem import plots
 from cryoem.rotations import random_rotations
+from cryoem.volumes import DensityMap
 
 CUBE = np.zeros((4, 4, 4))
 CUBE[2, 2, 2] = 1
@@ -30,6 +31,12 @@ EXAMPLES = {
     "projection_gallery": lambda: plots.projection_gallery(CUBE, pixel_size_angstrom=2),
     "coverage_sphere": lambda: plots.coverage_sphere(FIVE),
     "coverage_spheres": lambda: plots.coverage_spheres({"a": FIVE}),
+    "euler_histograms": lambda: plots.euler_histograms({"a": FIVE}),
+    "images_on_sphere": lambda: plots.images_on_sphere(CUBE, FIVE[:4]),
+    "nearest_neighbours": lambda: plots.nearest_neighbours(CUBE, np.ones((4, 4)), index=0),
+    "projection_rays": lambda: plots.projection_rays(CUBE, FIVE[:2], voxel_size_angstrom=2),
+    "quaternion_histograms": lambda: plots.quaternion_histograms({"a": FIVE}),
+    "rotation_ball": lambda: plots.rotation_ball(FIVE),
     "cost_growth": lambda: plots.cost_growth({"a": ([10, 20], [1.0, 2.0], [0.1, 0.1])}, x_title="images"),
     "distance_histograms": lambda: plots.distance_histograms({"a": np.array([0.5, 1.0, 3.0])}),
     "predicted_against_true": lambda: plots.predicted_against_true(np.arange(3.0), np.arange(3.0)),
@@ -46,6 +53,24 @@ EXAMPLES = {
     "recovered_against_true": lambda: plots.recovered_against_true(FIVE, [FIVE, FIVE[::-1]]),
     "fourier_shell_correlation": lambda: plots.fourier_shell_correlation({"a": ([0.1, 0.2], [1.0, 0.0])}),
     "measured_curves": lambda: plots.measured_curves({"a": ([1, 2], [0.1, 0.2])}, **XY),
+    "measured_panels": lambda: plots.measured_panels(
+        {"one": {"a": ([1, 2], [0.1, 0.2])}, "two": {"a": ([1], [1])}},
+        x_title="x",
+        y_title={"one": "y", "two": "z"},
+    ),
+    "recovery_panels": lambda: plots.recovery_panels(
+        {"a": ([1, 2], [0.3, 0.2])}, {"a": ([0.1, 0.2, 0.4], [40, 60])}
+    ),
+    "distances_from_few": lambda: plots.distances_from_few(
+        {"one": (np.eye(2), np.eye(2))}, y_title="distance (rad)"
+    ),
+    "surface_row": lambda: plots.surface_row({"a": DensityMap(ball((12, 12, 12), (6, 6, 6), 3), 2.0)}),
+    "intuition_schematic": lambda: plots.intuition_schematic(CUBE[:3], np.eye(3)),
+    "overview_schematic": lambda: plots.overview_schematic(np.ones((9, 4, 4)), np.eye(3), FIVE),
+    "distance_learning_schematic": lambda: plots.distance_learning_schematic(CUBE[:2]),
+    "architecture_schematic": lambda: plots.architecture_schematic(
+        [(3, 8, 16)], image=CUBE[2], parameters=80
+    ),
     "value_matrix": lambda: plots.value_matrix(np.eye(2), **NAMES),
     "number_table": lambda: plots.number_table([["a", "1"]], header=["", "number"]),
     "refinement_history": lambda: plots.refinement_history({"score": [0.1, 0.2]}),
@@ -86,12 +111,31 @@ REFUSED = [
     (plots.measured_curves, ({"a": ([1, 2], [0.1])},), XY, r"curves\['a'\] must have as many x as y values, got 2"),
     (plots.measured_curves, ({"a": ([1], [1])},), XY | {"published": {"b": ([0], [1])}, "log_x": True},
      r"published\['b'\] must be positive on a logarithmic axis, got 0"),
+    (plots.measured_panels, ({},), XY, "conditions must be a mapping"),
+    (plots.measured_panels, ({"one": {}},), XY, "curves must be a mapping"),
+    (plots.recovery_panels, ({"a": ([1], [1])}, {"a": ([0, 1], [100])}), {}, "must be positive on a logarithmic axis"),
+    (plots.distances_from_few, ({"one": (CUBE[0], CUBE[1, 1:])},), {"y_title": "d"}, "two arrays of the same shape"),
+    (plots.surface_row, ({},), {}, "maps must be a mapping"),
+    (plots.intuition_schematic, (CUBE, np.eye(3)), {}, "images must contain 3 images, got 4"),
+    (plots.intuition_schematic, (CUBE[:3], np.eye(2)), {}, r"distances must have shape \(3, 3\), got \(2, 2\)"),
+    (plots.overview_schematic, (CUBE, np.eye(3), FIVE), {}, "images must contain 9 images, got 4"),
+    (plots.distance_learning_schematic, (CUBE,), {}, "images must contain 2 images, got 4"),
+    (plots.architecture_schematic, ([],), {"image": CUBE[0], "parameters": 1}, "must contain at least one layer"),
     (plots.value_matrix, (np.eye(3),), NAMES, r"values must have shape \(2, 2\) to .*, got \(3, 3\)"),
     (plots.number_table, ([["a"]],), {"header": ["", "number"]}, r"rows must have 2 cells each, got \[1\]"),
     (plots.coverage_sphere, (np.eye(3),), {}, "rotations must be a scipy Rotation, got ndarray"),
     (plots.recovered_against_true, (FIVE, []), {}, "recovered_frames must contain at least one frame, got 0"),
     (plots.recovered_against_true, (FIVE, [FIVE[:2]]), {}, r"recovered_frames\[0\] must have .*`true` \(5\), got 2"),
     (plots.recovered_against_true, (FIVE, [FIVE]), {"frame_names": "ab"}, "frame_names must have one entry per frame"),
+    (plots.images_on_sphere, (CUBE, FIVE), {}, "rotations must have one entry for each of the 4 images, got 5"),
+    (plots.projection_rays, (CUBE, FIVE), SIZED, "rotations must contain at most 4 orientations, got 5"),
+    (plots.projection_rays, (CUBE, FIVE[:1]), SIZED | {"level": 2}, "the maximum 1 of the map, got 2"),
+    (plots.rotation_ball, (FIVE,), {"colour": [1, 2]}, "colour must have one entry for each of the 5 images, got 2"),
+    (plots.euler_histograms, ({"a": FIVE[0]},), {}, r"samplings\['a'\] must be .*, got a single rotation"),
+    (plots.quaternion_histograms, (FIVE,), {}, "samplings must be a mapping"),
+    (plots.nearest_neighbours, (CUBE, np.eye(3)), {"index": 0}, r"distances must be \(4, 4\), .* got shape \(3, 3\)"),
+    (plots.nearest_neighbours, (CUBE, np.eye(4)), {"index": [4]}, r"less than the number of images \(4\), got 4"),
+    (plots.nearest_neighbours, (CUBE, np.eye(4)), {"index": 0, "true": 99 + CUBE[0]}, "true must be in radians"),
     (plots.distance_histograms, ({"a": np.ones((2, 3))},), {}, r"distances\['a'\] must be .n, n. .* got shape .2, 3."),
     (plots.distance_histograms, ({"a": np.array([170.0])},), {}, "must be in radians, got a value of 170"),
     (plots.distance_histograms, (np.ones(3),), {}, "distances must be a mapping"),
@@ -118,6 +162,67 @@ def test_errors_name_the_argument_and_its_value(function, arguments, options, me
 
 
 # --- comparisons
+
+
+def test_panels_share_colours_and_legend_entries():
+    figure = plots.measured_panels(
+        {
+            "one": {"a": ([1, 2], [3, 4]), "a, training": ([1, 2], [2, 3])},
+            "two": {"b": ([1], [1]), "a": ([1], [2])},
+        },
+        published={"two": {"paper": ([1], [5])}},
+        paired={"a, training": "a"},
+        x_title={"one": "epoch", "two": "time (s)"},
+        y_title={"one": "error (rad)", "two": "loss (rad²)"},
+    )
+    of_a = [line for line in figure.data if line.name == "a"]
+    assert len({line.line.color for line in of_a}) == 1
+    assert [line.showlegend for line in of_a] == [True, False]
+    training = trace(figure, "a, training")
+    assert (training.line.dash, training.line.color) == ("dash", of_a[0].line.color)
+    assert trace(figure, "b").line.color != of_a[0].line.color
+    assert (trace(figure, "paper").xaxis, trace(figure, "paper").marker.symbol) == ("x2", "diamond-open")
+    assert [axis.title.text for axis in figure.select_xaxes()] == ["epoch", "time (s)"]
+    assert [axis.title.text for axis in figure.select_yaxes()] == ["error (rad)", "loss (rad²)"]
+
+
+def test_recovery_panels_mark_published_values():
+    figure = plots.recovery_panels(
+        {"a": ([1, 2], [0.3, 0.2])},
+        {"a": ([0.1, 0.2, 0.4], [40, 60])},
+        published_loss_rad2=0.25,
+        published_error_rad=0.3,
+    )
+    level, mean = figure.layout.shapes
+    assert (level.y0, level.y1, mean.x0, mean.x1) == (0.25, 0.25, 0.3, 0.3)
+    assert list(figure.data[1].x) == [0.1, 0.2, 0.4]
+    assert list(figure.data[1].y[:2]) == [40, 60]
+    assert annotations(figure) == [
+        "published L<sub>OR</sub> 0.25 rad²",
+        "published E<sub>OR</sub><br>0.3 rad",
+    ]
+
+
+def test_schematics_draw_the_given_distances_and_layers():
+    distances = np.array([[0, 0.25, 2], [0.25, 0, 1.5], [2, 1.5, 0]])
+    words = " ".join(annotations(plots.intuition_schematic(CUBE[:3], distances)))
+    assert "= 0.25 rad (14°)" in words
+    assert "= 2.00 rad (115°)" in words
+    layers = [(7, 32, 116), (3, 512, 2)]
+    words = annotations(plots.architecture_schematic(layers, image=CUBE[2], parameters=4_551_936))
+    assert {"7 × 7", "3 × 3", "<b>32</b>", "<b>512</b>", "116 px", "2 px"} <= set(words)
+    assert "4,551,936 parameters" in words[-1]
+    assert plots.distances_from_few({"a": (np.eye(2), np.eye(2))}, y_title="d").data[1].x[1] == 1
+
+
+def test_surfaces_of_a_row_have_the_same_scale():
+    small, large = (DensityMap(ball((16, 16, 16), (8, 8, 8), radius), 2.0) for radius in (3, 6))
+    figure = plots.surface_row({"small": small, "large": large})
+    assert annotations(figure) == ["small", "large"]
+    assert figure.layout.scene.xaxis.range == figure.layout.scene2.xaxis.range
+    reaches = [float(np.abs(np.stack([mesh.x, mesh.y, mesh.z])).max()) for mesh in figure.data]
+    assert reaches == pytest.approx([6, 12], abs=1)
+    assert figure.layout.scene.xaxis.range[1] == pytest.approx(reaches[1])
 
 
 def test_measured_curves_show_bands_published_values_and_reference_lines():

@@ -11,7 +11,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "comparisons": [
             "cost_growth",
-            "measured_curves",
             "method_comparison",
             "methods_by_condition",
             "number_table",
@@ -28,10 +27,27 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "bias_against_distance",
             "distance_histograms",
             "error_histogram",
+            "nearest_neighbours",
             "predicted_against_true",
         ],
-        "histories": ["learning_curves", "loss_beside_error", "recovery_loss", "refinement_history"],
+        "histories": [
+            "learning_curves",
+            "loss_beside_error",
+            "recovery_loss",
+            "recovery_panels",
+            "refinement_history",
+        ],
+        "imaging": ["images_on_sphere", "projection_rays"],
+        "measurements": ["distances_from_few", "measured_curves", "measured_panels"],
         "orientations": ["coverage_sphere", "coverage_spheres", "recovered_against_true"],
+        "rotations": ["euler_histograms", "quaternion_histograms", "rotation_ball"],
+        "schematics": [
+            "architecture_schematic",
+            "distance_learning_schematic",
+            "intuition_schematic",
+            "overview_schematic",
+        ],
         "spectra": ["fourier_shell_correlation", "polar_spectra", "power_spectrum"],
+        "surfaces": ["surface_row"],
     },
 )

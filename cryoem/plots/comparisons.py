@@ -1,8 +1,7 @@
-"""Plots that compare methods and conditions: measured and published curves, costs, dot plots, matrices and tables."""
+"""Plots that compare methods and conditions: costs, dot plots, matrices and tables."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,11 +9,8 @@ import plotly.graph_objects as go
 
 from cryoem.plots.template import (
     GRID,
-    INK,
     LEGEND_ABOVE,
-    MUTED,
     SEQUENTIAL,
-    curve,
     dashed,
     dotted,
     figure,
@@ -25,89 +21,10 @@ from cryoem.plots.template import (
     one_legend_entry_per_group,
     panels,
     points_of,
-    translucent,
 )
 from cryoem.validation import finite_array
 
-MOST_TICKS = 10
 GUIDE_ABOVE = 1.6  # how far the guide line passes above the highest curve, as a factor
-
-
-def measured_curves(
-    curves: Mapping[str, tuple],
-    *,
-    x_title: str,
-    y_title: str,
-    published: Mapping[str, tuple] | None = None,
-    log_x: bool = False,
-    log_y: bool = False,
-    identity: str | None = None,
-    level: tuple[float, str] | None = None,
-    markers: bool = True,
-) -> go.Figure:
-    """Plot measurements against the quantity that was varied, with published values as open symbols.
-
-    Parameters
-    ----------
-    curves : mapping of str to tuple
-        Curves by name, each ``(x, y)``, or ``(x, y, low, high)`` to shade the band from ``low`` to ``high``. The x
-        values are increasing numbers, or category names.
-    x_title, y_title : str
-        Axis titles, with units.
-    published : mapping of str to tuple, optional
-        Published curves by name, each ``(x, y)``.
-    log_x, log_y : bool
-        Whether the x-axis and the y-axis are logarithmic.
-    identity : str, optional
-        Legend entry for the line y = x. Default: no line.
-    level : tuple of float and str, optional
-        Height of a horizontal line, and its legend entry. Default: no line.
-    markers : bool
-        Whether to mark each measurement with a dot.
-
-    Raises
-    ------
-    ValueError
-        If there are no curves, or the arrays of a curve are not finite, differ in length, or are not positive on a
-        logarithmic axis.
-    """
-    fig = figure(height=460, showlegend=True, legend=LEGEND_ABOVE, margin={"t": 80})
-    hover = f"{x_title} %{{x}}<br>{y_title} %{{y:.4g}}<extra>%{{fullData.name}}</extra>"
-    logarithmic = {"log_x": log_x, "log_y": log_y}
-    all_x, all_y = [], []
-    for name, colour in named_colours(non_empty_mapping(curves, name="curves")).items():
-        x, y = points_of(curves[name], name=f"curves[{name!r}]", **logarithmic)
-        if band := curves[name][2:]:
-            low, high = (finite_array(end, name=f"curves[{name!r}] band", ndim=1) for end in band)
-            around = np.concatenate([x, x[::-1]]), np.concatenate([high, low[::-1]])
-            filled = {"fill": "toself", "fillcolor": translucent(colour, 0.15), "showlegend": False}
-            fig.add_trace(curve(*around, name=name, colour=colour, width=0, legendgroup=name, **filled))
-        style = {"name": name, "colour": colour, "hover": hover, "legendgroup": name}
-        ring = {"line": {"color": "white", "width": 1}}
-        fig.add_trace(dotted(x, y, marker=ring, **style) if markers else curve(x, y, **style))
-        all_x.append(x)
-        all_y.append(y)
-    symbols = itertools.cycle(("diamond-open", "square-open", "circle-open"))
-    for (name, points), symbol in zip((published or {}).items(), symbols, strict=False):
-        x, y = points_of(points, name=f"published[{name!r}]", **logarithmic)
-        marks = {"symbol": symbol, "size": 11, "color": INK, "line": {"width": 2}}
-        style = {"name": name, "colour": MUTED, "width": 1.5, "line": {"dash": "dot"}, "hover": hover}
-        mode = "lines+markers" if len(y) > 1 else "markers"
-        fig.add_trace(curve(x, y, mode=mode, marker=marks, **style))
-        all_y.append(y)
-    at = np.unique(np.concatenate(all_x))
-    if identity is not None:
-        fig.add_trace(dashed(at[[0, -1]], at[[0, -1]], name=identity))
-    if level is not None:
-        fig.add_trace(dashed(all_x[0][[0, -1]], [level[0], level[0]], name=level[1]))
-        all_y.append([level[0]])
-    fig.update_xaxes(title_text=x_title)
-    fig.update_yaxes(title_text=y_title, rangemode="tozero")
-    if log_x:
-        fig.update_xaxes(log_axis_at(at) if len(at) <= MOST_TICKS else log_axis(at))
-    if log_y:
-        fig.update_yaxes(log_axis(np.concatenate(all_y)), rangemode="normal")
-    return fig
 
 
 def methods_by_condition(

@@ -106,7 +106,7 @@ def projection_gallery(
         raise ValueError(f"titles must have one entry per image ({n}), got {len(titles)}")
     rows = -(-n // columns)
     gap = max(2, width // 24)
-    headroom = gap if titles is None else max(gap, height // 7)
+    headroom = gap if titles is None else max(gap, -(-height // 6))
     pitch_y, pitch_x = height + headroom, width + gap
     mosaic = np.full((rows * pitch_y, columns * pitch_x - gap), 255, np.uint8)
     annotations = []

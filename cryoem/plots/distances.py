@@ -1,13 +1,14 @@
-"""Plots of pairwise distances and orientation errors: histograms, and predicted against true distances."""
+"""Plots of pairwise distances and orientation errors: histograms, predicted against true distances, neighbours."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 
+from cryoem.plots.densities import projection_gallery
 from cryoem.plots.template import (
     INK,
     LEGEND_ABOVE,
@@ -23,7 +24,7 @@ from cryoem.plots.template import (
     non_empty_mapping,
     thinned,
 )
-from cryoem.validation import finite_array
+from cryoem.validation import finite_array, whole_number
 
 HISTOGRAM_BINS = 90
 ERROR_BINS, BIAS_BINS = 60, 40
@@ -205,6 +206,60 @@ def bias_against_distance(true: np.ndarray, predicted: Mapping[str, np.ndarray])
     fig.update_xaxes(title_text="true distance (rad)", range=[0, np.pi], **_RADIAN_TICKS)
     fig.update_yaxes(title_text="mean predicted − true distance (rad)")
     return fig
+
+
+def nearest_neighbours(
+    images: np.ndarray,
+    distances: np.ndarray,
+    *,
+    index: int | Sequence[int],
+    count: int = 5,
+    true: np.ndarray | None = None,
+) -> go.Figure:
+    """Plot images, each followed by the images whose orientations are nearest to its own.
+
+    Parameters
+    ----------
+    images : (n, y, x) array
+        Images, each shown with its own grey scale.
+    distances : (n, n) array
+        Distances between the orientations of the images in radians, such as those estimated by a network.
+    index : int or sequence of int
+        Images whose neighbours are shown, one per row.
+    count : int
+        Number of neighbours, in order of increasing distance. If there are fewer other images, all are shown.
+    true : (n, n) array, optional
+        True distances in radians, which are added to the titles.
+
+    Returns
+    -------
+    Figure
+        The title of each neighbour is its distance in degrees.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two images, a matrix is not (n, n) or not in radians, an index is out of range, or
+        ``count`` is less than 1.
+    """
+    images = finite_array(images, name="images", ndim=3)
+    n, shown = len(images), whole_number(count, name="count", at_least=1)
+    for name, matrix in {"distances": distances, "true": distances if true is None else true}.items():
+        pair_distances(matrix, name=name)
+        if np.shape(matrix) != (n, n):
+            raise ValueError(f"{name} must be ({n}, {n}), one row per image, got shape {np.shape(matrix)}")
+    order, titles = [], []
+    for query in np.atleast_1d(index):
+        if not 0 <= whole_number(query, name="index", at_least=0) < n:
+            raise ValueError(f"index must be less than the number of images ({n}), got {query}")
+        nearest = np.argsort(distances[query], kind="stable")
+        nearest = nearest[nearest != query][:shown]
+        order += [query, *nearest]
+        titles.append(f"image {query}")
+        for other in nearest:
+            suffix = "" if true is None else f" (true {np.rad2deg(true[query, other]):.1f}°)"
+            titles.append(f"{np.rad2deg(distances[query, other]):.1f}°{suffix}")
+    return projection_gallery(images[order], columns=min(shown, n - 1) + 1, titles=titles)
 
 
 def pair_distances(distances: np.ndarray, *, name: str) -> np.ndarray:

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from cryoem.plots.template import (
     BLUE,
+    INK,
     LEGEND_ABOVE,
     MUTED,
     SLATE,
@@ -16,11 +17,13 @@ from cryoem.plots.template import (
     curve,
     dotted,
     figure,
+    histogram,
     log_axis,
     named_colours,
     non_empty_mapping,
     one_legend_entry_per_group,
     panels,
+    points_of,
     thinned,
 )
 from cryoem.units import label_with_unit
@@ -173,6 +176,73 @@ def recovery_loss(losses: Mapping[str, np.ndarray] | np.ndarray, *, log_x: bool 
         fig.update_xaxes(type="log", dtick=1)
     fig.update_yaxes(log_axis(np.concatenate(drawn)), title_text="loss (rad²)")
     return fig
+
+
+def recovery_panels(
+    losses: Mapping[str, tuple],
+    shares: Mapping[str, tuple],
+    *,
+    published_loss_rad2: float | None = None,
+    published_error_rad: float | None = None,
+) -> go.Figure:
+    """Plot how the recovery loss decreases, next to the distribution of the orientation errors.
+
+    Parameters
+    ----------
+    losses : mapping of str to tuple
+        Losses by method, each ``(step, loss)``: (n,) positive step numbers and (n,) losses in rad^2.
+    shares : mapping of str to tuple
+        Histograms by method, each ``(edges, percent)``: (b + 1,) increasing positive errors in radians, and (b,) shares
+        of the images in percent.
+    published_loss_rad2, published_error_rad : float, optional
+        Published final loss and mean error, drawn as dotted lines.
+
+    Raises
+    ------
+    ValueError
+        If there are no losses or no shares, or the arrays of a curve do not match or are not positive where their axis
+        is logarithmic.
+    """
+    colours = named_colours(
+        non_empty_mapping(losses, name="losses") | non_empty_mapping(shares, name="shares")
+    )
+    layout = {"height": 400, "showlegend": True, "legend": LEGEND_ABOVE, "margin": {"t": 80}}
+    fig = panels(layout=layout, cols=2, horizontal_spacing=0.1)
+    for name, points in losses.items():
+        step, loss = points_of(points, name=f"losses[{name!r}]", increasing=True, log_x=True)
+        hover = "step %{x}<br>loss %{y:.4g} rad²<extra>%{fullData.name}</extra>"
+        style = {"name": name, "colour": colours[name], "legendgroup": name, "hover": hover}
+        fig.add_trace(dotted(step, loss, size=5, **style), row=1, col=1)
+    for name, (edges, percent) in shares.items():
+        _, percent = points_of((edges[:-1], percent), name=f"shares[{name!r}]", increasing=True, log_x=True)
+        hover = "from %{x:.3g} rad: %{y:.1f} %<extra>%{fullData.name}</extra>"
+        style = {"name": name, "colour": colours[name], "legendgroup": name, "hover": hover}
+        fig.add_trace(histogram(edges, percent, **style), row=1, col=2)
+    line = {"line": {"color": INK, "width": 1.8, "dash": "dot"}, "row": 1}
+    note = {"showarrow": False, "font": {"size": 12}, "bgcolor": "rgba(255,255,255,0.8)"}
+    if published_loss_rad2 is not None:
+        fig.add_hline(y=published_loss_rad2, col=1, **line)
+        place = {
+            "x": 1,
+            "xref": "x domain",
+            "xanchor": "right",
+            "y": published_loss_rad2,
+            "yanchor": "bottom",
+        }
+        fig.add_annotation(text=f"published L<sub>OR</sub> {published_loss_rad2:g} rad²", **place, **note)
+    if published_error_rad is not None:
+        fig.add_vline(x=published_error_rad, col=2, **line)
+        # the position of a text on a logarithmic axis is the logarithm
+        place = {"x": np.log10(published_error_rad), "xref": "x2", "xanchor": "left", "xshift": 4}
+        place |= {"y": 1, "yref": "y2 domain", "yanchor": "top"}
+        fig.add_annotation(text=f"published E<sub>OR</sub><br>{published_error_rad:g} rad", **place, **note)
+    steps = np.concatenate([np.asarray(step, float) for step, _ in losses.values()])
+    edges = np.concatenate([np.asarray(own, float) for own, _ in shares.values()])
+    fig.update_xaxes(log_axis(steps), title_text="round or recorded step", row=1, col=1)
+    fig.update_yaxes(title_text="recovery loss (rad²)", rangemode="tozero", row=1, col=1)
+    fig.update_xaxes(log_axis(edges), title_text="orientation error (rad)", row=1, col=2)
+    fig.update_yaxes(title_text="share of images (%)", rangemode="tozero", row=1, col=2)
+    return one_legend_entry_per_group(fig)
 
 
 def refinement_history(history: Mapping[str, Sequence[float]]) -> go.Figure:

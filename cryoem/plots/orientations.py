@@ -8,7 +8,8 @@ import numpy as np
 import plotly.graph_objects as go
 from scipy.spatial.transform import Rotation
 
-from cryoem.plots.template import INK, MUTED, figure, non_empty_mapping, panels, thinned
+from cryoem.plots.sphere import ABOVE, sphere_figure, xyz
+from cryoem.plots.template import INK, MUTED, non_empty_mapping, panels, thinned
 from cryoem.rotations import to_relion_euler_deg, viewing_directions
 from cryoem.validation import many_rotations
 
@@ -17,7 +18,6 @@ MOST_POINTS_IN_ROW = 1200  # on each of several spheres
 MOST_ARCS = 400
 
 _ARC_POINTS = 6
-_ABOVE = 1.012  # radius of points and lines, slightly above the unit sphere so that it does not hide them
 
 
 def coverage_sphere(rotations: Rotation) -> go.Figure:
@@ -38,7 +38,7 @@ def coverage_sphere(rotations: Rotation) -> go.Figure:
         If ``rotations`` is empty, or is not a sequence of rotations.
     """
     rotations = many_rotations(rotations, name="rotations")
-    fig = _sphere_figure()
+    fig = sphere_figure()
     fig.add_trace(_viewing_directions(rotations[thinned(len(rotations), MOST_POINTS)]))
     return fig
 
@@ -65,7 +65,7 @@ def coverage_spheres(coverages: Mapping[str, Rotation]) -> go.Figure:
         subplot_titles=names,
         horizontal_spacing=0.005,
     )
-    sphere = _sphere_figure()
+    sphere = sphere_figure()
     for column, name in enumerate(names, start=1):
         rotations = many_rotations(coverages[name], name=f"coverages[{name!r}]")
         points = _viewing_directions(rotations[thinned(len(rotations), MOST_POINTS_IN_ROW)])
@@ -80,7 +80,7 @@ def coverage_spheres(coverages: Mapping[str, Rotation]) -> go.Figure:
 def _viewing_directions(rotations: Rotation) -> go.Scatter3d:
     colour_bar = {"title": {"text": "in-plane angle (°)"}, "tickvals": [-180, -90, 0, 90, 180], "len": 0.7}
     return go.Scatter3d(
-        **_xyz(_ABOVE * viewing_directions(rotations).T),
+        **xyz(ABOVE * viewing_directions(rotations).T),
         mode="markers",
         name="viewing directions",
         marker={
@@ -146,10 +146,10 @@ def recovered_against_true(
     worst_deg = max(1.0, 2 * float(np.percentile(errors_deg[-1], 95)))
     moving = [_moving_traces(directions, f, e, worst_deg) for f, e in zip(frames, errors_deg, strict=True)]
 
-    fig = _sphere_figure()
+    fig = sphere_figure()
     rings = {"size": 5, "symbol": "circle-open", "color": INK, "line": {"width": 1}}
     hover = "true direction<br>x %{x:.2f}, y %{y:.2f}, z %{z:.2f}<extra></extra>"
-    places = _xyz(_ABOVE * directions.T)
+    places = xyz(ABOVE * directions.T)
     fig.add_scatter3d(**places, mode="markers", name="true", marker=rings, hovertemplate=hover)
     first_moving = len(fig.data)
     fig.add_traces(moving[-1])
@@ -171,68 +171,15 @@ def recovered_against_true(
     return fig
 
 
-def _sphere_figure() -> go.Figure:
-    """Return a figure of the unit sphere with a graticule and the axes of the particle frame."""
-    fig = figure(height=600, margin={"l": 20, "r": 20, "t": 50, "b": 10}, showlegend=False)
-    longitude, latitude = np.meshgrid(np.linspace(0, 2 * np.pi, 73), np.linspace(-np.pi / 2, np.pi / 2, 37))
-    fig.add_surface(
-        **_xyz(_on_sphere(longitude, latitude)),
-        surfacecolor=np.zeros(longitude.shape, np.uint8),
-        colorscale=[[0, "#e6ebf1"], [1, "#e6ebf1"]],
-        showscale=False,
-        lighting={"ambient": 0.72, "diffuse": 0.4, "specular": 0.06, "roughness": 0.8, "fresnel": 0.05},
-        lightposition={"x": 4000, "y": 1000, "z": 6000},
-        hoverinfo="skip",
-        contours={a: {"highlight": False} for a in "xyz"},
-        name="unit sphere",
-    )
-    unlisted = {"hoverinfo": "skip", "showlegend": False}
-    # draw meridians and parallels every 30 degrees as one broken line
-    along = np.append(np.linspace(0, 2 * np.pi, 73), np.nan)
-    lines = [_on_sphere(along, np.full_like(along, at)) for at in np.deg2rad(np.arange(-60, 61, 30))]
-    lines += [_on_sphere(np.full_like(along, at), along) for at in np.deg2rad(np.arange(0, 180, 30))]
-    graticule = _xyz(1.003 * np.concatenate(lines, axis=1))
-    line = {"color": "#cdd5de", "width": 1}
-    fig.add_scatter3d(**graticule, mode="lines", line=line, name="graticule", **unlisted)
-    # draw each axis from the surface outwards, with its name at the end
-    axes = np.stack([np.eye(3), 1.22 * np.eye(3), np.full((3, 3), np.nan)], axis=1).reshape(-1, 3).T
-    fig.add_scatter3d(
-        **_xyz(axes),
-        mode="lines+text",
-        text=[label for axis in "xyz" for label in ("", f"<b>{axis}</b>", "")],
-        textposition="top center",
-        textfont={"size": 14, "color": INK},
-        line={"color": INK, "width": 4},
-        name="particle axes",
-        **unlisted,
-    )
-    hidden = {"visible": False, "range": [-1.3, 1.3]}
-    camera = {"eye": {"x": 0.87, "y": 0.87, "z": 0.55}}
-    fig.update_scenes(
-        xaxis=hidden, yaxis=hidden, zaxis=hidden, aspectmode="cube", camera=camera, uirevision="kept"
-    )
-    return fig
-
-
-def _xyz(coordinates: np.ndarray) -> dict:
-    """Return (3, ...) coordinates as keyword arguments for a plotly trace."""
-    return dict(zip("xyz", coordinates.astype(np.float32), strict=True))
-
-
-def _on_sphere(longitude: np.ndarray, latitude: np.ndarray) -> np.ndarray:
-    ring = np.cos(latitude)
-    return np.stack([ring * np.cos(longitude), ring * np.sin(longitude), np.sin(latitude)])
-
-
 def _moving_traces(
     directions: np.ndarray, recovered: Rotation, error_deg: np.ndarray, worst_deg: float
 ) -> list[go.Scatter3d]:
     """Return the arcs and the coloured points of one animation frame."""
     ends = viewing_directions(recovered)
-    places, line = _xyz(_arcs(directions, ends)), {"color": MUTED, "width": 2}
+    places, line = xyz(_arcs(directions, ends)), {"color": MUTED, "width": 2}
     arcs = go.Scatter3d(**places, mode="lines", name="error", line=line, hoverinfo="skip")
     points = go.Scatter3d(
-        **_xyz(_ABOVE * ends.T),
+        **xyz(ABOVE * ends.T),
         mode="markers",
         name="recovered",
         marker={
@@ -256,7 +203,7 @@ def _arcs(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     # avoid division by zero at 0 and pi; at pi, any great circle is correct
     angle = np.clip(angle, 1e-6, np.pi - 1e-6)
     line = np.sin((1 - weight) * angle) * start[:, None] + np.sin(weight * angle) * end[:, None]
-    line *= _ABOVE / np.maximum(np.linalg.norm(line, axis=-1, keepdims=True), 1e-6)
+    line *= ABOVE / np.maximum(np.linalg.norm(line, axis=-1, keepdims=True), 1e-6)
     gap = np.full((len(start), 1, 3), np.nan)
     return np.concatenate([line, gap], axis=1).reshape(-1, 3).T
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 
 from cryoem.plots.template import (
+    INK,
     LEGEND_ABOVE,
     MUTED,
     curve,
@@ -27,6 +29,7 @@ def fourier_shell_correlation(
     curves: Mapping[str, tuple],
     *,
     thresholds: Sequence[float] = (0.5, 0.143),
+    published_angstrom: Mapping[str, float] | None = None,
     title: str = "Fourier shell correlation",
 ) -> go.Figure:
     """Plot Fourier shell correlations, and mark the resolution where each curve first falls below each threshold.
@@ -38,6 +41,8 @@ def fourier_shell_correlation(
         correlations in [-1, 1]. An optional third element is a threshold that replaces ``thresholds`` for this curve.
     thresholds : sequence of float
         Thresholds in (0, 1), drawn as dashed lines.
+    published_angstrom : mapping of str to float, optional
+        Published resolutions in angstrom by name, drawn as open symbols at the first threshold.
     title : str
         Title of the vertical axis.
 
@@ -64,6 +69,11 @@ def fourier_shell_correlation(
             if correlation[0] >= threshold > correlation.min():
                 at_angstrom = FSC(frequency, correlation).resolution_angstrom(threshold)
                 crossings.setdefault(threshold, []).append((1 / at_angstrom, colour))
+    symbols = itertools.cycle(("diamond-open", "square-open", "circle-open"))
+    for (name, angstrom), symbol in zip((published_angstrom or {}).items(), symbols, strict=False):
+        marks = {"symbol": symbol, "size": 11, "color": INK, "line": {"width": 2}}
+        label = {"name": f"{name}: {angstrom:g} Å", "hovertemplate": f"{angstrom:g} Å<extra>{name}</extra>"}
+        fig.add_scatter(x=[1 / angstrom], y=[thresholds[0]], mode="markers", marker=marks, **label)
     for threshold, found in crossings.items():
         _add_threshold(fig, threshold, found, flip_beyond=0.85 * highest)
     ticks = np.round(np.arange(0, highest + 1e-9, round_below(highest / 4)), 10)
