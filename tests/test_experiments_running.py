@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from cryoem import experiments
+from cryoem import experiments, volumes
 from cryoem.cli import app
 from cryoem.experiments import tables
 from cryoem.files.reading import notebooks_folder
@@ -26,8 +27,11 @@ from pathlib import Path
 from cryoem import experiments
 time.sleep(seconds)
 assert x != bad, f"x must not be {bad}"
-experiments.save_rows(rows_file, [experiments.measurement("square", x**2, half=h) for h in halves])"""
-PARAMETERS = "x = 1\nbad = -1\nhalves = [0]\nseconds = 0\nrows_file = None"
+experiments.save_rows(rows_file, [experiments.measurement("square", x**2, half=h) for h in halves])
+if maps:
+    from cryoem import volumes
+    experiments.save_map(rows_file, f"map-{x}", volumes.load("phantom"))"""
+PARAMETERS = "x = 1\nbad = -1\nhalves = [0]\nseconds = 0\nmaps = False\nrows_file = None"
 
 
 def write_notebook(folder: Path, code: str = CODE) -> Path:
@@ -82,6 +86,17 @@ def test_each_experiment_fits_its_notebook(experiment):
 
 
 @pytest.mark.notebooks
+def test_maps_are_collected_with_the_table(notebooks, home, tmp_path):
+    run(notebooks, tiny(maps=True), out=tmp_path / "results")
+    stored = sorted((tmp_path / "results" / "tiny-toy").iterdir())
+    assert [path.name for path in stored] == ["map-2.mrc", "map-3.mrc"]
+    small, full = volumes.load(stored[0]), volumes.load("phantom")
+    assert small.data.shape == (48, 48, 48)
+    expected = volumes.resample(full, small.voxel_size_angstrom).data
+    np.testing.assert_allclose(small.data / small.data.max(), expected / expected.max(), atol=0.01)
+
+
+@pytest.mark.notebooks
 def test_a_run_gives_one_long_table_and_repeats_only_what_changed(notebooks, home, tmp_path, monkeypatch):
     table = run(notebooks, out=tmp_path / "results")
     assert list(table)[-2:] == ["quantity", "value"]
@@ -92,7 +107,7 @@ def test_a_run_gives_one_long_table_and_repeats_only_what_changed(notebooks, hom
         (x, half, x**2) for x in (2, 3) for half in (1, 2)
     ]
     assert table[table.quantity == "point_seconds"].value.min() > 0
-    stored = tables.read_table(tmp_path / "results", "tiny")
+    stored = tables.read_table(tmp_path / "results", "tiny-toy")
     pd.testing.assert_frame_equal(stored, table, check_dtype=False, rtol=1e-5)
     before = record_times(home)
     pd.testing.assert_frame_equal(run(notebooks), table)
@@ -152,7 +167,7 @@ def test_a_killed_run_keeps_its_complete_points(notebooks, home, tmp_path):
         process.wait()
     before = record_times(home)
     assert len(before) == 1
-    assert not list(home.rglob("tiny.csv"))
+    assert not list(home.rglob("tiny*.csv"))
     (folder / "go").touch()
     table = run(notebooks)
     assert len(table[table.quantity == "square"]) == 4
@@ -182,6 +197,10 @@ def test_what_cannot_be_run_is_refused(notebooks, home):
         run(notebooks, map_name="phantom")
     with pytest.raises(FileNotFoundError, match=r"notebook .* of experiment tiny not found"):
         run(notebooks / "elsewhere")
+    if Path("/proc/self").is_dir():  # where nobody can create files
+        with pytest.raises(OSError, match=r"^cannot write /proc/tables/tiny-toy\.csv: "):
+            run(notebooks, out="/proc/tables")
+    assert not (home / "experiments").exists()
 
 
 def test_the_command_lists_the_experiments_with_their_times():

@@ -7,9 +7,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.spatial.transform import Rotation
 
 from cryoem import experiments
-from cryoem.experiments import tables
+from cryoem.experiments import tables, trials
+from cryoem.rotations import random_rotations
+from cryoem.volumes import phantom
 
 
 def test_a_grid_is_all_combinations():
@@ -76,6 +79,8 @@ def test_missing_and_damaged_tables_are_one_sentence(tmp_path):
         FileNotFoundError, match=r"noise.csv not found; create it with `cryoem experiment noise --out"
     ):
         tables.read_table(tmp_path, "noise")
+    with pytest.raises(FileNotFoundError, match="`cryoem experiment published --size cpu --out"):
+        tables.read_table(tmp_path, "published-cpu")
     header = "experiment,quantity,value"
     for content, message in (
         ("a,b\n1,2\n", "needs the columns experiment, quantity and value, but has a, b"),
@@ -114,3 +119,25 @@ def test_the_exponent_of_growth_is_that_of_the_largest_sizes():
     assert growth.exponent["landmarks"] == pytest.approx(0)
     assert growth.bytes_each["images"] == pytest.approx(0.5e9 / 9990)
     assert (growth.smallest["images"], growth.largest["images"]) == (10, 10_000)
+
+
+def test_a_stand_in_for_a_model_that_cannot_be_downloaded(monkeypatch):
+    def offline(name):
+        raise ConnectionError(f"could not download {name}")
+
+    monkeypatch.setattr(trials.registry, "fetch", offline)
+    with pytest.warns(
+        UserWarning, match="could not download 5a1a; using the experimental map beta-galactosidase"
+    ):
+        assert trials.obtainable("5a1a") == "beta-galactosidase"
+    assert trials.obtainable("5j0n") == "5j0n"  # loading it reports the error
+
+
+def test_maps_of_better_orientations_resolve_more():
+    density, true = phantom(size=24), random_rotations(200, rng=0)
+    kinds = {"true": true, "random": random_rotations(200, rng=1), "turned": true * Rotation.random(rng=2)}
+    maps, rows = trials.measure_maps(density, 32, kinds)
+    assert maps["true"].data.shape == (32, 32, 32)
+    found = {row["orientations"]: row["value"] for row in rows if row["quantity"] == "resolution_angstrom"}
+    assert found["turned"] == pytest.approx(found["true"], rel=0.02)  # the frame is aligned
+    assert found["random"] > 3 * found["true"]

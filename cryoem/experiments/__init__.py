@@ -5,8 +5,10 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "catalogue": ["EXPERIMENTS", "SIZES", "Experiment", "Grid", "get_experiment"],
+        "catalogue": ["EXPERIMENTS", "SIZES", "get_experiment"],
+        "grids": ["Experiment", "Grid"],
+        "figures": ["FigureFolder"],
         "running": ["ExperimentFailedError", "run_experiment"],
-        "tables": ["FigureFolder", "measurement", "published", "read_table", "save_rows"],
+        "tables": ["measurement", "published", "read_table", "save_map", "save_rows"],
     },
 )

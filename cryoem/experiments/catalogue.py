@@ -11,93 +11,12 @@ To add an experiment, add an ``Experiment`` here and write its notebook. The not
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from cryoem.experiments.grids import Experiment, Grid
+from cryoem.validation import suggestion
 
 SIZES = ("quick", "paper", "toy")
 FOLDER = "5-paper-figures"  # within the folder of notebooks
-
-
-@dataclass(frozen=True)
-class Grid:
-    """All combinations of the values of some parameters, with the other parameters fixed.
-
-    Parameters
-    ----------
-    axes : mapping
-        Values of each varied parameter, by name. The last axis varies fastest. If the values of an axis are mappings,
-        each of them sets several parameters, and the name of the axis is not used as a parameter.
-    fixed : mapping
-        Values of the fixed parameters, by name. A list is passed to the notebook as one value, and the notebook loops
-        over its elements.
-
-    Raises
-    ------
-    ValueError
-        If an axis has no values, or a name is in both ``axes`` and ``fixed``.
-    """
-
-    axes: Mapping[str, tuple] = field(default_factory=dict)
-    fixed: Mapping[str, object] = field(default_factory=dict)
-
-    def __post_init__(self):
-        for name, values in self.axes.items():
-            if not isinstance(values, (tuple, list)) or not values:
-                raise ValueError(f"axes[{name!r}] must contain at least one value, got {values!r}")
-            if name in self.fixed:
-                raise ValueError(f"{name} must be either in axes or in fixed, not in both")
-
-    def points(self) -> list[dict]:
-        """Return the parameters of every point of the grid."""
-        steps = [
-            [dict(value) if isinstance(value, Mapping) else {name: value} for value in values]
-            for name, values in self.axes.items()
-        ]
-        return [
-            {**self.fixed, **{name: value for step in chosen for name, value in step.items()}}
-            for chosen in itertools.product(*steps)
-        ]
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A question, and the notebook that answers it at each point of a parameter grid.
-
-    Parameters
-    ----------
-    name, question : str
-        Name of the experiment, which is also the name of its table, and the question in one line.
-    notebook : str
-        File name of the notebook in the folder of experiment notebooks.
-    grids : mapping
-        Parameter grid for each size.
-    cost : tuple of str
-        Names of the parameters whose product is proportional to the execution time of a point. For a parameter that is
-        a list, the length is used.
-    """
-
-    name: str
-    question: str
-    notebook: str
-    grids: Mapping[str, Grid]
-    cost: tuple[str, ...]
-
-    def grid(self, size: str) -> Grid:
-        """Return the grid for ``size``. Raises a ValueError if the experiment does not have this size."""
-        if size not in self.grids:
-            raise ValueError(f"size must be one of {', '.join(self.grids)}, got {size!r}")
-        return self.grids[size]
-
-    def work(self, size: str) -> float:
-        """Return the total cost of all points of the grid for ``size``, in arbitrary units."""
-
-        def amount(value) -> float:
-            return len(value) if isinstance(value, (list, tuple)) else float(value)
-
-        points = self.grid(size).points()
-        return sum(math.prod(amount(point[name]) for name in self.cost) for point in points)
-
 
 # cost of one training run and its test in distance-learning.ipynb
 LEARNING_COST = ("epochs", "steps_per_epoch", "batch_size", "channels", "channels", "network_image_size")
@@ -136,11 +55,13 @@ SIGMAS_RAD = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
 def _perturbed(images: int, seeds: int, descent_steps: int, sigmas: list[float], few: list[float]) -> Grid:
     many, one = {"sigmas_rad": sigmas, "seeds": list(range(seeds))}, {"sigmas_rad": few, "seeds": [0]}
     cases = (
-        {"symmetry": "C1", "method": "spectral+gauss_newton", **many},
-        {"symmetry": "C1", "method": "spectral", **many},
-        {"symmetry": "C1", "method": "sgd", **one},
+        {"symmetry": "C1", "coverage": "so3", "method": "spectral+gauss_newton", **many},
+        {"symmetry": "C1", "coverage": "so3", "method": "spectral", **many},
+        {"symmetry": "C1", "coverage": "so3", "method": "published", **one},
+        {"symmetry": "C1", "coverage": "quarter", "method": "spectral+gauss_newton", **many},
+        {"symmetry": "C1", "coverage": "quarter", "method": "published", **one},
         # recovery is many times slower for a symmetric particle
-        {"symmetry": "D2", "method": "spectral+gauss_newton", **one},
+        {"symmetry": "D2", "coverage": "so3", "method": "spectral+gauss_newton", **many, "seeds": [0]},
     )
     return Grid({"case": cases}, {"images": images, "descent_steps": descent_steps})
 
@@ -150,24 +71,41 @@ def _start_up(size: str, variances: tuple[float, ...], errors: list[float], **fi
     return Grid({"noise_variance": variances}, {**common, "start_errors_rad": errors, **fixed})
 
 
-def _recipes(size: str, *, published: tuple[int, ...], ours: tuple[int, ...], **fixed) -> Grid:
+# the four cases of the paper's figures 8 and 9: its D2 particle is seen from a quarter of the sphere
+WHOLE_SPHERE, QUARTER_SPHERE = (
+    {"map_name": "5j0n", "coverage": "so3"},
+    {"map_name": "5a1a", "coverage": "quarter"},
+)
+
+
+def _cases(particles: tuple[dict, ...], **axes: tuple) -> tuple[dict, ...]:
+    """Return all combinations of particles and imaging conditions."""
+    return tuple(
+        particle | dict(zip(axes, values, strict=True))
+        for particle in particles
+        for values in itertools.product(*axes.values())
+    )
+
+
+FOUR_CASES = _cases((WHOLE_SPHERE, QUARTER_SPHERE), noise_variance=(0.0, 16.0), shift_limit_px=(0.0,))
+SHIFTED = _cases((WHOLE_SPHERE,), noise_variance=(0.0,), shift_limit_px=(10.0, 20.0))
+
+
+def _recipes(
+    size: str, *, published: tuple[int, ...], ours: tuple[int, ...], cases: tuple[dict, ...], **fixed
+) -> Grid:
     """Return the grid for one size, from the epochs, steps per epoch, batch size and image size of each method.
 
     The published method takes its number of steps from its pairs or, if all pairs of a batch are used, from its images.
+    It runs in all ``cases``; ours runs in the first two, because ``whole-method`` covers the others.
     """
     names = ("epochs", "steps_per_epoch", "batch_size", "network_image_size")
-    recipes = {"published": published, "ours": ours}
-    axes = {
-        "recipe": tuple(
-            {"method": name, **dict(zip(names, numbers, strict=True))} for name, numbers in recipes.items()
-        ),
-        "noise_variance": (0.0, 16.0),
-    }
-    return Grid(axes, {"size": size, "seed": 0} | fixed)
+    points = [{"method": "published", **dict(zip(names, published, strict=True)), **case} for case in cases]
+    points += [{"method": "ours", **dict(zip(names, ours, strict=True)), **case} for case in cases[:2]]
+    return Grid({"point": tuple(points)}, {"size": size, "seed": 0} | fixed)
 
 
 PUBLISHED_DATA = {
-    "map_name": "5j0n",
     "image_size": 116,
     "n_training": 2512,
     "n_validation": 838,
@@ -176,6 +114,35 @@ PUBLISHED_DATA = {
     "channels": 128,
     "descent_steps": 30_000,
 }
+
+# our method with its full network: 5j0n without noise and shifts, then against noise, then against shifts
+NOISE_FREE, NOISY = {"epochs": 16}, {"epochs": 30}
+WHOLE_METHOD = (
+    *(case | NOISE_FREE for case in _cases((WHOLE_SPHERE,), noise_variance=(0.0,), shift_limit_px=(0.0,))),
+    *(
+        case | NOISY
+        for case in _cases(
+            (WHOLE_SPHERE,), noise_variance=(5.0, 10.0, 16.0, 20.0, 25.0), shift_limit_px=(0.0,)
+        )
+    ),
+    *(
+        case | NOISY
+        for case in _cases(
+            (WHOLE_SPHERE,), noise_variance=(0.0, 16.0), shift_limit_px=(5.0, 10.0, 15.0, 20.0)
+        )
+    ),
+    {"map_name": "5j0n", "coverage": "euler", "noise_variance": 0.0, "shift_limit_px": 0.0} | NOISE_FREE,
+    *(
+        case | (NOISY if case["noise_variance"] else NOISE_FREE)
+        for case in _cases(
+            (QUARTER_SPHERE, {"map_name": "5a1a", "coverage": "so3", "symmetry": "D2"}),
+            noise_variance=(0.0, 16.0),
+            shift_limit_px=(0.0,),
+        )
+    ),
+)
+WHOLE_METHOD_DATA = {"image_size": 116, "steps_per_epoch": 50, "batch_size": 128, "seed": 0}
+
 
 TREATMENTS = ({"symmetry": "C1", "coverage": "quarter"}, {"symmetry": "D2", "coverage": "so3"})
 BETA_GALACTOSIDASE = {"map_name": "beta-galactosidase", "masked": True, "image_size": 100}
@@ -211,13 +178,6 @@ _EXPERIMENTS = (
         quick={"noise_variance": (0.0, 1.0, 4.0, 9.0, 16.0, 25.0)},
         toy={"noise_variance": (0.0, 4.0)},
         test_noise_variances=[0.0, 1.0, 4.0, 9.0, 16.0, 25.0],
-    ),
-    _learning(
-        "shift-limit",
-        "How does the distance error grow with the particle shifts?",
-        quick={"shift_limit_px": (0.0, 2.0, 5.0, 10.0, 20.0)},
-        paper={"shift_limit_px": (0.0, 2.0, 5.0, 10.0, 15.0, 20.0)},
-        toy={"shift_limit_px": (0.0, 5.0)},
     ),
     _learning(
         "embedding-size",
@@ -283,37 +243,81 @@ _EXPERIMENTS = (
         ("images", "refined_size", "refined_size", "start_errors_rad"),
     ),
     Experiment(
+        "whole-method",
+        "How accurate are our distances, orientations and maps under each condition of the first paper?",
+        "whole-method.ipynb",
+        {
+            "quick": Grid(
+                {"case": tuple({"symmetry": "C1"} | case for case in WHOLE_METHOD)},
+                WHOLE_METHOD_DATA | {"network_image_size": 58, "channels": 128, "n_test": 1650},
+            ),
+            "paper": Grid(
+                {"case": tuple({"symmetry": "C1"} | case | {"epochs": 150} for case in WHOLE_METHOD)},
+                WHOLE_METHOD_DATA | {"network_image_size": 116, "channels": 128, "n_test": 1650},
+            ),
+            "toy": Grid(
+                {
+                    "case": (
+                        {"coverage": "so3", "symmetry": "C1", "noise_variance": 1.0, "shift_limit_px": 2.0},
+                        {
+                            "coverage": "quarter",
+                            "symmetry": "C1",
+                            "noise_variance": 0.0,
+                            "shift_limit_px": 0.0,
+                        },
+                    )
+                },
+                {
+                    "map_name": "phantom",
+                    "image_size": 64,
+                    "network_image_size": 16,
+                    "channels": 16,
+                    "epochs": 2,
+                    "steps_per_epoch": 20,
+                    "batch_size": 16,
+                    "n_test": 60,
+                    "seed": 0,
+                },
+            ),
+        },
+        LEARNING_COST,
+    ),
+    Experiment(
         "published",
-        "How accurate are the published training and recovery, and how accurate are ours in the same time?",
+        "How accurate are the published training and recovery, and how accurate are ours in less time?",
         "published-recipe.ipynb",
         {
             "quick": _recipes(
                 "quick",
                 published=(40, 40, 64, 58),
                 ours=(10, 50, 128, 58),
+                cases=FOUR_CASES + SHIFTED,
                 **PUBLISHED_DATA | {"pairs": "batch", "n_test": 400},
-                training_seconds=300,
             ),
             # four epochs of the published training take about an hour on two idle cores
             "cpu": _recipes(
                 "cpu",
                 published=(4, 247, 256, 116),
                 ours=(20, 50, 128, 58),
+                cases=FOUR_CASES[:2],
                 **PUBLISHED_DATA,
-                training_seconds=None,
             ),
             "paper": _recipes(
                 "paper",
                 published=(150, 247, 256, 116),
                 ours=(200, 100, 128, 58),
+                cases=FOUR_CASES + SHIFTED,
                 **PUBLISHED_DATA,
-                training_seconds=None,
             ),
             "toy": _recipes(
                 "toy",
                 published=(2, 7, 64, 16),
                 ours=(2, 20, 16, 16),
-                map_name="phantom",
+                cases=_cases(
+                    ({"map_name": "phantom", "coverage": "so3"},),
+                    noise_variance=(0.0, 16.0),
+                    shift_limit_px=(0.0,),
+                ),
                 image_size=64,
                 n_training=64,
                 n_validation=32,
@@ -321,7 +325,6 @@ _EXPERIMENTS = (
                 pairs=0.1,
                 channels=16,
                 descent_steps=2000,
-                training_seconds=60,
             ),
         },
         ("epochs", "steps_per_epoch", "batch_size", "network_image_size", "network_image_size"),
@@ -333,5 +336,6 @@ EXPERIMENTS = {experiment.name: experiment for experiment in _EXPERIMENTS}
 def get_experiment(name: str) -> Experiment:
     """Return the experiment with the given name. Raises a ValueError if there is no such experiment."""
     if name not in EXPERIMENTS:
-        raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}, got {name!r}")
+        nearest = suggestion(name, EXPERIMENTS)
+        raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}, got {name!r}{nearest}")
     return EXPERIMENTS[name]

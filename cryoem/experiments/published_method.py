@@ -15,9 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-import keras
 import numpy as np
-from keras import ops
 from scipy.spatial.transform import Rotation
 
 from cryoem.devices import gpus_of_tensorflow
@@ -27,6 +25,7 @@ from cryoem.experiments.trials import Trial
 from cryoem.images import correct_images
 from cryoem.particles.simulation import ImagingConditions, simulate
 from cryoem.rotations import geodesic_distance
+from cryoem.training.backend import keras, ops
 from cryoem.training.compilation import TrainingSchedule
 from cryoem.training.fitting import digest, fit
 from cryoem.validation import positive_number, whole_number

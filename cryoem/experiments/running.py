@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -13,10 +14,11 @@ from pathlib import Path
 import pandas as pd
 
 import cryoem
-from cryoem.experiments.catalogue import FOLDER, Experiment, get_experiment
+from cryoem.experiments.catalogue import FOLDER, SIZES, get_experiment
+from cryoem.experiments.grids import Experiment
 from cryoem.experiments.tables import gather
 from cryoem.files.reading import canonical_json, data_folder, notebooks_folder, sha256_of, sources_sha256
-from cryoem.files.writing import atomic_write, remove_partial_files
+from cryoem.files.writing import atomic_write, check_writable, remove_partial_files
 from cryoem.runs.execution import NotebookError
 from cryoem.runs.jobs import RECORD_FILE, NotebookJob, folder_lock, read_record
 from cryoem.runs.profiles import is_path, located
@@ -56,7 +58,9 @@ def run_experiment(
     map_name : str, optional
         Registry name or path of the map to use. Default: the map of the experiment.
     out : path-like, optional
-        Folder for the table ``<name>.csv``. Default: the folder with the results of the points.
+        Folder for the table ``<name>.csv`` (``<name>-<size>.csv`` if the size is not ``quick``) and, if the notebook
+        saves maps, for a folder of the same name that contains them. Default: the folder with the results of the
+        points.
     force : bool
         Whether to execute all points, including those that are already complete.
     progress : bool
@@ -79,12 +83,17 @@ def run_experiment(
         If the notebook or the map file does not exist.
     RunInProgressError
         If another process is running the same experiment and size.
+    OSError
+        If the table cannot be written; this is found before any point is executed.
     ExperimentFailedError
         If any point fails.
     """
     experiment = get_experiment(experiment) if isinstance(experiment, str) else experiment
     folder = data_folder() / "experiments" / experiment.name / size
     source = notebooks_folder() if notebooks is None else Path(notebooks)
+    stem = experiment.name if size == SIZES[0] else f"{experiment.name}-{size}"
+    path = (folder if out is None else Path(out)) / f"{stem}.csv"
+    check_writable(path)
     jobs = _jobs(experiment, size, folder, source.absolute(), map_name)
 
     def notice(text: str) -> None:
@@ -106,9 +115,11 @@ def run_experiment(
         if failures:
             raise ExperimentFailedError(f"{len(failures)} of {len(waiting)} points failed; {failures[0]}")
         table = gather(experiment.name, [read_record(job.folder) for job in jobs])
-        path = (folder if out is None else Path(out)) / f"{experiment.name}.csv"
         with atomic_write(path) as aside:
             table.to_csv(aside, index=False, float_format="%.6g")
+        for made in [made for job in jobs for made in sorted(job.folder.glob("*.mrc"))]:
+            with atomic_write(path.parent / stem / made.name) as aside:
+                shutil.copyfile(made, aside)
     table.attrs["path"] = str(path)
     return table
 

@@ -1,33 +1,26 @@
-"""Experiment results: rows saved by the notebooks, tables, published values and exported figures."""
+"""Experiment results: rows and maps saved by the notebooks, tables, and published values."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from cryoem.experiments.catalogue import EXPERIMENTS
 from cryoem.files.reading import first_line
-from cryoem.files.writing import write_text
+from cryoem.files.writing import atomic_write, write_text
 from cryoem.units import readable_duration
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+from cryoem.volumes.density import DensityMap, cube, resample
 
 LAST_COLUMNS = ["quantity", "value"]
 FITTED_SIZES = 3  # number of the largest sizes, where constant costs are negligible
 PUBLISHED = Path(__file__).parent / "published"
-IMAGE_FORMATS = ("svg", "pdf")
-WIDTH_PX = 900
-LIBRARY = "plotly.min.js"
+MAP_VOXELS = 48
 
 
 def measurement(quantity: str, value: float, **conditions) -> dict:
@@ -69,6 +62,25 @@ def save_rows(path: str | os.PathLike | None, rows: Sequence[dict]) -> None:
         write_text(path, json.dumps({"results": {"rows": list(rows)}}, allow_nan=False))
 
 
+def save_map(path: str | os.PathLike | None, name: str, density_map: DensityMap) -> None:
+    """Save a small version of a map for figures, so that ``run_experiment`` can collect it with the table.
+
+    The map is low-pass filtered to at most ``MAP_VOXELS`` voxels per edge and stored with 8 bits per voxel, as
+    ``<name>.mrc`` next to ``path``, the notebook's parameter ``rows_file``; if it is None, nothing is written.
+    """
+    import mrcfile
+
+    if path is None:
+        return
+    edge = max(density_map.data.shape)
+    coarse = resample(cube(density_map), density_map.voxel_size_angstrom * max(1.0, edge / MAP_VOXELS))
+    with atomic_write(Path(path).with_name(f"{name}.mrc")) as aside, mrcfile.new(aside) as mrc:
+        mrc.set_data((coarse.data * (127 / np.abs(coarse.data).max())).round().astype(np.int8))
+        mrc.set_volume()
+        mrc.voxel_size = coarse.voxel_size_angstrom
+        mrc.header.label[0] = "cryoem"
+
+
 def gather(name: str, records: Sequence[dict]) -> pd.DataFrame:
     """Collect the records of all points in one table, and add the row ``point_seconds`` for each point."""
     rows = []
@@ -84,6 +96,8 @@ def gather(name: str, records: Sequence[dict]) -> pd.DataFrame:
 def read_table(folder: str | os.PathLike, name: str) -> pd.DataFrame:
     """Read the table of an experiment from a results folder.
 
+    ``name`` is the name of the experiment, or of the table of another size, such as ``"published-cpu"``.
+
     Raises
     ------
     FileNotFoundError
@@ -94,8 +108,10 @@ def read_table(folder: str | os.PathLike, name: str) -> pd.DataFrame:
     """
     path = Path(folder) / f"{name}.csv"
     if not path.is_file():
+        experiment, _, size = name.rpartition("-")
+        how = f"{experiment} --size {size}" if experiment in EXPERIMENTS else name
         raise FileNotFoundError(
-            f"table {path} not found; create it with `cryoem experiment {name} --out {folder}`"
+            f"table {path} not found; create it with `cryoem experiment {how} --out {folder}`"
         )
     try:
         names = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].astype(str)
@@ -157,11 +173,16 @@ def time_in_words(seconds: float | None) -> str:
     return "not measured" if seconds is None else readable_duration(seconds)
 
 
+def where(table: pd.DataFrame, **conditions) -> pd.DataFrame:
+    """Return the rows that meet all conditions ``column=value``; there may be none."""
+    for column, value in conditions.items():
+        table = table[table[column] == value]
+    return table
+
+
 def select(table: pd.DataFrame, quantity: str, **conditions) -> pd.DataFrame:
     """Return the rows of a quantity that meet all conditions ``column=value``; raise KeyError if there are none."""
-    rows = table[table.quantity == quantity]
-    for column, value in conditions.items():
-        rows = rows[rows[column] == value]
+    rows = where(table, quantity=quantity, **conditions)
     if rows.empty:
         listed = ", ".join(f"{column} {value}" for column, value in conditions.items())
         raise KeyError(f"the table has no {quantity}{' with ' if listed else ''}{listed}")
@@ -176,6 +197,29 @@ def curve(table: pd.DataFrame, quantity: str, *, against: str, **conditions) -> 
     groups = select(table, quantity, **conditions).groupby(against, sort=True)["value"]
     summary = groups.agg(["mean", "min", "max"])
     return summary.index.to_numpy(), *(summary[name].to_numpy() for name in ("mean", "min", "max"))
+
+
+def error_shares(table: pd.DataFrame, edges: np.ndarray, **conditions) -> tuple[np.ndarray, np.ndarray]:
+    """Return the histogram of the orientation errors, from their quantiles in the rows ``orientation_error_rad``.
+
+    Parameters
+    ----------
+    table : DataFrame
+    edges : (b + 1,) array
+        Increasing bin edges in radians. Smaller and larger errors are counted in the first and the last bin.
+    **conditions
+        Conditions as in ``select``.
+
+    Returns
+    -------
+    edges : (b + 1,) array
+    percent : (b,) array
+        Share of the images in each bin.
+    """
+    fraction, error, *_ = curve(table, "orientation_error_rad", against="fraction", **conditions)
+    below = np.interp(edges, error, fraction)
+    below[0], below[-1] = 0.0, 1.0
+    return edges, 100 * np.diff(below)
 
 
 def own_test(table: pd.DataFrame) -> pd.DataFrame:
@@ -212,61 +256,3 @@ def growth_of(table: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows, columns=["step", "variable", "smallest", "largest", "exponent", "bytes_each"])
-
-
-class FigureFolder:
-    """A folder in which the figures of a notebook are saved as HTML and, if ``images`` is true, also as SVG and PDF.
-
-    SVG and PDF require kaleido and Chromium.
-    """
-
-    def __init__(self, folder: str | os.PathLike, *, images: bool = True):
-        self.folder, self.images = Path(folder), images
-        self._figures: dict[str, go.Figure] = {}
-
-    def save(self, name: str, figure: go.Figure) -> go.Figure:
-        """Write a figure to ``<name>.html``, which works offline with a shared copy of plotly.js, and return it."""
-        if not (self.folder / LIBRARY).is_file():
-            from plotly.offline import get_plotlyjs
-
-            write_text(self.folder / LIBRARY, get_plotlyjs())
-        page = figure.to_html(include_plotlyjs=LIBRARY, config={"displaylogo": False})
-        write_text(self.folder / f"{name}.html", page)
-        self._figures[name] = figure
-        return figure
-
-    def finish(self) -> str:
-        """Export all figures as SVG and PDF if requested and possible, and return a sentence that lists the formats."""
-        count = f"{len(self._figures)} figures as HTML"
-        if not self.images:
-            return f"{count} in {self.folder}; SVG and PDF were not requested"
-        try:
-            self._write_images()
-        except Exception as error:  # kaleido, its browser and plotly raise different types
-            return f"{count} in {self.folder}; no SVG or PDF, because {_reason(error)}"
-        return f"{count}, SVG and PDF in {self.folder}"
-
-    def _write_images(self) -> None:
-        import plotly.io
-
-        # choreographer logs a harmless traceback for every browser message that it cannot parse
-        logging.getLogger("choreographer").setLevel(logging.CRITICAL)
-        wanted = {
-            f"{name}.{suffix}": figure for name, figure in self._figures.items() for suffix in IMAGE_FORMATS
-        }
-        heights = [one.layout.height or one.layout.template.layout.height for one in wanted.values()]
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".partial-") as aside:
-            partial = [Path(aside) / file for file in wanted]
-            # start the browser once for all figures
-            plotly.io.write_images(list(wanted.values()), partial, width=WIDTH_PX, height=heights)
-            for path in partial:
-                os.replace(path, self.folder / path.name)
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if any(word in text.lower() for word in ("chrome", "chromium", "browser")):
-        return "Chromium is not installed or does not start"
-    if "kaleido" in text.lower() and "install" in text.lower():
-        return "kaleido is not installed; run pip install -e '.[export]' in the checkout"
-    return f"{type(error).__name__}: {text:.200}"

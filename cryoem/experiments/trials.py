@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.distances.prediction import estimate_distances
+from cryoem.distances.prediction import DistanceEstimate, estimate_distances
 from cryoem.distances.trained import EncoderSettings, TrainedEncoder
 from cryoem.distances.training import ProjectionStream, train
 from cryoem.experiments.tables import measurement
-from cryoem.orientations.evaluation import align_to
-from cryoem.orientations.recovery import recover_orientations
+from cryoem.orientations.evaluation import align_frame, align_to
+from cryoem.orientations.recovery import Recovery
 from cryoem.particles.simulation import ImagingConditions, simulate
+from cryoem.projection.projectors import project
+from cryoem.reconstruction.maps import reconstruct
+from cryoem.reconstruction.resolution import fourier_shell_correlation
 from cryoem.rotations import geodesic_distance, random_small_rotations
+from cryoem.training.backend import keras
 from cryoem.training.compilation import TrainingSchedule
 from cryoem.volumes import registry
-from cryoem.volumes.density import DensityMap, low_pass, soft_mask
+from cryoem.volumes.density import DensityMap, crop_or_pad, cube, low_pass, resample, soft_mask
 
 MASK_FILTER_ANGSTROM = 15.0
+BOX_5A1A = (110, 155, 199)
+PIXEL_SIZE_5A1A_ANGSTROM = 275 / 116
+STAND_IN = "beta-galactosidase"  # an experimental map of the protein of the model 5a1a
+QUANTILES = 51
+VALIDATION_IMAGES = 128
+RECORDED_STEPS = 100
 OPPOSITE_VIEWS = ("so3", "euler")  # coverages that contain the opposite of each viewing direction
 MEAN_OF_RADIUS = 0.75  # mean norm of a uniform point in the unit ball
 
@@ -41,13 +52,32 @@ class Trial:
         """Wall-clock training time in seconds."""
         return self.history["seconds"][-1]
 
-    def distances(self, images: np.ndarray) -> np.ndarray:
-        """Estimate the (n, n) distances in radians between n images of any size."""
-        return estimate_distances(images, self.encoder, both_views=self.both_views).distances
+    def estimate(self, images: np.ndarray) -> DistanceEstimate:
+        """Estimate the distances between n images of any size and, if the encoder does so, their shifts."""
+        return estimate_distances(images, self.encoder, both_views=self.both_views)
+
+
+def obtainable(map_name: str) -> str:
+    """Return ``map_name``, or ``"beta-galactosidase"`` with a warning if the model 5a1a cannot be downloaded."""
+    if map_name.lower() == "5a1a":
+        try:
+            registry.fetch(map_name)
+        except ConnectionError as error:
+            warnings.warn(f"{error}; using the experimental map beta-galactosidase instead", stacklevel=2)
+            return STAND_IN
+    return map_name
 
 
 def load_particle(map_name: str, *, masked: bool = False) -> DensityMap:
-    """Load a map by registry name or path, and remove the noise around the particle if ``masked`` is true."""
+    """Load a map by registry name or path, and remove the noise around the particle if ``masked`` is true.
+
+    For ``"5a1a"``, the density of the atomic model is computed in a box of 110 x 155 x 199 angstrom with 1-angstrom
+    voxels, and resampled to the pixel size of the paper's images, which were reduced from 275 to 116 px
+    (arXiv:2104.06237, section on data).
+    """
+    if map_name.lower() == "5a1a":
+        density = crop_or_pad(registry.load(map_name, voxel_size_angstrom=1.0), BOX_5A1A)
+        return resample(density, PIXEL_SIZE_5A1A_ANGSTROM)
     density = registry.load(map_name)
     if not masked:
         return density
@@ -63,7 +93,7 @@ def learn_distances(
     epochs: int | TrainingSchedule,
     steps_per_epoch: int,
     batch_size: int,
-    n_validation: int = 128,
+    n_validation: int = VALIDATION_IMAGES,
     seed: int = 0,
     distinct: int | None = None,
 ) -> Trial:
@@ -83,6 +113,7 @@ def learn_distances(
         batch_size=batch_size,
         steps=steps_per_epoch,
         distinct=distinct,
+        with_shifts=settings.with_shifts,
         seed=seed,
     )
     unseen = simulate(
@@ -102,13 +133,11 @@ def learn_distances(
 
 def measure_distances(
     predicted: np.ndarray,
+    recovery: Recovery,
     rotations: Rotation,
     *,
     symmetry: str = "C1",
-    seed: int = 0,
     bins: int = 24,
-    recovery_method: str = "spectral+gauss_newton",
-    steps: int = 30_000,
     **conditions,
 ) -> list[dict]:
     """Measure the errors of (n, n) predicted distances in radians, and of the orientations recovered from them.
@@ -116,17 +145,13 @@ def measure_distances(
     The first rows have the quantities ``distance_error_rad`` and ``distance_error_rad2`` (L_DE, the mean absolute and
     the mean squared error over all pairs), ``chance_rad`` (the mean absolute error of the best constant prediction),
     ``recovery_error_rad`` and ``recovery_error_median_rad`` (the mean orientation error E_OR, and the median), and
-    ``recovery_loss_rad2`` (L_OR). Orientations are recovered with the given ``recovery_method`` and ``steps``. For each
-    bin of the true distance, further rows have the quantities ``distance_bias_rad``, ``distance_spread_rad`` (standard
-    deviation) and ``pairs`` (their number), with the condition ``true_distance_rad``. All rows include the given
-    ``conditions``.
+    ``recovery_loss_rad2`` (L_OR). For each bin of the true distance, further rows have the quantities
+    ``distance_bias_rad``, ``distance_spread_rad`` (standard deviation) and ``pairs`` (their number), with the condition
+    ``true_distance_rad``. All rows include the given ``conditions``.
     """
     i, j = np.triu_indices(len(rotations), k=1)
     true = geodesic_distance(rotations, rotations, symmetry=symmetry)[i, j]
     error = predicted[i, j] - true
-    recovery = recover_orientations(
-        predicted, method=recovery_method, symmetry=symmetry, steps=steps, rng=seed
-    )
     aligned = align_to(rotations, recovery.rotations, symmetry=symmetry)
     numbers = {
         "distance_error_rad": np.abs(error).mean(),
@@ -145,6 +170,65 @@ def measure_distances(
         rows.append(measurement("distance_spread_rad", error[which == b].std(), **binned))
         rows.append(measurement("pairs", np.count_nonzero(which == b), **binned))
     return rows
+
+
+def measure_recovery(recovery: Recovery, rotations: Rotation, *, symmetry: str = "C1") -> list[dict]:
+    """Measure how the recovery converged and how the orientation errors are distributed.
+
+    The rows have the quantities ``recovery_loss_of_step_rad2``, for at most ``RECORDED_STEPS`` of the recorded steps
+    (condition ``step``), and ``orientation_error_rad``, the error below which a fraction of the images lies (condition
+    ``fraction``).
+    """
+    steps = np.unique(np.geomspace(1, len(recovery.losses), RECORDED_STEPS).round().astype(int))
+    rows = [
+        measurement("recovery_loss_of_step_rad2", recovery.losses[step - 1], step=int(step)) for step in steps
+    ]
+    errors = align_to(rotations, recovery.rotations, symmetry=symmetry).errors
+    fractions = np.linspace(0, 1, QUANTILES)
+    return rows + [
+        measurement("orientation_error_rad", value, fraction=round(float(fraction), 4))
+        for fraction, value in zip(fractions, np.quantile(errors, fractions), strict=True)
+    ]
+
+
+def measure_maps(
+    density: DensityMap, image_size: int, orientations: Mapping[str, Rotation], *, symmetry: str = "C1"
+) -> tuple[dict[str, DensityMap], list[dict]]:
+    """Reconstruct maps from noise-free projections, with one map for each kind of orientation, and compare them.
+
+    Parameters
+    ----------
+    density : DensityMap
+        The true map.
+    image_size : int
+        Side length of the projections in pixels.
+    orientations : mapping of str to Rotation
+        Orientations to use for the same projections. Those named ``"true"`` are the ones that are projected.
+
+    Returns
+    -------
+    maps : dict of str to DensityMap
+    rows : list of dict
+        For each kind, rows with the quantity ``fsc`` against the true map (conditions ``orientations`` and
+        ``frequency_per_angstrom``) and ``resolution_angstrom``, where the FSC falls below 0.5.
+    """
+    truth = cube(density, image_size)
+    images = project(density.data, orientations["true"], image_size=image_size)
+    maps, rows = {}, []
+    for kind, rotations in orientations.items():
+        frame = align_frame(orientations["true"], rotations, symmetry=symmetry)
+        maps[kind] = reconstruct(
+            images, frame.rotations, pixel_size_angstrom=truth.voxel_size_angstrom, symmetry=symmetry
+        )
+        curve = fourier_shell_correlation(
+            maps[kind].data, truth.data, voxel_size_angstrom=truth.voxel_size_angstrom
+        )
+        rows += [
+            measurement("fsc", value, orientations=kind, frequency_per_angstrom=round(float(frequency), 6))
+            for frequency, value in zip(curve.frequency, curve.correlation, strict=True)
+        ]
+        rows.append(measurement("resolution_angstrom", curve.resolution_angstrom(0.5), orientations=kind))
+    return maps, rows
 
 
 def displaced(rotations: Rotation, mean_angle_rad: float, *, rng) -> Rotation:
