@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -90,3 +91,31 @@ def test_pair_wise_and_batch_losses_agree(module, rng):
         encoder = training.build_encoder(16, channels=8, blocks=1)
         all_pairs, pair_wise = training.trainers_of(encoder, kind)
         assert training.disagreement(all_pairs, pair_wise, images, quaternions) < training.TOLERANCE
+
+
+def test_a_table_of_natural_images_is_completed_after_an_interruption(module, monkeypatch, tmp_path):
+    natural = module("natural")
+    trained = []
+
+    def measure(method, noise, photographs, as_published, **options):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append((noise, method, options["seconds"]))
+        history = {"bias_deg": [0.0], "step": [7], "seconds": [3.5]}
+        return None, [(np.zeros(2), np.zeros(2), np.radians([10.0, 30.0]))], history
+
+    monkeypatch.setenv("CRYOEM_DATA", str(tmp_path))
+    monkeypatch.setattr(natural, "load_photographs", lambda paths, size: [])
+    monkeypatch.setattr(natural, "measure", measure)
+    monkeypatch.setattr(natural, "predict_angles", lambda network, first, second, bias_rad: np.zeros(2))
+    options = ["--minutes", "0.5", "--noises", "clean", "--methods", "udl", "stn", "published"]
+    monkeypatch.setattr(sys, "argv", ["natural.py", *options, "--table", str(tmp_path / "table.csv")])
+    with pytest.raises(KeyboardInterrupt):
+        natural.main()
+    assert trained == [("clean", "udl", 30.0), ("clean", "stn", 30.0)]
+    trained.clear()
+    natural.main()
+    assert trained == [("clean", "published", 30.0)]  # the others are there already
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert list(table.method) == ["udl", "stn", "published"]
+    np.testing.assert_allclose(table.mean_deg, 20)

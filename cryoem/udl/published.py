@@ -27,10 +27,9 @@ from __future__ import annotations
 
 import math
 
-import keras
 import numpy as np
-from keras import layers, ops
 
+from cryoem.training.backend import keras, layers, ops
 from cryoem.validation import whole_number
 
 PUBLISHED_FILTERS = (32, 64, 128, 256, 512, 1024, 2048)
@@ -144,7 +143,7 @@ class QuarterNormalization(layers.Layer):
     """Batch normalisation of the four quarters of a batch of maps (4 b, y, x, c), each by its own statistics.
 
     In training, the quarters are the first images, their rotated versions, the second images and theirs. The published
-    program passes them through the network one after another; a single pass is faster.
+    program passes them through the network one after another; one convolution of the whole batch is faster.
 
     Parameters
     ----------
@@ -171,13 +170,31 @@ class QuarterNormalization(layers.Layer):
         if self.running and not training:
             scale = self.scale * ops.rsqrt(self.variance + EPSILON)
             return maps * scale + (self.offset - self.mean * scale)
-        quarters = ops.reshape(maps, (4, -1, *maps.shape[1:]))
-        mean, variance = ops.moments(quarters, axes=(1, 2, 3), keepdims=True)  # (4, 1, 1, 1, c)
+        quarters = ops.split(maps, 4, axis=0)
+        normalise = _normalised_by_tensorflow if keras.backend.backend() == "tensorflow" else _normalised
+        quarters, mean, variance = zip(
+            *(normalise(part, self.scale, self.offset) for part in quarters), strict=True
+        )
         if self.running:
             for past, now in ((self.mean, mean), (self.variance, variance)):
-                past.assign(MOMENTUM**4 * past + (1 - MOMENTUM**4) * ops.mean(now, axis=(0, 1, 2, 3)))
-        quarters = (quarters - mean) * (ops.rsqrt(variance + EPSILON) * self.scale) + self.offset
-        return ops.reshape(quarters, (-1, *maps.shape[1:]))
+                now = ops.cast(ops.mean(ops.stack(now), axis=0), self.compute_dtype)
+                past.assign(MOMENTUM**4 * past + (1 - MOMENTUM**4) * now)
+        return ops.concatenate(quarters, axis=0)
+
+
+def _normalised(maps, scale, offset):
+    """Normalise (b, y, x, c) maps by their mean and variance, each (c,), and return all three."""
+    mean, variance = ops.moments(maps, axes=(0, 1, 2))
+    scale = scale * ops.rsqrt(variance + EPSILON)
+    return maps * scale + (offset - mean * scale), mean, variance
+
+
+def _normalised_by_tensorflow(maps, scale, offset):
+    """Like ``_normalised``, in a single operation, which is three times as fast on a CPU."""
+    import tensorflow as tf
+
+    scale, offset = (tf.cast(x, tf.float32) for x in (scale, offset))  # also if maps are float16
+    return tf.compat.v1.nn.fused_batch_norm(maps, scale, offset, epsilon=EPSILON, is_training=True)
 
 
 def build_autoencoder(image_size: int, *, rng: np.random.Generator | int | None = None) -> keras.Model:

@@ -26,6 +26,8 @@ from cryoem.udl.pairs import (
 )
 from cryoem.udl.published import (
     QuarterNormalization,
+    _normalised,
+    _normalised_by_tensorflow,
     build_autoencoder,
     build_pair_network,
     difference_loss,
@@ -128,6 +130,14 @@ def test_quarters_are_normalised_as_in_separate_passes(rng):
     np.testing.assert_allclose(layer.mean, (1 - 0.9**4) * means, atol=FLOAT32)
     inference = (maps - np.asarray(layer.mean)) / np.sqrt(np.asarray(layer.variance) + 1e-5)
     np.testing.assert_allclose(layer(maps), inference, atol=1e-4)
+
+
+def test_maps_are_normalised_alike_on_every_backend(rng):
+    maps = rng.normal(3, 2, size=(4, 5, 5, 3)).astype(np.float32)
+    scale, offset = rng.normal(size=(2, 3)).astype(np.float32)
+    plain = _normalised(maps, scale, offset)
+    np.testing.assert_allclose(plain[0], _normalised_by_tensorflow(maps, scale, offset)[0], atol=1e-4)
+    np.testing.assert_allclose(plain[1:], [maps.mean(axis=(0, 1, 2)), maps.var(axis=(0, 1, 2))], rtol=1e-4)
 
 
 def test_the_mask_is_multiplied_with_the_image(rng):
