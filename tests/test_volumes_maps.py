@@ -2,10 +2,12 @@
 
 import gzip
 import hashlib
+import re
 
 import mrcfile
 import numpy as np
 import pytest
+from file_formats import INTEGER_HEADERS, UNCLEAR_INTEGERS, fields, integers
 from small_maps import FLOAT32_TOLERANCE, random_map
 
 from cryoem import volumes
@@ -89,7 +91,6 @@ def test_errors_name_the_file_and_both_sizes(tmp_path):
     header = "its header states 7 x 6 x 5 values of mode 2, or 1864 bytes"
     for name, stored, message in (
         ("short.mrc", content[:-4], f"short.mrc is truncated: {header}, but the file has 1860 bytes"),
-        ("long.mrc", content + b"0", f"long.mrc is too long: {header}, but the file has more"),
         (
             "short.map.gz",
             gzip.compress(content[:-4]),
@@ -107,6 +108,94 @@ def test_errors_name_the_file_and_both_sizes(tmp_path):
         volumes.read_map(tmp_path / "image.mrc")
     with pytest.raises(FileNotFoundError, match=f"^no map file at {tmp_path}$"):
         volumes.read_map(tmp_path)
+
+
+def store(path, data, *, volume=True, **header):
+    """Write integers or floats with mrcfile, then set header fields."""
+    signed = data.view(f"i{data.itemsize}") if data.dtype == "u1" else data
+    with mrcfile.new(path, overwrite=True) as mrc:
+        mrc.set_data(signed)
+        if volume:
+            mrc.set_volume()
+        else:
+            mrc.set_image_stack()
+        mrc.voxel_size = 2.0
+    path.write_bytes(fields(**header)(path.read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize(("stored", "header", "expected"), INTEGER_HEADERS, ids=str)
+def test_the_header_decides_whether_integers_are_signed(tmp_path, stored, header, expected):
+    data = integers(stored, (3, 4, 5))
+    found = volumes.read_map(store(tmp_path / "map.mrc", data, **header)).data
+    np.testing.assert_array_equal(found, data.view(expected).astype(np.float32))
+
+
+@pytest.mark.parametrize(("stored", "header", "sign"), UNCLEAR_INTEGERS, ids=str)
+def test_a_header_that_does_not_decide_is_a_warning(tmp_path, stored, header, sign):
+    data = integers(stored, (3, 4, 5))
+    path = store(tmp_path / "map.mrc", data, **header)
+    with pytest.warns(UserWarning, match=rf"map.mrc does not state clearly .*; reading them as {sign}$"):
+        np.testing.assert_array_equal(volumes.read_map(path).data, data)
+
+
+@pytest.mark.parametrize("name", ["map.mrc", "map.mrc.gz"])
+def test_bytes_after_the_voxels_are_ignored_with_a_warning(tmp_path, name):
+    volumes.write_map(tmp_path / "whole.mrc", random_map())
+    content = (tmp_path / "whole.mrc").read_bytes() + b"seven b"
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.warns(
+        UserWarning, match=rf"{name} is longer than its header states; ignoring the extra bytes \(7\)"
+    ):
+        np.testing.assert_array_equal(volumes.read_map(tmp_path / name).data, random_map().data)
+    damaged = bytearray(gzip.compress(content))
+    damaged[-6] ^= 1  # in the checksum at the end of the stream
+    (tmp_path / "damaged.mrc.gz").write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"cannot read the map .*damaged.mrc.gz: CRC"):
+        volumes.read_map(tmp_path / "damaged.mrc.gz")
+
+
+@pytest.mark.parametrize("space_group", [0, 1])
+def test_a_stack_that_looks_like_a_map_is_a_warning(tmp_path, space_group):
+    """Volumes with space group 0 and stacks whose MZ is the number of images are common."""
+    images = np.random.default_rng(0).normal(size=(40, 12, 12)).astype(np.float32)
+    path = store(tmp_path / "stack.mrc", images, ispg=space_group)
+    with pytest.warns(UserWarning, match=r"stack.mrc looks like a stack of 40 images of 12 x 12 pixels"):
+        volumes.read_map(path)
+    np.testing.assert_array_equal(volumes.read_map(path, as_map=True).data, images)
+    noisy = volumes.phantom(size=24).data
+    noisy = noisy + np.random.default_rng(0).normal(0, noisy.std(), noisy.shape).astype(np.float32)
+    np.testing.assert_array_equal(volumes.read_map(store(path, noisy, ispg=space_group)).data, noisy)
+
+
+@pytest.mark.parametrize(("name", "header"), [("a.mrcs", {}), ("a.mrc", {"mz": 1}), ("a.mrc", {"ispg": 401})])
+def test_an_option_reads_a_file_that_is_marked_as_a_stack_as_a_map(tmp_path, name, header):
+    data = volumes.phantom(size=16).data
+    path = store(tmp_path / name, data, **header)
+    if "mz" in header:  # mrcfile's cell is that of all sections
+        path.write_bytes(fields(cella=(32, 32, 2))(path.read_bytes()))
+    with pytest.raises(
+        ValueError, match=r"not a density map; if it is a map, pass as_map=True \(--as-map\)$"
+    ):
+        volumes.read_map(path)
+    np.testing.assert_array_equal(volumes.read_map(path, as_map=True).data, data)
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b"", "empty"),
+        (b"<!doctype HTML>" + bytes(2000), "a web page (HTML)"),
+        (b"\n <html>" + bytes(2000), "a web page (HTML)"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer, not the file it stands for"),
+        (b"BZh91AY" + bytes(2000), "compressed with bzip2; unpack it first"),
+        (b"\x89HDF\r\n" + bytes(2000), "an HDF5 file"),
+    ],
+)
+def test_files_of_other_kinds_are_named(tmp_path, start, kind):
+    (tmp_path / "map.mrc").write_bytes(start)
+    with pytest.raises(ValueError, match=rf"map\.mrc is not a map: it is {re.escape(kind)}$"):
+        volumes.read_map(tmp_path / "map.mrc")
 
 
 def test_real_map_reads_and_its_file_does_not_change(real_data):

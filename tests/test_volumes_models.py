@@ -89,7 +89,8 @@ def test_waters_hydrogens_and_later_models_do_not_count(tmp_path):
     )
     settings = {"voxel_size_angstrom": 2.0, "resolution_angstrom": 6.0, "box_size": 24}
     plain = volumes.density_from_model(tmp_path / "plain.pdb", **settings)
-    full = volumes.density_from_model(tmp_path / "full.pdb", **settings)
+    with pytest.warns(UserWarning, match=r"full\.pdb has 2 models; using only the first"):
+        full = volumes.density_from_model(tmp_path / "full.pdb", **settings)
     np.testing.assert_array_equal(full.data, plain.data)
 
 
@@ -114,12 +115,40 @@ def test_settings_out_of_range_are_refused(arguments, message):
         )
 
 
+LIGAND = "data_ATP\n_chem_comp.id ATP\n_chem_comp_atom.atom_id C1\n"
+ATOM = "ATOM      1  CA  ALA A   1       0.000   0.000   0.000  1.00 20.00           C\n"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("empty.cif", "", "is not an atomic model in mmCIF or PDB format"),
-        ("empty.pdb", "", "has no atoms other than waters and hydrogens"),
-        ("text.cif", "hello", "is not an atomic model in mmCIF or PDB format"),
+        ("empty.cif", "", "is not an atomic model in mmCIF or PDB format: it is empty$"),
+        ("empty.pdb", "", "is not an atomic model in mmCIF or PDB format: it is empty$"),
+        ("text.cif", "hello", "PDB format: it has no atoms .no data_ block, and no ATOM or HETATM records.$"),
+        ("page.cif", "\n<!DOCTYPE html>\n<p>404</p>\n", r"format: it is a web page \(HTML\)$"),
+        ("page.pdb", "<html><body>404</body></html>", r"format: it is a web page \(HTML\)$"),
+        (
+            "pointer.cif",
+            "version https://git-lfs.github.com/spec/v1\n",
+            "it is a Git LFS pointer, not the file",
+        ),
+        ("ligand.cif", LIGAND, "it describes a ligand or residue .chemical component., not the atoms"),
+        (
+            "factors.cif",
+            "data_r1abcsf\n_refln.index_h 1\n",
+            "it contains structure factors .reflections., but",
+        ),
+        ("crystal.cif", "data_x\n_atom_site_fract_x 0.5\n", "it has the fractional coordinates of a crystal"),
+        (
+            "cut.cif",
+            "data_x\nloop_\n_atom_site.id\n_atom_site.Cartn_x\n1 2 3\n",
+            r"cut\.cif is damaged: line \d+: ",
+        ),
+        (
+            "crude.pdb",
+            ATOM.replace("1.00 20", "high 20") + "END\n",
+            "occupancies must be numbers, got .* in line 1",
+        ),
     ],
 )
 def test_a_file_without_atoms_is_refused(tmp_path, name, content, message):
@@ -162,3 +191,99 @@ def test_a_pdb_file_without_end_and_unknown_elements_are_warnings(tmp_path):
         with pytest.warns(UserWarning, match=message):
             found = volumes.density_from_model(tmp_path / name, **settings).data
         np.testing.assert_array_equal(found, expected)
+
+
+# --- what programs and older files write
+
+
+SETTINGS = {"voxel_size_angstrom": 2.0, "resolution_angstrom": 6.0, "box_size": 24}
+BACKBONE = (("N", -3.0), ("CA", 0.0), ("C", 3.0), ("O", 6.0))
+
+
+def pdb_of(*, occupancy="  1.00", tails=None):
+    """Return a PDB file of four atoms with the given columns 55 to 60 and 73 to 80."""
+    lines = [
+        f"ATOM  {i:5d}  {name:<2s}  ALA A   1    {x:8.3f}   0.000   0.000{occupancy} 20.00      "
+        + (f"    {name[0]:>2s}" if tails is None else tails[i])
+        for i, (name, x) in enumerate(BACKBONE)
+    ]
+    return "\n".join([*lines, "END\n"])
+
+
+def density_of_text(folder, text, name="a.pdb"):
+    (folder / name).write_text(text)
+    return volumes.density_from_model(folder / name, **SETTINGS).data
+
+
+@pytest.mark.parametrize(
+    "tails",
+    [
+        [f"1ABC{i:4d}" for i in range(96, 100)],  # identifier and line number, before 1996
+        [f"9LPR{i:4d}" for i in range(1234, 1238)],
+        ["MOLECULE"] * 4,  # CU is copper
+        ["PROTATOM"] * 4,
+        ["ABCDEFGH"] * 4,
+        ["PROT    "] * 4,  # a segment
+        [""] * 4,
+    ],
+    ids=str,
+)
+def test_text_in_columns_73_to_80_does_not_become_elements(tmp_path, tails):
+    expected = density_of_text(tmp_path, pdb_of())
+    np.testing.assert_array_equal(density_of_text(tmp_path, pdb_of(tails=tails)), expected)
+
+
+def test_elements_and_charges_of_the_current_format_are_used(tmp_path):
+    calcium = pdb_of().replace("  CA  ALA", " CA    CA").replace("           C\n", "          CA2+\n", 1)
+    assert density_of_text(tmp_path, calcium).max() > 2 * density_of_text(tmp_path, pdb_of()).max()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (pdb_of(occupancy="  0.00"), "has only occupancies of 0; taking them as 1"),
+        (pdb_of(occupancy="      "), "has no occupancy for 4 atoms; taking their occupancies as 1"),
+        (
+            pdb_of().replace("  1.00", "      ", 2),
+            "has no occupancy for 2 atoms; taking their occupancies as 1",
+        ),
+    ],
+)
+def test_occupancies_that_are_0_or_blank_are_taken_as_1(tmp_path, text, message):
+    expected = density_of_text(tmp_path, pdb_of())
+    with pytest.warns(UserWarning, match=rf"a\.pdb {message}"):
+        found = density_of_text(tmp_path, text)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_unknown_occupancies_in_mmcif_are_taken_as_1(tmp_path):
+    structure = gemmi.read_pdb_string(pdb_of())
+    structure.setup_entities()
+    text = structure.make_mmcif_document().as_string()
+    assert " 1 20 " in text
+    for name in ("a.cif", "named-like-the-other.pdb"):
+        expected = density_of_text(tmp_path, text, name)
+        with pytest.warns(UserWarning, match=r"has no occupancy for 4 atoms"):
+            found = density_of_text(tmp_path, text.replace(" 1 20 ", " ? 20 "), name)
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("residues", [("ALA", "ALA"), ("ALA", "SER")], ids=["same residue", "two residues"])
+def test_alternate_locations_share_one_atom(tmp_path, residues):
+    """Two locations of one atom have the same weight together as the atom in one location."""
+
+    def two_of(first, second):
+        lines = [
+            f"ATOM      {i}  CA {label}{residue} A   1       0.000   0.000   0.000  {occupancy:.2f} 20.00           C"
+            for i, (label, residue, occupancy) in enumerate(zip("AB", residues, (first, second), strict=True))
+        ]
+        other = "ATOM      9  CA  ALA A   2       8.000   0.000   0.000  1.00 20.00           C"
+        return "\n".join([*lines, other, "END\n"])
+
+    single = density_of_text(tmp_path, two_of(1.0, 0.0))
+    np.testing.assert_allclose(density_of_text(tmp_path, two_of(0.7, 0.3)), single, atol=1e-6)
+    with pytest.warns(
+        UserWarning, match=r"a\.pdb: the occupancies of the alternate locations of 1 atoms add up to"
+    ):
+        found = density_of_text(tmp_path, two_of(1.0, 1.0))
+    np.testing.assert_allclose(found, single, atol=1e-6)

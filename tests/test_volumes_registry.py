@@ -2,13 +2,16 @@
 
 import gzip
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pooch
 import pytest
 import requests
+from particle_files import correlation
 
-from cryoem import volumes
+from cryoem import particles, volumes
+from cryoem.volumes import registry
 from cryoem.volumes.registry import DEFAULT_VOXEL_SIZE_ANGSTROM, PHANTOM_BOX_ANGSTROM
 
 
@@ -60,11 +63,24 @@ def listed(monkeypatch, content):
         ("../5j0n", "name must be a registry name, not a path, got"),
         ("", "name must be one of 5j0n, beta-galactosidase, a PDB id"),
         ("５j0n", "name must be one of 5j0n, beta-galactosidase, a PDB id"),
+        ("5jon", r"or PDB-5jon for the PDB entry, got '5jon'; did you mean '5j0n'\?$"),
+        ("betagalactosidase", r"got 'betagalactosidase'; did you mean 'beta-galactosidase'\?$"),
+        ("EMDB1234", r"got 'EMDB1234'; did you mean 'EMD-1234'\?$"),
+        ("phantm", r"got 'phantm'; did you mean 'phantom'\?$"),
     ],
 )
 def test_names_that_are_none_are_refused(home, name, message):
     with pytest.raises(ValueError, match=message):
         volumes.fetch(name)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc, where nobody can create files")
+def test_a_data_folder_that_cannot_be_written_is_found_before_the_download(monkeypatch):
+    monkeypatch.setenv("CRYOEM_HOME", "/proc/data")
+    monkeypatch.delenv("CRYOEM_DATA", raising=False)
+    monkeypatch.setattr(registry, "_download", lambda *_: pytest.fail("a file was downloaded"))
+    with pytest.raises(OSError, match=r"^cannot write /proc/data/5j0n\.mrc: "):
+        volumes.fetch("5j0n")
 
 
 @pytest.mark.parametrize("folder", ["", "maps"])
@@ -202,6 +218,47 @@ def test_load_makes_a_box_of_a_given_size(tmp_path, real_data):
         volumes.load(model, voxel_size_angstrom=8.0, size=4)
     with pytest.raises(ValueError, match=r"^size must be an integer >= 1, got 0$"):
         volumes.load("phantom", size=0)
+
+
+@pytest.mark.parametrize("level", [0.3, -128.0, 0.02])
+def test_the_level_of_the_solvent_is_subtracted_with_a_warning(tmp_path, level):
+    """IMOD's signed bytes put the solvent at -128; a level of 0.3 shows the turning box in projections."""
+    particle = volumes.phantom(size=24)
+    peak = particle.data.max()
+    noise = np.random.default_rng(0).normal(0, 0.02 * peak, particle.data.shape)
+    stored = volumes.DensityMap(particle.data + noise + level * peak, particle.voxel_size_angstrom)
+    volumes.write_map(tmp_path / "map.mrc", stored)
+    with pytest.warns(
+        UserWarning, match=r"map\.mrc has the density \S+ at the edge of its box, .*; subtracting"
+    ):
+        found = volumes.load(tmp_path / "map.mrc", size=40)
+    inside = volumes.crop_or_pad(found, 24).data
+    np.testing.assert_allclose(inside, particle.data + noise, atol=2e-3 * peak)
+    assert not found.data[0].any()
+    with pytest.warns(UserWarning, match=r"density_map has the density \S+ at the edge of its box"):
+        boxed = particles.simulate(stored, 4, rng=0)
+    expected = particles.simulate(volumes.DensityMap(particle.data + noise, 1.0), 4, rng=0).images
+    mended = particles.simulate(volumes.subtract_solvent(stored), 4, rng=0).images
+    assert correlation(mended, expected) > 0.999
+    assert correlation(boxed.images, expected) < 0.999
+    np.testing.assert_array_equal(volumes.read_map(tmp_path / "map.mrc").data, stored.data)
+
+
+def test_noise_is_not_taken_for_a_level_of_the_solvent(tmp_path):
+    for seed in range(5):
+        particle = volumes.phantom(size=16)
+        noise = np.random.default_rng(seed).normal(0, particle.data.max(), particle.data.shape)
+        written = volumes.DensityMap(particle.data + noise, particle.voxel_size_angstrom)
+        volumes.write_map(tmp_path / "map.mrc", written)
+        np.testing.assert_array_equal(volumes.load(tmp_path / "map.mrc").data, written.data)
+
+
+def test_inverted_contrast_is_a_warning(tmp_path):
+    particle = volumes.phantom(size=16)
+    particle = volumes.DensityMap(0.1 * particle.data.max() * np.eye(16)[None] - particle.data, 8.0)
+    volumes.write_map(tmp_path / "dark.mrc", particle)
+    with pytest.warns(UserWarning, match=r"dark\.mrc is darker than its solvent .*multiply such a map by -1"):
+        volumes.load(tmp_path / "dark.mrc")
 
 
 def test_load_refuses_other_files(tmp_path):

@@ -12,16 +12,26 @@ from typing import BinaryIO
 
 import numpy as np
 
-from cryoem.files.writing import atomic_write_many, path_with_suffix
+from cryoem.files.reading import uncompressed
+from cryoem.files.writing import atomic_write_many, check_writable, path_with_suffix
 from cryoem.validation import positive_number, square_images, whole_number
-from cryoem.volumes.maps import HEADER_BYTES, LARGEST_SIDE_PX, MrcHeader, parse_header
+from cryoem.volumes.headers import (
+    HEADER_BYTES,
+    LARGEST_CHANGE_IN_MAPS,
+    LARGEST_SIDE_PX,
+    MrcHeader,
+    parse_header,
+    section_change,
+    sign_doubt,
+)
 
+STACK_SUFFIXES = (".mrcs", ".mrc")
 IMAGES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class MrcStack:
-    """Stack of square images in an MRC file.
+    """Stack of square images in an MRC file, which may be compressed with gzip.
 
     ``pixel_angstrom`` is the pixel size (x, y) in the header, or zeros if the header has none. ``surplus_bytes`` is the
     number of bytes after the last image.
@@ -47,7 +57,7 @@ class MrcStack:
         # Read consecutive images together. With a memory map, the whole file would count as memory use.
         runs = np.split(np.arange(len(numbers)), np.flatnonzero(np.diff(numbers) != 1) + 1)
         try:
-            with open(self.path, "rb") as stream:
+            with open(uncompressed(self.path), "rb") as stream:
                 for run in runs:
                     for part in np.split(run, range(IMAGES_AT_ONCE, len(run), IMAGES_AT_ONCE)):
                         stream.seek(self.header.start + int(numbers[part[0]]) * size**2 * dtype.itemsize)
@@ -101,9 +111,11 @@ class StackedImages:
             return ()
         without = [stack.path for stack in self.stacks if not stack.header.has_map_id]
         longer = [stack.path for stack in self.stacks if stack.surplus_bytes]
+        doubtful = [stack for stack in self.stacks if not stack.header.states_sign]
         for paths, what in (
             (without, "lacks the MAP identifier in its header; reading it as a stack of images"),
             (longer, "is longer than its header states; ignoring the extra bytes"),
+            ([stack.path for stack in doubtful], sign_doubt(doubtful[0].header) if doubtful else ""),
         ):
             if paths:
                 others = f" (like {len(paths) - 1} others)" if len(paths) > 1 else ""
@@ -126,7 +138,7 @@ def open_stack(path: Path) -> MrcStack:
     because programs set them differently.
     """
     try:
-        with open(path, "rb") as stream:
+        with open(uncompressed(path), "rb") as stream:
             content = stream.read(HEADER_BYTES)
             n_bytes = stream.seek(0, os.SEEK_END)
     except OSError as error:
@@ -151,19 +163,37 @@ def open_stack(path: Path) -> MrcStack:
     return MrcStack(path, header, pixel, n_bytes - header.end)
 
 
-def whole_stack(path: Path) -> tuple[list[str], StackedImages]:
-    """Open a bare stack; return the names of its images and the images."""
+def is_stack_name(path: Path) -> bool:
+    """Return whether a file has the name of a stack: ``.mrcs`` or ``.mrc``, which ``.gz`` may follow."""
+    return path.name.lower().removesuffix(".gz").endswith(STACK_SUFFIXES)
+
+
+def whole_stack(path: Path, *, as_stack: bool = False) -> tuple[list[str], StackedImages]:
+    """Open a bare stack; return the names of its images and the images. Warn about maps unless ``as_stack`` is true."""
     stack = open_stack(path)
-    n, fields = stack.n_images, stack.header.fields
-    looks_like_a_map = n == stack.image_size == int(fields["mz"]) and int(fields["ispg"]) == 1
-    if path.suffix.lower() == ".mrc" and looks_like_a_map:
+    n = stack.n_images
+    named_as_stack = path.name.lower().removesuffix(".gz").endswith(".mrcs")
+    if not (as_stack or named_as_stack) and _looks_like_a_map(stack):
         warnings.warn(
-            f"{path} looks like a density map ({n} voxels along each axis); reading it as a stack of images",
+            f"{path} looks like a density map of {n} sections; reading it as a stack of {n} images; "
+            "if it is one, pass as_stack=True (--as-stack) or name it .mrcs",
             UserWarning,
             stacklevel=3,
         )
     names = [f"{number:06d}@{path}" for number in range(1, n + 1)]
     return names, StackedImages((stack,), np.zeros(n, int), np.arange(n))
+
+
+def _looks_like_a_map(stack: MrcStack) -> bool:
+    """Return whether neighbouring sections are alike or, if this is not known, the header describes a cubic map."""
+    n, fields = stack.n_images, stack.header.fields
+    try:
+        change = section_change(lambda number: stack.read(np.array([number]))[0], n)
+    except ValueError:  # pixels that are not finite are reported when they are needed
+        change = None
+    if change is not None:
+        return change < LARGEST_CHANGE_IN_MAPS
+    return n == stack.image_size == int(fields["mz"]) and int(fields["ispg"]) in (0, 1)
 
 
 class StackWriter:
@@ -242,6 +272,7 @@ class StackWriter:
     def _open(self) -> Iterator[StackWriter]:
         self._written = 0
         self._lowest, self._highest, self._mean, self._squares = np.inf, -np.inf, 0.0, 0.0
+        check_writable(self.path, n_bytes=HEADER_BYTES + 4 * self.n * self.image_size**2)
         with atomic_write_many(self.path, *self.texts) as (partial, *tables):
             for table, text in zip(tables, self.texts.values(), strict=True):
                 table.write_text(text, encoding="utf-8")

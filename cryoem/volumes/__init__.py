@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "resample",
             "soft_mask",
             "soft_sphere",
+            "subtract_solvent",
         ],
         "maps": ["read_map", "write_map"],
         "models": ["density_from_model"],

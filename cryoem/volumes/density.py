@@ -9,6 +9,8 @@ from scipy import fft, ndimage
 
 from cryoem.validation import finite_array, not_negative, positive_number
 
+SOLVENT_SHARE = 0.01  # smallest solvent level, relative to the largest deviation from it, that matters
+SOLVENT_ERRORS = 20  # and smallest multiple of its approximate standard error; noise in maps is correlated
 LOW_PASS_EDGE = 0.1  # width of the edge as a fraction of the cut-off frequency
 
 
@@ -103,6 +105,26 @@ def enclosing_image_size(density_map: DensityMap) -> int:
     if len(set(shape)) == 1:
         return shape[0]
     return int(np.hypot.reduce(np.array(shape, float)) // 2 * 2)
+
+
+def solvent_level(density_map: DensityMap) -> float:
+    """Return the density of the solvent around the particle, or 0 if it does not differ clearly from 0.
+
+    The level is the median on the six faces of the box. It counts as 0 if it is less than 1 % of the largest deviation
+    from it, or cannot be distinguished from 0 in the noise on the faces.
+    """
+    data = density_map.data
+    faces = np.concatenate([data.take([0, -1], axis).ravel() for axis in range(3)]).astype(float)
+    level = float(np.median(faces))
+    error = np.median(np.abs(faces - level)) / np.sqrt(faces.size)
+    largest = float(np.abs(data - level).max())
+    return level if abs(level) > max(SOLVENT_SHARE * largest, SOLVENT_ERRORS * error) and largest > 0 else 0.0
+
+
+def subtract_solvent(density_map: DensityMap) -> DensityMap:
+    """Subtract the solvent level of a map, so that its projections show the particle but not the box."""
+    data = density_map.data - np.float32(solvent_level(density_map))
+    return DensityMap(data, density_map.voxel_size_angstrom, density_map.origin)
 
 
 def resample(density_map: DensityMap, voxel_size_angstrom: float) -> DensityMap:

@@ -1,4 +1,4 @@
-"""Density maps in MRC files (MRC2014, optionally gzipped), and the headers of all MRC files."""
+"""Density maps in MRC files (MRC2014, optionally gzipped)."""
 
 from __future__ import annotations
 
@@ -6,98 +6,45 @@ import gzip
 import os
 import warnings
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from cryoem.files.reading import is_gzip
 from cryoem.files.writing import atomic_write
 from cryoem.volumes.density import DensityMap
+from cryoem.volumes.headers import (
+    HEADER_BYTES,
+    SMALLEST_CHANGE_IN_STACKS,
+    MrcHeader,
+    parse_header,
+    section_change,
+    sign_doubt,
+)
 
-HEADER_BYTES = 1024
-DTYPES_BY_MODE = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
-LARGEST_SIDE_PX = 2**16 - 1  # in the wrong byte order, smaller sides exceed this limit
-BYTE_ORDERS = {b"\x44\x44": "<", b"\x44\x41": "<", b"\x11\x11": ">"}  # machine stamps; others are ignored
 LARGEST_VOXEL_ANGSTROM = 1e6
 DEFLATE_LIMIT = 1032  # a gzip stream never expands by more than this factor
+BLOCK_BYTES = 2**20
 
 
-@dataclass(frozen=True)
-class MrcHeader:
-    """Header of an MRC file.
-
-    ``fields`` contains the fields under their lower-case MRC2014 names. ``shape`` is (nz, ny, nx): sections, rows and
-    columns in file order. ``dtype`` is the type of the values with its byte order. ``start`` is the offset of the first
-    value in bytes.
-    """
-
-    fields: np.void
-    shape: tuple[int, int, int]
-    dtype: np.dtype
-    start: int
-
-    @property
-    def end(self) -> int:
-        """Length in bytes of a file with this header."""
-        return self.start + int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
-
-    @property
-    def has_map_id(self) -> bool:
-        """Whether the header contains the MAP identifier."""
-        return bytes(self.fields["map"])[:3] == b"MAP"
-
-    def __str__(self) -> str:
-        nz, ny, nx = self.shape
-        return (
-            f"its header states {nx} x {ny} x {nz} values of mode {self.fields['mode']}, or {self.end} bytes"
-        )
-
-
-def parse_header(content: bytes, path: Path, *, kind: str) -> MrcHeader:
-    """Parse the first 1024 bytes of an MRC file; errors state its ``kind`` ("a map" or "an MRC stack").
-
-    The byte order is the one in which the sizes are valid; it must agree with the machine stamp. The stamp alone is not
-    sufficient, because many files have none.
-    """
-    from mrcfile.dtypes import HEADER_DTYPE
-
-    if len(content) < HEADER_BYTES:
-        raise ValueError(
-            f"{path} is not {kind}: its header must have {HEADER_BYTES} bytes, got {len(content)} bytes"
-        )
-    for byte_order in "><":
-        fields = np.frombuffer(content, HEADER_DTYPE.newbyteorder(byte_order), count=1)[0]
-        mode, extended = int(fields["mode"]), int(fields["nsymbt"])
-        nz, ny, nx = shape = tuple(int(fields[name]) for name in ("nz", "ny", "nx"))
-        sizes_make_sense = nz >= 0 and 0 < ny <= LARGEST_SIDE_PX and 0 < nx <= LARGEST_SIDE_PX
-        if sizes_make_sense and extended >= 0 and mode in range(128):
-            break
-    else:
-        raise ValueError(
-            f"{path} is not {kind}: its header is implausible: size {nx} x {ny} x {nz}, mode {mode}, "
-            f"extended header of {extended} bytes (nsymbt)"
-        )
-    stamp = bytes(fields["machst"])[:2]
-    if BYTE_ORDERS.get(stamp, byte_order) != byte_order:
-        raise ValueError(
-            f"{path} has the machine stamp {stamp.hex(' ')}, which does not match the byte order of its header"
-        )
-    if mode not in DTYPES_BY_MODE:
-        known = ", ".join(map(str, DTYPES_BY_MODE))
-        raise ValueError(f"{path} has the unsupported mode {mode}; supported modes are {known}")
-    dtype = np.dtype(DTYPES_BY_MODE[mode]).newbyteorder(byte_order)
-    return MrcHeader(fields, shape, dtype, HEADER_BYTES + extended)
-
-
-def read_map(path: str | os.PathLike, *, default_voxel_size_angstrom: float = 1.0) -> DensityMap:
+def read_map(
+    path: str | os.PathLike, *, default_voxel_size_angstrom: float = 1.0, as_map: bool = False
+) -> DensityMap:
     """Read a density map from an MRC or CCP4 file (``.mrc`` or ``.map``, optionally gzipped).
 
     Parameters
     ----------
     path : path-like
-        Path of the map, with mode 0, 1, 2, 6 or 12 and either byte order.
+        Path of the map, with mode 0, 1, 2, 6 or 12 and either byte order. Integers of modes 0 and 1 are unsigned if
+        the header states so, with IMOD's flags or a range (DMIN, DMAX) that is possible only for unsigned integers.
     default_voxel_size_angstrom : float
         Voxel size in angstrom to assume, with a warning, if the header has no cell. Default: 1.
+    as_map : bool
+        Whether to read a file as a map that looks like a stack of images. Default: False, which refuses a file that is
+        marked as a stack, and warns about a file in which neighbouring sections are not alike.
 
     Returns
     -------
@@ -108,32 +55,36 @@ def read_map(path: str | os.PathLike, *, default_voxel_size_angstrom: float = 1.
     Warns
     -----
     UserWarning
-        The header lacks the MAP identifier or the cell.
+        The header lacks the MAP identifier or the cell, or does not state whether bytes are signed; the file is longer
+        than its header states; or the file may be a stack of images.
 
     Raises
     ------
     FileNotFoundError
         The file does not exist.
     ValueError
-        The file is not a map, is truncated or longer than its header states, has a machine stamp that contradicts its
-        byte order, contains an image or a stack of images, or has voxels that are not cubic or values that are not
-        finite.
+        The file is not a map, is truncated, has a machine stamp that contradicts its byte order, contains an image or a
+        stack of images, or has voxels that are not cubic or values that are not finite.
 
     References
     ----------
-    MRC2014 format: Cheng et al., J. Struct. Biol. 192 (2015) 146.
+    MRC2014 format: Cheng et al., J. Struct. Biol. 192 (2015) 146. Unsigned bytes: the MRC format of IMOD,
+    https://bio3d.colorado.edu/imod/doc/mrc_format.txt.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no map file at {path}")
-    header = parse_header(_read_bytes(path, 0, HEADER_BYTES), path, kind="a map")
+    with _opened(path) as stream:
+        header = parse_header(stream.read(HEADER_BYTES), path, kind="a map")
     if header.shape[0] == 0:
         raise ValueError(f"{path} is not a map: {header}")
     to_zyx = _axes_to_zyx(path, header)
     shape_xyz = [header.shape[axis] for axis in reversed(to_zyx)]
-    _refuse_images(path, header, shape_xyz)
+    _refuse_images(path, header, shape_xyz, as_map=as_map)
     if not header.has_map_id:
         warnings.warn(f"{path} lacks the MAP identifier in its header", UserWarning, stacklevel=2)
+    if not header.states_sign:
+        warnings.warn(f"{path} {sign_doubt(header)}", UserWarning, stacklevel=2)
     voxel_size_angstrom = _voxel_size(path, header, shape_xyz)
     if voxel_size_angstrom is None:
         voxel_size_angstrom = default_voxel_size_angstrom
@@ -146,7 +97,23 @@ def read_map(path: str | os.PathLike, *, default_voxel_size_angstrom: float = 1.
     if not any(origin):
         start = [int(header.fields[name]) for name in ("nzstart", "nystart", "nxstart")]
         origin = tuple(start[axis] * voxel_size_angstrom for axis in reversed(to_zyx))
-    data = _read_data(path, header)
+    data, surplus = _read_data(path, header)
+    if surplus:
+        warnings.warn(
+            f"{path} is longer than its header states; ignoring the extra bytes ({surplus})",
+            UserWarning,
+            stacklevel=2,
+        )
+    n, ny, nx = header.shape
+    # maps written by this package may be noisy half-maps
+    is_map = as_map or (int(header.fields["ispg"]) == 1 and bytes(header.fields["label"][0])[:6] == b"cryoem")
+    if not is_map and nx == ny and (section_change(data.__getitem__, n) or 0) > SMALLEST_CHANGE_IN_STACKS:
+        warnings.warn(
+            f"{path} looks like a stack of {n} images of {nx} x {ny} pixels, because neighbouring sections are not "
+            "alike; reading it as a density map; if it is one, pass as_map=True (--as-map)",
+            UserWarning,
+            stacklevel=2,
+        )
     try:
         return DensityMap(data.transpose(to_zyx), voxel_size_angstrom, origin)
     except ValueError as error:
@@ -185,8 +152,8 @@ def _axes_to_zyx(path: Path, header: MrcHeader) -> list[int]:
     return [order.index(axis) for axis in (3, 2, 1)]
 
 
-def _refuse_images(path: Path, header: MrcHeader, shape_xyz: list[int]) -> None:
-    """Raise an error unless the file contains one volume.
+def _refuse_images(path: Path, header: MrcHeader, shape_xyz: list[int], *, as_map: bool) -> None:
+    """Raise an error if the file contains one image or, unless ``as_map`` is true, if it is marked as a stack.
 
     The space group alone is not conclusive, because programs use it differently.
     """
@@ -195,8 +162,12 @@ def _refuse_images(path: Path, header: MrcHeader, shape_xyz: list[int]) -> None:
         raise ValueError(f"{path} is a single image of {nx} x {ny} pixels, not a density map")
     no_cell = not any(header.fields["cella"][axis] for axis in "xyz")
     is_stack = path.name.removesuffix(".gz").endswith(".mrcs") or int(header.fields["mz"]) == 1
-    if int(header.fields["ispg"]) == 401 or is_stack or (no_cell and nx == ny != nz):
-        raise ValueError(f"{path} is a stack of {nz} images of {nx} x {ny} pixels, not a density map")
+    is_stack = is_stack or int(header.fields["ispg"]) == 401 or (no_cell and nx == ny != nz)
+    if is_stack and not as_map:
+        raise ValueError(
+            f"{path} is a stack of {nz} images of {nx} x {ny} pixels, not a density map; "
+            "if it is a map, pass as_map=True (--as-map)"
+        )
 
 
 def _voxel_size(path: Path, header: MrcHeader, shape_xyz: list[int]) -> float | None:
@@ -228,31 +199,31 @@ def _voxel_size(path: Path, header: MrcHeader, shape_xyz: list[int]) -> float | 
     return float(voxel.mean())
 
 
-def _read_data(path: Path, header: MrcHeader) -> np.ndarray:
-    """Read the voxels in file order, after comparing the length in the header with that of the file."""
+def _read_data(path: Path, header: MrcHeader) -> tuple[np.ndarray, int]:
+    """Return the voxels in file order, and the number of bytes after them.
+
+    The length in the header is compared with that of the file before memory is allocated.
+    """
     file_bytes = path.stat().st_size
-    if header.end > file_bytes * (DEFLATE_LIMIT if _is_gzip(path) else 1):
+    if header.end > file_bytes * (DEFLATE_LIMIT if is_gzip(path) else 1):
         raise ValueError(f"{path} is truncated: {header}, but the file has {file_bytes} bytes")
-    # Read one byte past the voxels: gzip verifies its checksum only at the end of the stream.
-    content = _read_bytes(path, header.start, header.end - header.start + 1)
+    with _opened(path) as stream:
+        stream.seek(header.start)
+        content = stream.read(header.end - header.start)
+        # Read to the end: gzip verifies its checksum only there.
+        surplus = sum(len(block) for block in iter(lambda: stream.read(BLOCK_BYTES), b""))
     if header.start + len(content) < header.end:
         raise ValueError(
             f"{path} is truncated: {header}, but the file has {header.start + len(content)} bytes"
         )
-    if header.start + len(content) > header.end:
-        raise ValueError(f"{path} is too long: {header}, but the file has more")
-    return np.frombuffer(content, header.dtype).reshape(header.shape)
+    return np.frombuffer(content, header.dtype).reshape(header.shape), surplus
 
 
-def _read_bytes(path: Path, start: int, n_bytes: int) -> bytes:
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a map, which may be compressed with gzip."""
     try:
-        with gzip.open(path) if _is_gzip(path) else open(path, "rb") as stream:
-            stream.seek(start)
-            return stream.read(n_bytes)
+        with gzip.open(path) if is_gzip(path) else open(path, "rb") as stream:
+            yield stream
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"cannot read the map {path}: {error}") from None
-
-
-def _is_gzip(path: Path) -> bool:
-    with open(path, "rb") as stream:
-        return stream.read(2) == b"\x1f\x8b"

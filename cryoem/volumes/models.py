@@ -1,21 +1,30 @@
-"""Density maps of atomic models, computed from electron form factors."""
+"""Density maps of atomic models in mmCIF and PDB files, also of files that leave out or misuse some columns."""
 
 from __future__ import annotations
 
 import gzip
 import os
+import re
 import warnings
+import zlib
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
-from cryoem.validation import positive_number
-from cryoem.volumes.density import DensityMap, three_sizes
+from cryoem.files.reading import first_line, foreign_kind, is_gzip
+from cryoem.volumes.atoms import density_of_atoms
+from cryoem.volumes.density import DensityMap
 
-LARGEST_BOX_VOXELS = 1024**3
-LARGEST_EXTENT_ANGSTROM = 5000.0  # the size of a large virus; larger models indicate a damaged file
-LARGEST_OCCUPANCY = 10.0
-RELATIVE_CUTOFF = 1e-5  # density below this fraction of an atom's peak is neglected
+LARGEST_SUM_OF_ALTERNATES = 1.01  # of the occupancies of one atom, which are rounded to 0.01
+CHARGE = re.compile(rb"|\d[+-]|[+-]\d")
+OTHER_CIF = {  # what a CIF file without Cartesian coordinates contains
+    "_chem_comp_atom.": "it describes a ligand or residue (chemical component), not the atoms of a particle",
+    "_chem_comp.": "it describes a ligand or residue (chemical component), not the atoms of a particle",
+    "_refln.": "it contains structure factors (reflections), but no atoms",
+    "_atom_site_fract_x": "it has the fractional coordinates of a crystal; Cartesian coordinates are needed",
+    "_rlnImageName": "it is a RELION table",
+}
 
 
 def density_from_model(
@@ -33,7 +42,8 @@ def density_from_model(
     ----------
     model : path-like or gemmi.Structure
         Path of an mmCIF or PDB file (optionally gzipped), or a structure, which is not modified. If it contains several
-        models, only the first is used.
+        models, only the first is used. If the occupancies of the alternate locations of an atom add up to more than 1,
+        they are scaled to a sum of 1. Occupancies that are blank, or all 0, are taken as 1.
     voxel_size_angstrom : float
         Edge length of the voxels in angstrom.
     resolution_angstrom : float
@@ -52,7 +62,8 @@ def density_from_model(
     Warns
     -----
     UserWarning
-        Atoms of unknown element are omitted, or a PDB file has no END record.
+        Atoms of unknown element are omitted; there are several models; occupancies are blank, all 0, or add up to more
+        than 1 for one atom; or a PDB file has no END record.
 
     Raises
     ------
@@ -60,8 +71,8 @@ def density_from_model(
         The file does not exist.
     ValueError
         The file cannot be read or has no atoms, a coordinate is not a finite number, the model is larger than 5000
-        angstrom, an occupancy is outside [0, 10], all occupancies are 0, the voxel size or the resolution is out of
-        range, or ``box_size`` is too small.
+        angstrom, an occupancy is outside [0, 10], the voxel size or the resolution is out of range, or ``box_size`` is
+        too small.
 
     References
     ----------
@@ -74,156 +85,173 @@ def density_from_model(
         name, structure = f"structure {model.name!r}", model.clone()
     else:
         name, structure = os.fspath(model), _read_structure(Path(model))
-    if len(structure) > 0:
-        structure.remove_hydrogens()
-        structure.remove_waters()
-    atoms = [site.atom.clone() for site in structure[0].all()] if len(structure) > 0 else []
+    atoms, occupancies = _particle_atoms(name, structure)
     if not atoms:
         raise ValueError(f"{name} has no atoms other than waters and hydrogens")
-    known = [atom for atom in atoms if atom.element.atomic_number > 0]
-    if not known:
+    known = np.array([atom.element.atomic_number > 0 for atom in atoms])
+    if not known.any():
         raise ValueError(f"{name} has only atoms of unknown element ({len(atoms)} atoms)")
-    if len(known) < len(atoms):
+    if not known.all():
         warnings.warn(
-            f"{name}: omitting atoms of unknown element ({len(atoms) - len(known)} of {len(atoms)} atoms)",
+            f"{name}: omitting atoms of unknown element ({np.sum(~known)} of {len(atoms)} atoms)",
             UserWarning,
             stacklevel=2,
         )
     return density_of_atoms(
         name,
-        [atom.element for atom in known],
-        np.array([atom.pos.tolist() for atom in known]),
-        np.array([atom.occ for atom in known]),
+        [atom.element for atom, is_known in zip(atoms, known, strict=True) if is_known],
+        np.array([atom.pos.tolist() for atom in atoms])[known],
+        occupancies[known],
         voxel_size_angstrom=voxel_size_angstrom,
         resolution_angstrom=resolution_angstrom,
         box_size=box_size,
     )
 
 
-def density_of_atoms(
-    name: str,
-    elements: list,
-    positions: np.ndarray,
-    occupancies: np.ndarray,
-    *,
-    voxel_size_angstrom: float,
-    resolution_angstrom: float,
-    box_size: int | tuple[int, int, int] | None,
-) -> DensityMap:
-    """Compute the potential of gemmi elements at positions (n, 3). Errors state the ``name`` of the model."""
-    import gemmi
-
-    positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
-    if not (np.isfinite(resolution_angstrom) and resolution_angstrom >= 2 * voxel_size_angstrom):
-        raise ValueError(
-            f"resolution_angstrom must be at least twice the voxel size of {voxel_size_angstrom} angstrom, "
-            f"got {resolution_angstrom}"
-        )
-    _check_atoms(name, positions, occupancies)
-    # The integral of an atom's potential is its form factor at 0, so these weights yield the centre of mass.
-    weights = occupancies * [sum(element.c4322.a) for element in elements]
-    mass_centre = weights @ positions / weights.sum()
-    positions = positions - mass_centre
-    shape = _box(name, positions, voxel_size_angstrom, resolution_angstrom, box_size)
-    centre_angstrom = np.array([n // 2 for n in reversed(shape)]) * voxel_size_angstrom
-
-    calculator = gemmi.DensityCalculatorE()
-    calculator.blur = 4 * resolution_angstrom**2
-    calculator.cutoff = RELATIVE_CUTOFF * weights.max() * (4 * np.pi / calculator.blur) ** 1.5
-    nx, ny, nz = reversed(shape)
-    edges = [n * voxel_size_angstrom for n in (nx, ny, nz)]
-    calculator.grid.set_unit_cell(gemmi.UnitCell(*edges, 90, 90, 90))
-    calculator.grid.set_size(nx, ny, nz)
-    blurred = gemmi.Atom()
-    blurred.b_iso = 0
-    for element, position, occupancy in zip(
-        elements, (positions + centre_angstrom).tolist(), occupancies, strict=True
-    ):
-        blurred.element, blurred.pos, blurred.occ = element, gemmi.Position(*position), occupancy
-        calculator.add_atom_density_to_grid(blurred)
-    data = calculator.grid.array.T  # (x, y, z) -> (z, y, x)
-    return DensityMap(data, voxel_size_angstrom, tuple(mass_centre - centre_angstrom))
-
-
-def _check_atoms(name: str, positions: np.ndarray, occupancies: np.ndarray) -> None:
-    """Raise an error unless positions (n, 3) and occupancies (n,) are plausible for a particle."""
-    finite = np.isfinite(positions).all(axis=1)
-    if not finite.all():
-        raise ValueError(
-            f"{name}: coordinates must be finite, got {positions[np.argmin(finite)].tolist()} "
-            f"for atom {int(np.argmin(finite)) + 1}"
-        )
-    extent = np.ptp(positions, axis=0)
-    if extent.max() > LARGEST_EXTENT_ANGSTROM:
-        raise ValueError(
-            f"{name}: the extent of the model must be at most {LARGEST_EXTENT_ANGSTROM:g} angstrom, "
-            f"got {extent.max():.4g} along {'xyz'[int(np.argmax(extent))]}"
-        )
-    outside = ~((occupancies >= 0) & (occupancies <= LARGEST_OCCUPANCY))
-    if outside.any() or not occupancies.any():
-        found = occupancies[np.argmax(outside)]
-        raise ValueError(
-            f"{name}: occupancies must be from 0 to {LARGEST_OCCUPANCY:g} and not all 0, got {found:g} "
-            f"for atom {int(np.argmax(outside)) + 1}"
-        )
-
-
 def _read_structure(path: Path):
-    import gemmi
+    """Read an mmCIF or PDB file, whatever its name and whether or not it is gzipped, as a ``gemmi.Structure``.
 
+    Warns
+    -----
+    UserWarning
+        Occupancies are blank, and taken as 1; or a PDB file has no END record.
+
+    Raises
+    ------
+    FileNotFoundError
+        The file does not exist.
+    ValueError
+        The file is damaged, or is not an atomic model.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no atomic model at {path}")
     try:
-        structure = gemmi.read_structure(str(path))
-    except (RuntimeError, ValueError, IndexError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is not an atomic model in mmCIF or PDB format: {reason}") from None
-    if structure.input_format == gemmi.CoorFormat.Pdb:
-        _check_pdb(path)
+        with gzip.open(path) if is_gzip(path) else open(path, "rb") as stream:
+            content = stream.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"cannot read the atomic model {path}: {first_line(error)}") from None
+    what = f"{path} is not an atomic model in mmCIF or PDB format"
+    if found := foreign_kind(content):
+        raise ValueError(f"{what}: it is {found}")
+    is_cif = re.match(rb"(?:\s+|#[^\n]*\n)*data_", content.removeprefix(b"\xef\xbb\xbf"), re.IGNORECASE)
+    try:
+        structure, blank = _from_mmcif(content, what) if is_cif else _from_pdb(content, path, what)
+    except (RuntimeError, IndexError) as error:  # raised by gemmi, where "string" is the name of the file
+        reason = re.sub(r"^string:(\d+)(:\d+\(\d+\))?:? ?", r"line \1: ", first_line(error))
+        raise ValueError(f"{path} is damaged: {reason}") from None
+    if blank:
+        warnings.warn(
+            f"{path} has no occupancy for {blank} atoms; taking their occupancies as 1",
+            UserWarning,
+            stacklevel=3,
+        )
     return structure
 
 
-def _check_pdb(path: Path) -> None:
-    """Check the coordinates in a PDB file, because gemmi silently reads a non-numeric coordinate as zero."""
-    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as lines:
-        record = b""
-        for number, line in enumerate(lines, start=1):
-            record = line[:6].rstrip() or record
-            if record not in (b"ATOM", b"HETATM"):
-                continue
-            for axis, start in zip("xyz", (30, 38, 46), strict=True):
-                text = line[start : start + 8]
-                try:
-                    float(text)
-                except ValueError:
-                    raise ValueError(
-                        f"{path}: coordinates must be numbers, got {text.decode('latin-1')!r} as {axis} "
-                        f"in line {number}"
-                    ) from None
+def _from_mmcif(content: bytes, what: str) -> tuple[object, int]:
+    """Return the structure, and the number of atoms without an occupancy, which gemmi sets to 1."""
+    import gemmi
+
+    try:
+        document = gemmi.cif.read_string(content.decode("utf-8", "replace"))
+    except ValueError as error:
+        raise RuntimeError(str(error)) from None
+    for block in document:
+        if coordinates := block.find_values("_atom_site.Cartn_x"):
+            occupancies = block.find_values("_atom_site.occupancy")
+            blank = sum(value in ("?", ".") for value in occupancies) if occupancies else len(coordinates)
+            return gemmi.make_structure_from_block(block), blank
+    text = content.decode("utf-8", "replace")
+    reason = next(
+        (reason for name, reason in OTHER_CIF.items() if name in text), "it has no atoms (_atom_site)"
+    )
+    raise ValueError(f"{what}: {reason}")
+
+
+def _from_pdb(content: bytes, path: Path, what: str) -> tuple[object, int]:
+    """Return the structure, and the number of atoms without an occupancy, which are set to 1.
+
+    gemmi silently reads coordinates and occupancies that are not numbers as 0.
+    """
+    import gemmi
+
+    lines, record, n_atoms, blank = [], b"", 0, 0
+    for number, line in enumerate(content.splitlines(), start=1):
+        record = line[:6].rstrip() or record
+        if record in (b"ATOM", b"HETATM"):
+            n_atoms += 1
+            for name, start in (("x", 30), ("y", 38), ("z", 46)):
+                _number(line[start : start + 8], f"{path}: coordinates must be numbers", name, number)
+            if line[54:60].strip():
+                _number(line[54:60], f"{path}: occupancies must be numbers", "occupancy", number)
+            else:
+                blank += 1
+                line = line[:54].ljust(54) + b"  1.00" + line[60:]
+            line = _without_old_columns(line)
+        lines.append(line)
+    if n_atoms == 0:
+        raise ValueError(f"{what}: it has no atoms (no data_ block, and no ATOM or HETATM records)")
     if record in (b"ATOM", b"HETATM"):
         warnings.warn(f"{path} has no END record; atoms may be missing", UserWarning, stacklevel=4)
+    # one character for each byte, because the columns count
+    return gemmi.read_pdb_string(b"\n".join(lines).decode("ascii", "replace").replace("\ufffd", "?")), blank
 
 
-def _box(
-    name: str, positions: np.ndarray, voxel_size_angstrom: float, margin: float, box_size
-) -> tuple[int, int, int]:
-    """Return the shape (z, y, x) of a box that contains positions (n, 3), which are relative to voxel ``n // 2``."""
-    from scipy.fft import next_fast_len
+def _number(text: bytes, rule: str, name: str, line: int) -> None:
+    try:
+        float(text)
+    except ValueError:
+        raise ValueError(f"{rule}, got {text.decode('latin-1')!r} as {name} in line {line}") from None
 
-    reach_px = np.abs(positions[:, ::-1]).max(axis=0) / voxel_size_angstrom  # z, y, x
-    if box_size is None:
-        half = np.ceil(reach_px + margin / voxel_size_angstrom)
-        if np.prod(2 * half + 1) > LARGEST_BOX_VOXELS:
-            edges = " x ".join(f"{2 * n + 1:.0f}" for n in half)
-            raise ValueError(
-                f"voxel_size_angstrom is too small: {voxel_size_angstrom} requires {edges} voxels for {name}"
-            )
-        return tuple(next_fast_len(2 * int(n) + 1, real=True) for n in half)
-    shape = three_sizes("box_size", box_size)
-    too_small = [(n - 1) // 2 < reach for n, reach in zip(shape, reach_px, strict=True)]
-    if any(too_small):
-        needed = " x ".join(str(2 * int(np.ceil(reach)) + 1) for reach in reach_px)
-        raise ValueError(
-            f"box_size must be at least {needed} voxels (z, y, x) to contain {name}, got {box_size}"
+
+def _without_old_columns(line: bytes) -> bytes:
+    """Blank columns 73 to 80 of an atom unless they end in an element and a charge, as since 1996.
+
+    Before, they contained the PDB identifier and the number of the line. The element then follows from the atom's name.
+    """
+    import gemmi
+
+    element, charge = line[76:78].strip(), line[78:80].strip()
+    is_element = not element.isalpha() or gemmi.Element(element.decode()).atomic_number > 0
+    return line if CHARGE.fullmatch(charge) and is_element else line[:72]
+
+
+def _particle_atoms(name: str, structure) -> tuple[list, np.ndarray]:
+    """Return the atoms of the first model without waters and hydrogens, and their occupancies (n,).
+
+    The alternate locations of an atom share an occupancy of at most 1. The structure is modified.
+
+    Warns
+    -----
+    UserWarning
+        There are several models; all occupancies are 0, and taken as 1; or the occupancies of alternate locations add
+        up to more than 1, and are scaled.
+    """
+    if len(structure) == 0:
+        return [], np.empty(0)
+    if len(structure) > 1:
+        warnings.warn(f"{name} has {len(structure)} models; using only the first", UserWarning, stacklevel=3)
+    structure.remove_hydrogens()
+    structure.remove_waters()
+    sites = list(structure[0].all())
+    occupancies = np.array([site.atom.occ for site in sites])
+    if sites and not occupancies.any():
+        warnings.warn(f"{name} has only occupancies of 0; taking them as 1", UserWarning, stacklevel=3)
+        occupancies[:] = 1
+    same = defaultdict(list)  # the alternates of an atom, also if they are different residues
+    for index, site in enumerate(sites):
+        same[site.chain.name, str(site.residue.seqid), site.atom.name].append(index)
+    scaled = 0
+    for alternates in same.values():
+        total = occupancies[alternates].sum()
+        if total > LARGEST_SUM_OF_ALTERNATES and any(sites[index].atom.has_altloc() for index in alternates):
+            occupancies[alternates] /= max(total, 1)
+            scaled += len(alternates) > 1
+    if scaled:
+        warnings.warn(
+            f"{name}: the occupancies of the alternate locations of {scaled} atoms add up to more than 1; "
+            "scaling them to 1",
+            UserWarning,
+            stacklevel=3,
         )
-    return shape
+    return [site.atom.clone() for site in sites], occupancies

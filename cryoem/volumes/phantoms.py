@@ -9,9 +9,9 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.rotations import point_group
 from cryoem.validation import positive_number
+from cryoem.volumes.atoms import density_of_atoms
 from cryoem.volumes.chains import double_helix, fill_ellipsoid
 from cryoem.volumes.density import DensityMap
-from cryoem.volumes.models import density_of_atoms
 
 SMALLEST_SIZE = 16
 DIAMETER_OVER_BOX = 0.65

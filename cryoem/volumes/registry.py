@@ -1,7 +1,8 @@
 """Registry of maps and atomic models, with their sources, checksums and downloads.
 
 Valid names are ``"5j0n"`` and ``"beta-galactosidase"`` (maps), any PDB entry (``"1u19"``, or ``"PDB-5j0n"`` if the
-plain name is a map), any EMDB entry (``"EMD-1234"``) and, only for ``load``, ``"phantom"`` or ``"phantom-D2"``.
+plain name is a map), any EMDB entry (``"EMD-1234"``); only for ``load``, ``"phantom"`` or ``"phantom-D2"``; and, only
+for ``fetch``, the particles ``"ribosome-tilts"`` and ``"ribosome-tilts-stack"``.
 """
 
 from __future__ import annotations
@@ -9,14 +10,22 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryoem.files.reading import data_folder, first_line, sha256_of
-from cryoem.files.writing import write_text
-from cryoem.validation import positive_number, whole_number
-from cryoem.volumes.density import DensityMap, crop_or_pad, low_pass, resample
+from cryoem.files.writing import check_writable, write_text
+from cryoem.validation import positive_number, suggestion, whole_number
+from cryoem.volumes.density import (
+    DensityMap,
+    crop_or_pad,
+    low_pass,
+    resample,
+    solvent_level,
+    subtract_solvent,
+)
 from cryoem.volumes.maps import read_map
 from cryoem.volumes.models import density_from_model
 from cryoem.volumes.phantoms import SMALLEST_SIZE, phantom
@@ -25,6 +34,8 @@ DEFAULT_VOXEL_SIZE_ANGSTROM = 4.0
 BLOCK_BYTES = 1_000_000
 MAP_ID_AT = 208  # offset in bytes in the header of an MRC file
 PHANTOM_BOX_ANGSTROM = 256.0
+DARK_RATIO = 2.0  # of the depth of a map to its height, above which its contrast is taken to be inverted
+PHANTOM = "phantom(-[A-Za-z0-9]+)?"
 MAP_SUFFIXES = (".mrc", ".map", ".ccp4", ".mrcs")
 MODEL_SUFFIXES = (".cif", ".mmcif", ".pdb", ".ent")
 
@@ -62,6 +73,34 @@ ENTRIES = {
         ),
     )
 }
+RIBOSOME_TILTS = "https://raw.githubusercontent.com/ml-struct-bio/cryodrgn/main/tests/data/"
+PARTICLE_ENTRIES = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            name="ribosome-tilts",
+            file_name="sta_testing_bin8.star",
+            url=RIBOSOME_TILTS + "sta_testing_bin8.star",
+            sha256="47b24d3a4344d321807d84fdfa899f1454853a20bced60164e2fc4a173d5b763",
+            licence="GPL-3 repository",
+            description="table of 219 experimental images from tilt series of six ribosomes, with poses and CTF",
+        ),
+        Entry(
+            name="ribosome-tilts-stack",
+            file_name="ay19102021_L3_position6_ribo_it09_bin8_1.82A.mrcs",
+            url=RIBOSOME_TILTS + "ay19102021_L3_position6_ribo_it09_bin8_1.82A.mrcs",
+            sha256="a7ca3284b6906cf9f446e6c5f85d4640312aaccb10d7208a30f0a59066dfb48a",
+            licence="GPL-3 repository",
+            description="images of ribosome-tilts, 64 px wide",
+        ),
+    )
+}
+
+
+def check_name(name: str) -> None:
+    """Raise a ValueError unless ``load`` accepts this name, which is not a path. Nothing is downloaded."""
+    if not re.fullmatch(PHANTOM, name):
+        find_entry(name)
 
 
 def find_entry(name: str) -> Entry:
@@ -75,14 +114,20 @@ def find_entry(name: str) -> Entry:
     Raises
     ------
     ValueError
-        The name is unknown.
+        The name is unknown, or it is a PDB identifier that resembles a name in ``ENTRIES``. With the prefix ``PDB-``,
+        the latter is accepted.
     """
     if re.search(r"[/\\]|\.\.", name):
         raise ValueError(f"name must be a registry name, not a path, got {name!r}")
-    if name.lower() in ENTRIES:
-        return ENTRIES[name.lower()]
+    for entries in (ENTRIES, PARTICLE_ENTRIES):
+        if name.lower() in entries:
+            return entries[name.lower()]
     if match := re.fullmatch(r"(?:PDB-)?([1-9][A-Z0-9]{3})", name, re.IGNORECASE | re.ASCII):
         identifier = match[1].upper()
+        if name.upper() == identifier and (nearest := suggestion(name, ENTRIES)):
+            raise ValueError(
+                f"name must be one of {', '.join(ENTRIES)}, or PDB-{name} for the PDB entry, got {name!r}{nearest}"
+            )
         return Entry(
             name=name,
             file_name=f"{identifier.lower()}.cif.gz",
@@ -101,20 +146,21 @@ def find_entry(name: str) -> Entry:
             licence="CC0 (EMDB)",
             description=f"primary map of EMDB entry EMD-{number}",
         )
+    known = [*ENTRIES, "phantom", *(f"EMD-{number}" for number in re.findall("[0-9]{4,5}", name))]
     raise ValueError(
         f"name must be one of {', '.join(ENTRIES)}, a PDB id such as 1u19 or an EMDB id such as EMD-1234, "
-        f"got {name!r}"
+        f"got {name!r}{suggestion(name, known)}"
     )
 
 
 def fetch(name: str) -> Path:
     """Return the local path of a registry file, and download the file on first use.
 
-    A file in ``$CRYOEM_DATA`` or its subfolders ``maps/`` and ``models/`` takes precedence over a file in
-    ``data_folder()``. The file for an entry in ``ENTRIES`` must have the SHA-256 given there. The checksums for other
-    PDB and EMDB entries are not known in advance. When such a file in ``data_folder()`` is first used, its
-    completeness is checked and its SHA-256 is stored next to it in ``<file>.sha256``. Afterwards, the file must have
-    this checksum. To accept a new release of the entry, delete both files.
+    A file in ``$CRYOEM_DATA`` or its subfolders ``maps/``, ``models/`` and ``particles/`` takes precedence over a file
+    in ``data_folder()``. The file for an entry in ``ENTRIES`` or ``PARTICLE_ENTRIES`` must have the SHA-256 given
+    there. The checksums for other PDB and EMDB entries are not known in advance. When such a file in ``data_folder()``
+    is first used, its completeness is checked and its SHA-256 is stored next to it in ``<file>.sha256``. Afterwards,
+    the file must have this checksum. To accept a new release of the entry, delete both files.
 
     Parameters
     ----------
@@ -136,7 +182,7 @@ def fetch(name: str) -> Path:
     """
     entry = find_entry(name)
     if root := os.environ.get("CRYOEM_DATA"):
-        for folder in (".", "maps", "models"):
+        for folder in (".", "maps", "models", "particles"):
             local = Path(root) / folder / entry.file_name
             if local.is_file():
                 if entry.sha256 is not None:
@@ -145,6 +191,7 @@ def fetch(name: str) -> Path:
     path = data_folder() / entry.file_name
     is_new = not path.is_file()
     if is_new:
+        check_writable(path)
         _download(entry, path)
     record = path.with_name(path.name + ".sha256")
     if entry.sha256 is not None or record.is_file():
@@ -166,8 +213,12 @@ def load(
     voxel_size_angstrom: float | None = None,
     resolution_angstrom: float | None = None,
     size: int | None = None,
+    as_map: bool = False,
 ) -> DensityMap:
-    """Load a density map from a file or the registry, or make a phantom.
+    """Load the density map of a particle from a file or the registry, or make a phantom.
+
+    If the solvent around the particle has a density other than 0, it is subtracted with a warning. ``read_map`` returns
+    the values in the file.
 
     Parameters
     ----------
@@ -184,11 +235,19 @@ def load(
         Edge length of a cubic box in voxels. Maps are cropped or padded about their centre, models must fit into the
         box, and phantoms fill the box. Default: the box in the file for maps, a box that fits the model for models, and
         a box 256 angstrom wide for phantoms.
+    as_map : bool
+        Whether a map file that looks like a stack of images is known to be a map, as in ``read_map``. Default: False.
 
     Returns
     -------
     DensityMap
         The density map.
+
+    Warns
+    -----
+    UserWarning
+        The solvent level of a map was not 0; a map is dark on a bright solvent, as if its contrast were inverted; or
+        ``read_map`` or ``density_from_model`` warns.
 
     Raises
     ------
@@ -206,7 +265,7 @@ def load(
     if voxel_size_angstrom is not None:
         positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
     made_at = DEFAULT_VOXEL_SIZE_ANGSTROM if voxel_size_angstrom is None else voxel_size_angstrom
-    if re.fullmatch("phantom(-[A-Za-z0-9]+)?", name):
+    if re.fullmatch(PHANTOM, name):
         symmetry = name.partition("-")[2] or "C1"
         if size is not None and voxel_size_angstrom is None:
             made_at = PHANTOM_BOX_ANGSTROM / size
@@ -218,15 +277,21 @@ def load(
         )
     is_path = isinstance(name_or_path, Path) or os.sep in name or _suffix(name) != ""
     path = Path(name) if is_path else fetch(name)
+    check_suffix(path)
     if _suffix(path.name) in MODEL_SUFFIXES:
         resolution = 2 * made_at if resolution_angstrom is None else resolution_angstrom
         return density_from_model(
             path, voxel_size_angstrom=made_at, resolution_angstrom=resolution, box_size=size
         )
-    if _suffix(path.name) not in MAP_SUFFIXES:
-        known = ", ".join(MAP_SUFFIXES + MODEL_SUFFIXES)
-        raise ValueError(f"{path} is not a map or an atomic model: its name must end in one of {known}")
-    density_map = read_map(path, default_voxel_size_angstrom=voxel_size_angstrom or 1.0)
+    density_map = read_map(path, default_voxel_size_angstrom=voxel_size_angstrom or 1.0, as_map=as_map)
+    if level := solvent_level(density_map):
+        warnings.warn(
+            f"{path} has the density {level:.4g} at the edge of its box, where the solvent should be 0; "
+            f"subtracting {level:.4g} from the map",
+            UserWarning,
+            stacklevel=2,
+        )
+        density_map = subtract_solvent(density_map)
     if resolution_angstrom is not None:
         density_map = low_pass(density_map, resolution_angstrom)
     if voxel_size_angstrom is not None and voxel_size_angstrom != density_map.voxel_size_angstrom:
@@ -238,7 +303,21 @@ def load(
         raise ValueError(
             f"{path}: the density must vary and be positive somewhere, got values from {low} to {high}"
         )
+    if -low > DARK_RATIO * high:
+        warnings.warn(
+            f"{path} is darker than its solvent (values from {low:.4g} to {high:.4g}), as if its contrast were "
+            "inverted; density must be positive, so multiply such a map by -1",
+            UserWarning,
+            stacklevel=2,
+        )
     return density_map
+
+
+def check_suffix(path: Path) -> None:
+    """Raise a ValueError unless the name of a file ends like that of a map or an atomic model."""
+    if _suffix(path.name) not in MAP_SUFFIXES + MODEL_SUFFIXES:
+        known = ", ".join(MAP_SUFFIXES + MODEL_SUFFIXES)
+        raise ValueError(f"{path} is not a map or an atomic model: its name must end in one of {known}")
 
 
 def _suffix(file_name: str) -> str:
