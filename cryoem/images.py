@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.fft
+import scipy.special
 
 from cryoem.contrast import Optics, optics_of
-from cryoem.validation import finite_array, not_negative, shifts_of, square_images
+from cryoem.validation import finite_array, not_negative, one_each, shifts_of, square_images
 
 BLOCK_BYTES = 32_000_000
 
@@ -224,6 +225,48 @@ def apply_ctf(images: np.ndarray, optics: Optics) -> np.ndarray:
     size = images.shape[1]
     transfers = optics_of(optics, None, count=len(images)).transfers(plane_frequencies(size))
     return images_from_half_planes(half_planes_from_images(images) * transfers, size)
+
+
+def shrink(images: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Shrink images about their origin by Fourier interpolation, each by its own factor, in a box of the same size.
+
+    Frequencies above the Nyquist frequency of the shrunk image are removed. The area beyond the edges of the original
+    image is filled with its mean outside the inscribed circle.
+
+    Parameters
+    ----------
+    images : (n, y, x) array, y == x
+        Images to shrink.
+    factors : (n,) array
+        Factor of each image, in (0, 1].
+
+    Returns
+    -------
+    (n, y, x) float32 array
+
+    Raises
+    ------
+    ValueError
+        If the images do not have shape (n, y, y) or contain NaN or infinity, or if a factor is out of range.
+    """
+    images = square_images(images)
+    n, size = images.shape[:2]
+    factors = one_each(factors, count=n, name="factors")
+    if not (factors.min() > 0 and factors.max() <= 1):
+        raise ValueError(f"factors must be above 0 and at most 1, got {factors.min():g} to {factors.max():g}")
+    x = np.arange(size) - size // 2
+    centred = subtract_background(images)
+    background = images[:, 0, 0] - centred[:, 0, 0]
+    shrunk = images.copy()
+    for factor in np.unique(factors[factors < 1]):
+        # interpolate along each axis with the band-limited (Dirichlet) kernel, within the original box
+        terms = 2 * int(np.ceil(factor * size / 2)) - 1
+        kernel = terms / size * scipy.special.diric(2 * np.pi * (x[:, None] / factor - x) / size, terms)
+        kernel[np.abs(x) > factor * (size // 2)] = 0
+        kernel = kernel.astype(np.float32)
+        some = factors == factor
+        shrunk[some] = kernel @ centred[some] @ kernel.T + background[some, None, None]
+    return shrunk
 
 
 def add_noise(

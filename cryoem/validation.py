@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
+from collections.abc import Iterable
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -103,6 +105,14 @@ def whole_number(value: int, *, name: str, at_least: int) -> int:
     if not (whole and value >= at_least):
         raise ValueError(f"{name} must be an integer >= {at_least}, got {_shown(value)}")
     return int(value)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error message about an unknown name, ``"; did you mean 'x'?"``, or "" if none is similar."""
+    spelled = {each.lower(): each for each in known}
+    parts = [each for each in spelled if len(name) > 2 and name.lower() in each]
+    similar = [*parts, *difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.6)]
+    return f"; did you mean {spelled[similar[0]]!r}?" if similar else ""
 
 
 def _is_finite(value) -> bool:

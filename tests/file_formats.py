@@ -69,6 +69,37 @@ def at(position: int, new: bytes) -> Change:
     return lambda content: content[:position] + new + content[position + len(new) :]
 
 
+def imod_stamp(flags: int, byte_order: str = "<") -> bytes:
+    """Return the second block of extra bytes in a header by IMOD: the stamp and its bit flags, from byte 152."""
+    return bytes(40) + np.array([1146047817, flags], f"{byte_order}i4").tobytes() + bytes(36)
+
+
+# The type of the integers in a file, header fields, and the type as which they must be read. MRC2014 says signed.
+INTEGER_HEADERS = [
+    ("u1", {"dmin": 0, "dmax": 255}, "u1"),
+    ("u1", {"dmin": 12, "dmax": 220}, "u1"),
+    ("u1", {"dmin": 0, "dmax": -1, "extra2": imod_stamp(0)}, "u1"),
+    ("u1", {"dmin": 0, "dmax": 255, "extra2": imod_stamp(0)}, "u1"),
+    ("i1", {"dmin": -128, "dmax": 127, "extra2": imod_stamp(1)}, "i1"),
+    ("i1", {"dmin": -128, "dmax": 127}, "i1"),
+    ("u2", {"mode": 1, "dmin": 0, "dmax": 60_000}, "u2"),
+    ("i2", {"mode": 1, "dmin": 0, "dmax": 0}, "i2"),
+]
+UNCLEAR_INTEGERS = [
+    ("i1", {"dmin": 0, "dmax": -1}, "signed"),
+    ("i1", {"dmin": 0, "dmax": 0}, "signed"),
+    ("i1", {"dmin": -40, "dmax": 200}, "signed"),
+    ("u1", {"dmin": -128, "dmax": 127, "extra2": imod_stamp(0)}, "unsigned"),
+    ("i1", {"dmin": 0, "dmax": 255, "extra2": imod_stamp(1)}, "signed"),
+]
+
+
+def integers(dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return integers over the whole range of a type."""
+    limits = np.iinfo(dtype)
+    return np.random.default_rng(0).integers(limits.min, limits.max, shape, dtype, endpoint=True)
+
+
 NAN = np.float32(np.nan).tobytes()
 
 
@@ -204,7 +235,7 @@ STAR = {
     ),
     "a column twice": (replaced("_rlnAnglePsi", "_rlnDefocusU"), "more than one column"),
     "group 7": (lambda content: content.replace(b"\n1\t", b"\n7\t", 1), "optics group|pixel size|group"),
-    "voltage -300": (replaced("300.0", "-300.0"), "invalid CTF parameters: voltage_kv"),
+    "voltage -300": (replaced("300.0", "-300.0"), "rlnVoltage must contain values from 1 to 5000, got -300"),
     "no voltage": (replaced("_rlnVoltage", "_rlnVoltag"), "has rlnDefocusU but no rlnVoltage"),
 }
 XMD = {**TEXT, "no images": (replaced("_image", "_imag"), "has no table with the column _image")}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from file_formats import FORMATS, Format
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*has no CTF parameters:UserWarning")
 FOREIGN = {
     "HTML": b"<!DOCTYPE html><html><body>404 Not Found</body></html>\n" * 40,
     "zeros": bytes(4096),

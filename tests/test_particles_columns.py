@@ -27,7 +27,9 @@ from cryoem.projection.projectors import project
 from cryoem.rotations import from_relion_euler_deg
 
 MICROSCOPE = {"rlnVoltage": 300.0, "rlnSphericalAberration": 2.7, "rlnAmplitudeContrast": 0.1}
-QUIET = pytest.mark.filterwarnings("ignore:.*(lacks the MAP|states a pixel size):UserWarning")
+QUIET = pytest.mark.filterwarnings(
+    "ignore:.*(lacks the MAP|states a pixel size|has no CTF|states optics):UserWarning"
+)
 
 
 @pytest.fixture
@@ -98,6 +100,7 @@ def test_known_numbers_of_relion_31_and_of_a_phase_plate(real_data):
         ("relion5", 0.89),
     ],
 )
+@QUIET
 def test_every_dialect_of_relion(real_data, tmp_path, name, pixel):
     """Two files with two voltages: RELION 3.0 stores them per particle, 3.1 per optics group."""
     path = tmp_path / f"{name}.star"

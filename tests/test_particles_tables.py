@@ -100,6 +100,42 @@ def test_datadir_comes_first(tmp_path, kind):
         open_particles(star(tmp_path / "b.star", ["1@b.mrcs"]), datadir=tmp_path / "project")
 
 
+def test_a_link_to_a_table_is_searched_from_its_target(project_folder, tmp_path_factory):
+    star(project_folder / "Select" / "job2" / "p.star", ["2@Extract/job1/a.mrcs"])
+    link = tmp_path_factory.mktemp("elsewhere") / "link.star"
+    link.symlink_to(project_folder / "Select" / "job2" / "p.star")
+    np.testing.assert_array_equal(open_particles(link), some_images(5, 7, seed=1)[1:2])
+    (project_folder / "Extract" / "job1" / "a.mrcs").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"not found in .*elsewhere.*, .*job2, the folders above them or"
+    ):
+        open_particles(link)
+
+
+@pytest.mark.parametrize(
+    "stack", ["Extract/job1/a.mrcs", "/old/project/Extract/job1/a.mrcs", "J1/Extract/job1/a.mrcs"]
+)
+@pytest.mark.parametrize("datadir", ["", "Extract", "Extract/job1"])
+def test_datadir_may_be_any_folder_above_the_stacks(
+    stack, datadir, project_folder, tmp_path_factory, recwarn
+):
+    path = star(tmp_path_factory.mktemp("elsewhere") / "p.star", [f"2@{stack}"])
+    file = open_particles(path, datadir=project_folder / datadir)
+    np.testing.assert_array_equal(file, some_images(5, 7, seed=1)[1:2])
+    assert not recwarn
+
+
+def test_two_stacks_are_never_taken_from_one_file(tmp_path):
+    mrc(tmp_path / "a.mrcs", some_images())
+    path = star(tmp_path / "p.star", ["1@job1/a.mrcs", "1@job2/a.mrcs"])
+    for datadir in (None, tmp_path):
+        with pytest.raises(
+            ValueError, match=r"the stacks job1/a.mrcs and job2/a.mrcs, but only .*/a.mrcs was"
+        ) as error:
+            open_particles(path, datadir=datadir)
+        one_sentence(error)
+
+
 def test_names_that_do_not_lead_to_one_image(tmp_path):
     mrc(tmp_path / "a.mrcs", some_images())
     mrc(tmp_path / "b.mrcs", some_images(2, 7))
@@ -132,6 +168,23 @@ def file(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        LOOP.replace("_rlnDefocusU", "# a comment\n\n_rlnDefocusU") + "# another\n\n1@a.mrcs 1 m\n",
+        "data_optics\n\n" + LOOP + "1@a.mrcs 1 m # a comment\n\ndata_empty\n",
+        "data_general\n\nloop_\n\n" + LOOP + "\n\n1@a.mrcs 1 m\n",
+        "data_\n\n# no loop\n_rlnImageName 1@a.mrcs # why\n\n_rlnDefocusU 1\n_rlnMicrographName 'm'\n",
+    ],
+)
+def test_comments_blank_lines_and_empty_blocks_are_as_in_relion(file, text):
+    file.write_text(text, newline="")
+    table = open_particles(file).table
+    assert table.to_dict("records") == [
+        {"rlnImageName": "1@a.mrcs", "rlnDefocusU": 1, "rlnMicrographName": "m"}
+    ]
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         (
@@ -148,7 +201,6 @@ def file(tmp_path):
         ),
         ("data_\n_rlnImageName\n", "_rlnImageName in data_ must have exactly one value, got '_rlnImageName'"),
         (LOOP + "1@a.mrcs 1 m\n" + LOOP, "has more than one table with the name data_particles"),
-        ("data_optics\n\n" + LOOP + "1@a.mrcs 1 m\n", "the table data_optics is empty"),
         (LOOP + "1@a.mrcs\r1 m\n", "is not a text file: line 7 is too long or contains control characters"),
         ("", "has no table with the column _rlnImageName; its tables are: none"),
         ("data_\n\nloop_\n_rlnOriginX #1\n1.0\n", "has no table with the .*; its tables are: data_"),

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "files": ["ParticleFile", "open_particles", "read_poses"],
         "mrc": ["StackWriter", "write_stack"],
+        "outliers": ["find_outliers", "usable_images"],
         "relion": ["relion_tables"],
         "simulation": [
             "ImagingConditions",

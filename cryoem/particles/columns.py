@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cryoem.contrast import ContrastTransfer, Optics
+from cryoem.contrast import LARGEST_DEFOCUS_ANGSTROM, LIMITS, OWN, ContrastTransfer, Optics
 
 if TYPE_CHECKING:
     import pandas as pd
 
+DISAGREE = 1e-2  # smallest relative difference between contradictory values
 SAME = 1e-6  # largest relative difference between rounded values of the same constant
 NECESSARY = ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast")
 CONSTANTS = (*NECESSARY, "b_factor_angstrom2", "phase_shift_rad", "inverted")
 DEFOCUS = ("defocus_u_angstrom", "defocus_v_angstrom", "azimuth_rad")
+POSSIBLE = LIMITS | dict.fromkeys(DEFOCUS[:2], (-LARGEST_DEFOCUS_ANGSTROM, LARGEST_DEFOCUS_ANGSTROM))
+SMALLEST_FITTED_B_FACTOR = -30.0  # angstrom^2; the default limit of RELION's fit
+WITHOUT_CTF = "cryoemWithoutCtf"  # 1 in tables of images that were simulated without a CTF
+UNUSED = {  # optics that no step corrects for: the columns of all programs, and the values that mean none
+    "anisotropic magnification": {
+        **{f"rlnMagMat{i}{j}": float(i == j) for i in (0, 1) for j in (0, 1)},
+        **{f"ctf/anisomag/{k}": 0.0 for k in range(4)},
+    },
+    "beam tilt": {"rlnBeamTiltX": 0.0, "rlnBeamTiltY": 0.0, "ctf/tilt_A/0": 0.0, "ctf/tilt_A/1": 0.0},
+    "higher-order aberrations": {
+        "rlnOddZernike": 0.0,
+        "rlnEvenZernike": 0.0,
+        **{f"ctf/{kind}_A/{k}": 0.0 for kind in ("shift", "trefoil", "tetra") for k in range(4)},
+    },
+    "constant term of the CTF": {"ctf/scale_const": 0.0},
+    "scale of the alignment": {"scale": 1.0},
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +65,7 @@ class Columns:
             if default is None:
                 raise ValueError(f"{self.path} has no column {name}")
             return np.full(len(self.table), default)
-        column = self.table[name] if name in self.table else self._of_group(name)
+        column = self.table[name] if name in self.table else self.of_groups(name)
         values = pd.to_numeric(column, errors="coerce").to_numpy(float)
         bad = ~np.isfinite(values)
         if bad.any():
@@ -56,22 +76,32 @@ class Columns:
             )
         return values
 
+    def positive(self, name: str, *, default: float | None = None) -> np.ndarray:
+        """Return a column of scale factors, as in ``numbers``; raise a ValueError unless all are positive."""
+        values = self.numbers(name, default=default)
+        if not (values > 0).all():
+            row = int(np.argmin(values > 0))
+            raise ValueError(
+                f"{self.path}: the column {name} must contain positive numbers, got {values[row]:g} in row {row + 1}"
+            )
+        return values
+
     def stacked(self, names: tuple[str, ...]) -> np.ndarray:
         """Return several columns as (n, k) float64. Missing columns are zero."""
         return np.stack([self.numbers(name, default=0.0) for name in names], axis=1)
 
-    def checked_pixels(self, sizes: np.ndarray) -> np.ndarray:
+    def checked_pixels(self, sizes: np.ndarray, name: str) -> np.ndarray:
         """Return the (n,) pixel sizes used to convert shifts to pixels; raise a ValueError unless all are positive."""
         bad = ~(np.isfinite(sizes) & (sizes > 0))
         if bad.any():
             row = int(np.argmax(bad))
             raise ValueError(
-                f"{self.path}: pixel sizes must be positive to convert shifts to pixels, "
+                f"{self.path}: pixel sizes must be positive to convert shifts to pixels ({name}), "
                 f"got {sizes[row]:g} angstrom in row {row + 1}"
             )
         return sizes
 
-    def _of_group(self, name: str) -> pd.Series:
+    def of_groups(self, name: str) -> pd.Series:
         """Return a column of the optics groups, with one row per particle."""
         values = self.optics[name]
         if "rlnOpticsGroup" not in self.table or "rlnOpticsGroup" not in self.optics:
@@ -101,8 +131,11 @@ def read_contrast(columns: Columns, names: dict[str, str], *, angle_unit_rad: fl
     """Return a table of the CTF parameters of each particle, or None if the file has no defocus.
 
     ``names`` maps the columns of the table to those of the program. As in RELION, a missing second defocus is set to
-    the first, and a missing azimuth, phase shift or B factor to 0. The images are assumed to be inverted, so that
-    particles are bright, as is usual.
+    the first, a missing azimuth, phase shift or B factor to 0, and a missing scale to 1. The images are assumed to be
+    inverted, so that particles are bright, as is usual.
+
+    Warp and M write minus the B factor. RELION's fit does not go below -30 angstrom^2, so columns without positive
+    values that do are reversed, with a warning.
     """
     import pandas as pd
 
@@ -111,14 +144,82 @@ def read_contrast(columns: Columns, names: dict[str, str], *, angle_unit_rad: fl
         return None
     for name in NECESSARY:
         if names[name] not in columns:
-            raise ValueError(f"{columns.path} has {first} but no {names[name]}; the CTF needs both")
+            raise ValueError(
+                f"{columns.path} has {first} but no {names[name]}, and the CTF needs both; pass microscope, "
+                "the voltage, spherical aberration and amplitude contrast (--microscope 300 2.7 0.1)"
+            )
     if second not in columns:
         names = {**names, DEFOCUS[1]: first}
-    found = {name: columns.numbers(column, default=0.0) for name, column in names.items()}
-    for name in found:
-        if name.endswith("_rad"):
-            found[name] = angle_unit_rad * found[name]
+    found = {}
+    for name, column in names.items():
+        values = (
+            columns.positive(column, default=1.0) if name == "scale" else columns.numbers(column, default=0.0)
+        )
+        unit = angle_unit_rad if name.endswith("_rad") else 1.0
+        low, high = (limit / unit for limit in POSSIBLE.get(name, (-np.inf, np.inf)))
+        bad = (values < low) | (values > high)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"{columns.path}: the column {column} must contain values from {low:.6g} to {high:.6g}, "
+                f"got {values[row]:.6g} in row {row + 1}; check its unit"
+            )
+        found[name] = unit * values
+    b_factors = found["b_factor_angstrom2"]
+    if b_factors.max() <= 0 and b_factors.min() < SMALLEST_FITTED_B_FACTOR:
+        warnings.warn(
+            f"{columns.path}: {names['b_factor_angstrom2']} is negative, down to {b_factors.min():g}, "
+            "as written by Warp and M; reversing its sign, so that the images are damped",
+            UserWarning,
+            stacklevel=5,
+        )
+        found["b_factor_angstrom2"] = np.abs(b_factors)
     return pd.DataFrame({**found, "inverted": True})
+
+
+def unused_optics(columns: Columns) -> list[str]:
+    """Return the optics that the file states but no step corrects for, each with its columns."""
+    found = []
+    for what, neutral in UNUSED.items():
+        names = [name for name, none in neutral.items() if name in columns and _differs(columns, name, none)]
+        if names:
+            found.append(f"{what} ({', '.join(names)})")
+    return found
+
+
+def _differs(columns: Columns, name: str, none: float) -> bool:
+    """Return whether a number in a column, or in the bracketed lists in a column, differs from ``none``."""
+    column = columns.table[name] if name in columns.table else columns.of_groups(name)
+    for text in column.astype(str).unique():
+        numbers = text.strip("[] ").replace(",", " ").split()
+        if not np.allclose(np.array(numbers, float), none, rtol=0, atol=1e-9):
+            return True
+    return False
+
+
+def with_microscope(
+    columns: Columns, names: dict[str, str], microscope: Sequence[float]
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Return the table and the optics groups with the constants in ``microscope`` (kV, mm, fraction) in all rows.
+
+    Warn about constants in the file that differ by more than 1 %.
+    """
+    given = dict(zip(NECESSARY, microscope, strict=True))
+    ContrastTransfer(**given)
+    constants = {names[name]: value for name, value in given.items()}
+    off = [
+        f"{name} {columns.numbers(name)[0]:.6g}"
+        for name, value in constants.items()
+        if name in columns and not np.allclose(columns.numbers(name), value, rtol=DISAGREE, atol=0)
+    ]
+    if off:
+        values = ", ".join(f"{value:g}" for value in microscope)
+        warnings.warn(
+            f"{columns.path} states {', '.join(off)}; using microscope={values}", UserWarning, stacklevel=4
+        )
+    if columns.optics is None:
+        return columns.table.assign(**constants), None
+    return columns.table.drop(columns=[*constants], errors="ignore"), columns.optics.assign(**constants)
 
 
 def write_contrast(
@@ -128,6 +229,7 @@ def write_contrast(
     return {
         column: contrast[name].to_numpy() / (angle_unit_rad if name.endswith("_rad") else 1.0)
         for name, column in names.items()
+        if name != "scale" or (contrast[name] != 1).any()
     }
 
 
@@ -141,16 +243,34 @@ def contrast_from_optics(optics: Optics) -> pd.DataFrame | None:
     if defoci.ndim == 1:
         defoci = np.stack([defoci, defoci, np.zeros_like(defoci)], axis=1)
     constants = {name: getattr(optics.ctf, name) for name in CONSTANTS}
-    return pd.DataFrame(defoci, columns=DEFOCUS).assign(**constants)
+    return pd.DataFrame(defoci, columns=DEFOCUS).assign(**constants, scale=1.0).assign(**optics.own_values)
+
+
+def own_values(contrast: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return the phase shifts, B factors and scales that differ between images, by name, (n,) each."""
+    found = {name: contrast[name].to_numpy(float) for name in OWN}
+    neutral = {"scale": 1.0}
+    return {
+        name: values
+        for name, values in found.items()
+        if np.abs(values - neutral.get(name, values[0])).max() > SAME * np.abs(values).max()
+    }
 
 
 def common_transfer(contrast: pd.DataFrame, path: Path) -> ContrastTransfer:
-    """Return the constants that all particles share. The defocus range is that of the means of U and V."""
+    """Return the constants of all particles, with the mean of phase shifts and B factors that differ.
+
+    The defocus range is that of the means of U and V.
+    """
     if contrast["inverted"].nunique() > 1:
         raise ValueError(
             f"{path} contains both bright and dark particles; select one kind with particles[indices]"
         )
-    for name in CONSTANTS:
+    constants = {name: contrast[name].iloc[0].item() for name in CONSTANTS}
+    constants |= {
+        name: float(values.mean()) for name, values in own_values(contrast).items() if name in constants
+    }
+    for name in NECESSARY:
         values = contrast[name].to_numpy(float)
         if np.ptp(values) > SAME * np.abs(values).max():
             raise ValueError(
@@ -158,8 +278,4 @@ def common_transfer(contrast: pd.DataFrame, path: Path) -> ContrastTransfer:
                 "open one optics group (optics_group, --optics-group) or select a subset with particles[indices]"
             )
     mean = contrast[[*DEFOCUS[:2]]].to_numpy().mean(axis=1)
-    constants = {name: contrast[name].iloc[0].item() for name in CONSTANTS}
-    try:
-        return ContrastTransfer(**constants, defocus_range_angstrom=(float(mean.min()), float(mean.max())))
-    except ValueError as error:
-        raise ValueError(f"{path} has invalid CTF parameters: {error}") from None
+    return ContrastTransfer(**constants, defocus_range_angstrom=(float(mean.min()), float(mean.max())))

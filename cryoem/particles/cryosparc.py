@@ -15,6 +15,7 @@ from cryoem.rotations import from_cryosparc_pose, from_relion_euler_deg
 if TYPE_CHECKING:
     import pandas as pd
 
+UID = "uid"
 IMAGE = ("blob/path", "blob/idx")
 PIXEL = "blob/psize_A"
 SIGN = "blob/sign"
@@ -29,6 +30,7 @@ CONTRAST = {
     "azimuth_rad": "ctf/df_angle_rad",
     "b_factor_angstrom2": "ctf/bfactor",
     "phase_shift_rad": "ctf/phase_shift_rad",
+    "scale": "ctf/scale",
 }
 
 
@@ -57,13 +59,36 @@ def read_cs(path: Path) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def with_passthrough(path: Path, table: pd.DataFrame, passthrough: Path) -> pd.DataFrame:
+    """Return the table with the fields that only the passthrough file has, matched by the field uid."""
+    other = read_cs(passthrough)
+    for file, found in ((path, table), (passthrough, other)):
+        if UID not in found:
+            raise ValueError(
+                f"{file} has no field {UID}, by which the records of a passthrough file are matched"
+            )
+    if other[UID].duplicated().any():
+        raise ValueError(
+            f"{passthrough} has more than one record with the uid {other[UID][other[UID].duplicated()].iloc[0]}"
+        )
+    missing = ~table[UID].isin(other[UID])
+    if missing.any():
+        raise ValueError(
+            f"{passthrough} has no record for {int(missing.sum())} of the {len(table)} particles in {path}, "
+            f"such as uid {table[UID][missing].iloc[0]}; pass the passthrough file of the same job"
+        )
+    more = other.set_index(UID).loc[table[UID], [name for name in other if name not in table]]
+    return table.join(more.reset_index(drop=True))
+
+
 def image_names(path: Path, table: pd.DataFrame) -> list[str]:
     """Return 'number@stack' for each image, counted from 1. A ``>`` in front of the path is removed."""
     missing = [name for name in IMAGE if name not in table]
     if missing:
         raise ValueError(
             f"{path} has no field {missing[0]}, which locates the images; "
-            "open a .cs file from this or an earlier job that has it"
+            "pass the passthrough file of the job (passthrough, --passthrough), "
+            "or open a .cs file of an earlier job that has it"
         )
     numbers = Columns(path, table).numbers(IMAGE[1]).astype(int) + 1
     stacks = table[IMAGE[0]].astype(str).str.removeprefix(">")
@@ -72,9 +97,9 @@ def image_names(path: Path, table: pd.DataFrame) -> list[str]:
     return [f"{number:06d}@{stack}" for number, stack in zip(numbers, stacks, strict=True)]
 
 
-def pixel_sizes(columns: Columns) -> np.ndarray | None:
-    """Return the pixel size of each image in angstrom, (n,), or None if the file does not contain it."""
-    return columns.numbers(PIXEL) if PIXEL in columns else None
+def pixel_sizes(columns: Columns) -> dict[str, np.ndarray]:
+    """Return the pixel size of each image in angstrom, (n,), by column. Empty if the file does not contain it."""
+    return {PIXEL: columns.numbers(PIXEL)} if PIXEL in columns else {}
 
 
 def rotations(columns: Columns) -> Rotation | None:
@@ -108,15 +133,22 @@ def shifts_px(columns: Columns, pixel_size_angstrom: float) -> np.ndarray | None
             shifts = _vectors(columns, f"{alignment}/shift", 2)
             if f"{alignment}/psize_A" not in columns:
                 return -shifts
-            own = columns.checked_pixels(columns.numbers(PIXEL, default=pixel_size_angstrom))
-            return -shifts * (columns.numbers(f"{alignment}/psize_A") / own)[:, None]
+            own = columns.checked_pixels(columns.numbers(PIXEL, default=pixel_size_angstrom), PIXEL)
+            return -shifts * (columns.positive(f"{alignment}/psize_A") / own)[:, None]
     return None
 
 
 def contrast(columns: Columns) -> pd.DataFrame | None:
     """Return the CTF parameters of each particle, as in ``read_contrast``. Particles are dark if blob/sign is -1."""
     found = read_contrast(columns, CONTRAST, angle_unit_rad=1.0)
-    return None if found is None else found.assign(inverted=columns.numbers(SIGN, default=1.0) > 0)
+    if found is None:
+        return None
+    sign = columns.numbers(SIGN, default=1.0)
+    if (sign == 0).any():
+        raise ValueError(
+            f"{columns.path}: {SIGN} must be 1 or -1, got 0 in row {int(np.argmin(sign != 0)) + 1}"
+        )
+    return found.assign(inverted=sign > 0)
 
 
 def _vectors(columns: Columns, name: str, length: int) -> np.ndarray:

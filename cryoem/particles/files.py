@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -15,10 +14,20 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import ContrastTransfer, Optics
+from cryoem.images import shrink
 from cryoem.particles import cryosparc, projections, relion, training_folder, xmipp
-from cryoem.particles.columns import DEFOCUS, Columns, common_transfer
+from cryoem.particles.columns import (
+    DEFOCUS,
+    WITHOUT_CTF,
+    Columns,
+    common_transfer,
+    own_values,
+    unused_optics,
+    with_microscope,
+)
 from cryoem.particles.locating import find_images
-from cryoem.particles.mrc import StackedImages, whole_stack
+from cryoem.particles.mrc import StackedImages, is_stack_name, whole_stack
+from cryoem.particles.pixel_sizes import resolve_pixel_size
 from cryoem.particles.stack import ParticleStack
 from cryoem.particles.star import RELION_IMAGE, XMIPP_IMAGE, read_star, read_xmd
 from cryoem.rotations import Poses
@@ -48,10 +57,7 @@ OPENING = {  # of files that contain both the images and what is known of them
     "projections": projections.open_projections,
     "training folder": training_folder.open_training_folder,
 }
-RANDOM_SUBSET = "rlnRandomSubset"
-SAME_PIXEL = 1e-3  # largest relative difference between rounded values of the same pixel size
-DISAGREE = 1e-2  # smallest relative difference between contradictory pixel sizes
-LARGEST_PIXEL_ANGSTROM = 1e6
+HALF_SETS = {"relion": ("rlnRandomSubset", {1, 2}), "cryosparc": ("alignments3D/split", {0, 1})}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +85,9 @@ class ParticleFile:
     program : str or None
         Program whose column names the table uses (relion, xmipp or cryosparc) or, if there is no such program, the kind
         of file (projections or training folder). None for a stack without a table.
+    scales : (n,) array or None
+        Factor by which each image is shrunk when it is read, if the optics groups have different pixel sizes. None if
+        the images are not rescaled.
 
     Notes
     -----
@@ -93,6 +102,7 @@ class ParticleFile:
     image_names: list[str] = field(repr=False)
     images: StackedImages = field(repr=False)
     program: str | None = None
+    scales: np.ndarray | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.image_names)
@@ -125,7 +135,8 @@ class ParticleFile:
         """
         if self.program is None:
             return None
-        return PROGRAMS[self.program].shifts_px(self._columns, self.pixel_size_angstrom)
+        shifts = PROGRAMS[self.program].shifts_px(self._columns, self.pixel_size_angstrom)
+        return shifts if shifts is None or self.scales is None else shifts * self.scales[:, None]
 
     @property
     def poses(self) -> Poses | None:
@@ -137,9 +148,17 @@ class ParticleFile:
         """CTF parameters of the particles as a table with one row per particle. None if unknown.
 
         All parameters may differ between particles. The columns are named after the attributes of ``ContrastTransfer``,
-        except that ``defocus_u_angstrom``, ``defocus_v_angstrom`` and ``azimuth_rad`` replace the defocus range.
+        except that ``defocus_u_angstrom``, ``defocus_v_angstrom`` and ``azimuth_rad`` replace the defocus range, and
+        ``scale`` is that of the signal. Warns about optics in the file that no step corrects for.
         """
-        return None if self.program is None else PROGRAMS[self.program].contrast(self._columns)
+        if self.program is None:
+            return None
+        unused = unused_optics(self._columns)
+        if unused:
+            warnings.warn(
+                f"{self.path} states optics that are not used: {'; '.join(unused)}", UserWarning, stacklevel=3
+            )
+        return PROGRAMS[self.program].contrast(self._columns)
 
     @property
     def defocus_angstrom(self) -> np.ndarray | None:
@@ -148,29 +167,62 @@ class ParticleFile:
 
     @cached_property
     def ctf(self) -> ContrastTransfer | None:
-        """Constants of the CTF. None if unknown. Raises a ValueError if a constant differs between particles."""
+        """Constants of the CTF. None if unknown.
+
+        Raises a ValueError if the voltage, the spherical aberration or the amplitude contrast differs between
+        particles. If the phase shift or the B factor differs, its mean is returned; ``optics`` has each image's own.
+        """
         return None if self.contrast is None else common_transfer(self.contrast, self.path)
 
     @property
     def optics(self) -> Optics:
-        """Pixel size, CTF and defocus of the images. Raises the same errors as ``ctf``."""
-        return Optics(self.pixel_size_angstrom, self.ctf, self.defocus_angstrom)
+        """Pixel size and CTF of the images, with the defocus, phase shift, B factor and scale of each.
+
+        Raises the same errors as ``ctf``. Warns if the file has no CTF, unless its format cannot contain one or the
+        file states that the images were simulated without one.
+        """
+        if self.contrast is not None:
+            return Optics(
+                self.pixel_size_angstrom, self.ctf, self.defocus_angstrom, **own_values(self.contrast)
+            )
+        if self.program not in OPENING and (self.table is None or WITHOUT_CTF not in self.table):
+            where = (
+                "; pass the passthrough file of the job (--passthrough)"
+                if self.program == "cryosparc"
+                else ""
+            )
+            if self.program == "xmipp" and "ctfModel" in self.table:
+                where = "; its column ctfModel names files that are not read, so add ctfDefocusU and the constants"
+            warnings.warn(
+                f"{self.path} has no CTF parameters, so the images are used without a CTF{where}",
+                UserWarning,
+                stacklevel=2,
+            )
+        return Optics(self.pixel_size_angstrom)
 
     @property
     def random_subset(self) -> np.ndarray | None:
-        """Half-set (0 or 1) of each particle, from the column rlnRandomSubset, (n,). None if the column does not exist.
+        """Half-set (0 or 1) of each particle, (n,), from rlnRandomSubset or alignments3D/split. None if unknown.
 
-        Raises a ValueError unless the column contains both 1 and 2, and no other values.
+        The half-sets are unknown if the column does not exist or, with a warning, if it does not contain both half-sets
+        and nothing else; RELION writes 0 or only 1 before a refinement.
         """
-        if self.table is None or RANDOM_SUBSET not in self.table:
+        import pandas as pd
+
+        column, known = HALF_SETS.get(self.program, ("", set()))
+        if self.table is None or column not in self.table:
             return None
-        subset = self._columns.numbers(RANDOM_SUBSET)
-        if set(subset.tolist()) != {1, 2}:
-            values = ", ".join(f"{value:g}" for value in np.unique(subset)[:5])
-            raise ValueError(
-                f"{self.path}: {RANDOM_SUBSET} must contain both 1 and 2 and no other values, got {values}"
-            )
-        return subset.astype(int) - 1
+        subset = pd.to_numeric(self.table[column], errors="coerce").to_numpy(float)
+        if set(np.unique(subset)) == known:
+            return subset.astype(int) - min(known)
+        values = ", ".join(f"{value:g}" for value in np.unique(subset)[:5])
+        warnings.warn(
+            f"{self.path}: {column} does not divide the particles into two half-sets, because it contains {values} "
+            f"instead of {' and '.join(map(str, known))}; it is not used",
+            UserWarning,
+            stacklevel=2,
+        )
+        return None
 
     def __getitem__(self, indices: slice | Sequence[int] | np.ndarray) -> ParticleFile:
         """Return the selected particles, in the given order, without reading their images."""
@@ -188,6 +240,7 @@ class ParticleFile:
             table=None if self.table is None else self.table.iloc[selected].reset_index(drop=True),
             image_names=[self.image_names[index] for index in selected],
             images=self.images[selected],
+            scales=None if self.scales is None else self.scales[selected],
         )
 
     def __array__(self, dtype=None, copy: bool | None = None) -> np.ndarray:
@@ -197,6 +250,8 @@ class ParticleFile:
                 "copy=False is not supported for images in a file, because reading them makes a copy"
             )
         images = self.images.read()
+        if self.scales is not None:
+            images = shrink(images, self.scales)
         return images if dtype is None else images.astype(dtype, copy=False)
 
     def to_stack(self, *, symmetry: str = "C1") -> ParticleStack:
@@ -232,6 +287,9 @@ def open_particles(
     pixel_size_angstrom: float | None = None,
     datadir: str | os.PathLike | None = None,
     optics_group: int | None = None,
+    as_stack: bool = False,
+    passthrough: str | os.PathLike | None = None,
+    microscope: Sequence[float] | None = None,
 ) -> ParticleFile:
     """Open a stack of particle images, or a table that refers to images in stacks.
 
@@ -240,7 +298,8 @@ def open_particles(
     Parameters
     ----------
     path : path-like
-        Path of an MRC stack (``.mrcs``, ``.mrc``; modes 0, 1, 2, 6 and 12, in either byte order), a RELION STAR file
+        Path of an MRC stack (``.mrcs``, ``.mrc``; modes 0, 1, 2, 6 and 12, in either byte order; optionally gzipped,
+        in which case it is unpacked into the temporary folder until the process ends), a RELION STAR file
         (``.star``; versions 3.0, 3.1 and 5), a cryoSPARC particle file (``.cs``), an XMIPP metadata file (``.xmd``), a
         file with projections and Euler angles (``.h5`` or ``.mat``), or a training folder that contains ``one_png/``.
         The stack names in a table are resolved relative to the folder of the table and the folders above it, then
@@ -248,12 +307,20 @@ def open_particles(
         with the same name.
     pixel_size_angstrom : float, optional
         Side length of a pixel in angstrom. Default: the pixel size in the table or, if the table has none, the pixel
-        size in the headers of the stacks.
+        size in the headers of the stacks. Images of optics groups whose pixel sizes differ by up to 25 % are rescaled
+        to the largest pixel size when they are read.
     datadir : path-like, optional
         Folder to which the stack names in the table are relative, usually the project folder. It is searched first.
     optics_group : int, optional
         Number of the optics group to open (rlnOpticsGroup in RELION, ctf/exp_group_id in cryoSPARC). Pass it if the
         optics groups differ in pixel size or CTF constants. Default: all particles.
+    passthrough : path-like, optional
+        Passthrough file (``.cs``) of the cryoSPARC job, which contains the fields that ``path`` does not. Records are
+        matched by uid.
+    microscope : three float, optional
+        Voltage in kV, spherical aberration in mm and amplitude contrast, if they are missing or wrong in the table.
+    as_stack : bool
+        Whether a ``.mrc`` file that looks like a density map is known to be a stack. Default: False, which warns.
 
     Returns
     -------
@@ -263,9 +330,10 @@ def open_particles(
     Warns
     -----
     UserWarning
-        The pixel sizes in the argument, the table and the stack headers differ by more than 1 %; a header lacks the MAP
-        identifier; a file is longer than its header states; a ``.mrc`` file may be a density map; or a stack was found
-        only by its file name.
+        The pixel sizes in the argument, the table and the stack headers differ by more than 1 %; images are rescaled;
+        ``microscope`` differs from the table by more than 1 %; a header lacks the MAP
+        identifier, or does not state whether its bytes are signed; a file is longer than its header states; a ``.mrc``
+        file may be a density map; or a stack was found only by its file name.
 
     Raises
     ------
@@ -274,10 +342,10 @@ def open_particles(
     OSError
         A file cannot be read.
     ValueError
-        The kind of file is unknown; ``datadir`` or ``optics_group`` is given for a stack without a table; a stack is
+        The kind of file is unknown; an argument is given for a kind of file to which it does not apply; a stack is
         damaged, empty or has images that are not square; the table is damaged, contains no images, or refers to missing
-        images or to images of different sizes; the pixel size is unknown, ambiguous or not positive; or
-        ``optics_group`` does not exist.
+        images or to images of different sizes; the pixel size is unknown, ambiguous or not positive; a microscope
+        constant is impossible; ``passthrough`` lacks particles; or ``optics_group`` does not exist.
 
     References
     ----------
@@ -285,6 +353,8 @@ def open_particles(
     """
     path = Path(path)
     program = "training folder" if path.is_dir() else PROGRAM_OF.get(path.suffix.lower(), "unknown")
+    if program == "unknown" and is_stack_name(path):
+        program = None
     if pixel_size_angstrom is not None:
         pixel_size_angstrom = positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
     if optics_group is not None:
@@ -297,23 +367,29 @@ def open_particles(
     if datadir is not None and not Path(datadir).is_dir():
         raise FileNotFoundError(f"datadir must be a folder, got {datadir}")
 
-    table = optics_groups = sizes = None
+    table = optics_groups = None
+    sizes: dict[str, np.ndarray] = {}
+    if passthrough is not None and program != "cryosparc":
+        raise ValueError(f"{path} is not a .cs file, so passthrough={passthrough} does not apply; omit it")
     if program is None or program in OPENING:
-        for name, value in (("optics_group", optics_group), ("datadir", datadir)):
+        given = {"optics_group": optics_group, "datadir": datadir, "microscope": microscope}
+        for name, value in given.items():
             if value is not None:
                 what = "a stack without a table" if program is None else "not a table that refers to stacks"
                 raise ValueError(f"{path} is {what}, so {name}={value} does not apply; omit it")
         if program is None:
-            names, images = whole_stack(path)
+            names, images = whole_stack(path, as_stack=as_stack)
         else:
             names, table, images = OPENING[program](path)
     else:
-        names, table, optics_groups = _read_table(path, program, optics_group)
+        names, table, optics_groups = _read_table(path, program, optics_group, passthrough)
+        if microscope is not None:
+            columns = Columns(path, table, optics_groups)
+            table, optics_groups = with_microscope(columns, PROGRAMS[program].CONTRAST, microscope)
         images = find_images(path, names, None if datadir is None else Path(datadir))
         sizes = PROGRAMS[program].pixel_sizes(Columns(path, table, optics_groups))
-    by_table = () if sizes is None else tuple(np.unique(sizes).tolist())
-    pixel = _pixel_size(path, pixel_size_angstrom, by_table, images.pixels_angstrom())
-    return ParticleFile(path, pixel, table, optics_groups, names, images, program)
+    pixel, scales = resolve_pixel_size(path, pixel_size_angstrom, sizes, images.pixels_angstrom())
+    return ParticleFile(path, pixel, table, optics_groups, names, images, program, scales)
 
 
 def read_poses(path: str | os.PathLike, *, pixel_size_angstrom: float) -> Poses:
@@ -350,19 +426,19 @@ def read_poses(path: str | os.PathLike, *, pixel_size_angstrom: float) -> Poses:
     if program in OPENING:
         columns = Columns(path, OPENING[program](path)[1])
     else:
-        columns = Columns(path, *_read_table(path, program, None)[1:])
+        columns = Columns(path, *_read_table(path, program)[1:])
     rotations = PROGRAMS[program].rotations(columns)
     if rotations is None:
         raise ValueError(f"{path} has no orientations")
     shifts_px = PROGRAMS[program].shifts_px(columns, pixel_size_angstrom)
-    sizes = PROGRAMS[program].pixel_sizes(columns)
-    if shifts_px is not None and sizes is not None:
-        shifts_px = shifts_px * columns.checked_pixels(sizes)[:, None] / pixel_size_angstrom
+    if shifts_px is not None:
+        for name, sizes in list(PROGRAMS[program].pixel_sizes(columns).items())[:1]:
+            shifts_px = shifts_px * columns.checked_pixels(sizes, name)[:, None] / pixel_size_angstrom
     return Poses(rotations, shifts_px)
 
 
 def _read_table(
-    path: Path, program: str, optics_group: int | None
+    path: Path, program: str, optics_group: int | None = None, passthrough: str | os.PathLike | None = None
 ) -> tuple[list[str], pd.DataFrame, pd.DataFrame | None]:
     """Return the image names in a table, the table itself, and the optics groups of a RELION file."""
     optics_groups = column = None
@@ -371,6 +447,8 @@ def _read_table(
         column = relion.GROUP
     elif program == "cryosparc":
         table, column = cryosparc.read_cs(path), cryosparc.GROUP
+        if passthrough is not None:
+            table = cryosparc.with_passthrough(path, table, Path(passthrough))
     else:
         table = read_xmd(path)
     if optics_group is not None:
@@ -385,42 +463,3 @@ def _read_table(
         return cryosparc.image_names(path, table), table, None
     names = table[RELION_IMAGE if program == "relion" else XMIPP_IMAGE].astype(str).tolist()
     return names, table, optics_groups
-
-
-def _pixel_size(
-    path: Path, argument: float | None, table: tuple[float, ...], headers: tuple[float, ...]
-) -> float:
-    """Return the pixel size in angstrom from the argument, the table or the headers, in this order of precedence."""
-    by_table, by_headers = _one_size(table), _one_size(headers)
-    stated = by_table or by_headers
-    if argument is not None:
-        if stated and not math.isclose(argument, stated, rel_tol=DISAGREE):
-            warnings.warn(
-                f"{path} states a pixel size of {stated:.6g} angstrom; using pixel_size_angstrom={argument:.6g}",
-                UserWarning,
-                stacklevel=3,
-            )
-        return argument
-    if not stated or (table and not by_table):
-        sizes = ", ".join(f"{size:.6g}" for size in table or headers)
-        if not sizes:
-            raise ValueError(f"{path} has no pixel size; pass pixel_size_angstrom (--pixel-size)")
-        raise ValueError(
-            f"{path} has no single valid pixel size, got {sizes} angstrom; "
-            "pass pixel_size_angstrom (--pixel-size)"
-        )
-    if by_headers and not math.isclose(stated, by_headers, rel_tol=DISAGREE):
-        warnings.warn(
-            f"{path} states a pixel size of {stated:.6g} angstrom, but the stacks state {by_headers:.6g}; "
-            f"using {stated:.6g}",
-            UserWarning,
-            stacklevel=3,
-        )
-    return stated
-
-
-def _one_size(sizes: tuple[float, ...]) -> float | None:
-    """Return the size if all values are valid and equal, otherwise None."""
-    if not sizes or not all(0 < size <= LARGEST_PIXEL_ANGSTROM for size in sizes):
-        return None
-    return sizes[0] if math.isclose(min(sizes), max(sizes), rel_tol=SAME_PIXEL) else None

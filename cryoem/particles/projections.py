@@ -130,8 +130,9 @@ def _matlab(path: Path) -> dict[str, np.ndarray]:
 # --- the columns, as in the modules of the programs
 
 
-def pixel_sizes(columns: Columns) -> None:
-    """Return None: these files have no pixel size."""
+def pixel_sizes(columns: Columns) -> dict[str, np.ndarray]:
+    """Return an empty dictionary: these files have no pixel size."""
+    return {}
 
 
 def rotations(columns: Columns) -> Rotation:

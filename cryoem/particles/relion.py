@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.particles.columns import Columns, read_contrast, write_contrast
+from cryoem.particles.columns import DISAGREE, Columns, read_contrast, write_contrast
 from cryoem.particles.star import RELION_IMAGE
 from cryoem.rotations import from_relion_euler_deg, to_relion_euler_deg
 from cryoem.validation import one_each, positive_number, shifts_of, whole_number
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 GROUP, PIXEL = "rlnOpticsGroup", "rlnImagePixelSize"
+PIXELS = (PIXEL, "rlnPixelSize")
 EULER = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 ORIGIN_PX = ("rlnOriginX", "rlnOriginY")
 ORIGIN_ANGSTROM = ("rlnOriginXAngst", "rlnOriginYAngst")
@@ -45,6 +46,7 @@ PARTICLE_ORDER = (  # column order in RELION's own files, here and below
     "rlnDefocusV",
     "rlnDefocusAngle",
     "rlnCtfBfactor",
+    "rlnCtfScalefactor",
     "rlnPhaseShift",
     *EULER,
     RELION_IMAGE,
@@ -71,23 +73,26 @@ CONTRAST = {
     "azimuth_rad": "rlnDefocusAngle",
     "b_factor_angstrom2": "rlnCtfBfactor",
     "phase_shift_rad": "rlnPhaseShift",
+    "scale": "rlnCtfScalefactor",
 }
 DEGREE = np.pi / 180
-DISAGREE = 1e-2  # smallest relative difference of pixel sizes that is not due to rounding
 
 
-def pixel_sizes(columns: Columns) -> np.ndarray | None:
-    """Return the pixel size of each image in angstrom, (n,), or None if the file does not contain it.
+def pixel_sizes(columns: Columns) -> dict[str, np.ndarray]:
+    """Return the pixel sizes of the images in angstrom, (n,), by column, the most important first.
 
-    The pixel size is rlnImagePixelSize or, in RELION 3.0, rlnDetectorPixelSize (micrometres) divided by
-    rlnMagnification.
+    These are rlnImagePixelSize, rlnPixelSize, and rlnDetectorPixelSize (micrometres) divided by rlnMagnification.
     """
-    if PIXEL in columns:
-        return columns.numbers(PIXEL)
-    if not all(name in columns for name in DETECTOR):
-        return None
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return 1e4 * columns.numbers(DETECTOR[0]) / columns.numbers(DETECTOR[1])
+    sizes = {}
+    for name in PIXELS:
+        if name in columns:
+            sizes[name] = columns.numbers(name)
+        if name in columns.table and columns.optics is not None and name in columns.optics:
+            sizes[f"{name} in data_optics"] = columns.of_groups(name).to_numpy(float)
+    if all(name in columns for name in DETECTOR):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            sizes[" / ".join(DETECTOR)] = 1e4 * columns.numbers(DETECTOR[0]) / columns.numbers(DETECTOR[1])
+    return sizes
 
 
 def rotations(columns: Columns) -> Rotation | None:
@@ -102,8 +107,9 @@ def shifts_px(columns: Columns, pixel_size_angstrom: float) -> np.ndarray | None
     converted with the pixel size in the file or, if it has none, with ``pixel_size_angstrom``.
     """
     if columns.has_any(ORIGIN_ANGSTROM):
-        stated = pixel_sizes(columns)
-        pixels = pixel_size_angstrom if stated is None else columns.checked_pixels(stated)[:, None]
+        pixels = pixel_size_angstrom
+        for name, sizes in list(pixel_sizes(columns).items())[:1]:
+            pixels = columns.checked_pixels(sizes, name)[:, None]
         return -columns.stacked(ORIGIN_ANGSTROM) / pixels
     return -columns.stacked(ORIGIN_PX) if columns.has_any(ORIGIN_PX) else None
 
@@ -263,10 +269,10 @@ def with_optics_groups(
     import pandas as pd
 
     table = pd.DataFrame(index=range(len(image_names))) if table is None else table.reset_index(drop=True)
-    table = table.drop(columns=[*without, *ORIGIN_PX, *DETECTOR, PIXEL], errors="ignore")
+    table = table.drop(columns=[*without, *ORIGIN_PX, *DETECTOR, *PIXELS], errors="ignore")
     table = table.assign(**{RELION_IMAGE: image_names}, **columns)
     table, groups = _grouped(table, optics_groups)
-    groups = groups[groups[GROUP].isin(table[GROUP])]
+    groups = groups[groups[GROUP].isin(table[GROUP])].drop(columns=[*DETECTOR, *PIXELS[1:]], errors="ignore")
     if PIXEL in groups:
         stated = groups[PIXEL].to_numpy(float)
         off = ~np.isclose(stated, pixel_size_angstrom, rtol=DISAGREE, atol=0)

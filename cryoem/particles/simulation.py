@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from cryoem.particles.stack import KnownParticles, ParticleStack
 from cryoem.projection.projectors import Projector
 from cryoem.rotations import EulerRanges, Poses, as_poses, check_coverage, point_group, random_rotations
 from cryoem.validation import not_negative, whole_number
-from cryoem.volumes.density import DensityMap
+from cryoem.volumes.density import DensityMap, solvent_level
 
 REFERENCE_PROJECTIONS = 200
 
@@ -154,6 +155,13 @@ def _draw(
 ) -> SimulatedParticles:
     """Draw poses and optics if they are not given, and prepare the projector."""
     point_group(symmetry)
+    if level := solvent_level(density_map):
+        warnings.warn(
+            f"density_map has the density {level:.4g} at the edge of its box, so its projections show the box; "
+            "use volumes.subtract_solvent",
+            UserWarning,
+            stacklevel=3,
+        )
     rng = np.random.default_rng(rng)
     pixel, limit, ctf = density_map.voxel_size_angstrom, conditions.shift_limit_px, conditions.ctf
     if np.isscalar(n):

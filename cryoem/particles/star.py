@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import linecache
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -42,7 +42,7 @@ def read_star(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Read the particles and optics groups in a RELION STAR file (3.0, 3.1 or 5). Without groups, these are None."""
     blocks = _read_blocks(path)
     particles = _block_with(RELION_IMAGE, blocks, path, preferred="particles")
-    return particles, _as_table(blocks["optics"]) if "optics" in blocks else None
+    return particles, blocks.get("optics")
 
 
 def read_xmd(path: str | os.PathLike) -> pd.DataFrame:
@@ -161,25 +161,17 @@ def _require_column(table: pd.DataFrame, column: str, *, name: str) -> None:
         check_image_names(table[column], name="image names")
 
 
-def _read_blocks(path: Path) -> dict:
-    """Read all tables by name. A table that is not a loop becomes a dictionary."""
-    import starfile
-
+def _read_blocks(path: Path) -> dict[str, pd.DataFrame]:
+    """Read all tables that are not empty, by name without ``data_``."""
     try:
-        _check_text(path)
+        return {name: _as_table(path, name, labels, rows) for name, labels, rows in _blocks(path)}
     except OSError as error:
         raise OSError(f"cannot read {path}: {error.strerror or error}") from None
-    # starfile reads through this cache, which may contain an older version of the file.
-    linecache.cache.pop(str(path), None)
-    try:
-        return starfile.read(path, always_dict=True, parse_as_string=list(TEXT_COLUMNS))
-    except (OSError, ValueError, TypeError, LookupError) as error:
-        raise ValueError(f"{path} cannot be read as a STAR file: {' '.join(str(error).split())}") from None
-    finally:
-        linecache.cache.pop(str(path), None)
 
 
-def _block_with(column: str, blocks: dict, path: Path, *, preferred: str = "") -> pd.DataFrame:
+def _block_with(
+    column: str, blocks: dict[str, pd.DataFrame], path: Path, *, preferred: str = ""
+) -> pd.DataFrame:
     """Return the only table with a column of image names or, if there are several, the ``preferred`` one."""
     having = [name for name, block in blocks.items() if column in block]
     if not having:
@@ -188,7 +180,7 @@ def _block_with(column: str, blocks: dict, path: Path, *, preferred: str = "") -
     if len(having) > 1 and preferred not in having:
         names = ", ".join(f"data_{name}" for name in having)
         raise ValueError(f"{path} must have only one table with the column _{column}, got {names}")
-    table = _as_table(blocks[preferred if preferred in having else having[0]])
+    table = blocks[preferred if preferred in having else having[0]]
     if table.empty:
         raise ValueError(f"{path} contains no images: its table is empty")
     unnamed = table[column].isna() | table[column].eq("")
@@ -198,30 +190,58 @@ def _block_with(column: str, blocks: dict, path: Path, *, preferred: str = "") -
     return table
 
 
-def _as_table(block) -> pd.DataFrame:
-    """Return a block as a table. A block that is not a loop becomes one row."""
+def _as_table(path: Path, name: str, labels: list[str], rows: list[str]) -> pd.DataFrame:
+    """Return the rows of a block as a table. Columns of numbers are numeric, except those in ``TEXT_COLUMNS``."""
     import pandas as pd
 
-    return pd.DataFrame([block]) if isinstance(block, dict) else block
+    columns = [label[1:] for label in labels]
+    if not rows:
+        return pd.DataFrame(columns=columns)
+    text = "\n".join(rows).replace("'", '"')
+    try:
+        return pd.read_csv(
+            io.StringIO(text),
+            sep=r"\s+",
+            header=None,
+            names=columns,
+            index_col=False,
+            comment="#",
+            dtype={column: str for column in columns if column in TEXT_COLUMNS},
+            keep_default_na=False,
+            na_values=["nan", "NaN", "<NA>"],
+            low_memory=False,
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {name} cannot be read: {' '.join(str(error).split())}") from None
 
 
-def _check_text(path: Path) -> None:
-    """Reject text that ``starfile`` would misread without an error.
+def _blocks(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield the name, the labels and the rows of each block that has labels.
 
-    ``starfile`` fills short rows with blanks, truncates rows at a ``#`` inside a name, mixes up columns with the same
-    name, and reads only the last of two tables with the same name.
+    Blank lines and comments may be anywhere. Labels without ``loop_`` have one value each, which form one row. Rows of
+    the wrong length, values with quotes or ``#`` inside, and repeated names of columns or tables are rejected.
     """
     names: set[str] = set()
-    name, part, columns, rows = "", "before", set(), 0
+    name, part, labels, rows = "", "before", {}, []  # the keys of the dictionary are the labels
+
+    def block() -> Iterator[tuple[str, list[str], list[str]]]:
+        if labels:
+            yield (
+                name.removeprefix("data_"),
+                list(labels),
+                rows or [" ".join(labels.values())] * (part == "values"),
+            )
+
     for line in _lines(path):
         in_loop = part in ("header", "rows")
+        if not line or line.startswith("#"):
+            continue
         # In a table with several columns, a line with several values is a row, whatever it begins with.
         if line.startswith("data_") and not (
-            in_loop and min(len(columns), len(line.split("#")[0].split())) > 1
+            in_loop and min(len(labels), len(line.split("#")[0].split())) > 1
         ):
-            if part == "empty":
-                break
-            name, part, columns, rows = line.split()[0], "empty", set(), 0
+            yield from block()
+            name, part, labels, rows = line.split()[0], "empty", {}, []
             if name in names:
                 raise ValueError(f"{path} has more than one table with the name {name}")
             names.add(name)
@@ -233,26 +253,25 @@ def _check_text(path: Path) -> None:
                 part = "values"
                 if _count_values(path, line, f"{label} of {name}") != 2:
                     raise ValueError(f"{path}: {label} in {name} must have exactly one value, got {line!r}")
-            if label in columns:
+            if label in labels:
                 raise ValueError(f"{path}: {name} has more than one column {label:.80}")
-            columns.add(label)
-            if len(columns) > MOST_COLUMNS:
+            labels[label] = next((v[0] for v in VALUE.finditer(line.removeprefix(label)) if v[0].strip()), "")
+            if len(labels) > MOST_COLUMNS:
                 raise ValueError(f"{path}: {name} has more than {MOST_COLUMNS} columns")
         elif in_loop:
             part = "rows"
-            if not line or line.startswith("#"):
-                continue
-            rows += 1
-            n_values = _count_values(path, line, f"row {rows} of {name}")
-            if n_values != len(columns):
+            rows.append(line)
+            n_values = _count_values(path, line, f"row {len(rows)} of {name}")
+            if n_values != len(labels):
                 raise ValueError(
-                    f"{path}: each row of {name} must have a value for each of the {len(columns)} columns, "
-                    f"got {n_values} in row {rows}"
+                    f"{path}: each row of {name} must have a value for each of the {len(labels)} columns, "
+                    f"got {n_values} in row {len(rows)}"
                 )
             if line.startswith("data_"):
-                raise ValueError(f"{path}: rows must not begin with data_, but row {rows} of {name} does")
-    if part == "empty":
-        raise ValueError(f"{path}: the table {name} is empty")
+                raise ValueError(
+                    f"{path}: rows must not begin with data_, but row {len(rows)} of {name} does"
+                )
+    yield from block()
 
 
 def _count_values(path: Path, line: str, where: str) -> int:

@@ -129,8 +129,9 @@ def _key(name: str) -> str:
 # --- the columns, as in the modules of the programs
 
 
-def pixel_sizes(columns: Columns) -> None:
-    """Return None: a training folder has no pixel size."""
+def pixel_sizes(columns: Columns) -> dict[str, np.ndarray]:
+    """Return an empty dictionary: a training folder has no pixel size."""
+    return {}
 
 
 def rotations(columns: Columns) -> Rotation | None:

@@ -38,14 +38,15 @@ CONTRAST = {
     "azimuth_rad": "ctfDefocusAngle",
     "b_factor_angstrom2": B_FACTOR,
     "phase_shift_rad": "ctfVPPphaseshift",
+    "scale": "ctfK",
 }
 EMAF_COLUMNS = (XMIPP_IMAGE, *SHIFT, "anglePsi", FLIP, "maxCC")  # in the order that EMAF expects
 DEGREE = np.pi / 180
 
 
-def pixel_sizes(columns: Columns) -> np.ndarray | None:
-    """Return the pixel size of each image in angstrom from samplingRate, (n,), or None if the column is missing."""
-    return columns.numbers(PIXEL) if PIXEL in columns else None
+def pixel_sizes(columns: Columns) -> dict[str, np.ndarray]:
+    """Return the pixel size of each image in angstrom, (n,), by column. Empty if samplingRate is missing."""
+    return {PIXEL: columns.numbers(PIXEL)} if PIXEL in columns else {}
 
 
 def rotations(columns: Columns) -> Rotation | None:

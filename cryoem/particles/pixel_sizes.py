@@ -1,0 +1,103 @@
+"""The pixel size of the images in a particle file, which the user, the table and the stacks may state.
+
+The order of precedence is: the argument of the user; the columns of the table, in the order in which the module of the
+program returns them; the headers of the stacks. All that differ from the size that is used are named in one warning.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from cryoem.particles.columns import DISAGREE
+
+SAME_PIXEL = 1e-3  # largest relative difference between rounded values of the same pixel size
+LARGEST_PIXEL_ANGSTROM = 1e6
+LARGEST_RESCALING = (
+    1.25  # images with more different pixel sizes lose too much resolution if they are rescaled
+)
+
+
+def resolve_pixel_size(
+    path: Path, argument: float | None, stated: Mapping[str, np.ndarray], headers: tuple[float, ...]
+) -> tuple[float, np.ndarray | None]:
+    """Return the pixel size in angstrom and, if images must be rescaled to it, the (n,) factor of each image.
+
+    ``stated`` contains (n,) pixel sizes by column, the most important first. Images of different pixel sizes, from
+    several optics groups, are rescaled to the largest one.
+    """
+    column = next(iter(stated), None)
+    sizes = np.asarray(headers if column is None else stated[column], float)
+    source = "its stack headers" if column is None else column
+    one = _one_size(sizes)
+    rescaled = column is not None and one is None and _all_valid(sizes)
+    listed = ", ".join(f"{size:.6g}" for size in np.unique(sizes)[:5])
+    advice = "open one optics group (optics_group, --optics-group)"
+    if rescaled and argument is not None:
+        raise ValueError(
+            f"{path} has images of several pixel sizes, {listed} angstrom ({source}), so one pixel_size_angstrom "
+            f"(--pixel-size) would merge images of different scale; omit it, or {advice}"
+        )
+    if rescaled and sizes.max() > LARGEST_RESCALING * sizes.min():
+        raise ValueError(f"{path} has no single valid pixel size, got {listed} angstrom ({source}); {advice}")
+    if rescaled:
+        warnings.warn(
+            f"{path} has images of several pixel sizes, {listed} angstrom ({source}); rescaling them to "
+            f"{sizes.max():.6g} angstrom; to use them unchanged, {advice}",
+            UserWarning,
+            stacklevel=3,
+        )
+        return float(sizes.max()), sizes / sizes.max()
+    if argument is None and one is None:
+        if not len(sizes):
+            raise ValueError(f"{path} has no pixel size; pass pixel_size_angstrom (--pixel-size)")
+        named = "" if column is None else f" ({column})"
+        raise ValueError(
+            f"{path} has no single valid pixel size, got {listed} angstrom{named}; "
+            "pass pixel_size_angstrom (--pixel-size)"
+        )
+    used = argument or one
+    others = {name: _one_size(values) for name, values in stated.items()} | {"the stacks": _one_size(headers)}
+    if argument is not None and one is not None and _agree(one, used):
+        return used, None  # the user has already decided between the table and the headers
+    others = {name: size for name, size in others.items() if size is not None and not _agree(size, used)}
+    if others and argument is not None:
+        different: list[float] = []
+        for size in others.values():
+            if not any(_agree(size, other) for other in different):
+                different.append(size)
+        values = " and ".join(f"{size:.6g} angstrom" for size in different)
+        warnings.warn(
+            f"{path} states a pixel size of {values}; using pixel_size_angstrom={used:.6g}",
+            UserWarning,
+            stacklevel=3,
+        )
+    elif others:
+        values = " and ".join(
+            f"{name} state{'' if name == 'the stacks' else 's'} {size:.6g}" for name, size in others.items()
+        )
+        warnings.warn(
+            f"{path} states a pixel size of {used:.6g} angstrom, from {source}, but {values}; using {used:.6g}",
+            UserWarning,
+            stacklevel=3,
+        )
+    return used, None
+
+
+def _agree(size: float, other: float) -> bool:
+    return math.isclose(size, other, rel_tol=DISAGREE)
+
+
+def _all_valid(sizes) -> bool:
+    return len(sizes) > 0 and all(0 < size <= LARGEST_PIXEL_ANGSTROM for size in np.unique(sizes))
+
+
+def _one_size(sizes) -> float | None:
+    """Return the size if all values are valid and equal, otherwise None."""
+    if not _all_valid(sizes) or not math.isclose(min(sizes), max(sizes), rel_tol=SAME_PIXEL):
+        return None
+    return float(sizes[0])
