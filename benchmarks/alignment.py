@@ -19,10 +19,10 @@ import os
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 from table import print_columns, print_table
 
+from cryoem.training.backend import keras
 from cryoem.udl import (
     Aligner,
     SyntheticSet,

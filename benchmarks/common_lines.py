@@ -18,7 +18,6 @@ import argparse
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
 from table import print_table
@@ -27,6 +26,7 @@ from cryoem import distances, orientations, particles, reconstruction, volumes
 from cryoem.files import atomic_write, data_folder
 from cryoem.images import downsample
 from cryoem.particles.simulation import ImagingConditions
+from cryoem.training.backend import keras
 
 HERE = Path(__file__).parent
 TABLE = HERE.parent / "notebooks" / "5-paper-figures" / "results" / "common-lines.csv"

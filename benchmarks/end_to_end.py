@@ -16,7 +16,6 @@ import argparse
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 from table import print_table
 
@@ -25,6 +24,7 @@ from cryoem.contrast import ContrastTransfer
 from cryoem.experiments.trials import load_particle
 from cryoem.particles.simulation import ImagingConditions
 from cryoem.rotations import Poses
+from cryoem.training.backend import keras
 
 # (symmetry, noise variance, shifted) -> targets for the map and the sizes below
 TARGETS = {

@@ -76,7 +76,7 @@ def keras_backend() -> str:
     # leave memory of the card to other processes
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    import keras
+    from cryoem.training.backend import keras
 
     return keras.backend.backend()
 

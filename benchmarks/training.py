@@ -19,9 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 
-import keras
 import numpy as np
-from keras import ops
 from table import print_columns
 from watch import in_turns, peak_alone, ratio_text, time_text
 
@@ -29,6 +27,7 @@ from cryoem import volumes
 from cryoem.distances import ProjectionStream, build_encoder
 from cryoem.distances.losses import pair_loss
 from cryoem.particles.simulation import ImagingConditions
+from cryoem.training.backend import keras, ops
 
 TARGET = ">= 500 x for the largest batch"
 CHECKED = 12  # number of images for which the two losses are compared

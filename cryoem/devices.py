@@ -13,12 +13,19 @@ Keras backends other than TensorFlow, the variable affects only ASTRA.
 from __future__ import annotations
 
 import os
+import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 VARIABLE = "CRYOEM_DEVICE"
 DEVICES = ("auto", "cpu", "gpu")
+LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+LOG_LINES = re.compile(  # TensorFlow's messages about oneDNN, CUDA and the processor
+    rb"^(?:[IWE]\d{4} \d\d:\d\d:|WARNING: All log messages before absl::|To enable the following instructions: ).*\n?",
+    re.MULTILINE,
+)
 
 
 def chosen_device() -> str:
@@ -55,6 +62,33 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@contextmanager
+def quiet_import() -> Iterator[None]:
+    """Hide the log messages that TensorFlow prints when it is imported and when it first looks for a GPU.
+
+    Other output on stderr is shown after the import. If the user has set ``TF_CPP_MIN_LOG_LEVEL`` to a value below 3,
+    nothing is hidden.
+    """
+    if os.environ.setdefault(LOG_LEVEL, "3") != "3" or "tensorflow" in sys.modules:
+        yield
+        return
+    # TensorFlow's libraries write to the file descriptor, some of them regardless of the log level
+    with tempfile.TemporaryFile() as printed:
+        try:
+            stderr = os.dup(2)
+        except OSError:  # this process has no stderr
+            yield
+            return
+        os.dup2(printed.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            printed.seek(0)
+            os.write(stderr, LOG_LINES.sub(b"", printed.read()))
+            os.close(stderr)
+
+
 def gpus_of_tensorflow() -> list[str]:
     """Return the names of the GPUs that TensorFlow uses in this process.
 
@@ -68,7 +102,8 @@ def gpus_of_tensorflow() -> list[str]:
     keras = sys.modules.get("keras")  # exported models run without Keras
     if keras is not None and keras.backend.backend() != "tensorflow":
         return []
-    import tensorflow as tf
+    with quiet_import():
+        import tensorflow as tf
 
     device, visible = chosen_device(), tf.config.get_visible_devices("GPU")
     if device == "gpu" and not visible:

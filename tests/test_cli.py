@@ -105,6 +105,8 @@ def test_run_passes_its_options_on(run_call):
         ("--profile fast", "'fast'"),
         ("--set seed", "'seed'"),
         ("--set steps=3", "'steps'"),
+        ("--set noise=3", "unknown setting 'noise'; did you mean 'noise_variance'?"),
+        ("--leave-out-outliers", "leave_out_outliers applies only to measured particles, got True"),
         ("--seed 1 --set seed=2", "seed must be given only once, got 1 and 2"),
         ("--noise-variance -1", "noise_variance"),
         ("--seed one", "Invalid value for '--seed'"),
@@ -121,6 +123,31 @@ def test_usage_errors_have_code_2(run_call, arguments, words):
     assert (ended.exit_code, ended.stdout) == (2, "")
     assert words in ended.stderr
     assert not run_call
+
+
+def test_the_version_is_that_of_the_package():
+    ended = invoke("--version")
+    assert (ended.exit_code, ended.stdout) == (0, f"cryoem {cryoem.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "command", [["run", "--map"], ["experiment", "noise", "--map"], ["density", "--out", "a.mrc"]]
+)
+def test_a_mistyped_map_is_refused_before_anything_is_downloaded(command, home, monkeypatch):
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(registry, "_download", lambda *_: pytest.fail("a file was downloaded"))
+    ended = invoke(*command, "5jon")
+    assert ended.exit_code == 1
+    assert ended.stderr.endswith("or PDB-5jon for the PDB entry, got '5jon'; did you mean '5j0n'?\n")
+    assert list(home.rglob("*")) == []
+    assert registry.find_entry("PDB-5jon").url.endswith("/5JON.cif.gz")
+
+
+def test_a_mistyped_path_of_a_map_names_the_nearest_file(home):
+    (home / "initial.mrc").touch()
+    ended = invoke("run", "--map", home / "inital.mrc")
+    assert ended.exit_code == 1
+    assert ended.stderr.endswith(f"{home}/inital.mrc does not exist; did you mean 'initial.mrc'?\n")
 
 
 def test_a_missing_map_is_one_sentence(tmp_path):

@@ -56,6 +56,18 @@ def test_density_crops_and_resamples_a_map(half_maps, tmp_path):
     np.testing.assert_array_equal(volumes.read_map(out).data, expected.data)
 
 
+def test_density_reads_a_file_marked_as_a_stack_as_a_map_on_request(tmp_path):
+    particle = volumes.phantom(size=16)
+    volumes.write_map(tmp_path / "map.mrc", particle)
+    (tmp_path / "map.mrc").rename(tmp_path / "map.mrcs")
+    arguments = ["density", tmp_path / "map.mrcs", "--out", tmp_path / "out.mrc"]
+    refused = invoke(*arguments)
+    assert refused.exit_code == 1
+    assert "is a stack of 16 images of 16 x 16 pixels, not a density map; if it is a map" in refused.stderr
+    assert invoke(*arguments, "--as-map").exit_code == 0
+    np.testing.assert_array_equal(volumes.read_map(tmp_path / "out.mrc").data, particle.data)
+
+
 def test_density_checks_its_options_before_it_computes(tmp_path, monkeypatch):
     def loaded(*_, **__):
         raise AssertionError("nothing must be computed that cannot be written")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -70,6 +71,9 @@ def test_a_warning_is_one_line_on_stderr():
         (ValueError("times must be 1, got 2"), 1, "--times must be 1, got 2"),
         (ValueError("box_angstrom must be 1"), 1, "--box-size must be 1"),
         (KeyboardInterrupt(), 130, "interrupted; all is as before"),
+        (PermissionError(13, "Permission denied", "a/b"), 1, "cannot access a/b: Permission denied"),
+        (OSError(28, "No space left on device"), 1, "No space left on device"),
+        (MemoryError("for 108 GiB"), 1, "there is not enough memory for this step: for 108 GiB"),
     ],
 )
 def test_an_error_is_one_sentence_in_the_words_of_the_user(error, code, sentence):
@@ -144,6 +148,22 @@ def test_an_input_is_never_replaced(tmp_path):
         assert refused.exit_code == 1
         assert refused.stderr.startswith(f"cryoem: {out} is an input of this command")
     assert source.read_text() == "precious"
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_was_typed(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", "folder/.partial-1234")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # root may write everywhere
+    refused = write("in", "folder/a.txt")
+    assert (refused.exit_code, refused.stderr) == (
+        1,
+        "cryoem: cannot write folder/a.txt: Permission denied\n",
+    )
+    assert list((tmp_path / "folder").iterdir()) == []
 
 
 def test_places_that_cannot_be_written_are_refused(tmp_path):

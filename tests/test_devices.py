@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -58,6 +64,65 @@ def choose(monkeypatch, device: str | None) -> None:
         monkeypatch.delenv(devices.VARIABLE, raising=False)
     else:
         monkeypatch.setenv(devices.VARIABLE, device)
+
+
+# --- Keras and TensorFlow as this package uses them
+
+SETTINGS_USED = """
+from cryoem.distances import build_encoder
+from cryoem.training import keras
+layer = build_encoder(24, channels=8).layers[-1]
+import tensorflow as tf
+tf.add(1, 2)
+config = keras.config
+print(keras.backend.backend(), config.floatx(), config.epsilon(), config.image_data_format(), layer.dtype_policy.name)
+"""
+
+
+def test_keras_json_changes_nothing_and_tensorflow_prints_nothing(tmp_path):
+    chosen = {"floatx": "float16", "epsilon": 0.01, "backend": "jax", "image_data_format": "channels_first"}
+    (tmp_path / "keras.json").write_text(json.dumps(chosen))
+    environment = {name: value for name, value in os.environ.items() if name != devices.LOG_LEVEL}
+    environment.pop("KERAS_BACKEND", None)
+    ended = subprocess.run(
+        [sys.executable, "-c", SETTINGS_USED],
+        env=environment | {"KERAS_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.stdout == "tensorflow float32 1e-07 channels_last float32\n"
+    assert ended.stderr == ""
+
+
+def test_only_log_messages_are_hidden_while_tensorflow_is_imported(monkeypatch, capfd):
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    lines = (
+        "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
+        "I0000 00:00:1795736668.832542    1698 port.cc:153] oneDNN custom operations are on. You may",
+        "E0000 00:00:1795736575.525869     580 cuda_platform.cc:52] failed call to cuInit: INTERNAL",
+        "To enable the following instructions: AVX2 AVX512F, in other operations, rebuild TensorFlow",
+        "W of another kind",
+        "a message of another library",
+    )
+    for level, shown in (("3", lines[-2:]), ("0", lines)):
+        monkeypatch.setenv(devices.LOG_LEVEL, level)
+        with devices.quiet_import():
+            os.write(2, "\n".join([*lines, ""]).encode())
+        assert capfd.readouterr().err.splitlines() == list(shown)
+
+
+def test_keras_is_imported_from_one_place():
+    root = Path(devices.__file__).parents[1]
+    sources = [
+        *root.glob("cryoem/**/*.py"),
+        *root.glob("benchmarks/*.py"),
+        *root.glob("notebooks/**/*.ipynb"),
+    ]
+    assert len(sources) > 100
+    pattern = re.compile(r'^\s*"?(import keras|from keras)\b', re.MULTILINE)
+    found = {path for path in sources if pattern.search(path.read_text(encoding="utf-8"))}
+    assert found == {root / "cryoem" / "training" / "backend.py"}
 
 
 # --- the choice

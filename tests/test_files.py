@@ -142,6 +142,25 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert names(tmp_path) == ["empty", "results"]
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc, where nobody can create files")
+def test_places_where_nobody_can_write_are_found_before_the_work(monkeypatch):
+    monkeypatch.chdir("/tmp")
+    for path in ("/proc/a.txt", "/proc/new/a.txt", "../proc/a.txt"):
+        with pytest.raises(OSError, match=f"^cannot write {path}: ") as error:
+            files.check_writable(path)
+        assert "partial" not in str(error.value)
+    with pytest.raises(OSError, match=r"^cannot write \.\./proc/a: ") as error, files.new_folder("../proc/a"):
+        pass
+    assert "partial" not in str(error.value)
+
+
+def test_a_file_larger_than_the_free_space_is_refused_and_nothing_is_left(tmp_path):
+    files.check_writable(tmp_path / "new" / "a.txt", n_bytes=1)
+    with pytest.raises(OSError, match=rf"^cannot write {tmp_path}/a.txt: it needs 1e\+09 GB, but only "):
+        files.check_writable(tmp_path / "a.txt", n_bytes=10**18)
+    assert names(tmp_path) == []
+
+
 def test_temporary_files_of_killed_processes_can_be_removed(tmp_path):
     (tmp_path / "inner").mkdir()
     for name in (".partial-0123abcd-a.txt", "inner/.partial-0123abcd-b.h5", "inner/kept.txt"):

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from cryoem import runs, volumes
 from cryoem.cli import app
 from cryoem.files import load_arrays, notebooks_folder
-from cryoem.particles import open_particles
+from cryoem.particles import ParticleStack, open_particles, simulate, write_particles
+from cryoem.runs.execution import warnings_of
 
 FOLDER = notebooks_folder() / "6-your-particles"
 NAME = "6.1-from-a-job-to-a-map"
@@ -40,7 +41,7 @@ def test_a_job_becomes_a_map(measured):
         assert runs.read_record(folder / name)["results"]["warnings"] == []
     given = open_particles(home / "jobs" / "measured" / "job.star")
     assert given.poses is None
-    found = open_particles(folder / MAP / "particles.star", datadir=given.path.parent)
+    found = open_particles(folder / MAP / "particles.star")  # which names its stacks by their paths
     assert set(found.table["rlnRandomSubset"]) == {1, 2}
     np.testing.assert_allclose(found.defocus_angstrom, given.defocus_angstrom, rtol=1e-6)
     assert len(found.rotations) == len(given) == TOY["simulated_images"]
@@ -84,6 +85,30 @@ def test_missing_particles_are_one_sentence(home):
 
 
 @pytest.mark.notebooks
+def test_a_blank_image_is_named_in_phase_0_and_left_out_by_an_option(home, rng):
+    density = volumes.load("phantom", voxel_size_angstrom=12.0)
+    stack = simulate(density, 40, image_size=24, noise_variance=1.0, rng=rng)
+    stack.images[11], stack.images[30, 5, 5] = 0, 1e4
+    job, model = home / "job.star", home / "initial.mrc"
+    write_particles(job, ParticleStack(stack.images, stack.optics))
+    volumes.write_map(model, density)
+    inputs = ["--profile", "toy", "--particles", str(job), "--model-map", str(model)]
+    refused = CliRunner().invoke(app, ["run", *inputs])
+    assert refused.exit_code == 1
+    assert "cryoem: Data preparation failed: ValueError: 1 of the 40 images in" in refused.output
+    assert f"cannot be used: image 12 of {home}/job.mrcs is blank; use --leave-out-outliers" in refused.output
+    overrides = {"particles": str(job), "leave_out_outliers": True}
+    source = notebooks_folder() / runs.PHASES[DATA].notebook
+    notebook = execute(source, home, profile="toy", map_name=str(model), overrides=overrides)
+    (warning,) = (each for each in warnings_of(notebook) if each.startswith("leaving out 2 of the 40 images"))
+    assert f"image 12 of {home}/job.mrcs is blank, image 31 of {home}/job.mrcs has a pixel" in warning
+    folder = home / "runs" / "job-toy" / DATA
+    rows = load_arrays(folder / "chosen.h5")["rows"]
+    assert rows.tolist() == np.delete(np.arange(40), [11, 30]).tolist()
+    assert len(load_arrays(folder / "particles.h5")["images"]) == 38
+
+
+@pytest.mark.notebooks
 def test_a_symmetric_off_centre_particle_with_a_contrast_transfer_becomes_a_map(home):
     overrides = {"symmetry": "D2", "shift_limit_px": 2.0, "ctf": True, "n_test": 80, "gauge_pairs": 60}
     summary = runs.run(profile="toy", map_name="phantom-D2", overrides=overrides, progress=False)
@@ -94,3 +119,16 @@ def test_a_symmetric_off_centre_particle_with_a_contrast_transfer_becomes_a_map(
     assert orientations["common_line_agreement_of_runner_up"] is None
     assert made["refined_pose_error_rad"] < min(0.05, made["pose_error_before_rad"] / 2)
     assert made["refined_shift_error_px"] < min(0.15, 0.8 * made["shift_error_before_px"])
+
+
+@pytest.mark.notebooks
+def test_experimental_images_with_known_poses_become_a_map(real_data, tmp_path):
+    notebook = execute(FOLDER / "6.2-a-map-with-known-poses.ipynb", tmp_path)
+    printed, figures = outputs_of(notebook)
+    assert len(figures) == 4
+    found = dict(re.findall(r"^(.*): (\d+) Å at FSC 0.143$", printed, re.MULTILINE))
+    resolutions = {name: int(value) for name, value in found.items()}
+    assert resolutions["alternate images"] < 80 < resolutions["different particles"] < 130
+    assert "as written by Warp and M" in printed
+    written = volumes.read_map(tmp_path / "jobs" / "known-poses" / "map.mrc")
+    assert (written.data.shape, written.voxel_size_angstrom) == ((64, 64, 64), pytest.approx(15.68))

@@ -1,14 +1,16 @@
 """Particle stacks in MRC files: reading every variant, writing, and selecting images."""
 
+import gzip
 import pickle
 import shutil
 
 import mrcfile
 import numpy as np
 import pytest
+from file_formats import INTEGER_HEADERS, UNCLEAR_INTEGERS, fields, integers
 from particle_files import FLOAT32, PIXEL, mrc, one_sentence, some_images, star
 
-from cryoem import particles
+from cryoem import particles, volumes
 from cryoem.images import image_blocks
 from cryoem.particles.files import open_particles
 from cryoem.particles.mrc import StackWriter
@@ -89,11 +91,73 @@ def test_a_longer_file_and_one_that_may_be_a_map_are_warnings(tmp_path):
         volume.set_data(some_images(6, 6))
         volume.set_volume()
         volume.voxel_size = PIXEL
-    with pytest.warns(
-        UserWarning, match=r"b.mrc looks like a density map \(6 voxels along each axis\); reading it as"
-    ):
+    with pytest.warns(UserWarning, match=r"b.mrc looks like a density map of 6 sections; reading it as"):
         open_particles(tmp_path / "b.mrc")
     open_particles(shutil.copy(tmp_path / "b.mrc", tmp_path / "b.mrcs"))
+
+
+def integer_stack(path, data, header):
+    mrc(path, data.view("i1") if data.dtype == "u1" else data)
+    path.write_bytes(fields(**header)(path.read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize(("stored", "header", "expected"), INTEGER_HEADERS, ids=str)
+def test_the_header_decides_whether_integers_are_signed(tmp_path, stored, header, expected):
+    data = integers(stored, (3, 4, 4))
+    file = open_particles(integer_stack(tmp_path / "a.mrcs", data, header))
+    np.testing.assert_array_equal(file, data.view(expected).astype(np.float32))
+
+
+@pytest.mark.parametrize(("stored", "header", "sign"), UNCLEAR_INTEGERS, ids=str)
+def test_a_header_that_does_not_decide_is_a_warning(tmp_path, stored, header, sign):
+    data = integers(stored, (3, 4, 4))
+    integer_stack(tmp_path / "b.mrcs", data, header)
+    mrc(tmp_path / "a.mrcs", some_images(3, 4))
+    with pytest.warns(UserWarning, match=rf"b.mrcs does not state clearly .*; reading them as {sign}$"):
+        file = open_particles(star(tmp_path / "a.star", ["1@a.mrcs", "2@b.mrcs"]))
+    np.testing.assert_array_equal(np.asarray(file)[1], data[1])
+
+
+@pytest.mark.parametrize("name", ["a.mrcs.gz", "a.MRC.GZ", "a.mrcs"])
+def test_gzipped_stacks_are_read_wherever_they_are_named(tmp_path, name):
+    images = some_images(9)
+    content = gzip.compress(mrc(tmp_path / "plain.mrcs", images).read_bytes())
+    (tmp_path / name).write_bytes(content)
+    file = open_particles(tmp_path / name)
+    np.testing.assert_array_equal(file[[7, 0, 3]], images[[7, 0, 3]])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(file)), images)
+    assert file.paths == (tmp_path / name,)
+    table = star(tmp_path / "a.star", [f"3@{name}", f"1@{name}"])
+    np.testing.assert_array_equal(open_particles(table), images[[2, 0]])
+    (tmp_path / name).write_bytes(gzip.compress(mrc(tmp_path / "plain.mrcs", images[:2]).read_bytes()))
+    assert len(open_particles(tmp_path / name)) == 2  # not the copy of the older file
+    (tmp_path / name).write_bytes(content[:-9])
+    with pytest.raises(OSError, match=rf"cannot read the stack .*{name}: Compressed file ended") as error:
+        open_particles(tmp_path / name)
+    one_sentence(error)
+
+
+@pytest.mark.parametrize("space_group", [0, 1])
+def test_a_map_that_looks_like_a_stack_is_a_warning(tmp_path, space_group):
+    density = volumes.phantom(size=24).data
+    path = mrc(tmp_path / "a.mrc", density, ispg=space_group, mz=24)
+    with pytest.warns(UserWarning, match=r"a.mrc looks like a density map of 24 sections; .*\(--as-stack\)"):
+        open_particles(path)
+    np.testing.assert_array_equal(open_particles(path, as_stack=True), density)
+    mrc(path, some_images(24, 24), ispg=space_group, mz=24)
+    assert len(open_particles(path)) == 24  # as many images as pixels, but not a map
+
+
+def test_the_real_map_of_space_group_0_is_not_taken_for_images(real_data):
+    with pytest.warns(UserWarning, match=r"beta-galactosidase.mrc looks like a density map of 100 sections"):
+        open_particles(real_data / "maps" / "beta-galactosidase.mrc")
+
+
+def test_a_web_page_is_not_a_stack(tmp_path):
+    (tmp_path / "a.mrcs").write_text("<!DOCTYPE html><p>404</p>")
+    with pytest.raises(ValueError, match=r"a.mrcs is not an MRC stack: it is a web page \(HTML\)$"):
+        open_particles(tmp_path / "a.mrcs")
 
 
 # --- selections
@@ -169,7 +233,7 @@ def test_missing_and_unknown_files(tmp_path):
         with pytest.raises(FileNotFoundError) as error:
             open_particles(tmp_path / name)
         assert one_sentence(error) == f"no particle file at {tmp_path / name}"
-    for name in ("a.txt", "a", "a.mrcs.gz", ".star"):
+    for name in ("a.txt", "a", "a.gz", "a.star.gz", ".star"):
         with pytest.raises(
             ValueError,
             match=r"is not a particle file: its name must end in .cs, .h5, .hdf5, .mat, .mrc, .mrcs, .star or",

@@ -314,9 +314,9 @@ def test_poses_for_the_tables_of_other_programs(real_data, tmp_path, name, recwa
     write_poses(tmp_path / "b.star", given, poses)
     dark = given.ctf is not None and not given.ctf.inverted
     assert dark == (name == "empiar_10076_7.cs")
-    message = "are dark, which a STAR file cannot record" if dark else "b.star keeps the stack names of"
-    assert any(message in str(warning.message) for warning in recwarn)
-    found = open_particles(tmp_path / "b.star", datadir=source.parent)
+    warned = any("are dark, which a STAR file cannot record" in str(each.message) for each in recwarn)
+    assert warned == dark
+    found = open_particles(tmp_path / "b.star")  # from where it lies
     assert (found.rotations * poses.rotations.inv()).magnitude().max() < 1e-6
     np.testing.assert_allclose(found.shifts_px, poses.shifts_px, atol=1e-6)
     np.testing.assert_array_equal(found[:1], (-1 if dark else 1) * np.asarray(given[:1]))
@@ -324,6 +324,40 @@ def test_poses_for_the_tables_of_other_programs(real_data, tmp_path, name, recwa
         assert found.defocus_angstrom is None
     else:
         np.testing.assert_allclose(found.defocus_angstrom, given.defocus_angstrom, rtol=1e-8)
+
+
+def test_a_table_names_its_stacks_so_that_they_are_found_from_its_own_folder(tmp_path, monkeypatch):
+    job, run = tmp_path / "job", tmp_path / "runs" / "a"
+    run.mkdir(parents=True)
+    write_particles(job / "a.star", a_stack())
+    (job / "Extract").mkdir()
+    (job / "a.mrcs").rename(job / "Extract" / "b.mrcs")
+    star(job / "c.star", [f"{number}@Extract/b.mrcs" for number in (3, 1)])
+    monkeypatch.chdir(job)  # from where the names lead to the stack, but not for long
+    given = open_particles("c.star")
+    write_poses(run / "d.star", given, some_poses()[:2])
+    write_poses(job / "e.star", given, some_poses()[:2])
+    monkeypatch.chdir("/")
+    found = open_particles(run / "d.star")
+    assert found.image_names == [f"{number:06d}@{job}/Extract/b.mrcs" for number in (3, 1)]
+    np.testing.assert_array_equal(found, given)
+    assert open_particles(job / "e.star").image_names == ["3@Extract/b.mrcs", "1@Extract/b.mrcs"]
+    # a stack that is found by the end of its name: only this package would find it again
+    (job / "Extract" / "b.mrcs").rename(job / "b.mrcs")
+    with pytest.warns(UserWarning, match="using the file with the same name"):
+        given = open_particles(job / "c.star")
+    write_poses(job / "f.star", given, some_poses()[:2])
+    assert open_particles(job / "f.star").image_names == [f"{number:06d}@{job}/b.mrcs" for number in (3, 1)]
+
+
+def test_a_path_that_tables_cannot_store_keeps_the_names_with_a_warning(tmp_path):
+    job, run = tmp_path / "it's", tmp_path / "run"
+    run.mkdir()
+    write_particles(job / "a.star", a_stack())
+    with pytest.warns(UserWarning, match=r"d\.star keeps the stack names of .*, but a\.mrcs cannot be found"):
+        write_poses(run / "d.star", open_particles(job / "a.star"), some_poses())
+    found = open_particles(run / "d.star", datadir=job)
+    assert found.image_names[0] == "000001@a.mrcs"
 
 
 def test_there_must_be_one_pose_for_each_image(tmp_path):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from command_line import invoke
 from small_notebooks import TOY_RUN, finish_phases
 
 from cryoem import contrast, particles, runs, volumes
+from cryoem.runs import pipeline
 from cryoem.runs.pipeline import find_run
 
 DATA, DISTANCES, ORIENTATIONS, MAP = runs.PHASES
@@ -201,6 +204,41 @@ def test_a_run_of_another_input_is_not_overwritten(home):
     moved.write_bytes(b"three")  # a changed file is still the same input, but the phase must be repeated
     with pytest.raises(runs.StalePhaseError, match="was run with map_sha256="):
         runs.open_phase(DISTANCES, profile="toy", map_name=str(moved)).load(DATA, "numbers")
+
+
+def test_an_input_that_does_not_fit_into_memory_is_refused_before_it_is_hashed(home, monkeypatch):
+    monkeypatch.setattr(pipeline, "sha256_of", lambda path: pytest.fail(f"{path} was hashed"))
+    monkeypatch.chdir(home)
+    particles.write_stack(
+        "big.mrcs", np.random.default_rng(0).normal(size=(2, 300, 300)), pixel_size_angstrom=1
+    )
+    n = 300_000
+    with open("big.mrcs", "r+b") as stream:  # 108 GB, of which almost none is on the disk
+        stream.seek(8)
+        stream.write(np.int32(n).tobytes())
+        stream.truncate(1024 + 4 * n * 300**2)
+    message = r"300,000 particles of 300 px from .*big\.mrcs needs at least 324 GB of memory, but"
+    with pytest.raises(ValueError, match=message):
+        runs.open_phase(DATA, profile="toy", overrides={"particles": "big.mrcs"})
+    (home / "big.mrcs").rename("big.mrc")
+    message = r"^the map .*big\.mrc needs at least 108 GB of memory, but this machine has"
+    with pytest.raises(ValueError, match=message):
+        runs.open_phase(DATA, profile="toy", map_name="big.mrc")
+    (home / "big.mrc").rename("big.tar")
+    message = r"big\.tar is not a map or an atomic model: its name must end in one of"
+    with pytest.raises(ValueError, match=message):
+        runs.open_phase(DATA, profile="toy", map_name="big.tar")
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc, where nobody can create files")
+def test_a_data_folder_that_cannot_be_written_is_refused_before_the_inputs_are_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("CRYOEM_HOME", "/proc/data")
+    monkeypatch.setattr(pipeline, "sha256_of", lambda path: pytest.fail(f"{path} was hashed"))
+    (tmp_path / "a.mrc").touch()
+    ended = invoke("run", "--profile", "toy", "--map", tmp_path / "a.mrc")
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith("cryoem: cannot write /proc/data/runs/a-toy/run.json: ")
+    assert "Errno" not in ended.stderr
 
 
 def test_wrong_names_are_one_sentence(home):

@@ -22,8 +22,15 @@ def test_the_paper_profile_has_the_sizes_of_the_paper():
     ("name", "overrides", "message"),
     [
         ("fast", {}, "profile must be one of quick, paper, toy, got 'fast'"),
-        ("toy", {"steps": 3}, "unknown setting 'steps'; `cryoem settings` lists all settings"),
-        ("toy", {"name": "x"}, "unknown setting 'name'; `cryoem settings` lists all settings"),
+        ("toy", {"steps": 3}, "unknown setting 'steps'; did you mean 'steps_per_epoch'?"),
+        ("toy", {"name": "x"}, "unknown setting 'name'; did you mean 'map_name'?"),
+        ("toy", {"colour": 1}, "unknown setting 'colour'; `cryoem settings` lists all settings"),
+        ("toi", {}, "profile must be one of quick, paper, toy, got 'toi'; did you mean 'toy'?"),
+        (
+            "toy",
+            {"leave_out_outliers": True},
+            "leave_out_outliers applies only to measured particles, got True",
+        ),
         ("toy", {"training_epochs": "many"}, "training_epochs must be a valid integer, got 'many'"),
         ("toy", {"training_epochs": 0}, "training_epochs must be greater than or equal to 1, got 0"),
         ("toy", {"training_epochs": True}, "training_epochs must be a valid integer, got True"),

@@ -6,8 +6,11 @@ inside the commands, so that ``cryoem --help`` is fast.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+import cryoem
 from cryoem.cli.data import convert, density, fetch, project
 from cryoem.cli.machine import info
 from cryoem.cli.maps import fsc, reconstruct
@@ -31,6 +34,24 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cryoem {cryoem.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
 for panel, functions in COMMANDS.items():
     for function in functions:
         app.command(rich_help_panel=panel)(function)

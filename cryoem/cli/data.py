@@ -64,6 +64,7 @@ def density(
             min=1, help="Width of the cubic box in voxels; a map is cropped or padded about its centre."
         ),
     ] = None,
+    as_map: shared.AsMap = False,
     force: shared.Force = False,
 ) -> Answer:
     """Make a density map from an atomic model or a phantom.
@@ -83,7 +84,11 @@ def density(
             raise typer.BadParameter(f"applies only to the phantom, got {source}", param_hint="--symmetry")
         source = f"phantom-{symmetry}"
     density_map = registry.load(
-        source, voxel_size_angstrom=voxel_size, resolution_angstrom=resolution, size=size
+        source,
+        voxel_size_angstrom=voxel_size,
+        resolution_angstrom=resolution,
+        size=size,
+        as_map=as_map,
     )
     write_map(out, density_map)
     shape = " x ".join(map(str, density_map.data.shape[::-1]))
@@ -141,6 +146,7 @@ def project(
         float, typer.Option(help="Largest shift of the particle along x and y, in pixels.")
     ] = 0.0,
     ctf: Annotated[bool, typer.Option("--ctf", help="Apply a contrast transfer function (CTF).")] = False,
+    as_map: shared.AsMap = False,
     seed: shared.Seed = 0,
     workers: shared.Workers = 1,
     scheduler: shared.Scheduler = None,
@@ -175,7 +181,7 @@ def project(
             param_hint="--poses",
         )
     stack = _new_particles(out, force=force, inputs=[Path(source), *([poses] if poses else [])])
-    density_map = registry.load(source)
+    density_map = registry.load(source, as_map=as_map)
     given = n or 1000
     if poses is not None:
         given = read_poses(poses, pixel_size_angstrom=density_map.voxel_size_angstrom)
@@ -200,6 +206,10 @@ def convert(
     pixel_size: shared.PixelSize = None,
     datadir: shared.Datadir = None,
     optics_group: shared.OpticsGroup = None,
+    passthrough: shared.Passthrough = None,
+    microscope: shared.Microscope = None,
+    leave_out_outliers: shared.LeaveOutOutliers = False,
+    as_stack: shared.AsStack = False,
     force: shared.Force = False,
 ) -> Answer:
     """Convert particle files to RELION or XMIPP format.
@@ -217,8 +227,16 @@ def convert(
 
     stack = _new_particles(out, force=force, inputs=(source,), option="OUT")
     opened = open_particles(
-        source, pixel_size_angstrom=pixel_size, datadir=datadir, optics_group=optics_group
+        source,
+        pixel_size_angstrom=pixel_size,
+        datadir=datadir,
+        optics_group=optics_group,
+        passthrough=passthrough,
+        microscope=microscope,
+        as_stack=as_stack,
     )
+    if leave_out_outliers:
+        opened, _ = shared.check_images(opened, leave_out_outliers=True)
     with shared.progress("writing", len(opened)) as done:
         write_particles(out, opened, callback=done)
     return _written(out, stack, opened)

@@ -33,6 +33,9 @@ def reconstruct(
     pixel_size: shared.PixelSize = None,
     datadir: shared.Datadir = None,
     optics_group: shared.OpticsGroup = None,
+    passthrough: shared.Passthrough = None,
+    microscope: shared.Microscope = None,
+    leave_out_outliers: shared.LeaveOutOutliers = False,
     workers: shared.Workers = 1,
     scheduler: shared.Scheduler = None,
     force: shared.Force = False,
@@ -64,12 +67,18 @@ def reconstruct(
     for path in paths:
         shared.new_file(path, *shared.MAP_SUFFIXES, force=force, inputs=(particles,))
     opened = open_particles(
-        particles, pixel_size_angstrom=pixel_size, datadir=datadir, optics_group=optics_group
+        particles,
+        pixel_size_angstrom=pixel_size,
+        datadir=datadir,
+        optics_group=optics_group,
+        passthrough=passthrough,
+        microscope=microscope,
     )
     for path in paths:
         shared.refuse_input(path, opened.paths)
     if opened.poses is None:
         raise ValueError(f"{particles} has no orientations; a map cannot be reconstructed without them")
+    opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
     subset = opened.random_subset if half_maps else None
     known = {"optics": opened.optics, "symmetry": symmetry}
     if in_memory:
@@ -129,6 +138,7 @@ def fsc(
     ] = HALF_MAPS,
     out: Annotated[Path | None, typer.Option("--out", help="Output file for the curve (.csv).")] = None,
     figure: Annotated[Path | None, typer.Option("--figure", help="Output file for a figure (.html).")] = None,
+    as_map: shared.AsMap = False,
     seed: shared.Seed = 0,
     force: shared.Force = False,
 ) -> Answer:
@@ -155,11 +165,11 @@ def fsc(
         shared.new_file(out, ".csv", force=force, inputs=inputs)
     if figure is not None:
         shared.new_file(figure, ".html", force=force, inputs=inputs, option="--figure")
-    first, second = read_map(a), read_map(b)
+    first, second = read_map(a, as_map=as_map), read_map(b, as_map=as_map)
     _check_same_grid(a, first, b, second)
     voxel, weight = first.voxel_size_angstrom, None
     if mask is not None:
-        weight_map = read_map(mask)
+        weight_map = read_map(mask, as_map=as_map)
         _check_same_grid(a, first, mask, weight_map)
         weight = weight_map.data
         if weight.min() < 0 or weight.max() > 1:

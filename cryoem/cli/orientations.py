@@ -12,6 +12,8 @@ from cryoem.cli import shared
 from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cryoem.particles.files import ParticleFile
 
 
@@ -30,6 +32,10 @@ def distances(
     pixel_size: shared.PixelSize = None,
     datadir: shared.Datadir = None,
     optics_group: shared.OpticsGroup = None,
+    passthrough: shared.Passthrough = None,
+    microscope: shared.Microscope = None,
+    leave_out_outliers: shared.LeaveOutOutliers = False,
+    as_stack: shared.AsStack = False,
     workers: shared.Workers = 1,
     scheduler: shared.Scheduler = None,
     force: shared.Force = False,
@@ -49,9 +55,16 @@ def distances(
 
     shared.new_file(out, ".h5", force=force, inputs=(particles, encoder))
     opened = open_particles(
-        particles, pixel_size_angstrom=pixel_size, datadir=datadir, optics_group=optics_group
+        particles,
+        pixel_size_angstrom=pixel_size,
+        datadir=datadir,
+        optics_group=optics_group,
+        passthrough=passthrough,
+        microscope=microscope,
+        as_stack=as_stack,
     )
-    # load TensorFlow only after the particle file has been opened
+    opened, rows = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
+    # load TensorFlow only after the particle file has been opened and checked
     from cryoem.distances.prediction import estimate_distances
     from cryoem.distances.trained import load_encoder
 
@@ -80,6 +93,8 @@ def distances(
         arrays["landmarks"] = (found.landmarks, "1", "(m,) zero-based indices of the landmarks")
     arrays["distances"] = (found.distances, "rad", shape)
     arrays["shifts"] = (found.shifts_px, "px", "estimated (x, y) displacement of the particle")
+    if leave_out_outliers:
+        arrays["rows"] = (rows, "1", "(n,) zero-based indices of the images in the particle file")
     save_arrays(out, arrays, parameters=parameters)
     return Answer(f"distances {which}: {out}", {"distances": out, **parameters})
 
@@ -110,6 +125,8 @@ def recover(
     pixel_size: shared.PixelSize = None,
     datadir: shared.Datadir = None,
     optics_group: shared.OpticsGroup = None,
+    passthrough: shared.Passthrough = None,
+    microscope: shared.Microscope = None,
     force: shared.Force = False,
 ) -> Answer:
     """Recover the orientations of images from their distances.
@@ -139,14 +156,22 @@ def recover(
             "a STAR file requires --particles, because it lists the images", param_hint="--out"
         )
     shared.new_file(out, ".star", ".h5", force=force, inputs=[distances, *([particles] if particles else [])])
-    matrix, shifts, stored, parameters = _read(distances)
+    matrix, shifts, stored, rows, parameters = _read(distances)
     symmetry = symmetry or parameters.get("symmetry", "C1")
     if stored is not None and landmarks is not None:
         raise typer.BadParameter(f"{distances} already has {len(stored)} landmarks", param_hint="--landmarks")
     opened = None
     if particles is not None:
-        opening = {"pixel_size_angstrom": pixel_size, "datadir": datadir, "optics_group": optics_group}
-        opened = _open_same(particles, opening, distances, len(matrix), parameters.get("particles_sha256"))
+        opening = {
+            "pixel_size_angstrom": pixel_size,
+            "datadir": datadir,
+            "optics_group": optics_group,
+            "passthrough": passthrough,
+            "microscope": microscope,
+        }
+        opened = _open_same(
+            particles, opening, rows, distances, len(matrix), parameters.get("particles_sha256")
+        )
     rng = np.random.default_rng(seed)
     with shared.progress("recovering orientations and fixing the gauge", 2, unit="step") as done:
         recovery = recover_orientations(
@@ -215,6 +240,8 @@ def align2d(
     ] = None,
     pixel_size: shared.PixelSize = None,
     datadir: shared.Datadir = None,
+    leave_out_outliers: shared.LeaveOutOutliers = False,
+    as_stack: shared.AsStack = False,
     epochs: Annotated[int | None, typer.Option(help="Number of training epochs (default: 5).")] = None,
     seconds: Annotated[
         float | None, typer.Option(help="Training time in seconds after which no new epoch is started.")
@@ -234,8 +261,9 @@ def align2d(
     """Align the particle images of one class by in-plane rotations and shifts.
 
     Writes the aligned stack, tables for RELION and XMIPP, the averages before and after alignment, and the aligner. The
-    output folder is created only when all files are complete. Run this command in the folder from which you start
-    RELION or XMIPP, because stack names in the tables are relative to it. If PARTICLES is a training folder with true
+    output folder is created only when all files are complete. Stack names in the tables are absolute, or relative to a
+    folder above the output: the project of the input table, or the working folder. In this case, start RELION or XMIPP
+    in that folder. If PARTICLES is a training folder with true
     angles (parameters.txt), angle errors are reported.
 
     \b
@@ -268,6 +296,8 @@ def align2d(
         emaf=extra_format == "emaf",
         pixel_size_angstrom=pixel_size,
         datadir=datadir,
+        leave_out_outliers=leave_out_outliers,
+        as_stack=as_stack,
         max_training_images=max_training_images,
         rng=seed,
         progress=True,
@@ -283,9 +313,10 @@ def align2d(
 
 
 def _read(path: Path) -> tuple:
-    """Read distances, (n, 2) shifts, landmark indices and parameters.
+    """Read distances, (n, 2) shifts, landmark indices, indices of the images in the particle file, and parameters.
 
-    The distances are (n, n) with no landmarks (None), or (n, m) with (m,) landmark indices.
+    The distances are (n, n) with no landmarks (None), or (n, m) with (m,) landmark indices. The indices of the images
+    are None if no image was left out.
     """
     import numpy as np
 
@@ -300,17 +331,20 @@ def _read(path: Path) -> tuple:
             f"{path}: dataset 'distances' must be a square (n, n) matrix, got shape {matrix.shape}"
         )
     shifts = arrays.get("shifts", np.zeros((len(matrix), 2)))
-    return matrix, shifts, landmarks, stored_parameters(path)
+    return matrix, shifts, landmarks, arrays.get("rows"), stored_parameters(path)
 
 
 def _open_same(
-    particles: Path, opening: dict, distances: Path, count: int, sha256: str | None
+    particles: Path, opening: dict, rows: np.ndarray | None, distances: Path, count: int, sha256: str | None
 ) -> ParticleFile:
     """Open the particles, or raise a ValueError if the distances were not estimated from them."""
     from cryoem.files.reading import sha256_of
     from cryoem.particles.files import open_particles
 
-    opened = open_particles(particles, **opening)
+    # the command that estimated the distances has warned about maps
+    opened = open_particles(particles, as_stack=True, **opening)
+    if rows is not None and rows.max() < len(opened):
+        opened = opened[rows]
     if len(opened) != count:
         raise ValueError(f"{particles} has {len(opened)} images, but {distances} is for {count} images")
     if sha256 not in (None, found := sha256_of(opened.path)):

@@ -12,7 +12,10 @@ from cryoem.cli.shared import (
     NOTHING_CHANGED,
     Answer,
     Datadir,
+    LeaveOutOutliers,
+    Microscope,
     OpticsGroup,
+    Passthrough,
     PixelSize,
     Scheduler,
     Workers,
@@ -45,7 +48,10 @@ def run(
     ] = None,
     datadir: Datadir = None,
     optics_group: OpticsGroup = None,
+    passthrough: Passthrough = None,
+    microscope: Microscope = None,
     pixel_size: PixelSize = None,
+    leave_out_outliers: LeaveOutOutliers = False,
     run_name: Annotated[
         str | None,
         typer.Option(
@@ -96,7 +102,10 @@ def run(
         "particles": particles and str(particles),
         "particles_folder": datadir and str(datadir),
         "optics_group": optics_group,
+        "passthrough": passthrough and str(passthrough),
+        "microscope": microscope and list(microscope),
         "pixel_size_angstrom": pixel_size,
+        "leave_out_outliers": leave_out_outliers or None,
     }
     overrides = {name: value for name, value in given.items() if value is not None}
     try:

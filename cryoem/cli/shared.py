@@ -19,11 +19,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cryoem.devices import VARIABLE, device_chosen
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cryoem.particles.files import ParticleFile
 
 NOTHING_WRITTEN = "nothing was written; rerun the command to start over"
 NOTHING_CHANGED = "nothing was changed"
@@ -48,11 +53,39 @@ Datadir = Annotated[
     Path | None,
     typer.Option(
         "--datadir",
-        help="Folder to which the stack names in the table are relative, such as a RELION project.",
+        help="Folder to which the stack names in the table are relative (a RELION project), or that of the stacks.",
     ),
 ]
 OpticsGroup = Annotated[
     int | None, typer.Option("--optics-group", help="Use only the particles of this optics group.")
+]
+LeaveOutOutliers = Annotated[
+    bool,
+    typer.Option(
+        "--leave-out-outliers",
+        help="Leave out blank images and images whose pixel values stand far out; a warning names them.",
+    ),
+]
+Passthrough = Annotated[
+    Path | None,
+    typer.Option(
+        "--passthrough",
+        help="Passthrough file (.cs) of the cryoSPARC job, with the fields that the particle file lacks.",
+    ),
+]
+Microscope = Annotated[
+    tuple[float, float, float] | None,
+    typer.Option(
+        "--microscope",
+        metavar="KV CS CONTRAST",
+        help="Voltage (kV), spherical aberration (mm) and amplitude contrast, if missing or wrong in the file.",
+    ),
+]
+AsMap = Annotated[
+    bool, typer.Option("--as-map", help="Read the map file as a map even if it looks like a stack of images.")
+]
+AsStack = Annotated[
+    bool, typer.Option("--as-stack", help="Read a .mrc file as a stack even if it looks like a density map.")
 ]
 Symmetry = Annotated[
     str, typer.Option(help="Point group of the particle (C1, C2, ..., D2, ...), with the main axis along z.")
@@ -171,6 +204,10 @@ def _interruptible() -> Iterator[None]:
 def _sentence(error: Exception, parameters: list) -> str:
     """Return an error message as one line, in which the name of a parameter at the start is replaced by the option."""
     text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:  # from the system, with an error number
+        text = f"cannot access {error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory for this step{': ' if text else ''}{text}"
     if not isinstance(error, EXPECTED_ERRORS):
         return f"unexpected {type(error).__name__}: {text} (use --debug for the traceback)"
     name, _, rest = text.partition(" ")
@@ -189,9 +226,11 @@ def new_file(
 ) -> Path:
     """Return ``out``, the value of ``option``, if the command can write this file; otherwise raise an error.
 
-    The name must end in one of ``suffixes``, the folder must exist, and the file must not be an input of the command.
-    If the file exists, ``force`` is required.
+    The name must end in one of ``suffixes``, the folder must exist and be writable, and the file must not be an input
+    of the command. If the file exists, ``force`` is required.
     """
+    from cryoem.files.writing import check_writable
+
     if not out.name.lower().endswith(suffixes):
         raise typer.BadParameter(
             f"file name must end in {' or '.join(suffixes)}, got {out}", param_hint=option
@@ -203,6 +242,7 @@ def new_file(
     refuse_input(out, inputs)
     if out.exists() and not force:
         raise FileExistsError(f"{out} exists; use --force to overwrite it")
+    check_writable(out)
     return out
 
 
@@ -212,6 +252,15 @@ def refuse_input(out: Path, inputs: Iterable[Path]) -> None:
         raise ValueError(
             f"{out} is an input of this command and cannot be its output; choose a different name"
         )
+
+
+def check_images(opened: ParticleFile, *, leave_out_outliers: bool) -> tuple[ParticleFile, np.ndarray]:
+    """Check all images of a particle file; return the particles to use, and their indices in the file."""
+    from cryoem.particles.outliers import usable_images
+
+    with progress("checking", len(opened)) as done:
+        rows = usable_images(opened, leave_out_outliers=leave_out_outliers, callback=done)
+    return (opened if len(rows) == len(opened) else opened[rows]), rows
 
 
 @contextmanager

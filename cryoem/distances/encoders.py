@@ -19,11 +19,10 @@
 
 from __future__ import annotations
 
-import keras
 import numpy as np
-from keras import layers, ops
 
 from cryoem.distances.losses import highest_harmonic
+from cryoem.training.backend import keras, layers, ops
 from cryoem.training.compilation import device_precision
 from cryoem.validation import whole_number
 

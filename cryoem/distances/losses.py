@@ -44,10 +44,10 @@ from functools import lru_cache
 from math import comb
 
 import numpy as np
-from keras import layers, ops
 from scipy.spatial.transform import Rotation
 
 from cryoem.rotations import copies_of, point_group
+from cryoem.training.backend import layers, ops
 
 KINDS = ("kernel", "cosine", "euclidean", "mlp")
 _CLIP = 1e-6

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import keras
 import numpy as np
 
 from cryoem.contrast import Optics, known_optics, optics_of
@@ -15,6 +14,7 @@ from cryoem.distances.exact import FEWEST_LANDMARKS, spread_landmarks
 from cryoem.distances.losses import distances_from_features, unit_features
 from cryoem.distances.trained import TrainedEncoder
 from cryoem.images import correct_images, image_blocks, shift
+from cryoem.training.backend import keras
 from cryoem.validation import finite_array
 
 ROWS = 8192  # images whose distances to landmarks are decoded at a time

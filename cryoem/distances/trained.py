@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-import keras
-
 from cryoem.devices import gpus_of_tensorflow
 from cryoem.distances.encoders import build_encoder
 from cryoem.distances.losses import KINDS
 from cryoem.files.reading import first_line, read_json
 from cryoem.files.writing import atomic_write, write_text
+from cryoem.training.backend import keras
 
 SUFFIX = ".weights.h5"
 

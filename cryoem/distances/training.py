@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-import keras
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -27,6 +26,7 @@ from cryoem.particles.stack import ParticleStack
 from cryoem.projection import fourier
 from cryoem.projection.projectors import project
 from cryoem.rotations import random_rotations
+from cryoem.training.backend import keras
 from cryoem.training.compilation import (
     TrainingSchedule,
     check_divisible,

@@ -1,14 +1,32 @@
-"""JSON, checksums, one-line error messages, and the folders of the project."""
+"""JSON, compressed and foreign files, checksums, one-line error messages, and the folders of the project."""
 
 from __future__ import annotations
 
+import atexit
 import functools
+import gzip
 import hashlib
 import json
 import os
+import shutil
+import tempfile
+import zlib
 from pathlib import Path
 
 FIRST_PHASE = "0-data-preparation"
+GZIP_MAGIC = b"\x1f\x8b"
+FOREIGN_KINDS = {  # first bytes, in lower case, of files that are often saved under another file's name
+    b"<!doctype html": "a web page (HTML)",
+    b"<html": "a web page (HTML)",
+    b"<?xml": "an XML file",
+    b"version https://git-lfs": "a Git LFS pointer, not the file it stands for",
+    b"bzh": "compressed with bzip2; unpack it first",
+    b"\xfd7zxz": "compressed with xz; unpack it first",
+    b"pk\x03\x04": "a ZIP archive",
+    b"%pdf": "a PDF document",
+    b"\x89hdf": "an HDF5 file",
+    b"\x89png": "a PNG picture",
+}
 
 
 def read_json(path: str | os.PathLike) -> dict:
@@ -47,6 +65,57 @@ def canonical_json(value: dict) -> str:
         A number is NaN or infinite.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def foreign_kind(start: bytes) -> str | None:
+    """Return what a file is ("a web page (HTML)"), given its first bytes, if it is a well-known kind of other file."""
+    if not start:
+        return "empty"
+    beginning = start[:100].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return next((kind for magic, kind in FOREIGN_KINDS.items() if beginning.startswith(magic)), None)
+
+
+def is_gzip(path: str | os.PathLike) -> bool:
+    """Return whether a file is compressed with gzip, whatever its name."""
+    with open(path, "rb") as stream:
+        return stream.read(2) == GZIP_MAGIC
+
+
+def uncompressed(path: str | os.PathLike) -> Path:
+    """Return the path itself or, if the file is compressed with gzip, that of an unpacked copy for random access.
+
+    The copy is made once per process in the temporary folder (``$TMPDIR``), and removed when the process ends.
+
+    Raises
+    ------
+    OSError
+        The file is damaged, or there is no room for the copy.
+    """
+    path = Path(path)
+    if not is_gzip(path):
+        return path
+    state = path.stat()
+    return _unpacked(path.resolve(), state.st_mtime_ns, state.st_size)
+
+
+@functools.cache
+def _unpacked(path: Path, _changed_ns: int, _n_bytes: int) -> Path:
+    """Unpack a file in one state, which its time of change and its length identify."""
+    handle, copy = tempfile.mkstemp(dir=_temporary_folder())
+    try:
+        with open(handle, "wb") as target, gzip.open(path) as source:
+            shutil.copyfileobj(source, target, 2**20)
+    except (OSError, EOFError, zlib.error) as error:
+        os.unlink(copy)
+        raise OSError(getattr(error, "strerror", None) or first_line(error)) from None
+    return Path(copy)
+
+
+@functools.cache
+def _temporary_folder() -> str:
+    folder = tempfile.mkdtemp(prefix="cryoem-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def sha256_of(path: str | os.PathLike) -> str:

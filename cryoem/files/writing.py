@@ -5,12 +5,47 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PARTIAL = ".partial-"  # prefix of the temporary names of files and folders
+
+
+def check_writable(path: str | os.PathLike, *, n_bytes: int = 0) -> None:
+    """Raise an error if a file cannot be written, before the work whose result it will contain.
+
+    Nothing is created or changed; missing parent folders are allowed.
+
+    Parameters
+    ----------
+    path : path-like
+        Path of the file.
+    n_bytes : int
+        Size of the file, if it is known. Default: 0.
+
+    Raises
+    ------
+    OSError
+        The folder or an existing file is write-protected, or the disk has less than ``n_bytes`` of free space.
+    """
+    place = Path(path)
+    folder = next(parent for parent in place.absolute().parents if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder, prefix=PARTIAL):
+            pass
+        if place.is_file():
+            with open(place, "r+b"):
+                pass
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror}") from None
+    free = shutil.disk_usage(folder).free
+    if n_bytes > free:
+        raise OSError(
+            f"cannot write {path}: it needs {n_bytes / 1e9:.3g} GB, but only {free / 1e9:.3g} GB are free"
+        )
 
 
 @contextmanager
@@ -80,7 +115,7 @@ def new_folder(out: str | os.PathLike) -> Iterator[Path]:
     place = Path(os.path.realpath(out))
     partial = _partial(place)
     try:
-        with _final_names([place], [partial]):
+        with _final_names([Path(out)], [partial]):
             if place.exists() and (not place.is_dir() or any(place.iterdir())):
                 raise ValueError(f"{out} exists; choose a new or empty folder")
             if os.path.ismount(place):
@@ -133,7 +168,7 @@ def _final_names(places: list[Path], partials: list[Path]) -> Iterator[None]:
         if number is None:
             raise
         # Errors while writing to an open file have no file name. Errors while creating a parent folder have its name.
-        if name is None or any(Path(name) in place.parents for place in places):
+        if name is None or any(Path(name) in (*place.parents, *place.absolute().parents) for place in places):
             raise OSError(f"cannot write {places[0]}: {os.strerror(number)}") from None
         if Path(name) in places or final(str(name)) != str(name):
             raise OSError(f"cannot write {final(str(name))}: {os.strerror(number)}") from None

@@ -227,11 +227,12 @@ def stochastic_descent(
     ----------
     arXiv 2104.06237, section 3.2: Adam on batches of 256 pairs. The convergence criterion is that of its code.
     """
-    import keras
+    gpus_of_tensorflow()  # apply the choice of device before TensorFlow starts
     import tensorflow as tf
     from tensorflow_graphics.geometry.transformation import quaternion
 
-    gpus_of_tensorflow()  # apply the choice of device before TensorFlow starts
+    from cryoem.training.backend import keras
+
     n = len(distances)
     quaternions = tf.Variable(start.as_quat().astype(np.float32))
     targets = tf.constant(distances, tf.float32)

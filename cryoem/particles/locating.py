@@ -17,24 +17,34 @@ IMAGE_NAME = re.compile(r"(?:(\d+)@)?(.+?)(?<!@)(?::mrcs?)?")
 LONGEST_NAME = 4096  # characters; the longest path on common systems
 
 
-def locate_stack(table: Path, stack: str, *, datadir: Path | None = None) -> tuple[Path, bool]:
-    """Return the path of a stack, and whether it was found at its stated path rather than by file name alone.
+def locate_stack(
+    table: Path, stack: str, *, datadir: Path | None = None, working_folder: bool = True
+) -> tuple[Path, bool]:
+    """Return the path of a stack, and whether it was found at its stated path rather than by the end of this path.
 
     RELION, XMIPP and cryoSPARC state paths relative to the project folder. Therefore, the stack is searched for in
-    ``datadir``, in the folder of the table and the folders above it, and in the working folder. Finally, its file name
-    alone is searched for in the folder of the table. All searches for stacks use this function.
+    ``datadir``, in the folder of the table and the folders above it, and in the working folder. If the table is a
+    symbolic link, the folders of its target are searched, too. ``datadir`` may also be a folder inside the project,
+    such as that of the stacks: it is searched for the stated path without its first folders. Finally, the folder of the
+    table is searched in the same way. All searches for stacks use this function.
     """
-    folder = Path(os.path.abspath(table)).parent
-    for parent in (*([datadir] if datadir else []), folder, *folder.parents, Path.cwd()):
-        if _is_file(parent / stack):  # an absolute name ignores the parent
-            return parent / stack, True
-    bare = folder / Path(stack).name
-    if _is_file(bare):
-        return bare, False
-    searched = "" if datadir is None else f"{datadir}, "
+    folders = tuple(
+        dict.fromkeys(Path(path).parent for path in (os.path.abspath(table), os.path.realpath(table)))
+    )
+    above = dict.fromkeys(each for folder in folders for each in (folder, *folder.parents))
+    parts = Path(stack).parts
+    ends = [Path(*parts[first:]) for first in range(1, len(parts))]
+    stated = [(folder, stack, True) for folder in (*above, *([Path.cwd()] if working_folder else []))]
+    searches = stated + [(folder, end, False) for folder in folders for end in ends]
+    if datadir is not None:
+        searches = [(datadir, stack, True), *((datadir, end, False) for end in ends), *searches]
+    for folder, name, as_stated in searches:
+        if _is_file(folder / name):  # an absolute name ignores the folder
+            return folder / name, as_stated
+    searched = ", ".join(map(str, [*([] if datadir is None else [datadir]), *folders]))
     raise FileNotFoundError(
-        f"{table} refers to the stack {stack:.200}, which was not found in "
-        f"{searched}{folder}, the folders above it or the working folder"
+        f"{table} refers to the stack {stack:.200}, which was not found in {searched}, the folders above "
+        f"{'it' if len(folders) == 1 else 'them'} or the working folder"
     )
 
 
@@ -46,8 +56,19 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+def _refuse_shared_ends(table: Path, by_end: Sequence[tuple[str, Path]]) -> None:
+    """Raise a ValueError if two stacks, found by the ends of their paths, are the same file."""
+    names: dict[Path, str] = {}
+    for name, place in by_end:
+        if (other := names.setdefault(place, name)) != name:
+            raise ValueError(
+                f"{table} refers to the stacks {other} and {name}, but only {place} was found for both; "
+                "pass the folder to which their names are relative as datadir (--datadir)"
+            )
+
+
 def find_images(table: Path, names: Sequence[str], datadir: Path | None) -> StackedImages:
-    """Find the images that a table refers to. Warn about stacks that are found by file name alone."""
+    """Find the images that a table refers to. Warn about stacks that are found by the ends of their paths."""
     parts = [IMAGE_NAME.fullmatch(name) if len(name) <= LONGEST_NAME else None for name in names]
     if None in parts:
         wrong = names[parts.index(None)]
@@ -57,7 +78,9 @@ def find_images(table: Path, names: Sequence[str], datadir: Path | None) -> Stac
     places: dict[str, int] = {}
     stack_of = np.array([places.setdefault(part[2], len(places)) for part in parts])
     found = [locate_stack(table, stack, datadir=datadir) for stack in places]
-    moved = [stack for stack, (_, as_named) in zip(places, found, strict=True) if not as_named]
+    by_end = [(name, place) for name, (place, as_stated) in zip(places, found, strict=True) if not as_stated]
+    _refuse_shared_ends(table, by_end)
+    moved = [name for name, place in by_end if datadir is None or not place.is_relative_to(datadir)]
     if moved:
         others = f" (and {len(moved) - 1} others)" if len(moved) > 1 else ""
         warnings.warn(

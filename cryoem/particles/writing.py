@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.files.writing import path_with_suffix, write_text
 from cryoem.particles import relion, xmipp
-from cryoem.particles.columns import contrast_from_optics
+from cryoem.particles.columns import WITHOUT_CTF, contrast_from_optics
 from cryoem.particles.files import ParticleFile
 from cryoem.particles.locating import IMAGE_NAME, locate_stack
 from cryoem.particles.mrc import StackWriter
@@ -92,7 +92,7 @@ def write_particles(
             _contrast(particles),
             pixel_size_angstrom=particles.pixel_size_angstrom,
         )
-        text = xmd_text(table)
+        text = xmd_text(table.assign(**_without_ctf(particles)))
     _write_with_images(path, text, particles, map_blocks, callback)
 
 
@@ -126,9 +126,9 @@ def write_poses(
     Warns
     -----
     UserWarning
-        The particles are dark, so a stack of inverted images is written; a stack name in the new table does not lead to
-        the original stack (see ``names_for_table``); or the pixel size in the optics groups differs from that of the
-        particles by more than 1 % and is replaced.
+        The particles are dark or were rescaled, so a stack of new images is written; a stack name in the new table does
+        not lead to the original stack (see ``names_for_table``); or the pixel size in the optics groups differs from
+        that of the particles by more than 1 % and is replaced.
 
     Raises
     ------
@@ -147,16 +147,18 @@ def write_poses(
         extra["rlnRandomSubset"] = one_each(subset, count=len(particles), name="subset").astype(int) + 1
 
     dark = particles.contrast is not None and not particles.contrast["inverted"].all()
-    names = _names_of_new_stack(path, particles) if dark else names_for_table(particles, path)
+    new_stack = dark or particles.scales is not None  # a rescaled image is no longer the one in its stack
+    names = _names_of_new_stack(path, particles) if new_stack else names_for_table(particles, path)
     text = _star_text(
         particles, names, poses.rotations, poses.shifts_px, without=relion.POSE_COLUMNS, extra=extra
     )
-    if not dark:
+    if not new_stack:
         write_text(path, text)
         return
+    why = "are dark, which a STAR file cannot record" if dark else "have several pixel sizes"
     warnings.warn(
-        f"the particles in {particles.path} are dark, which a STAR file cannot record; "
-        f"writing inverted images to {path.with_suffix('.mrcs').name}",
+        f"the particles in {particles.path} {why}; "
+        f"writing {'inverted' if dark else 'rescaled'} images to {path.with_suffix('.mrcs').name}",
         UserWarning,
         stacklevel=2,
     )
@@ -166,10 +168,11 @@ def write_poses(
 def names_for_table(particles: ParticleFile, table: Path, *, new_stacks: tuple[str, ...] = ()) -> list[str]:
     """Return the name of each image, in the form 'number@stack', for a new table at the path ``table``.
 
-    If the particle file is a table, its names are kept. If it is a stack, its path relative to the working folder is
-    used, so RELION and XMIPP must be started there. The absolute path is used if the stack is outside the working
-    folder, or if the relative path would lead to a different stack. ``:mrcs`` is appended to the name of a stack that
-    RELION and XMIPP would otherwise read as a volume.
+    If the particle file is a table, its names are kept, so RELION and XMIPP must be started in the folder to which they
+    are relative. If it is a stack, its path relative to the working folder is used, so they must be started there.
+    A name is replaced by the absolute path of the stack, which is valid everywhere, unless it leads to the stack from
+    the folder of the new table or a folder above it. ``:mrcs`` is appended to the name of a stack that RELION and XMIPP
+    would otherwise read as a volume.
 
     Parameters
     ----------
@@ -188,8 +191,8 @@ def names_for_table(particles: ParticleFile, table: Path, *, new_stacks: tuple[s
     Warns
     -----
     UserWarning
-        A stack name from the particle file does not lead to the stack if it is resolved from the folder of the new
-        table.
+        A stack name from the particle file does not lead to the stack from the folder of the new table, and tables
+        cannot store the absolute path, because it contains a ``#``, a quote or an unprintable character.
 
     Raises
     ------
@@ -199,38 +202,45 @@ def names_for_table(particles: ParticleFile, table: Path, *, new_stacks: tuple[s
     """
 
     def leads_to(path: Path, name: str) -> bool:
-        """Return whether a stack name in ``table`` leads to the stack at ``path``."""
+        """Return whether a stack name in ``table`` leads to the stack at ``path`` from every working folder."""
         try:
-            return name not in new_stacks and locate_stack(table, name)[0].samefile(path)
+            place, as_stated = locate_stack(table, name, working_folder=False)
         except FileNotFoundError:
             return False
+        return as_stated and name not in new_stacks and place.samefile(path)
 
     if not particles.images.in_mrc:
         raise ValueError(
             f"tables cannot refer to the images in {particles.path}, which is not an MRC stack; "
             "convert it with `cryoem convert` first"
         )
-    if particles.table is None:
-        path = Path(os.path.realpath(particles.path.parent)) / particles.path.name
-        name = path.as_posix()
-        if path.is_relative_to(Path.cwd()):
-            relative = path.relative_to(Path.cwd()).as_posix()
-            name = relative if leads_to(path, relative) else name
-        form = "" if path.suffix == ".mrcs" else ":mrcs"
-        names = [f"{number:06d}@{name}{form}" for number in particles.images.number_of + 1]
-    else:
-        names = particles.image_names
-        _, first = np.unique(particles.images.stack_of, return_index=True)
-        for stack, image in zip(particles.images.stacks, first, strict=True):
-            name = IMAGE_NAME.fullmatch(names[image])[2]
-            if not leads_to(stack.path, name):
+    names = list(particles.image_names)
+    for number, stack in enumerate(particles.images.stacks):
+        members = np.flatnonzero(particles.images.stack_of == number)
+        path = Path(os.path.realpath(stack.path.parent)) / stack.path.name
+        if particles.table is not None:
+            name = IMAGE_NAME.fullmatch(names[members[0]])[2]
+            if leads_to(path, name):
+                continue
+        else:
+            name = path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else ""
+        if not (name and leads_to(path, name)):
+            try:
+                check_image_names([path.as_posix()], name=f"image names of {particles.path}")
+            except ValueError:
+                if particles.table is None:
+                    raise
                 warnings.warn(
                     f"{table.name} keeps the stack names of {particles.path}, but {name} cannot be found from "
                     "its folder; move the table to the folder to which the stack names are relative",
                     UserWarning,
                     stacklevel=3,
                 )
-                break
+                continue
+            name = path.as_posix()
+        form = "" if path.suffix == ".mrcs" else ":mrcs"
+        for member in members:
+            names[member] = f"{particles.images.number_of[member] + 1:06d}@{name}{form}"
     check_image_names(names, name=f"image names of {particles.path}")
     return names
 
@@ -283,6 +293,15 @@ def _relion_table(particles: Particles) -> pd.DataFrame | None:
     return particles.table if from_relion else None
 
 
+def _without_ctf(particles: Particles) -> dict[str, int]:
+    """Return the column that states that the images were simulated without a CTF, if so."""
+    if isinstance(particles, ParticleFile):
+        stated = particles.table is not None and WITHOUT_CTF in particles.table
+    else:
+        stated = isinstance(particles, SimulatedParticles) and particles.ctf is None
+    return {WITHOUT_CTF: 1} if stated else {}
+
+
 def _contrast(particles: Particles) -> pd.DataFrame | None:
     if isinstance(particles, ParticleFile):
         return particles.contrast
@@ -305,13 +324,18 @@ def _star_text(
     known = relion.particle_columns(
         rotations, shifts_px, _contrast(particles) if table is None else None, pixel_size_angstrom=pixel
     )
+    groups = None if table is None else particles.optics_groups
+    if groups is not None and particles.scales is not None:
+        groups = groups.drop(
+            columns=[*relion.PIXELS], errors="ignore"
+        )  # those before the images were rescaled
     particle_table, optics_groups = relion.with_optics_groups(
         names,
-        known | (extra or {}),
+        known | (extra or {}) | _without_ctf(particles),
         pixel_size_angstrom=pixel,
         image_size=particles.image_size,
         table=table,
-        optics_groups=None if table is None else particles.optics_groups,
+        optics_groups=groups,
         without=without,
     )
     return star_text(particle_table, optics_groups)

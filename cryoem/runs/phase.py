@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.contrast import ContrastTransfer, Optics
+from cryoem.contrast import OWN, ContrastTransfer, Optics
 from cryoem.files.arrays import load_arrays, save_arrays
 from cryoem.files.reading import canonical_json
 from cryoem.files.writing import write_text
@@ -30,7 +30,7 @@ from cryoem.runs.profiles import PROFILES, settings_of_phase
 CHECKPOINTS = "checkpoints"
 DISCARDED_PATTERNS = ("*.h5", "*.mrc", "*.mrcs", "*.star", "*.json")
 TRUE_POSES = "used only to report errors"
-TRANSFER = "contrast_transfer_"
+TRANSFER, OWN_TRANSFER = "contrast_transfer_", "contrast_transfer_of_image_"
 UNITS_OF_TRANSFER = {
     "voltage_kv": "kV",
     "spherical_aberration_mm": "mm",
@@ -39,6 +39,7 @@ UNITS_OF_TRANSFER = {
     "defocus_range_angstrom": "angstrom",
     "phase_shift_rad": "rad",
     "inverted": "1",
+    "scale": "1",
 }
 
 
@@ -149,6 +150,8 @@ class Phase:
             arrays["defocus"] = (stack.defocus_angstrom, "angstrom", text)
             for key, value in dataclasses.asdict(stack.ctf).items():
                 arrays[TRANSFER + key] = (np.array(value), UNITS_OF_TRANSFER[key], "CTF parameter")
+            for key, values in stack.optics.own_values.items():
+                arrays[OWN_TRANSFER + key] = (values, UNITS_OF_TRANSFER[key], "(n,) value of each image")
         self.save(name, arrays | more)
 
     def load_particles(self, phase_name: str, name: str) -> ParticleStack:
@@ -156,12 +159,15 @@ class Phase:
         arrays = self.load(phase_name, name)
         ctf = poses = None
         if "defocus" in arrays:
-            constants = {key: arrays[TRANSFER + key].tolist() for key in UNITS_OF_TRANSFER}
+            constants = {
+                key: arrays[TRANSFER + key].tolist() for key in UNITS_OF_TRANSFER if TRANSFER + key in arrays
+            }
             constants["defocus_range_angstrom"] = tuple(constants["defocus_range_angstrom"])
             ctf = ContrastTransfer(**constants)
         if "quaternions" in arrays:
             poses = Poses(Rotation.from_quat(arrays["quaternions"]), arrays["shifts"])
-        optics = Optics(float(arrays["pixel_size"]), ctf, arrays.get("defocus"))
+        own = {key: arrays[OWN_TRANSFER + key] for key in OWN if OWN_TRANSFER + key in arrays}
+        optics = Optics(float(arrays["pixel_size"]), ctf, arrays.get("defocus"), **own)
         return ParticleStack(arrays["images"], optics, poses, self.settings.symmetry)
 
     def open_particles(self) -> ParticleFile:

@@ -8,16 +8,20 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import cryoem
 from cryoem.contrast import ContrastTransfer
 from cryoem.files.reading import data_folder, read_json, sha256_of
+from cryoem.files.writing import check_writable
 from cryoem.particles.files import ParticleFile, open_particles
 from cryoem.runs.jobs import NotebookJob, read_record, why_not_current, write_json
 from cryoem.runs.profiles import DataSettings, Profile, get_profile, is_path, settings_of_phase
 
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+COPIES_OF_IMAGES = 3  # in memory at the same time, in phase 0
 FIGURES = "figures"
 INPUT_FILE = "run.json"
 
@@ -133,7 +137,8 @@ class Run:
         profile = self.profile
         settings = settings_of_phase(profile, info.number).model_dump(exclude={"name", "particles_folder"})
         settings["map_name"] = Path(profile.map_name).name
-        settings["particles"] = profile.particles and Path(profile.particles).name
+        for name in ("particles", "passthrough"):
+            settings[name] = settings[name] and Path(settings[name]).name
         made_from = {"phase": info.name, "cryoem_version": cryoem.__version__, **settings, **self.checksums}
         if profile.ctf:
             made_from["contrast_transfer"] = dataclasses.asdict(ContrastTransfer())
@@ -184,7 +189,9 @@ def find_run(
         raise ValueError(
             f"--run must contain only letters, digits, '.', '-' and '_', and not start with '.', got {name!r}"
         )
-    return Run(resolved, data_folder() / "runs" / name, _input_checksums(resolved))
+    folder = data_folder() / "runs" / name
+    check_writable(folder / INPUT_FILE)  # before the input files are read
+    return Run(resolved, folder, _input_checksums(resolved))
 
 
 def open_measured(settings: DataSettings) -> ParticleFile:
@@ -194,6 +201,8 @@ def open_measured(settings: DataSettings) -> ParticleFile:
         pixel_size_angstrom=settings.pixel_size_angstrom,
         datadir=settings.particles_folder,
         optics_group=settings.optics_group,
+        passthrough=settings.passthrough,
+        microscope=settings.microscope,
     )
 
 
@@ -205,9 +214,13 @@ def saved_figures(folder: Path) -> list[tuple[str, str]]:
 
 
 def _input_checksums(profile: Profile) -> dict[str, object]:
-    """Return the sha256 of the map file, and of the particle file and its stacks, which are listed by relative path."""
+    """Return the sha256 of the map file, and of the particle file and its stacks, which are listed by relative path.
+
+    Raise an error before any checksum is computed if the map or the particles do not fit into memory.
+    """
     checksums: dict[str, object] = {}
     if is_path(profile.map_name):
+        _refuse_too_large(f"the map {profile.map_name}", Path(profile.map_name).stat().st_size)
         checksums["map_sha256"] = sha256_of(profile.map_name)
     if profile.particles is not None:
         if not Path(profile.particles).is_file():
@@ -220,8 +233,25 @@ def _input_checksums(profile: Profile) -> dict[str, object]:
                     "reconstruction_method must be fourier for particles with CTF parameters, "
                     f"got {profile.reconstruction_method}"
                 )
+        count = min(len(measured), profile.n_particles or len(measured))
+        n_bytes = COPIES_OF_IMAGES * 4 * count * measured.image_size**2
+        what = f"reading {count:,} particles of {measured.image_size} px from {profile.particles}"
+        _refuse_too_large(what, n_bytes, "; use fewer particles (--set n_particles=...)")
         folder = Path(profile.particles).parent
         checksums["particles_sha256"] = {
-            os.path.relpath(path, folder): sha256_of(path) for path in measured.paths
+            os.path.relpath(path, folder): sha256_of(path)
+            for path in (*measured.paths, *([profile.passthrough] if profile.passthrough else []))
         }
     return checksums
+
+
+def _refuse_too_large(what: str, n_bytes: int, remedy: str = "") -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in CGROUP_LIMITS:
+        with suppress(OSError, ValueError):  # no control groups, or no limit
+            memory = min(memory, int(Path(limit).read_text()))
+    if n_bytes > memory:
+        raise ValueError(
+            f"{what} needs at least {n_bytes / 1e9:.3g} GB of memory, but this machine has "
+            f"{memory / 1e9:.3g} GB{remedy}"
+        )

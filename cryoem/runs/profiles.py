@@ -18,6 +18,8 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from cryoem.rotations import COVERAGES, point_group
+from cryoem.validation import suggestion
+from cryoem.volumes import registry
 
 
 def is_path(map_name: str) -> bool:
@@ -26,14 +28,20 @@ def is_path(map_name: str) -> bool:
 
 
 def located(map_name: str) -> str:
-    """Convert the path of a map to an absolute path, because notebooks run in other folders; keep registry names."""
+    """Convert the path of a map to an absolute path, because notebooks run in other folders; check registry names."""
     if not is_path(map_name):
+        try:
+            registry.check_name(map_name)
+        except ValueError as error:
+            raise ValueError(f"map_name {str(error).removeprefix('name ')}") from None
         return map_name
     path = Path(map_name).expanduser().absolute()
     if not path.is_file():
         raise FileNotFoundError(
             f"map_name must be a registry name or the path of a map; {path} does not exist"
+            f"{suggestion(path.name, [*registry.ENTRIES, *(each.name for each in path.parent.glob('*.*'))])}"
         )
+    registry.check_suffix(path)
     return str(path)
 
 
@@ -63,8 +71,18 @@ class DataSettings(BaseModel):
     optics_group: int | None = setting(
         None, "optics group to use; None: all groups, which must have the same optics", ge=0
     )
+    passthrough: str | None = setting(None, "passthrough file (.cs) of the cryoSPARC job; None: no such file")
+    microscope: list[float] | None = setting(
+        None,
+        "voltage (kV), spherical aberration (mm) and amplitude contrast; None: as in the file",
+        min_length=3,
+        max_length=3,
+    )
     pixel_size_angstrom: float | None = setting(
         None, "pixel size of the particles; None: as in the file", ge=0.01
+    )
+    leave_out_outliers: bool = setting(
+        False, "whether to leave out particles whose images are blank or stand far out"
     )
     symmetry: str = setting("C1", "point group of the particle, such as C1, C4 or D2")
     voxel_size_angstrom: float | None = setting(None, "voxel size of the map; None: unchanged", ge=0.1)
@@ -132,7 +150,7 @@ class Profile(OrientationSettings):
     def _locate_map(cls, map_name: str) -> str:
         return located(map_name)
 
-    @pydantic.field_validator("particles", "particles_folder")
+    @pydantic.field_validator("particles", "particles_folder", "passthrough")
     @classmethod
     def _absolute(cls, path: str | None) -> str | None:
         return None if path is None else str(Path(path).expanduser().absolute())
@@ -153,8 +171,9 @@ class Profile(OrientationSettings):
             raise ValueError(
                 "ctf must be false for measured particles; their CTF is read from the particle file"
             )
-        for name in ("particles_folder", "n_particles", "optics_group", "pixel_size_angstrom"):
-            if self.particles is None and getattr(self, name) is not None:
+        of_files = ("particles_folder", "n_particles", "optics_group", "pixel_size_angstrom")
+        for name in (*of_files, "passthrough", "microscope", "leave_out_outliers"):
+            if self.particles is None and getattr(self, name) not in (None, False):
                 raise ValueError(f"{name} applies only to measured particles, got {getattr(self, name)!r}")
         return self
 
@@ -207,7 +226,9 @@ def get_profile(name: str, /, **overrides) -> Profile:
         If ``map_name`` is the path of a file that does not exist.
     """
     if name not in PROFILES:
-        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {name!r}")
+        raise ValueError(
+            f"profile must be one of {', '.join(PROFILES)}, got {name!r}{suggestion(name, PROFILES)}"
+        )
     for key in overrides:
         _check_known(key)
     try:
@@ -265,14 +286,15 @@ def _range(field: FieldInfo) -> str:
 
 def _check_known(name: str) -> None:
     if name not in Profile.model_fields or name == "name":
-        raise ValueError(f"unknown setting {name!r}; `cryoem settings` lists all settings")
+        nearest = suggestion(name, [each for each in Profile.model_fields if each != "name"])
+        raise ValueError(f"unknown setting {name!r}{nearest or '; `cryoem settings` lists all settings'}")
 
 
 def _sentence(error: ValidationError, *, name: str | None = None) -> str:
     """Return the first problem found by pydantic, as a sentence with the setting, the rule and the value."""
     problem = error.errors()[0]
     message = problem["msg"].removeprefix("Value error, ")
-    if not problem["loc"] and name is None:  # raised by a validator of the whole profile
+    if problem["type"] == "value_error":  # raised by a validator of this module
         return message
     rule = message.partition(", unable to")[0].replace("Input should be", "must be")
     return f"{name or problem['loc'][0]} {rule}, got {problem['input']!r}"

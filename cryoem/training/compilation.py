@@ -20,9 +20,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
-import keras
-
 from cryoem import devices
+from cryoem.training.backend import keras
 from cryoem.validation import positive_number, whole_number
 
 WARM_UP_STEPS = 50

@@ -23,11 +23,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from cryoem.files.reading import first_line, read_json, sha256_of
 from cryoem.files.writing import write_text
+from cryoem.training.backend import keras
 from cryoem.training.compilation import TrainingSchedule, computes_in_float16, strategy_scope
 
 FINGERPRINT_FILE = "training.json"

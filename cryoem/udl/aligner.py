@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoem.devices import gpus_of_tensorflow
+from cryoem.devices import gpus_of_tensorflow, quiet_import
 from cryoem.files.reading import canonical_json, first_line, read_json, sha256_of
 from cryoem.files.writing import new_folder
 from cryoem.udl.inference import read_polar_network
@@ -306,7 +306,8 @@ def load_aligner(folder: str | os.PathLike) -> Aligner:
             network = build_polar_network(grid)
             network.load_weights(folder / WEIGHTS_FILE)
         else:
-            import tensorflow as tf
+            with quiet_import():
+                import tensorflow as tf
 
             computation = tf.saved_model.load(str(folder / COMPUTATION))
 

@@ -18,11 +18,10 @@ image is rotated; ``pairs`` offers three ways to train it. Training takes minute
 
 from __future__ import annotations
 
-import keras
 import numpy as np
-from keras import layers, ops
 
 from cryoem.distances.encoders import CircularPad, PolarSampling, Standardize
+from cryoem.training.backend import keras, layers, ops
 from cryoem.training.compilation import (
     TrainingSchedule,
     check_divisible,

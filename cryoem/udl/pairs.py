@@ -28,10 +28,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 
-import keras
 import numpy as np
-from keras import ops
 
+from cryoem.training.backend import keras, ops
 from cryoem.training.compilation import TrainingSchedule
 from cryoem.udl.natural import crop_mask, natural_pairs
 from cryoem.udl.networks import compile_and_fit, direction_loss, relative_direction, rotated_by

@@ -24,10 +24,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import keras
 import numpy as np
-from keras import layers, ops
 
+from cryoem.training.backend import keras, layers, ops
 from cryoem.training.compilation import TrainingSchedule, compile_network, global_batch_loss
 from cryoem.training.fitting import digest, fit
 from cryoem.udl.networks import rotated

@@ -76,8 +76,7 @@ def obtain_aligner(
     if training.method == "template":
         say("computing the template", progress)
         return template_aligner(sample, symmetry=training.symmetry)
-    import keras  # not needed for an exported model
-
+    from cryoem.training.backend import keras  # not needed for an exported model
     from cryoem.training.compilation import TrainingSchedule
     from cryoem.udl.training import DEFAULT_SCHEDULE, AlignerOptions, train
 

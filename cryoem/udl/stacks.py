@@ -15,6 +15,7 @@ from cryoem.files.writing import new_folder
 from cryoem.images import image_blocks
 from cryoem.particles.files import ParticleFile, open_particles
 from cryoem.particles.mrc import StackWriter, write_stack
+from cryoem.particles.outliers import usable_images
 from cryoem.particles.relion import relion_tables
 from cryoem.particles.star import write_star, write_xmd
 from cryoem.particles.writing import names_for_table, write_particles
@@ -105,11 +106,9 @@ def align_file(
 ) -> AlignedFiles:
     """Align the particle images in a file and write the results to a new folder.
 
-    The input is not modified, and the output folder appears only when it is complete. If the input is a table, the
-    output tables keep its image names. If the input is a bare stack in or below the working folder, its path in the
-    output tables is relative to the working folder, and RELION and XMIPP must be started there. For a stack elsewhere,
-    the path is absolute. Images to which tables cannot refer, such as PNG files, are also copied to ``particles.mrcs``,
-    with the table ``particles.star``.
+    The input is not modified, and the output folder appears only when it is complete. All images are checked first. The
+    output tables refer to the input stacks as described in ``particles.names_for_table``. Images to which tables cannot
+    refer, such as PNG files, are also copied to ``particles.mrcs``, with the table ``particles.star``.
 
     Parameters
     ----------
@@ -138,7 +137,8 @@ def align_file(
     progress : bool
         Whether to show progress on stderr. Default: False.
     **opening
-        Options for ``particles.open_particles``, such as ``pixel_size_angstrom`` and ``datadir``.
+        Options for ``particles.open_particles``, such as ``pixel_size_angstrom`` and ``datadir``, and
+        ``leave_out_outliers`` of ``particles.usable_images``.
 
     Returns
     -------
@@ -161,7 +161,10 @@ def align_file(
     training = training or AlignerTraining()
     most = whole_number(max_training_images, name="max_training_images", at_least=FEWEST_IMAGES)
     with new_folder(out) as folder:
+        leave_out = opening.pop("leave_out_outliers", False)
         particles = open_particles(path, **opening)
+        say("checking the images", progress)
+        particles = particles[usable_images(particles, leave_out_outliers=leave_out)]
         image = None if reference is None else read_reference(reference)
         if image is not None and image.shape != particles.shape[1:]:
             raise ValueError(

@@ -26,7 +26,7 @@ from cryoem.contrast import ContrastTransfer
 from cryoem.files.pictures import read_grey
 from cryoem.images import hermitian_weights
 from cryoem.particles.locating import IMAGE_NAME
-from cryoem.particles.mrc import open_stack
+from cryoem.particles.mrc import is_stack_name, open_stack
 from cryoem.udl.rotation import rotate_images
 from cryoem.validation import finite_array, positive_number, whole_number
 
@@ -36,7 +36,7 @@ WHITE_VARIANCE = 10.0
 COLOURED_MAGNITUDE = 3.0
 COLOURED_ANGSTROM = 10.0
 BLOCK = 256
-STACKS = (".mrc", ".mrcs", ".star", ".xmd")
+TABLES = (".star", ".xmd")
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def read_class_average(
         If the file does not exist.
     """
     path = Path(path)
-    if path.suffix.lower() in STACKS:
+    if path.suffix.lower() in TABLES or is_stack_name(path):
         from cryoem.particles.files import open_particles
 
         picture = np.asarray(open_particles(path, pixel_size_angstrom=pixel_size_angstrom)[:1])[0]
@@ -192,7 +192,7 @@ def read_reference(source: str | os.PathLike) -> np.ndarray:
             f"reference must be a file name, or N@FILE for image N of a stack, got {str(source)!r:.80}"
         )
     number, path = match[1], Path(match[2])
-    if number is None and path.suffix.lower() not in STACKS:
+    if number is None and not (path.suffix.lower() in TABLES or is_stack_name(path)):
         return read_grey(path)
     stack = open_stack(path)
     if number is None and stack.n_images > 1:

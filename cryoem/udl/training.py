@@ -26,10 +26,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-import keras
 import numpy as np
-from keras import ops
 
+from cryoem.training.backend import keras, ops
 from cryoem.training.compilation import TrainingSchedule
 from cryoem.training.fitting import digest
 from cryoem.udl.aligner import Aligner

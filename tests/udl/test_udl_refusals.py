@@ -35,7 +35,7 @@ def bad_stacks(images):
     nan[2, 5, 5] = np.nan
     return {
         "one image": (images[:1], "training needs at least 4 images, but .* has 1"),
-        "constant": (constant, "image 4 of .* is constant inside its inscribed circle; remove it"),
+        "constant": (constant, "image 4 of .*particles.mrcs is blank; use --leave-out-outliers"),
         "nan": (nan, "particles.mrcs"),
     }
 

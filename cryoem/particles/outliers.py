@@ -1,0 +1,168 @@
+"""Particle images that cannot be used or stand far out: blank, not finite, or with unusual pixel values."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from cryoem.images import image_blocks
+from cryoem.particles.files import ParticleFile
+from cryoem.validation import unread_images
+
+BLOCK_BYTES = 2**25
+FARTHEST = 10.0  # robust standard deviations from the median of all images
+FACTOR = 3.0  # smallest ratio to the median, and smallest offset of the mean in standard deviations
+NAMED = 10  # images in a message
+
+
+def find_outliers(
+    images: np.ndarray, *, callback: Callable[[int], None] | None = None
+) -> tuple[dict[int, str], dict[int, str]]:
+    """Find the images that cannot be used, and those whose pixel values stand far out.
+
+    An image stands far out if its mean, its standard deviation or its largest deviation from the mean is more than 10
+    robust standard deviations (1.4826 times the median absolute deviation over all images) from the median, and if, in
+    addition, the mean is 3 standard deviations of an image from the median or one of the others differs from the median
+    by a factor of 3. A single hot pixel is found in this way.
+
+    Parameters
+    ----------
+    images : (n, y, x) array-like, y == x
+        Images. Particles in files, such as a ``ParticleFile``, are read once, block by block.
+    callback : callable, optional
+        Function called after each block with the number of images read so far.
+
+    Returns
+    -------
+    unusable, outliers : dict
+        Reasons, as the end of a sentence, by zero-based index of the image: for images that are blank or not finite,
+        and for images that stand far out.
+
+    Raises
+    ------
+    ValueError
+        The images are not (n, y, y).
+    OSError
+        A stack cannot be read.
+    """
+    images = unread_images(images)
+    values = np.full((len(images), 3), np.nan)  # mean, standard deviation, largest deviation from the mean
+    unread: dict[int, str] = {}
+    for block in image_blocks(images, block_bytes=BLOCK_BYTES):
+        try:
+            values[block] = _statistics(images[block])
+        except ValueError:  # raised by files, for example for pixels that are not finite
+            for index in range(block.start, block.stop):
+                try:
+                    values[index] = _statistics(images[index : index + 1])[0]
+                except ValueError as error:
+                    if "finite" not in str(error):
+                        unread[index] = f"cannot be read ({error})"
+        if callback is not None:
+            callback(block.stop)
+    finite, blank = np.isfinite(values).all(axis=1), values[:, 2] == 0
+    unusable = {int(index): "has pixels that are not finite" for index in np.flatnonzero(~finite)}
+    unusable |= {int(index): "is blank" for index in np.flatnonzero(blank)} | unread
+    return unusable, _far_out(values, np.flatnonzero(finite & ~blank))
+
+
+def usable_images(
+    particles: ParticleFile,
+    *,
+    leave_out_outliers: bool = False,
+    callback: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Check all images of a particle file, and return the indices of those to use.
+
+    Parameters
+    ----------
+    particles : ParticleFile
+        Particles, whose images are read once.
+    leave_out_outliers : bool
+        Whether to leave out the images that ``find_outliers`` finds. Default: False.
+    callback : callable, optional
+        Function called after each block with the number of images read so far.
+
+    Returns
+    -------
+    array
+        (k,) zero-based indices, in increasing order.
+
+    Warns
+    -----
+    UserWarning
+        Images are left out, or stand far out. The message contains their numbers and stacks.
+
+    Raises
+    ------
+    ValueError
+        An image is blank or not finite and ``leave_out_outliers`` is False, or no image can be used.
+    """
+    unusable, outliers = find_outliers(particles, callback=callback)
+    found = dict(sorted((unusable | outliers).items()))
+    count, path = len(particles), particles.path
+    if len(unusable) == count:
+        raise ValueError(f"none of the {count} images in {path} can be used: {_named(particles, unusable)}")
+    remedy = "use --leave-out-outliers (leave_out_outliers=True) to leave them out"
+    if unusable and not leave_out_outliers:
+        raise ValueError(
+            f"{len(unusable)} of the {count} images in {path} cannot be used: {_named(particles, unusable)}; {remedy}"
+        )
+    if leave_out_outliers and found:
+        message = f"leaving out {len(found)} of the {count} images in {path}: {_named(particles, found)}"
+        warnings.warn(message, UserWarning, stacklevel=2)
+    elif found:
+        message = f"{len(found)} of the {count} images in {path} stand far out: {_named(particles, found)}; {remedy}"
+        warnings.warn(message, UserWarning, stacklevel=2)
+    return np.delete(np.arange(count), list(found)) if leave_out_outliers else np.arange(count)
+
+
+def _statistics(images) -> np.ndarray:
+    """Return the mean, standard deviation and largest deviation from the mean of each image, (k, 3)."""
+    images = np.asarray(images)
+    with np.errstate(over="ignore", invalid="ignore"):  # pixels that are not finite
+        lowest, highest = images.min(axis=(1, 2)), images.max(axis=(1, 2))
+        mean = images.mean(axis=(1, 2), dtype=np.float64)
+        deviations = images - mean.astype(np.result_type(images, np.float32))[:, None, None]
+        deviation = np.sqrt(np.einsum("nyx,nyx->n", deviations, deviations) / images[0].size)
+        largest = np.maximum(highest - mean, mean - lowest)
+        # the computed mean may differ from a constant by rounding
+        return np.stack([mean, deviation, np.where(lowest == highest, 0.0, largest)], axis=1)
+
+
+def _far_out(values: np.ndarray, usable: np.ndarray) -> dict[int, str]:
+    """Return the reasons for which images stand far out among the usable ones, by index of the image."""
+    if not len(usable):
+        return {}
+    mean, deviation, largest = values[usable].T
+    typical = np.median(deviation)
+    reasons: dict[int, str] = {}
+    for measured, least, words in (
+        (
+            np.log(largest),
+            np.log(FACTOR),
+            ("a pixel {:.3g} standard deviations from its mean", largest / typical),
+        ),
+        (np.log(deviation), np.log(FACTOR), ("a standard deviation of {:.3g}", deviation)),
+        (mean / typical, FACTOR, ("a mean of {:.3g}", mean)),
+    ):
+        text, shown = words
+        centre = np.median(measured)
+        spread = 1.4826 * np.median(np.abs(measured - centre))
+        for position in np.flatnonzero(np.abs(measured - centre) > FARTHEST * spread + least):
+            typically = f"has {text} (typically {{:.3g}})".format(shown[position], np.median(shown))
+            reasons.setdefault(int(usable[position]), typically)
+    return reasons
+
+
+def _named(particles: ParticleFile, found: Mapping[int, str]) -> str:
+    """Return the number and stack of each image, with the reason."""
+    images = particles.images
+    named = [
+        f"image {images.number_of[index] + 1} of {images.stacks[images.stack_of[index]].path} {reason}"
+        for index, reason in list(found.items())[:NAMED]
+    ]
+    more = len(found) - len(named)
+    return ", ".join([*named, *([f"and {more} more"] if more else [])])

@@ -1,0 +1,166 @@
+"""Blank images, images with pixels that are not finite, and images whose pixel values stand far out."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+
+import numpy as np
+import pytest
+from command_line import invoke
+from particle_files import PIXEL, mrc, one_sentence, some_images
+
+from cryoem.contrast import Optics
+from cryoem.distances.exact import exact_distances
+from cryoem.files import save_arrays
+from cryoem.particles import ParticleStack, find_outliers, open_particles, usable_images, write_particles
+from cryoem.particles.outliers import BLOCK_BYTES
+from cryoem.reconstruction import reconstruct
+from cryoem.rotations import Poses
+from cryoem.volumes import read_map
+
+HOT = 57  # index of the image with a hot pixel
+
+
+@pytest.fixture
+def noisy(views, rng):
+    """200 images with as much noise as signal, and their orientations."""
+    images, rotations = views
+    deviation = images.std()
+    return images[:200] + rng.normal(0, deviation, (200, 32, 32)).astype(np.float32), rotations[:200]
+
+
+def written(path, images, rotations):
+    write_particles(path, ParticleStack(images, Optics(PIXEL), Poses(rotations)))
+    return path
+
+
+def correlation(a, b):
+    return np.corrcoef(a.ravel(), b.ravel())[0, 1]
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_a_hot_pixel_is_named_and_left_out_by_an_option(noisy, particle, tmp_path):
+    images, rotations = noisy
+    images[HOT, 20, 9] += 10_000 * images.std()
+    path = written(tmp_path / "a.star", images, rotations)
+    rest = np.delete(np.arange(200), HOT)
+    expected = reconstruct(images[rest], rotations[rest], pixel_size_angstrom=PIXEL).data
+    maps = {}
+    for option in ((), ("--leave-out-outliers",)):
+        ended = invoke("reconstruct", path, "--out", tmp_path / "map.mrc", "--force", "--json", *option)
+        assert ended.exit_code == 0, ended.output
+        maps[json.loads(ended.stdout)["images"]] = read_map(tmp_path / "map.mrc").data
+        (warning,) = (line for line in ended.stderr.splitlines() if f"image {HOT + 1} of " in line)
+        assert (
+            f"image {HOT + 1} of {tmp_path}/a.mrcs has a pixel 1.01e+04 standard deviations from its"
+            in warning
+        )
+        assert warning.startswith(
+            f"cryoem: warning: leaving out 1 of the 200 images in {path}: "
+            if option
+            else f"cryoem: warning: 1 of the 200 images in {path} stand far out: "
+        )
+    assert correlation(maps[200], particle) < 0.1
+    assert correlation(maps[199], particle) > 0.75
+    np.testing.assert_allclose(maps[199], expected, atol=1e-5 * expected.max())
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+@pytest.mark.parametrize(
+    ("value", "reason"), [(3.25, "is blank"), (np.nan, "has pixels that are not finite")]
+)
+def test_an_unusable_image_is_refused_by_name_or_left_out(value, reason, noisy, tmp_path):
+    images, rotations = noisy
+    path = written(tmp_path / "a.star", images[:30], rotations[:30])
+    with open(tmp_path / "a.mrcs", "r+b") as stream:
+        stream.seek(1024 + 4 * 32**2 * 11)
+        stream.write(np.full((32, 32), value, np.float32).tobytes())
+    out = tmp_path / "map.mrc"
+    refused = invoke("reconstruct", path, "--out", out)
+    assert (refused.exit_code, refused.stderr) == (
+        1,
+        f"cryoem: 1 of the 30 images in {path} cannot be used: image 12 of {tmp_path}/a.mrcs {reason}; "
+        "use --leave-out-outliers (leave_out_outliers=True) to leave them out\n",
+    )
+    assert not out.exists()
+    for command, to in (("reconstruct", out), ("convert", tmp_path / "b.star")):
+        options = ["--out", to] if command == "reconstruct" else [to]
+        ended = invoke(command, path, *options, "--leave-out-outliers")
+        assert ended.exit_code == 0, ended.stderr
+        assert f"image 12 of {tmp_path}/a.mrcs {reason}" in ended.stderr
+    clean = open_particles(tmp_path / "b.star")
+    np.testing.assert_array_equal(clean, np.delete(images[:30], 11, axis=0))
+    np.testing.assert_allclose(
+        (clean.rotations * rotations[np.delete(np.arange(30), 11)].inv()).magnitude(), 0, atol=1e-6
+    )
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_recover_uses_the_images_from_which_the_distances_were_estimated(views, tmp_path):
+    images, rotations = views
+    images = images[:40].copy()
+    images[5] = 0
+    path, rows = written(tmp_path / "a.star", images, rotations[:40]), np.delete(np.arange(40), 5)
+    distances = exact_distances(rotations[rows])
+    arrays = {"distances": (distances, "rad"), "rows": (rows, "1")}
+    save_arrays(tmp_path / "d.h5", arrays, parameters={})
+    ended = invoke("recover", tmp_path / "d.h5", "--particles", path, "--out", tmp_path / "b.star")
+    assert ended.exit_code == 0, ended.stderr
+    found = open_particles(tmp_path / "b.star")
+    assert found.image_names == [f"{row + 1:06d}@a.mrcs" for row in rows]
+    np.testing.assert_allclose(exact_distances(found.rotations), distances, atol=1e-3)
+
+
+def test_what_stands_out_is_found_in_any_units_and_on_any_background(rng):
+    images = rng.normal(1e4, 1e-3, (60, 24, 24)).astype(np.float64)
+    for bad, change in (
+        (3, lambda image: image + 1),
+        (17, lambda image: 1e4 + 30 * (image - 1e4)),
+        (30, lambda image: 1e4 + 0.01 * (image - 1e4)),
+        (44, lambda image: np.where(np.arange(24) == 7, image + 0.1, image)),
+    ):
+        images[bad] = change(images[bad])
+    images[50], images[51, 3, 3] = 7, np.inf
+    done = []
+    unusable, outliers = find_outliers(images, callback=done.append)
+    assert unusable == {50: "is blank", 51: "has pixels that are not finite"}
+    assert set(outliers) == {3, 17, 30, 44}
+    assert outliers[3].startswith("has a mean of ")
+    assert done == [60]
+
+
+def test_images_of_different_views_defoci_and_micrographs_are_not_outliers(views, rng):
+    images, _ = views
+    assert find_outliers(images) == ({}, {})
+    scaled = rng.uniform(0.5, 2, (300, 1, 1)) * images + rng.normal(0, 1, (300, 1, 1))
+    assert find_outliers(scaled) == ({}, {})
+    assert find_outliers(images[:1]) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    "name", ["sta_testing_bin8.star", "toy_projections.star", "rln_proj_64.star", "relion31.star"]
+)
+def test_no_real_image_is_an_outlier(real_data, name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # unusual headers
+        opened = open_particles(real_data / "particles" / name, pixel_size_angstrom=2.0)
+    assert find_outliers(opened) == ({}, {})
+
+
+def test_all_outliers_are_counted_and_a_stack_without_usable_images_is_refused(tmp_path):
+    images = some_images(30, 16)
+    images[:12] = 0
+    opened = open_particles(mrc(tmp_path / "a.mrcs", images))
+    with pytest.raises(
+        ValueError, match=r"12 of the 30 images in .*a\.mrcs cannot be used: image 1 of .*and 2 more;"
+    ) as error:
+        usable_images(opened)
+    one_sentence(error)
+    with pytest.warns(UserWarning, match="leaving out 12 of the 30 images"):
+        rows = usable_images(opened, leave_out_outliers=True)
+    assert rows.tolist() == list(range(12, 30))
+    with pytest.raises(ValueError, match=r"none of the 12 images in .* can be used"):
+        usable_images(opened[:12], leave_out_outliers=True)
+    assert os.path.getsize(tmp_path / "a.mrcs") < BLOCK_BYTES  # one block
