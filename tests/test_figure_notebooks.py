@@ -26,7 +26,7 @@ TOY = json.loads((FOLDER / "toy.json").read_text(encoding="utf-8"))  # the site 
 # experiment -> selection of the point to execute, one for each notebook
 POINTS = {
     "pairwise-distances": {"coverage": "so3"},
-    "perturbed-recovery": {"method": "spectral+gauss_newton", "symmetry": "C1"},
+    "perturbed-recovery": {"method": "spectral+gauss_newton", "symmetry": "C1", "coverage": "so3"},
     "start-up": {"noise_variance": 0.0},
     "feature-distance": {"feature_distance": "mlp"},
     "published": {"method": "published", "noise_variance": 0.0},

@@ -163,8 +163,6 @@ def align_file(
     with new_folder(out) as folder:
         leave_out = opening.pop("leave_out_outliers", False)
         particles = open_particles(path, **opening)
-        say("checking the images", progress)
-        particles = particles[usable_images(particles, leave_out_outliers=leave_out)]
         image = None if reference is None else read_reference(reference)
         if image is not None and image.shape != particles.shape[1:]:
             raise ValueError(
@@ -175,6 +173,8 @@ def align_file(
         start = None
         if training.initial_model is not None:
             start = load_for("initial_model", training.initial_model, particles, symmetry=training.symmetry)
+        say("checking the images", progress)
+        particles = particles[usable_images(particles, leave_out_outliers=leave_out)]
         if particles.images.in_mrc:
             names = names_for_table(particles, folder / STAR_FILE, new_stacks=(STACK_FILE, AVERAGES_FILE))
         else:
