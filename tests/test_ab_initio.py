@@ -80,7 +80,7 @@ def test_orientations_of_an_unknown_particle(noise_variance, shift_limit_px, ctf
     found = orientations.ab_initio(stack, shift_limit_px=shift_limit_px, starts=2, rng=1)
     aligned = orientations.align_frame(stack.rotations, found.poses.rotations)
     assert np.mean(aligned.errors < 0.3) > 0.95
-    assert aligned.mean_error < 0.15
+    assert aligned.median_error < 0.12
     assert len(found.likelihoods) == 2
     assert np.median(found.agreement) == 1
     # the map projects to the images
