@@ -8,7 +8,7 @@ import numpy as np
 
 from cryoem.validation import finite_array, one_each, positive_number
 
-LIMITS = {  # values outside these ranges are impossible, usually because they have a different unit
+LIMITS = {  # values outside these ranges are impossible, usually because the unit is wrong
     "voltage_kv": (1.0, 5_000.0),
     "spherical_aberration_mm": (0.0, 100.0),
     "amplitude_contrast": (0.0, 1.0),
@@ -16,7 +16,7 @@ LIMITS = {  # values outside these ranges are impossible, usually because they h
     "b_factor_angstrom2": (-1e5, 1e5),
 }
 LARGEST_DEFOCUS_ANGSTROM = 1e6
-OWN = ("phase_shift_rad", "b_factor_angstrom2", "scale")  # values that each image may have for itself
+OWN = ("phase_shift_rad", "b_factor_angstrom2", "scale")  # values that may differ between images
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Optics:
     Parameters
     ----------
     pixel_size_angstrom : float
-        Pixel size.
+        Pixel size in angstrom.
     ctf : ContrastTransfer, optional
         CTF parameters shared by all images. Default: None, for images without a CTF.
     defocus_angstrom : (n,) or (n, 3) array, optional
@@ -146,7 +146,7 @@ class Optics:
     ------
     ValueError
         If the pixel size is not positive; if only one of ``ctf`` and ``defocus_angstrom`` is given; if the defocus or
-        another value of each image has the wrong shape or contains NaN or infinity; or if a scale is not positive.
+        another per-image value has the wrong shape or contains NaN or infinity; or if a scale is not positive.
     """
 
     pixel_size_angstrom: float
@@ -186,7 +186,7 @@ class Optics:
 
     @property
     def own_values(self) -> dict[str, np.ndarray]:
-        """The values that each image has for itself besides its defocus, by name, (n,) each."""
+        """Per-image values other than the defocus, by name, (n,) each."""
         return {name: getattr(self, name) for name in OWN if getattr(self, name) is not None}
 
     def __getitem__(self, index) -> Optics:

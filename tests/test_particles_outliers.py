@@ -1,4 +1,4 @@
-"""Blank images, images with pixels that are not finite, and images whose pixel values stand far out."""
+"""Blank images, images with pixels that are not finite, and images with outlying pixel values."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_hot_pixel_is_named_and_left_out_by_an_option(noisy, particle, tmp_pat
         assert warning.startswith(
             f"cryoem: warning: leaving out 1 of the 200 images in {path}: "
             if option
-            else f"cryoem: warning: 1 of the 200 images in {path} stand far out: "
+            else f"cryoem: warning: 1 of the 200 images in {path} may be outliers: "
         )
     assert correlation(maps[200], particle) < 0.1
     assert correlation(maps[199], particle) > 0.75

@@ -63,7 +63,7 @@ LeaveOutOutliers = Annotated[
     bool,
     typer.Option(
         "--leave-out-outliers",
-        help="Leave out blank images and images whose pixel values stand far out; a warning names them.",
+        help="Leave out blank images and outliers with unusual pixel values; a warning lists them.",
     ),
 ]
 Passthrough = Annotated[

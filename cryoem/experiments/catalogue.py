@@ -96,8 +96,9 @@ def _recipes(
 ) -> Grid:
     """Return the grid for one size, from the epochs, steps per epoch, batch size and image size of each method.
 
-    The published method takes its number of steps from its pairs or, if all pairs of a batch are used, from its images.
-    It runs in all ``cases``; ours runs in the first two, because ``whole-method`` covers the others.
+    For the published method, the number of steps follows from the number of pairs or, if all pairs of a batch are used,
+    from the number of images. The published method runs in all ``cases``. Our method runs only in the first two,
+    because ``whole-method`` covers the others.
     """
     names = ("epochs", "steps_per_epoch", "batch_size", "network_image_size")
     points = [{"method": "published", **dict(zip(names, published, strict=True)), **case} for case in cases]
@@ -115,7 +116,7 @@ PUBLISHED_DATA = {
     "descent_steps": 30_000,
 }
 
-# our method with its full network: 5j0n without noise and shifts, then against noise, then against shifts
+# our method with its full network: 5j0n without noise and shifts, then with noise, then with shifts
 NOISE_FREE, NOISY = {"epochs": 16}, {"epochs": 30}
 WHOLE_METHOD = (
     *(case | NOISE_FREE for case in _cases((WHOLE_SPHERE,), noise_variance=(0.0,), shift_limit_px=(0.0,))),

@@ -1,4 +1,4 @@
-"""Parameter grids, and experiments, which consist of a question, a notebook and its grids."""
+"""Parameter grids, and experiments that consist of a question, a notebook and its parameter grids."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def run_experiment(
     """Execute the unfinished points of an experiment, and collect the results of all points in one table.
 
     A completed point is kept if its parameters, the code and the package versions have not changed. An interrupted
-    point is executed again. The results of the points are in ``<data folder>/experiments/<name>/<size>``.
+    point is executed again. The results are stored in ``<data folder>/experiments/<name>/<size>``.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def run_experiment(
     RunInProgressError
         If another process is running the same experiment and size.
     OSError
-        If the table cannot be written; this is found before any point is executed.
+        If the table cannot be written. This is checked before any point is executed.
     ExperimentFailedError
         If any point fails.
     """

@@ -66,7 +66,7 @@ def save_map(path: str | os.PathLike | None, name: str, density_map: DensityMap)
     """Save a small version of a map for figures, so that ``run_experiment`` can collect it with the table.
 
     The map is low-pass filtered to at most ``MAP_VOXELS`` voxels per edge and stored with 8 bits per voxel, as
-    ``<name>.mrc`` next to ``path``, the notebook's parameter ``rows_file``; if it is None, nothing is written.
+    ``<name>.mrc`` next to ``path``, the notebook's parameter ``rows_file``. If ``path`` is None, nothing is written.
     """
     import mrcfile
 
@@ -200,7 +200,7 @@ def curve(table: pd.DataFrame, quantity: str, *, against: str, **conditions) -> 
 
 
 def error_shares(table: pd.DataFrame, edges: np.ndarray, **conditions) -> tuple[np.ndarray, np.ndarray]:
-    """Return the histogram of the orientation errors, from their quantiles in the rows ``orientation_error_rad``.
+    """Compute a histogram of the orientation errors from their quantiles in the rows ``orientation_error_rad``.
 
     Parameters
     ----------

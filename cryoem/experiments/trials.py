@@ -53,7 +53,7 @@ class Trial:
         return self.history["seconds"][-1]
 
     def estimate(self, images: np.ndarray) -> DistanceEstimate:
-        """Estimate the distances between n images of any size and, if the encoder does so, their shifts."""
+        """Estimate the distances between n images of any size and, if the encoder supports it, their shifts."""
         return estimate_distances(images, self.encoder, both_views=self.both_views)
 
 
@@ -142,12 +142,12 @@ def measure_distances(
 ) -> list[dict]:
     """Measure the errors of (n, n) predicted distances in radians, and of the orientations recovered from them.
 
-    The first rows have the quantities ``distance_error_rad`` and ``distance_error_rad2`` (L_DE, the mean absolute and
-    the mean squared error over all pairs), ``chance_rad`` (the mean absolute error of the best constant prediction),
-    ``recovery_error_rad`` and ``recovery_error_median_rad`` (the mean orientation error E_OR, and the median), and
-    ``recovery_loss_rad2`` (L_OR). For each bin of the true distance, further rows have the quantities
-    ``distance_bias_rad``, ``distance_spread_rad`` (standard deviation) and ``pairs`` (their number), with the condition
-    ``true_distance_rad``. All rows include the given ``conditions``.
+    The first rows contain the quantities ``distance_error_rad`` and ``distance_error_rad2`` (L_DE, the mean absolute
+    error and the mean squared error over all pairs), ``chance_rad`` (the mean absolute error of the best constant
+    prediction), ``recovery_error_rad`` (E_OR, the mean orientation error), ``recovery_error_median_rad`` (the median
+    orientation error) and ``recovery_loss_rad2`` (L_OR). For each bin of the true distance, further rows contain the
+    quantities ``distance_bias_rad``, ``distance_spread_rad`` (standard deviation) and ``pairs`` (number of pairs), with
+    the condition ``true_distance_rad``. All rows include the given ``conditions``.
     """
     i, j = np.triu_indices(len(rotations), k=1)
     true = geodesic_distance(rotations, rotations, symmetry=symmetry)[i, j]
@@ -175,8 +175,8 @@ def measure_distances(
 def measure_recovery(recovery: Recovery, rotations: Rotation, *, symmetry: str = "C1") -> list[dict]:
     """Measure how the recovery converged and how the orientation errors are distributed.
 
-    The rows have the quantities ``recovery_loss_of_step_rad2``, for at most ``RECORDED_STEPS`` of the recorded steps
-    (condition ``step``), and ``orientation_error_rad``, the error below which a fraction of the images lies (condition
+    The rows contain the quantities ``recovery_loss_of_step_rad2``, for at most ``RECORDED_STEPS`` of the recorded steps
+    (condition ``step``), and ``orientation_error_rad``, the quantiles of the orientation error (condition
     ``fraction``).
     """
     steps = np.unique(np.geomspace(1, len(recovery.losses), RECORDED_STEPS).round().astype(int))
@@ -194,7 +194,7 @@ def measure_recovery(recovery: Recovery, rotations: Rotation, *, symmetry: str =
 def measure_maps(
     density: DensityMap, image_size: int, orientations: Mapping[str, Rotation], *, symmetry: str = "C1"
 ) -> tuple[dict[str, DensityMap], list[dict]]:
-    """Reconstruct maps from noise-free projections, with one map for each kind of orientation, and compare them.
+    """Reconstruct a map with each set of orientations from noise-free projections, and compare it with the true map.
 
     Parameters
     ----------
@@ -203,13 +203,13 @@ def measure_maps(
     image_size : int
         Side length of the projections in pixels.
     orientations : mapping of str to Rotation
-        Orientations to use for the same projections. Those named ``"true"`` are the ones that are projected.
+        Sets of orientations for the same projections, by name. The map is projected at the orientations ``"true"``.
 
     Returns
     -------
     maps : dict of str to DensityMap
     rows : list of dict
-        For each kind, rows with the quantity ``fsc`` against the true map (conditions ``orientations`` and
+        For each set, rows with the quantity ``fsc`` against the true map (conditions ``orientations`` and
         ``frequency_per_angstrom``) and ``resolution_angstrom``, where the FSC falls below 0.5.
     """
     truth = cube(density, image_size)

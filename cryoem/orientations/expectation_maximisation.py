@@ -3,9 +3,9 @@
 No map and no training are needed. Starting from random orientations, each round computes the posterior of the pose of
 each image given the current map (E step), and a new map from the images at all probable poses (M step). The noise
 variance of each Fourier ring is estimated in each round. At first it is the total power of the images, so that all
-poses are probable; it falls as the map improves. The number of rings and of viewing directions grow, and the grid of
-directions is turned at random in each round. Several starts use a few hundred images; the start with the highest
-likelihood on other images continues with all of them.
+poses are probable; it falls as the map improves. The numbers of rings and viewing directions grow from round to round,
+and each round rotates the grid of directions at random. Each of several starts uses a few hundred images. The start
+with the highest likelihood on held-out images then continues with all images.
 
 References: Scheres, J. Mol. Biol. 415 (2012) 406 (likelihood marginalised over poses); Punjani et al., Nat. Methods 14
 (2017) 290 (maps from random starts). The products over circular harmonics are described in ``rings``.
@@ -39,7 +39,7 @@ RADIUS, EDGE = (
     0.35,
     0.06,
 )  # of the sphere that contains the particle, and of its soft edge, relative to the box
-DAMPING = 0.05  # sampling density, relative to its mean, that is added before the signal is known
+DAMPING = 0.05  # added to the sampling density before the signal is known, relative to its mean
 OFFSET_STEP = 0.8 / (
     2 * np.pi
 )  # spacing of displacements on n rings, relative to the image width divided by n
@@ -59,8 +59,8 @@ class AbInitio:
     map : DensityMap
         Cubic map with the field of view of the images, and a voxel size that just resolves the rings that were used.
     half_maps : (DensityMap, DensityMap)
-        Maps from the images with even and with odd indices. Both use the poses found with the same map, so that their
-        agreement is an upper limit.
+        Maps from the images with even and with odd indices. Both use poses found with the same map, so their FSC
+        overestimates the resolution.
     likelihoods : (starts,) array
         Mean log-likelihood of held-out images for each start.
     agreement : (n,) array
@@ -85,19 +85,19 @@ def ab_initio(
     rng: np.random.Generator | int | None = 0,
     callback: Callable[[str, int], None] | None = None,
 ) -> AbInitio:
-    """Find the poses of images of an unknown particle, and a first map.
+    """Find the poses of images of an unknown particle, and reconstruct a first map.
 
     Parameters
     ----------
     images : (n, y, x) array-like, y == x
-        At least ``FEWEST_IMAGES`` images of one particle, with bright particles.
+        At least ``FEWEST_IMAGES`` images of the same particle, which is bright on a dark background.
     optics : Optics, optional
         Optics of the images. Default: ``images.optics`` if available.
     pixel_size_angstrom : float, optional
-        Pixel size of images without a CTF, if ``optics`` is not given.
+        Pixel size in angstrom, for images without a CTF if ``optics`` is not given.
     shift_limit_px : float
-        Typical largest displacement of the particles along x and y in pixels. Displacements have a Gaussian prior with
-        this standard deviation. Default: 0, for centred particles.
+        Expected displacement of the particles along x and y in pixels, used as the standard deviation of a Gaussian
+        prior. Default: 0, for centred particles.
     starts : int
         Number of random starts. Default: 4.
     rng : Generator or int
@@ -113,7 +113,7 @@ def ab_initio(
     Warns
     -----
     UserWarning
-        If the contrast of the images appears to be inverted, or most images have no agreed orientation.
+        If the contrast of the images appears to be inverted, or the starts disagree on most orientations.
 
     Raises
     ------
@@ -219,7 +219,7 @@ class _Search:
     # --- rounds
 
     def random_state(self, used: np.ndarray, rng: np.random.Generator) -> _State:
-        """Return a map of the images at random orientations, the power of the images as noise, and centres of zero."""
+        """Return a map from random orientations, the power of the images as noise variance, and zero centres."""
         some = self.images[used]
         matrices = Rotation.random(len(used), rng=rng).as_matrix()
         volume = self._volume(
@@ -228,7 +228,7 @@ class _Search:
         return _State(volume, self.power.copy(), np.zeros((len(self.images), 2)))
 
     def round(self, state: _State, index: np.ndarray, done: float, rng: np.random.Generator) -> None:
-        """Improve the state with some images; ``done`` is the share of the rounds that are completed."""
+        """Improve the state with some of the images; ``done`` is the completed fraction of the rounds."""
         growth = min(1.0, done / 0.8)
         found, rotations = self._expect(
             state,
@@ -296,7 +296,7 @@ class _Search:
     def _volume(self, sums, weights, noise: np.ndarray, matrices: np.ndarray) -> np.ndarray:
         """Reconstruct a map from sums (d, rings, angles) of slices with weights (d, rings), by Wiener division.
 
-        The power of the signal is measured on a first map with little regularisation.
+        The signal power is measured on a first map with little regularisation.
         """
         precision = (self.images.coverage * self.grid.areas / noise).astype(np.float32)
         values = (sums * precision[:, None]).reshape(len(sums), -1)
@@ -317,7 +317,7 @@ class _Search:
         return fourier.untransform(half, self.shape) * (kernel / np.prod(self.shape.full)) * self.mask
 
     def map_at(self, poses: Poses, used: np.ndarray, noise: np.ndarray) -> DensityMap:
-        """Reconstruct the map, in the units of the images, from the images that are used."""
+        """Reconstruct the map from the images ``used``, in the units of the images."""
         images, points = self.images[used], self.grid.frequencies / self.image_size
         phases = np.exp(2j * np.pi * (poses.shifts_px[used] @ points.T)).astype(np.complex64)
         values = images.values * phases.reshape(images.values.shape) * images.transfers[..., None]

@@ -1,11 +1,12 @@
-"""Rings of images in Fourier space, and the two steps of expectation-maximisation with all in-plane angles at once.
+"""Images on rings in Fourier space, and expectation-maximisation over all in-plane angles at once.
 
-An image is sampled in Fourier space on rings of radius r = 1, 2, ... (in units of one over the box) and expanded in
+An image is sampled in Fourier space on rings of radius r = 1, 2, ... (in units of 1 / box width) and expanded in
 circular harmonics, ``c(r, m)``. Rotating the image by psi multiplies ``c(r, m)`` by ``exp(-i m psi)``. The correlation
 of images with references at all in-plane angles is therefore one matrix product per harmonic, followed by a transform
-over m. All sums are products of real matrices. The CTF is radial; the mean defocus represents an astigmatic image.
+over m. All sums are computed as products of real matrices. The CTF is radial: for an astigmatic image, the mean defocus
+is used.
 
-For 3D references, the references are central slices of a map; for 2D references, they are class averages.
+In 3D, the references are central slices of a map; in 2D, they are class averages.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import scipy.fft
 from cryoem.contrast import Optics
 from cryoem.images import circular_mask, subtract_background
 
-POSTERIOR_VALUES = 2_000_000  # values of the posterior at a time, few enough for the cache
+POSTERIOR_VALUES = 2_000_000  # posterior values computed at a time, few enough for the cache
 LEAST_VARIANCE = 1e-3  # of the noise of a ring, relative to the power of the images
 NUFFT_TOLERANCE = 1e-4
 EDGE = 0.1  # width of the soft edge of the mask, relative to the image
@@ -40,7 +41,7 @@ class RingGrid:
 
     @property
     def frequencies(self) -> np.ndarray:
-        """Points (rings * angles, 2) in units of one over the box."""
+        """Points (rings * angles, 2) in units of 1 / box width."""
         angle = np.pi * np.arange(self.angles) / self.angles
         radius = np.arange(1, self.rings + 1)[:, None]
         return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(-1, 2)
@@ -82,7 +83,7 @@ class RingImages:
 
 
 def ring_images(images: np.ndarray, grid: RingGrid, *, optics: Optics | None = None) -> RingImages:
-    """Sample images (n, y, x), y == x, on rings, after a soft circular mask, which rotates with the image."""
+    """Apply a soft circular mask to images (n, y, x), y == x, and sample them on rings in Fourier space."""
     import finufft
 
     n, size = len(images), images.shape[1]
@@ -130,10 +131,10 @@ class Expectation:
     Attributes
     ----------
     evidence : (n,) array
-        Log-likelihood of each image, marginalised over its pose; relative to an image of noise.
+        Log-likelihood of each image, marginalised over its pose and relative to pure noise.
     reference, angles_rad, displacements_px : (n,), (n,) and (n, 2) arrays
-        Most probable pose: index of the reference, in-plane angle psi, so that the image is the reference rotated by
-        psi, and displacement (x, y).
+        Most probable pose: index of the reference, in-plane angle psi by which the reference is rotated to match the
+        image, and displacement (x, y).
     centres_px : (n, 2) array
         Mean displacement.
     sums : (d, rings, angles) complex64 array
@@ -166,7 +167,7 @@ def expect(
     shift_deviation_px: float = np.inf,
     temperature: float = 1.0,
 ) -> Expectation:
-    """Compute the posterior of the poses of all images, and the sums over it that the M step needs.
+    """Compute the posterior of the poses of all images, and the posterior sums for the M step.
 
     Parameters
     ----------
@@ -176,7 +177,7 @@ def expect(
     noise : (rings,) array
         Noise variance of each ring.
     rings : int
-        Number of rings that determine the posterior. Sums contain all rings.
+        Number of rings that determine the posterior. The sums contain all rings.
     angles : int
         Number of in-plane angles on the full circle.
     offsets_px : (s, 2) array, optional
@@ -186,7 +187,7 @@ def expect(
     shift_deviation_px : float
         Standard deviation of the Gaussian prior of the displacements.
     temperature : float
-        Number by which log-likelihoods are divided.
+        Divisor of the log-likelihoods.
     """
     n, d, grid = len(images), len(references), images.grid
     offsets = np.zeros((1, 2)) if offsets_px is None else np.asarray(offsets_px, float)
@@ -262,9 +263,9 @@ def expect(
 
 @numba.njit(parallel=True, fastmath=True, cache=True)
 def _normalise(logs, bias, best, evidence, marginal):
-    """Turn log-likelihoods (angles, n, poses) plus ``bias`` into posteriors in place, and sum them over the angles.
+    """Convert log-likelihoods (angles, n, poses) plus ``bias`` into posteriors in place, and sum them over the angles.
 
-    For each image, ``best`` is the index of the most probable angle and pose, and ``evidence`` the log of the sum.
+    For each image, ``best`` is the index of the most probable angle and pose, and ``evidence`` is the log of the sum.
     """
     n_angles, n, n_poses = logs.shape
     for i in numba.prange(n):

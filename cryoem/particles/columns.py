@@ -23,7 +23,7 @@ DEFOCUS = ("defocus_u_angstrom", "defocus_v_angstrom", "azimuth_rad")
 POSSIBLE = LIMITS | dict.fromkeys(DEFOCUS[:2], (-LARGEST_DEFOCUS_ANGSTROM, LARGEST_DEFOCUS_ANGSTROM))
 SMALLEST_FITTED_B_FACTOR = -30.0  # angstrom^2; the default limit of RELION's fit
 WITHOUT_CTF = "cryoemWithoutCtf"  # 1 in tables of images that were simulated without a CTF
-UNUSED = {  # optics that no step corrects for: the columns of all programs, and the values that mean none
+UNUSED = {  # optical effects that no step corrects for, with their columns and the values that mean no effect
     "anisotropic magnification": {
         **{f"rlnMagMat{i}{j}": float(i == j) for i in (0, 1) for j in (0, 1)},
         **{f"ctf/anisomag/{k}": 0.0 for k in range(4)},
@@ -131,11 +131,11 @@ def read_contrast(columns: Columns, names: dict[str, str], *, angle_unit_rad: fl
     """Return a table of the CTF parameters of each particle, or None if the file has no defocus.
 
     ``names`` maps the columns of the table to those of the program. As in RELION, a missing second defocus is set to
-    the first, a missing azimuth, phase shift or B factor to 0, and a missing scale to 1. The images are assumed to be
-    inverted, so that particles are bright, as is usual.
+    the first, a missing azimuth, phase shift or B factor to 0, and a missing scale to 1. As is usual, the
+    images are assumed to be inverted, so that particles are bright.
 
-    Warp and M write minus the B factor. RELION's fit does not go below -30 angstrom^2, so columns without positive
-    values that do are reversed, with a warning.
+    Warp and M write B factors with the opposite sign. RELION's fit does not go below -30 angstrom^2. Therefore, the
+    sign of a column is reversed, with a warning, if it has no positive values and goes below this limit.
     """
     import pandas as pd
 
@@ -178,7 +178,7 @@ def read_contrast(columns: Columns, names: dict[str, str], *, angle_unit_rad: fl
 
 
 def unused_optics(columns: Columns) -> list[str]:
-    """Return the optics that the file states but no step corrects for, each with its columns."""
+    """Return the optical effects in the file that no step corrects for, each with its columns."""
     found = []
     for what, neutral in UNUSED.items():
         names = [name for name, none in neutral.items() if name in columns and _differs(columns, name, none)]
@@ -260,7 +260,7 @@ def own_values(contrast: pd.DataFrame) -> dict[str, np.ndarray]:
 def common_transfer(contrast: pd.DataFrame, path: Path) -> ContrastTransfer:
     """Return the constants of all particles, with the mean of phase shifts and B factors that differ.
 
-    The defocus range is that of the means of U and V.
+    The defocus range covers the mean of U and V of each particle.
     """
     if contrast["inverted"].nunique() > 1:
         raise ValueError(

@@ -60,13 +60,11 @@ def read_cs(path: Path) -> pd.DataFrame:
 
 
 def with_passthrough(path: Path, table: pd.DataFrame, passthrough: Path) -> pd.DataFrame:
-    """Return the table with the fields that only the passthrough file has, matched by the field uid."""
+    """Add the fields that only the passthrough file has to the table, with records matched by uid."""
     other = read_cs(passthrough)
     for file, found in ((path, table), (passthrough, other)):
         if UID not in found:
-            raise ValueError(
-                f"{file} has no field {UID}, by which the records of a passthrough file are matched"
-            )
+            raise ValueError(f"{file} has no field {UID}, which is needed to match the passthrough file")
     if other[UID].duplicated().any():
         raise ValueError(
             f"{passthrough} has more than one record with the uid {other[UID][other[UID].duplicated()].iloc[0]}"

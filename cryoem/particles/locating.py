@@ -20,11 +20,11 @@ LONGEST_NAME = 4096  # characters; the longest path on common systems
 def locate_stack(
     table: Path, stack: str, *, datadir: Path | None = None, working_folder: bool = True
 ) -> tuple[Path, bool]:
-    """Return the path of a stack, and whether it was found at its stated path rather than by the end of this path.
+    """Return the path of a stack, and whether it was found by its full stated path rather than by the end of it.
 
     RELION, XMIPP and cryoSPARC state paths relative to the project folder. Therefore, the stack is searched for in
     ``datadir``, in the folder of the table and the folders above it, and in the working folder. If the table is a
-    symbolic link, the folders of its target are searched, too. ``datadir`` may also be a folder inside the project,
+    symbolic link, the folders of its target are searched too. ``datadir`` may also be a folder inside the project,
     such as that of the stacks: it is searched for the stated path without its first folders. Finally, the folder of the
     table is searched in the same way. All searches for stacks use this function.
     """

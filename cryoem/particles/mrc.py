@@ -164,19 +164,19 @@ def open_stack(path: Path) -> MrcStack:
 
 
 def is_stack_name(path: Path) -> bool:
-    """Return whether a file has the name of a stack: ``.mrcs`` or ``.mrc``, which ``.gz`` may follow."""
+    """Return whether a file name ends as for a stack: in ``.mrcs`` or ``.mrc``, optionally followed by ``.gz``."""
     return path.name.lower().removesuffix(".gz").endswith(STACK_SUFFIXES)
 
 
 def whole_stack(path: Path, *, as_stack: bool = False) -> tuple[list[str], StackedImages]:
-    """Open a bare stack; return the names of its images and the images. Warn about maps unless ``as_stack`` is true."""
+    """Open a bare stack, with a warning if it looks like a map and ``as_stack`` is false; return names and images."""
     stack = open_stack(path)
     n = stack.n_images
     named_as_stack = path.name.lower().removesuffix(".gz").endswith(".mrcs")
     if not (as_stack or named_as_stack) and _looks_like_a_map(stack):
         warnings.warn(
             f"{path} looks like a density map of {n} sections; reading it as a stack of {n} images; "
-            "if it is one, pass as_stack=True (--as-stack) or name it .mrcs",
+            "if it is a stack, pass as_stack=True (--as-stack) or rename it to .mrcs",
             UserWarning,
             stacklevel=3,
         )
@@ -185,7 +185,7 @@ def whole_stack(path: Path, *, as_stack: bool = False) -> tuple[list[str], Stack
 
 
 def _looks_like_a_map(stack: MrcStack) -> bool:
-    """Return whether neighbouring sections are alike or, if this is not known, the header describes a cubic map."""
+    """Return whether neighbouring sections are alike or, if that is unknown, whether the header describes a cube."""
     n, fields = stack.n_images, stack.header.fields
     try:
         change = section_change(lambda number: stack.read(np.array([number]))[0], n)

@@ -1,4 +1,4 @@
-"""Particle images that cannot be used or stand far out: blank, not finite, or with unusual pixel values."""
+"""Find unusable particle images (blank or not finite), and outliers (unusual pixel values)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ NAMED = 10  # images in a message
 def find_outliers(
     images: np.ndarray, *, callback: Callable[[int], None] | None = None
 ) -> tuple[dict[int, str], dict[int, str]]:
-    """Find the images that cannot be used, and those whose pixel values stand far out.
+    """Find unusable images, and outliers with unusual pixel values.
 
-    An image stands far out if its mean, its standard deviation or its largest deviation from the mean is more than 10
-    robust standard deviations (1.4826 times the median absolute deviation over all images) from the median, and if, in
-    addition, the mean is 3 standard deviations of an image from the median or one of the others differs from the median
-    by a factor of 3. A single hot pixel is found in this way.
+    Three values of each image are compared with their medians over all images: the mean, the standard deviation and the
+    largest deviation from the mean. The last two are compared as logarithms. An image is an outlier if one of the three
+    differs from its median by more than 10 robust standard deviations plus a margin. A robust standard deviation is
+    1.4826 times the median absolute deviation. The margin is 3 typical standard deviations of an image for the mean,
+    and a factor of 3 for the others. A single hot pixel makes an image an outlier.
 
     Parameters
     ----------
@@ -37,15 +38,15 @@ def find_outliers(
     Returns
     -------
     unusable, outliers : dict
-        Reasons, as the end of a sentence, by zero-based index of the image: for images that are blank or not finite,
-        and for images that stand far out.
+        Reason, as the predicate of a sentence, for each unusable image (blank or not finite) and for each outlier, by
+        zero-based index of the image.
 
     Raises
     ------
     ValueError
-        The images are not (n, y, y).
+        If the images do not have shape (n, y, y).
     OSError
-        A stack cannot be read.
+        If a stack cannot be read.
     """
     images = unread_images(images)
     values = np.full((len(images), 3), np.nan)  # mean, standard deviation, largest deviation from the mean
@@ -79,9 +80,9 @@ def usable_images(
     Parameters
     ----------
     particles : ParticleFile
-        Particles, whose images are read once.
+        Particles. All images are read once.
     leave_out_outliers : bool
-        Whether to leave out the images that ``find_outliers`` finds. Default: False.
+        Whether to leave out unusable images and outliers. Default: False.
     callback : callable, optional
         Function called after each block with the number of images read so far.
 
@@ -93,12 +94,12 @@ def usable_images(
     Warns
     -----
     UserWarning
-        Images are left out, or stand far out. The message contains their numbers and stacks.
+        If images are left out, or there are outliers. The message lists their numbers and stacks.
 
     Raises
     ------
     ValueError
-        An image is blank or not finite and ``leave_out_outliers`` is False, or no image can be used.
+        If an image is blank or not finite and ``leave_out_outliers`` is False, or if no image can be used.
     """
     unusable, outliers = find_outliers(particles, callback=callback)
     found = dict(sorted((unusable | outliers).items()))
@@ -114,7 +115,7 @@ def usable_images(
         message = f"leaving out {len(found)} of the {count} images in {path}: {_named(particles, found)}"
         warnings.warn(message, UserWarning, stacklevel=2)
     elif found:
-        message = f"{len(found)} of the {count} images in {path} stand far out: {_named(particles, found)}; {remedy}"
+        message = f"{len(found)} of the {count} images in {path} may be outliers: {_named(particles, found)}; {remedy}"
         warnings.warn(message, UserWarning, stacklevel=2)
     return np.delete(np.arange(count), list(found)) if leave_out_outliers else np.arange(count)
 
@@ -133,7 +134,7 @@ def _statistics(images) -> np.ndarray:
 
 
 def _far_out(values: np.ndarray, usable: np.ndarray) -> dict[int, str]:
-    """Return the reasons for which images stand far out among the usable ones, by index of the image."""
+    """Return the reason for each outlier among the usable images, by index of the image."""
     if not len(usable):
         return {}
     mean, deviation, largest = values[usable].T
@@ -158,7 +159,7 @@ def _far_out(values: np.ndarray, usable: np.ndarray) -> dict[int, str]:
 
 
 def _named(particles: ParticleFile, found: Mapping[int, str]) -> str:
-    """Return the number and stack of each image, with the reason."""
+    """Describe each image by its number, its stack and the reason."""
     images = particles.images
     named = [
         f"image {images.number_of[index] + 1} of {images.stacks[images.stack_of[index]].path} {reason}"

@@ -1,7 +1,7 @@
-"""The pixel size of the images in a particle file, which the user, the table and the stacks may state.
+"""Pixel size of the images in a particle file, from the user, the table or the headers of the stacks.
 
-The order of precedence is: the argument of the user; the columns of the table, in the order in which the module of the
-program returns them; the headers of the stacks. All that differ from the size that is used are named in one warning.
+The order of precedence is: the user's argument; the columns of the table, in the order in which the module of the
+program returns them; the headers of the stacks. One warning lists all sizes that differ from the one used.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from cryoem.particles.columns import DISAGREE
 
 SAME_PIXEL = 1e-3  # largest relative difference between rounded values of the same pixel size
 LARGEST_PIXEL_ANGSTROM = 1e6
-LARGEST_RESCALING = (
-    1.25  # images with more different pixel sizes lose too much resolution if they are rescaled
-)
+LARGEST_RESCALING = 1.25  # a larger ratio between pixel sizes would cost too much resolution
 
 
 def resolve_pixel_size(
@@ -27,7 +25,7 @@ def resolve_pixel_size(
 ) -> tuple[float, np.ndarray | None]:
     """Return the pixel size in angstrom and, if images must be rescaled to it, the (n,) factor of each image.
 
-    ``stated`` contains (n,) pixel sizes by column, the most important first. Images of different pixel sizes, from
+    ``stated`` contains (n,) pixel sizes by column, the most important first. Images with different pixel sizes, from
     several optics groups, are rescaled to the largest one.
     """
     column = next(iter(stated), None)

@@ -22,7 +22,7 @@ def blank(height: int) -> go.Figure:
 
 
 def text(fig, at, words: str, *, colour: str = INK, size: int = 13, background: bool = False) -> None:
-    """Write words, centred at a point."""
+    """Write text centred at a point."""
     style = {"bgcolor": "white"} if background else {}
     fig.add_annotation(
         x=at[0], y=at[1], text=words, showarrow=False, font={"color": colour, "size": size}, **style
@@ -57,7 +57,7 @@ def arrow(fig, start, end, *, colour: str = MUTED, both: bool = False) -> None:
 
 
 def box(fig, centre, width: float, height: float, words: str, *, colour: str = MUTED) -> None:
-    """Draw a box with rounded corners and a text."""
+    """Draw a box with rounded corners and text in it."""
     x0, x1 = centre[0] - width / 2, centre[0] + width / 2
     y0, y1, r = centre[1] - height / 2, centre[1] + height / 2, 9
     path = (

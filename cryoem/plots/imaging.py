@@ -26,17 +26,17 @@ MOST_TRIANGLES = 20_000
 def images_on_sphere(images: np.ndarray, rotations: Rotation) -> go.Figure:
     """Plot images on the unit sphere, each at its viewing direction and rotated by its in-plane angle.
 
-    At most 40 images are shown, at most 24 px wide. Starting from the first image, the image whose viewing direction is
-    farthest from those already shown is added next, down to a separation of 0.3 rad (17 degrees).
+    At most 40 images are shown, each at most 24 px wide. Starting from the first image, the image whose viewing
+    direction is farthest from those already shown is added next, as long as it is at least 0.3 rad (17 degrees) away.
 
     Parameters
     ----------
     images : (n, y, x) array, y == x
         Images, each shown with its own grey scale. Seen from outside the sphere, x points right and y points up, before
-        the rotation in the image plane.
+        the in-plane rotation.
     rotations : Rotation
-        n orientations R, from the particle frame to the microscope frame. In the particle frame, the
-        rows of R are the x-axis of the image, its y-axis, and the viewing direction.
+        n orientations R, from the particle frame to the microscope frame. In the particle frame, the rows of R are the
+        x-axis of the image, its y-axis, and the viewing direction.
 
     Returns
     -------
@@ -82,8 +82,8 @@ def projection_rays(
     volume : (z, y, x) array
         Density map.
     rotations : Rotation
-        One to four orientations R, from the particle frame to the microscope frame. In the particle
-        frame, the rows of R are the x-axis of the image, its y-axis, and the direction of the rays.
+        One to four orientations R, from the particle frame to the microscope frame. In the particle frame, the rows of
+        R are the x-axis of the image, its y-axis, and the direction of the rays.
     voxel_size_angstrom : float
         Voxel size in angstrom.
     level : float, optional
@@ -93,8 +93,8 @@ def projection_rays(
     -------
     Figure
         The surface of the particle, and the image, the border and the rays of each orientation, in angstrom in the
-        particle frame. Only rays that pass through the particle are drawn. Each image is dark on white, reduced to
-        at most 64 px.
+        particle frame. Only rays that pass through the particle are drawn. Each image is dark on white and at most
+        64 px wide.
 
     Raises
     ------
@@ -160,7 +160,7 @@ def _angle_names(rotations: Rotation) -> list[str]:
 
 
 def _oblique(directions: np.ndarray) -> np.ndarray:
-    """Return the unit vector that is most nearly 65 degrees from all (n, 3) directions, and not too close to z or -z.
+    """Return the unit vector whose angles to all (n, 3) directions are closest to 65 degrees, not too close to z or -z.
 
     From there, detectors in these directions are visible and do not hide the particle.
     """

@@ -49,8 +49,8 @@ def measured_curves(
     ----------
     curves : mapping of str to tuple
         Curves by name, each ``(x, y)``, or ``(x, y, low, high)`` to shade the band from ``low`` to ``high``. The x
-        values are increasing numbers, or category names. Each measurement is marked with a dot, unless a curve has more
-        than 30.
+        values are increasing numbers, or category names. Each measurement is marked with a dot, unless the curve has
+        more than 30.
     x_title, y_title : str
         Axis titles, with units.
     published : mapping of str to tuple, optional
@@ -102,12 +102,12 @@ def measured_panels(
     conditions : mapping of str to mapping of str to tuple
         Curves by panel title and name, as in ``measured_curves``. A curve may be missing from some panels.
     x_title, y_title : str or mapping of str to str
-        Axis titles, with units. A string is the title of all panels, which then share the y-axis; a mapping gives the
-        title of each panel.
+        Axis titles, with units. A string is the title of all panels, which then share the y-axis; a mapping contains
+        the title of each panel.
     published : mapping of str to mapping of str to tuple, optional
         Published curves ``(x, y)``, by panel title and name.
     paired : mapping of str to str, optional
-        Curves to draw as dashed lines in the colour of another curve, by the name of the other curve.
+        For each curve to draw as a dashed line, the name of the curve whose colour it shares.
     log_x, log_y : bool
         Whether the x-axes and the y-axes are logarithmic.
     identity : str, optional
@@ -175,7 +175,7 @@ def measured_panels(
 
 
 def distances_from_few(conditions: Mapping[str, tuple], *, y_title: str) -> go.Figure:
-    """Plot a distance between images against the true distance, from a few images to all others.
+    """Plot estimated against true distances, from a few images to all others.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def distances_from_few(conditions: Mapping[str, tuple], *, y_title: str) -> go.F
         true = finite_array(true, name=f"conditions[{title!r}] true", ndim=2)
         if np.shape(estimated) != true.shape:
             raise ValueError(
-                f"conditions[{title!r}] must have two arrays of the same shape, got {true.shape} and "
+                f"conditions[{title!r}] must contain two arrays of the same shape, got {true.shape} and "
                 f"{np.shape(estimated)}"
             )
         for index, colour in named_colours(range(len(true))).items():
@@ -220,7 +220,7 @@ def distances_from_few(conditions: Mapping[str, tuple], *, y_title: str) -> go.F
 def _measured(
     name: str, points: tuple, *, colour: str, hover: str, paired: bool, **logarithmic: bool
 ) -> tuple[list[go.Scatter], np.ndarray, np.ndarray]:
-    """Return the band, if there is one, and the curve, followed by the x and y values."""
+    """Return the optional band and the curve, followed by the x and y values."""
     x, y = points_of(points, name=f"curves[{name!r}]", **logarithmic)
     traces = []
     if band := points[2:]:

@@ -25,12 +25,12 @@ _EYE = Rotation.from_euler("zx", [-35, -65], degrees=True)  # view of the sphere
 
 
 def intuition_schematic(images: np.ndarray, distances: np.ndarray) -> go.Figure:
-    """Draw the idea of the method: the closer two orientations, the more alike the projections.
+    """Draw the idea of the method: the closer two orientations are, the more similar their projections.
 
     Parameters
     ----------
     images : (3, y, x) array
-        Projections i, j and k, of which i and j are seen from close orientations.
+        Projections i, j and k, of which i and j have similar orientations.
     distances : (3, 3) array
         Distances between their orientations in radians.
 

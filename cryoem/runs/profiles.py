@@ -82,7 +82,7 @@ class DataSettings(BaseModel):
         None, "pixel size of the particles; None: as in the file", ge=0.01
     )
     leave_out_outliers: bool = setting(
-        False, "whether to leave out particles whose images are blank or stand far out"
+        False, "whether to leave out particles whose images are blank or outliers"
     )
     symmetry: str = setting("C1", "point group of the particle, such as C1, C4 or D2")
     voxel_size_angstrom: float | None = setting(None, "voxel size of the map; None: unchanged", ge=0.1)

@@ -23,7 +23,7 @@ def density_of_atoms(
     resolution_angstrom: float,
     box_size: int | tuple[int, int, int] | None,
 ) -> DensityMap:
-    """Compute the potential of gemmi elements at positions (n, 3). Errors state the ``name`` of the model."""
+    """Compute the potential of gemmi elements at positions (n, 3). Errors mention the ``name`` of the model."""
     import gemmi
 
     positive_number(voxel_size_angstrom, name="voxel_size_angstrom")

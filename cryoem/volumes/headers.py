@@ -32,7 +32,7 @@ class MrcHeader:
 
     ``fields`` contains the fields under their lower-case MRC2014 names. ``shape`` is (nz, ny, nx): sections, rows and
     columns in file order. ``dtype`` is the type of the values with its byte order. ``start`` is the offset of the first
-    value in bytes. ``states_sign`` is false if the values are integers, and the header does not state clearly whether
+    value in bytes. ``states_sign`` is false if the values are integers and the header does not state clearly whether
     they are signed.
     """
 
@@ -60,7 +60,7 @@ class MrcHeader:
 
 
 def parse_header(content: bytes, path: Path, *, kind: str) -> MrcHeader:
-    """Parse the first 1024 bytes of an MRC file; errors state its ``kind`` ("a map" or "an MRC stack").
+    """Parse the first 1024 bytes of an MRC file; errors mention its ``kind`` ("a map" or "an MRC stack").
 
     The byte order is the one in which the sizes are valid; it must agree with the machine stamp. The stamp alone is not
     sufficient, because many files have none.
@@ -99,10 +99,10 @@ def parse_header(content: bytes, path: Path, *, kind: str) -> MrcHeader:
 
 
 def _unsigned_integers(fields: np.void, mode: int, byte_order: str) -> tuple[bool, bool]:
-    """Return whether integers of mode 0 or 1 are unsigned, and whether the header is clear about it.
+    """Return whether integers of mode 0 or 1 are unsigned, and whether the header states this clearly.
 
     In MRC2014, both modes are signed. Bytes were unsigned in older files, and are in those of IMOD unless the first bit
-    of its flags is set. Other programs can only be recognised by DMIN and DMAX.
+    of its flags is set. For other programs, only DMIN and DMAX can show the sign.
     """
     if mode not in UNSIGNED_BY_MODE:
         return False, True

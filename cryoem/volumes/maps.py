@@ -38,13 +38,13 @@ def read_map(
     Parameters
     ----------
     path : path-like
-        Path of the map, with mode 0, 1, 2, 6 or 12 and either byte order. Integers of modes 0 and 1 are unsigned if
-        the header states so, with IMOD's flags or a range (DMIN, DMAX) that is possible only for unsigned integers.
+        Path of the map, with mode 0, 1, 2, 6 or 12 and either byte order. Integers of modes 0 and 1 are read as
+        unsigned if IMOD's flags say so, or if the range (DMIN, DMAX) is possible only for unsigned integers.
     default_voxel_size_angstrom : float
         Voxel size in angstrom to assume, with a warning, if the header has no cell. Default: 1.
     as_map : bool
-        Whether to read a file as a map that looks like a stack of images. Default: False, which refuses a file that is
-        marked as a stack, and warns about a file in which neighbouring sections are not alike.
+        Whether to read the file as a map even if it looks like a stack of images. Default: False. A file marked as a
+        stack is then an error, and a file in which neighbouring sections are not alike causes a warning.
 
     Returns
     -------
@@ -55,16 +55,16 @@ def read_map(
     Warns
     -----
     UserWarning
-        The header lacks the MAP identifier or the cell, or does not state whether bytes are signed; the file is longer
-        than its header states; or the file may be a stack of images.
+        If the header lacks the MAP identifier or the cell, or does not state whether bytes are signed; the file is
+        longer than its header states; or the file may be a stack of images.
 
     Raises
     ------
     FileNotFoundError
-        The file does not exist.
+        If the file does not exist.
     ValueError
-        The file is not a map, is truncated, has a machine stamp that contradicts its byte order, contains an image or a
-        stack of images, or has voxels that are not cubic or values that are not finite.
+        If the file is not a map, is truncated, has a machine stamp that contradicts its byte order, contains a single
+        image or a stack of images, or has voxels that are not cubic or values that are not finite.
 
     References
     ----------
@@ -110,7 +110,7 @@ def read_map(
     if not is_map and nx == ny and (section_change(data.__getitem__, n) or 0) > SMALLEST_CHANGE_IN_STACKS:
         warnings.warn(
             f"{path} looks like a stack of {n} images of {nx} x {ny} pixels, because neighbouring sections are not "
-            "alike; reading it as a density map; if it is one, pass as_map=True (--as-map)",
+            "alike; reading it as a density map; if it is a map, pass as_map=True (--as-map)",
             UserWarning,
             stacklevel=2,
         )
@@ -153,7 +153,7 @@ def _axes_to_zyx(path: Path, header: MrcHeader) -> list[int]:
 
 
 def _refuse_images(path: Path, header: MrcHeader, shape_xyz: list[int], *, as_map: bool) -> None:
-    """Raise an error if the file contains one image or, unless ``as_map`` is true, if it is marked as a stack.
+    """Raise an error if the file contains a single image or, unless ``as_map`` is true, is marked as a stack.
 
     The space group alone is not conclusive, because programs use it differently.
     """

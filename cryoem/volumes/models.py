@@ -1,4 +1,4 @@
-"""Density maps of atomic models in mmCIF and PDB files, also of files that leave out or misuse some columns."""
+"""Density maps of atomic models in mmCIF and PDB files, including files with missing or misused columns."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ def density_from_model(
     Warns
     -----
     UserWarning
-        Atoms of unknown element are omitted; there are several models; occupancies are blank, all 0, or add up to more
-        than 1 for one atom; or a PDB file has no END record.
+        If atoms of unknown element are omitted; there are several models; occupancies are blank, all 0, or add up to
+        more than 1 for one atom; or a PDB file has no END record.
 
     Raises
     ------
     FileNotFoundError
-        The file does not exist.
+        If the file does not exist.
     ValueError
-        The file cannot be read or has no atoms, a coordinate is not a finite number, the model is larger than 5000
+        If the file cannot be read or has no atoms, a coordinate is not a finite number, the model is larger than 5000
         angstrom, an occupancy is outside [0, 10], the voxel size or the resolution is out of range, or ``box_size`` is
         too small.
 
@@ -109,19 +109,19 @@ def density_from_model(
 
 
 def _read_structure(path: Path):
-    """Read an mmCIF or PDB file, whatever its name and whether or not it is gzipped, as a ``gemmi.Structure``.
+    """Read an mmCIF or PDB file, whatever its name and optionally gzipped, as a ``gemmi.Structure``.
 
     Warns
     -----
     UserWarning
-        Occupancies are blank, and taken as 1; or a PDB file has no END record.
+        If occupancies are blank, and taken as 1, or a PDB file has no END record.
 
     Raises
     ------
     FileNotFoundError
-        The file does not exist.
+        If the file does not exist.
     ValueError
-        The file is damaged, or is not an atomic model.
+        If the file is damaged or is not an atomic model.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no atomic model at {path}")
@@ -193,7 +193,7 @@ def _from_pdb(content: bytes, path: Path, what: str) -> tuple[object, int]:
         raise ValueError(f"{what}: it has no atoms (no data_ block, and no ATOM or HETATM records)")
     if record in (b"ATOM", b"HETATM"):
         warnings.warn(f"{path} has no END record; atoms may be missing", UserWarning, stacklevel=4)
-    # one character for each byte, because the columns count
+    # one character per byte, because the format has fixed columns
     return gemmi.read_pdb_string(b"\n".join(lines).decode("ascii", "replace").replace("\ufffd", "?")), blank
 
 
@@ -205,9 +205,10 @@ def _number(text: bytes, rule: str, name: str, line: int) -> None:
 
 
 def _without_old_columns(line: bytes) -> bytes:
-    """Blank columns 73 to 80 of an atom unless they end in an element and a charge, as since 1996.
+    """Blank columns 73 to 80 of an atom record unless they end in an element and a charge.
 
-    Before, they contained the PDB identifier and the number of the line. The element then follows from the atom's name.
+    Before 1996, these columns contained the PDB identifier and the line number. gemmi then derives the element from the
+    atom name.
     """
     import gemmi
 
@@ -224,8 +225,8 @@ def _particle_atoms(name: str, structure) -> tuple[list, np.ndarray]:
     Warns
     -----
     UserWarning
-        There are several models; all occupancies are 0, and taken as 1; or the occupancies of alternate locations add
-        up to more than 1, and are scaled.
+        If there are several models; all occupancies are 0, and taken as 1; or the occupancies of alternate locations
+        add up to more than 1, and are scaled.
     """
     if len(structure) == 0:
         return [], np.empty(0)
@@ -238,7 +239,7 @@ def _particle_atoms(name: str, structure) -> tuple[list, np.ndarray]:
     if sites and not occupancies.any():
         warnings.warn(f"{name} has only occupancies of 0; taking them as 1", UserWarning, stacklevel=3)
         occupancies[:] = 1
-    same = defaultdict(list)  # the alternates of an atom, also if they are different residues
+    same = defaultdict(list)  # the alternates of an atom, even if they are in different residues
     for index, site in enumerate(sites):
         same[site.chain.name, str(site.residue.seqid), site.atom.name].append(index)
     scaled = 0
