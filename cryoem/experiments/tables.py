@@ -65,8 +65,21 @@ def save_rows(path: str | os.PathLike | None, rows: Sequence[dict]) -> None:
 def save_map(path: str | os.PathLike | None, name: str, density_map: DensityMap) -> None:
     """Save a small version of a map for figures, so that ``run_experiment`` can collect it with the table.
 
-    The map is low-pass filtered to at most ``MAP_VOXELS`` voxels per edge and stored with 8 bits per voxel, as
-    ``<name>.mrc`` next to ``path``, the notebook's parameter ``rows_file``. If ``path`` is None, nothing is written.
+    Parameters
+    ----------
+    path : path-like, optional
+        The notebook's parameter ``rows_file``. The map is written to ``<name>.mrc`` in the same folder. If it is None,
+        nothing is written.
+    name : str
+        Name of the map, without suffix.
+    density_map : DensityMap
+        Map (z, y, x), which is padded to a cube, resampled to at most ``MAP_VOXELS`` voxels per edge, and stored with 8
+        bits per voxel, scaled to a maximum of 127.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
     """
     import mrcfile
 
