@@ -28,6 +28,7 @@ The class averages are read from CRYOEM_DATA/class-averages.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import time
 from pathlib import Path
@@ -35,8 +36,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from alignment import PIXEL_SIZES_ANGSTROM
-from table import print_columns, print_table
+from table import card_name, print_columns, print_table
 
+from cryoem.devices import chosen_device, cores
 from cryoem.files import atomic_write, data_folder
 from cryoem.training import TrainingSchedule
 from cryoem.training.backend import keras
@@ -128,11 +130,18 @@ def compare(arguments: argparse.Namespace) -> None:
     )
 
 
+def device() -> str:
+    """Return the name of the GPU or, without one, the number of cores."""
+    card = None if chosen_device() == "cpu" else card_name()
+    return card or f"{cores()} cores"
+
+
 def selected(rows: pd.DataFrame, key: dict) -> pd.DataFrame:
     """Return the rows with the values of ``key``."""
     return rows if rows.empty else rows[(rows[list(key)] == pd.Series(key)).all(axis=1)]
 
 
+@functools.lru_cache(maxsize=1)
 def load_set(name: str, image_size: int, images: int) -> SyntheticSet:
     number, noise = int(name[0]), name[2:]
     average = read_class_average(
@@ -169,7 +178,7 @@ def measure(particles: SyntheticSet, key: dict) -> dict[str, float]:
         for name, values in measured.items()
         for statistic in (np.mean, np.median)
     }
-    return {**statistics, "training_seconds": training, "seconds": seconds}
+    return {**statistics, "training_seconds": training, "seconds": seconds, "device": device()}
 
 
 def classical(images: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray, float]:
@@ -186,20 +195,27 @@ def classical(images: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray, 
 
 def trained(images: np.ndarray, key: dict):
     """Return the trained aligner and the time of its training, including that of the aligner it started from."""
-    if not key["method"].startswith("published"):
-        start = time.perf_counter()
-        aligner = train(images, method=key["method"]).aligner
-        return aligner, time.perf_counter() - start
+    if key["method"].startswith("published"):
+        return published_aligner(**key)
+    start = time.perf_counter()
+    aligner = train(images, method=key["method"]).aligner
+    return aligner, time.perf_counter() - start
+
+
+@functools.cache
+def published_aligner(**key):
+    """Return a trained published network and the time of its training, including that of its initial network."""
+    particles = load_set(key["set"], key["image_size_px"], key["images"])
     initial, seconds = None, 0.0
     if key["method"] == "published-judl":
-        initial, seconds = trained(images, {**key, "method": "published-udl"})
+        initial, seconds = published_aligner(**key | {"method": "published-udl"})
     elif key["initial_minutes"]:
-        first = {**key, "set": INITIAL_SET, "minutes": key["initial_minutes"], "initial_minutes": 0.0}
-        initial, seconds = trained(load_set(INITIAL_SET, key["image_size_px"], key["images"]).images, first)
+        first = {"set": INITIAL_SET, "minutes": key["initial_minutes"], "initial_minutes": 0.0}
+        initial, seconds = published_aligner(**key | first)
     name = "-".join(str(value) for value in key.values())
     rate = key["rate_factor"] * SCHEDULES[key["method"]].learning_rate
     result = train(
-        images,
+        particles.images,
         method=key["method"],
         options=PublishedOptions(channels_divisor=key["channels_divisor"], initial_aligner=initial),
         schedule=TrainingSchedule(MOST_EPOCHS, rate, seconds=60 * key["minutes"]),

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.devices import gpus_of_tensorflow
 from cryoem.distances.losses import cosine_distance, pair_loss, unit
 from cryoem.distances.trained import EncoderSettings, TrainedEncoder
 from cryoem.experiments.trials import Trial
@@ -26,7 +26,7 @@ from cryoem.images import correct_images
 from cryoem.particles.simulation import ImagingConditions, simulate
 from cryoem.rotations import geodesic_distance
 from cryoem.training.backend import keras, ops
-from cryoem.training.compilation import TrainingSchedule
+from cryoem.training.compilation import TrainingSchedule, jit_compile
 from cryoem.training.fitting import digest, fit
 from cryoem.validation import positive_number, whole_number
 from cryoem.volumes.density import DensityMap
@@ -193,7 +193,7 @@ def learn_distances(
         raise ValueError(f"pairs must be a fraction of all pairs or 'batch', got {pairs!r}")
     keras.utils.set_random_seed(seed)
     encoder = settings.build()
-    streams, checksums = [], []
+    streams = []
     for part, n in enumerate(projections):
         stack = simulate(
             density,
@@ -206,7 +206,6 @@ def learn_distances(
             rng=[seed, part],
         )
         images = correct_images(stack.images, optics=stack.optics, size=settings.image_size)
-        checksums.append(digest(images))
         if pairs == "batch":
             streams.append(image_stream(images, stack.rotations, batch_size=batch_size, seed=seed))
         else:
@@ -220,8 +219,7 @@ def learn_distances(
         model, absolute, squared = siamese_network(encoder), absolute_error, squared_error
     optimizer = keras.optimizers.RMSprop(schedule.learning_rate)
     metric = keras.metrics.MeanMetricWrapper(squared, name="squared_error_rad2")
-    # as in compile_network, because the default of Keras counts GPUs that CRYOEM_DEVICE hides
-    model.compile(optimizer, loss=absolute, metrics=[metric], jit_compile=bool(gpus_of_tensorflow()))
+    model.compile(optimizer, loss=absolute, metrics=[metric], jit_compile=jit_compile())
     history = fit(
         model,
         *streams,
@@ -231,7 +229,11 @@ def learn_distances(
             "recipe": "published",
             "pairs": pairs,
             "batch_size": batch_size,
-            "images": checksums,
+            # not the images, whose last bits depend on the machine, so that another one can resume
+            "map": digest(density.data),
+            "pixel_size_angstrom": density.voxel_size_angstrom,
+            "imaging": asdict(imaging),
+            "projections": projections,
             "seed": seed,
         },
     )

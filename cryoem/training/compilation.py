@@ -136,11 +136,13 @@ def compile_network(
             optimizer = ReplicatedLossScaleOptimizer(optimizer)
         # variables that the first step creates would make TensorFlow trace it twice
         optimizer.build(model.trainable_variables)
-        # Keras' own choice would count GPUs hidden by CRYOEM_DEVICE; XLA cannot compile communication between replicas
-        jit_compile = "auto"
-        if keras.backend.backend() == "tensorflow":
-            jit_compile = replicas == 1 and bool(devices.gpus_of_tensorflow())
-        model.compile(optimizer, jit_compile=jit_compile, **options)
+        # XLA cannot compile communication between replicas
+        model.compile(optimizer, jit_compile=replicas == 1 and jit_compile(), **options)
+
+
+def jit_compile() -> bool | str:
+    """Return Keras' option ``jit_compile``; its default for TensorFlow counts GPUs that ``CRYOEM_DEVICE`` hides."""
+    return bool(devices.gpus_of_tensorflow()) if keras.backend.backend() == "tensorflow" else "auto"
 
 
 def computes_in_float16(model: keras.Model) -> bool:

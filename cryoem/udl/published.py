@@ -165,6 +165,10 @@ class QuarterNormalization(layers.Layer):
                 shape=shape[-1:], initializer="ones", trainable=False, name="variance"
             )
 
+    def compute_output_shape(self, shape):
+        """Return the shape of the input; JAX cannot divide an unknown number of maps into quarters."""
+        return shape
+
     def call(self, maps, training=None):
         """Normalise (4 b, y, x, c) maps, or any number of maps by running statistics."""
         if self.running and not training:
