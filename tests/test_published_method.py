@@ -22,6 +22,7 @@ from cryoem.experiments.published_method import (
     siamese_network,
     squared_error,
 )
+from cryoem.images import correct_images
 from cryoem.particles.simulation import ImagingConditions
 from cryoem.rotations import geodesic_distance, random_rotations
 from cryoem.training.compilation import TrainingSchedule
@@ -146,6 +147,27 @@ def test_a_training_reports_its_errors_and_resumes(pairs, tmp_path):
         part = tiny(pairs=pairs, seconds=seconds, checkpoints=tmp_path)
         assert len(part.history["loss"]) == epochs
     assert_same_training((whole.encoder, whole.history), (part.encoder, part.history))
+
+
+@uncompiled
+def test_a_training_resumes_on_a_machine_that_rounds_differently(tmp_path, monkeypatch):
+    def rounding_differently(images, **options):
+        return correct_images(images, **options) * np.float32(1 + 1e-6)
+
+    tiny(seconds=1e-3, checkpoints=tmp_path)
+    monkeypatch.setattr(published_method, "correct_images", rounding_differently)
+    assert len(tiny(checkpoints=tmp_path).history["loss"]) == 2
+    with pytest.raises(ValueError, match=r"different training run \(imaging .*'noise_variance': 0\.0"):
+        learn_distances(
+            phantom(size=16),
+            ImagingConditions(16, 1.0),
+            SETTINGS,
+            schedule=TrainingSchedule(2, published_method.LEARNING_RATE),
+            projections=(12, 8),
+            pairs=0.2,
+            batch_size=16,
+            checkpoints=tmp_path,
+        )
 
 
 @pytest.mark.parametrize(

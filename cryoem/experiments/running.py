@@ -51,7 +51,8 @@ def run_experiment(
     experiment : str or Experiment
         Name of an experiment in the catalogue, or an ``Experiment``.
     size : str
-        ``"quick"``, ``"paper"`` or ``"toy"``; the experiment ``published`` also has the size ``"cpu"``.
+        ``"quick"``, ``"paper"`` or ``"toy"``; the experiment ``published`` also has the sizes ``"cpu"`` and
+        ``"gpu"``.
     map_blocks : callable
         Function like ``map`` that executes the points, such as ``workers.in_order`` with a Dask client. All workers
         must have access to the same files. Default: execute the points one after another in this process.
