@@ -25,7 +25,7 @@ from cryoem.images import BLOCK_BYTES, add_noise
 from cryoem.orientations import recover_orientations, recovery_error
 from cryoem.particles import simulate
 from cryoem.projection import Projector, fourier, project
-from cryoem.reconstruction.maps import accumulate
+from cryoem.reconstruction.accumulation import accumulate
 from cryoem.rotations import Poses, random_rotations
 from cryoem.udl.aligner import Aligner, align_block, prepare_reference
 from cryoem.udl.classical import template_aligner

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 from command_line import invoke
 
-from cryoem import reconstruction, volumes
+from cryoem import contrast, particles, reconstruction, rotations, volumes
+from cryoem.particles import outliers
 from cryoem.volumes import registry
 
 
@@ -88,6 +91,26 @@ def test_density_checks_its_options_before_it_computes(tmp_path, monkeypatch):
         assert message in refused.stderr
 
 
+# --- reconstruct
+
+
+@pytest.mark.parametrize(
+    ("options", "needed"), [([], "0.3"), (["--half-maps"], "0.3"), (["--method", "cgls"], "0.3")]
+)
+def test_a_map_that_does_not_fit_is_refused_before_any_work(tmp_path, monkeypatch, options, needed):
+    poses = rotations.random_rotations(4, rng=0)
+    stack = particles.ParticleStack(
+        np.ones((4, 16, 16), np.float32), contrast.Optics(4.0), rotations.Poses(poses)
+    )
+    particles.write_particles(tmp_path / "a.star", stack)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=123_000_000))
+    monkeypatch.setattr(outliers, "usable_images", lambda *_, **__: pytest.fail("no image must be read"))
+    refused = invoke("reconstruct", tmp_path / "a.star", "--out", tmp_path / "map.mrc", *options)
+    assert refused.exit_code == 1
+    assert f"about {needed} GB is needed, and 0.1 GB is available" in refused.stderr
+    assert not (tmp_path / "map.mrc").exists()
+
+
 # --- fsc
 
 
@@ -135,9 +158,34 @@ def test_fsc_under_a_mask(half_maps, tmp_path):
         assert values["phase_randomised"] == expected.phase_randomised.tolist()
         rows = np.genfromtxt(out, delimiter=",", names=True)
         np.testing.assert_allclose(rows["phase_randomised"], expected.phase_randomised, rtol=1e-8)
+    family = reconstruction.fsc_family(a, b, voxel_size_angstrom=8.0, mask=weight, rng=3)
+    for name in ("unmasked", "loose", "tight"):
+        curve = getattr(family, name)
+        assert values[f"{name}_resolution_angstrom"] == curve.resolution_angstrom(0.143)
+        np.testing.assert_allclose(rows[name], curve.correlation, rtol=1e-8)
     refused = invoke("fsc", *half_maps, "--mask", half_maps[0], "--soft-mask")
     assert refused.exit_code == 2
     assert "use either --mask or --soft-mask, not both" in refused.stderr
+
+
+def test_fsc_writes_a_report_and_a_sharpened_map(half_maps, tmp_path):
+    page, sharpened = tmp_path / "resolution.html", tmp_path / "sharp.mrc"
+    answer = invoke("fsc", *half_maps, "--report", page, "--sharpened", sharpened, "--json")
+    assert (answer.exit_code, answer.stderr) == (0, "")
+    values, (a, b) = json.loads(answer.stdout), (volumes.read_map(path) for path in half_maps)
+    curve = reconstruction.fsc_family(a.data, b.data, voxel_size_angstrom=8.0, rng=0).corrected
+    mean = volumes.DensityMap((a.data + b.data) / 2, 8.0)
+    b_factor = reconstruction.guinier(mean, fsc=curve).b_factor_angstrom2
+    assert values["b_factor_angstrom2"] == pytest.approx(b_factor)
+    expected = reconstruction.sharpen(mean, b_factor_angstrom2=b_factor, fsc=curve)
+    written = volumes.read_map(sharpened).data
+    np.testing.assert_allclose(written, expected.data, atol=1e-5 * np.abs(expected.data).max())
+    low, high = values["conical_resolution_range_angstrom"]
+    assert 16 <= low <= high
+    text = page.read_text()
+    assert text.count('class="plotly-graph-div"') == 4
+    assert f"B factor {b_factor:.0f} Å²" in text
+    assert 'src="http' not in text
 
 
 @pytest.mark.parametrize(

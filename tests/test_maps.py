@@ -1,13 +1,19 @@
 """Maps from images and poses: correct values, scale and position, for each method, in blocks, with corrections."""
 
+import io
+import tempfile
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from cryoem.contrast import ContrastTransfer, Optics
 from cryoem.particles.simulation import ImagingConditions, simulate_lazily
+from cryoem.projection.gridding import SLAB_BYTES
 from cryoem.projection.projectors import project
-from cryoem.reconstruction import maps
-from cryoem.reconstruction.maps import METHODS, accumulate, reconstruct, reconstruct_halves
+from cryoem.reconstruction import accumulation
+from cryoem.reconstruction.accumulation import accumulate, memory_bytes
+from cryoem.reconstruction.maps import METHODS, reconstruct, reconstruct_halves
 from cryoem.reconstruction.resolution import fourier_shell_correlation
 from cryoem.rotations import Poses, point_group, random_rotations
 from cryoem.volumes.phantoms import phantom
@@ -145,10 +151,10 @@ def test_shifts_and_the_contrast_transfer_are_corrected(lazy):
     assert correlation(uncorrected, density.data)[8:].max() < 0.5
 
 
-@pytest.mark.parametrize("block", [7, 1000])
-def test_blocks_make_the_map_of_all_images_at_once(lazy, block, monkeypatch):
-    monkeypatch.setattr(maps, "BLOCK_BYTES", block * 4 * 32**2)
-    monkeypatch.setattr(maps, "IMAGES_PER_PX", 1)
+@pytest.mark.parametrize(("block", "scratch"), [(7, False), (1000, True)])
+def test_blocks_make_the_map_of_all_images_at_once(lazy, block, scratch, monkeypatch):
+    monkeypatch.setattr(accumulation, "BLOCK_BYTES", block * 4 * 32**2)
+    monkeypatch.setattr(accumulation, "IMAGES_PER_PX", 1)
     images, subset, done = np.asarray(lazy), np.arange(200) // 120, []
     everything = accumulate(images, lazy.poses, lazy.optics).invert()
     atol = 20 * FLOAT32 * np.abs(everything).max()
@@ -160,13 +166,34 @@ def test_blocks_make_the_map_of_all_images_at_once(lazy, block, monkeypatch):
         subset=subset,
         map_blocks=lambda function, items: [function(item) for item in list(items)[::-1]][::-1],
         callback=done.append,
+        scratch=io.BytesIO() if scratch else None,
     )
-    assert done == [*range(32, 200, 32), 200]
+    assert done == [32, 64, 96, 120, 152, 184, 200]  # one half after the other
     np.testing.assert_allclose(found.map.data, everything, atol=atol)
     for half, number in zip(found.half_maps, (0, 1), strict=True):
         members = np.flatnonzero(subset == number)
         expected = accumulate(images[members], lazy.poses[members], lazy.optics[members]).invert()
         np.testing.assert_allclose(half.data, expected, atol=20 * FLOAT32 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("half_maps", "limit_gb"), [(False, (0.7, 2.0)), (True, (0.75, 2.5))])
+def test_a_reconstruction_takes_the_memory_it_announces_and_no_more(half_maps, limit_gb):
+    size, optics = 80, Optics(4.0)
+    images, rotations = np.ones((6, size, size), np.float32), random_rotations(6, rng=0)
+    with tempfile.TemporaryFile() as scratch:
+        tracemalloc.start()
+        if half_maps:
+            reconstruct_halves(images, rotations, optics=optics, scratch=scratch)
+        else:
+            reconstruct(images, rotations, optics=optics)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    announced = memory_bytes(size, half_maps=half_maps)
+    slab = 4 * SLAB_BYTES  # a slab, its transform and the images
+    assert 0.8 * announced < peak < announced + slab
+    # the program takes another 0.3 GB: at most 1 GB at 256 px and 3.2 GB at 400 px in total
+    for wide, gigabytes in zip((256, 400), limit_gb, strict=True):
+        assert memory_bytes(wide, half_maps=half_maps) < gigabytes * 1e9
 
 
 def test_halves_are_every_other_image_by_default(views):

@@ -19,8 +19,8 @@ from cryoem.particles.star import write_xmd
 from cryoem.particles.writing import write_particles, write_poses
 from cryoem.projection.projectors import project
 from cryoem.reconstruction.maps import reconstruct, reconstruct_halves
+from cryoem.reconstruction.masks import masked_half_map_fsc
 from cryoem.reconstruction.refinement import refine
-from cryoem.reconstruction.resolution import masked_half_map_fsc
 from cryoem.reconstruction.rounds import RefinementSchedule
 from cryoem.rotations import Poses, random_rotations
 from cryoem.volumes.phantoms import phantom

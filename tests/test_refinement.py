@@ -11,9 +11,10 @@ from cryoem.particles.simulation import simulate
 from cryoem.projection.fourier import transform
 from cryoem.projection.projectors import project
 from cryoem.reconstruction.maps import reconstruct
+from cryoem.reconstruction.masks import masked_half_map_fsc
 from cryoem.reconstruction.pose_steps import descend, full_images, working_images
 from cryoem.reconstruction.refinement import refine, remove_drift
-from cryoem.reconstruction.resolution import fourier_shell_correlation, masked_half_map_fsc
+from cryoem.reconstruction.resolution import fourier_shell_correlation
 from cryoem.reconstruction.rounds import RefinementSchedule
 from cryoem.rotations import Poses, point_group, random_rotations, random_small_rotations
 from cryoem.volumes.density import crop_or_pad

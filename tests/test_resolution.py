@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import scipy.fft
 
+from cryoem.reconstruction.masks import masked_half_map_fsc, particle_mask
 from cryoem.reconstruction.resolution import (
     FSC,
     fourier_ring_correlation,
     fourier_shell_correlation,
-    masked_half_map_fsc,
-    particle_mask,
     shell_index,
 )
 from cryoem.volumes.density import soft_sphere
@@ -129,6 +128,7 @@ def test_phase_randomisation_removes_the_correlation_of_the_mask_and_the_seed_de
     assert np.abs(fourier_shell_correlation(a, b).correlation[beyond]).max() < 0.2
     np.testing.assert_array_equal(found.correlation, again.correlation)
     assert not np.array_equal(found.correlation, other.correlation)
+    np.testing.assert_allclose(found.correlation, other.correlation, atol=0.15)  # a single draw would differ by 0.3
 
 
 def test_correction_keeps_the_signal():

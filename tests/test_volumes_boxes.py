@@ -4,9 +4,11 @@ from functools import partial
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from small_maps import FLOAT32_TOLERANCE, centre_position, gaussian_ball, random_map
 
 from cryoem import volumes
+from cryoem.volumes import density
 from cryoem.volumes.density import DensityMap
 
 # --- boxes
@@ -143,3 +145,15 @@ BALL = DensityMap(volumes.soft_sphere((5, 5, 5), 2.0, 0.0), 2.5)
 def test_what_is_no_map_box_or_mask(function, arguments, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         function(*arguments)
+
+
+def test_masks_made_in_slabs_are_those_of_the_whole_box(monkeypatch):
+    inside = np.random.default_rng(0).random((23, 20, 21)) > 0.998
+    inside[:, 15:] = False  # leave out a part of the box
+    spots = DensityMap(inside, 1.0)
+    monkeypatch.setattr(density, "SLAB_PX", 4)
+    found = volumes.soft_mask(spots, threshold=0.5, extend_px=2.0, edge_px=3.0)
+    distance = ndimage.distance_transform_edt(~inside)
+    expected = 0.5 + 0.5 * np.cos(np.pi * np.clip((distance - 2) / 3, 0, 1))
+    assert 0.05 < (expected > 0).mean() < 0.95
+    np.testing.assert_allclose(found, expected, atol=1e-6)

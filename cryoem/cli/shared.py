@@ -34,6 +34,8 @@ NOTHING_WRITTEN = "nothing was written; rerun the command to start over"
 NOTHING_CHANGED = "nothing was changed"
 EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)  # their messages are complete sentences
 
+# memory limits of containers and batch jobs, in the two versions of control groups
+MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 MAP_SUFFIXES = (".mrc", ".map", ".mrc.gz", ".map.gz")
 
 Particles = Annotated[
@@ -251,6 +253,21 @@ def refuse_input(out: Path, inputs: Iterable[Path]) -> None:
     if out.exists() and any(path.exists() and out.samefile(path) for path in inputs):
         raise ValueError(
             f"{out} is an input of this command and cannot be its output; choose a different name"
+        )
+
+
+def check_memory(needed_bytes: float) -> None:
+    """Raise a MemoryError if this machine has less memory available than a command needs."""
+    import psutil
+
+    available = psutil.virtual_memory().available
+    for path in map(Path, MEMORY_LIMITS):
+        limit = path.read_text().strip() if path.is_file() else "max"
+        available = min(available, int(limit) if limit.isdecimal() else available)
+    if needed_bytes > available:
+        raise MemoryError(
+            f"about {needed_bytes / 1e9:.1f} GB is needed, and {available / 1e9:.1f} GB is available; "
+            "use smaller images (downsample them first) or a machine with more memory"
         )
 
 

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
-from scipy.ndimage import affine_transform
+from scipy.ndimage import affine_transform, map_coordinates
 from skimage.filters import threshold_otsu
 from skimage.measure import marching_cubes
 
-from cryoem.plots.template import INK, MUTED, figure, panels, round_below
+from cryoem.plots.template import INK, MUTED, RESOLUTION_COLOURS, figure, panels, round_below
 from cryoem.validation import finite_array, positive_number, whole_number
 
 # A triangle takes about 16 bytes in an HTML page, so the surfaces of one figure stay below 2 MB.
 TRIANGLES_PER_FIGURE = 100_000
 TRIANGLES_PER_SURFACE = 60_000
 AUTOMATIC_LEVELS = (0.6, 1.0, 1.5)
+POSITION = "x %{x:.1f} Å<br>y %{y:.1f} Å<br>z %{z:.1f} Å"
 
 _SURFACE_COLOURS = ("#6ea6d8", "#f0b13c")
 _LIGHT = {"ambient": 0.32, "diffuse": 0.9, "specular": 0.25, "roughness": 0.5, "fresnel": 0.1}
@@ -146,6 +147,7 @@ def density_isosurface(
     level: float | Sequence[float] | None = None,
     second: np.ndarray | None = None,
     names: tuple[str, str] | None = None,
+    local_resolution_angstrom: np.ndarray | None = None,
 ) -> go.Figure:
     """Plot an isosurface of one density map, or of two maps side by side.
 
@@ -165,6 +167,8 @@ def density_isosurface(
         Second map. Both maps are shown side by side, from the same viewpoint.
     names : tuple of str, optional
         Names of the maps, which are shown in the hover text and, if there are two maps, as titles.
+    local_resolution_angstrom : (z, y, x) array, optional
+        Resolution around each voxel, by which the surfaces are coloured. Default: one colour for each map.
 
     Returns
     -------
@@ -191,6 +195,16 @@ def density_isosurface(
         given = [float(value) for value in np.atleast_1d(level)]
         levels, labels, shown = [given] * len(maps), [f"{value:.4g}" for value in given], len(given) // 2
 
+    if local_resolution_angstrom is not None:
+        local_resolution_angstrom = finite_array(
+            local_resolution_angstrom, name="local_resolution_angstrom", ndim=3
+        )
+        for each in maps:
+            if each.shape != local_resolution_angstrom.shape:
+                raise ValueError(
+                    f"local_resolution_angstrom must have the shape of the map, {each.shape}, "
+                    f"got {local_resolution_angstrom.shape}"
+                )
     budget = min(TRIANGLES_PER_SURFACE, TRIANGLES_PER_FIGURE // (len(maps) * len(labels)))
     fig = panels(
         layout={"height": 560, "margin": {"l": 10, "r": 10, "t": 36, "b": 10}, "showlegend": False},
@@ -199,26 +213,44 @@ def density_isosurface(
         subplot_titles=list(names) if second is not None else None,
         horizontal_spacing=0.02,
     )
-    corners = []
+    corners, coloured = [], []
     for column, (density, name, own_levels) in enumerate(zip(maps, names, levels, strict=True), start=1):
         for index, value in enumerate(own_levels):
             vertices, triangles = surface_mesh(
                 density, value, voxel_size_angstrom=voxel_size_angstrom, max_triangles=budget
             )
             corners += [vertices.min(0), vertices.max(0)]
+            paint, hover = {"color": _SURFACE_COLOURS[column - 1]}, ""
+            if local_resolution_angstrom is not None:
+                at = vertices[:, ::-1].T / voxel_size_angstrom + np.array(density.shape)[:, None] // 2
+                shown_values = map_coordinates(local_resolution_angstrom, at, order=1, mode="nearest")
+                coloured.append(shown_values)
+                paint = {"intensity": shown_values.astype(np.float32), "coloraxis": "coloraxis"}
+                hover = "<br>resolution %{intensity:.1f} Å"
             fig.add_mesh3d(
                 **dict(zip("xyz", vertices.T, strict=True)),
                 **dict(zip("ijk", triangles.T, strict=True)),
-                color=_SURFACE_COLOURS[column - 1],
+                **paint,
                 flatshading=False,
                 lighting=_LIGHT,
                 lightposition={"x": 4000, "y": 1000, "z": 6000},
                 name=f"{name} at {value:.4g}",
-                hovertemplate="x %{x:.1f} Å<br>y %{y:.1f} Å<br>z %{z:.1f} Å<extra>%{fullData.name}</extra>",
+                hovertemplate=f"{POSITION}{hover}<extra>%{{fullData.name}}</extra>",
                 visible=index == shown,
                 row=1,
                 col=column,
             )
+    if coloured:
+        low, high = np.percentile(np.concatenate(coloured), [2, 98])
+        bar = {"title": {"text": "local resolution (Å)"}, "len": 0.7}
+        fig.update_layout(
+            coloraxis={
+                "colorscale": RESOLUTION_COLOURS,
+                "cmin": low,
+                "cmax": max(high, low + 0.1),
+                "colorbar": bar,
+            }
+        )
     lowest, highest = np.min(corners, axis=0).astype(float), np.max(corners, axis=0).astype(float)
     reach = 0.51 * (highest - lowest).max()
     for axis, middle in zip("xyz", (lowest + highest) / 2, strict=True):

@@ -9,9 +9,17 @@ import plotly.graph_objects as go
 from scipy.spatial.transform import Rotation
 
 from cryoem.plots.sphere import ABOVE, sphere_figure, xyz
-from cryoem.plots.template import INK, MUTED, non_empty_mapping, panels, thinned
+from cryoem.plots.template import (
+    INK,
+    MUTED,
+    RESOLUTION_COLOURS,
+    animation_controls,
+    non_empty_mapping,
+    panels,
+    thinned,
+)
 from cryoem.rotations import to_relion_euler_deg, viewing_directions
-from cryoem.validation import many_rotations
+from cryoem.validation import finite_array, many_rotations
 
 MOST_POINTS = 3000  # on one sphere
 MOST_POINTS_IN_ROW = 1200  # on each of several spheres
@@ -77,6 +85,60 @@ def coverage_spheres(coverages: Mapping[str, Rotation]) -> go.Figure:
     return fig.update_traces(showlegend=False)
 
 
+def resolution_sphere(
+    directions: np.ndarray, resolution_angstrom: np.ndarray, *, rotations: Rotation | None = None
+) -> go.Figure:
+    """Plot the resolution along each direction on the unit sphere, with the viewing directions of the images.
+
+    Parameters
+    ----------
+    directions : (m, 3) array
+        Unit vectors of the directions in the particle frame, such as those of ``reconstruction.conical_fsc``. Opposite
+        directions have the same resolution.
+    resolution_angstrom : (m,) array
+        Resolution along each direction in angstrom, shown as the colour of the sphere.
+    rotations : Rotation, optional
+        Orientations of the images. Their viewing directions are drawn as points. If there are more than 3,000, an
+        evenly spaced subset (by index) is shown. Default: no points.
+
+    Raises
+    ------
+    ValueError
+        If the arrays do not match, or ``rotations`` is empty or is not a sequence of rotations.
+    """
+    directions = finite_array(directions, name="directions", ndim=2, dtype=float)
+    values = finite_array(resolution_angstrom, name="resolution_angstrom", ndim=1, dtype=float)
+    if directions.shape != (len(values), 3):
+        raise ValueError(
+            f"directions must be (m, 3) with m = {len(values)} resolutions, got {directions.shape}"
+        )
+    fig = sphere_figure()
+    surface = fig.data[0]
+    points = np.stack([surface.x, surface.y, surface.z], axis=1)
+    # average the directions around each point of the sphere, weighted by their distance
+    closeness = np.exp((np.abs(points @ directions.T) - 1) * len(values))
+    low, high = values.min(), values.max()
+    surface.update(
+        color=None,
+        intensity=(closeness @ values / closeness.sum(axis=1)).astype(np.float32),
+        colorscale=RESOLUTION_COLOURS,
+        cmin=low,
+        cmax=max(high, low + 0.1),
+        colorbar={"title": {"text": "resolution (Å)", "side": "right"}, "len": 0.7, "thickness": 14},
+        hoverinfo=None,
+        hovertemplate="%{intensity:.1f} Å<extra></extra>",
+        name="resolution",
+    )
+    if rotations is not None:
+        rotations = many_rotations(rotations, name="rotations")
+        seen = viewing_directions(rotations[thinned(len(rotations), MOST_POINTS)])
+        marker = {"size": 2.2, "color": INK}
+        fig.add_scatter3d(
+            **xyz(ABOVE * seen.T), mode="markers", marker=marker, name="viewing directions", hoverinfo="skip"
+        )
+    return fig
+
+
 def _viewing_directions(rotations: Rotation) -> go.Scatter3d:
     colour_bar = {"title": {"text": "in-plane angle (°)"}, "tickvals": [-180, -90, 0, 90, 180], "len": 0.7}
     return go.Scatter3d(
@@ -98,7 +160,7 @@ def _viewing_directions(rotations: Rotation) -> go.Scatter3d:
 def recovered_against_true(
     true: Rotation, recovered_frames: Sequence[Rotation], *, frame_names: Sequence[str] | None = None
 ) -> go.Figure:
-    """Plot true and recovered viewing directions on the unit sphere, and animate the recovery.
+    """Plot true and recovered viewing directions on the unit sphere, as an animation if there are several frames.
 
     Arcs connect each true direction with the corresponding recovered direction. If there are more than 400
     orientations, an evenly spaced subset (by index) is shown.
@@ -165,7 +227,7 @@ def recovered_against_true(
             go.Frame(name=name, data=traces, traces=places, layout={"title": {"text": title}})
             for name, traces, title in zip(names, moving, titles, strict=True)
         ]
-        fig.update_layout(**_animation_controls(names))
+        fig.update_layout(**animation_controls(names))
         # the controls leave less height, so move the camera back to keep the axis names visible
         fig.update_scenes(camera={"eye": {"x": 1.0, "y": 1.0, "z": 0.63}})
     return fig
@@ -206,21 +268,3 @@ def _arcs(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     line *= ABOVE / np.maximum(np.linalg.norm(line, axis=-1, keepdims=True), 1e-6)
     gap = np.full((len(start), 1, 3), np.nan)
     return np.concatenate([line, gap], axis=1).reshape(-1, 3).T
-
-
-def _animation_controls(names: list[str]) -> dict:
-    """Return plotly's play and pause buttons and a slider for the animation frames."""
-
-    def options(milliseconds):
-        frame = {"duration": milliseconds}
-        return {"mode": "immediate", "fromcurrent": True, "transition": {"duration": 0}, "frame": frame}
-
-    play = {"label": "▶ play", "method": "animate", "args": [None, options(120)]}
-    pause = {"label": "❚❚ pause", "method": "animate", "args": [[None], options(0)]}
-    steps = [{"label": name, "method": "animate", "args": [[name], options(0)]} for name in names]
-    left = {"x": 0.02, "y": 0, "xanchor": "left", "yanchor": "top", "pad": {"t": 22}}
-    buttons = {"type": "buttons", "direction": "left", "buttons": [play, pause], "showactive": False, **left}
-    right = {"x": 0.3, "len": 0.65, "y": 0, "pad": {"t": 10, "b": 10}}
-    label = {"prefix": "recovery: "}
-    slider = {"active": len(names) - 1, "steps": steps, "currentvalue": label, **right}
-    return {"updatemenus": [buttons], "sliders": [slider]}

@@ -13,6 +13,7 @@ from cryoem.plots.template import (
     LEGEND_ABOVE,
     MUTED,
     curve,
+    dotted,
     figure,
     log_axis,
     named_colours,
@@ -22,6 +23,7 @@ from cryoem.plots.template import (
     round_below,
 )
 from cryoem.reconstruction.resolution import FSC
+from cryoem.reconstruction.sharpening import Guinier
 from cryoem.validation import finite_array, positive_number
 
 
@@ -38,7 +40,8 @@ def fourier_shell_correlation(
     ----------
     curves : mapping of str to tuple
         Curves by name, each ``(frequency, correlation)``: (n,) increasing frequencies in 1/angstrom, and (n,)
-        correlations in [-1, 1]. An optional third element is a threshold that replaces ``thresholds`` for this curve.
+        correlations in [-1, 1]. An optional third element is a threshold that replaces ``thresholds`` for this curve,
+        or None for a dotted curve whose resolution is not marked.
     thresholds : sequence of float
         Thresholds in (0, 1), drawn as dashed lines.
     published_angstrom : mapping of str to float, optional
@@ -64,9 +67,12 @@ def fourier_shell_correlation(
         highest, lowest = max(highest, frequency[-1]), min(lowest, correlation.min() - 0.03)
         style = {"hover": f"%{{customdata:.1f}} Å<br>correlation %{{y:.3f}}<extra>{name}</extra>"}
         style |= {"name": name, "colour": colour, "customdata": 1 / np.maximum(frequency, 1e-9)}
-        fig.add_trace(curve(frequency, correlation, **style))
-        for threshold in curves[name][2:] or thresholds:
-            if correlation[0] >= threshold > correlation.min():
+        own = curves[name][2:] or thresholds
+        fig.add_trace(
+            curve(frequency, correlation, **style, line={"dash": "dot" if None in own else "solid"})
+        )
+        for threshold in own:
+            if threshold is not None and correlation[0] >= threshold > correlation.min():
                 at_angstrom = FSC(frequency, correlation).resolution_angstrom(threshold)
                 crossings.setdefault(threshold, []).append((1 / at_angstrom, colour))
     symbols = itertools.cycle(("diamond-open", "square-open", "circle-open"))
@@ -91,7 +97,8 @@ def _add_threshold(fig: go.Figure, threshold: float, crossings: list, *, flip_be
     """Draw a threshold line, and label each crossing with its resolution."""
     label = {"text": f"{threshold:g}", "font": {"color": MUTED, "size": 12}}
     line = {"color": MUTED, "width": 1.3, "dash": "dash"}
-    fig.add_hline(y=threshold, line=line, annotation=label, annotation_position="top right")
+    side = "left" if any(at > flip_beyond for at, _ in crossings) else "right"
+    fig.add_hline(y=threshold, line=line, annotation=label, annotation_position=f"top {side}")
     # place each label above its neighbour to the right to avoid overlaps
     for rank, (at, colour) in enumerate(sorted(crossings, reverse=True)):
         side = 1 if at < flip_beyond else -1
@@ -112,8 +119,50 @@ def _add_threshold(fig: go.Figure, threshold: float, crossings: list, *, flip_be
         )
 
 
+def guinier_plot(plots: Mapping[str, Guinier], *, title: str = "ln(amplitude)") -> go.Figure:
+    """Plot the logarithm of the amplitudes of maps against the squared frequency, with the lines of their B factors.
+
+    Parameters
+    ----------
+    plots : mapping of str to Guinier
+        Results of ``reconstruction.guinier``, by name. Shells without amplitude are not drawn.
+    title : str
+        Title of the vertical axis.
+
+    Raises
+    ------
+    ValueError
+        If there are no plots.
+    """
+    fig = figure(height=440, showlegend=True, legend=LEGEND_ABOVE)
+    furthest = 0.0
+    for name, colour in named_colours(non_empty_mapping(plots, name="plots")).items():
+        found = plots[name]
+        drawn = found.log_amplitude > np.log(1e-30)
+        x, y = found.frequency_squared[drawn], found.log_amplitude[drawn]
+        furthest = max(furthest, x.max())
+        hover = f"%{{customdata:.1f}} Å<br>%{{y:.2f}}<extra>{name}</extra>"
+        resolution = 1 / np.sqrt(np.maximum(x, 1e-12))
+        style = {"size": 6, "colour": colour, "hover": hover, "customdata": resolution}
+        fig.add_trace(dotted(x, y, name=name, width=1.5, **style))
+        label = f"B = {found.b_factor_angstrom2:.0f} Å²"
+        fitted = found.frequency_squared[found.fitted], found.line[found.fitted]
+        fig.add_trace(curve(*fitted, name=label, colour=colour, width=3, line={"dash": "5px,3px"}))
+    ticks = np.round(np.arange(0, furthest + 1e-12, round_below(furthest / 4)), 10)
+    labels = ["0"] + [f"{t:.3g}<br><b>{1 / np.sqrt(t):.3g} Å</b>" for t in ticks[1:]]
+    fig.update_xaxes(
+        title_text="squared spatial frequency (1/Å²); resolution (Å) in bold", tickvals=ticks, ticktext=labels
+    )
+    return fig.update_yaxes(title_text=title)
+
+
 def power_spectrum(
-    frequency: np.ndarray, power: np.ndarray, fitted: np.ndarray, *, pixel_size_angstrom: float
+    frequency: np.ndarray,
+    power: np.ndarray,
+    fitted: np.ndarray,
+    *,
+    pixel_size_angstrom: float,
+    fit_name: str = "signal and white noise",
 ) -> go.Figure:
     """Plot the mean power spectrum of images and a fit to it, with a logarithmic power axis.
 
@@ -125,6 +174,8 @@ def power_spectrum(
         Measured and fitted power, which must be positive.
     pixel_size_angstrom : float
         Pixel size in angstrom.
+    fit_name : str
+        What was fitted, for the legend.
 
     Raises
     ------
@@ -133,7 +184,7 @@ def power_spectrum(
     """
     pixel = positive_number(pixel_size_angstrom, name="pixel_size_angstrom")
     fig = figure(height=420, legend=LEGEND_ABOVE)
-    titles = {"power": "images", "fitted": "fit: signal and white noise"}
+    titles = {"power": "images", "fitted": f"fit: {fit_name}"}
     colours = named_colours(titles)
     for name, values, dash in (("power", power, "solid"), ("fitted", fitted, "dash")):
         x, y = points_of((frequency, values), name=name, log_y=True)

@@ -29,6 +29,8 @@ BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, SLATE = PALETTE = (
 )
 # White to deep blue with evenly decreasing lightness, for heat maps.
 SEQUENTIAL = ((0.0, "#f1f6fb"), (0.25, "#b9d6ec"), (0.5, "#6aaed6"), (0.75, "#2171b5"), (1.0, "#08264f"))
+# Blue for fine and vermilion for coarse resolution, as is common for maps coloured by local resolution.
+RESOLUTION_COLOURS = ((0.0, BLUE), (0.25, SKY), (0.5, "#f4f4f4"), (0.75, ORANGE), (1.0, VERMILION))
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 
@@ -153,6 +155,24 @@ def points_of(
         if is_log and values.min() <= 0:
             raise ValueError(f"{name} must be positive on a logarithmic axis, got {values.min():.4g}")
     return x, y
+
+
+def animation_controls(names: list[str]) -> dict:
+    """Return plotly's play and pause buttons and a slider for the animation frames."""
+
+    def options(milliseconds):
+        frame = {"duration": milliseconds}
+        return {"mode": "immediate", "fromcurrent": True, "transition": {"duration": 0}, "frame": frame}
+
+    play = {"label": "▶ play", "method": "animate", "args": [None, options(120)]}
+    pause = {"label": "❚❚ pause", "method": "animate", "args": [[None], options(0)]}
+    steps = [{"label": name, "method": "animate", "args": [[name], options(0)]} for name in names]
+    left = {"x": 0.02, "y": 0, "xanchor": "left", "yanchor": "top", "pad": {"t": 22}}
+    buttons = {"type": "buttons", "direction": "left", "buttons": [play, pause], "showactive": False, **left}
+    right = {"x": 0.3, "len": 0.65, "y": 0, "pad": {"t": 10, "b": 10}}
+    label = {"prefix": "shown: "}
+    slider = {"active": len(names) - 1, "steps": steps, "currentvalue": label, **right}
+    return {"updatemenus": [buttons], "sliders": [slider]}
 
 
 def _template() -> go.layout.Template:

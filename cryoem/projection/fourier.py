@@ -66,6 +66,11 @@ class GridShape:
         return nz + 2 * _GUARD, ny + 2 * _GUARD, nx // 2 + 1 + 2 * _GUARD
 
     @property
+    def axis_roll_offs(self) -> list[np.ndarray]:
+        """Roll-off of the interpolation kernel in real space along each axis (z, y, x): float32."""
+        return [_roll_off(n, m).astype(np.float32) for n, m in zip(self.volume, self.full, strict=True)]
+
+    @property
     def roll_off(self) -> np.ndarray:
         """Roll-off of the interpolation kernel in real space: float32, with the shape of the volume."""
         z, y, x = (_roll_off(n, m) for n, m in zip(self.volume, self.full, strict=True))
@@ -221,7 +226,7 @@ def _place(fx, fy, r, nx, ny, nz):
 
 
 @numba.njit(inline="always")
-def _weigh(position, table, weights, repeat):
+def kernel_weights(position, table, weights, repeat):
     """Write the kernel weights around a position, each ``repeat`` times; return the index of the first grid point."""
     base = np.floor(position)
     scaled = (position - base) * np.float32(TABLE_STEPS)
@@ -243,9 +248,9 @@ def sample(grid, full, table, matrix, fx, fy, wx, wy, wz):
     """
     nz, ny, nx = full
     kx, ky, kz, conjugate = _place(fx, fy, matrix, nx, ny, nz)
-    ix = 2 * (_weigh(kx, table, wx, 2) + _GUARD)
-    iy = (_weigh(ky, table, wy, 1) + ny // 2) % ny + _GUARD
-    iz = (_weigh(kz, table, wz, 1) + nz // 2) % nz + _GUARD
+    ix = 2 * (kernel_weights(kx, table, wx, 2) + _GUARD)
+    iy = (kernel_weights(ky, table, wy, 1) + ny // 2) % ny + _GUARD
+    iz = (kernel_weights(kz, table, wz, 1) + nz // 2) % nz + _GUARD
     s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.float32(0)
     for a in range(WIDTH):
         for b in range(WIDTH):
@@ -283,9 +288,9 @@ def _spread(values, full, table, matrices, frequencies, grids):
         for i in range(chunk * n // chunks, (chunk + 1) * n // chunks):
             for j in range(frequencies.shape[0]):
                 kx, ky, kz, conjugate = _place(frequencies[j, 0], frequencies[j, 1], matrices[i], nx, ny, nz)
-                ix = 2 * (_weigh(kx, table, wx, 2) + _GUARD)
-                iy = (_weigh(ky, table, wy, 1) + ny // 2) % ny + _GUARD
-                iz = (_weigh(kz, table, wz, 1) + nz // 2) % nz + _GUARD
+                ix = 2 * (kernel_weights(kx, table, wx, 2) + _GUARD)
+                iy = (kernel_weights(ky, table, wy, 1) + ny // 2) % ny + _GUARD
+                iz = (kernel_weights(kz, table, wz, 1) + nz // 2) % nz + _GUARD
                 re = values[i, j].real
                 im = -values[i, j].imag if conjugate else values[i, j].imag
                 v0, v1, v2, v3 = wx[0] * re, wx[0] * im, wx[2] * re, wx[2] * im

@@ -5,16 +5,19 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "maps": ["FourierAccumulator", "Reconstruction", "accumulate", "reconstruct", "reconstruct_halves"],
+        "accumulation": ["FourierAccumulator", "accumulate", "accumulate_blocks"],
+        "maps": ["Reconstruction", "reconstruct", "reconstruct_halves"],
+        "pose_checks": ["PoseCheck", "Reading", "check_poses"],
+        "masks": ["FSCFamily", "fsc_family", "masked_half_map_fsc", "particle_mask"],
         "refinement": ["Refinement", "refine"],
         "resolution": [
             "FSC",
             "fourier_ring_correlation",
             "fourier_shell_correlation",
-            "masked_half_map_fsc",
-            "particle_mask",
             "shell_index",
         ],
         "rounds": ["RefinementSchedule"],
+        "sharpening": ["Guinier", "guinier", "sharpen"],
+        "variation": ["ConicalFSC", "conical_fsc", "local_resolution"],
     },
 )

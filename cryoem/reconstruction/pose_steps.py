@@ -12,7 +12,7 @@ from cryoem.contrast import Optics
 from cryoem.images import fourier_disc, half_planes_from_images, subtract_background
 from cryoem.projection.fourier import VolumeTransform
 from cryoem.projection.matching import correlate_candidates, displaced, gauss_newton_steps
-from cryoem.reconstruction.maps import FourierAccumulator, grid_slices
+from cryoem.reconstruction.accumulation import FourierAccumulator, grid_slices
 from cryoem.rotations import Poses, random_small_rotations
 
 LARGEST_STEP = 0.15  # radians

@@ -20,9 +20,10 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics, known_optics, optics_of
-from cryoem.reconstruction.maps import FourierAccumulator
+from cryoem.reconstruction.accumulation import FourierAccumulator
+from cryoem.reconstruction.masks import masked_half_map_fsc
 from cryoem.reconstruction.pose_steps import FullImages, full_images, working_images
-from cryoem.reconstruction.resolution import FSC, masked_half_map_fsc
+from cryoem.reconstruction.resolution import FSC
 from cryoem.reconstruction.rounds import FOLDS, RefinementSchedule, RoundSettings, half_map_fsc, run_rounds
 from cryoem.rotations import Poses, as_poses, origin_displacements, point_group
 from cryoem.validation import square_images

@@ -18,7 +18,8 @@ import scipy.fft
 from scipy.spatial.transform import Rotation
 
 from cryoem.projection.fourier import VolumeTransform, transform
-from cryoem.reconstruction.maps import FourierAccumulator
+from cryoem.reconstruction.accumulation import FourierAccumulator
+from cryoem.reconstruction.masks import particle_mask
 from cryoem.reconstruction.pose_steps import (
     FullImages,
     MatchResult,
@@ -27,7 +28,7 @@ from cryoem.reconstruction.pose_steps import (
     search,
     working_images,
 )
-from cryoem.reconstruction.resolution import FSC, fourier_shell_correlation, particle_mask, shell_index
+from cryoem.reconstruction.resolution import FSC, fourier_shell_correlation, shell_index
 from cryoem.rotations import Poses
 from cryoem.validation import not_negative, positive_number, whole_number
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import fft, ndimage
@@ -11,6 +11,7 @@ from cryoem.validation import finite_array, not_negative, positive_number
 
 SOLVENT_SHARE = 0.01  # smallest solvent level, relative to the largest deviation from it, that matters
 SOLVENT_ERRORS = 20  # and smallest multiple of its approximate standard error; noise in maps is correlated
+SLAB_PX = 32  # thickness of the slabs in which distances are computed
 LOW_PASS_EDGE = 0.1  # width of the edge as a fraction of the cut-off frequency
 
 
@@ -212,9 +213,11 @@ def low_pass(density_map: DensityMap, resolution_angstrom: float) -> DensityMap:
     *leading, last = density_map.data.shape
     spacing = density_map.voxel_size_angstrom
     axes = [fft.fftfreq(n, spacing) for n in leading] + [fft.rfftfreq(last, spacing)]
-    frequency = np.sqrt(sum(np.square(axis) for axis in np.ix_(*axes)))
-    transfer = _cosine_step((frequency * resolution_angstrom - 1) / LOW_PASS_EDGE + 0.5)
-    data = fft.irfftn(fft.rfftn(density_map.data) * transfer.astype(np.float32), s=density_map.data.shape)
+    spectrum = fft.rfftn(density_map.data)
+    for plane, z in zip(spectrum, axes[0], strict=True):
+        frequency = np.sqrt(z**2 + np.square(axes[1])[:, None] + np.square(axes[2]))
+        plane *= _cosine_step((frequency * resolution_angstrom - 1) / LOW_PASS_EDGE + 0.5).astype(np.float32)
+    data = fft.irfftn(spectrum, s=density_map.data.shape, overwrite_x=True)
     return DensityMap(data, spacing, density_map.origin)
 
 
@@ -254,8 +257,27 @@ def soft_mask(
     volumes = np.bincount(pieces.ravel())
     volumes[0] = 0
     inside = (volumes >= volumes.max() / 10)[pieces] & inside
-    distance = ndimage.distance_transform_edt(~inside)
-    return _soft_edge(distance, extend_px, edge_px)
+    del pieces  # four times as large as the result
+    return _soft_edge_around(inside, extend_px, edge_px)
+
+
+def _soft_edge_around(inside: np.ndarray, inner: float, width: float) -> np.ndarray:
+    """Return ``_soft_edge`` of the distances to the voxels inside.
+
+    Distances take some 60 bytes per voxel, so they are computed slab by slab, in the box around the voxels inside.
+    """
+    margin = int(np.ceil(inner + width)) + 1
+    (found,) = ndimage.find_objects(inside.view(np.uint8))
+    box = [slice(max(s.start - margin, 0), s.stop + margin) for s in found]
+    edge = np.zeros(inside.shape, np.float32)
+    for start in range(box[0].start, min(box[0].stop, len(inside)), SLAB_PX):
+        low = max(start - margin, 0)
+        part = inside[(slice(low, start + SLAB_PX + margin), *box[1:])]
+        if part.any():
+            target = edge[(slice(start, start + SLAB_PX), *box[1:])]
+            distance = ndimage.distance_transform_edt(~part)[start - low :][: len(target)]
+            target[:] = _soft_edge(distance, inner, width)
+    return edge
 
 
 def soft_sphere(shape: tuple[int, ...], radius_px: float, edge_px: float) -> np.ndarray:
@@ -271,8 +293,8 @@ def soft_sphere(shape: tuple[int, ...], radius_px: float, edge_px: float) -> np.
     """
     not_negative(radius_px, name="radius_px")
     not_negative(edge_px, name="edge_px")
-    axes = np.ix_(*(np.arange(n) - n // 2 for n in shape))
-    return _soft_edge(np.sqrt(sum(np.square(axis) for axis in axes)), radius_px, edge_px)
+    axes = np.ix_(*(np.square(np.arange(n, dtype=np.float32) - n // 2) for n in shape))
+    return _soft_edge(np.sqrt(sum(axes)), radius_px, edge_px)
 
 
 def _soft_edge(distance: np.ndarray, inner: float, width: float) -> np.ndarray:
@@ -297,3 +319,14 @@ def _otsu_threshold(values: np.ndarray) -> float:
     sum_above = (counts * middle).sum() - sum_below
     between = n_below * n_above * (sum_below / n_below - sum_above / n_above) ** 2
     return float(edges[1:-1][np.argmax(between)])
+
+
+def mirror(density_map: DensityMap) -> DensityMap:
+    """Return the map of the other hand: mirrored along z about voxel ``n // 2``, which stays in place.
+
+    If the number of sections is even, the first section, which has no mirror image in the box, also stays in place.
+    """
+    data = density_map.data[::-1]
+    if len(data) % 2 == 0:
+        data = np.roll(data, 1, axis=0)
+    return replace(density_map, data=np.ascontiguousarray(data))

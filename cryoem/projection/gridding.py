@@ -1,0 +1,252 @@
+"""Sums of central slices in the Fourier space of a cubic volume, stored only inside the ball that slices can reach.
+
+The grid is the oversampled one of ``cryoem.projection.fourier``, with the same interpolation kernel. Slices that end at
+the Nyquist circle reach only a ball, which is about half of the grid, and the half k_z >= 0 of this ball is enough for
+a real volume. Each row along x is stored from one side of the ball to the other, one row after another, so that a
+sum takes about 26 bytes per voxel of the volume. The inverse transform goes through the axes one by one and crops each
+of them at once, so that the padded volume never exists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numba
+import numpy as np
+import scipy.fft
+
+from cryoem.projection.fourier import KERNEL_TABLE, WIDTH, GridShape, kernel_weights
+
+RIM = 2  # grid points around the ball that the kernel reaches along each axis
+SLAB_BYTES = 8_000_000  # size of the planes that are transformed at a time
+
+
+@dataclass(frozen=True, eq=False)
+class HalfBall:
+    """Rows of the half ball in Fourier space for a cubic volume ``size`` voxels wide.
+
+    Row [k_z + 1, k_y + full // 2 + RIM] consists of the points with k_x from ``-reach`` to ``reach``. The one with k_x
+    = 0 has the index ``middle`` among all stored points. Rows outside the ball have a negative ``reach``.
+    """
+
+    size: int
+
+    @property
+    def full(self) -> int:
+        """Width of the full grid."""
+        return GridShape((self.size,) * 3).full[0]
+
+    @cached_property
+    def reach(self) -> np.ndarray:
+        """Last k_x of each row: (planes, rows) int32."""
+        half = self.full // 2
+        kz = np.arange(-1, half + RIM + 1)[:, None]
+        ky = np.arange(-half - RIM, half + RIM + 1)
+        # the kernel reaches RIM points along each axis; the rest is for rounding
+        squared = (half + RIM * np.sqrt(3) + 0.1) ** 2 - kz**2 - ky**2
+        return np.where(squared >= 0, np.sqrt(np.maximum(squared, 0)), -1).astype(np.int32)
+
+    @cached_property
+    def middle(self) -> np.ndarray:
+        """Index of k_x = 0 in each row: (planes, rows) int64."""
+        lengths = np.where(self.reach >= 0, 2 * self.reach.astype(np.int64) + 1, 0).ravel()
+        return (np.cumsum(lengths) - lengths).reshape(self.reach.shape) + np.maximum(self.reach, 0)
+
+    @cached_property
+    def points(self) -> int:
+        """Number of stored points."""
+        return int(np.where(self.reach >= 0, 2 * self.reach.astype(np.int64) + 1, 0).sum())
+
+
+@lru_cache(maxsize=8)
+def half_ball(size: int) -> HalfBall:
+    """Return the half ball for a volume ``size`` voxels wide."""
+    return HalfBall(size)
+
+
+def add_slices(
+    values: np.ndarray,
+    density: np.ndarray,
+    planes: np.ndarray,
+    matrices: np.ndarray,
+    frequencies: np.ndarray,
+    *,
+    weights: np.ndarray,
+    transfers: np.ndarray | None,
+    size: int,
+) -> None:
+    """Add (n, m) slices at (n, 3, 3) orientations to the ``values`` and the ``density`` of a half ball, in place.
+
+    Slice values are multiplied by ``weights`` (m,) and by the CTF ``transfers`` (n, m); the density is the sum of the
+    weights times the squared CTF. The (m, 2) ``frequencies``, in cycles per voxel, must lie inside the Nyquist circle.
+    The result does not depend on the number of threads.
+    """
+    ball = half_ball(size)
+    if transfers is None:
+        transfers = np.empty((0, 0), np.float32)
+    _add(
+        values.view(np.float32),
+        density,
+        ball.middle,
+        ball.full,
+        KERNEL_TABLE,
+        np.ascontiguousarray(planes, np.complex64),
+        np.ascontiguousarray(matrices, np.float32),
+        np.ascontiguousarray(frequencies, np.float32),
+        np.ascontiguousarray(weights, np.float32),
+        np.ascontiguousarray(transfers, np.float32),
+        numba.get_num_threads(),
+    )
+
+
+def volume_from_sums(
+    values: np.ndarray, density: np.ndarray, *, damping: float, size: int, overwrite: bool = False
+) -> np.ndarray:
+    """Divide the ``values`` of a half ball by their ``density`` and transform back: (size, size, size) float32.
+
+    ``damping`` is the density, relative to its mean, that is added to all densities. The roll-off of the kernel is
+    divided out. If ``overwrite`` is true, ``values`` serves as working memory, and its content is lost.
+    """
+    ball = half_ball(size)
+    full, half = ball.full, ball.full // 2
+    roll_off = GridShape((size,) * 3).axis_roll_offs[0]
+    floor = np.float32(damping * _positive_mean(density))
+    # transform x and y, plane by plane
+    count = 2 * (half + 1) * size**2
+    memory = values.view(np.float32)[:count] if overwrite else np.empty(count, np.float32)
+    planes = memory.view(np.complex64).reshape(half + 1, size, size)
+    # the first slab includes both planes that need the stored plane at k_z = -1, which it may overwrite; later planes
+    # of the result lie before the stored planes that are still needed
+    count = max(2, SLAB_BYTES // (8 * full**2))
+    for start in range(0, half + 1, count):
+        slab = np.zeros((min(count, half + 1 - start), full, full), np.complex64)
+        _averages(values, density, ball.middle, ball.reach, start, floor, slab)
+        for axis in (2, 1):
+            slab = _cropped(
+                scipy.fft.ifft(slab, axis=axis, workers=-1, norm="forward", overwrite_x=True), size, axis
+            )
+        planes[start : start + count] = slab
+    # transform z, some rows at a time, into the memory of the rows that are done
+    volume = memory.reshape(half + 1, size, 2 * size)[:size, :, :size]
+    count = max(1, SLAB_BYTES // (8 * full * size))
+    scale = np.float32(roll_off.max() ** 3 / full**3)
+    for start in range(0, size, count):
+        rows = slice(start, start + count)
+        padded = scipy.fft.irfft(planes[:, rows], n=full, axis=0, workers=-1, norm="forward")
+        kernel = roll_off[:, None, None] * roll_off[rows, None] * roll_off
+        volume[:, rows] = _cropped(padded, size, 0) * (scale / kernel)
+    # move the voxels together, and give the rest of the memory back
+    if overwrite:
+        return np.ascontiguousarray(volume)
+    for z in range(size):
+        memory[z * size**2 : (z + 1) * size**2] = volume[z].ravel()
+    del planes, volume
+    memory.resize(size**3, refcheck=False)  # no other array uses it
+    return memory.reshape(size, size, size)
+
+
+def _cropped(padded: np.ndarray, size: int, axis: int) -> np.ndarray:
+    """Crop one axis with the origin at index 0 to ``size`` voxels with the origin at voxel ``size // 2``."""
+    before, after = size // 2, size - size // 2
+    ahead = (slice(None),) * axis
+    return np.concatenate([padded[(*ahead, slice(-before, None))], padded[(*ahead, slice(after))]], axis=axis)
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True)
+def _add(values, density, middle, full, table, planes, matrices, frequencies, weights, transfers, chunks):
+    half = full // 2
+    with_ctf = transfers.shape[0] > 0
+    # each thread adds to every ``chunks``-th plane, so that no two threads write to the same point
+    for chunk in numba.prange(chunks):
+        wx, wy, wz = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+        for i in range(matrices.shape[0]):
+            r = matrices[i]
+            for j in range(frequencies.shape[0]):
+                fx, fy = frequencies[j, 0], frequencies[j, 1]
+                kz = (fx * r[0, 2] + fy * r[1, 2]) * full
+                sign = np.float32(1)
+                if kz < 0:
+                    sign = np.float32(-1)
+                kz *= sign
+                first = (chunk - int(np.floor(kz))) % chunks
+                if first >= WIDTH:
+                    continue
+                kx = sign * (fx * r[0, 0] + fy * r[1, 0]) * full
+                ky = sign * (fx * r[0, 1] + fy * r[1, 1]) * full
+                iz = kernel_weights(kz, table, wz, 1) + 1
+                iy = kernel_weights(ky, table, wy, 1) + half + RIM
+                ix = kernel_weights(kx, table, wx, 1)
+                weight = weights[j]
+                re, im, d = weight * planes[i, j].real, sign * weight * planes[i, j].imag, weight
+                if with_ctf:
+                    t = transfers[i, j]
+                    re, im, d = re * t, im * t, d * t * t
+                v0, v1, v2, v3 = wx[0] * re, wx[0] * im, wx[1] * re, wx[1] * im
+                v4, v5, v6, v7 = wx[2] * re, wx[2] * im, wx[3] * re, wx[3] * im
+                d0, d1, d2, d3 = wx[0] * d, wx[1] * d, wx[2] * d, wx[3] * d
+                for a in range(first, WIDTH, chunks):
+                    for b in range(WIDTH):
+                        w = wz[a] * wy[b]
+                        at = middle[iz + a, iy + b] + ix
+                        g = values[2 * at : 2 * at + 8]
+                        g[0] += w * v0
+                        g[1] += w * v1
+                        g[2] += w * v2
+                        g[3] += w * v3
+                        g[4] += w * v4
+                        g[5] += w * v5
+                        g[6] += w * v6
+                        g[7] += w * v7
+                        h = density[at : at + 4]
+                        h[0] += w * d0
+                        h[1] += w * d1
+                        h[2] += w * d2
+                        h[3] += w * d3
+
+
+@numba.njit(cache=True)
+def _positive_mean(density):
+    total, count = 0.0, 0
+    for value in density:
+        if value > 0:
+            total += value
+            count += 1
+    return total / max(count, 1)
+
+
+@numba.njit(cache=True)
+def _averages(values, density, middle, reach, start, floor, slab):
+    """Write the averages in the planes from k_z = ``start`` to ``slab``, as periodic planes without shift."""
+    full = slab.shape[1]
+    for index in range(slab.shape[0]):
+        kz = start + index
+        sums, seen = slab[index], np.zeros((full, full), np.float32)
+        _collect(values, density, middle, reach, kz, False, sums, seen)
+        # every sample also counts at the opposite frequency, which may be outside the grid
+        for opposite in (-kz, full - kz):
+            if -1 <= opposite < middle.shape[0] - 1:
+                _collect(values, density, middle, reach, opposite, True, sums, seen)
+        for y in range(full):
+            for x in range(full):
+                sums[y, x] /= max(seen[y, x], np.float32(0)) + floor
+
+
+@numba.njit(cache=True)
+def _collect(values, density, middle, reach, kz, opposite, sums, seen):
+    """Add one stored plane, or its Hermitian twin, to a periodic plane."""
+    full = sums.shape[0]
+    for row in range(middle.shape[1]):
+        furthest, at = reach[kz + 1, row], middle[kz + 1, row]
+        y = row - full // 2 - RIM
+        if opposite:
+            y = -y
+        y += full if y < 0 else 0
+        for x in range(-furthest, furthest + 1):
+            if opposite:
+                to = full - x if x > 0 else -x
+                sums[y, to] += np.conj(values[at + x])
+            else:
+                to = full + x if x < 0 else x
+                sums[y, to] += values[at + x]
+            seen[y, to] += density[at + x]

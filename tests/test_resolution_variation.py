@@ -1,0 +1,152 @@
+"""Sharpening, local resolution and conical FSC: what is put into maps comes out."""
+
+import numpy as np
+import pytest
+import scipy.fft
+
+from cryoem.reconstruction.resolution import FSC, shell_index
+from cryoem.reconstruction.sharpening import guinier, sharpen
+from cryoem.reconstruction.variation import conical_fsc, half_sphere, local_resolution
+from cryoem.volumes.density import DensityMap, low_pass, soft_sphere
+
+FLOAT32 = 1e-5
+
+
+def noise(n, seed=0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(n, n, n)).astype(np.float32)
+
+
+# --- B factor
+
+
+@pytest.mark.parametrize(("n", "b_factor"), [(24, 80.0), (25, 250.0), (24, -40.0)])
+def test_the_b_factor_put_in_comes_out_and_sharpening_undoes_it(n, b_factor):
+    flat = scipy.fft.rfftn(noise(n))
+    flat /= np.abs(flat)  # equal amplitudes
+    even = DensityMap(scipy.fft.irfftn(flat, s=(n, n, n)), 2.5)
+    blurred = sharpen(even, b_factor_angstrom2=-b_factor)
+    fitted = guinier(blurred)
+    assert fitted.b_factor_angstrom2 == pytest.approx(b_factor, rel=0.01)
+    assert 1 / np.sqrt(fitted.frequency_squared[fitted.fitted]).min() == pytest.approx(10, rel=0.05)
+    np.testing.assert_allclose(fitted.line[fitted.fitted], fitted.log_amplitude[fitted.fitted], atol=0.02)
+    again = sharpen(blurred, b_factor_angstrom2=fitted.b_factor_angstrom2)
+    assert guinier(again).b_factor_angstrom2 == pytest.approx(0, abs=0.01 * abs(b_factor))
+    exact = sharpen(blurred, b_factor_angstrom2=b_factor)
+    np.testing.assert_allclose(exact.data, even.data, atol=1e-3 * np.abs(even.data).max())
+
+
+def test_sharpening_weights_by_the_fsc_and_ends_at_the_resolution():
+    n, voxel = 24, 2.0
+    density, frequency = DensityMap(noise(n), voxel), np.arange(1, 13) / (n * voxel)
+    correlation = np.where(np.arange(1, 13) <= 6, 0.5, 0.0)
+    weighted = sharpen(density, b_factor_angstrom2=0, fsc=FSC(frequency, correlation))
+    ratio = np.abs(scipy.fft.rfftn(weighted.data)) / np.abs(scipy.fft.rfftn(density.data))
+    shells = shell_index(n)
+    np.testing.assert_allclose(ratio[shells == 0], 1, rtol=1e-3)
+    np.testing.assert_allclose(ratio[(shells > 0) & (shells <= 6)], np.sqrt(2 / 3), rtol=1e-3)
+    assert ratio[shells > 6].max() < 1e-3
+    # the weighted map of a fall that is undone has a flat Guinier plot
+    blurred, curve = sharpen(density, b_factor_angstrom2=-60), FSC(frequency, np.linspace(0.99, 0.3, 12))
+    found = guinier(blurred, fsc=curve).b_factor_angstrom2
+    again = sharpen(blurred, b_factor_angstrom2=found, fsc=curve)
+    assert guinier(again).b_factor_angstrom2 == pytest.approx(0, abs=0.5)
+    filtered = sharpen(density, b_factor_angstrom2=30, resolution_angstrom=12)
+    unfiltered = sharpen(density, b_factor_angstrom2=30)
+    np.testing.assert_allclose(filtered.data, low_pass(unfiltered, 12).data, atol=FLOAT32)
+
+
+# --- local resolution
+
+
+def test_a_map_filtered_in_one_half_has_a_lower_resolution_there():
+    n, voxel = 40, 2.0
+    signal = [noise(n, 1), low_pass(DensityMap(noise(n, 1), voxel), 12.0).data]
+    signal = np.concatenate([signal[0][:, :, :20], signal[1][:, :, 20:]], axis=2)
+    a, b = (signal + 0.6 * noise(n, seed) for seed in (2, 3))
+    found = local_resolution(a, b, voxel_size_angstrom=voxel)
+    assert found.shape == a.shape
+    fine, coarse = found[:, :, 5:15], found[:, :, 25:35]
+    assert np.median(fine) == pytest.approx(2 * voxel, rel=0.01)
+    assert np.median(coarse) == pytest.approx(12, rel=0.15)
+    assert np.percentile(coarse, 5) > np.percentile(fine, 95)
+    assert found.min() >= 2 * voxel * (1 - FLOAT32)
+
+
+# --- cones
+
+
+@pytest.mark.parametrize("n", [24, 25])
+def test_a_missing_cone_is_seen_in_its_direction(n):
+    axis, signal, spoiled = np.array([0.6, 0.0, 0.8]), noise(n), noise(n, 7)
+    k = [np.fft.fftfreq(n), np.fft.fftfreq(n), np.fft.rfftfreq(n)]
+    kz, ky, kx = np.meshgrid(*k, indexing="ij")
+    length = np.maximum(np.sqrt(kx**2 + ky**2 + kz**2), 1e-9)
+    missing = np.abs(axis[0] * kx + axis[2] * kz) / length > np.cos(np.deg2rad(40))
+    other = np.where(missing, scipy.fft.rfftn(spoiled), scipy.fft.rfftn(signal))
+    other = scipy.fft.irfftn(other, s=signal.shape)
+    found = conical_fsc(signal, other, voxel_size_angstrom=1.5, directions=60)
+    assert found.correlation.shape == (60, n // 2)
+    angle = np.rad2deg(np.arccos(np.abs(found.directions @ axis)))
+    inside, outside = angle < 18, angle > 62
+    assert inside.any()
+    np.testing.assert_allclose(found.correlation[outside, :-1], 1, atol=FLOAT32)
+    assert np.abs(found.correlation[inside][:, 5:]).max() < 0.5
+    resolution = found.resolution_angstrom(0.5)
+    assert resolution[outside].max() == pytest.approx(1 / found.frequency[-1])
+    assert resolution[inside].min() > 2 * resolution[outside].max()
+
+
+def test_a_cone_that_is_a_half_sphere_is_the_fsc_and_directions_are_spread():
+    from cryoem.reconstruction.resolution import fourier_shell_correlation
+
+    a, b = noise(16), noise(16) + noise(16, 1)
+    mask = soft_sphere(a.shape, 5, 2)
+    found = conical_fsc(a, b, voxel_size_angstrom=2.0, mask=mask, directions=3, half_angle_deg=90)
+    curve = fourier_shell_correlation(a, b, voxel_size_angstrom=2.0, mask=mask)
+    np.testing.assert_allclose(found.correlation, np.tile(curve.correlation, (3, 1)), atol=FLOAT32)
+    np.testing.assert_array_equal(found.frequency, curve.frequency)
+    axes = half_sphere(100)
+    nearest = np.sort(np.abs(axes @ axes.T), axis=1)[:, -2]
+    assert np.rad2deg(np.arccos(nearest)).min() > 5
+
+
+A = noise(12)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: guinier(DensityMap(A[1:], 1.0)),
+            r"density_map must be a cubic map at least 6 voxels wide, got",
+        ),
+        (
+            lambda: guinier(DensityMap(A, 2.0), from_angstrom=4.5),
+            "a B factor requires at least 3 shells with positive",
+        ),
+        (
+            lambda: guinier(DensityMap(A, 1.0), fsc=FSC(np.ones(3), np.ones(3))),
+            "fsc must have 6 shells, as the map",
+        ),
+        (
+            lambda: sharpen(DensityMap(A, 1.0), b_factor_angstrom2=np.inf),
+            "b_factor_angstrom2 must be finite, got inf",
+        ),
+        (
+            lambda: local_resolution(A, A, voxel_size_angstrom=1, threshold=1),
+            "threshold must be between 0 and 1",
+        ),
+        (lambda: local_resolution(A, A[0], voxel_size_angstrom=1), "a and b must have the same shape"),
+        (
+            lambda: conical_fsc(A, A, voxel_size_angstrom=1, half_angle_deg=91),
+            "half_angle_deg must be above 0 and at",
+        ),
+        (
+            lambda: conical_fsc(A, A, voxel_size_angstrom=1, directions=0),
+            "directions must be an integer >= 1, got 0",
+        ),
+    ],
+)
+def test_unfit_arguments_are_one_sentence(call, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        call()
