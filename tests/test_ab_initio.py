@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from cryoem import orientations, particles
 from cryoem.contrast import ContrastTransfer
-from cryoem.orientations import expectation_maximisation
-from cryoem.orientations.rings import RingGrid, expect, harmonics_of, ring_images, values_of
+from cryoem.orientations import expectation_maximisation, pose_search
+from cryoem.orientations.expectation import expect
+from cryoem.orientations.rings import RingGrid, harmonics_of, ring_images, values_of
+from cryoem.orientations.symmetry_axes import symmetry_frame
 from cryoem.projection import project
-from cryoem.rotations import Poses
+from cryoem.rotations import Poses, point_group
 from cryoem.volumes import phantom
 
 PARTICLE = phantom(size=24)
 GRID = RingGrid(rings=8, angles=32)
+PLAIN = np.arange(30.0)[:, None, None] * np.ones((32, 32))
 
 
 @pytest.fixture
 def short(monkeypatch):
     """Use fewer rounds and coarser grids than by default."""
     for name, value in {
-        "START_ROUNDS": 24,
-        "LAST_DIRECTIONS": 300,
+        "ANGLES_PER_RING": 16,
+        "START_RINGS": 7,
+        "SURVEY_RINGS": 7,
         "LAST_RINGS": 9,
-        "ANGLES_PER_RING": 24,
+        "FIRST_DIRECTIONS": 100,
+        "SURVEY_DIRECTIONS": 100,
+        "START_DIRECTIONS": 200,
+        "LAST_DIRECTIONS": 300,
+        "START_ROUNDS": 16,
+        "LAST_ROUNDS": 3,
+        "MOST_OFFSETS": 20,
     }.items():
-        monkeypatch.setattr(expectation_maximisation, name, value)
+        module = pose_search if hasattr(pose_search, name) else expectation_maximisation
+        monkeypatch.setattr(module, name, value)
 
 
 def on_rings(rotations: Rotation, shifts_px: np.ndarray | None = None):
@@ -77,7 +89,10 @@ def test_the_expectation_finds_the_direction_the_angle_and_the_displacement(rng)
 def test_orientations_of_an_unknown_particle(noise_variance, shift_limit_px, ctf, short):
     conditions = {"noise_variance": noise_variance, "shift_limit_px": shift_limit_px, "ctf": ctf}
     stack = particles.simulate(PARTICLE, 150, image_size=32, rng=2, **conditions)
-    found = orientations.ab_initio(stack, shift_limit_px=shift_limit_px, starts=2, rng=1)
+    rounds = []
+    found = orientations.ab_initio(
+        stack, shift_deviation_px=shift_limit_px / 2, starts=2, rng=1, callback=rounds.append
+    )
     aligned = orientations.align_frame(stack.rotations, found.poses.rotations)
     assert np.mean(aligned.errors < 0.3) > 0.95
     assert aligned.median_error < 0.12
@@ -88,6 +103,16 @@ def test_orientations_of_an_unknown_particle(noise_variance, shift_limit_px, ctf
     assert clean.shape[1] * found.map.voxel_size_angstrom == pytest.approx(32 * PARTICLE.voxel_size_angstrom)
     first, second = (half.data.ravel() for half in found.half_maps)
     assert np.corrcoef(first, second)[0, 1] > 0.9
+    # the rounds show the same map and the same pose of an image
+    assert list(dict.fromkeys(each.stage for each in rounds)) == ["start 1", "start 2", "all images"]
+    last = rounds[-1]
+    assert np.corrcoef(last.map.data.ravel(), found.map.data.ravel())[0, 1] > 0.9
+    views = Rotation.random(400, rng=0)
+    early, late = (each.posterior(7, views) for each in (rounds[0], last))
+    assert early.sum() == pytest.approx(late.sum()) == pytest.approx(1)
+    assert early.max() < 0.1 < late.max()
+    best = views[late.argmax()].as_matrix()[2] @ found.poses.rotations[7].as_matrix()[2]
+    assert best > np.cos(0.3)
 
 
 def test_doubtful_results_are_named(short, rng):
@@ -96,8 +121,38 @@ def test_doubtful_results_are_named(short, rng):
             rng.normal(size=(60, 32, 32)).astype(np.float32), pixel_size_angstrom=4.0, starts=2
         )
     stack = particles.simulate(PARTICLE, 100, image_size=32, rng=2)
+    with pytest.warns(UserWarning, match="the particle probably does not have this symmetry"):
+        orientations.ab_initio(stack, symmetry="D2", starts=1)
     with pytest.warns(UserWarning, match="the contrast of the images is probably inverted"):
         orientations.ab_initio(-stack.images, pixel_size_angstrom=4.0, starts=1)
+
+
+def rotated(volume: np.ndarray, frame: Rotation) -> np.ndarray:
+    """Return the map x -> volume(frame @ x), about its centre."""
+    matrix, centre = frame.as_matrix()[::-1, ::-1], np.array(volume.shape) // 2  # (z, y, x)
+    return ndimage.affine_transform(volume, matrix, offset=centre - matrix @ centre)
+
+
+@pytest.mark.parametrize("symmetry", ["C3", "O"])
+def test_the_axes_of_a_symmetric_map_are_found(symmetry, rng):
+    group, frame = point_group(symmetry), Rotation.random(rng=3)
+    volume = rotated(phantom(size=24, symmetry=symmetry).data, frame)
+    found, correlation = symmetry_frame(volume, group, rng=rng)
+    assert correlation > 0.95
+    # the elements of the group, in the frame of the map, are the true ones in any order
+    true = frame.inv() * group * frame
+    for element in found.inv() * group * found:
+        assert (element.inv() * true).magnitude().min() < 0.03
+
+
+def test_the_symmetry_of_a_particle_is_imposed(short):
+    stack = particles.simulate(phantom(size=24, symmetry="D2"), 120, image_size=32, noise_variance=0.2, rng=2)
+    found = orientations.ab_initio(stack, symmetry="D2", starts=1, rng=1)
+    aligned = orientations.align_frame(stack.rotations, found.poses.rotations, symmetry="D2")
+    assert np.mean(aligned.errors < 0.3) > 0.95
+    assert found.symmetry_correlation > 0.9
+    halfway = found.map.data[1:, 1:, 1:][::-1, ::-1]  # half a turn about z
+    np.testing.assert_allclose(halfway, found.map.data[1:, 1:, 1:], atol=0.02 * found.map.data.max())
 
 
 @pytest.mark.parametrize(
@@ -105,8 +160,10 @@ def test_doubtful_results_are_named(short, rng):
     [
         (np.zeros((5, 32, 32)), {}, "at least 20 images are required, got 5"),
         (np.zeros((30, 12, 12)), {}, "12"),
-        (np.zeros((30, 32, 32)), {"shift_limit_px": -1.0}, "shift_limit_px must be"),
-        (np.zeros((30, 32, 32)), {"starts": 0}, "starts must be"),
+        (np.ones((30, 32, 32)), {}, "all 30 images are identical"),
+        (PLAIN, {"shift_deviation_px": -1.0}, "shift_deviation_px must be"),
+        (PLAIN, {"starts": 0}, "starts must be"),
+        (PLAIN, {"symmetry": "D"}, "symmetry must be"),
     ],
 )
 def test_wrong_input_is_one_sentence(images, options, message):

@@ -9,7 +9,7 @@ import plotly.io as pio
 import pytest
 from figure_parts import annotations, ball, trace
 
-from cryoem import plots
+from cryoem import plots, reconstruction, volumes
 from cryoem.rotations import random_rotations
 from cryoem.volumes import DensityMap
 
@@ -18,14 +18,25 @@ CUBE[2, 2, 2] = 1
 FIVE = random_rotations(5, rng=0)
 VALIDATED = {"loss": [2.0, 1.0], "val_loss": [2.0, 1.0], "val_error_deg": [0.2, 0.1]}
 NAMES = {"rows": ["a", "b"], "columns": ["c", "d"], "row_title": "r", "column_title": "c", "value_title": "v"}
+RINGS = np.fft.fft(np.eye(3, 8), axis=1)  # 3 rings, 8 angles
 POLAR = {"frequencies_per_angstrom": np.arange(4.0), "period_deg": 180, "titles": ["a", "b"]}
 XY = {"x_title": "noise", "y_title": "error (rad)"}
 EXAMPLES = {
+    "rings_and_harmonics": lambda: plots.rings_and_harmonics(np.eye(16), RINGS, 1j * RINGS, ring=2),
+    "growing_map": lambda: plots.growing_map({"a": DensityMap(ball((12, 12, 12), (6, 6, 6), 3), 2.0)}),
+    "posterior_sphere": lambda: plots.posterior_sphere(FIVE, {"a": np.ones(5)}),
+    "start_comparison": lambda: plots.start_comparison(np.array([2.0, 1.0]), np.array([1.0, 0, 1])),
     "power_spectrum": lambda: plots.power_spectrum(
         np.array([0.1, 0.2]), np.array([9.0, 3]), np.array([8.0, 3]), pixel_size_angstrom=2
     ),
     "density_isosurface": lambda: plots.density_isosurface(
         ball((12, 12, 12), (6, 6, 6), 3), voxel_size_angstrom=2
+    ),
+    "guinier_plot": lambda: plots.guinier_plot(
+        {"a": reconstruction.guinier(volumes.phantom(size=16, voxel_size_angstrom=2.0))}
+    ),
+    "resolution_sphere": lambda: plots.resolution_sphere(
+        np.eye(3), np.array([2.0, 3.0, 4.0]), rotations=FIVE
     ),
     "density_slices": lambda: plots.density_slices(CUBE, voxel_size_angstrom=2),
     "projection_gallery": lambda: plots.projection_gallery(CUBE, pixel_size_angstrom=2),
@@ -116,6 +127,8 @@ REFUSED = [
     (plots.recovery_panels, ({"a": ([1], [1])}, {"a": ([0, 1], [100])}), {}, "must be positive on a logarithmic axis"),
     (plots.distances_from_few, ({"one": (CUBE[0], CUBE[1, 1:])},), {"y_title": "d"}, "two arrays of the same shape"),
     (plots.surface_row, ({},), {}, "maps must be a mapping"),
+    (plots.growing_map, ({},), {}, "maps must be a mapping"),
+    (plots.posterior_sphere, (FIVE, {"a": np.ones(4)}), {}, r"must have one value per rotation \(5\), got 4"),
     (plots.intuition_schematic, (CUBE, np.eye(3)), {}, "images must contain 3 images, got 4"),
     (plots.intuition_schematic, (CUBE[:3], np.eye(2)), {}, r"distances must have shape \(3, 3\), got \(2, 2\)"),
     (plots.overview_schematic, (CUBE, np.eye(3), FIVE), {}, "images must contain 9 images, got 4"),

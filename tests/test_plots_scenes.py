@@ -7,6 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from cryoem import plots
 from cryoem.rotations import random_rotations
+from cryoem.volumes import DensityMap
 
 
 @pytest.mark.parametrize("max_triangles", [60_000, 300])
@@ -33,6 +34,28 @@ def test_mesh_is_closed_at_the_box_and_faces_outwards():
     a, b, c = (vertices[triangles[:, i]].astype(float) for i in range(3))
     signed_volume = np.einsum("ij,ij->", a, np.cross(b, c)) / 6
     assert signed_volume > 0.5 * 4 / 3 * np.pi * 4**3  # more than half of the ball lies inside the box
+
+
+def test_a_growing_map_has_a_frame_for_each_map_and_shows_the_last():
+    balls = {name: ball((12, 12, 12), (6, 6, 6), radius) for name, radius in (("a", 2), ("b", 4))}
+    figure = plots.growing_map({name: DensityMap(data, 2.0) for name, data in balls.items()})
+    assert [frame.name for frame in figure.frames] == ["a", "b"]
+    radii = [np.abs(frame.data[0].x).max() for frame in figure.frames]
+    assert radii[0] < radii[1] == np.abs(figure.data[0].x).max()
+
+
+def test_a_posterior_is_drawn_at_its_directions_with_its_number_of_directions():
+    rotations = random_rotations(50, rng=0)
+    sharp = np.eye(50)[7]
+    figure = plots.posterior_sphere(rotations, {"flat": np.ones(50), "sharp": sharp})
+    titles = [frame.layout.title.text for frame in figure.frames]
+    assert titles == ["50 of 50 directions are probable", "1 of 50 directions are probable"]
+    points = figure.frames[1].data[0]
+    largest = np.argmax(points.marker.size)
+    assert largest == np.argmax(points.marker.color) == 7
+    np.testing.assert_allclose(
+        [points.x[7], points.y[7], points.z[7]], 1.025 * rotations[7].as_matrix()[2], rtol=1e-5
+    )
 
 
 def test_automatic_level_separates_a_particle_from_its_background():

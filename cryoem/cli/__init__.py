@@ -11,17 +11,20 @@ from typing import Annotated
 import typer
 
 import cryoem
+from cryoem.cli.checking import check
 from cryoem.cli.data import convert, density, fetch, project
+from cryoem.cli.handoff import flip
+from cryoem.cli.initial import abinitio
 from cryoem.cli.machine import info
 from cryoem.cli.maps import fsc, reconstruct
+from cryoem.cli.notebooks import experiment, run, runs, settings
 from cryoem.cli.orientations import align2d, distances, recover
-from cryoem.cli.runs import experiment, run, settings
 
 COMMANDS = {
-    "The whole pipeline": (run, settings, experiment),
-    "Input maps and images": (fetch, density, project, convert),
-    "From images to orientations": (distances, recover),
-    "From orientations to a map": (reconstruct, fsc),
+    "The whole pipeline": (run, runs, settings, experiment),
+    "Input maps and images": (fetch, density, project, convert, check),
+    "From images to orientations": (abinitio, distances, recover),
+    "From orientations to a map": (reconstruct, fsc, flip),
     "In-plane alignment of one class": (align2d,),
     "This machine": (info,),
 }

@@ -9,6 +9,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "ab_initio": ["growing_map", "posterior_sphere", "rings_and_harmonics", "start_comparison"],
         "comparisons": [
             "cost_growth",
             "method_comparison",
@@ -39,7 +40,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "imaging": ["images_on_sphere", "projection_rays"],
         "measurements": ["distances_from_few", "measured_curves", "measured_panels"],
-        "orientations": ["coverage_sphere", "coverage_spheres", "recovered_against_true"],
+        "orientations": [
+            "coverage_sphere",
+            "coverage_spheres",
+            "recovered_against_true",
+            "resolution_sphere",
+        ],
         "rotations": ["euler_histograms", "quaternion_histograms", "rotation_ball"],
         "schematics": [
             "architecture_schematic",
@@ -47,7 +53,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "intuition_schematic",
             "overview_schematic",
         ],
-        "spectra": ["fourier_shell_correlation", "polar_spectra", "power_spectrum"],
+        "spectra": ["fourier_shell_correlation", "guinier_plot", "polar_spectra", "power_spectrum"],
         "surfaces": ["surface_row"],
     },
 )

@@ -1,0 +1,117 @@
+"""Commands that need neither a map of the particle nor orientations of the images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cryoem.cli import shared
+from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
+
+
+@command(afterwards=NOTHING_WRITTEN)
+def abinitio(
+    particles: shared.Particles,
+    out: Annotated[Path, typer.Option("--out", help="Output file for the map; its folder must exist.")],
+    poses: Annotated[
+        Path, typer.Option("--poses", help="Output file for the orientations and shifts (.star, .cs).")
+    ],
+    shift_deviation_px: Annotated[
+        float,
+        typer.Option(
+            help="Standard deviation of the displacements of the particles along x and y; 0 if they are centred."
+        ),
+    ] = 0.0,
+    starts: Annotated[int, typer.Option(min=1, help="Number of random starts.")] = 4,
+    seed: shared.Seed = 0,
+    pixel_size: shared.PixelSize = None,
+    datadir: shared.Datadir = None,
+    optics_group: shared.OpticsGroup = None,
+    passthrough: shared.Passthrough = None,
+    microscope: shared.Microscope = None,
+    leave_out_outliers: shared.LeaveOutOutliers = False,
+    as_stack: shared.AsStack = False,
+    force: shared.Force = False,
+) -> Answer:
+    """Find the orientations of images and a first map of the particle, from the images alone.
+
+    The CTF is corrected if the file contains its parameters. Several random starts are compared on held-out images, and
+    the start with the highest likelihood continues with all images. If the starts disagree, do not trust the map. The
+    handedness of the map is arbitrary. The resolution is that between maps of alternate images, which share their
+    orientations, so it is an overestimate.
+
+    \b
+    Example:
+      cryoem abinitio particles.star --out initial.mrc --poses orientations.star
+      cryoem abinitio job.star --shift-deviation-px 2 --out initial.mrc --poses orientations.star
+    """
+    import numpy as np
+
+    from cryoem.files.writing import atomic_write_many
+    from cryoem.orientations import expectation_maximisation as em
+    from cryoem.particles.files import open_particles
+    from cryoem.particles.writing import names_for_table, write_poses
+    from cryoem.reconstruction.resolution import fourier_shell_correlation
+    from cryoem.volumes.density import resample
+    from cryoem.volumes.maps import write_map
+
+    shared.new_file(out, *shared.MAP_SUFFIXES, force=force, inputs=(particles,))
+    shared.new_file(poses, ".star", ".cs", force=force, inputs=(particles,), option="--poses")
+    opened = open_particles(
+        particles,
+        pixel_size_angstrom=pixel_size,
+        datadir=datadir,
+        optics_group=optics_group,
+        passthrough=passthrough,
+        microscope=microscope,
+        as_stack=as_stack,
+    )
+    for path in (out, poses):
+        shared.refuse_input(path, opened.paths)
+    if not opened.images.in_mrc:
+        names_for_table(opened, poses)  # raises an error, before the search
+    opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
+    rounds = starts * em.START_ROUNDS + em.LAST_ROUNDS
+    with shared.progress("searching for orientations", rounds, unit="round") as done:
+        counted = iter(range(1, rounds + 1))
+        found = em.ab_initio(
+            opened,
+            shift_deviation_px=shift_deviation_px,
+            starts=starts,
+            rng=seed,
+            callback=lambda _: done(next(counted)),
+        )
+    halves = [half.data for half in found.half_maps]
+    curve = fourier_shell_correlation(*halves, voxel_size_angstrom=found.map.voxel_size_angstrom)
+    resolution = curve.resolution_angstrom(0.143) if curve.correlation[0] >= 0.143 else None
+    best = int(np.argmax(found.likelihoods))
+    agreeing = float(np.mean(found.agreement)) if starts > 1 else None
+    with atomic_write_many(out) as (partial,):
+        write_map(partial, resample(found.map, opened.pixel_size_angstrom))
+        write_poses(poses, opened, found.poses)
+    values = {
+        "map": out,
+        "orientations": poses,
+        "images": len(opened),
+        "agreement_of_starts": agreeing,
+        "log_likelihoods_of_starts": found.likelihoods,
+        "best_start": best + 1,
+        "half_map_resolution_angstrom": resolution,
+        "ctf_corrected": opened.ctf is not None,
+        "seed": seed,
+    }
+    text = f"{len(opened):,} images: {out} and {poses}\n"
+    if agreeing is not None:
+        within = round(float(np.rad2deg(em.AGREEMENT_RAD)))
+        placed = f"{100 * agreeing:.0f} % of the images within {within}°"
+        text += f"agreement: the other starts place {placed} of the best start\n"
+    listed = ", ".join(f"{value:.1f}{' (best)' * (i == best)}" for i, value in enumerate(found.likelihoods))
+    text += f"mean log-likelihood of held-out images in each start: {listed}\n"
+    text += (
+        "the halves have no resolution: their FSC starts below 0.143"
+        if resolution is None
+        else f"maps of alternate images agree to {resolution:.1f} Å (FSC 0.143)"
+    )
+    return Answer(text, values)

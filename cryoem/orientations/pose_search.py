@@ -1,0 +1,218 @@
+"""Rounds of the search for poses without a reference, on rings in Fourier space.
+
+A round computes the posterior of the poses of some images given a coarse map (E step), and the next map (M step). If
+the particles are displaced, the first rounds of a start try all displacements, and later ones only those next to the
+last displacement of each image. A survey finds the displacements of images that no round has used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from cryoem.contrast import Optics
+from cryoem.orientations.expectation import Expectation, expect
+from cryoem.orientations.maximisation import IDENTITY, CoarseMaps, even_directions
+from cryoem.orientations.rings import RingGrid, ring_images
+from cryoem.rotations import Poses
+from cryoem.volumes.density import DensityMap
+
+ANGLES_PER_RING = 48  # on half a ring
+FIRST_RINGS, START_RINGS, LAST_RINGS = 4, 14, 20
+FIRST_DIRECTIONS, START_DIRECTIONS, LAST_DIRECTIONS = 150, 300, 600
+FIRST_ANGLES, START_ANGLES, LAST_ANGLES = 36, 56, 72  # in the plane, even numbers
+SURVEY_RINGS, SURVEY_DIRECTIONS, SURVEY_ANGLES = 10, 200, 48
+OFFSET_STEP = 0.8 / (
+    2 * np.pi
+)  # spacing of displacements on n rings, relative to the image size divided by n
+LARGEST_SHIFT = 2.5  # relative to the standard deviation of the shifts
+MOST_OFFSETS = 64  # displacements that are tried before those of an image are known
+WIDE_UNTIL = 0.5  # share of the rounds of a start that try all displacements
+
+
+@dataclass
+class SearchState:
+    """What changes from round to round.
+
+    The map (z, y, x), the noise variance of each ring, the image centres in pixels, the number of rings that determined
+    the poses, and the matrices of the point group that is imposed on the map.
+    """
+
+    volume: np.ndarray
+    noise: np.ndarray
+    centres: np.ndarray
+    rings: int = FIRST_RINGS
+    group: np.ndarray = field(default_factory=lambda: IDENTITY)
+
+
+class PoseSearch:
+    """The images on rings, and the steps of the search."""
+
+    def __init__(self, images: np.ndarray, optics: Optics, shift_deviation_px: float):
+        self.image_size, self.shift_deviation_px = images.shape[1], shift_deviation_px
+        self.pixel_size_angstrom = optics.pixel_size_angstrom
+        self.rings = min(LAST_RINGS, self.image_size // 2 - 2)
+        self.start_rings = min(START_RINGS, self.rings)
+        grid = RingGrid(self.rings, ANGLES_PER_RING)
+        self.deviation = float(images.std())
+        self.images = ring_images(images / np.float32(self.deviation), grid, optics=optics)
+        self.power = np.mean(np.abs(self.images.values) ** 2, axis=(0, 2))
+        self.maps = CoarseMaps(grid, self.images.coverage)
+
+    # --- rounds
+
+    def random_state(self, used: np.ndarray, rng: np.random.Generator) -> SearchState:
+        """Return a map from random orientations, the power of the images as noise variance, and zero centres."""
+        some, rings = self.images[used], FIRST_RINGS + 2
+        matrices = Rotation.random(len(used), rng=rng).as_matrix()
+        transfers = some.transfers[:, :rings]
+        volume = self.maps.volume(
+            some.values[:, :rings] * transfers[..., None], transfers**2, self.power, matrices
+        )
+        return SearchState(volume, self.power.copy(), np.zeros((len(self.images), 2)))
+
+    def start_round(
+        self, state: SearchState, used: np.ndarray, done: float, rng: np.random.Generator
+    ) -> None:
+        """Improve a start; ``done`` is the completed fraction of its rounds."""
+        sampling = {
+            "rings": _between(FIRST_RINGS, self.start_rings, min(1.0, done / 0.8)),
+            "directions": _between(FIRST_DIRECTIONS, START_DIRECTIONS, done**2),
+            "angles": 2 * _between(FIRST_ANGLES // 2, START_ANGLES // 2, done),
+        }
+        self._round(state, used, rng, wide=done < WIDE_UNTIL, **sampling)
+
+    def last_round(self, state: SearchState, used: np.ndarray, done: float, rng: np.random.Generator) -> None:
+        """Improve the best start; ``done`` is the completed fraction of the rounds."""
+        sampling = {
+            "rings": _between(self.start_rings, self.rings, min(1.0, done / 0.8)),
+            "directions": _between(START_DIRECTIONS, LAST_DIRECTIONS, done),
+            "angles": 2 * _between(START_ANGLES // 2, LAST_ANGLES // 2, done),
+        }
+        self._round(state, used, rng, wide=False, **sampling)
+
+    def _round(
+        self, state: SearchState, index: np.ndarray, rng: np.random.Generator, *, wide: bool, **sampling
+    ) -> None:
+        found, rotations = self._expect(state, index, rng, wide=wide, **sampling)
+        rings, state.rings = len(found.noise), sampling["rings"]
+        # new arrays, because callbacks may keep the former state
+        state.noise, state.centres = state.noise.copy(), state.centres.copy()
+        state.noise[:rings] = (state.noise[:rings] + found.noise) / 2
+        state.centres[index] = found.displacements_px if wide else found.centres_px
+        state.volume = self.maps.volume(
+            found.sums, found.weights, state.noise, rotations.as_matrix(), state.group
+        )
+
+    def survey(self, state: SearchState, rng: np.random.Generator) -> tuple[np.ndarray, Poses]:
+        """Find all images with the map of a start, at all displacements."""
+        every = np.arange(len(self.images))
+        state.centres = self._centres(state, every, rng)
+        return self._locate(
+            state, every, rng, rings=self.start_rings, directions=START_DIRECTIONS, angles=START_ANGLES
+        )
+
+    def locate(self, state: SearchState, rng: np.random.Generator) -> Poses:
+        """Find the most probable pose of every image.
+
+        An image for which a second search of all displacements suggests another one is moved there if this is more
+        probable.
+        """
+        every, finest = np.arange(len(self.images)), {"directions": LAST_DIRECTIONS, "angles": LAST_ANGLES}
+        evidence, poses = self._locate(state, every, rng, rings=self.rings, **finest)
+        if not self.shift_deviation_px:
+            return poses
+        centres = self._centres(state, every, rng)
+        step = OFFSET_STEP * self.image_size / min(SURVEY_RINGS, self.rings)
+        moved = np.flatnonzero(np.hypot(*(centres - poses.shifts_px).T) > step)
+        if not len(moved):
+            return poses
+        other = replace(state, centres=centres)
+        other_evidence, other_poses = self._locate(other, moved, rng, rings=self.rings, **finest)
+        better = other_evidence > evidence[moved]
+        quaternions, shifts = poses.rotations.as_quat(), poses.shifts_px.copy()
+        quaternions[moved[better]] = other_poses.rotations.as_quat()[better]
+        shifts[moved[better]] = other_poses.shifts_px[better]
+        return Poses(Rotation.from_quat(quaternions), shifts)
+
+    def _centres(self, state: SearchState, index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return the most probable displacement of each image, among all displacements."""
+        if not self.shift_deviation_px:
+            return np.zeros((len(index), 2))
+        rings = min(SURVEY_RINGS, self.rings)
+        sampling = {"rings": rings, "directions": SURVEY_DIRECTIONS, "angles": SURVEY_ANGLES}
+        return self._expect(state, index, rng, wide=True, **sampling)[0].displacements_px
+
+    def _locate(
+        self, state: SearchState, index: np.ndarray, rng: np.random.Generator, **sampling
+    ) -> tuple[np.ndarray, Poses]:
+        """Find the most probable poses next to the centres of the images; return them with the evidence."""
+        found, rotations = self._expect(state, index, rng, wide=False, **sampling)
+        turns = Rotation.from_rotvec(np.outer(found.angles_rad, [0, 0, 1]))
+        return found.evidence, Poses(turns * rotations[found.reference], found.displacements_px)
+
+    def likelihood(self, state: SearchState, evidence: np.ndarray, held_out: np.ndarray) -> float:
+        """Return the mean log-likelihood of the given images on the rings of a start."""
+        rings = self.start_rings
+        pixels = self.images.coverage * np.pi * np.arange(1, rings + 1)
+        power = np.mean(np.abs(self.images.values[held_out, :rings]) ** 2, axis=2)
+        of_noise = -(pixels * (np.log(state.noise[:rings]) + power / state.noise[:rings])).sum(axis=1)
+        return float((evidence[held_out] + of_noise).mean())
+
+    def _expect(
+        self, state: SearchState, index: np.ndarray, rng: np.random.Generator, *, wide: bool, **sampling
+    ) -> tuple[Expectation, Rotation]:
+        """Compute the posterior over a random grid of directions; return it with the rotations of the directions.
+
+        A wide search tries all displacements, and the others those next to the centre of each image.
+        """
+        rotations = even_directions(sampling.pop("directions"), rng)
+        moves, rings = {}, sampling["rings"]
+        if self.shift_deviation_px:
+            step, limit = OFFSET_STEP * self.image_size / rings, LARGEST_SHIFT * self.shift_deviation_px
+            moves["shift_deviation_px"] = self.shift_deviation_px
+            if wide:
+                step = max(step, limit * np.sqrt(np.pi / MOST_OFFSETS))
+                # the grid moves from round to round
+                moves["offsets_px"] = _disc(step, limit) + rng.uniform(-step / 2, step / 2, 2)
+            else:
+                moves |= {"offsets_px": _disc(step, step), "centres_px": state.centres[index]}
+        references = self.maps.slices(state.volume, rotations.as_matrix(), min(rings + 2, self.rings))
+        return expect(self.images[index], references, state.noise, **moves, **sampling), rotations
+
+    def impose(self, state: SearchState, poses: Poses, group: Rotation) -> None:
+        """Replace the map by one that has the symmetry of a group, from poses in the frame of the group."""
+        state.group = group.as_matrix()
+        state.volume = self._reconstruct(state, poses, np.arange(len(self.images)), self.start_rings)
+
+    def map_at(self, state: SearchState, poses: Poses, used: np.ndarray) -> DensityMap:
+        """Reconstruct the map from the images ``used``, in the units of the images."""
+        size = self.maps.size
+        scale = (
+            np.sqrt(self.images.coverage) * self.deviation * self.image_size * (size / self.image_size) ** 3
+        )
+        volume = self._reconstruct(state, poses, used, self.rings) * np.float32(scale)
+        return DensityMap(volume, self.pixel_size_angstrom * self.image_size / size)
+
+    def _reconstruct(self, state: SearchState, poses: Poses, used: np.ndarray, rings: int) -> np.ndarray:
+        values, transfers = self.images.values[used, :rings], self.images.transfers[used, :rings]
+        points = self.images.grid.frequencies[: rings * self.images.grid.angles] / self.image_size
+        phases = np.exp(2j * np.pi * (poses.shifts_px[used] @ points.T)).astype(np.complex64)
+        values = values * phases.reshape(values.shape) * transfers[..., None]
+        return self.maps.volume(
+            values, transfers**2, state.noise, poses.rotations[used].as_matrix(), state.group
+        )
+
+
+def _between(first: int, last: int, share: float) -> int:
+    return int(first + (last - first) * share)
+
+
+def _disc(step: float, radius: float) -> np.ndarray:
+    """Return the points (s, 2) of a square grid within a disc."""
+    most = int(np.ceil(radius / step))
+    axis = step * np.arange(-most, most + 1)
+    points = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    return points[np.hypot(*points.T) <= radius * 1.0001]
