@@ -55,6 +55,11 @@ class Poses:
         """Select a subset of the poses."""
         return Poses(self.rotations[index], self.shifts_px[index])
 
+    @property
+    def mirrored(self) -> Poses:
+        """Poses of the same images for the mirror image of the particle (z -> -z): all tilts are negated."""
+        return Poses(Rotation(self.rotations.as_quat() * [-1, -1, 1, 1]), self.shifts_px)
+
 
 def as_poses(poses: Poses | Rotation, *, count: int | None = None) -> Poses:
     """Return ``poses`` as a ``Poses`` object; a bare ``Rotation`` means that the particles are centred.

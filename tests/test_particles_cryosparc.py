@@ -3,13 +3,20 @@
 import resource
 
 import numpy as np
+import pandas as pd
 import pytest
 from particle_files import PIXEL, cs, mrc, one_sentence, some_images, turned_opposite
 
 from cryoem.particles.cryosparc import read_cs
 from cryoem.particles.files import open_particles
-from cryoem.particles.writing import write_particles
-from cryoem.rotations import from_cryosparc_pose, from_relion_euler_deg, random_rotations, to_relion_euler_deg
+from cryoem.particles.writing import write_particles, write_poses
+from cryoem.rotations import (
+    Poses,
+    from_cryosparc_pose,
+    from_relion_euler_deg,
+    random_rotations,
+    to_relion_euler_deg,
+)
 
 CTF = {
     "ctf__accel_kv": np.full(5, 200, np.float32),
@@ -71,6 +78,38 @@ def test_dark_particles_have_a_sign_and_are_written_bright(stack):
     written = open_particles(stack / "c.star").to_stack()
     np.testing.assert_array_equal(written.images, signs[:, None, None] * some_images())
     assert written.ctf.inverted
+
+
+def test_written_poses_are_read_back_with_uids_signs_and_ctf(stack):
+    uids, signs = np.array([7, 2**63, 3, 4, 5], np.uint64), np.array([-1, -1, 1, -1, -1], np.float32)
+    numbers = np.array([4, 2, 0, 1, 3], np.uint32)
+    scales = np.linspace(0.8, 1.2, 5, dtype=np.float32)
+    source = cs(stack / "a.cs", **CTF, ctf__scale=scales, uid=uids, blob__sign=signs, blob__idx=numbers)
+    file = open_particles(source)
+    poses = Poses(random_rotations(5, rng=0), np.random.default_rng(1).uniform(-3, 3, (5, 2)))
+    subset = np.array([0, 1, 1, 0, 1])
+    write_poses(stack / "b.cs", file, poses, subset=subset)
+    found = open_particles(stack / "b.cs")
+    assert found.table["uid"].tolist() == uids.tolist()
+    assert found.table["alignments3D/split"].tolist() == subset.tolist()
+    assert (found.image_names, found.pixel_size_angstrom) == (file.image_names, PIXEL)
+    np.testing.assert_array_equal(found, file)
+    assert (found.rotations * poses.rotations.inv()).magnitude().max() < 1e-6
+    np.testing.assert_allclose(found.shifts_px, poses.shifts_px, atol=1e-6)
+    pd.testing.assert_frame_equal(found.contrast, file.contrast, rtol=1e-6)
+    shapes = np.load(stack / "b.cs")["blob/shape"]
+    assert shapes.tolist() == [list(some_images().shape[1:])] * 5
+
+
+def test_poses_of_a_relion_file_are_written_for_cryosparc(stack):
+    write_particles(stack / "c.star", open_particles(cs(stack / "a.cs", **CTF)))
+    file = open_particles(stack / "c.star")
+    write_poses(stack / "d.cs", file, random_rotations(5, rng=0))
+    found = open_particles(stack / "d.cs")
+    assert found.table["uid"].nunique() == 5
+    assert set(found.table["alignments3D/psize_A"]) == {np.float32(PIXEL)}
+    np.testing.assert_array_equal(found, file)
+    pd.testing.assert_frame_equal(found.contrast, file.contrast, rtol=1e-6)
 
 
 def test_shifts_count_pixels_of_their_own_alignment(stack):

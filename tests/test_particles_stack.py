@@ -87,6 +87,10 @@ def test_signal_and_noise_are_those_of_the_simulation(density, ctf, noise_varian
     scaled = found.scaled(replace(stack, images=images)).images
     assert np.corrcoef(scaled.ravel(), stack.images.ravel())[0, 1] > 0.98
     assert scaled.var() == pytest.approx(1 + noise_variance, rel=8 * PER_CENT)
+    # without the map, the signal at the highest frequencies counts as noise
+    alone = calibrate(images)
+    assert alone.noise_variance == pytest.approx(noise_variance, rel=10 * PER_CENT, abs=0.08)
+    assert alone.signal == pytest.approx(7.5, rel=8 * PER_CENT)
 
 
 def test_a_negative_of_the_particle_is_refused(density):
@@ -101,6 +105,10 @@ def test_noise_alone_and_a_map_without_structure_are_refused(density, rng):
     blue = np.gradient(rng.normal(size=(200, 48, 48)), axis=2)
     with pytest.raises(ValueError, match=r"^no signal from density_map was found in the images"):
         calibrate(blue, density)
+    with pytest.raises(
+        ValueError, match=r"^no signal was found in the images: their power is not higher at low"
+    ):
+        calibrate(np.diff(blue, axis=2)[:, 1:])
     with pytest.raises(ValueError, match=r"^density_map must not be constant"):
         calibrate(blue, DensityMap(np.zeros((8, 8, 8)), 1.0))
 

@@ -366,7 +366,7 @@ def test_there_must_be_one_pose_for_each_image(tmp_path):
     for path, wrong, options, message in (
         ("b.star", poses[:4], {}, "poses must have one entry for each of the 5 images, got 4"),
         ("b.star", poses, {"subset": [0, 1]}, "subset must have one entry for each of the 5 images, got 2"),
-        ("b.xmd", poses, {}, r"path must end in \.star, got"),
+        ("b.xmd", poses, {}, r"path must end in \.star or \.cs, got"),
     ):
         with pytest.raises(ValueError, match=f"^{message}"):
             write_poses(tmp_path / path, given, wrong, **options)

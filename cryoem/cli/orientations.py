@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cryoem.particles.files import ParticleFile
+    from cryoem.udl.stacks import AlignedFiles
 
 
 @command(afterwards=NOTHING_WRITTEN, on_device=True)
@@ -133,9 +134,9 @@ def recover(
 
     Distances determine the orientations R only up to the gauge: transposition, and R -> A R B with rotations A and B
     that are common to all images. With --particles, the transposition and A are determined from common lines between at
-    most 2,000 of the images, and the output can be a STAR file. B (the frame of the particle) and the handedness remain
-    arbitrary. Without --particles, the output is an array file (.h5) in an arbitrary gauge, which cannot be used to
-    reconstruct a map.
+    most 2,000 of the images, and the output can be a table (.star, .cs). B (the frame of the particle) and the
+    handedness remain arbitrary. Without --particles, the output is an array file (.h5) in an arbitrary gauge, which
+    cannot be used to reconstruct a map.
 
     \b
     Example:
@@ -150,12 +151,14 @@ def recover(
     from cryoem.particles.writing import write_poses
     from cryoem.rotations import Poses
 
-    as_star = out.suffix.lower() == ".star"
-    if particles is None and as_star:
+    as_table = out.suffix.lower() in (".star", ".cs")
+    if particles is None and as_table:
         raise typer.BadParameter(
-            "a STAR file requires --particles, because it lists the images", param_hint="--out"
+            "a table requires --particles, because it lists the images", param_hint="--out"
         )
-    shared.new_file(out, ".star", ".h5", force=force, inputs=[distances, *([particles] if particles else [])])
+    shared.new_file(
+        out, ".star", ".cs", ".h5", force=force, inputs=[distances, *([particles] if particles else [])]
+    )
     matrix, shifts, stored, rows, parameters = _read(distances)
     symmetry = symmetry or parameters.get("symmetry", "C1")
     if stored is not None and landmarks is not None:
@@ -189,7 +192,7 @@ def recover(
             )
             rotations, score = gauge.rotations, gauge.score
         done(2)
-    if as_star:
+    if as_table:
         write_poses(out, opened, Poses(rotations, shifts))
     else:
         gauge = "arbitrary gauge" if opened is None else "gauge from the images"
@@ -257,6 +260,13 @@ def align2d(
         Literal["emaf"] | None,
         typer.Option("--format", help="Also write the alignment in this format: emaf (aligned-emaf.xmd)."),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="Output page (.html) with the averages before and after alignment."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite an existing page; the output folder must be new.")
+    ] = False,
 ) -> Answer:
     """Align the particle images of one class by in-plane rotations and shifts.
 
@@ -268,12 +278,15 @@ def align2d(
 
     \b
     Example:
-      cryoem align2d particles.mrcs --out aligned/
+      cryoem align2d particles.mrcs --out aligned/ --html averages.html
       cryoem align2d particles.star --reference 3@averages.mrcs --out aligned/
     """
+    from cryoem.files.writing import write_text
     from cryoem.udl.stack_training import AlignerTraining
     from cryoem.udl.stacks import align_file
 
+    if html is not None:
+        shared.new_file(html, ".html", force=force, inputs=(particles,), option="--html")
     given = {
         "method": method,
         "symmetry": symmetry,
@@ -309,7 +322,31 @@ def align2d(
     text = f"{images} aligned in {result.seconds:.0f} s ({result.method}); {agreement}"
     if result.error_deg is not None:
         text += f"\nmean error of the angles {result.error_deg:.2f}°, between neighbours {result.pair_error_deg:.2f}°"
-    return Answer(f"{text}\n\nResult: {result.folder}", vars(result))
+    values = {**vars(result), "page": html}
+    if html is not None:
+        write_text(html, _averages_page(result, title=particles.name, agreement=agreement))
+        return Answer(f"{text}\n\nResult: {result.folder}\nPage: {html}", values)
+    return Answer(f"{text}\n\nResult: {result.folder}", values)
+
+
+def _averages_page(result: AlignedFiles, *, title: str, agreement: str) -> str:
+    """Return a page with the averages of the images before and after alignment."""
+    import numpy as np
+
+    from cryoem import plots
+    from cryoem.particles.files import open_particles
+    from cryoem.runs.report import render_figures
+    from cryoem.udl.stacks import AVERAGES_FILE
+
+    averages = np.asarray(open_particles(result.folder / AVERAGES_FILE))
+    gallery = plots.projection_gallery(
+        averages,
+        pixel_size_angstrom=result.pixel_size_angstrom,
+        titles=("before alignment", "after alignment"),
+    )
+    caption = f"Average of the images before and after alignment, each with its own grey scale; {agreement}."
+    about = f"{result.images:,} images, aligned with cryoem ({result.method})"
+    return render_figures(title=title, about=about, figures={caption: gallery})
 
 
 def _read(path: Path) -> tuple:

@@ -16,7 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "simulate",
             "simulate_lazily",
         ],
-        "stack": ["Calibration", "ParticleStack", "calibrate", "shell_power"],
+        "stack": ["Calibration", "ParticleStack", "calibrate", "fit_ctf_power", "shell_power"],
         "star": ["read_xmd", "write_star", "write_xmd"],
         "writing": ["names_for_table", "write_particles", "write_poses"],
         "xmipp": ["write_emaf", "xmipp_table"],

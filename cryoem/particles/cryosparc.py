@@ -1,7 +1,9 @@
-"""Read cryoSPARC's particle files (``.cs``), which are NumPy record arrays, in the conventions of this project."""
+"""Read and write cryoSPARC's particle files (``.cs``), NumPy record arrays, in the conventions of this project."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.particles.columns import Columns, read_contrast
-from cryoem.rotations import from_cryosparc_pose, from_relion_euler_deg
+from cryoem.particles.columns import Columns, read_contrast, write_contrast
+from cryoem.particles.locating import IMAGE_NAME
+from cryoem.rotations import Poses, from_cryosparc_pose, from_relion_euler_deg
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,6 +150,65 @@ def contrast(columns: Columns) -> pd.DataFrame | None:
             f"{columns.path}: {SIGN} must be 1 or -1, got 0 in row {int(np.argmin(sign != 0)) + 1}"
         )
     return found.assign(inverted=sign > 0)
+
+
+def particle_records(
+    names: list[str],
+    poses: Poses,
+    contrast: pd.DataFrame | None,
+    *,
+    image_size: int,
+    pixel_size_angstrom: float,
+    uids: np.ndarray | None = None,
+    subset: np.ndarray | None = None,
+) -> bytes:
+    """Return the content of a ``.cs`` file with the poses, images and CTF parameters of n particles.
+
+    Parameters
+    ----------
+    names : list of str
+        Names of the n images, in the form 'number@stack'.
+    poses : Poses
+        Orientations and displacements in pixels.
+    contrast : DataFrame or None
+        CTF parameters, as in ``contrast``.
+    image_size, pixel_size_angstrom : int, float
+        Size of the images, and of their pixels.
+    uids : array, optional
+        (n,) unsigned integers that identify the particles. Default: a hash of the image name.
+    subset : array, optional
+        (n,) half-set of each particle, 0 or 1, for alignments3D/split.
+    """
+    found = [IMAGE_NAME.fullmatch(name).groups() for name in names]
+    stacks = [stack.encode() for _, stack in found]
+    if uids is None:
+        hashes = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
+        uids = np.array([int.from_bytes(each) for each in hashes], np.uint64)
+    pixels = np.full(len(names), pixel_size_angstrom, np.float32)
+    fields = {
+        UID: np.asarray(uids, np.uint64),
+        IMAGE[0]: np.array(stacks),
+        IMAGE[1]: np.array([int(number or 1) - 1 for number, _ in found], np.uint32),
+        "blob/shape": np.full((len(names), 2), image_size, np.uint32),
+        PIXEL: pixels,
+        # the inverses of from_cryosparc_pose and shifts_px
+        "alignments3D/pose": poses.rotations.inv().as_rotvec().astype(np.float32),
+        "alignments3D/shift": -poses.shifts_px.astype(np.float32),
+        "alignments3D/psize_A": pixels,
+    }
+    if subset is not None:
+        fields["alignments3D/split"] = np.asarray(subset, np.uint32)
+    if contrast is not None:
+        fields[SIGN] = np.where(contrast["inverted"], 1, -1).astype(np.float32)
+        columns = write_contrast(contrast, CONTRAST, angle_unit_rad=1.0)
+        fields |= {name: values.astype(np.float32) for name, values in columns.items()}
+    dtype = [(name, values.dtype, values.shape[1:]) for name, values in fields.items()]
+    records = np.empty(len(names), dtype)
+    for name, values in fields.items():
+        records[name] = values
+    content = io.BytesIO()
+    np.save(content, records, allow_pickle=False)
+    return content.getvalue()
 
 
 def _vectors(columns: Columns, name: str, length: int) -> np.ndarray:

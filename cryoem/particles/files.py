@@ -276,6 +276,16 @@ class ParticleFile:
         """
         return ParticleStack(np.asarray(self), self.optics, self.poses, symmetry)
 
+    def stated_pixel_sizes(self) -> dict[str, np.ndarray]:
+        """Return the pixel sizes in angstrom by source, the most important first: columns, then the stack headers.
+
+        The values of a column are (n,), and those of the headers are one for each stack. Unlike
+        ``pixel_size_angstrom``, they are not checked.
+        """
+        tables = self.program in PROGRAMS and self.program not in OPENING
+        sizes = PROGRAMS[self.program].pixel_sizes(self._columns) if tables else {}
+        return {**sizes, "stack headers": np.asarray(self.images.pixels_angstrom(), float)}
+
     @property
     def _columns(self) -> Columns:
         return Columns(self.path, self.table, self.optics_groups)

@@ -213,7 +213,7 @@ class StackWriter:
     pixel_size_angstrom : float
         Side length of a pixel in angstrom.
     texts : mapping, optional
-        Text files to write together with the stack, such as its table: a mapping from path to content.
+        Files to write together with the stack, such as its table: a mapping from path to content.
 
     Raises
     ------
@@ -231,7 +231,7 @@ class StackWriter:
         image_size: int,
         pixel_size_angstrom: float,
         *,
-        texts: Mapping[Path, str] | None = None,
+        texts: Mapping[Path, str | bytes] | None = None,
     ):
         self.path = path_with_suffix(path, ".mrcs", ".mrc")
         self.texts = texts or {}
@@ -275,7 +275,7 @@ class StackWriter:
         check_writable(self.path, n_bytes=HEADER_BYTES + 4 * self.n * self.image_size**2)
         with atomic_write_many(self.path, *self.texts) as (partial, *tables):
             for table, text in zip(tables, self.texts.values(), strict=True):
-                table.write_text(text, encoding="utf-8")
+                table.write_bytes(text if isinstance(text, bytes) else text.encode())
             with open(partial, "wb") as self._stream:
                 self._stream.write(bytes(HEADER_BYTES))
                 yield self

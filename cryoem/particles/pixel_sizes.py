@@ -20,6 +20,10 @@ LARGEST_PIXEL_ANGSTROM = 1e6
 LARGEST_RESCALING = 1.25  # a larger ratio between pixel sizes would cost too much resolution
 
 
+class UnknownPixelSize(ValueError):
+    """Neither the user, the table nor the headers of the stacks state a valid pixel size."""
+
+
 def resolve_pixel_size(
     path: Path, argument: float | None, stated: Mapping[str, np.ndarray], headers: tuple[float, ...]
 ) -> tuple[float, np.ndarray | None]:
@@ -52,9 +56,9 @@ def resolve_pixel_size(
         return float(sizes.max()), sizes / sizes.max()
     if argument is None and one is None:
         if not len(sizes):
-            raise ValueError(f"{path} has no pixel size; pass pixel_size_angstrom (--pixel-size)")
+            raise UnknownPixelSize(f"{path} has no pixel size; pass pixel_size_angstrom (--pixel-size)")
         named = "" if column is None else f" ({column})"
-        raise ValueError(
+        raise UnknownPixelSize(
             f"{path} has no single valid pixel size, got {listed} angstrom{named}; "
             "pass pixel_size_angstrom (--pixel-size)"
         )

@@ -25,6 +25,8 @@ from cryoem.rotations import Poses, as_poses, random_rotations
 from cryoem.validation import square_images
 from cryoem.volumes.density import DensityMap
 
+NOISE_FREQUENCY = 0.4  # in cycles per pixel, above which images without a map are taken as noise
+LEAST_SIGNAL = 2e-3  # variance of the signal, relative to that of the noise, that can be found without a map
 MODEL_PROJECTIONS = 400
 
 
@@ -156,20 +158,24 @@ class Calibration:
 
 
 def calibrate(
-    images: np.ndarray, density_map: DensityMap, *, optics: Optics | None = None, coverage: str = "so3"
+    images: np.ndarray,
+    density_map: DensityMap | None = None,
+    *,
+    optics: Optics | None = None,
+    coverage: str = "so3",
 ) -> Calibration:
-    """Estimate the signal and the white noise in measured images from a density map.
+    """Estimate the signal and the white noise in measured images, from a density map if there is one.
 
     The power spectrum of the images is fitted by the scaled power spectrum of projections of the map plus a constant
-    for white noise.
+    for white noise. Without a map, the power at the highest frequencies is assumed to be noise alone.
 
     Parameters
     ----------
     images : array
         (n, y, x) images with y == x, in any units. A few hundred images are enough.
-    density_map : DensityMap
+    density_map : DensityMap, optional
         Map of the particle or of a similar particle, with the pixel size of the images. The scale of the density does
-        not matter.
+        not matter. Default: no map; the agreement is then NaN, and the fitted power is that of the noise.
     optics : Optics, optional
         Optics of the images. Default: no CTF.
     coverage : str
@@ -194,6 +200,8 @@ def calibrate(
     residual of each shell is divided by this mean power.
     """
     images = subtract_background(square_images(images, smallest_px=8))
+    if density_map is None:
+        return _calibrate_without_map(images)
     pixel = density_map.voxel_size_angstrom
     optics = Optics(pixel) if optics is None else optics_of(optics, None, count=len(images))
     size = images.shape[1]
@@ -233,6 +241,20 @@ def calibrate(
     )
 
 
+def _calibrate_without_map(images: np.ndarray) -> Calibration:
+    frequency, power = shell_power(images)
+    noise = float(power[frequency > NOISE_FREQUENCY].mean())
+    signal_variance = float(images.var(dtype=float)) - noise
+    if noise <= 0:
+        raise ValueError("the images are blank or smoothed: they have no power at high spatial frequencies")
+    if signal_variance < LEAST_SIGNAL * noise:
+        raise ValueError(
+            "no signal was found in the images: their power is not higher at low than at high spatial frequencies"
+        )
+    signal, fitted = np.sqrt(signal_variance), np.full_like(power, noise)
+    return Calibration(float(signal), noise / signal_variance, float("nan"), frequency, power, fitted)
+
+
 def shell_power(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the spatial frequency of each Fourier shell, and the mean power per pixel of the images in that shell.
 
@@ -246,3 +268,40 @@ def shell_power(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     power = np.mean(np.abs(half_planes_from_images(images)) ** 2, axis=0) / size**2
     counts = np.bincount(shell[kept])[1:]
     return np.arange(1, size // 2 + 1) / size, np.bincount(shell[kept], power[kept])[1:] / counts
+
+
+def fit_ctf_power(images: np.ndarray, optics: Optics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fit the power spectrum of images with their stated CTF, to show whether its zeros are where they should be.
+
+    Parameters
+    ----------
+    images : (n, y, x) array, y == x
+        Images, in any units, with similar defocus.
+    optics : Optics
+        Optics of the n images, with a CTF.
+
+    Returns
+    -------
+    frequency, power, fitted : (shells,) array
+        Spatial frequency of each shell in cycles per pixel, mean power of the images, and the fitted power: the mean
+        squared CTF times a smooth, non-negative spectrum of the signal, plus a smooth, non-negative background.
+
+    Raises
+    ------
+    ValueError
+        The images are not (n, y, y) or not finite, ``optics`` describes a different number of images, or there is no
+        CTF.
+    """
+    images = square_images(images, smallest_px=8)
+    optics = optics_of(optics, None, count=len(images))
+    if optics.ctf is None:
+        raise ValueError("optics must include a CTF, got ctf=None")
+    frequency, power = shell_power(subtract_background(images))
+    along_x = np.stack([frequency, np.zeros_like(frequency)], axis=1)
+    squared = np.mean(optics.isotropic().transfers(along_x) ** 2, axis=0)
+    # Gaussians of several widths are a basis of smooth, falling spectra
+    falling = np.exp(-((frequency / np.array([[0.04], [0.08], [0.16], [0.32], [10.0]])) ** 2))
+    parts = np.concatenate([squared * falling, falling]).T
+    scale = np.maximum(power, power.max() * 1e-12)
+    weights, _ = scipy.optimize.nnls(parts / scale[:, None], power / scale)
+    return frequency, power, parts @ weights

@@ -1,4 +1,4 @@
-"""Write particles for RELION and XMIPP, with a new stack of images or with references to existing stacks."""
+"""Write particles for RELION, XMIPP and cryoSPARC, with a new stack of images or with references to existing stacks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.files.writing import path_with_suffix, write_text
-from cryoem.particles import relion, xmipp
+from cryoem.files.writing import atomic_write, path_with_suffix
+from cryoem.particles import cryosparc, relion, xmipp
 from cryoem.particles.columns import WITHOUT_CTF, contrast_from_optics
 from cryoem.particles.files import ParticleFile
 from cryoem.particles.locating import IMAGE_NAME, locate_stack
@@ -103,25 +103,28 @@ def write_poses(
     *,
     subset: np.ndarray | None = None,
 ) -> None:
-    """Write new poses for the particles in a file as a RELION 3.1 STAR file that refers to the original stacks.
+    """Write new poses for the particles in a file as a RELION or cryoSPARC file that refers to the original stacks.
 
-    The CTF parameters and the pixel size are taken from the particle file. If it is a RELION file, its other columns
-    are kept, except for the old poses. A STAR file cannot record that particles are dark, as they are in some cryoSPARC
-    files. If any particles are dark, the images are written to a new stack next to the table, with the dark particles
-    inverted.
+    The CTF parameters and the pixel size are taken from the particle file. If input and output are RELION files, the
+    other columns are kept, except for the old poses. A STAR file cannot record that particles are dark, as they are in
+    some cryoSPARC files. If any particles are dark, the images are written to a new stack next to the table, with the
+    dark particles inverted.
+
+    A cryoSPARC file has the fields uid, blob, alignments3D and, if the CTF is known, ctf. If the input is a cryoSPARC
+    file, the uids are kept, so that cryoSPARC can join the other fields.
 
     Parameters
     ----------
     path : path-like
-        Path of the STAR file, ending in ``.star``.
+        Path of the table: a RELION 3.1 STAR file (``.star``) or a cryoSPARC file (``.cs``).
     particles : ParticleFile
         Particle file with n images.
     poses : Poses or Rotation
         New poses of the n particles, from particle to microscope coordinates. The shifts are zero if only rotations are
         given.
     subset : array, optional
-        (n,) half-set in which each particle was refined, 0 or 1, written to rlnRandomSubset as 1 or 2. Default: the
-        existing column, if the particle file has one.
+        (n,) half-set in which each particle was refined, 0 or 1, written to rlnRandomSubset as 1 or 2, or to
+        alignments3D/split as 0 or 1. Default: the existing column in a STAR file, if both files are RELION files.
 
     Warns
     -----
@@ -135,25 +138,30 @@ def write_poses(
     OSError
         A file cannot be read or written.
     ValueError
-        The suffix is not ``.star``, ``path`` is the particle file itself, the number of poses or half-sets differs from
-        the number of images, an image name contains a character that tables cannot store, or a value in the particle
-        file is not finite.
+        The suffix is not ``.star`` or ``.cs``, ``path`` is the particle file itself, the number of poses or half-sets
+        differs from the number of images, an image name contains a character that tables cannot store, or a value in
+        the particle file is not finite.
     """
     poses = as_poses(poses, count=len(particles))
-    path = path_with_suffix(path, ".star")
+    path = path_with_suffix(path, ".star", ".cs")
+    as_star = path.suffix.lower() == ".star"
     _refuse_inputs(particles, path)
-    extra = {}
     if subset is not None:
-        extra["rlnRandomSubset"] = one_each(subset, count=len(particles), name="subset").astype(int) + 1
+        subset = one_each(subset, count=len(particles), name="subset").astype(int)
 
-    dark = particles.contrast is not None and not particles.contrast["inverted"].all()
+    dark = as_star and particles.contrast is not None and not particles.contrast["inverted"].all()
     new_stack = dark or particles.scales is not None  # a rescaled image is no longer the one in its stack
     names = _names_of_new_stack(path, particles) if new_stack else names_for_table(particles, path)
-    text = _star_text(
-        particles, names, poses.rotations, poses.shifts_px, without=relion.POSE_COLUMNS, extra=extra
-    )
+    if as_star:
+        extra = {} if subset is None else {"rlnRandomSubset": subset + 1}
+        without = relion.POSE_COLUMNS
+        text = _star_text(particles, names, poses.rotations, poses.shifts_px, without=without, extra=extra)
+        content = text.encode()
+    else:
+        content = _cs_content(particles, names, poses, subset, new_stack=new_stack)
     if not new_stack:
-        write_text(path, text)
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(content)
         return
     why = "are dark, which a STAR file cannot record" if dark else "have several pixel sizes"
     warnings.warn(
@@ -162,7 +170,7 @@ def write_poses(
         UserWarning,
         stacklevel=2,
     )
-    _write_with_images(path, text, particles)
+    _write_with_images(path, content, particles)
 
 
 def names_for_table(particles: ParticleFile, table: Path, *, new_stacks: tuple[str, ...] = ()) -> list[str]:
@@ -263,19 +271,19 @@ def _refuse_inputs(particles: Particles, *targets: Path) -> None:
 
 def _write_with_images(
     path: Path,
-    text: str,
+    content: str | bytes,
     particles: Particles,
     map_blocks: Callable = map,
     callback: Callable[[int], None] | None = None,
 ) -> None:
-    """Write the text of a table and, next to it, the stack of images with bright particles."""
+    """Write the content of a table and, next to it, the stack of images with bright particles."""
     count = len(particles)
     # A STAR table cannot record the sign, so particles in a RELION file are always bright.
     contrast = None if _relion_table(particles) is not None else _contrast(particles)
     bright = np.ones(count, bool) if contrast is None else contrast["inverted"].to_numpy()
     sign = np.where(bright, 1, -1).astype(np.float32)[:, None, None]
     stack, pixel = path.with_suffix(".mrcs"), particles.pixel_size_angstrom
-    with StackWriter(stack, count, particles.image_size, pixel, texts={path: text}) as writer:
+    with StackWriter(stack, count, particles.image_size, pixel, texts={path: content}) as writer:
         parts = [slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
         for part, images in zip(parts, map_blocks(partial(_read, particles), parts), strict=True):
             writer.write(images * sign[part])
@@ -306,6 +314,25 @@ def _contrast(particles: Particles) -> pd.DataFrame | None:
     if isinstance(particles, ParticleFile):
         return particles.contrast
     return contrast_from_optics(particles.optics)
+
+
+def _cs_content(
+    particles: ParticleFile, names: list[str], poses: Poses, subset: np.ndarray | None, *, new_stack: bool
+) -> bytes:
+    """Return the content of a cryoSPARC file. Particles in a new stack are bright."""
+    contrast, table = particles.contrast, particles.table
+    if contrast is not None and new_stack:
+        contrast = contrast.assign(inverted=True)
+    keeps_uids = particles.program == "cryosparc" and cryosparc.UID in table
+    return cryosparc.particle_records(
+        names,
+        poses,
+        contrast,
+        image_size=particles.image_size,
+        pixel_size_angstrom=particles.pixel_size_angstrom,
+        uids=table[cryosparc.UID].to_numpy() if keeps_uids else None,
+        subset=subset,
+    )
 
 
 def _star_text(

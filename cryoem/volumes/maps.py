@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from cryoem.files.reading import is_gzip
-from cryoem.files.writing import atomic_write
+from cryoem.files.writing import atomic_write, write_text
 from cryoem.volumes.density import DensityMap
 from cryoem.volumes.headers import (
     HEADER_BYTES,
@@ -28,6 +30,16 @@ from cryoem.volumes.headers import (
 LARGEST_VOXEL_ANGSTROM = 1e6
 DEFLATE_LIMIT = 1032  # a gzip stream never expands by more than this factor
 BLOCK_BYTES = 2**20
+DUST_VOXELS = 8  # extent below which blobs are hidden in ChimeraX
+CHIMERAX = """\
+# Show {name} in a new ChimeraX session. In napari: napari {name} (with the plugin napari-mrcfile-reader)
+open {quoted}
+volume #1 style surface level {level:.6g} step 1
+set bgColor white
+surface dust #1 size {dust:.6g}
+view
+turn y 2 180
+"""
 
 
 def read_map(
@@ -138,6 +150,49 @@ def write_map(path: str | os.PathLike, density_map: DensityMap) -> None:
         mrc.voxel_size = density_map.voxel_size_angstrom
         mrc.header.origin = density_map.origin
         mrc.header.label[0] = "cryoem"  # instead of a time stamp, so that equal maps produce equal files
+
+
+def chimerax_script_path(path: str | os.PathLike) -> Path:
+    """Return the path of the ChimeraX script of a map: ``map.cxc`` for ``map.mrc`` and ``map.mrc.gz``."""
+    path = Path(path)
+    return path.with_name(re.sub(r"(\.\w+)?(\.gz)?$", "", path.name, count=1, flags=re.IGNORECASE) + ".cxc")
+
+
+def write_chimerax_script(path: str | os.PathLike, density_map: DensityMap, *, level: float) -> Path:
+    """Write a script that shows a map in UCSF ChimeraX, to the folder and under the name of the map.
+
+    The script opens the map, draws the surface at full resolution on white, hides small blobs and turns the map once
+    about the vertical axis. A comment states how to open the map in napari. ChimeraX runs a script in its own folder,
+    so map and script can be moved together.
+
+    Parameters
+    ----------
+    path : path-like
+        Path of the map.
+    density_map : DensityMap
+        The map.
+    level : float
+        Density of the surface.
+
+    Returns
+    -------
+    Path
+        Path of the script, as in ``chimerax_script_path``.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written. An existing file is kept.
+
+    References
+    ----------
+    ChimeraX commands: https://www.cgl.ucsf.edu/chimerax/docs/user/commands/volume.html.
+    """
+    name, script = Path(path).name, chimerax_script_path(path)
+    dust = DUST_VOXELS * density_map.voxel_size_angstrom
+    quoted = json.dumps(name, ensure_ascii=False)
+    write_text(script, CHIMERAX.format(name=name, quoted=quoted, level=level, dust=dust))
+    return script
 
 
 def _axes_to_zyx(path: Path, header: MrcHeader) -> list[int]:

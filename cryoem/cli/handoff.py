@@ -1,0 +1,68 @@
+"""Commands that prepare results for other programs."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cryoem.cli import shared
+from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
+
+
+def how_to_view(map_path: Path, script: Path) -> str:
+    """Return the commands that show a map, for the answer of a command."""
+    return (
+        f"view it: chimerax {shlex.quote(str(script))}\n"
+        f"     or: napari {shlex.quote(str(map_path))} (with the plugin napari-mrcfile-reader)"
+    )
+
+
+@command(afterwards=NOTHING_WRITTEN)
+def flip(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Map (.mrc, .map), or table of particles with poses.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="Output file: a map if the input is one, otherwise a table (.star, .cs)."),
+    ],
+    pixel_size: shared.PixelSize = None,
+    datadir: shared.Datadir = None,
+    as_map: shared.AsMap = False,
+    force: shared.Force = False,
+) -> Answer:
+    """Change the hand of a map, or of poses.
+
+    Projections do not determine the hand of a map. If a known structure does not fit, or helices are left-handed, flip
+    the map, and the poses with it. The map is mirrored along z, and the tilts of the poses are negated. A map
+    reconstructed from the new poses is the mirrored map.
+
+    \b
+    Example:
+      cryoem flip map.mrc --out flipped.mrc
+      cryoem flip orientations.star --out flipped.star
+    """
+    from cryoem.particles.files import open_particles
+    from cryoem.particles.writing import write_poses
+    from cryoem.volumes.density import mirror
+    from cryoem.volumes.maps import read_map, write_map
+
+    if source.name.lower().endswith(shared.MAP_SUFFIXES):
+        for name, value in {"--pixel-size": pixel_size, "--datadir": datadir}.items():
+            if value is not None:
+                raise typer.BadParameter(f"applies only to tables, got the map {source}", param_hint=name)
+        shared.new_file(out, *shared.MAP_SUFFIXES, force=force, inputs=(source,))
+        flipped = mirror(read_map(source, as_map=as_map))
+        write_map(out, flipped)
+        values = {"map": out, "voxel_size_angstrom": flipped.voxel_size_angstrom}
+        return Answer(f"mirrored map: {out}", values)
+    shared.new_file(out, ".star", ".cs", force=force, inputs=(source,))
+    opened = open_particles(source, pixel_size_angstrom=pixel_size, datadir=datadir)
+    shared.refuse_input(out, opened.paths)
+    if opened.poses is None:
+        raise ValueError(f"{source} has no orientations to flip")
+    write_poses(out, opened, opened.poses.mirrored)
+    return Answer(f"{len(opened):,} poses of the other hand: {out}", {"poses": out, "images": len(opened)})

@@ -1,0 +1,189 @@
+"""Score readings of poses and CTF by predicting each image from a map to which it did not contribute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property, reduce
+from operator import add
+
+import numpy as np
+
+from cryoem.contrast import Optics
+from cryoem.images import (
+    cropped_frequencies,
+    fourier_disc,
+    half_planes_from_images,
+    shift_phases,
+    subtract_background,
+)
+from cryoem.projection import fourier
+from cryoem.projection.gridding import volume_from_sums
+from cryoem.reconstruction.accumulation import FourierAccumulator, grid_slices
+from cryoem.reconstruction.misreadings import SHUFFLED, Misreading
+from cryoem.rotations import Poses
+from cryoem.volumes.density import DensityMap, low_pass, soft_sphere
+
+SIZE = 48  # pixels across the Fourier-cropped images
+FEW = 20  # images, below which there are several folds instead of two halves
+FOLDS = 5
+DAMPING = 0.1  # sampling density, relative to its mean, below which a frequency of a map is damped
+LEAST_NOISE = 1e-2  # of the power of the images, in each shell
+DECISIVE_Z = 4.0  # standard errors by which a reading is better than another
+DECISIVE_SHARE_OF_FEW = 0.2  # the same for few images, as a share of what the map explains
+DECISIVE_NATS = 20.0  # the same, as the total log-likelihood ratio
+NO_DIFFERENCE = 1e-3  # of the log-likelihood
+
+
+class Comparison:
+    """Images in Fourier space, and the scores of readings on them."""
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        poses: Poses,
+        optics: Optics,
+        chosen: np.ndarray,
+        callback: Callable[[int, int], None] | None,
+    ):
+        read = subtract_background(np.asarray(images[chosen]))
+        full, n = read.shape[1], len(read)
+        self.size = min(SIZE, full)
+        ratio = full / self.size
+        self.disc = fourier_disc(self.size)
+        kept = cropped_frequencies(full, self.size)[self.disc.index]
+        typical = np.median(read.std(axis=(1, 2)))
+        if typical == 0:
+            raise ValueError("images must not be constant, got images without variance")
+        self.planes = half_planes_from_images(read / typical)[:, kept] / np.float32(ratio**2)
+        self.optics = replace(optics[chosen], pixel_size_angstrom=optics.pixel_size_angstrom * ratio)
+        self.rotations, self.shifts = poses.rotations[chosen], poses.shifts_px[chosen] / ratio
+        # halves, or folds that are each left out of the map with which they are compared
+        self.folds = np.arange(n) % (2 if n >= FEW else min(n, FOLDS))
+        self.shell = np.rint(np.hypot(*self.disc.frequencies.T) * self.size).astype(int)
+        self.power = self._in_shells(np.abs(self.planes) ** 2)
+        self.scores: dict[Misreading, tuple] = {}
+        self._densities: dict[tuple, np.ndarray] = {}
+        self._callback = callback
+
+    @cached_property
+    def _shuffled(self) -> np.ndarray:
+        """Indices that assign to each image the orientation of an image far from it in the file."""
+        return np.roll(np.random.default_rng(0).permutation(len(self.folds)), 1)
+
+    def add(self, trials: list[Misreading]) -> None:
+        """Score readings."""
+        known = len(self.scores) + len(trials)
+        for trial in trials:
+            self.scores[trial] = self._compare(trial)
+            if self._callback is not None:
+                self._callback(len(self.scores), known)
+
+    def _compare(self, trial: Misreading) -> tuple:
+        """Return the gain of each shell, the sums <x, p> and <p, p> in the shells of each image, and the maps."""
+        rotations = trial.rotations(self.rotations) if trial.rotations else self.rotations
+        if trial is SHUFFLED:
+            rotations = rotations[self._shuffled]
+        shifts = trial.shifts(self.shifts) if trial.shifts else self.shifts
+        transfers = None
+        if self.optics.ctf is not None:
+            calculate = trial.transfers or Optics.transfers
+            transfers = calculate(self.optics, self.disc.frequencies)
+        matrices = rotations.as_matrix()
+        planes = self.planes
+        if shifts.any():
+            planes = planes * shift_phases(-shifts, self.disc.frequencies)
+        sums = {
+            fold: grid_slices(
+                planes[self.folds == fold],
+                matrices[self.folds == fold],
+                self.disc.frequencies,
+                self.size,
+                weights=self.disc.weights,
+                group=np.eye(3)[None],
+                transfers=None if transfers is None else transfers[self.folds == fold],
+            )
+            for fold in np.unique(self.folds)
+        }
+        total = reduce(add, sums.values())
+        predicted, maps = np.empty_like(planes), []
+        for fold, own in sums.items():
+            members = self.folds == fold
+            maps.append(_inverted(total - own if len(sums) > 2 else sums[1 - fold]))
+            spectrum = fourier.transform(maps[-1])
+            predicted[members] = fourier.read_slices(spectrum, matrices[members], self.disc.frequencies)
+        if transfers is not None:
+            predicted *= transfers
+        cross = self._in_shells((planes.conj() * predicted).real)
+        square = self._in_shells(np.abs(predicted) ** 2)
+        gain = np.clip(cross.sum(axis=0) / np.maximum(square.sum(axis=0), 1e-30), 0, None)
+        return gain, cross, square, maps, total
+
+    def _in_shells(self, values: np.ndarray) -> np.ndarray:
+        """Sum (n, m) values over the shells of each image: (n, shells), without the zero frequency and Nyquist."""
+        last = self.size // 2
+        sums = [np.bincount(self.shell, row, minlength=last + 1) for row in values * self.disc.weights]
+        return np.stack(sums)[:, 1:last]
+
+    def log_likelihoods(self, trial: Misreading) -> np.ndarray:
+        """Return the log-likelihood of each image, relative to no map, (n,)."""
+        residual = np.min([self._residual(each) for each in self.scores], axis=0)
+        power = self.power.sum(axis=0)
+        counts = np.bincount(self.shell, self.disc.weights)[1 : self.size // 2]
+        variance = np.maximum(residual, LEAST_NOISE * power) / (len(self.folds) * counts)
+        gain, cross, square = self.scores[trial][:3]
+        return ((2 * gain * cross - gain**2 * square) / variance).sum(axis=1)
+
+    def _residual(self, trial: Misreading) -> np.ndarray:
+        gain, cross, square = self.scores[trial][:3]
+        return (self.power - 2 * gain * cross + gain**2 * square).sum(axis=0)
+
+    def difference(self, trial: Misreading, other: Misreading) -> tuple[float, float]:
+        """Return the mean difference of two log-likelihoods, and its number of standard errors."""
+        difference = self.log_likelihoods(trial) - self.log_likelihoods(other)
+        error = difference.std(ddof=1) / np.sqrt(len(difference))
+        return float(difference.mean()), float(difference.mean() / error) if error > 0 else 0.0
+
+    @property
+    def ranked(self) -> list[Misreading]:
+        """Readings in the order of their likelihood, the best first."""
+        scores = {each: self.log_likelihoods(each).mean() for each in self.scores if each is not SHUFFLED}
+        return sorted(scores, key=scores.get, reverse=True)
+
+    @property
+    def best(self) -> Misreading:
+        return self.ranked[0]
+
+    def better(self, trial: Misreading, other: Misreading) -> bool:
+        """Return whether a reading is decisively better than another."""
+        difference, errors = self.difference(trial, other)
+        n = len(self.folds)
+        if n >= FEW:
+            return n * difference > DECISIVE_NATS and errors > DECISIVE_Z
+        explained = self.difference(trial, SHUFFLED)[0]
+        return n * difference > DECISIVE_NATS and difference > DECISIVE_SHARE_OF_FEW * explained
+
+    def equal(self, trial: Misreading, other: Misreading) -> bool:
+        """Return whether two readings fit the images equally well."""
+        if trial not in self.scores or self.better(other, trial):
+            return False
+        difference = abs(self.difference(trial, other)[0])
+        return difference <= NO_DIFFERENCE * abs(self.log_likelihoods(other).mean())
+
+    def density(self, trial: Misreading) -> tuple[np.ndarray, float]:
+        """Return the map of a reading, and the skewness of its density inside the box, without that of the noise."""
+        maps, total = self.scores[trial][3:]
+        volume = _inverted(total)
+        inside = soft_sphere(volume.shape, 0.4 * self.size, 0) > 0.5
+        first, second = (low_pass(DensityMap(each, 1.0), 4.0).data[inside] for each in maps[:2])
+        first, second = first - first.mean(), second - second.mean()
+        # the noise of two halves is independent, so these mean products contain only the density
+        third = np.mean(first * second * (first + second), dtype=float) / 2
+        variance = np.mean(first * second, dtype=float)
+        skewness = third / variance**1.5 if variance > 0 else 0.0
+        return volume, float(skewness)
+
+
+def _inverted(sums: FourierAccumulator) -> np.ndarray:
+    """Reconstruct a volume, damped where there are few samples."""
+    return volume_from_sums(sums.values, sums.density, damping=DAMPING, size=sums.size)

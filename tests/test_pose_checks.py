@@ -1,0 +1,234 @@
+"""Checks of particle files: planted misreadings are named, noise is not trusted. The hand of maps and poses."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+from command_line import invoke
+from scipy.spatial.transform import Rotation
+
+from cryoem import particles, volumes
+from cryoem.contrast import ContrastTransfer, Optics
+from cryoem.images import flip_phases
+from cryoem.particles.files import open_particles
+from cryoem.particles.stack import fit_ctf_power
+from cryoem.particles.star import read_star
+from cryoem.reconstruction import check_poses, reconstruct
+from cryoem.reconstruction.misreadings import negated_defocus
+from cryoem.rotations import Poses, from_relion_euler_deg, random_rotations, to_relion_euler_deg
+
+PIXEL = 2.5
+RELION = [
+    ("rln_proj_64", "as read"),
+    ("rln_proj_64", "inverse rotations"),
+    ("rln_proj_64", "other hand of the angles"),
+    ("rln_proj_65_shifted", "as read"),
+    ("rln_proj_65_shifted", "sign of psi"),
+    ("rln_proj_65_shifted", "signs of the shifts"),
+    ("rln_proj_65_shifted", "pixels for angstrom"),
+    ("rln_proj_65_shifted", "angstrom for pixels"),
+]
+
+
+@pytest.fixture(scope="module")
+def job():
+    """48 simulated images with shifts and a CTF at noise variance 4."""
+    density = volumes.DensityMap(volumes.phantom(size=24).data, PIXEL)
+    ctf = ContrastTransfer(inverted=True)
+    return particles.simulate(density, 48, noise_variance=4, shift_limit_px=3, ctf=ctf, rng=1)
+
+
+def angles(rotations: Rotation, rot: int, tilt: int, psi: int) -> Rotation:
+    return from_relion_euler_deg(to_relion_euler_deg(rotations) * [rot, tilt, psi])
+
+
+PLANTED = {  # what was done to a file, by the name of the reading that undoes it
+    "inverse rotations": lambda images, r, s, o: (images, r.inv(), s, o),
+    "sign of psi": lambda images, r, s, o: (images, angles(r, 1, 1, -1), s, o),
+    "other hand of the angles": lambda images, r, s, o: (images, angles(r, -1, -1, -1), s, o),
+    "signs of the shifts": lambda images, r, s, o: (images, r, -s, o),
+    "pixels for angstrom": lambda images, r, s, o: (images, r, s / o.pixel_size_angstrom, o),
+    "angstrom for pixels": lambda images, r, s, o: (images, r, s * o.pixel_size_angstrom, o),
+    "sign of the defocus": lambda images, r, s, o: (images, r, s, negated_defocus(o)),
+    "phase-flipped images": lambda images, r, s, o: (flip_phases(images, o), r, s, o),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_misreading_is_named(job, name):
+    images, rotations, shifts, optics = PLANTED[name](job.images, job.rotations, job.shifts_px, job.optics)
+    found = check_poses(images, Poses(rotations, shifts), optics=optics, rng=0)
+    assert [each.name for each in found.right] == [name]
+    assert (found.confirmed, found.bright) == (True, True)
+
+
+def test_two_misreadings_of_different_kinds_are_both_named(job):
+    poses = Poses(job.rotations.inv(), job.shifts_px * [-1, 1])
+    found = check_poses(job.images, poses, optics=job.optics, rng=0)
+    assert {each.name for each in found.right} == {"inverse rotations", "sign of the x-shifts"}
+
+
+@pytest.mark.parametrize(
+    ("images", "poses", "name"),
+    [
+        (np.s_[:, ::-1], [1, -1], "images mirrored along y"),
+        (np.s_[:, :, ::-1], [-1, 1], "images mirrored along x"),
+    ],
+)
+def test_mirrored_images_are_named(images, poses, name):
+    density = volumes.DensityMap(volumes.phantom(size=25).data, PIXEL)  # an odd box has a middle row
+    stack = particles.simulate(density, 30, noise_variance=1, shift_limit_px=3, rng=2)
+    found = check_poses(stack.images[images], stack.poses, pixel_size_angstrom=PIXEL, rng=0)
+    assert [each.name for each in found.right] == [name]
+    # with the shifts of the mirrored images, only the angles are of the other hand
+    moved = Poses(stack.rotations, stack.shifts_px * poses)
+    found = check_poses(stack.images[images], moved, pixel_size_angstrom=PIXEL, rng=0)
+    assert "mirrored" in found.right[0].finding
+
+
+def test_an_untouched_job_is_well_and_neither_its_hand_nor_its_contrast_matters(job):
+    for sign in (1, -1):  # of the tilts, which changes the hand, and of the contrast
+        poses = Poses(angles(job.rotations, 1, sign, 1), job.shifts_px)
+        found = check_poses(sign * job.images, poses, optics=job.optics, rng=0)
+        assert (found.right, found.confirmed, found.dark) == ((), True, sign < 0)
+
+
+def test_poses_of_other_images_and_noise_are_not_confirmed(job, rng):
+    others = check_poses(job.images, job.poses[rng.permutation(48)], optics=job.optics, rng=0)
+    noise = check_poses(rng.normal(size=(40, 16, 16)), job.poses[:40], pixel_size_angstrom=PIXEL, rng=0)
+    few = check_poses(rng.normal(size=(6, 16, 16)), job.poses[:6], pixel_size_angstrom=PIXEL, rng=0)
+    for found in (others, noise, few):
+        assert (found.confirmed, found.right, found.dark) == (False, (), False)
+
+
+def test_pixels_of_one_angstrom_and_missing_shifts_are_not_tried(job):
+    images = job.images[:20, :16, :16]
+    shifted = check_poses(images, job.poses[:20], pixel_size_angstrom=1.0, rng=0)
+    centred = check_poses(images, job.rotations[:20], pixel_size_angstrom=1.0, rng=0)
+    assert set(shifted.not_tried) == {"units of the shifts", "CTF"}
+    assert set(centred.not_tried) == {"shifts", "CTF"}
+
+
+@pytest.mark.parametrize(("file", "name"), RELION)
+def test_relions_own_projections(real_data, file, name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        stack = open_particles(real_data / "particles" / f"{file}.star", pixel_size_angstrom=3.0).to_stack()
+    change = PLANTED.get(name, lambda *args: args)
+    images, rotations, shifts, optics = change(stack.images, stack.rotations, stack.shifts_px, stack.optics)
+    found = check_poses(images, Poses(rotations, shifts), optics=optics, rng=0)
+    assert [each.name for each in found.right] == ([] if name == "as read" else [name])
+    assert (found.confirmed, found.bright) == (True, True)
+
+
+@pytest.mark.parametrize("name", ["as read", "sign of the defocus"])
+def test_experimental_ribosomes(real_data, name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = real_data / "particles" / "sta_testing_bin8.star"
+        stack = open_particles(path, pixel_size_angstrom=15.68).to_stack()
+    change = PLANTED.get(name, lambda *args: args)
+    images, rotations, shifts, optics = change(stack.images, stack.rotations, stack.shifts_px, stack.optics)
+    found = check_poses(images, Poses(rotations, shifts), optics=optics, rng=0)
+    assert [each.name for each in found.right] == ([] if name == "as read" else [name])
+    assert (found.confirmed, found.bright) == (True, True)
+    if name == "as read":  # these images end before the first zero of the CTF
+        assert [each.name for each in found.equal] == ["phase-flipped images"]
+
+
+def test_the_fit_of_the_stated_ctf_has_its_zeros():
+    density = volumes.DensityMap(volumes.phantom(size=64).data, 4.0)
+    optics = Optics(4.0, ContrastTransfer(), np.full(40, 30_000.0))
+    images = particles.simulate(density, random_rotations(40, rng=0), ctf=optics, rng=0).images
+    frequency, power, fitted = fit_ctf_power(images, optics)
+    wrong = fit_ctf_power(images, Optics(4.0, ContrastTransfer(), np.full(40, 20_000.0)))[2]
+    band = (frequency > 0.05) & (frequency < 0.3)
+    assert np.abs(np.log(fitted / power))[band].mean() < 0.5 * np.abs(np.log(wrong / power))[band].mean()
+
+
+# --- the command
+
+
+@pytest.fixture(scope="module")
+def file(job, tmp_path_factory):
+    path = tmp_path_factory.mktemp("job") / "job.star"
+    images = job.images.copy()
+    images[7, 3, 4] = 1e4
+    particles.write_particles(path, particles.ParticleStack(images, job.optics, job.poses))
+    return path
+
+
+def test_the_command_names_the_outlier_and_the_unit_of_the_shifts(file, tmp_path):
+    rows, groups = read_star(file)
+    rows[["rlnOriginXAngst", "rlnOriginYAngst"]] = (
+        rows[["rlnOriginXAngst", "rlnOriginYAngst"]].astype(float) / PIXEL
+    )
+    corrupted, page = file.with_name("corrupted.star"), tmp_path / "check.html"
+    particles.write_star(corrupted, rows, optics=groups)
+    ended = invoke("check", corrupted, "--html", page, "--json")
+    assert (ended.exit_code, ended.stderr) == (0, "")
+    values = json.loads(ended.stdout)
+    assert values["right_readings"] == ["pixels for angstrom"]
+    assert list(values["outliers"]) == ["7"]
+    assert [finding.split(" (")[0] for finding in values["findings"]][1:] == [
+        "the shifts look like pixels, not angstrom"
+    ]
+    text = page.read_text(encoding="utf-8")
+    assert "shifts look like pixels, not angstrom" in text
+    assert text.count('class="figure-json"') == 6
+
+
+def test_the_command_says_that_all_is_well(job, tmp_path):
+    particles.write_particles(tmp_path / "job.star", job)
+    ended = invoke("check", tmp_path / "job.star")
+    assert (ended.exit_code, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines()[-1] == "All is well: the images confirm the poses as they are read."
+    assert "Projections do not determine the handedness" in ended.stdout
+
+
+def test_the_command_checks_stacks_without_pixel_size_and_poses(tmp_path, rng):
+    import mrcfile
+
+    with mrcfile.new(tmp_path / "a.mrcs") as stack:
+        stack.set_data(rng.normal(size=(5, 16, 16)).astype(np.float32))
+    ended = invoke("check", tmp_path / "a.mrcs", "--json")
+    values = json.loads(ended.stdout)
+    assert (ended.exit_code, values["all_is_well"], values["poses_confirmed"]) == (0, True, None)
+    assert values["remarks"][0].endswith("this check uses 1 Å")
+    assert "There are no poses to check." in values["remarks"]
+
+
+# --- the hand
+
+
+@pytest.mark.parametrize("size", [16, 17])
+def test_flipped_poses_give_the_flipped_map(tmp_path, size):
+    density = volumes.DensityMap(volumes.phantom(size=24).data[:size, :size, :size], PIXEL, (1.0, 2.0, 3.0))
+    volumes.write_map(tmp_path / "map.mrc", density)
+    particles.write_particles(tmp_path / "a.star", particles.simulate(density, 30, shift_limit_px=2, rng=0))
+    assert invoke("flip", tmp_path / "map.mrc", "--out", tmp_path / "b.mrc").exit_code == 0
+    assert invoke("flip", tmp_path / "a.star", "--out", tmp_path / "b.star").exit_code == 0
+    flipped, middle = volumes.read_map(tmp_path / "b.mrc"), size // 2
+    np.testing.assert_array_equal(flipped.data[middle + 3], density.data[middle - 3])
+    assert (flipped.origin, flipped.voxel_size_angstrom) == (density.origin, PIXEL)
+    maps = [
+        reconstruct(opened := open_particles(tmp_path / name), opened.poses, optics=Optics(PIXEL)).data
+        for name in ("a.star", "b.star")
+    ]
+    mirrored = volumes.mirror(volumes.DensityMap(maps[0], PIXEL)).data
+    inside = np.s_[1:, 1:, 1:] if size % 2 == 0 else np.s_[:]
+    np.testing.assert_allclose(maps[1][inside], mirrored[inside], atol=1e-3 * np.abs(maps[0]).max())
+
+
+def test_only_poses_and_maps_can_be_flipped(tmp_path):
+    density = volumes.phantom(size=16)
+    volumes.write_map(tmp_path / "map.mrc", density)
+    ended = invoke("flip", tmp_path / "map.mrc", "--out", tmp_path / "b.mrc", "--pixel-size", 2)
+    assert (ended.exit_code, "applies only to tables" in ended.stderr) == (2, True)
+    stack = particles.ParticleStack(np.ones((4, 16, 16)), Optics(PIXEL))
+    particles.write_particles(tmp_path / "a.star", stack)
+    ended = invoke("flip", tmp_path / "a.star", "--out", tmp_path / "b.star")
+    assert (ended.exit_code, "has no orientations to flip" in ended.stderr) == (1, True)
