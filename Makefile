@@ -1,8 +1,8 @@
 # make demo            run the quick pipeline on a simulated particle  (MAP=5j0n or a file, PROFILE=paper, ARGS=...)
-# make lab             start JupyterLab in notebooks/
+# make lab             start JupyterLab at the overview of the notebooks
 # make test            run the tests                                   (ARGS="-k gauge")
 # make bench           run the benchmarks, write docs/benchmarks.md    (EXTRAS=dev,astra,baselines includes peers)
-# make site            build the web site in docs/_build/html          (PROFILE=quick for larger notebooks)
+# make site            build the web site in docs/_build/html          (PROFILE=quick executes at default size)
 # make aligner         build a stand-alone program that aligns particles, in build/aligner/
 # make lint            check style and layers                          (make format repairs style)
 # make install         only install
@@ -64,7 +64,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
 
 lab: $(INSTALLED)
-	$(BIN)/jupyter lab notebooks $(ARGS)
+	$(BIN)/jupyter lab notebooks/index.ipynb $(ARGS)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/write_page.py --run

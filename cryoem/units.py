@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import math
 
-UNITS = {"rad": "rad", "deg": "°", "px": "px", "angstrom": "Å", "seconds": "s", "percent": "%"}
+UNITS = {
+    "rad": "rad",
+    "deg": "°",
+    "px": "px",
+    "angstrom": "Å",
+    "angstrom2": "Å²",
+    "seconds": "s",
+    "percent": "%",
+}
 
 
 def split_unit(name: str) -> tuple[str, str]:

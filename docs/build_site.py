@@ -1,11 +1,13 @@
 """Build the website in docs/_build/html: execute the notebooks, copy the pages and run Sphinx.
 
     python docs/build_site.py                         execute all notebooks at toy size (minutes), like `make site`
-    python docs/build_site.py --profile quick         execute the notebooks at their default size
+    python docs/build_site.py --profile quick         execute the notebooks at their default size (hours)
     python docs/build_site.py --execute '0-*'         execute only these; show the others without results
+    python docs/build_site.py --repository URL        link each page to the repository
 
-The script needs the extra `site`, but no network connection. Executed notebooks are reused until the package or the
-notebook changes.
+The script needs the extra `site`, but no network connection. A notebook that was already executed at its default size,
+by this script or by `make demo`, is shown at that size until its code changes. Notebooks executed at toy size are
+reused until the package or the notebook changes. Each page states the size.
 """
 
 from __future__ import annotations
@@ -16,17 +18,28 @@ import os
 import re
 import shutil
 import sys
+from datetime import date
 from fnmatch import fnmatch
 from pathlib import Path
 
 from sphinx.cmd.build import build_main
 
-from cryoem.runs.execution import NotebookError, execute_notebook
-from cryoem.runs.runner import figures_script, render_figure
+from cryoem.files import data_folder
+from cryoem.runs import PHASES, get_profile, run_name
+from cryoem.runs.execution import NotebookError, code_sha256, execute_notebook, read_notebook
+from cryoem.runs.report import figures_script, render_figure
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "docs" / "_build"
 PLOTLY_JSON = "application/vnd.plotly.v1+json"
+SIZES = {
+    "toy": "Executed at toy size, with few and small images, so that this site can be built in minutes. The numbers in "
+    "the text refer to the default size, which is more accurate.",
+    "quick": "Executed at the default size.",
+    "paper": "Executed at the size of the first paper.",
+}
+# absolute paths of the data folder, whose subfolders these are
+DATA_PATH = re.compile(r"(?<![\w/.:])/(?:[^\s\"'`<>:,]+?/)*?(?=(?:runs|jobs|udl|experiments|downloads)/)")
 COPIED = (
     "docs/*.md",
     "docs/images/*",
@@ -47,44 +60,60 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=BUILD, help="build folder; the site is in its subfolder html/"
     )
+    parser.add_argument(
+        "--repository", default="", metavar="URL", help="address of the repository, for links"
+    )
     options = parser.parse_args()
     names = [path.relative_to(ROOT) for path in sorted(ROOT.glob("notebooks/[0-9]*/*.ipynb"))]
     chosen = [name for name in names if any(fnmatch(name.name, pattern) for pattern in options.execute)]
     if options.execute and not chosen:
         sys.exit(f"build_site: no notebook matches {options.execute}; use a pattern such as '0-*'")
     build = options.out.resolve()
-    executed = {name: execute(name, build, profile=options.profile) for name in chosen}
+    executed = {name: execute(name, build, size=options.profile) for name in chosen}
     source = build / "source"
     shutil.rmtree(source, ignore_errors=True)
     for path in (path for pattern in COPIED for path in ROOT.glob(pattern)):
         (source / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, source / path.relative_to(ROOT))
     for name in names:
-        note = f"Executed with the profile `{options.profile}` when this site was built."
-        write_notebook(executed.get(name, name), source / name, note if name in executed else "Not executed.")
+        path, size = executed.get(name, (ROOT / name, None))
+        original = source / "originals" / name
+        original.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, original)
+        write_notebook(path, source / name, note(path, size, original=f"/originals/{name.as_posix()}"))
     write_index(source / "index.md")
     scripts = build / "html" / "_static"
     scripts.mkdir(parents=True, exist_ok=True)
     (scripts / "figures.js").write_text(figures_script(), encoding="utf-8")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the API reference imports TensorFlow
     arguments = ["-q", "-E", "-W", "--keep-going", "-c", str(ROOT / "docs"), "-d", str(build / "doctrees")]
+    if options.repository:
+        host = next((name for name in ("gitlab", "bitbucket") if name in options.repository), "github")
+        linked = {"repository_url": options.repository, "repository_provider": host}
+        linked |= {"use_repository_button": "true", "use_issues_button": "true"}
+        arguments += [f"-Dhtml_theme_options.{name}={value}" for name, value in linked.items()]
     if build_main([*arguments, str(source), str(build / "html")]) != 0:
         sys.exit("build_site: Sphinx failed; see the messages above")
     print(f"wrote {build / 'html' / 'index.html'}")
 
 
-def execute(name: Path, build: Path, *, profile: str) -> Path:
-    """Execute a notebook, unless neither it nor the package has changed since its last execution."""
-    notebook, executed = ROOT / name, build / "executed" / profile / name
+def execute(name: Path, build: Path, *, size: str) -> tuple[Path, str]:
+    """Return an executed copy of a notebook and its size, which is ``size`` or the default size.
+
+    The notebook is executed unless it has already been executed at its default size and its code has not changed, or
+    at ``size`` and neither it nor the package has changed.
+    """
+    notebook, executed = ROOT / name, build / "executed" / size / name
+    for path in (build / "executed" / "quick" / name, *default_run(name)):
+        if size == "toy" and path.is_file() and same_code(path, notebook):
+            return path, "quick"
     newest = max(path.stat().st_mtime for path in (notebook, *ROOT.glob("cryoem/**/*.py")))
     if executed.is_file() and executed.stat().st_mtime > newest:
-        return executed
-    code = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    parameters = (
-        {"profile": profile} if any('profile = "' in "".join(cell["source"]) for cell in code) else {}
-    )
+        return executed, size
+    code = read_notebook(notebook)["cells"]
+    parameters = {"profile": size} if any('profile = "' in "".join(cell["source"]) for cell in code) else {}
     toy = notebook.with_name("toy.json")
-    if profile == "toy" and toy.is_file():
+    if size == "toy" and toy.is_file():
         parameters |= json.loads(toy.read_text(encoding="utf-8")).get(notebook.stem, {})
     executed.parent.mkdir(parents=True, exist_ok=True)
     partial = executed.with_suffix(".partial.ipynb")
@@ -96,22 +125,59 @@ def execute(name: Path, build: Path, *, profile: str) -> Path:
     except NotebookError as error:
         sys.exit(f"build_site: {name} failed: {error}")
     os.replace(partial, executed)
-    return executed
+    return executed, size
 
 
-def write_notebook(path: Path, place: Path, note: str) -> None:
-    """Write a notebook for Sphinx with folded code, a note, and its plotly figures as HTML."""
-    notebook = json.loads((ROOT / path).read_text(encoding="utf-8"))
+def default_run(name: Path) -> list[Path]:
+    """Return where the default run (`make demo`) saves the executed copy of a phase's notebook."""
+    folder = data_folder() / "runs" / run_name(get_profile("quick"))
+    return [
+        folder / phase / name.name for phase, info in PHASES.items() if Path(info.notebook).name == name.name
+    ]
+
+
+def same_code(executed: Path, notebook: Path) -> bool:
+    """Return whether an executed copy has the same code as a notebook."""
+    try:
+        return code_sha256(read_notebook(executed)) == code_sha256(read_notebook(notebook))
+    except ValueError:  # damaged
+        return False
+
+
+def note(path: Path, size: str | None, *, original: str) -> str:
+    """Return the Markdown text about a page: size and date of its execution, and a link to the notebook."""
+    about = "Not executed."
+    if size is not None:
+        day = date.fromtimestamp(path.stat().st_mtime)
+        about = f"{SIZES[size]} ({day.day} {day:%B %Y})"
+    return f"*{about}* {{download}}`Download the notebook <{original}>`"
+
+
+def write_notebook(path: Path, place: Path, text: str) -> None:
+    """Write a notebook for Sphinx with folded code, a note, its plotly figures as HTML, and no absolute paths."""
+    notebook = read_notebook(path)
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "hide-input"]
+            cell["source"] = without_paths(cell["source"])
         for output in cell.get("outputs", []):
-            if figure := output.get("data", {}).get(PLOTLY_JSON):
+            if "text" in output:
+                output["text"] = without_paths(output["text"])
+            data = output.get("data", {})
+            if figure := data.get(PLOTLY_JSON):
                 output["data"] = {"text/html": render_figure(json.dumps(figure))}
-    about = {"cell_type": "markdown", "id": "about-this-page", "metadata": {}, "source": f"*{note}*"}
+            elif "text/markdown" in data:  # a caption below its figure
+                output["data"] = {"text/markdown": without_paths(data["text/markdown"])}
+    about = {"cell_type": "markdown", "id": "about-this-page", "metadata": {}, "source": text}
     notebook["cells"].insert(1, about)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(json.dumps(notebook), encoding="utf-8")
+
+
+def without_paths(text: str | list[str]) -> str:
+    """Return text in which the data folder is called ``data``, and paths in the checkout are relative."""
+    joined = DATA_PATH.sub("data/", "".join(text))
+    return joined.replace(f"{ROOT}/", "").replace(str(Path.home()), "~")
 
 
 def write_index(place: Path) -> None:

@@ -11,6 +11,8 @@ project = "cryoem"
 author = copyright = "The cryoem developers"
 version = release = cryoem.__version__
 
+exclude_patterns = ["originals"]  # notebooks for download
+
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import typer
 from command_line import invoke
@@ -17,7 +18,9 @@ from command_line import invoke
 import cryoem
 from cryoem import runs
 from cryoem.cli import COMMANDS, app, machine
+from cryoem.particles.mrc import write_stack
 from cryoem.projection import projectors
+from cryoem.rotations import from_relion_euler_deg
 from cryoem.runs import runner
 from cryoem.udl import stacks
 from cryoem.volumes import registry
@@ -110,8 +113,15 @@ def test_run_passes_its_options_on(run_call):
         ("--seed 1 --set seed=2", "seed must be given only once, got 1 and 2"),
         ("--noise-variance -1", "noise_variance"),
         ("--seed one", "Invalid value for '--seed'"),
-        ("--particles a.star", "--particles and --model-map must be given together"),
-        ("--model-map a.mrc", "--particles and --model-map must be given together"),
+        ("--model-map a.mrc", "--model-map requires --particles"),
+        (
+            "--particles a.star --set symmetry=D2",
+            "symmetry must be C1 if orientations are found without a map, got D2",
+        ),
+        (
+            "--particles a.star --set orientation_method=distances",
+            "must be ab_initio without a map of the particle",
+        ),
         ("--particles a.star --model-map b.mrc --map c.mrc", "--map and --noise-variance apply only to"),
         ("--particles a.star --model-map 5j0n --set ctf=true", "ctf must be false for measured"),
         ("--pixel-size 2", "pixel_size_angstrom applies only to measured particles, got 2.0"),
@@ -182,6 +192,22 @@ def test_settings_lists_every_setting_with_its_values():
 # --- the others
 
 
+def test_align2d_leaves_a_page_with_the_averages_before_and_after(tmp_path, particle):
+    psi = np.linspace(0, 300, 12)
+    rotations = from_relion_euler_deg(np.stack([0 * psi, 50 + 0 * psi, psi], axis=1))
+    write_stack(tmp_path / "a.mrcs", projectors.project(particle, rotations), pixel_size_angstrom=4.0)
+    options = ["--method", "template", "--out", tmp_path / "b", "--html", tmp_path / "a.html"]
+    ended = invoke("align2d", tmp_path / "a.mrcs", *options)
+    assert (ended.exit_code, ended.stdout.splitlines()[-1]) == (0, f"Page: {tmp_path / 'a.html'}")
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert text.count('class="figure-json"') == 1
+    for words in ("before alignment", "after alignment", "12 images, aligned with cryoem (template)"):
+        assert words in text
+    refused = invoke("align2d", tmp_path / "a.mrcs", *options[:2], "--out", tmp_path / "c", *options[4:])
+    assert (refused.exit_code, (tmp_path / "c").exists()) == (1, False)
+    assert "use --force to overwrite it" in refused.stderr
+
+
 def test_align2d_passes_its_options_on(monkeypatch):
     call = {}
 
@@ -203,7 +229,8 @@ def test_align2d_passes_its_options_on(monkeypatch):
     invoke("align2d", "a.mrcs", "--out", "b", "--initial-model", "m")
     assert str(call["training"].initial_model) == "m"
     assert (call["reference"], call["emaf"]) == (None, False)
-    assert json.loads(invoke("align2d", "a.mrcs", "--out", "b", "--json").stdout)["folder"] == "b"
+    values = json.loads(invoke("align2d", "a.mrcs", "--out", "b", "--json").stdout)
+    assert (values["folder"], values["page"]) == ("b", None)
     assert invoke("align2d", "a.mrcs", "--out", "b", "--seed", "-1").exit_code == 2
 
 

@@ -187,6 +187,18 @@ def test_distances_keep_their_parameters(walked, tmp_path):
     assert "landmarks.h5 already has 15 landmarks" in refused.stderr
 
 
+def test_ab_initio_finds_the_orientations_and_a_map(walked):
+    folder, outputs = walked
+    (text,) = (ended.stdout for line, ended in outputs.items() if "abinitio" in line)
+    assert "the other starts place 100 % of the images within 17° of the best start" in text
+    (resolution,) = re.findall(r"maps of alternate images agree to ([\d.]+) Å", text)
+    assert 16 <= float(resolution) < 30
+    true, found = (particles.open_particles(folder / f"{name}.star") for name in ("particles", "initial"))
+    assert orientations.align_frame(true.rotations, found.rotations).median_error < 0.15
+    initial = volumes.read_map(folder / "initial.mrc")
+    assert (initial.data.shape, initial.voxel_size_angstrom) == ((32, 32, 32), 8)
+
+
 def test_recovered_orientations_are_those_of_the_functions(walked, tmp_path):
     folder, _ = walked
     found = particles.open_particles(folder / "orientations.star")
@@ -217,6 +229,26 @@ def test_a_map_of_the_true_orientations_is_the_particle(walked):
     text = next(ended.stdout for line, ended in outputs.items() if "--half-maps" in line)
     assert "half-maps found-half-1.mrc and found-half-2.mrc agree to" in text
     assert "(alternate images) were not refined independently" in text
+    assert "chimerax found.cxc" in text
+    assert "napari found.mrc" in text
+
+
+def test_the_chimerax_script_shows_the_map_at_a_level_between_solvent_and_maximum(walked):
+    script = (walked[0] / "true.cxc").read_text(encoding="utf-8").splitlines()
+    made = volumes.read_map(walked[0] / "true.mrc").data
+    assert script[1] == 'open "true.mrc"'
+    assert script[2].startswith("volume #1 style surface level ")
+    assert script[2].endswith(" step 1")
+    assert np.percentile(made, 60) < float(script[2].split()[5]) < made.max()
+
+
+@pytest.mark.parametrize(
+    ("name", "script"), [("a.mrc", "a.cxc"), ("a.b.MAP.GZ", "a.b.cxc"), ("my map.mrc.gz", "my map.cxc")]
+)
+def test_the_chimerax_script_has_the_name_of_the_map(tmp_path, name, script):
+    written = volumes.write_chimerax_script(tmp_path / name, volumes.phantom(size=16), level=0.5)
+    assert written == tmp_path / script
+    assert f'open "{name}"\n' in written.read_text(encoding="utf-8")
 
 
 def test_half_maps_are_of_relions_random_subsets(walked, tmp_path):
@@ -288,11 +320,16 @@ def test_an_interrupted_step_leaves_no_file(tmp_path, number):
          "encoder.weights.h5 is an input of this command"),
         ("distances particles.star --encoder encoder.weights.h5 --out a.h5 --landmarks 11", 1, "--landmarks must be "),
         ("recover encoder.weights.h5 --out a.h5", 1, "was not written by this package"),
-        ("recover distances.h5 --out a.star", 2, "a STAR file requires --particles"),
+        ("recover distances.h5 --out a.star", 2, "a table requires --particles"),
         ("recover distances.h5 --particles few.star --out a.star", 1,
          "few.star has 5 images, but distances.h5 is for 120 images"),
         ("recover distances.h5 --particles other.star --out a.star", 1,
          "other.star is not the file from which distances.h5 was computed"),
+        ("abinitio particles.star --out a.mrc --poses a.xmd", 2, "must end in .star or .cs, got a.xmd"),
+        ("abinitio particles.star --out a.mrc --poses particles.star --force", 1,
+         "particles.star is an input of this command"),
+        ("abinitio particles.star --out a.mrc --poses a.star --shift-deviation-px=-1", 1,
+         "--shift-deviation-px must be"),
         ("reconstruct particles.mrcs --out a.mrc", 1, "particles.mrcs has no orientations"),
         ("reconstruct particles.star --method sirt --out a.mrc", 1, "--method must be one of fourier, cgls"),
         ("reconstruct particles.star --method cgls --half-maps --out a.mrc", 2, "requires --method fourier, got cgls"),

@@ -17,7 +17,6 @@ from notebook_rules import code_cells, execute, outputs_of
 from cryoem import experiments, orientations, plots
 from cryoem.experiments import FigureFolder, published, tables
 from cryoem.files import notebooks_folder
-from cryoem.runs.execution import NotebookError
 
 FOLDER = notebooks_folder() / "5-paper-figures"
 RESULTS = FOLDER / "results"
@@ -50,7 +49,7 @@ NOT_MEASURED = pytest.mark.xfail(raises=FileNotFoundError, reason="its table has
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=NOT_MEASURED if name in ("published", "whole-method") else ())
+        pytest.param(name, marks=NOT_MEASURED if name == "published" else ())
         for name in experiments.EXPERIMENTS
     ],
 )
@@ -65,12 +64,11 @@ def test_the_tables_of_the_repository_are_complete(name):
             assert {None if pd.isna(value) else value for value in table[column]} == set(values)
 
 
-@NOT_MEASURED
 def test_the_published_training_was_measured_at_full_size():
-    table = experiments.read_table(RESULTS, "published-cpu")
-    points = experiments.EXPERIMENTS["published"].grid("cpu").points()
+    table = experiments.read_table(RESULTS, "published-gpu")
+    points = experiments.EXPERIMENTS["published"].grid("gpu").points()
     assert (table.quantity == "point_seconds").sum() == len(points)
-    assert set(table["size"]) == {"cpu"}
+    assert set(table["size"]) == {"gpu"}
     assert set(tables.where(table, method="published").network_image_size) == {116}
 
 
@@ -123,19 +121,8 @@ def _hashable(point: dict) -> dict:
     return {name: value for name, value in point.items() if not isinstance(value, list)}
 
 
-# notebook 5.1 reads these tables, which take hours to measure
-WAITED_FOR = [RESULTS / f"{name}.csv" for name in ("whole-method", "published")]
-UNTIL_MEASURED = pytest.mark.xfail(
-    not all(path.is_file() for path in WAITED_FOR),
-    raises=NotebookError,
-    reason="its tables have not been measured",
-)
-
-
 @pytest.mark.notebooks
-@pytest.mark.parametrize(
-    "name", [pytest.param("5.1-orientation-recovery", marks=UNTIL_MEASURED), "5.2-difference-learning"]
-)
+@pytest.mark.parametrize("name", ["5.1-orientation-recovery", "5.2-difference-learning"])
 def test_figures_are_drawn_from_the_tables(name, tmp_path):
     parameters = {**TOY[name], "export_to": str(tmp_path / "figures")}
     notebook = execute(FOLDER / f"{name}.ipynb", tmp_path, **parameters)

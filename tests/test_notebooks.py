@@ -16,12 +16,15 @@ from cryoem import runs, volumes
 from cryoem.distances import load_encoder
 from cryoem.files import load_arrays, notebooks_folder
 from cryoem.orientations import pose_error
+from cryoem.runs.pipeline import WITHOUT_MAP
 
 DATA, DISTANCES, ORIENTATIONS, MAP = runs.PHASES
 FLOAT32 = 1e-5  # relative tolerance for values stored in single precision
 FOLDER = notebooks_folder()
-NOTEBOOKS = sorted(path for path in FOLDER.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+INDEX = FOLDER / "index.ipynb"
+NOTEBOOKS = sorted(path for path in FOLDER.glob("*/**/*.ipynb") if ".ipynb_checkpoints" not in path.parts)
 PHASES_0_TO_3 = {FOLDER / info.notebook: info for info in runs.PHASES.values()}
+OF_PHASES = PHASES_0_TO_3 | {FOLDER / WITHOUT_MAP.notebook: WITHOUT_MAP}
 
 
 # --- style
@@ -38,10 +41,29 @@ def test_notebooks_are_valid_and_well_written(path):
     assert_well_written(notebook.cells, title=title)
 
 
+def test_the_index_links_to_every_numbered_notebook():
+    text = "".join(cell.source for cell in nbformat.read(INDEX, as_version=4).cells)
+    linked = {FOLDER / target for target in re.findall(r"\]\(([^)]+)\)", text)}
+    assert linked == {path for path in NOTEBOOKS if path.name[0].isdigit()}
+
+
+def test_each_numbered_notebook_ends_with_its_files_and_the_next_notebook():
+    numbered = [path for path in NOTEBOOKS if path.name[0].isdigit() and "5-paper" not in path.parent.name]
+    for path in numbered:
+        cells = nbformat.read(path, as_version=4).cells
+        last = code_cells(cells)[-1].source
+        assert re.search(r"Written to|writes no files", last), path.name
+        targets = re.findall(r"Next: (\S+\.ipynb)|\S+index\.ipynb|last phase", last)
+        assert targets, path.name
+        assert all(
+            (path.parent / target).is_file() or (FOLDER / target).is_file() for target in targets if target
+        )
+
+
 def test_each_phase_has_one_notebook_and_warns_instead_of_failing():
     found = {path for path in NOTEBOOKS if path.parent.name in runs.PHASES}
-    assert found == set(PHASES_0_TO_3)
-    for path, info in PHASES_0_TO_3.items():
+    assert found == set(OF_PHASES)
+    for path, info in OF_PHASES.items():
         cells = nbformat.read(path, as_version=4).cells
         parameters = ast.parse(cells[1].source).body
         values = {line.targets[0].id: ast.literal_eval(line.value) for line in parameters}
@@ -75,10 +97,14 @@ def test_headline_numbers_of_the_toy_run(toy_run):
     assert numbers["common_line_agreement"] > 1.1 * numbers["common_line_agreement_of_runner_up"]
     nyquist = 2 * toy.voxel_size_angstrom
     assert numbers["nyquist_angstrom"] == nyquist
-    names = ("against_truth", "unmasked_before", "unmasked_of_true_orientations")
+    names = ("against_truth", "before", "of_true_orientations", "unmasked_against_truth")
     for name in (*(f"resolution_{kind}" for kind in names), "half_map_resolution_masked"):
         assert nyquist <= numbers[f"{name}_angstrom"] < 10 * nyquist
-    assert numbers["resolution_against_truth_angstrom"] <= numbers["resolution_unmasked_before_angstrom"]
+    assert numbers["resolution_against_truth_angstrom"] <= numbers["resolution_before_angstrom"]
+    assert (
+        numbers["resolution_against_truth_angstrom"] <= numbers["resolution_unmasked_against_truth_angstrom"]
+    )
+    assert numbers["conical_resolution_finest_angstrom"] <= numbers["conical_resolution_coarsest_angstrom"]
 
 
 @pytest.mark.notebooks
@@ -96,7 +122,8 @@ def test_executed_notebooks_show_their_figures_and_no_warnings(toy_run):
 @pytest.mark.notebooks
 def test_maps_can_be_read(toy_run):
     size = toy_run.numbers[DATA]["image_size_px"]
-    names = (f"{DATA}/density.mrc", f"{MAP}/map.mrc", f"{MAP}/map-half-1.mrc", f"{MAP}/map-half-2.mrc")
+    kinds = ("map", "map-half-1", "map-half-2", "map-local-resolution", "map-sharpened")
+    names = (f"{DATA}/density.mrc", *(f"{MAP}/{kind}.mrc" for kind in kinds))
     maps = {name: volumes.read_map(toy_run.folder / name) for name in names}
     assert {path.relative_to(toy_run.folder).as_posix() for path in toy_run.folder.rglob("*.mrc")} == set(
         maps
@@ -120,14 +147,17 @@ def test_arrays_have_units_and_agree_with_the_numbers(toy_run):
         "distances": "rad",
         "losses": "rad^2",
         "subset": "1",
+        "frequency": "1/angstrom",
+        "correlation": "1",
     }
     stack = {"images", "quaternions", "shifts", "pixel_size", "noise_variance"}
     expected = {
         f"{DATA}/particles.h5": stack,
         f"{DATA}/validation.h5": stack,
         f"{DISTANCES}/distances.h5": {"distances", "shifts"},
-        f"{ORIENTATIONS}/orientations.h5": {"quaternions", "losses"},
+        f"{ORIENTATIONS}/orientations.h5": {"quaternions", "shifts", "losses"},
         f"{MAP}/orientations.h5": {"quaternions", "shifts", "subset"},
+        f"{MAP}/half-map-fsc.h5": {"frequency", "correlation"},
     }
     arrays = {name: load_arrays(toy_run.folder / name) for name in expected}
     for name, datasets in expected.items():

@@ -1,4 +1,4 @@
-"""Toy runs with other inputs: measured particles (notebook 6.1), and a symmetric, off-centre particle with a CTF."""
+"""Toy runs with other inputs: measured particles (6.1), with and without a map; a symmetric particle with a CTF."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 from cryoem import runs, volumes
 from cryoem.cli import app
 from cryoem.files import load_arrays, notebooks_folder
+from cryoem.orientations import align_frame
 from cryoem.particles import ParticleStack, open_particles, simulate, write_particles
 from cryoem.runs.execution import warnings_of
+from cryoem.runs.pipeline import WITHOUT_MAP
 
 FOLDER = notebooks_folder() / "6-your-particles"
 NAME = "6.1-from-a-job-to-a-map"
@@ -29,6 +31,20 @@ def measured(tmp_path_factory):
     return execute(FOLDER / f"{NAME}.ipynb", home, **TOY), home
 
 
+@pytest.fixture(scope="module")
+def with_map(measured):
+    """The run of the same particles with a coarse map."""
+    home = measured[1]
+    particles, coarse = home / "jobs" / "measured" / "job.star", home / "initial.mrc"
+    volumes.write_map(coarse, volumes.low_pass(volumes.load("phantom", voxel_size_angstrom=10.0), 22.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRYOEM_HOME", str(home))
+        overrides = TOY["overrides"] | {"particles": str(particles)}
+        return runs.run(
+            profile="toy", map_name=str(coarse), run="with-map", overrides=overrides, progress=False
+        )
+
+
 @pytest.mark.notebooks
 def test_a_job_becomes_a_map(measured):
     notebook, home = measured
@@ -37,8 +53,12 @@ def test_a_job_becomes_a_map(measured):
     (error,) = re.findall(r"^pose error ([\d.]+) rad", printed, re.MULTILINE)
     assert float(error) < 0.1
     folder = home / "runs" / "measured"
-    for name in (DATA, ORIENTATIONS, MAP):
+    assert not (folder / DISTANCES).exists()
+    for name in (DATA, WITHOUT_MAP.name, MAP):
         assert runs.read_record(folder / name)["results"]["warnings"] == []
+    numbers = runs.read_record(folder / WITHOUT_MAP.name)["results"]["numbers"]
+    assert numbers["agreement_of_starts_percent"] > 90
+    assert volumes.read_map(folder / WITHOUT_MAP.name / "initial.mrc").data.shape[0] <= 26
     given = open_particles(home / "jobs" / "measured" / "job.star")
     assert given.poses is None
     found = open_particles(folder / MAP / "particles.star")  # which names its stacks by their paths
@@ -49,24 +69,33 @@ def test_a_job_becomes_a_map(measured):
 
 
 @pytest.mark.notebooks
-def test_signal_noise_and_optics_are_those_of_the_job(measured):
-    folder = measured[1] / "runs" / "measured" / DATA
-    numbers = runs.read_record(folder)["results"]["numbers"]
+def test_signal_noise_and_optics_are_those_of_the_job(measured, with_map):
     simulated = TOY["simulated_noise_variance"]
-    # details that are missing in the coarse map count as noise
-    assert 0.9 * simulated < numbers["noise_variance"] < 1.8 * simulated
-    assert numbers["agreement_of_mean_images"] > 0.7
-    arrays = load_arrays(folder / "particles.h5")
-    assert "quaternions" not in arrays  # the truth is not used
-    assert arrays["contrast_transfer_inverted"]
-    assert arrays["images"].var() == pytest.approx(1 + numbers["noise_variance"], rel=0.15)
+    for run, most in (("measured", 3), ("with-map", 1.8)):
+        folder = measured[1] / "runs" / run / DATA
+        numbers = runs.read_record(folder)["results"]["numbers"]
+        # details that are missing in the coarse map, and the signal at high frequencies, count as noise
+        assert 0.9 * simulated < numbers["noise_variance"] < most * simulated
+        arrays = load_arrays(folder / "particles.h5")
+        assert "quaternions" not in arrays  # the truth is not used
+        assert arrays["contrast_transfer_inverted"]
+        assert arrays["images"].var() == pytest.approx(1 + numbers["noise_variance"], rel=0.15)
+    assert with_map.numbers[DATA]["agreement_of_mean_images"] > 0.7
+
+
+@pytest.mark.notebooks
+def test_orientations_with_and_without_a_map_agree(measured, with_map):
+    assert with_map.executed == tuple(runs.PHASES)
+    files = (measured[1] / "runs" / run / MAP / "particles.star" for run in ("measured", "with-map"))
+    without, learned = (open_particles(path).rotations for path in files)
+    assert align_frame(learned, without).median_error < 0.1
 
 
 @pytest.mark.notebooks
 def test_the_command_keeps_a_run_with_the_same_files(measured, monkeypatch):
     monkeypatch.setenv("CRYOEM_HOME", str(measured[1]))
     monkeypatch.chdir(measured[1] / "jobs" / "measured")
-    command = ["run", "--profile", "toy", "--particles", "job.star", "--model-map", "initial.mrc", "--json"]
+    command = ["run", "--profile", "toy", "--particles", "job.star", "--json"]
     command += ["--run", "measured", "--set", "shift_limit_px=0.0"]
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -75,11 +104,12 @@ def test_the_command_keeps_a_run_with_the_same_files(measured, monkeypatch):
     assert answer["numbers"][MAP]["half_map_resolution_masked_angstrom"] >= 20
     made_from = runs.read_record(measured[1] / "runs" / "measured" / DATA)["made_from"]
     assert set(made_from["particles_sha256"]) == {"job.star", "job.mrcs"}
-    assert "map_sha256" in made_from
+    assert made_from["map_name"] is None
+    assert "map_sha256" not in made_from
 
 
 def test_missing_particles_are_one_sentence(home):
-    result = CliRunner().invoke(app, ["run", "--particles", "gone.star", "--model-map", "phantom"])
+    result = CliRunner().invoke(app, ["run", "--particles", "gone.star"])
     assert result.exit_code == 1
     assert re.search(r"particle file \S*gone\.star not found", result.output)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,7 +30,8 @@ pytestmark = [
 
 def build(out: Path, *patterns: str) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "docs/build_site.py"), "--out", str(out), "--execute", *patterns]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | {"CRYOEM_HOME": str(out / "data")}  # not the runs of a user
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,20 @@ def test_every_page_is_there_and_shows_its_contents(site):
     )
     executed = html.unescape(re.sub(r"<[^>]+>", "", (site / EXECUTED).read_text(encoding="utf-8")))
     assert 'profile = "toy"' in executed
+
+
+def test_notebook_pages_state_their_size_offer_the_notebook_and_hide_paths(site):
+    for notebook in ROOT.glob("notebooks/[0-9]*/*.ipynb"):
+        page = (site / notebook.relative_to(ROOT).with_suffix(".html")).read_text(encoding="utf-8")
+        assert ("Executed at toy size" in page) == (notebook.stem == Path(EXECUTED).stem)
+        assert re.search(rf'href="[./]*/_downloads/[^"]*/{re.escape(notebook.name)}"', page)
+    executed = (site / EXECUTED).read_text(encoding="utf-8")
+    assert "Written to data/runs/phantom-toy/0-data-preparation: particles.h5" in executed
+    assert "Isosurface of the particle." in re.sub(r"<details.*?</details>", "", executed, flags=re.DOTALL)
+    built_in = {str(site.parent), str(ROOT), str(Path.home()), tempfile.gettempdir()}
+    for path in pages(site):
+        text = path.read_text(encoding="utf-8")
+        assert not [folder for folder in built_in if f"{folder}/" in text], path
 
 
 def test_links_between_pages_resolve(site):

@@ -75,9 +75,10 @@ def error_histogram(errors: Mapping[str, np.ndarray]) -> go.Figure:
         for middle, dash in ((mean, "solid"), (median, "dash")):
             options = {"name": name, "width": 2, "line": {"dash": dash}, "showlegend": False, **style}
             fig.add_trace(curve([middle, middle], [0, top], **options))
-    fig.update_xaxes(
-        title_text="orientation error (°); solid line: mean, dashed line: median", range=[0, largest]
-    )
+    title = "orientation error (°)<br>solid line: mean; dashed line: median"
+    if any((values > largest).any() for values in degrees.values()):
+        title += f"; last bin: all errors above {edges[-2]:.3g}°"
+    fig.update_xaxes(title_text=title, range=[0, largest])
     fig.update_yaxes(title_text="share of images (%)", rangemode="tozero")
     return fig
 

@@ -275,11 +275,14 @@ def refinement_history(history: Mapping[str, Sequence[float]]) -> go.Figure:
         title, values = label_with_unit(name), series[name]
         hover = f"round %{{x}}<br>{title} %{{y:.4g}}<extra></extra>"
         fig.add_trace(dotted(np.arange(1, n + 1), values, name=title, colour=colour, hover=hover), **place)
-        fig.update_xaxes(title_text="round", tickformat="d", dtick=max(1, n // 8), **place)
+        span = [1 - 0.05 * n, n + 0.18 * n]
+        fig.update_xaxes(title_text="round", tickformat="d", dtick=max(1, n // 8), range=span, **place)
         fig.update_yaxes(title_text=title, **place)
         if np.isfinite(values[-1]):
-            label = {"text": f"<b>{values[-1]:.3g}</b>", "font": {"color": colour}, "yshift": 16}
-            fig.add_annotation(x=n, y=values[-1], showarrow=False, **label, **place)
+            # to the right of the last dot, where no curve passes
+            label = {"text": f"<b>{values[-1]:.3g}</b>", "font": {"color": colour}}
+            label |= {"xanchor": "left", "xshift": 8, "showarrow": False}
+            fig.add_annotation(x=n, y=values[-1], **label, **place)
     return fig
 
 

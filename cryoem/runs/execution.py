@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -40,7 +41,7 @@ def execute_notebook(
     environment : mapping
         Additional environment variables for the kernel.
     title, progress : str and bool
-        Title of the progress bar, and whether to show the bar if stderr is a terminal.
+        Title of the progress bar, and whether to show the bar if stderr is a terminal or that of a notebook.
 
     Raises
     ------
@@ -61,7 +62,8 @@ def execute_notebook(
         "desc": title,
         "leave": False,
         "dynamic_ncols": True,
-        "disable": None if progress else True,  # None: disabled unless stderr is a terminal
+        "disable": not (progress and _shows_progress()),
+        "mininterval": 0.5,
         "bar_format": "{desc} |{bar:16}| cell {n_fmt}/{total_fmt} {elapsed}{postfix}",
     }
     try:
@@ -96,6 +98,11 @@ def execute_notebook(
         # the only file that papermill writes is the output
         raise OSError(f"cannot write {output}: {error.strerror}") from error
     log.unlink()
+
+
+def _shows_progress() -> bool:
+    """Return whether stderr is a terminal or is shown in a notebook."""
+    return sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")
 
 
 class _CellProgress(tqdm):

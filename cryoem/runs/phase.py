@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import re
-import shlex
 import shutil
 import sys
 import time
@@ -14,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+from IPython import get_ipython
+from IPython.display import Markdown, display
 from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import OWN, ContrastTransfer, Optics
@@ -24,11 +25,11 @@ from cryoem.particles.files import ParticleFile
 from cryoem.particles.stack import ParticleStack
 from cryoem.rotations import Poses
 from cryoem.runs.jobs import RECORD_FILE, read_record, write_record
-from cryoem.runs.pipeline import FIGURES, PhaseInfo, Run, find_run, open_measured, phase_info, run_name
-from cryoem.runs.profiles import PROFILES, settings_of_phase
+from cryoem.runs.pipeline import FIGURES, PhaseInfo, Run, find_run, open_measured, phase_info
+from cryoem.runs.profiles import settings_of_phase
 
 CHECKPOINTS = "checkpoints"
-DISCARDED_PATTERNS = ("*.h5", "*.mrc", "*.mrcs", "*.star", "*.json")
+DISCARDED_PATTERNS = ("*.h5", "*.mrc", "*.mrcs", "*.star", "*.cs", "*.json", "*.cxc")
 TRUE_POSES = "used only to report errors"
 TRANSFER, OWN_TRANSFER = "contrast_transfer_", "contrast_transfer_of_image_"
 UNITS_OF_TRANSFER = {
@@ -177,8 +178,8 @@ class Phase:
         """
         return open_measured(self.settings)
 
-    def save_figure(self, name: str, figure, caption: str):
-        """Save a plotly figure for the report, and return it so that the notebook displays it.
+    def save_figure(self, name: str, figure, caption: str) -> None:
+        """Save a plotly figure for the report and, in a notebook, display the figure with its caption below it.
 
         The report shows the figures in the order in which they are saved. A figure with the same name is replaced.
         """
@@ -189,7 +190,8 @@ class Phase:
         number = self._figure_names.index(name) + 1
         content = {"name": name, "caption": caption, "figure": json.loads(figure.to_json())}
         write_text(self.folder / FIGURES / f"{number:02d}-{name}.json", json.dumps(content))
-        return figure
+        if get_ipython() is not None:
+            display(figure, Markdown(f"*{caption}*"))
 
     def record(self, *, headline: bool = False, **numbers) -> None:
         """Record numbers, strings or booleans for the summary, such as ``pose_error_rad=0.09``.
@@ -225,15 +227,7 @@ class Phase:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def _remedy(self, info: PhaseInfo) -> str:
-        profile, run = self._run.profile, self._run.folder.name
-        command = ["cryoem", "run", "--profile", profile.name]
-        if profile.particles is not None:
-            command += ["--particles", profile.particles, "--model-map", profile.map_name]
-        elif profile.map_name != PROFILES[profile.name].map_name:
-            command += ["--map", profile.map_name]
-        if run != run_name(profile):
-            command += ["--run", run]
-        return f"run notebooks/{info.notebook} or `{shlex.join(command)}` with the same settings first"
+        return f"run notebooks/{info.notebook} or `{self._run.command}` first"
 
 
 def open_phase(
@@ -258,7 +252,7 @@ def open_phase(
     profile : str
         Name of the profile, ``"quick"``, ``"paper"`` or ``"toy"``.
     map_name : str, optional
-        Registry name or path of the map. Default: the map of the profile.
+        Registry name or path of the map. Default: the map of the profile, or no map for measured particles.
     overrides : mapping, optional
         Settings that replace those of the profile.
 
@@ -273,6 +267,9 @@ def open_phase(
     """
     info = phase_info(name)
     opened = find_run(profile, run=run, map_name=map_name, overrides=overrides)
+    if name not in opened.phases:
+        method = opened.profile.orientation_method
+        raise ValueError(f"phase {name} is not part of a run with orientation_method={method}")
     opened.claim()
     phase = Phase(info, opened)
     # remove the results of an earlier attempt, starting with the record

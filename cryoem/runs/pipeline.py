@@ -1,4 +1,4 @@
-"""The four phases of a run, with their notebooks, folders and inputs."""
+"""The phases of a run, with their notebooks, folders and inputs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,7 +19,7 @@ from cryoem.files.reading import data_folder, read_json, sha256_of
 from cryoem.files.writing import check_writable
 from cryoem.particles.files import ParticleFile, open_particles
 from cryoem.runs.jobs import NotebookJob, read_record, why_not_current, write_json
-from cryoem.runs.profiles import DataSettings, Profile, get_profile, is_path, settings_of_phase
+from cryoem.runs.profiles import PROFILES, DataSettings, Profile, get_profile, is_path, settings_of_phase
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 COPIES_OF_IMAGES = 3  # in memory at the same time, in phase 0
@@ -79,11 +80,20 @@ PHASES = {
 }
 
 
+WITHOUT_MAP = PhaseInfo(  # takes the place of phases 1 and 2
+    "2.1-orientations-without-a-map",
+    "Orientations without a map",
+    "2-orientation-recovery/2.1-orientations-without-a-map.ipynb",
+    "Find the orientations and a first map from the images alone.",
+)
+
+
 def phase_info(name: str) -> PhaseInfo:
     """Return the phase called ``name``; raise ValueError if there is none."""
-    if name not in PHASES:
-        raise ValueError(f"phase must be one of {', '.join(PHASES)}, got {name!r}")
-    return PHASES[name]
+    known = PHASES | {WITHOUT_MAP.name: WITHOUT_MAP}
+    if name not in known:
+        raise ValueError(f"phase must be one of {', '.join(known)}, got {name!r}")
+    return known[name]
 
 
 def run_name(profile: Profile) -> str:
@@ -102,6 +112,36 @@ class Run:
     folder: Path
     checksums: Mapping[str, object]
 
+    @property
+    def phases(self) -> dict[str, PhaseInfo]:
+        """The phases of the run, by name, in order."""
+        if self.profile.orientation_method == "distances":
+            return PHASES
+        first, _, _, last = PHASES.values()
+        return {info.name: info for info in (first, WITHOUT_MAP, last)}
+
+    @property
+    def command(self) -> str:
+        """The shell command that starts this run, with each setting that differs from those of the profile."""
+        profile, usual = self.profile, PROFILES[self.profile.name]
+        words = ["cryoem", "run", "--profile", profile.name]
+        if profile.particles is not None:
+            words += ["--particles", profile.particles]
+            words += [] if profile.map_name is None else ["--model-map", profile.map_name]
+        elif profile.map_name != usual.map_name:
+            words += ["--map", profile.map_name]
+        if self.folder.name != run_name(profile):
+            words += ["--run", self.folder.name]
+        implied = {"orientation_method"} if profile.map_name is None else set()
+        for name, value in profile.model_dump(exclude={"name", "map_name", "particles"} | implied).items():
+            if value == getattr(usual, name):
+                continue
+            if name == "microscope":
+                words += ["--microscope", *map(str, value)]
+            else:
+                words += ["--set", f"{name}={'none' if value is None else value}"]
+        return shlex.join(words)
+
     def claim(self, *, force: bool = False) -> None:
         """Record the map and the particles of the run, or raise OtherInputError if the folder has different ones.
 
@@ -110,8 +150,8 @@ class Run:
         """
 
         def described(inputs: Mapping) -> str:
-            particles = inputs.get("particles")
-            return f"the map {inputs.get('map')}" + (f" and the particles {particles}" if particles else "")
+            named = {kind: inputs.get(kind) for kind in ("map", "particles")}
+            return " and ".join(f"the {kind} {name}" for kind, name in named.items() if name)
 
         inputs = {"map": self.profile.map_name, "particles": self.profile.particles, **self.checksums}
         try:
@@ -136,8 +176,7 @@ class Run:
         """
         profile = self.profile
         settings = settings_of_phase(profile, info.number).model_dump(exclude={"name", "particles_folder"})
-        settings["map_name"] = Path(profile.map_name).name
-        for name in ("particles", "passthrough"):
+        for name in ("map_name", "particles", "passthrough"):
             settings[name] = settings[name] and Path(settings[name]).name
         made_from = {"phase": info.name, "cryoem_version": cryoem.__version__, **settings, **self.checksums}
         if profile.ctf:
@@ -146,7 +185,7 @@ class Run:
 
     def earlier_ids(self, info: PhaseInfo) -> dict[str, str]:
         """Return the record ``id`` of each complete earlier phase, by name of the phase."""
-        earlier = (name for name in PHASES if int(name[0]) < info.number)
+        earlier = (name for name, each in self.phases.items() if each.number < info.number)
         records = {name: read_record(self.folder / name) for name in earlier}
         return {name: record["id"] for name, record in records.items() if record is not None}
 
@@ -206,11 +245,11 @@ def open_measured(settings: DataSettings) -> ParticleFile:
     )
 
 
-def saved_figures(folder: Path) -> list[tuple[str, str]]:
-    """Return the caption and plotly JSON of each figure in a phase folder, in the order in which they were saved."""
+def saved_figures(folder: Path) -> list[tuple[str, str, str]]:
+    """Return the name, caption and plotly JSON of each figure of a phase, in the order in which they were saved."""
     paths = sorted((folder / FIGURES).glob("*.json"))
     contents = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    return [(content["caption"], json.dumps(content["figure"])) for content in contents]
+    return [(content["name"], content["caption"], json.dumps(content["figure"])) for content in contents]
 
 
 def _input_checksums(profile: Profile) -> dict[str, object]:
@@ -219,7 +258,7 @@ def _input_checksums(profile: Profile) -> dict[str, object]:
     Raise an error before any checksum is computed if the map or the particles do not fit into memory.
     """
     checksums: dict[str, object] = {}
-    if is_path(profile.map_name):
+    if profile.map_name is not None and is_path(profile.map_name):
         _refuse_too_large(f"the map {profile.map_name}", Path(profile.map_name).stat().st_size)
         checksums["map_sha256"] = sha256_of(profile.map_name)
     if profile.particles is not None:

@@ -56,8 +56,10 @@ class DataSettings(BaseModel):
 
     name: str = setting("quick", "name of the profile")
     seed: int = setting(0, "random seed", ge=0)
-    map_name: str = setting(
-        "phantom", "phantom, a registry name such as 5j0n, a PDB or EMDB id, or the path of a map"
+    map_name: str | None = setting(
+        "phantom",
+        "phantom, a registry name such as 5j0n, a PDB or EMDB id, or the path of a map; "
+        "None: no map of the measured particles is known",
     )
     particles: str | None = setting(
         None, "particle file (.star, .cs, .xmd or .mrcs); None: simulate particles"
@@ -118,6 +120,12 @@ class DistanceSettings(DataSettings):
 class OrientationSettings(DistanceSettings):
     """Settings of phase 2, orientation recovery."""
 
+    orientation_method: Literal["distances", "ab_initio"] = setting(
+        "distances",
+        "whether to recover orientations from learned distances or to find them without a map; "
+        "always ab_initio if map_name is None",
+    )
+    starts: int = setting(4, "number of random starts of the ab initio search", ge=1)
     recovery_method: Literal["spectral", "spectral+gauss_newton", "sgd", "published"] = setting(
         "spectral+gauss_newton", "method for recovering orientations from distances"
     )
@@ -147,8 +155,8 @@ class Profile(OrientationSettings):
 
     @pydantic.field_validator("map_name")
     @classmethod
-    def _locate_map(cls, map_name: str) -> str:
-        return located(map_name)
+    def _locate_map(cls, map_name: str | None) -> str | None:
+        return None if map_name is None else located(map_name)
 
     @pydantic.field_validator("particles", "particles_folder", "passthrough")
     @classmethod
@@ -158,6 +166,18 @@ class Profile(OrientationSettings):
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Profile:
         point_group(self.symmetry)
+        if self.map_name is None and self.particles is None:
+            raise ValueError("map_name must be given for simulated particles, got None")
+        if self.map_name is None and self.orientation_method != "ab_initio":
+            raise ValueError(
+                "orientation_method must be ab_initio without a map of the particle, "
+                f"got {self.orientation_method}"
+            )
+        if self.orientation_method == "ab_initio" and self.symmetry != "C1":
+            raise ValueError(
+                f"symmetry must be C1 if orientations are found without a map, got {self.symmetry}; "
+                "the search does not look for symmetry axes"
+            )
         if self.ctf and self.reconstruction_method != "fourier":
             raise ValueError(
                 f"reconstruction_method must be fourier if ctf is true, got {self.reconstruction_method}"
@@ -206,6 +226,7 @@ PROFILES = {
             training_epochs=8,
             steps_per_epoch=50,
             batch_size=32,
+            starts=2,
             gauge_pairs=200,
             search_rounds=1,
             gradient_rounds=2,
@@ -217,6 +238,8 @@ PROFILES = {
 
 def get_profile(name: str, /, **overrides) -> Profile:
     """Return a profile with the given settings replaced.
+
+    With measured ``particles`` and no ``map_name``, the map is None and the orientations are found ab initio.
 
     Raises
     ------
@@ -231,8 +254,11 @@ def get_profile(name: str, /, **overrides) -> Profile:
         )
     for key in overrides:
         _check_known(key)
+    without_map = {}
+    if overrides.get("particles") is not None and overrides.get("map_name") is None:
+        without_map = {"map_name": None, "orientation_method": "ab_initio"}
     try:
-        return Profile(**(PROFILES[name].model_dump() | overrides))
+        return Profile(**(PROFILES[name].model_dump() | without_map | overrides))
     except ValidationError as error:
         raise ValueError(_sentence(error)) from None
 

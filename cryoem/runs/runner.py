@@ -1,26 +1,34 @@
-"""Run the notebooks of the four phases in order, skip phases whose results are current, and write a report."""
+"""Run the notebooks of the phases in order, skip phases whose results are current, and write a report."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from plotly.offline import get_plotlyjs
 
 from cryoem.files.reading import notebooks_folder, sources_sha256
 from cryoem.files.writing import remove_partial_files, write_text
 from cryoem.runs.execution import read_notebook, warnings_of
 from cryoem.runs.jobs import RECORD_FILE, folder_lock, read_record, write_json
+from cryoem.runs.overview import PAGE, SUMMARY_FILE, write_overview
 from cryoem.runs.phase import CHECKPOINTS
-from cryoem.runs.pipeline import PHASES, PhaseInfo, Run, find_run, saved_figures
-from cryoem.units import format_quantity, readable_duration
+from cryoem.runs.pipeline import PhaseInfo, Run, find_run, saved_figures
+from cryoem.runs.quantities import Quantity, quantity
+from cryoem.runs.report import render_report, render_text_summary
 
-DEFAULT_HEIGHT_PX = 440  # of the plotly template
+REPORT_FILE = "report.html"
+MAP_FILES = {  # and their link texts in the report
+    "Map": "3-reconstruction/map.mrc",
+    "Half-map 1": "3-reconstruction/map-half-1.mrc",
+    "Half-map 2": "3-reconstruction/map-half-2.mrc",
+    "ChimeraX script": "3-reconstruction/map.cxc",
+}
+TO_VIEW = (
+    "to view the map, open the ChimeraX script, or the map in napari with its plugin napari-mrcfile-reader"
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ def run(
     progress: bool = True,
     notebooks: Path | None = None,
 ) -> RunSummary:
-    """Execute the four phases, and write a summary and a report to ``<data folder>/runs/<run>``.
+    """Execute the phases, and write a summary and a report to ``<data folder>/runs/<run>``.
 
     A completed phase is kept if its settings, its notebook and the earlier phases have not changed, and its files are
     intact. An interrupted phase is executed again, but its training resumes from the last completed epoch.
@@ -90,10 +98,10 @@ def run(
         If a cell raises an error, the kernel dies, or a notebook does not finish its phase.
     """
     source = notebooks_folder() if notebooks is None else Path(notebooks)
-    for info in PHASES.values():
+    found = find_run(profile, run=run, map_name=map_name, overrides=overrides)
+    for info in found.phases.values():
         if not (source / info.notebook).is_file():
             raise FileNotFoundError(f"notebook {source / info.notebook} of phase {info.name} not found")
-    found = find_run(profile, run=run, map_name=map_name, overrides=overrides)
 
     def notice(text: str) -> None:
         if progress:
@@ -104,7 +112,7 @@ def run(
     with folder_lock(found.folder, remedy="wait for it to finish, or choose a different --run"):
         found.claim(force=force)
         remove_partial_files(found.folder)
-        for info in PHASES.values():
+        for info in found.phases.values():
             job = found.job(info, notebooks=source, overrides=overrides or {})
             if force:
                 shutil.rmtree(job.folder / CHECKPOINTS, ignore_errors=True)
@@ -130,132 +138,62 @@ def _warnings(folder: Path, info: PhaseInfo) -> list[str]:
 
 
 def _summarise(run: Run, *, executed: tuple[str, ...]) -> RunSummary:
-    """Write ``summary.json``, ``summary.txt`` and ``report.html`` for a run whose phases are complete."""
+    """Write ``summary.json``, ``summary.txt``, ``report.html`` and the page of all runs for a complete run."""
     profile, folder = run.profile, run.folder
-    records = {name: read_record(folder / name) for name in PHASES}
+    records = {name: read_record(folder / name) for name in run.phases}
     results = {name: record["results"] for name, record in records.items()}
     numbers = {name: result["numbers"] for name, result in results.items()}
-    warned = {name: _warnings(folder / name, info) for name, info in PHASES.items()}
+    warned = {name: _warnings(folder / name, info) for name, info in run.phases.items()}
     seconds = {name: record["seconds"] for name, record in records.items()}
     headline = {key: numbers[name][key] for name, result in results.items() for key in result["headline"]}
+    source = Path(profile.particles or profile.map_name).name
     sections = {
-        "Result": _formatted(headline | {"total_time_seconds": sum(seconds.values())}),
-        "Run": {
-            "profile": profile.name,
-            "map": Path(profile.map_name).name,
-            **(
-                {"noise variance": f"{profile.noise_variance:g}"}
-                if profile.particles is None
-                else {"particles": Path(profile.particles).name}
-            ),
-            "seed": str(profile.seed),
-        },
-        **{PHASES[name].title: _formatted(values) for name, values in numbers.items() if values},
+        "Result": _quantities(headline | {"total_time_seconds": sum(seconds.values())}),
+        "Run": [
+            Quantity("profile", profile.name, "Size of the run: the settings that `cryoem settings` lists."),
+            Quantity("map", "none" if profile.map_name is None else Path(profile.map_name).name),
+            quantity("noise_variance", float(profile.noise_variance))
+            if profile.particles is None
+            else Quantity("particles", source),
+            Quantity("seed", str(profile.seed), "Seed of the random numbers."),
+        ],
+        **{run.phases[name].title: _quantities(values) for name, values in numbers.items() if values},
     }
     phases = {
         info.title: {
             "seconds": seconds[name],
             "status": "executed" if name in executed else "kept from an earlier run",
-            "text": f"{info.description} Executed notebook: {info.notebook}",
+            "text": info.description,
+            "notebook": f"{name}/{Path(info.notebook).name}",
             "warnings": warned[name],
             "figures": saved_figures(folder / name),
         }
-        for name, info in PHASES.items()
+        for name, info in run.phases.items()
     }
+    finished = max(datetime.fromisoformat(record["finished_at"]) for record in records.values())
+    versions = sorted({record["versions"]["cryoem"] for record in records.values()})
     text = render_text_summary(sections, phases)
-    report = folder / "report.html"
-    title = f"{Path(profile.particles or profile.map_name).name}, {profile.name} profile"
-    content = {"profile": profile.name, "map_name": profile.map_name}
+    report = folder / REPORT_FILE
+    maps = {name: path for name, path in MAP_FILES.items() if (folder / path).is_file()}
+    page = {
+        "title": f"{source}, {profile.name} profile",
+        "about": f"Run {folder.name}, finished on {finished.day} {finished:%B %Y at %H:%M UTC}, "
+        f"cryoem {' and '.join(versions)}{f'; {TO_VIEW}' if 'ChimeraX script' in maps else ''}",
+        "links": maps,
+        "command": run.command,
+    }
+    notebooks = {f"Notebook {info.number}": phases[info.title]["notebook"] for info in run.phases.values()}
+    page["links"] |= notebooks
+    page["links"] |= {"Numbers as JSON": SUMMARY_FILE, "All runs": f"../{PAGE}"}
+    content = {"profile": profile.name, "map_name": profile.map_name, "input": source}
+    content |= {"finished_at": finished.isoformat(), "command": run.command}
     content |= {"seconds": seconds, "numbers": numbers, "warnings": warned}
-    write_json(folder / "summary.json", content)
+    write_json(folder / SUMMARY_FILE, content)
     write_text(folder / "summary.txt", text + "\n")
-    write_text(report, render_report(title=title, summary=sections, phases=phases))
+    write_text(report, render_report(**page, summary=sections, phases=phases))
+    write_overview(folder.parent)
     return RunSummary(folder, report, text, numbers, warned, seconds, executed)
 
 
-def _formatted(numbers: Mapping[str, object]) -> dict[str, str]:
-    return dict(format_quantity(name, value) for name, value in numbers.items())
-
-
-def render_report(
-    *, title: str, summary: Mapping[str, Mapping[str, str]], phases: Mapping[str, Mapping]
-) -> str:
-    """Render the numbers, warnings, phases and figures of a run as one HTML page.
-
-    The page includes plotly.js once, and its content security policy forbids network requests. Figures are drawn when
-    they scroll into view, because browsers allow only about 16 WebGL contexts per page. All text is escaped.
-
-    ``summary`` maps each section title to a mapping of labels to formatted values. The first section is shown in large
-    type below the title, and the other sections as tables. ``phases`` maps each phase title to its ``seconds``,
-    ``status``, ``text``, ``warnings`` and ``figures``, where each figure is a caption and plotly JSON.
-    """
-    sections = [
-        {
-            "title": phase,
-            "duration": readable_duration(about["seconds"]),
-            "status": about["status"],
-            "text": about["text"],
-            "figures": [{"caption": caption, **_embeddable(text)} for caption, text in about["figures"]],
-        }
-        for phase, about in phases.items()
-    ]
-    headline, *tables = ({"title": section, "rows": list(rows.items())} for section, rows in summary.items())
-    return _template("report.html").render(
-        title=title,
-        headline=headline,
-        warnings=_sentences(phases),
-        tables=tables,
-        sections=sections,
-        plotly_js=get_plotlyjs(),
-    )
-
-
-def render_figure(figure_json: str) -> str:
-    """Render one plotly figure as HTML, for a page that includes plotly.js and ``figures_script()``."""
-    return f"<figure>\n{_template('figure.html').render(figure=_embeddable(figure_json))}</figure>"
-
-
-def figures_script() -> str:
-    """Return the JavaScript that draws the figures from ``render_figure``; it must be at the end of the page."""
-    return _template("figures.js").render()
-
-
-def render_text_summary(summary: Mapping[str, Mapping[str, str]], phases: Mapping[str, Mapping]) -> str:
-    """Render the numbers and warnings of a run as aligned columns; parameters as in ``render_report``."""
-    blocks = [(section, list(rows.items())) for section, rows in summary.items()]
-    times = [
-        (phase, f"{readable_duration(about['seconds']):>12}  {about['status']}")
-        for phase, about in phases.items()
-    ]
-    blocks.append(("Phases", times))
-    if warned := _sentences(phases):
-        blocks.insert(1, ("Warnings", warned))
-    width = max(len(label) for _, rows in blocks for label, _ in rows)
-    lines = []
-    for section, rows in blocks:
-        lines += ["", section, *(f"  {label:<{width}}  {value}" for label, value in rows)]
-    return "\n".join(lines[1:])
-
-
-def _sentences(phases: Mapping[str, Mapping]) -> list[tuple[str, str]]:
-    return [(phase, sentence) for phase, about in phases.items() for sentence in about["warnings"]]
-
-
-def _template(name: str):
-    return Environment(
-        loader=PackageLoader("cryoem.runs"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template(name)
-
-
-def _embeddable(figure_json: str) -> dict:
-    layout = json.loads(figure_json).get("layout", {})
-    return {
-        # escape "<", because "</script>" in a string would end the script element
-        "json": figure_json.replace("<", "\\u003c"),
-        "height_px": int(layout.get("height") or DEFAULT_HEIGHT_PX),
-        "width_px": int(layout.get("width") or 0),
-    }
+def _quantities(numbers: Mapping[str, object]) -> list[Quantity]:
+    return [quantity(name, value) for name, value in numbers.items()]

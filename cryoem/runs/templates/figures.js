@@ -1,39 +1,151 @@
-// Draw each plotly figure of a page (templates/figure.html) when it scrolls into view.
+// Draw each plotly figure of a page (templates/figure.html) when it scrolls into view, in light or dark colours.
 (function () {
   "use strict";
-  const config = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "" };
+  const NARROW_PX = 600;  // panels side by side are stacked in figures that are narrower
+  // The neutral colours of the plotly template "cryoem", and their counterparts on a dark page.
+  const DARK = {
+    "#1f2933": "#e4e9ee", "#3e4c59": "#c3ccd5", "#4d5a66": "#98a4b0", "#66727f": "#98a4b0", "#9aa5b1": "#66727f",
+    "#cbd2d9": "#4a545f", "#dfe4ea": "#323a44", "#e7ebef": "#2b333c", "#f6f8fa": "#1c2229", "#ffffff": "#14181d",
+    "white": "#14181d", "#0072b2": "#3b9fdd", "rgba(255,255,255,0.85)": "rgba(20,24,29,0.85)",
+    "rgba(255,255,255,0.8)": "rgba(20,24,29,0.8)",
+  };
+  const systemIsDark = matchMedia("(prefers-color-scheme: dark)");
   const figures = new Map();
-  for (const source of document.querySelectorAll(".figure-json")) {
-    figures.set(source.parentElement.querySelector(".plot"), { source: source, parsed: null, drawn: false });
+  let printing = false;
+  for (const plot of document.querySelectorAll(".plot")) {
+    const owner = plot.dataset.figure ? document.getElementById(plot.dataset.figure) : plot.parentElement;
+    const source = owner.querySelector(".figure-json");
+    figures.set(plot, { source: source, cameras: {}, drawn: false, turning: false });
+  }
+
+  function isDark() {
+    const theme = document.documentElement.dataset.theme;  // of the website, which has a switch
+    return !printing && (theme ? theme === "dark" : systemIsDark.matches);
+  }
+
+  function scenesOf(layout) {
+    return Object.keys(layout).filter(function (key) { return /^scene\d*$/.test(key); });
+  }
+
+  // Parse a figure, in the given colours and from the current viewpoint.
+  function parsed(plot, dark) {
+    const figure = figures.get(plot);
+    let text = figure.source.textContent;
+    if (dark) text = text.replace(/"(#[0-9a-f]{6}|white|rgba\(255,255,255,0\.85?\))"/g, function (whole, colour) {
+      return colour in DARK ? '"' + DARK[colour] + '"' : whole;
+    });
+    const content = JSON.parse(text);
+    for (const scene of Object.keys(figure.cameras)) content.layout[scene].camera = figure.cameras[scene];
+    return content;
+  }
+
+  // Return a figure as this page shows it.
+  function shown(plot) {
+    const dark = isDark(), content = parsed(plot, dark);
+    if (dark) content.layout.paper_bgcolor = content.layout.plot_bgcolor = "rgba(0,0,0,0)";  // that of the page
+    if (plot.classList.contains("turning")) showMapOnly(content.layout, figures.get(plot).cameras, plot.clientWidth);
+    else if (plot.clientWidth < NARROW_PX) stackPanels(content.layout);
+    content.config = {
+      responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "",
+      modeBarButtonsToAdd: [{
+        name: "svg", title: "Download as SVG", icon: Plotly.Icons.disk,
+        click: function () {
+          keepCameras(plot);
+          const image = { format: "svg", width: plot.clientWidth, height: plot.clientHeight, filename: "figure" };
+          Plotly.downloadImage(parsed(plot, false), image);
+        },
+      }],
+    };
+    return content;
   }
 
   function draw(plot) {
     const figure = figures.get(plot);
     if (figure.drawn) return;
     figure.drawn = true;
-    figure.parsed = figure.parsed || JSON.parse(figure.source.textContent);
-    figure.parsed.config = config;
-    Plotly.newPlot(plot, figure.parsed).then(function () { joinCameras(plot); });
+    Plotly.newPlot(plot, shown(plot)).then(function () {
+      joinCameras(plot);
+      if (plot.classList.contains("turning")) startTurning(plot);
+    });
+  }
+
+  // On a narrow screen, place panels that are side by side below each other.
+  function stackPanels(layout) {
+    const panels = [];
+    for (const key of Object.keys(layout)) {
+      const axis = layout[key];
+      if (/^scene\d*$/.test(key)) {
+        const domain = axis.domain || {};
+        panels.push({ x: domain.x || [0, 1], y: domain.y || [0, 1], place: function (y) { axis.domain = { x: [0, 1], y: y }; } });
+      } else if (/^xaxis\d*$/.test(key)) {
+        const other = layout["yaxis" + (axis.anchor || "y").slice(1)];
+        if (!other || axis.overlaying || other.overlaying) return;
+        panels.push({ x: axis.domain || [0, 1], y: other.domain || [0, 1], other: other, place: function (y) {
+          axis.domain = [0, 1];
+          other.domain = y;
+          axis.showticklabels = other.showticklabels = true;
+        } });
+      }
+    }
+    panels.sort(function (a, b) { return b.y[1] - a.y[1] || a.x[0] - b.x[0]; });
+    if (!panels.some(function (panel) { return panel.x[0] > 0.2; })) return;
+    const count = panels.length, gap = 0.24 / count, height = (1 - (count - 1) * gap) / count;
+    const before = layout.height || 440, rows = new Set(panels.map(function (panel) { return panel.y[1]; })).size;
+    layout.height = Math.round(before / rows * count);
+    panels.forEach(function (panel, index) {
+      const top = 1 - index * (height + gap);
+      for (const note of layout.annotations || []) {
+        const isTitle = note.xref === "paper" && note.yref === "paper" &&
+          Math.abs(note.x - (panel.x[0] + panel.x[1]) / 2) < 0.02 && Math.abs(note.y - panel.y[1]) < 0.02;
+        if (isTitle && !note.moved) Object.assign(note, { x: 0.5, y: top, moved: true });
+      }
+      const first = panels.find(function (each) { return each.y[1] === panel.y[1]; });
+      if (panel.other && first.other && !(panel.other.title && panel.other.title.text)) panel.other.title = first.other.title;
+      panel.place([Math.max(0, top - height), top]);
+    });
+    for (const note of layout.annotations || []) delete note.moved;
+    if (layout.legend && layout.legend.y > 1) layout.legend.y = 1 + (layout.legend.y - 1) * before / layout.height;
+  }
+
+  // Leave out the axes and the controls, and move the camera closer.
+  function showMapOnly(layout, cameras, width) {
+    const scenes = scenesOf(layout), closer = width < 240 * scenes.length ? 0.95 : 0.72;
+    layout.sliders = layout.updatemenus = [];
+    layout.height = 340;
+    layout.margin = { l: 0, r: 0, t: 56, b: 30 };
+    for (const scene of scenes) {
+      for (const axis of ["xaxis", "yaxis", "zaxis"]) layout[scene][axis].visible = false;
+      const eye = layout[scene].camera.eye;
+      if (!cameras[scene]) {
+        layout[scene].camera = { eye: { x: closer * eye.x, y: closer * eye.y, z: closer * eye.z }, center: { x: 0, y: 0, z: 0 } };
+      }
+    }
+  }
+
+  function keepCameras(plot) {
+    const figure = figures.get(plot);
+    for (const scene of scenesOf(plot.layout || {})) {
+      if (plot.layout[scene].camera) figure.cameras[scene] = plot.layout[scene].camera;
+    }
   }
 
   // Remove a 3D figure when it is far out of view, because browsers limit the number of WebGL contexts per page.
-  // The view is kept, because plotly stores the camera in the layout.
   function release(plot) {
     const figure = figures.get(plot);
-    if (!figure.drawn || !figure.parsed.layout.scene) return;
-    figure.parsed.layout = plot.layout;
+    if (!figure.drawn || !scenesOf(plot.layout || {}).length) return;
+    keepCameras(plot);
+    figure.turning = figure.drawn = false;
     Plotly.purge(plot);
-    figure.drawn = false;
   }
 
   // Rotate the maps of one figure together.
   function joinCameras(plot) {
-    const scenes = Object.keys(plot.layout).filter(function (key) { return /^scene\d*$/.test(key); });
+    const scenes = scenesOf(plot.layout);
     if (scenes.length < 2) return;
     let following = false;
     plot.on("plotly_relayout", function (change) {
       const turned = scenes.find(function (scene) { return change[scene + ".camera"]; });
-      if (!turned || following) return;
+      if (!turned || following || figures.get(plot).turning) return;
       const update = {};
       for (const scene of scenes) {
         if (scene !== turned) update[scene + ".camera"] = change[turned + ".camera"];
@@ -43,11 +155,57 @@
     });
   }
 
+  // Turn the map about the vertical axis until the reader drags it or presses the button.
+  function startTurning(plot) {
+    const figure = figures.get(plot), scenes = scenesOf(plot.layout), button = plot.parentElement.querySelector(".turn");
+    const stillness = matchMedia("(prefers-reduced-motion: reduce)");
+    let before = 0;
+    function turn(now) {
+      if (!figure.turning || !figure.drawn) return;
+      requestAnimationFrame(turn);
+      if (now - before < 40) return;
+      const angle = Math.min(now - before, 200) * 0.0004, cos = Math.cos(angle), sin = Math.sin(angle), update = {};
+      before = now;
+      for (const scene of scenes) {
+        const camera = plot.layout[scene].camera, eye = camera.eye;
+        const turned = { x: cos * eye.x - sin * eye.y, y: sin * eye.x + cos * eye.y, z: eye.z };
+        update[scene + ".camera"] = Object.assign({}, camera, { eye: turned });
+      }
+      Plotly.relayout(plot, update);
+    }
+    function set(turning) {
+      figure.stopped = !turning;
+      figure.turning = turning;
+      button.textContent = turning ? "Stop turning" : "Turn";
+      if (turning) requestAnimationFrame(turn);
+    }
+    button.hidden = false;
+    button.onclick = function () { set(!figure.turning); };
+    plot.onpointerdown = plot.onwheel = function () { set(false); };
+    set(!(figure.stopped || stillness.matches));
+  }
+
+  function redrawAll() {
+    for (const plot of figures.keys()) {
+      if (!figures.get(plot).drawn) continue;
+      keepCameras(plot);
+      Plotly.react(plot, shown(plot));
+    }
+  }
+
   const watcher = new IntersectionObserver(function (entries) {
     for (const entry of entries) (entry.isIntersecting ? draw : release)(entry.target);
   }, { rootMargin: "600px 0px" });
   for (const plot of figures.keys()) watcher.observe(plot);
+  systemIsDark.addEventListener("change", redrawAll);
+  new MutationObserver(redrawAll).observe(document.documentElement, { attributeFilter: ["data-theme"] });
   window.addEventListener("beforeprint", function () {
+    printing = true;
+    redrawAll();
     for (const plot of figures.keys()) draw(plot);
+  });
+  window.addEventListener("afterprint", function () {
+    printing = false;
+    redrawAll();
   });
 })();

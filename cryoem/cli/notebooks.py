@@ -1,4 +1,4 @@
-"""Commands that execute notebooks: runs of the four phases, and experiments."""
+"""Commands that execute notebooks: runs of the phases, and experiments."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from cryoem.cli.shared import (
     command,
 )
 
+RESOLUTION = "half_map_resolution_masked_angstrom"
+
 
 @command(afterwards="the same command resumes it", on_device=True)
 def run(
@@ -43,7 +45,9 @@ def run(
     model_map: Annotated[
         str | None,
         typer.Option(
-            "--model-map", help="Initial map of the measured particles, on which the network is trained."
+            "--model-map",
+            help="Initial map of the measured particles, on which a network is trained; without it, orientations are "
+            "found from the images alone.",
         ),
     ] = None,
     datadir: Datadir = None,
@@ -80,18 +84,23 @@ def run(
 ) -> Answer:
     """Run the notebooks of the four phases, and write a report.
 
+    For measured particles without a map, notebook 2.1 takes the place of phases 1 and 2: it finds the orientations from
+    the images alone.
+
     Completed phases are kept if their settings have not changed. An interrupted phase is executed again, but its
     training is resumed.
 
     \b
     Example:
       cryoem run --map 5j0n --noise-variance 16 --set gradient_rounds=4
+      cryoem run --particles job.star
       cryoem run --particles job.star --model-map initial.mrc
     """
+    from cryoem.cli.handoff import how_to_view
     from cryoem.runs import profiles, runner
 
-    if (particles is None) != (model_map is None):
-        raise typer.BadParameter("--particles and --model-map must be given together")
+    if model_map is not None and particles is None:
+        raise typer.BadParameter("--model-map requires --particles")
     if particles is not None:
         if map_name is not None or noise_variance is not None:
             raise typer.BadParameter("--map and --noise-variance apply only to simulated particles")
@@ -119,7 +128,42 @@ def run(
     summary = runner.run(profile=profile, map_name=map_name, run=run_name, overrides=overrides, force=force)
     names = ("folder", "report", "numbers", "warnings", "seconds", "executed")
     values = {name: getattr(summary, name) for name in names}
-    return Answer(f"{summary.text}\n\nReport: {summary.report}", values)
+    text = f"{summary.text}\n\nReport: {summary.report}"
+    map_path, script = (summary.folder / runner.MAP_FILES[name] for name in ("Map", "ChimeraX script"))
+    if script.is_file():
+        text += f"\n{how_to_view(map_path, script)}"
+        values |= {"map": map_path, "chimerax_script": script}
+    return Answer(text, values)
+
+
+@command(afterwards=NOTHING_CHANGED)
+def runs() -> Answer:
+    """List all completed runs, the newest first, and write a page that compares them.
+
+    The page, index.html in the folder of the runs, has a sortable table of the numbers, and the Fourier shell
+    correlations of all runs in one figure. `cryoem run` also updates it.
+
+    \b
+    Example:
+      cryoem runs
+    """
+    from cryoem.runs import all_runs, write_overview
+    from cryoem.runs.quantities import quantity
+
+    found, page = all_runs(), write_overview()
+    if not found:
+        return Answer(
+            f"no completed runs in {page.parent}; `cryoem run` starts one", {"runs": [], "page": page}
+        )
+    width = max(len(run["name"]) for run in found)
+    lines = []
+    for run in found:
+        resolution = quantity(RESOLUTION, run["numbers"].get(RESOLUTION)).text
+        warned = f", {run['warnings']} warning{'s' * (run['warnings'] != 1)}" if run["warnings"] else ""
+        lines.append(
+            f"{run['name']:<{width}}  {run['finished_at'][:16].replace('T', ' ')}  half-maps {resolution}{warned}"
+        )
+    return Answer("\n".join([*lines, "", f"Page of all runs: {page}"]), {"runs": found, "page": page})
 
 
 @command(afterwards=NOTHING_CHANGED)
