@@ -128,7 +128,8 @@ def test_phase_randomisation_removes_the_correlation_of_the_mask_and_the_seed_de
     assert np.abs(fourier_shell_correlation(a, b).correlation[beyond]).max() < 0.2
     np.testing.assert_array_equal(found.correlation, again.correlation)
     assert not np.array_equal(found.correlation, other.correlation)
-    np.testing.assert_allclose(found.correlation, other.correlation, atol=0.15)  # a single draw would differ by 0.3
+    # a single draw would differ by 0.3
+    np.testing.assert_allclose(found.correlation, other.correlation, atol=0.15)
 
 
 def test_correction_keeps_the_signal():

@@ -155,7 +155,9 @@ def _under_mask(a, b, mask, plain: FSC, rng) -> tuple[FSC, FSC]:
     draws = max(1, RANDOMISED_PX // len(a))
     for _ in range(draws):
         scrambled = [_randomise_phases(v, first, rng) for v in (a, b)]
-        random += fourier_shell_correlation(*scrambled, voxel_size_angstrom=voxel, mask=mask).correlation / draws
+        random += (
+            fourier_shell_correlation(*scrambled, voxel_size_angstrom=voxel, mask=mask).correlation / draws
+        )
     corrected = masked.correlation.copy()
     beyond = np.arange(1, len(corrected) + 1) > first + 1
     corrected[beyond] = ((masked.correlation - random) / np.maximum(1 - random, 1e-6))[beyond]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,10 +130,8 @@ def shell_index(n: int, *, ndim: int = 3, rows: slice = slice(None)) -> np.ndarr
 
 def _correlate(a, b, pixel_angstrom: float, *, ndim: int, mask: np.ndarray | None = None) -> FSC:
     """Correlate volumes in shells, or images in rings."""
-    a, b = matching_volumes(a, b, mask, ndim=ndim)
-    n = len(a)
-    fa, fb = (scipy.fft.rfftn(values, workers=-1) for values in (a, b))
-    del a, b  # as large as the transforms
+    fa, fb = (scipy.fft.rfftn(v, workers=-1) for v in matching_volumes(a, b, mask, ndim=ndim))
+    n = len(fa)
     weights, sums = hermitian_weights(n, ndim=2), np.zeros((3, n // 2 + 1))
     # volumes plane by plane, some planes at a time
     count = max(1, ELEMENTS // n**2) if ndim == 3 else n
@@ -149,11 +148,12 @@ def _correlate(a, b, pixel_angstrom: float, *, ndim: int, mask: np.ndarray | Non
     return FSC(np.arange(1, n // 2 + 1) / (n * pixel_angstrom), correlation)
 
 
-def matching_volumes(a, b, mask: np.ndarray | None = None, *, ndim: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Check two volumes, or two images, and multiply them by a mask."""
+def matching_volumes(a, b, mask: np.ndarray | None = None, *, ndim: int = 3) -> Iterator[np.ndarray]:
+    """Check two volumes, or two images, and yield each of them multiplied by a mask."""
     if np.shape(a) != np.shape(b):
         raise ValueError(f"a and b must have the same shape, got {np.shape(a)} and {np.shape(b)}")
-    return _masked("a", a, ndim, mask), _masked("b", b, ndim, mask)
+    yield _masked("a", a, ndim, mask)
+    yield _masked("b", b, ndim, mask)
 
 
 def _masked(name: str, values: np.ndarray, ndim: int, mask: np.ndarray | None) -> np.ndarray:
