@@ -249,7 +249,7 @@ def start_comparison(likelihoods: np.ndarray, agreement: np.ndarray) -> go.Figur
     marker = {"size": 13, "color": colours}
     fig.add_scatter(x=starts, y=likelihoods, mode="markers", marker=marker, hovertemplate=hover, row=1, col=1)
     fig.update_xaxes(
-        title_text="start (best in red)", tickvals=starts, range=[0.5, starts[-1] + 0.5], row=1, col=1
+        title_text="start (best highlighted)", tickvals=starts, range=[0.5, starts[-1] + 0.5], row=1, col=1
     )
     fig.update_yaxes(title_text="mean log-likelihood", row=1, col=1)
     others = len(likelihoods) - 1
