@@ -6,7 +6,7 @@ import scipy.fft
 
 from cryoem.reconstruction.resolution import FSC, shell_index
 from cryoem.reconstruction.sharpening import guinier, sharpen
-from cryoem.reconstruction.variation import conical_fsc, half_sphere, local_resolution
+from cryoem.reconstruction.variation import conical_fsc, half_sphere, local_resolution, locally_filtered
 from cryoem.volumes.density import DensityMap, low_pass, soft_sphere
 
 FLOAT32 = 1e-5
@@ -150,3 +150,32 @@ A = noise(12)
 def test_unfit_arguments_are_one_sentence(call, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         call()
+
+
+# --- local filter
+
+
+def test_the_local_filter_keeps_the_signal_and_removes_the_noise_around_it():
+    n = 32
+    particle = 20 * soft_sphere((n, n, n), 5.0, 2.0) * low_pass(DensityMap(noise(n), 1.0), 4.0).data
+    halves = particle + noise(n, seed=1), particle + noise(n, seed=2)
+    whole, mask = sum(halves) / 2, soft_sphere((n, n, n), 12.0, 2.0)
+    filtered = locally_filtered(whole, halves, mask, last_shell=n // 2)
+    assert np.corrcoef(filtered.ravel(), particle.ravel())[0, 1] > 0.97
+    # better than any one factor for each shell, which is the best filter that does not vary with the position
+    spectrum, true = scipy.fft.rfftn(whole * mask), scipy.fft.rfftn(particle)
+    shells = shell_index(n).ravel()
+    cross, power = (np.bincount(shells, (spectrum.conj() * x).real.ravel()) for x in (true, spectrum))
+    best = scipy.fft.irfftn(spectrum * (cross / power)[shells].reshape(spectrum.shape), s=(n, n, n)) * mask
+    assert np.mean((filtered - particle) ** 2) < np.mean((best - particle) ** 2)
+    far = np.linalg.norm(np.indices((n, n, n)) - n // 2, axis=0) > 9
+    assert filtered[far].std() < 0.2 * (whole * mask)[far].std()
+    assert not filtered[mask == 0].any()
+
+
+def test_the_local_filter_does_not_change_a_map_without_noise():
+    n = 24
+    smooth = low_pass(DensityMap(noise(n), 1.0), 4.0).data
+    mask = soft_sphere((n, n, n), 8.0, 2.0)
+    filtered = locally_filtered(smooth, (smooth, smooth), mask, last_shell=n // 2)
+    np.testing.assert_allclose(filtered, smooth * mask, atol=1e-4 * np.abs(smooth).max())

@@ -269,6 +269,52 @@ def sample(grid, full, table, matrix, fx, fy, wx, wy, wz):
     return real, -imaginary if conjugate else imaginary
 
 
+@numba.njit(inline="always")
+def _kernel_slopes(position, table, slopes):
+    """Write the derivatives of the kernel weights around a position."""
+    row = int((position - np.floor(position)) * np.float32(TABLE_STEPS))
+    for i in range(WIDTH):
+        slopes[i] = np.float32(TABLE_STEPS) * (table[row + 1, i] - table[row, i])
+
+
+@numba.njit(inline="always")
+def sample_with_slope(grid, full, table, matrix, fx, fy, weights, slopes):
+    """Interpolate the transform at one point of a slice, and its derivatives along the axes of the volume.
+
+    The arguments are those of ``sample``, except that ``weights`` and ``slopes`` (3, WIDTH) are work arrays. Return
+    four complex numbers: the value, and the derivatives with respect to the x, y and z frequencies in cycles per voxel.
+    """
+    nz, ny, nx = full
+    kx, ky, kz, conjugate = _place(fx, fy, matrix, nx, ny, nz)
+    ix = 2 * (kernel_weights(kx, table, weights[0], 1) + _GUARD)
+    iy = (kernel_weights(ky, table, weights[1], 1) + ny // 2) % ny + _GUARD
+    iz = (kernel_weights(kz, table, weights[2], 1) + nz // 2) % nz + _GUARD
+    _kernel_slopes(kx, table, slopes[0])
+    _kernel_slopes(ky, table, slopes[1])
+    _kernel_slopes(kz, table, slopes[2])
+    vr = vi = xr = xi = yr = yi = zr = zi = np.float32(0)
+    for a in range(WIDTH):
+        for b in range(WIDTH):
+            g = grid[iz + a, iy + b, ix : ix + 8]
+            re = g[0] * weights[0, 0] + g[2] * weights[0, 1] + g[4] * weights[0, 2] + g[6] * weights[0, 3]
+            im = g[1] * weights[0, 0] + g[3] * weights[0, 1] + g[5] * weights[0, 2] + g[7] * weights[0, 3]
+            dre = g[0] * slopes[0, 0] + g[2] * slopes[0, 1] + g[4] * slopes[0, 2] + g[6] * slopes[0, 3]
+            dim = g[1] * slopes[0, 0] + g[3] * slopes[0, 1] + g[5] * slopes[0, 2] + g[7] * slopes[0, 3]
+            w, wy, wz = (
+                weights[2, a] * weights[1, b],
+                weights[2, a] * slopes[1, b],
+                slopes[2, a] * weights[1, b],
+            )
+            vr, vi = vr + w * re, vi + w * im
+            xr, xi = xr + w * dre, xi + w * dim
+            yr, yi = yr + wy * re, yi + wy * im
+            zr, zi = zr + wz * re, zi + wz * im
+    value, x, y, z = complex(vr, vi), nx * complex(xr, xi), ny * complex(yr, yi), nz * complex(zr, zi)
+    if conjugate:  # V(p) = conj(V(-p))
+        return value.conjugate(), -x.conjugate(), -y.conjugate(), -z.conjugate()
+    return value, x, y, z
+
+
 @numba.njit(parallel=True, fastmath=True, cache=True)
 def _read(grid, full, table, matrices, frequencies, values):
     for i in numba.prange(matrices.shape[0]):

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.images import shift_phases
-from cryoem.projection.fourier import KERNEL_TABLE, WIDTH, VolumeTransform, sample
+from cryoem.projection.fourier import KERNEL_TABLE, WIDTH, VolumeTransform, sample, sample_with_slope
 
 BLOCK = 256  # images displaced at a time, to bound the memory for their phases
 
@@ -53,27 +53,22 @@ def gauss_newton_steps(
     weights: np.ndarray,
     transfers: np.ndarray | None = None,
     *,
-    difference: float,
     with_shifts: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute Gauss-Newton steps of orientations, and optionally shifts, towards the images.
 
     Each step minimises ``|F - a S(exp(delta) R)|^2`` over delta for a linearised slice S. The contrast a is fitted by
-    least squares, and the derivative of the slice is a central difference over ``difference`` radians. If
-    ``with_shifts`` is True, the step also includes a displacement of the slice.
+    least squares. If ``with_shifts`` is True, the step also includes a displacement of the slice.
 
     The first result contains the steps (n, 3 or 5): rotation vectors in radians, followed by displacements (x, y) in
     pixels. The second is the inverse (n, 3 or 5, 3 or 5) of the damped normal matrices. Its product with the noise
     variance of an element's real or imaginary part is the covariance of each pose.
     """
-    turns = Rotation.from_rotvec(difference * np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)]))
-    matrices = np.einsum("cij,njk->ncik", turns.as_matrix(), rotations.as_matrix())  # (n, 7, 3, 3)
     unknowns = 5 if with_shifts else 3
     hessians = np.zeros((len(planes), unknowns, unknowns))
     gradients = np.zeros((len(planes), unknowns))
     _normal_equations(
-        *_arguments(spectrum, planes, matrices, frequencies, weights, transfers),
-        1 / (2 * difference),
+        *_arguments(spectrum, planes, rotations.as_matrix(), frequencies, weights, transfers),
         hessians,
         gradients,
     )
@@ -122,38 +117,46 @@ def _correlate(grid, full, table, planes, matrices, frequencies, weights, transf
 
 @numba.njit(parallel=True, fastmath=True, cache=True)
 def _normal_equations(
-    grid, full, table, planes, matrices, frequencies, weights, transfers, slope, hessians, gradients
+    grid, full, table, planes, matrices, frequencies, weights, transfers, hessians, gradients
 ):
-    """Form the normal equations of each image.
+    """Form the normal equations of each image at its orientation in ``matrices`` (n, 3, 3).
 
-    ``matrices`` (n, 7, 3, 3) contain the current orientation, then three forward and three backward turns. If there are
-    five unknowns, the last two are displacements along x and y.
+    If there are five unknowns, the last two are displacements along x and y.
     """
     n, m = planes.shape
     unknowns = gradients.shape[1]
     for i in numba.prange(n):
-        wx, wy, wz = np.empty(2 * WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
-        slices = np.empty((7, m), np.complex64)
-        for k in range(7):
-            for j in range(m):
-                re, im = sample(
-                    grid, full, table, matrices[i, k], frequencies[j, 0], frequencies[j, 1], wx, wy, wz
-                )
-                slices[k, j] = transfers[np.int64(i) % len(transfers), j] * complex(re, im)
+        kernel, slopes = np.empty((3, WIDTH), np.float32), np.empty((3, WIDTH), np.float32)
+        values, r = np.empty((m, unknowns + 1), np.complex64), matrices[i]
         # fit the contrast by least squares
         cross = power = 0.0
         for j in range(m):
-            cross += weights[j] * (slices[0, j].conjugate() * planes[i, j]).real
-            power += weights[j] * (slices[0, j].real ** 2 + slices[0, j].imag ** 2)
-        contrast = cross / max(power, 1e-30)
-        change = np.empty(unknowns, np.complex64)
-        for j in range(m):
-            residual = planes[i, j] - contrast * slices[0, j]
-            for a in range(3):
-                change[a] = contrast * slope * (slices[1 + a, j] - slices[4 + a, j])
+            fx, fy = frequencies[j]
+            value, gx, gy, gz = sample_with_slope(grid, full, table, r, fx, fy, kernel, slopes)
+            transfer = transfers[np.int64(i) % len(transfers), j]
+            value = transfer * value
+            # a turn about one axis of the image moves its frequency k by the cross product of axis and k
+            along_x = transfer * (r[0, 0] * gx + r[0, 1] * gy + r[0, 2] * gz)
+            along_y = transfer * (r[1, 0] * gx + r[1, 1] * gy + r[1, 2] * gz)
+            along_z = transfer * (r[2, 0] * gx + r[2, 1] * gy + r[2, 2] * gz)
+            values[j, 0] = value
+            values[j, 1], values[j, 2], values[j, 3] = (
+                -fy * along_z,
+                fx * along_z,
+                fy * along_x - fx * along_y,
+            )
             for a in range(3, unknowns):
-                change[a] = contrast * complex(0, -2 * np.pi * frequencies[j, a - 3]) * slices[0, j]
+                values[j, a + 1] = complex(0, -2 * np.pi * frequencies[j, a - 3]) * value
+            cross += weights[j] * (value.conjugate() * planes[i, j]).real
+            power += weights[j] * (value.real**2 + value.imag**2)
+        contrast = cross / max(power, 1e-30)
+        for j in range(m):
+            residual = planes[i, j] - contrast * values[j, 0]
             for a in range(unknowns):
-                gradients[i, a] += weights[j] * (change[a].conjugate() * residual).real
-                for b in range(unknowns):
-                    hessians[i, a, b] += weights[j] * (change[a].conjugate() * change[b]).real
+                change = weights[j] * contrast * values[j, a + 1].conjugate()
+                gradients[i, a] += (change * residual).real
+                for b in range(a + 1):
+                    hessians[i, a, b] += contrast * (change * values[j, b + 1]).real
+        for a in range(unknowns):
+            for b in range(a):
+                hessians[i, b, a] = hessians[i, a, b]

@@ -167,7 +167,6 @@ def descend(
 
     A step is kept only for images whose correlation increases. ``steps`` must be at least 1.
     """
-    finest = np.hypot(*work.frequencies.T).max() * reference.shape.volume[0]  # Fourier pixels
     poses, centred = Poses(rotations, np.zeros((len(work.planes), 2))), work
     scores = _correlations(reference, centred, poses)
     for _ in range(steps):
@@ -178,7 +177,6 @@ def descend(
             work.frequencies,
             work.weights,
             work.transfers,
-            difference=0.5 / (np.pi * finest),
             with_shifts=refine_shifts,
         )
         tried = _moved(poses, step)

@@ -8,13 +8,12 @@ is averaged out over the gradient rounds since convergence.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial, reduce
 from operator import add
 
 import numpy as np
-import scipy.fft
 from scipy.spatial.transform import Rotation
 
 from cryoem.projection.fourier import VolumeTransform, transform
@@ -28,12 +27,14 @@ from cryoem.reconstruction.pose_steps import (
     search,
     working_images,
 )
-from cryoem.reconstruction.resolution import FSC, fourier_shell_correlation, shell_index
+from cryoem.reconstruction.resolution import FSC, fourier_shell_correlation
+from cryoem.reconstruction.variation import locally_filtered
 from cryoem.rotations import Poses
 from cryoem.validation import not_negative, positive_number, whole_number
 
 FOLDS = 8  # more folds mean less noise in the references but more work
 TRUST_THRESHOLD = 0.143
+COMPARED_THRESHOLD = 0.06  # close to the optimum, images also gain from shells with little signal
 CONVERGING = 0.5  # orientations still converge if they move by less than this fraction of the previous move
 SHELLS_PER_RADIAN = 2.0  # over the search radius, finer shells rotate by more than a search can follow
 
@@ -147,7 +148,7 @@ def _next_round(
     matrices, work = state.sampled.rotations.as_matrix(), working_images(images, state.sampled, finest)
     sums = [work[fold == f].gridded(matrices[fold == f], settings.group) for f in range(FOLDS)]
     fsc, mask = half_map_fsc(sums)
-    last = min(finest, last_trusted_shell(fsc))
+    last = min(finest, last_trusted_shell(fsc, TRUST_THRESHOLD if searching else COMPARED_THRESHOLD))
 
     # match every image with the map of the other folds
     step = partial(descend, steps=2, refine_shifts=settings.refine_shifts)
@@ -159,8 +160,7 @@ def _next_round(
             rng=rng,
             refine_shifts=settings.refine_shifts,
         )
-    whole = reduce(add, sums)
-    references = (transform(wiener_filtered(whole - part, fsc, mask)) for part in sums)
+    references = _references(sums, mask, last)
     work = working_images(images, state.poses, finest)
     found = _match_folds(step, work.within(last), state.poses.rotations, fold, references)
     # displacements are relative to the current ones, in coarse pixels
@@ -229,21 +229,21 @@ def half_map_fsc(sums: list[FourierAccumulator]) -> tuple[FSC, np.ndarray]:
     return fourier_shell_correlation(a, b, mask=mask), mask
 
 
-def last_trusted_shell(fsc: FSC) -> int:
-    """Return the last shell before the half-maps cease to agree, at least 4."""
-    below = np.flatnonzero(fsc.correlation < TRUST_THRESHOLD)
+def last_trusted_shell(fsc: FSC, threshold: float) -> int:
+    """Return the last shell before the correlation of the half-maps falls below a threshold, at least 4."""
+    below = np.flatnonzero(fsc.correlation < threshold)
     return max(int(below[0]) if len(below) else len(fsc.correlation), 4)
 
 
-def wiener_filtered(sums: FourierAccumulator, fsc: FSC, mask: np.ndarray) -> np.ndarray:
-    """Reconstruct the masked, Wiener-filtered map of all folds but one.
-
-    The signal-to-noise ratio of half-maps with correlation f is ``f / (1 - f)``.
-    """
-    correlation = np.clip(np.concatenate([[1.0], fsc.correlation]), 0, 0.9999)
-    correlation[last_trusted_shell(fsc) + 1 :] = 0
-    ratio = correlation / (1 - correlation) * 2 * (FOLDS - 1) / FOLDS
-    weight = np.append(ratio / (1 + ratio), 0).astype(np.float32)
-    shells = np.minimum(shell_index(sums.size), len(weight) - 1)
-    spectrum = scipy.fft.rfftn(sums.invert(), workers=-1) * weight[shells]
-    return scipy.fft.irfftn(spectrum, s=(sums.size,) * 3, workers=-1) * mask
+def _references(
+    sums: list[FourierAccumulator], mask: np.ndarray, last_shell: int
+) -> Iterator[VolumeTransform]:
+    """For each fold, yield the filtered map of all other folds."""
+    halves = [reduce(add, sums[half::2]) for half in (0, 1)]
+    maps = [half.invert() for half in halves]
+    for fold, part in enumerate(sums):
+        rest = halves[fold % 2] - part
+        # the statistics that determine the filter must not contain the images to be matched, either
+        pair = (rest.invert(), maps[1 - fold % 2])
+        whole = (rest + halves[1 - fold % 2]).invert()
+        yield transform(locally_filtered(whole, pair, mask, last_shell=last_shell))

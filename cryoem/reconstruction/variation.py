@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 import scipy.sparse
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, uniform_filter
 
 from cryoem.images import hermitian_weights
 from cryoem.reconstruction.resolution import FSC, matching_volumes, shell_index
@@ -15,6 +15,9 @@ from cryoem.validation import positive_number, whole_number
 
 CONE_HALF_ANGLE_DEG = 20.0
 MOST_BANDS = 24
+FILTER_BANDS = 6
+FILTER_WINDOW_PX = 6.0  # full width at half maximum
+NOISE_WINDOW_PX = 17
 
 
 def local_resolution(
@@ -73,9 +76,7 @@ def local_resolution(
     found = np.full(a.shape, n / 2, np.float32)  # in shells
     open_, before = np.ones(a.shape, bool), np.ones(a.shape, np.float32)
     for band, middle in enumerate(middles):
-        # bands with smooth edges, which overlap by half, ring less in real space
-        distance = np.minimum(np.abs(shells - middle) / width, 1)
-        inside = np.where(shells <= n // 2, np.cos(np.pi / 2 * distance) ** 2, 0).astype(np.float32)
+        inside = np.where(shells <= n // 2, smooth_band(shells, middle, width), 0)
         one, other = (scipy.fft.irfftn(s * inside, s=a.shape, workers=-1) for s in spectra)
         cross, *powers = (
             gaussian_filter(x * y, sigma) for x, y in ((one, other), (one, one), (other, other))
@@ -90,6 +91,67 @@ def local_resolution(
         open_ &= ~fails
         before = correlation
     return (n * voxel / found).astype(np.float32)
+
+
+def smooth_band(shells: np.ndarray, middle: float, width: float) -> np.ndarray:
+    """Return float32 weights of shells in a band with smooth edges, which rings less in real space.
+
+    Bands whose middles are ``width`` apart add up to 1.
+    """
+    distance = np.minimum(np.abs(shells - middle) / width, 1)
+    return (np.cos(np.pi / 2 * distance) ** 2).astype(np.float32)
+
+
+def locally_filtered(
+    whole: np.ndarray, halves: tuple[np.ndarray, np.ndarray], mask: np.ndarray, *, last_shell: int
+) -> np.ndarray:
+    """Filter a map by the signal-to-noise ratio around each voxel, in bands of frequencies, and apply a mask.
+
+    In each band, the noise is the mean square difference of the half-maps in a wide window, and the signal is what is
+    left of their mean square in a window of ``FILTER_WINDOW_PX``. Their ratio determines the weight of a Wiener filter.
+    A filter that depends on the shell alone lets through the noise of the solvent, and of parts of the particle without
+    fine detail.
+
+    Parameters
+    ----------
+    whole : (n, n, n) array
+        Map of all images.
+    halves : tuple of (n, n, n) arrays
+        Maps of two halves of the images.
+    mask : (n, n, n) array
+        Soft mask with values in [0, 1].
+    last_shell : int
+        Last shell of the result.
+
+    Returns
+    -------
+    (n, n, n) float32 array
+
+    References
+    ----------
+    Wiener filter with local statistics: Lee, IEEE Trans. Pattern Anal. Mach. Intell. 2 (1980) 165.
+    """
+    n = len(whole)
+    # only a cube around the mask is needed
+    reach = max(int(np.abs(axis - n // 2).max(initial=0)) for axis in np.nonzero(mask))
+    half = min(n // 2, scipy.fft.next_fast_len(max(reach + 2, 6), real=True))
+    part = (slice(n // 2 - half, n // 2 + half),) * 3
+    shells = shell_index(2 * half) * (n / (2 * half))
+    spectra = [scipy.fft.rfftn(v[part], workers=-1) for v in (whole, *halves)]
+    middles, width = np.linspace(0, last_shell, FILTER_BANDS, retstep=True)
+    sigma = FILTER_WINDOW_PX / np.sqrt(8 * np.log(2))
+    total = np.zeros((2 * half,) * 3, np.float32)
+    for middle in middles:
+        band = smooth_band(shells, middle, width)
+        both, one, other = (scipy.fft.irfftn(s * band, s=total.shape, workers=-1) for s in spectra)
+        # mean squares of the half-maps and of their noise
+        power = gaussian_filter((one**2 + other**2) / 2, sigma)
+        noise = uniform_filter((one - other) ** 2 / 2, NOISE_WINDOW_PX)
+        signal = np.maximum(power - noise, 0)
+        total += both * (signal / np.maximum(signal + noise / 2, 1e-30))  # the whole map has half the noise
+    result = np.zeros(mask.shape, np.float32)
+    result[part] = total * mask[part]
+    return result
 
 
 @dataclass(frozen=True)
