@@ -28,7 +28,6 @@ def short(monkeypatch):
     for name, value in {
         "ANGLES_PER_RING": 16,
         "START_RINGS": 7,
-        "SURVEY_RINGS": 7,
         "LAST_RINGS": 9,
         "FIRST_DIRECTIONS": 100,
         "SURVEY_DIRECTIONS": 100,
@@ -59,7 +58,8 @@ def test_rings_of_noise_have_its_variance(rng):
     assert np.mean(np.abs(values) ** 2) == pytest.approx(1, rel=0.02)
 
 
-def test_the_expectation_finds_the_direction_the_angle_and_the_displacement(rng):
+@pytest.mark.parametrize("own", [False, True], ids=["common displacements", "own displacements"])
+def test_the_expectation_finds_the_direction_the_angle_and_the_displacement(own, rng):
     directions = Rotation.random(40, rng=1)
     chosen, psi = rng.integers(40, size=12), 2 * np.pi / 36 * rng.integers(36, size=12)
     offsets = np.stack(np.meshgrid([-2.0, 0, 2], [-2.0, 0, 2]), axis=-1).reshape(-1, 2)
@@ -68,11 +68,15 @@ def test_the_expectation_finds_the_direction_the_angle_and_the_displacement(rng)
     images = on_rings(turned, shifts)
     references = on_rings(directions).values
     noise = np.full(GRID.rings, 0.05)
+    if own:  # each image has displacements of its own, in another order
+        orders = np.array([rng.permutation(9) for _ in range(12)])
+        offsets = offsets[orders]
     found = expect(images, references, noise, rings=8, angles=36, offsets_px=offsets)
     np.testing.assert_array_equal(found.reference, chosen)
     np.testing.assert_allclose(np.exp(1j * found.angles_rad), np.exp(1j * psi), atol=1e-6)
     np.testing.assert_allclose(found.displacements_px, shifts)
     np.testing.assert_allclose(found.centres_px, shifts, atol=0.1)
+    np.testing.assert_allclose(found.shares.sum(axis=1), 1, rtol=1e-5)
     assert found.weights.sum() == pytest.approx(12 * GRID.rings)
     # the sums are the images, rotated back onto their references
     counts = np.bincount(chosen, minlength=40)

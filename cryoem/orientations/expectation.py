@@ -10,23 +10,25 @@ In 3D, the references are central slices of a map; in 2D, they are class average
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numba
 import numpy as np
+from threadpoolctl import threadpool_limits
 
-from cryoem.orientations.rings import RingImages, harmonics_of, values_of
+from cryoem.orientations.rings import RingImages, harmonics_of, undo_displacements, values_of
 
 POSTERIOR_VALUES = 1_000_000  # posterior values computed at a time, few enough for the cache
 LEAST_VARIANCE = 1e-3  # of the noise of a ring, relative to the power of the images
-NEGLIGIBLE = np.float32(
-    -16
-)  # log of the probability, relative to the best pose, below which a pose is neglected
+# log of the probability, relative to the best pose, below which a pose is neglected
+NEGLIGIBLE = np.float32(-16)
+NEGLECTED = 0.01  # share of the posterior in the views and displacements that are left out of the sums
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """Result of the E step over n images, d references, and all in-plane angles and displacements.
+    """Result of the E step over n images, d references, s displacements of each image, and all in-plane angles.
 
     Attributes
     ----------
@@ -35,6 +37,8 @@ class Expectation:
     reference, angles_rad, displacements_px : (n,), (n,) and (n, 2) arrays
         Most probable pose: index of the reference, in-plane angle psi by which the reference is rotated to match the
         image, and displacement (x, y).
+    shares : (n, s) array
+        Posterior of the displacements that were tried.
     centres_px : (n, 2) array
         Mean displacement.
     sums : (d, rings, angles) complex64 array
@@ -49,6 +53,7 @@ class Expectation:
     reference: np.ndarray
     angles_rad: np.ndarray
     displacements_px: np.ndarray
+    shares: np.ndarray
     centres_px: np.ndarray
     sums: np.ndarray
     weights: np.ndarray
@@ -65,7 +70,6 @@ def expect(
     offsets_px: np.ndarray | None = None,
     centres_px: np.ndarray | None = None,
     shift_deviation_px: float = np.inf,
-    temperature: float = 1.0,
 ) -> Expectation:
     """Compute the posterior of the poses of all images, and the posterior sums for the M step.
 
@@ -80,86 +84,106 @@ def expect(
         Number of rings that determine the posterior, at most k.
     angles : int
         Number of in-plane angles on the full circle: an even number.
-    offsets_px : (s, 2) array, optional
-        Displacements to try, relative to ``centres_px``. Default: none.
+    offsets_px : (s, 2) or (n, s, 2) array, optional
+        Displacements to try for all images or for each image, relative to ``centres_px``. Default: none.
     centres_px : (n, 2) array, optional
         Centre of the displacements of each image. Default: zero.
     shift_deviation_px : float
         Standard deviation of the Gaussian prior of the displacements.
-    temperature : float
-        Divisor of the log-likelihoods.
     """
-    n, (d, on_rings, _), grid = len(images), references.shape, images.grid
+    n, d, on_rings = len(images), *references.shape[:2]
     offsets = np.zeros((1, 2)) if offsets_px is None else np.asarray(offsets_px, float)
     centres = np.zeros((n, 2)) if centres_px is None else centres_px
-    moved, s = bool(offsets.any() or centres.any()), len(offsets)
-    count = min(grid.harmonics, angles // 2, 2 * rings + 8)
-    of_references = harmonics_of(references, count)  # (m, d, rings)
-    power = np.mean(np.abs(references) ** 2, axis=2)  # (d, rings)
-    precision = np.zeros(on_rings, np.float32)
-    precision[:rings] = images.coverage * np.pi * np.arange(1, rings + 1) / noise[:rings] / temperature
-    doubled = np.where(np.arange(count) == 0, 1, 2).astype(np.float32)[:, None, None]
-    weighted = (2 * doubled * precision * of_references).transpose(0, 2, 1)  # (m, rings, d)
-    real = np.concatenate([weighted.real, weighted.imag], axis=1)
-    imaginary = np.concatenate([weighted.imag, -weighted.real], axis=1)
-    turns = 2 * np.pi / angles * np.arange(angles // 2 + 1)[:, None] * np.arange(count)
-    cosines, sines = np.cos(turns).astype(np.float32), np.sin(turns).astype(np.float32)  # (angles / 2 + 1, m)
-    frequencies = grid.frequencies[: on_rings * grid.angles] / images.image_size  # cycles per pixel
-    step = max(1, POSTERIOR_VALUES // (angles * s * d))
-    sums = np.zeros((count, d, on_rings), np.complex64)
-    weights, image_power = np.zeros((d, on_rings)), np.zeros(on_rings)
-    parts = []
-    for start in range(0, n, step):
-        block = slice(start, start + step)
-        some, transfers = images.values[block, :on_rings], images.transfers[block, :on_rings]
-        k = len(some)
-        image_power += np.mean(np.abs(some) ** 2, axis=2).sum(axis=0)
-        values = some * transfers[..., None]
-        tried = centres[block, None] + offsets  # (k, s, 2)
-        if moved:  # undo each displacement
-            phases = np.exp(2j * np.pi * (tried.reshape(-1, 2) @ frequencies.T)).astype(np.complex64)
-            values = (values[:, None] * phases.reshape(k, s, *some.shape[1:])).reshape(k * s, *some.shape[1:])
-        of_images = harmonics_of(values, count)  # (m, k s, rings)
-        both = np.concatenate([of_images.real, of_images.imag], axis=2)
-        logs = np.empty((2, len(turns), k * s * d), np.float32)
-        np.matmul(cosines, np.matmul(both, real).reshape(count, -1), out=logs[0])
-        np.matmul(sines, np.matmul(both, imaginary).reshape(count, -1), out=logs[1])
-        prior = np.square(tried).sum(axis=2) / (2 * shift_deviation_px**2)
-        bias = ((transfers**2 * precision) @ power.T)[:, None] + prior[..., None]
-        bias = bias.reshape(k, s * d).astype(np.float32)
-        best, evidence, marginal = np.empty(k, int), np.empty(k), np.zeros((k, s * d), np.float32)
-        _exponentiate(logs.reshape(2, len(turns), k, s * d), bias, best, evidence, marginal)
-        share = 1 / marginal.sum(axis=1)
-        psi, at, which = np.unravel_index(best, (angles, s, d))
-        marginal = (marginal * share[:, None]).reshape(k, s, d)
-        parts.append(
-            (
-                evidence - np.log(angles * s * d),
-                which,
-                2 * np.pi / angles * psi,
-                tried[np.arange(k), at],
-                np.einsum("ksd,ksx->kx", marginal, tried, optimize=True),
-            )
-        )
-        weights += marginal.sum(axis=1).T @ transfers**2
-        both *= np.repeat(share, s)[:, None]
-        even = np.matmul(cosines.T, logs[0]).reshape(count, k * s, d).transpose(0, 2, 1) @ both
-        odd = np.matmul(sines.T, logs[1]).reshape(count, k * s, d).transpose(0, 2, 1) @ both
-        sums.real += even[..., :on_rings] - odd[..., on_rings:]
-        sums.imag += even[..., on_rings:] + odd[..., :on_rings]
-    explained = (doubled * (sums.conj() * of_references).real).sum(axis=(0, 1))
-    residual = (image_power - 2 * explained + (weights * power).sum(axis=0)) / n
-    evidence, which, psi, displacement, centre = (np.concatenate(part) for part in zip(*parts, strict=True))
+    tried = centres[:, None] + offsets  # (n, s, 2)
+    compared = _References(references, noise, images, rings=rings, angles=angles)
+    deviation = shift_deviation_px
+    # the matrix products are small: each thread computes those of its own images
+    threads = min(n, numba.get_num_threads())
+    parts = [slice(n * i // threads, n * (i + 1) // threads) for i in range(threads)]
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        results = list(pool.map(lambda part: compared.posterior(images[part], tried[part], deviation), parts))
+    results = list(zip(*results, strict=True))
+    evidence, reference, psi, at, shares = (np.concatenate(part) for part in results[:5])
+    sums, weights, image_power = (sum(part) for part in results[5:])
+    sums = (sums[..., :on_rings] + 1j * sums[..., on_rings:]).transpose(1, 0, 2)  # (m, d, rings)
+    explained = (compared.doubled * (sums.conj() * compared.harmonics).real).sum(axis=(0, 1))
+    residual = (image_power - 2 * explained + (weights * compared.power).sum(axis=0)) / n
     return Expectation(
-        evidence,
-        which,
-        psi,
-        displacement,
-        centre,
-        values_of(sums, grid.angles),
+        evidence - np.log(angles * tried.shape[1] * d),
+        reference,
+        2 * np.pi / angles * psi,
+        tried[np.arange(n), at],
+        shares,
+        np.einsum("ns,nsx->nx", shares, tried),
+        values_of(sums, images.grid.angles),
         weights,
         np.maximum(residual, LEAST_VARIANCE * image_power / n),
     )
+
+
+class _References:
+    """The factors of the matrix products that the images have in common."""
+
+    def __init__(
+        self, references: np.ndarray, noise: np.ndarray, images: RingImages, *, rings: int, angles: int
+    ):
+        self.angles, self.count = angles, min(images.grid.harmonics, angles // 2, 2 * rings + 8)
+        self.harmonics = harmonics_of(references, self.count)  # (m, d, rings)
+        self.power = np.mean(np.abs(references) ** 2, axis=2)  # (d, rings)
+        self.precision = np.zeros(references.shape[1], np.float32)
+        self.precision[:rings] = images.coverage * np.pi * np.arange(1, rings + 1) / noise[:rings]
+        self.doubled = np.where(np.arange(self.count) == 0, 1, 2).astype(np.float32)[:, None, None]
+        weighted = (2 * self.doubled * self.precision * self.harmonics).transpose(0, 2, 1)  # (m, rings, d)
+        self.real = np.concatenate([weighted.real, weighted.imag], axis=1)
+        self.imaginary = np.concatenate([weighted.imag, -weighted.real], axis=1)
+        turns = 2 * np.pi / angles * np.arange(angles // 2 + 1)[:, None] * np.arange(self.count)
+        self.cosines, self.sines = np.cos(turns).astype(np.float32), np.sin(turns).astype(np.float32)
+
+    def posterior(self, images: RingImages, displacements_px: np.ndarray, deviation: float) -> tuple:
+        """Compare images with the references, a block at a time.
+
+        Returns the log of the summed likelihoods, the indices of the best reference, angle and displacement and the
+        posterior of the displacements for each image; then the sums (d, m, 2 rings), their weights (d, rings), and the
+        summed power of the images (rings,).
+        """
+        (n, s, _), (d, on_rings) = displacements_px.shape, self.power.shape
+        step = max(1, POSTERIOR_VALUES // (self.angles * s * d))
+        sums = np.zeros((d, self.count, 2 * on_rings), np.float32)
+        weights, image_power = np.zeros((d, on_rings)), np.zeros(on_rings)
+        parts = []
+        for start in range(0, n, step):
+            block = slice(start, start + step)
+            values, transfers = images.values[block, :on_rings], images.transfers[block, :on_rings]
+            k, tried = len(values), displacements_px[block]
+            image_power += np.mean(np.abs(values) ** 2, axis=2).sum(axis=0)
+            values = values * transfers[..., None]
+            if s > 1 or tried.any():
+                values = undo_displacements(values, tried, images.grid, images.image_size)
+            of_images = harmonics_of(values.reshape(k * s, on_rings, -1), self.count)  # (m, k s, rings)
+            both = np.concatenate([of_images.real, of_images.imag], axis=2)
+            logs = np.empty((2, self.angles // 2 + 1, k * s * d), np.float32)
+            np.matmul(self.cosines, np.matmul(both, self.real).reshape(self.count, -1), out=logs[0])
+            np.matmul(self.sines, np.matmul(both, self.imaginary).reshape(self.count, -1), out=logs[1])
+            prior = np.square(tried).sum(axis=2) / (2 * deviation**2)
+            bias = ((transfers**2 * self.precision) @ self.power.T)[:, None] + prior[..., None]
+            bias = bias.reshape(k, s * d).astype(np.float32)
+            best, evidence, marginal = np.empty(k, int), np.empty(k), np.zeros((k, s * d), np.float32)
+            _exponentiate(logs.reshape(2, -1, k, s * d), bias, best, evidence, marginal)
+            # neglect poses that together have less than a share NEGLECTED of the posterior
+            least = NEGLECTED / (s * d) * marginal.sum(axis=1, keepdims=True)
+            marginal[marginal < least] = 0
+            share = 1 / marginal.sum(axis=1)
+            columns = np.flatnonzero(marginal)
+            which, reference = np.divmod(columns, d)
+            factor = share[which // s]
+            logs = logs[:, :, columns]
+            even, odd = (self.cosines.T @ logs[0]) * factor, (self.sines.T @ logs[1]) * factor
+            _accumulate(sums, even, odd, both, which, reference)
+            marginal = (marginal * share[:, None]).reshape(k, s, d)
+            weights += marginal.sum(axis=1).T @ transfers**2
+            psi, at, most = np.unravel_index(best, (self.angles, s, d))
+            parts.append((evidence, most, psi, at, marginal.sum(axis=2)))
+        return *(np.concatenate(part) for part in zip(*parts, strict=True)), sums, weights, image_power
 
 
 @numba.njit(inline="always", fastmath=True)
@@ -178,7 +202,7 @@ def _exp(x):
     return value * np.float32(np.exp(-8.0))
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)
+@numba.njit(nogil=True, fastmath=True, cache=True)
 def _exponentiate(logs, bias, best, evidence, marginal):
     """Convert log-likelihoods into posteriors in place, without dividing by their sum.
 
@@ -188,7 +212,7 @@ def _exponentiate(logs, bias, best, evidence, marginal):
     probable angle and pose, ``evidence`` is the log of the sum, and ``marginal`` is the sum over the angles.
     """
     _, rows, n, poses = logs.shape
-    for i in numba.prange(n):
+    for i in range(n):
         b, total = bias[i], marginal[i]
         highest, best_row, negative = np.float32(-np.inf), 0, False
         for a in range(rows):
@@ -213,3 +237,20 @@ def _exponentiate(logs, bias, best, evidence, marginal):
                 even[c], odd[c] = x + y, x - y
                 total[c] += x + y
         evidence[i] = highest + np.log(total.sum())
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True)
+def _accumulate(sums, even, odd, images, which, reference):
+    """Add harmonics of images, rotated and weighted, to the sums (d, count, 2 rings) over the images of each reference.
+
+    Column i of ``even`` and ``odd`` (count, columns) applies to image ``which[i]`` of (count, images, 2 rings). The
+    last axis is the real part on all rings, followed by the imaginary part.
+    """
+    count, _, rings = images.shape
+    rings //= 2
+    for i in range(len(which)):
+        for m in range(count):
+            total, image, x, y = sums[reference[i], m], images[m, which[i]], even[m, i], odd[m, i]
+            for r in range(rings):
+                total[r] += x * image[r] - y * image[rings + r]
+                total[rings + r] += x * image[rings + r] + y * image[r]

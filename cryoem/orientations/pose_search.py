@@ -2,12 +2,13 @@
 
 A round computes the posterior of the poses of some images given a coarse map (E step), and the next map (M step). If
 the particles are displaced, the first rounds of a start try all displacements, and later ones only those next to the
-last displacement of each image. A survey finds the displacements of images that no round has used.
+last displacement of each image. All displacements are tried on a few rings first, on a coarse grid; the most probable
+cells of the grid are then divided into quarters, which more rings resolve.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -15,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from cryoem.contrast import Optics
 from cryoem.orientations.expectation import Expectation, expect
 from cryoem.orientations.maximisation import IDENTITY, CoarseMaps, even_directions
-from cryoem.orientations.rings import RingGrid, ring_images
+from cryoem.orientations.rings import RingGrid, ring_images, undo_displacements
 from cryoem.rotations import Poses
 from cryoem.volumes.density import DensityMap
 
@@ -23,12 +24,13 @@ ANGLES_PER_RING = 48  # on half a ring
 FIRST_RINGS, START_RINGS, LAST_RINGS = 4, 14, 20
 FIRST_DIRECTIONS, START_DIRECTIONS, LAST_DIRECTIONS = 150, 300, 600
 FIRST_ANGLES, START_ANGLES, LAST_ANGLES = 36, 56, 72  # in the plane, even numbers
-SURVEY_RINGS, SURVEY_DIRECTIONS, SURVEY_ANGLES = 10, 200, 48
-OFFSET_STEP = 0.8 / (
-    2 * np.pi
-)  # spacing of displacements on n rings, relative to the image size divided by n
+SURVEY_RINGS, SURVEY_DIRECTIONS, SURVEY_ANGLES = 5, 150, 36
+# spacing of displacements on n rings, relative to the image size divided by n
+OFFSET_STEP = 0.8 / (2 * np.pi)
 LARGEST_SHIFT = 2.5  # relative to the standard deviation of the shifts
-MOST_OFFSETS = 64  # displacements that are tried before those of an image are known
+MOST_OFFSETS = 100  # displacements on the coarsest grid
+KEPT_CELLS = 3  # of the grid of displacements
+QUARTERS = np.array([[-0.25, -0.25], [-0.25, 0.25], [0.25, -0.25], [0.25, 0.25]])  # their centres in a cell
 WIDE_UNTIL = 0.5  # share of the rounds of a start that try all displacements
 
 
@@ -96,62 +98,70 @@ class PoseSearch:
     def _round(
         self, state: SearchState, index: np.ndarray, rng: np.random.Generator, *, wide: bool, **sampling
     ) -> None:
-        found, rotations = self._expect(state, index, rng, wide=wide, **sampling)
-        rings, state.rings = len(found.noise), sampling["rings"]
+        rings = sampling["rings"]
+        tried = (
+            self._everywhere(state, index, rng, rings) if wide else self._near(state.centres[index], rings)
+        )
+        found, rotations = self._expect(state, index, tried, rng, **sampling)
+        state.rings, known = rings, len(found.noise)
         # new arrays, because callbacks may keep the former state
         state.noise, state.centres = state.noise.copy(), state.centres.copy()
-        state.noise[:rings] = (state.noise[:rings] + found.noise) / 2
+        state.noise[:known] = (state.noise[:known] + found.noise) / 2
         state.centres[index] = found.displacements_px if wide else found.centres_px
         state.volume = self.maps.volume(
             found.sums, found.weights, state.noise, rotations.as_matrix(), state.group
         )
 
     def survey(self, state: SearchState, rng: np.random.Generator) -> tuple[np.ndarray, Poses]:
-        """Find all images with the map of a start, at all displacements."""
-        every = np.arange(len(self.images))
-        state.centres = self._centres(state, every, rng)
-        return self._locate(
-            state, every, rng, rings=self.start_rings, directions=START_DIRECTIONS, angles=START_ANGLES
-        )
+        """Find all images with the map of a start, at all displacements; return their evidence and poses."""
+        every, rings = np.arange(len(self.images)), self.start_rings
+        tried = self._everywhere(state, every, rng, rings)
+        sampling = {"rings": rings, "directions": START_DIRECTIONS, "angles": START_ANGLES}
+        found, poses = self._locate(state, every, tried, rng, **sampling)
+        state.centres = poses.shifts_px
+        return found.evidence, poses
 
     def locate(self, state: SearchState, rng: np.random.Generator) -> Poses:
-        """Find the most probable pose of every image.
+        """Find the most probable pose of every image, at displacements next to its centre and at all others."""
+        every, rings = np.arange(len(self.images)), self.rings
+        tried = self._near(state.centres, rings)
+        if self.shift_deviation_px:
+            tried = np.concatenate([tried, self._everywhere(state, every, rng, rings)], axis=1)
+        sampling = {"rings": rings, "directions": LAST_DIRECTIONS, "angles": LAST_ANGLES}
+        return self._locate(state, every, tried, rng, **sampling)[1]
 
-        An image for which a second search of all displacements suggests another one is moved there if this is more
-        probable.
-        """
-        every, finest = np.arange(len(self.images)), {"directions": LAST_DIRECTIONS, "angles": LAST_ANGLES}
-        evidence, poses = self._locate(state, every, rng, rings=self.rings, **finest)
-        if not self.shift_deviation_px:
-            return poses
-        centres = self._centres(state, every, rng)
-        step = OFFSET_STEP * self.image_size / min(SURVEY_RINGS, self.rings)
-        moved = np.flatnonzero(np.hypot(*(centres - poses.shifts_px).T) > step)
-        if not len(moved):
-            return poses
-        other = replace(state, centres=centres)
-        other_evidence, other_poses = self._locate(other, moved, rng, rings=self.rings, **finest)
-        better = other_evidence > evidence[moved]
-        quaternions, shifts = poses.rotations.as_quat(), poses.shifts_px.copy()
-        quaternions[moved[better]] = other_poses.rotations.as_quat()[better]
-        shifts[moved[better]] = other_poses.shifts_px[better]
-        return Poses(Rotation.from_quat(quaternions), shifts)
+    def _near(self, centres: np.ndarray, rings: int) -> np.ndarray:
+        """Return displacements (k, s, 2) at and next to the centres (k, 2) of images."""
+        step = OFFSET_STEP * self.image_size / rings
+        return centres[:, None] + (_disc(step, step) if self.shift_deviation_px else 0)
 
-    def _centres(self, state: SearchState, index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return the most probable displacement of each image, among all displacements."""
+    def _everywhere(
+        self, state: SearchState, index: np.ndarray, rng: np.random.Generator, rings: int
+    ) -> np.ndarray:
+        """Return displacements (k, s, 2) that cover all that are probable for each image, on the given rings."""
         if not self.shift_deviation_px:
-            return np.zeros((len(index), 2))
-        rings = min(SURVEY_RINGS, self.rings)
-        sampling = {"rings": rings, "directions": SURVEY_DIRECTIONS, "angles": SURVEY_ANGLES}
-        return self._expect(state, index, rng, wide=True, **sampling)[0].displacements_px
+            return np.zeros((len(index), 1, 2))
+        used, limit = min(rings, SURVEY_RINGS), LARGEST_SHIFT * self.shift_deviation_px
+        side = max(OFFSET_STEP * self.image_size / used, limit * np.sqrt(np.pi / MOST_OFFSETS))
+        # the grid moves from round to round
+        tried = _disc(side, limit) + rng.uniform(-side / 2, side / 2, 2)
+        tried = np.broadcast_to(tried, (len(index), *tried.shape))
+        sampling = {"directions": SURVEY_DIRECTIONS, "angles": SURVEY_ANGLES}
+        while side > OFFSET_STEP * self.image_size / rings:
+            found, _ = self._expect(state, index, tried, rng, rings=used, **sampling)
+            kept = np.argsort(-found.shares, axis=1)[:, :KEPT_CELLS]
+            cells = np.take_along_axis(tried, kept[..., None], axis=1)
+            tried = (cells[:, :, None] + side * QUARTERS).reshape(len(index), -1, 2)
+            side, used = side / 2, min(2 * used, rings)
+        return tried
 
     def _locate(
-        self, state: SearchState, index: np.ndarray, rng: np.random.Generator, **sampling
-    ) -> tuple[np.ndarray, Poses]:
-        """Find the most probable poses next to the centres of the images; return them with the evidence."""
-        found, rotations = self._expect(state, index, rng, wide=False, **sampling)
+        self, state: SearchState, index: np.ndarray, tried: np.ndarray, rng: np.random.Generator, **sampling
+    ) -> tuple[Expectation, Poses]:
+        """Find the most probable poses of images."""
+        found, rotations = self._expect(state, index, tried, rng, **sampling)
         turns = Rotation.from_rotvec(np.outer(found.angles_rad, [0, 0, 1]))
-        return found.evidence, Poses(turns * rotations[found.reference], found.displacements_px)
+        return found, Poses(turns * rotations[found.reference], found.displacements_px)
 
     def likelihood(self, state: SearchState, evidence: np.ndarray, held_out: np.ndarray) -> float:
         """Return the mean log-likelihood of the given images on the rings of a start."""
@@ -162,25 +172,29 @@ class PoseSearch:
         return float((evidence[held_out] + of_noise).mean())
 
     def _expect(
-        self, state: SearchState, index: np.ndarray, rng: np.random.Generator, *, wide: bool, **sampling
+        self,
+        state: SearchState,
+        index: np.ndarray,
+        tried: np.ndarray,
+        rng: np.random.Generator,
+        *,
+        rings: int,
+        directions: int,
+        angles: int,
     ) -> tuple[Expectation, Rotation]:
-        """Compute the posterior over a random grid of directions; return it with the rotations of the directions.
-
-        A wide search tries all displacements, and the others those next to the centre of each image.
-        """
-        rotations = even_directions(sampling.pop("directions"), rng)
-        moves, rings = {}, sampling["rings"]
-        if self.shift_deviation_px:
-            step, limit = OFFSET_STEP * self.image_size / rings, LARGEST_SHIFT * self.shift_deviation_px
-            moves["shift_deviation_px"] = self.shift_deviation_px
-            if wide:
-                step = max(step, limit * np.sqrt(np.pi / MOST_OFFSETS))
-                # the grid moves from round to round
-                moves["offsets_px"] = _disc(step, limit) + rng.uniform(-step / 2, step / 2, 2)
-            else:
-                moves |= {"offsets_px": _disc(step, step), "centres_px": state.centres[index]}
+        """Compute the posterior over a random grid of directions; return it with the rotations of the directions."""
+        rotations = even_directions(directions, rng)
         references = self.maps.slices(state.volume, rotations.as_matrix(), min(rings + 2, self.rings))
-        return expect(self.images[index], references, state.noise, **moves, **sampling), rotations
+        found = expect(
+            self.images[index],
+            references,
+            state.noise,
+            rings=rings,
+            angles=angles,
+            offsets_px=tried,
+            shift_deviation_px=self.shift_deviation_px or np.inf,
+        )
+        return found, rotations
 
     def impose(self, state: SearchState, poses: Poses, group: Rotation) -> None:
         """Replace the map by one that has the symmetry of a group, from poses in the frame of the group."""
@@ -198,9 +212,10 @@ class PoseSearch:
 
     def _reconstruct(self, state: SearchState, poses: Poses, used: np.ndarray, rings: int) -> np.ndarray:
         values, transfers = self.images.values[used, :rings], self.images.transfers[used, :rings]
-        points = self.images.grid.frequencies[: rings * self.images.grid.angles] / self.image_size
-        phases = np.exp(2j * np.pi * (poses.shifts_px[used] @ points.T)).astype(np.complex64)
-        values = values * phases.reshape(values.shape) * transfers[..., None]
+        shifts = poses.shifts_px[used][:, None]
+        values = (
+            undo_displacements(values, shifts, self.images.grid, self.image_size)[:, 0] * transfers[..., None]
+        )
         return self.maps.volume(
             values, transfers**2, state.noise, poses.rotations[used].as_matrix(), state.group
         )

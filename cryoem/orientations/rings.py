@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numba
 import numpy as np
 import scipy.fft
 
@@ -98,10 +99,37 @@ def ring_images(images: np.ndarray, grid: RingGrid, *, optics: Optics | None = N
     return RingImages(values, transfers, grid, size, coverage)
 
 
+def undo_displacements(
+    values: np.ndarray, displacements_px: np.ndarray, grid: RingGrid, size: int
+) -> np.ndarray:
+    """Move images (k, rings, angles) back by each of their displacements (k, s, 2): (k, s, rings, angles) complex64.
+
+    ``size`` is the side length of the images in pixels, and the rings are the first ones of the grid.
+    """
+    of_first_ring = np.exp(2j * np.pi / size * (displacements_px @ grid.frequencies[: grid.angles].T))
+    return _times_powers(values, of_first_ring.astype(np.complex64))
+
+
+@numba.njit(nogil=True, cache=True)
+def _times_powers(values, factors):
+    """Multiply ring r of values (k, rings, angles) by factors (k, s, angles) to the power of r."""
+    k, rings, angles = values.shape
+    s = factors.shape[1]
+    out = np.empty((k, s, rings, angles), np.complex64)
+    for i in range(k):
+        for j in range(s):
+            power = factors[i, j].copy()
+            for r in range(rings):
+                for a in range(angles):
+                    out[i, j, r, a] = values[i, r, a] * power[a]
+                    power[a] *= factors[i, j, a]
+    return out
+
+
 def harmonics_of(values: np.ndarray, count: int) -> np.ndarray:
     """Expand (k, rings, angles) values on the half circle in harmonics 0 to count - 1: (count, k, rings) complex64."""
     circle = np.concatenate([values, values.conj()], axis=-1)
-    harmonics = scipy.fft.fft(circle, axis=-1, workers=-1)[..., :count] / circle.shape[-1]
+    harmonics = scipy.fft.fft(circle, axis=-1)[..., :count] / np.float32(circle.shape[-1])
     return np.ascontiguousarray(np.moveaxis(harmonics, -1, 0), np.complex64)
 
 
@@ -113,5 +141,5 @@ def values_of(harmonics: np.ndarray, angles: int) -> np.ndarray:
     # values at opposite points are conjugate, so c(-m) = (-1)^m c(m)*
     signs = (-1.0) ** np.arange(1, count)
     circle[2 * angles - np.arange(1, count)] = signs[:, None, None] * harmonics[1:].conj()
-    values = scipy.fft.ifft(circle, axis=0, workers=-1)[:angles] * (2 * angles)
+    values = scipy.fft.ifft(circle, axis=0)[:angles] * (2 * angles)
     return np.ascontiguousarray(np.moveaxis(values, 0, -1), np.complex64)
