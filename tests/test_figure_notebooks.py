@@ -46,13 +46,7 @@ def test_each_notebook_belongs_to_an_experiment_and_saves_its_rows():
 NOT_MEASURED = pytest.mark.xfail(raises=FileNotFoundError, reason="its table has not been measured")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=NOT_MEASURED if name == "published" else ())
-        for name in experiments.EXPERIMENTS
-    ],
-)
+@pytest.mark.parametrize("name", experiments.EXPERIMENTS)
 def test_the_tables_of_the_repository_are_complete(name):
     experiment = experiments.EXPERIMENTS[name]
     table = experiments.read_table(RESULTS, name)
