@@ -38,6 +38,7 @@ COMMANDS = (
     f"end_to_end.py --noise-variance 16 {D2}",
     "alignment.py --json notebooks/4-udl-alignment/fourteen-sets.json",
     "alignment_speed.py",
+    "classification.py",
     "particles.py",
     "memory.py",
     "natural.py",

@@ -60,6 +60,14 @@ def check_export(printed: str) -> None:
         assert found[f"{form}, largest difference"] < 1e-3
 
 
+def check_classes(printed: str) -> None:
+    found = numbers(printed)
+    assert found["class averages"] < found["single template"]
+    in_junk = dict(re.findall(r"(\w+), in junk classes: ([\d.]+) %", printed))
+    assert float(in_junk["particle"]) <= 2
+    assert float(in_junk["noise"]) >= 95
+
+
 # each method compiles a different network for each noise level; labels are not checked
 FEWER = {"4.4-natural-images": {"steps": {"udl": 40, "stn": 40, "published": 4}}}
 CHECKS = {  # notebook -> check of its printed output, minimum number of figures
@@ -69,6 +77,7 @@ CHECKS = {  # notebook -> check of its printed output, minimum number of figures
     "4.4-natural-images": (check_natural, 3),
     "4.5-your-own-stack": (check_stack, 3),
     "4.6-export-and-use-elsewhere": (check_export, 0),
+    "4.7-two-dimensional-classes": (check_classes, 5),
 }
 EACH = pytest.mark.parametrize("name", CHECKS)
 

@@ -90,16 +90,23 @@ def test_each_help_has_an_example_that_is_valid(name):
 def test_run_passes_its_options_on(run_call):
     ended = invoke(
         "run", "--profile", "toy", "--map", "5j0n", "--run", "mine", "--noise-variance", "16", "--seed", "3",
-        "--set", "training_seconds=none", "--set", "batch_size=4", "--force",
+        "--set", "training_seconds=none", "--set", "batch_size=4", "--as-map", "--force",
     )  # fmt: skip
     assert ended.exit_code == 0, ended.output
     assert ended.stdout == "Result\n\nReport: report.html\n"
-    overrides = {"noise_variance": 16.0, "seed": 3, "training_seconds": None, "batch_size": 4}
+    overrides = {"noise_variance": 16.0, "seed": 3, "as_map": True, "training_seconds": None, "batch_size": 4}
     expected = {"profile": "toy", "map_name": "5j0n", "run": "mine", "overrides": overrides, "force": True}
     assert run_call == expected
     values = json.loads(invoke("run", "--json").stdout)
     assert values["report"] == "report.html"
     assert values["numbers"] == {"3-reconstruction": {"refined_pose_error_rad": None}}
+
+
+def test_a_model_map_is_known_when_the_settings_are_checked(run_call):
+    """Without a map, these settings contradict each other."""
+    ended = invoke("run", "--particles", "a.star", "--model-map", "5j0n", "--as-map", "--set", "symmetry=D2")
+    assert ended.exit_code == 0, ended.output
+    assert (run_call["map_name"], run_call["overrides"]["as_map"]) == ("5j0n", True)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +117,8 @@ def test_run_passes_its_options_on(run_call):
         ("--set steps=3", "'steps'"),
         ("--set noise=3", "unknown setting 'noise'; did you mean 'noise_variance'?"),
         ("--leave-out-outliers", "leave_out_outliers applies only to measured particles, got True"),
+        ("--as-stack", "as_stack applies only to measured particles, got True"),
+        ("--particles a.star --as-map", "as_map applies only to a map of the particle, which is not given"),
         ("--seed 1 --set seed=2", "seed must be given only once, got 1 and 2"),
         ("--noise-variance -1", "noise_variance"),
         ("--seed one", "Invalid value for '--seed'"),

@@ -15,7 +15,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cryoem.cli.shared import Answer, Force, Out, command, json_text, new_file
+from cryoem.cli.options import Force, Out
+from cryoem.cli.shared import Answer, command, json_text, new_file
 
 
 def run(work, *arguments):

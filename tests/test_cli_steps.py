@@ -9,21 +9,33 @@ import shlex
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from command_line import invoke
+from tiny_training import eagerly, uncompiled, without_compilation  # noqa: F401 (a fixture)
 
 from cryoem import contrast, distances, files, orientations, particles, reconstruction, volumes
 from cryoem.cli import COMMANDS
 from cryoem.rotations import Poses, random_rotations
+from cryoem.training import fitting
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "commands.md").read_text(encoding="utf-8")
 WALK = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
 N = 120
+TINY_SETTINGS = {
+    "network_image_size": 16,
+    "channels": 4,
+    "batch_size": 8,
+    "n_validation": 6,
+    "steps_per_epoch": 1,
+    "training_epochs": 2,
+}
+TINY_TRAINING = [text for item in TINY_SETTINGS.items() for text in ("--set", "{}={}".format(*item))]
 
 
 def answer(*arguments) -> dict:
@@ -37,18 +49,19 @@ def answer(*arguments) -> dict:
 def walked(tmp_path_factory):
     """The folder in which the commands of the page were executed, and the output of each command.
 
-    The network is not trained, because only the format of its estimates is tested here.
+    The network is trained in two steps, because only the format of its estimates is tested here.
     """
     folder = tmp_path_factory.mktemp("walk")
-    keras.utils.set_random_seed(0)
-    settings = distances.EncoderSettings(16, channels=6, blocks=1)
-    encoder = distances.TrainedEncoder(settings.build(), settings)
-    distances.save_encoder(folder / "encoder.weights.h5", encoder)
     outputs = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for line in WALK:
-            outputs[line] = invoke(*shlex.split(line)[1:])
+            if line.startswith("cryoem train"):
+                with without_compilation(), warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "Even though the `tf.config")
+                    outputs[line] = invoke(*shlex.split(line)[1:], *TINY_TRAINING)
+            else:
+                outputs[line] = invoke(*shlex.split(line)[1:])
     return folder, outputs
 
 
@@ -199,6 +212,106 @@ def test_ab_initio_finds_the_orientations_and_a_map(walked):
     assert (initial.data.shape, initial.voxel_size_angstrom) == ((32, 32, 32), 8)
 
 
+def test_refinement_improves_the_poses_and_writes_them_with_the_maps(walked):
+    folder, outputs = walked
+    (text,) = (ended.stdout for line, ended in outputs.items() if "refine" in line)
+    true, start, found = (
+        particles.open_particles(folder / f"{name}.star") for name in ("particles", "initial", "refined")
+    )
+    before, after = (
+        orientations.align_frame(true.rotations, poses.rotations).median_error for poses in (start, found)
+    )
+    assert after < 0.6 * before
+    moved = np.rad2deg((found.rotations * start.rotations.inv()).magnitude().mean())
+    assert f"mean change of the orientations {moved:.2f}°, of the shifts" in text
+    # the half-maps are those of the half-sets in the table, and agree to the resolution that is printed
+    halves = [volumes.read_map(folder / f"refined-half-{number}.mrc").data for number in (1, 2)]
+    assert sorted(np.bincount(found.random_subset)) == [N // 2, N // 2]
+    family = reconstruction.fsc_family(*halves, voxel_size_angstrom=8.0, rng=0)
+    (resolution,) = re.findall(
+        r"half-maps, refined separately, agree to ([\d.]+) Å \(masked, FSC 0.143\)", text
+    )
+    assert float(resolution) == pytest.approx(family.corrected.resolution_angstrom(0.143), rel=0.05)
+    whole = volumes.read_map(folder / "refined.mrc").data
+    assert np.corrcoef(whole.ravel(), np.mean(halves, axis=0).ravel())[0, 1] > 0.95
+    assert (folder / "refined.cxc").is_file()
+
+
+def test_refinement_keeps_the_half_sets_of_the_table(walked, tmp_path):
+    subset = np.arange(N) < 50
+    opened = particles.open_particles(walked[0] / "particles.star")
+    particles.write_poses(tmp_path / "halves.star", opened, opened.poses, subset=subset)
+    outputs = ["--out", tmp_path / "a.mrc", "--poses", tmp_path / "a.star"]
+    values = answer(
+        "refine", tmp_path / "halves.star", *outputs, "--search-rounds", 0, "--gradient-rounds", 1
+    )
+    assert (values["rounds"], values["half_maps"], values["shifts_moved_px"]) == (1, [], 0)
+    np.testing.assert_array_equal(particles.open_particles(tmp_path / "a.star").random_subset, subset)
+    assert (
+        orientations.pose_error(opened.rotations, particles.open_particles(tmp_path / "a.star").rotations)
+        < 0.05
+    )
+    particles.write_poses(tmp_path / "halves.star", opened, opened.poses, subset=np.arange(N) < 7)
+    refused = invoke("refine", tmp_path / "halves.star", *outputs, "--force")
+    sentence = "cryoem: each half-set must have at least 8 images, got 113 and 7\n"
+    assert (refused.exit_code, refused.stderr) == (1, sentence)
+
+
+def test_a_network_is_trained_on_images_like_the_particles(walked):
+    folder, outputs = walked
+    (text,) = (ended.stdout for line, ended in outputs.items() if "train" in line)
+    (noise_variance, agreement) = re.findall(r"noise variance ([\d.]+), .* of the map by ([\d.]+)", text)[0]
+    assert float(noise_variance) == pytest.approx(0.5, rel=0.1)
+    assert float(agreement) > 0.9
+    assert text.startswith("2 epochs in ")
+    assert distances.load_encoder(folder / "encoder.weights.h5").settings == distances.EncoderSettings(
+        16, channels=4
+    )
+    assert not (folder / "encoder.checkpoints").exists()
+
+
+@uncompiled
+def test_a_resumed_training_gives_the_encoder_of_notebook_1(walked, tmp_path, monkeypatch):
+    arguments = ["train", "--map", walked[0] / "map.mrc", "--noise-variance", 2, *TINY_TRAINING, "--out"]
+    backup = fitting.EpochBackup.on_epoch_end
+
+    def interrupt(self, epoch, logs=None):
+        backup(self, epoch, logs)
+        if epoch == 0:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting.EpochBackup, "on_epoch_end", interrupt)
+        ended = invoke(*arguments, tmp_path / "a.weights.h5")
+    assert ended.exit_code == 130
+    assert ended.stderr.endswith("interrupted; completed epochs are kept; the same command resumes it\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.checkpoints"]
+    other = invoke(*arguments, tmp_path / "a.weights.h5", "--seed", 1)
+    assert "belong to a different training run (seed 0 instead of 1)" in other.stderr
+    read = []
+    batch = distances.ProjectionStream.__getitem__
+    monkeypatch.setattr(
+        distances.ProjectionStream, "__getitem__", lambda self, i: read.append(self.epoch) or batch(self, i)
+    )
+    values = answer(*arguments, tmp_path / "a.weights.h5")
+    assert (values["epochs"], values["steps"], read[-1]) == (2, 2, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.weights.h5"]
+    # the cells of notebook 1
+    keras.utils.set_random_seed(0)
+    settings = distances.EncoderSettings(16, channels=4)
+    encoder = distances.TrainedEncoder(settings.build(), settings)
+    density = volumes.read_map(walked[0] / "map.mrc")
+    imaging = particles.ImagingConditions(image_size=32, noise_variance=2.0)
+    stream = distances.ProjectionStream(
+        density, imaging, network_image_size=16, batch_size=8, steps=1, seed=0
+    )
+    validation = particles.simulate(density, 6, image_size=32, noise_variance=2.0, rng=9)
+    distances.train(encoder, stream, validation=validation, schedule=distances.TrainingSchedule(2))
+    found = distances.load_encoder(tmp_path / "a.weights.h5").model.get_weights()
+    for one, expected in zip(found, encoder.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, expected)
+
+
 def test_recovered_orientations_are_those_of_the_functions(walked, tmp_path):
     folder, _ = walked
     found = particles.open_particles(folder / "orientations.star")
@@ -226,7 +339,7 @@ def test_a_map_of_the_true_orientations_is_the_particle(walked):
     assert curve.resolution_angstrom(0.5) < 25  # Nyquist is 16
     halves = [volumes.read_map(folder / f"found-half-{number}.mrc") for number in (1, 2)]
     assert {half.data.shape for half in halves} == {(32, 32, 32)}
-    text = next(ended.stdout for line, ended in outputs.items() if "--half-maps" in line)
+    text = next(ended.stdout for line, ended in outputs.items() if "reconstruct" in line)
     assert "half-maps found-half-1.mrc and found-half-2.mrc agree to" in text
     assert "(alternate images) were not refined independently" in text
     assert "chimerax found.cxc" in text
@@ -312,7 +425,7 @@ def test_an_interrupted_step_leaves_no_file(tmp_path, number):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ("project map.mrc --out a.mrcs", 2, "must end in .star or .xmd, got a.mrcs"),
+        ("project map.mrc --out a.mrcs", 2, "must end in .star or .xmd or .cs, got a.mrcs"),
         ("project map.mrc -n 0 --out a.star", 2, "Invalid value for '-n'"),
         ("project map.mrc --out a.star --coverage all", 1, "--coverage must be one of so3, "),
         ("convert particles.star particles.xmd --force", 1, "particles.mrcs"),
@@ -330,6 +443,14 @@ def test_an_interrupted_step_leaves_no_file(tmp_path, number):
          "particles.star is an input of this command"),
         ("abinitio particles.star --out a.mrc --poses a.star --shift-deviation-px=-1", 1,
          "--shift-deviation-px must be"),
+        ("train --map map.mrc --out encoder.keras", 2, "must end in .weights.h5, got encoder.keras"),
+        ("train --map map.mrc --out a.weights.h5 --set search_rounds=2", 2, "search_rounds has no effect on"),
+        ("train --map map.mrc --out a.weights.h5 --particles particles.star --noise-variance 1", 2,
+         "applies only to simulated particles"),
+        ("train --map none.mrc --out a.weights.h5", 1, "--map must be a registry name or the path of a map"),
+        ("refine particles.mrcs --out a.mrc --poses a.star", 1,
+         "particles.mrcs has no orientations to refine; `cryoem abinitio` finds them"),
+        ("refine particles.star --out a.mrc --poses particles.star --force", 1, "is an input of this command"),
         ("reconstruct particles.mrcs --out a.mrc", 1, "particles.mrcs has no orientations"),
         ("reconstruct particles.star --method sirt --out a.mrc", 1, "--method must be one of fourier, cgls"),
         ("reconstruct particles.star --method cgls --half-maps --out a.mrc", 2, "requires --method fourier, got cgls"),

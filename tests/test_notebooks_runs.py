@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 
+import mrcfile
 import numpy as np
 import pytest
 from notebook_rules import execute, outputs_of
@@ -12,9 +14,10 @@ from typer.testing import CliRunner
 
 from cryoem import runs, volumes
 from cryoem.cli import app
+from cryoem.contrast import ContrastTransfer
 from cryoem.files import load_arrays, notebooks_folder
 from cryoem.orientations import align_frame
-from cryoem.particles import ParticleStack, open_particles, simulate, write_particles
+from cryoem.particles import open_particles, simulate, write_particles
 from cryoem.runs.execution import warnings_of
 from cryoem.runs.pipeline import WITHOUT_MAP
 
@@ -81,6 +84,8 @@ def test_signal_noise_and_optics_are_those_of_the_job(measured, with_map):
         assert arrays["contrast_transfer_inverted"]
         assert arrays["images"].var() == pytest.approx(1 + numbers["noise_variance"], rel=0.15)
     assert with_map.numbers[DATA]["agreement_of_mean_images"] > 0.7
+    shown = [name for name, _, _ in runs.saved_figures(measured[1] / "runs" / "measured" / DATA)]
+    assert shown == ["projections", "power", "ctf"]  # nothing of simulated images
 
 
 @pytest.mark.notebooks
@@ -117,17 +122,20 @@ def test_missing_particles_are_one_sentence(home):
 @pytest.mark.notebooks
 def test_a_blank_image_is_named_in_phase_0_and_left_out_by_an_option(home, rng):
     density = volumes.load("phantom", voxel_size_angstrom=12.0)
-    stack = simulate(density, 40, image_size=24, noise_variance=1.0, rng=rng)
+    ctf = ContrastTransfer(inverted=True)
+    stack = simulate(density, 40, image_size=24, noise_variance=1.0, ctf=ctf, rng=rng)
     stack.images[11], stack.images[30, 5, 5] = 0, 1e4
     job, model = home / "job.star", home / "initial.mrc"
-    write_particles(job, ParticleStack(stack.images, stack.optics))
+    write_particles(job, stack)
     volumes.write_map(model, density)
-    inputs = ["--profile", "toy", "--particles", str(job), "--model-map", str(model)]
+    with mrcfile.open(model, "r+") as file:
+        file.header.ispg = 401  # marked as a stack
+    inputs = ["--profile", "toy", "--particles", str(job), "--model-map", str(model), "--as-map"]
     refused = CliRunner().invoke(app, ["run", *inputs])
     assert refused.exit_code == 1
     assert "cryoem: Data preparation failed: ValueError: 1 of the 40 images in" in refused.output
     assert f"cannot be used: image 12 of {home}/job.mrcs is blank; use --leave-out-outliers" in refused.output
-    overrides = {"particles": str(job), "leave_out_outliers": True}
+    overrides = {"particles": str(job), "leave_out_outliers": True, "as_map": True}
     source = notebooks_folder() / runs.PHASES[DATA].notebook
     notebook = execute(source, home, profile="toy", map_name=str(model), overrides=overrides)
     (warning,) = (each for each in warnings_of(notebook) if each.startswith("leaving out 2 of the 40 images"))
@@ -136,6 +144,13 @@ def test_a_blank_image_is_named_in_phase_0_and_left_out_by_an_option(home, rng):
     rows = load_arrays(folder / "chosen.h5")["rows"]
     assert rows.tolist() == np.delete(np.arange(40), [11, 30]).tolist()
     assert len(load_arrays(folder / "particles.h5")["images"]) == 38
+    # the figures show the orientations in the file, not those of simulated images
+    figures = {name: (caption, figure) for name, caption, figure in runs.saved_figures(folder)}
+    assert {"coverage", "euler-angles", "projections", "power", "ctf"} < figures.keys()
+    assert "images-on-sphere" not in figures
+    assert not [caption for caption, _ in figures.values() if "sampling" in caption]
+    directions = json.loads(figures["coverage"][1])["data"][-1]["x"]
+    assert len(base64.b64decode(directions["bdata"])) == 40 * np.dtype(directions["dtype"]).itemsize
 
 
 @pytest.mark.notebooks

@@ -5,7 +5,18 @@ import resource
 import numpy as np
 import pandas as pd
 import pytest
-from particle_files import PIXEL, cs, mrc, one_sentence, some_images, turned_opposite
+from command_line import invoke
+from particle_files import (
+    PIXEL,
+    cs,
+    mrc,
+    names_of,
+    one_sentence,
+    optics_of,
+    some_images,
+    star,
+    turned_opposite,
+)
 
 from cryoem.particles.cryosparc import read_cs
 from cryoem.particles.files import open_particles
@@ -110,6 +121,48 @@ def test_poses_of_a_relion_file_are_written_for_cryosparc(stack):
     assert set(found.table["alignments3D/psize_A"]) == {np.float32(PIXEL)}
     np.testing.assert_array_equal(found, file)
     pd.testing.assert_frame_equal(found.contrast, file.contrast, rtol=1e-6)
+
+
+def test_a_relion_job_is_converted_to_cryosparcs_fields_and_units(stack):
+    """The expected numbers are computed by hand; reading back is checked together with the other formats."""
+    optics = {**optics_of([3, 8]), "rlnVoltage": 200.0, "rlnSphericalAberration": 2.0}
+    columns = {
+        "rlnOpticsGroup": [3, 8, 8, 3, 3],
+        "rlnAmplitudeContrast": 0.1,
+        "rlnDefocusU": 12000.0,
+        "rlnDefocusV": 11000.0,
+        "rlnDefocusAngle": 90.0,
+        "rlnPhaseShift": 45.0,
+        "rlnAngleRot": 0.0,
+        "rlnAngleTilt": 60.0,
+        "rlnAnglePsi": 0.0,
+        "rlnOriginXAngst": 2 * PIXEL,
+        "rlnOriginYAngst": -PIXEL,
+        "rlnRandomSubset": [1, 2, 1, 1, 2],
+    }
+    source = star(stack / "job.star", names_of(5), optics=optics, **columns)
+    ended = invoke("convert", source, stack / "out.cs")
+    assert (ended.exit_code, ended.stderr) == (0, "")
+    records, found = np.load(stack / "out.cs"), open_particles(stack / "out.cs", optics_group=8)
+    for field, expected in {
+        "blob/psize_A": PIXEL,
+        "alignments3D/pose": [0, np.pi / 3, 0],  # a tilt is a rotation about y
+        "alignments3D/shift": [2, -1],
+        "alignments3D/psize_A": PIXEL,
+        "ctf/accel_kv": 200,
+        "ctf/df1_A": 12000,
+        "ctf/df2_A": 11000,
+        "ctf/df_angle_rad": np.pi / 2,
+        "ctf/phase_shift_rad": np.pi / 4,
+    }.items():
+        np.testing.assert_allclose(records[field] - expected, 0, atol=1e-6, err_msg=field)
+    assert records["alignments3D/split"].tolist() == [0, 1, 0, 0, 1]
+    assert records["blob/path"].tolist() == [b"out.mrcs"] * 5
+    assert len(set(records["uid"])) == 5
+    np.testing.assert_array_equal(found, some_images()[[1, 2]])
+    again = invoke("convert", stack / "out.cs", stack / "again.cs")
+    assert again.exit_code == 0
+    assert np.load(stack / "again.cs")["uid"].tolist() == records["uid"].tolist()
 
 
 def test_shifts_count_pixels_of_their_own_alignment(stack):

@@ -14,6 +14,8 @@ from cryoem import particles, volumes
 from cryoem.images import image_blocks
 from cryoem.particles.files import open_particles
 from cryoem.particles.mrc import StackWriter
+from cryoem.runs.pipeline import open_measured
+from cryoem.runs.profiles import get_profile
 
 QUIET = pytest.mark.filterwarnings("ignore:.*(lacks the MAP|states a pixel size):UserWarning")
 
@@ -145,6 +147,8 @@ def test_a_map_that_looks_like_a_stack_is_a_warning(tmp_path, space_group):
     with pytest.warns(UserWarning, match=r"a.mrc looks like a density map of 24 sections; .*\(--as-stack\)"):
         open_particles(path)
     np.testing.assert_array_equal(open_particles(path, as_stack=True), density)
+    settings = get_profile("toy", particles=str(path), as_stack=True)
+    np.testing.assert_array_equal(open_measured(settings), density)  # as in a run
     mrc(path, some_images(24, 24), ispg=space_group, mz=24)
     assert len(open_particles(path)) == 24  # as many images as pixels, but not a map
 

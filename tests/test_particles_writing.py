@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import starfile
 from particle_files import (
+    FLOAT32,
     PIXEL,
     cs,
     digests,
@@ -46,37 +47,38 @@ def a_stack(n=5, size=6, *, ctf=CTF) -> ParticleStack:
     return ParticleStack(some_images(n, size), Optics(PIXEL, ctf, defocus), some_poses(n))
 
 
-def assert_alike(found, expected) -> None:
-    """Compare images exactly, and everything else to more digits than float32 has."""
+def assert_alike(found, expected, *, rtol=1e-7) -> None:
+    """Compare images exactly, and everything else to more digits than float32 has, unless the table is float32."""
     np.testing.assert_array_equal(found, expected)
-    assert found.pixel_size_angstrom == pytest.approx(expected.pixel_size_angstrom, rel=1e-7)
+    assert found.pixel_size_angstrom == pytest.approx(expected.pixel_size_angstrom, rel=rtol)
     assert (found.poses is None) == (expected.poses is None)
     assert (found.ctf is None) == (expected.ctf is None)
     if expected.poses is not None:
-        assert (found.rotations * expected.rotations.inv()).magnitude().max() < 1e-7
-        np.testing.assert_allclose(found.shifts_px, expected.shifts_px, rtol=1e-7, atol=1e-7)
+        assert (found.rotations * expected.rotations.inv()).magnitude().max() < rtol
+        np.testing.assert_allclose(found.shifts_px, expected.shifts_px, rtol=rtol, atol=rtol)
     if expected.ctf is not None:
-        np.testing.assert_allclose(found.defocus_angstrom, expected.defocus_angstrom, rtol=1e-7, atol=1e-7)
+        np.testing.assert_allclose(found.defocus_angstrom, expected.defocus_angstrom, rtol=rtol, atol=rtol)
         for name in ContrastTransfer.__annotations__:
             if name != "defocus_range_angstrom":
                 value = getattr(expected.ctf, name)
-                assert getattr(found.ctf, name) == pytest.approx(value, rel=1e-7, abs=1e-9)
+                assert getattr(found.ctf, name) == pytest.approx(value, rel=rtol, abs=1e-9)
 
 
 # --- what can be read back
 
 
-@pytest.mark.parametrize(("suffix", "size"), [(".STAR", 6), (".xmd", 7)])
+@pytest.mark.parametrize(("suffix", "size"), [(".STAR", 6), (".xmd", 7), (".cs", 6)])
 @pytest.mark.parametrize("known", ["all", "poses", "optics", "nothing"])
 def test_what_is_known_comes_back_and_the_rest_stays_unknown(tmp_path, suffix, size, known):
     whole = a_stack(size=size)
     optics = whole.optics if known in ("all", "optics") else Optics(PIXEL)
     stack = ParticleStack(whole.images, optics, whole.poses if known in ("all", "poses") else None)
+    rtol = FLOAT32 if suffix == ".cs" else 1e-7
     write_particles(tmp_path / f"a{suffix}", stack)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([f"a{suffix}", "a.mrcs"])
-    assert_alike(open_particles(tmp_path / f"a{suffix}"), stack)
+    assert_alike(open_particles(tmp_path / f"a{suffix}"), stack, rtol=rtol)
     write_particles(tmp_path / f"a{suffix}", stack[:3])  # replaces both files
-    assert_alike(open_particles(tmp_path / f"a{suffix}"), stack[:3])
+    assert_alike(open_particles(tmp_path / f"a{suffix}"), stack[:3], rtol=rtol)
 
 
 def test_simulated_particles_are_written_block_by_block(tmp_path):
@@ -160,11 +162,24 @@ def test_optics_groups_in_use_are_kept(tmp_path):
     assert found.optics_groups["rlnBeamTiltX"].tolist() == [0.5, 0.9]
 
 
-@pytest.mark.parametrize("suffix", [".star", ".xmd"])
+@pytest.mark.parametrize("suffix", [".star", ".xmd", ".cs"])
 def test_dark_particles_are_written_bright(tmp_path, suffix):
     dark, bright = a_stack(ctf=replace(CTF, inverted=False)), a_stack()
     write_particles(tmp_path / f"a{suffix}", dark)
-    assert_alike(open_particles(tmp_path / f"a{suffix}"), replace(bright, images=-bright.images))
+    expected = replace(bright, images=-bright.images)
+    assert_alike(open_particles(tmp_path / f"a{suffix}"), expected, rtol=FLOAT32)
+
+
+@pytest.mark.parametrize("suffix", [".star", ".xmd", ".cs"])
+def test_images_simulated_without_a_ctf_are_marked(tmp_path, suffix):
+    """Reading their optics therefore does not warn, and the mark is kept."""
+    conditions = particles.ImagingConditions(image_size=8)
+    write_particles(
+        tmp_path / f"a{suffix}", particles.simulate_lazily(volumes.phantom(size=16), 2, conditions, rng=0)
+    )
+    for copy in (".star", ".cs"):
+        write_particles(tmp_path / f"b{copy}", open_particles(tmp_path / f"a{suffix}"))
+        assert open_particles(tmp_path / f"b{copy}").optics.ctf is None
 
 
 # --- what other programs find
@@ -259,7 +274,7 @@ def test_an_input_is_never_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("path", "given", "message"),
     [
-        ("a.cs", a_stack(), "path must end in .star or .xmd, got"),
+        ("a.mrcs", a_stack(), "path must end in .star or .xmd or .cs, got"),
         ("a.star", some_images(), "particles must be a ParticleStack, .* or ParticleFile, got ndarray"),
         ("a#1.star", a_stack(), "path must not contain #, quotes or line breaks"),
     ],

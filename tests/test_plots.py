@@ -21,7 +21,10 @@ NAMES = {"rows": ["a", "b"], "columns": ["c", "d"], "row_title": "r", "column_ti
 RINGS = np.fft.fft(np.eye(3, 8), axis=1)  # 3 rings, 8 angles
 POLAR = {"frequencies_per_angstrom": np.arange(4.0), "period_deg": 180, "titles": ["a", "b"]}
 XY = {"x_title": "noise", "y_title": "error (rad)"}
+CLASSES = {"resolutions_angstrom": [8.0, 9.0], "faults": ["", "noise"]}
 EXAMPLES = {
+    "class_gallery": lambda: plots.class_gallery(CUBE[:2], counts=[2, 1], pixel_size_angstrom=2, **CLASSES),
+    "class_quality": lambda: plots.class_quality(np.arange(3.0), np.array([0, 0, 1]), **CLASSES),
     "rings_and_harmonics": lambda: plots.rings_and_harmonics(np.eye(16), RINGS, 1j * RINGS, ring=2),
     "growing_map": lambda: plots.growing_map({"a": DensityMap(ball((12, 12, 12), (6, 6, 6), 3), 2.0)}),
     "posterior_sphere": lambda: plots.posterior_sphere(FIVE, {"a": np.ones(5)}),

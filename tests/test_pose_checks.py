@@ -104,6 +104,16 @@ def test_poses_of_other_images_and_noise_are_not_confirmed(job, rng):
         assert (found.confirmed, found.right, found.dark) == (False, (), False)
 
 
+@pytest.mark.parametrize(("n", "noise", "offset"), [(6, 0.1, 1), (6, 0.1, 0), (24, 0.3, 1)])
+def test_shifts_of_other_images_do_not_confirm_their_orientations(n, noise, offset):
+    """Without the shifts of other images, these images agree better, although their orientations are wrong."""
+    density = volumes.DensityMap(volumes.phantom(size=16).data, PIXEL)
+    job = particles.simulate(density, n, noise_variance=noise, shift_limit_px=2, rng=0)
+    poses = job.poses[np.roll(np.arange(n), offset)]
+    found = check_poses(job.images, poses, pixel_size_angstrom=PIXEL, rng=0)
+    assert (found.confirmed, found.right) == (offset == 0, ())
+
+
 def test_pixels_of_one_angstrom_and_missing_shifts_are_not_tried(job):
     images = job.images[:20, :16, :16]
     shifted = check_poses(images, job.poses[:20], pixel_size_angstrom=1.0, rng=0)

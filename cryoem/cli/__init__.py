@@ -11,21 +11,25 @@ from typing import Annotated
 import typer
 
 import cryoem
+from cryoem.cli.alignment import align2d
 from cryoem.cli.checking import check
+from cryoem.cli.classes import classify2d
+from cryoem.cli.comparison import fsc
 from cryoem.cli.data import convert, density, fetch, project
 from cryoem.cli.handoff import flip
 from cryoem.cli.initial import abinitio
 from cryoem.cli.machine import info
-from cryoem.cli.maps import fsc, reconstruct
+from cryoem.cli.maps import reconstruct, refine
 from cryoem.cli.notebooks import experiment, run, runs, settings
-from cryoem.cli.orientations import align2d, distances, recover
+from cryoem.cli.orientations import distances, recover
+from cryoem.cli.training import train
 
 COMMANDS = {
     "The whole pipeline": (run, runs, settings, experiment),
     "Input maps and images": (fetch, density, project, convert, check),
-    "From images to orientations": (abinitio, distances, recover),
-    "From orientations to a map": (reconstruct, fsc, flip),
-    "In-plane alignment of one class": (align2d,),
+    "From images to orientations": (abinitio, train, distances, recover),
+    "From orientations to a map": (reconstruct, refine, fsc, flip),
+    "2D classes and in-plane alignment": (classify2d, align2d),
     "This machine": (info,),
 }
 

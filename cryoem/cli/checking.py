@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cryoem.cli import shared
+from cryoem.cli import options, shared
 from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
 
 
 @command(afterwards=NOTHING_WRITTEN)
 def check(
-    particles: shared.Particles,
+    particles: options.Particles,
+    *,
     html: Annotated[
         Path | None,
         typer.Option(
             "--html", help="Output page (.html) with images, spectrum, directions and the quick map."
         ),
     ] = None,
-    seed: shared.Seed = 0,
-    pixel_size: shared.PixelSize = None,
-    datadir: shared.Datadir = None,
-    optics_group: shared.OpticsGroup = None,
-    passthrough: shared.Passthrough = None,
-    microscope: shared.Microscope = None,
-    as_stack: shared.AsStack = False,
-    force: shared.Force = False,
+    seed: options.Seed = 0,
+    opening: options.Opening,
+    as_stack: options.AsStack = False,
+    force: options.Force = False,
 ) -> Answer:
     """Check a particle file: what was read, outliers, and whether poses and CTF are understood.
 
@@ -41,27 +39,19 @@ def check(
       cryoem check job.star --html check.html
     """
     from cryoem.files.writing import write_text
-    from cryoem.particles.files import open_particles
     from cryoem.particles.pixel_sizes import UnknownPixelSize
     from cryoem.runs.checking import inspect_particles, readings_table, render_inspection
 
     if html is not None:
         shared.new_file(html, ".html", force=force, inputs=(particles,), option="--html")
-    opening = {
-        "datadir": datadir,
-        "optics_group": optics_group,
-        "passthrough": passthrough,
-        "microscope": microscope,
-        "as_stack": as_stack,
-    }
     notes = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
-            opened = open_particles(particles, pixel_size_angstrom=pixel_size, **opening)
+            opened = opening.open(particles, as_stack=as_stack)
         except UnknownPixelSize as error:
             notes.append(f"{error}; this check uses 1 Å")
-            opened = open_particles(particles, pixel_size_angstrom=1.0, **opening)
+            opened = replace(opening, pixel_size=1.0).open(particles, as_stack=as_stack)
         with (
             shared.progress("checking", len(opened)) as read,
             shared.progress("comparing readings", 1, unit="reading") as bar,

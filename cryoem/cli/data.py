@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from cryoem.cli import shared
+from cryoem.cli import options, shared
 from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
 
-TABLE_SUFFIXES = (".star", ".xmd")
+TABLE_SUFFIXES = (".star", ".xmd", ".cs")
 FULL_RANGES = {"rot": (0.0, 360.0), "tilt": (0.0, 180.0), "psi": (0.0, 360.0)}  # degrees
 
 
@@ -44,7 +44,7 @@ def density(
             help="Atomic model (mmCIF or PDB), map file, registry name, PDB id, EMDB id, or phantom.",
         ),
     ],
-    out: shared.Out,
+    out: options.Out,
     voxel_size: Annotated[
         float | None,
         typer.Option(
@@ -64,8 +64,8 @@ def density(
             min=1, help="Width of the cubic box in voxels; a map is cropped or padded about its centre."
         ),
     ] = None,
-    as_map: shared.AsMap = False,
-    force: shared.Force = False,
+    as_map: options.AsMap = False,
+    force: options.Force = False,
 ) -> Answer:
     """Make a density map from an atomic model or a phantom.
 
@@ -106,7 +106,7 @@ def project(
     source: Annotated[
         str, typer.Argument(metavar="MAP", help="Map file, or any other input of `cryoem density`.")
     ],
-    out: shared.Out,
+    out: options.Out,
     n: Annotated[
         int | None, typer.Option("-n", "--images", min=1, help="Number of images (default: 1000).")
     ] = None,
@@ -146,11 +146,11 @@ def project(
         float, typer.Option(help="Largest shift of the particle along x and y, in pixels.")
     ] = 0.0,
     ctf: Annotated[bool, typer.Option("--ctf", help="Apply a contrast transfer function (CTF).")] = False,
-    as_map: shared.AsMap = False,
-    seed: shared.Seed = 0,
-    workers: shared.Workers = 1,
-    scheduler: shared.Scheduler = None,
-    force: shared.Force = False,
+    as_map: options.AsMap = False,
+    seed: options.Seed = 0,
+    workers: options.Workers = 1,
+    scheduler: options.Scheduler = None,
+    force: options.Force = False,
 ) -> Answer:
     """Simulate particle images from a map.
 
@@ -201,40 +201,29 @@ def project(
 
 @command(afterwards=NOTHING_WRITTEN)
 def convert(
-    source: shared.Particles,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output table (.star or .xmd).")],
-    pixel_size: shared.PixelSize = None,
-    datadir: shared.Datadir = None,
-    optics_group: shared.OpticsGroup = None,
-    passthrough: shared.Passthrough = None,
-    microscope: shared.Microscope = None,
-    leave_out_outliers: shared.LeaveOutOutliers = False,
-    as_stack: shared.AsStack = False,
-    force: shared.Force = False,
+    source: options.Particles,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output table (.star, .xmd or .cs).")],
+    *,
+    opening: options.Opening,
+    leave_out_outliers: options.LeaveOutOutliers = False,
+    as_stack: options.AsStack = False,
+    force: options.Force = False,
 ) -> Answer:
-    """Convert particle files to RELION or XMIPP format.
+    """Convert particle files to RELION, XMIPP or cryoSPARC format.
 
     Orientations, shifts, CTF parameters and the pixel size are kept if the input has them. The images are copied as
     32-bit floating-point numbers to a stack (.mrcs) with the same name as the table. Images with dark particles, as in
-    some cryoSPARC files, are inverted.
+    some cryoSPARC files, are inverted. Optics groups and half-sets are kept, except in XMIPP files.
 
     \b
     Example:
       cryoem convert particles.cs particles.star
+      cryoem convert run_data.star particles.cs
     """
-    from cryoem.particles.files import open_particles
     from cryoem.particles.writing import write_particles
 
     stack = _new_particles(out, force=force, inputs=(source,), option="OUT")
-    opened = open_particles(
-        source,
-        pixel_size_angstrom=pixel_size,
-        datadir=datadir,
-        optics_group=optics_group,
-        passthrough=passthrough,
-        microscope=microscope,
-        as_stack=as_stack,
-    )
+    opened = opening.open(source, as_stack=as_stack)
     if leave_out_outliers:
         opened, _ = shared.check_images(opened, leave_out_outliers=True)
     with shared.progress("writing", len(opened)) as done:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cryoem.cli import shared
+from cryoem.cli import options, shared
 from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
 
 
@@ -29,10 +29,10 @@ def flip(
         Path,
         typer.Option("--out", help="Output file: a map if the input is one, otherwise a table (.star, .cs)."),
     ],
-    pixel_size: shared.PixelSize = None,
-    datadir: shared.Datadir = None,
-    as_map: shared.AsMap = False,
-    force: shared.Force = False,
+    pixel_size: options.PixelSize = None,
+    datadir: options.Datadir = None,
+    as_map: options.AsMap = False,
+    force: options.Force = False,
 ) -> Answer:
     """Change the hand of a map, or of poses.
 

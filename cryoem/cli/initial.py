@@ -7,17 +7,18 @@ from typing import Annotated
 
 import typer
 
-from cryoem.cli import shared
+from cryoem.cli import options, shared
 from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
 
 
 @command(afterwards=NOTHING_WRITTEN)
 def abinitio(
-    particles: shared.Particles,
+    particles: options.Particles,
     out: Annotated[Path, typer.Option("--out", help="Output file for the map; its folder must exist.")],
     poses: Annotated[
         Path, typer.Option("--poses", help="Output file for the orientations and shifts (.star, .cs).")
     ],
+    *,
     shift_deviation_px: Annotated[
         float,
         typer.Option(
@@ -25,15 +26,11 @@ def abinitio(
         ),
     ] = 0.0,
     starts: Annotated[int, typer.Option(min=1, help="Number of random starts.")] = 4,
-    seed: shared.Seed = 0,
-    pixel_size: shared.PixelSize = None,
-    datadir: shared.Datadir = None,
-    optics_group: shared.OpticsGroup = None,
-    passthrough: shared.Passthrough = None,
-    microscope: shared.Microscope = None,
-    leave_out_outliers: shared.LeaveOutOutliers = False,
-    as_stack: shared.AsStack = False,
-    force: shared.Force = False,
+    seed: options.Seed = 0,
+    opening: options.Opening,
+    leave_out_outliers: options.LeaveOutOutliers = False,
+    as_stack: options.AsStack = False,
+    force: options.Force = False,
 ) -> Answer:
     """Find the orientations of images and a first map of the particle, from the images alone.
 
@@ -51,7 +48,6 @@ def abinitio(
 
     from cryoem.files.writing import atomic_write_many
     from cryoem.orientations import expectation_maximisation as em
-    from cryoem.particles.files import open_particles
     from cryoem.particles.writing import names_for_table, write_poses
     from cryoem.reconstruction.resolution import fourier_shell_correlation
     from cryoem.volumes.density import resample
@@ -59,15 +55,7 @@ def abinitio(
 
     shared.new_file(out, *shared.MAP_SUFFIXES, force=force, inputs=(particles,))
     shared.new_file(poses, ".star", ".cs", force=force, inputs=(particles,), option="--poses")
-    opened = open_particles(
-        particles,
-        pixel_size_angstrom=pixel_size,
-        datadir=datadir,
-        optics_group=optics_group,
-        passthrough=passthrough,
-        microscope=microscope,
-        as_stack=as_stack,
-    )
+    opened = opening.open(particles, as_stack=as_stack)
     for path in (out, poses):
         shared.refuse_input(path, opened.paths)
     if not opened.images.in_mrc:

@@ -8,38 +8,19 @@ from typing import Annotated
 
 import typer
 
-from cryoem.cli.shared import (
-    NOTHING_CHANGED,
-    Answer,
-    Datadir,
-    LeaveOutOutliers,
-    Microscope,
-    OpticsGroup,
-    Passthrough,
-    PixelSize,
-    Scheduler,
-    Workers,
-    command,
-)
+from cryoem.cli import options
+from cryoem.cli.shared import NOTHING_CHANGED, Answer, command
 
 RESOLUTION = "half_map_resolution_masked_angstrom"
 
 
 @command(afterwards="the same command resumes it", on_device=True)
 def run(
-    profile: Annotated[str, typer.Option(help="Size of the run: quick, paper or toy.")] = "quick",
     map_name: Annotated[
         str | None,
         typer.Option(
             "--map",
             help="Map: phantom, a registry name such as 5j0n, a PDB or EMDB id, or the path of a map.",
-        ),
-    ] = None,
-    particles: Annotated[
-        Path | None,
-        typer.Option(
-            "--particles",
-            help="Measured particles (.star, .cs, .xmd or .mrcs); by default particles are simulated.",
         ),
     ] = None,
     model_map: Annotated[
@@ -50,12 +31,6 @@ def run(
             "found from the images alone.",
         ),
     ] = None,
-    datadir: Datadir = None,
-    optics_group: OpticsGroup = None,
-    passthrough: Passthrough = None,
-    microscope: Microscope = None,
-    pixel_size: PixelSize = None,
-    leave_out_outliers: LeaveOutOutliers = False,
     run_name: Annotated[
         str | None,
         typer.Option(
@@ -63,18 +38,10 @@ def run(
             help="Name of the run; by default that of the map or particles and the profile: 5j0n-quick.",
         ),
     ] = None,
-    noise_variance: Annotated[
-        float | None, typer.Option(help="Noise variance, relative to noise-free images of variance 1.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Change one of the settings listed by `cryoem settings`; repeatable.",
-        ),
-    ] = None,
+    *,
+    settings: options.RunSettings,
+    opening: options.Opening,
+    leave_out_outliers: options.LeaveOutOutliers = False,
     force: Annotated[
         bool,
         typer.Option(
@@ -99,33 +66,21 @@ def run(
     from cryoem.cli.handoff import how_to_view
     from cryoem.runs import profiles, runner
 
-    if model_map is not None and particles is None:
+    if model_map is not None and settings.particles is None:
         raise typer.BadParameter("--model-map requires --particles")
-    if particles is not None:
-        if map_name is not None or noise_variance is not None:
+    if settings.particles is not None:
+        if map_name is not None or settings.noise_variance is not None:
             raise typer.BadParameter("--map and --noise-variance apply only to simulated particles")
         map_name = model_map
-    given = {
-        "noise_variance": noise_variance,
-        "seed": seed,
-        "particles": particles and str(particles),
-        "particles_folder": datadir and str(datadir),
-        "optics_group": optics_group,
-        "passthrough": passthrough and str(passthrough),
-        "microscope": microscope and list(microscope),
-        "pixel_size_angstrom": pixel_size,
-        "leave_out_outliers": leave_out_outliers or None,
-    }
-    overrides = {name: value for name, value in given.items() if value is not None}
     try:
-        for name, value in map(profiles.parse_setting, settings or []):
-            if name in overrides:
-                raise ValueError(f"{name} must be given only once, got {overrides[name]!r} and {value!r}")
-            overrides[name] = value
-        profiles.get_profile(profile, **overrides)
+        overrides = settings.overrides(opening, leave_out_outliers=leave_out_outliers)
+        model = {} if model_map is None else {"map_name": model_map}
+        profiles.get_profile(settings.profile, **(model | overrides))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    summary = runner.run(profile=profile, map_name=map_name, run=run_name, overrides=overrides, force=force)
+    summary = runner.run(
+        profile=settings.profile, map_name=map_name, run=run_name, overrides=overrides, force=force
+    )
     names = ("folder", "report", "numbers", "warnings", "seconds", "executed")
     values = {name: getattr(summary, name) for name in names}
     text = f"{summary.text}\n\nReport: {summary.report}"
@@ -190,8 +145,8 @@ def experiment(
     size: Annotated[
         str, typer.Option(help="Size of the experiment: quick, paper or toy; published also has cpu.")
     ] = "quick",
-    workers: Workers = 1,
-    scheduler: Scheduler = None,
+    workers: options.Workers = 1,
+    scheduler: options.Scheduler = None,
     map_name: Annotated[
         str | None,
         typer.Option(

@@ -1,45 +1,43 @@
-"""Commands from particle images to orientations: distance estimation, orientation recovery and in-plane alignment."""
+"""Commands from particle images to orientations: distance estimation and orientation recovery."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cryoem.cli import shared
+from cryoem.cli import options, shared
 from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
 
 if TYPE_CHECKING:
     import numpy as np
 
     from cryoem.particles.files import ParticleFile
-    from cryoem.udl.stacks import AlignedFiles
 
 
 @command(afterwards=NOTHING_WRITTEN, on_device=True)
 def distances(
-    particles: shared.Particles,
-    encoder: Annotated[Path, typer.Option(help="Trained network, such as encoder.weights.h5 from a run.")],
-    out: shared.Out,
+    particles: options.Particles,
+    encoder: Annotated[
+        Path, typer.Option(help="Trained network (.weights.h5), from `cryoem train` or from a run.")
+    ],
+    out: options.Out,
+    *,
     landmarks: Annotated[
         int | None,
         typer.Option(
             help="Estimate only the distances to this many landmark images; for very large data sets."
         ),
     ] = None,
-    seed: shared.Seed = 0,
-    pixel_size: shared.PixelSize = None,
-    datadir: shared.Datadir = None,
-    optics_group: shared.OpticsGroup = None,
-    passthrough: shared.Passthrough = None,
-    microscope: shared.Microscope = None,
-    leave_out_outliers: shared.LeaveOutOutliers = False,
-    as_stack: shared.AsStack = False,
-    workers: shared.Workers = 1,
-    scheduler: shared.Scheduler = None,
-    force: shared.Force = False,
+    seed: options.Seed = 0,
+    opening: options.Opening,
+    leave_out_outliers: options.LeaveOutOutliers = False,
+    as_stack: options.AsStack = False,
+    workers: options.Workers = 1,
+    scheduler: options.Scheduler = None,
+    force: options.Force = False,
 ) -> Answer:
     """Estimate the distances between the orientations of images.
 
@@ -52,18 +50,9 @@ def distances(
     """
     from cryoem.files.arrays import save_arrays
     from cryoem.files.reading import sha256_of
-    from cryoem.particles.files import open_particles
 
     shared.new_file(out, ".h5", force=force, inputs=(particles, encoder))
-    opened = open_particles(
-        particles,
-        pixel_size_angstrom=pixel_size,
-        datadir=datadir,
-        optics_group=optics_group,
-        passthrough=passthrough,
-        microscope=microscope,
-        as_stack=as_stack,
-    )
+    opened = opening.open(particles, as_stack=as_stack)
     opened, rows = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
     # load TensorFlow only after the particle file has been opened and checked
     from cryoem.distances.prediction import estimate_distances
@@ -105,7 +94,8 @@ def recover(
     distances: Annotated[
         Path, typer.Argument(metavar="DISTANCES", help="File from `cryoem distances` or from a run.")
     ],
-    out: shared.Out,
+    out: options.Out,
+    *,
     particles: Annotated[
         Path | None,
         typer.Option(
@@ -122,13 +112,9 @@ def recover(
         int | None,
         typer.Option(help="Use only the distances to this many landmark images; for very large data sets."),
     ] = None,
-    seed: shared.Seed = 0,
-    pixel_size: shared.PixelSize = None,
-    datadir: shared.Datadir = None,
-    optics_group: shared.OpticsGroup = None,
-    passthrough: shared.Passthrough = None,
-    microscope: shared.Microscope = None,
-    force: shared.Force = False,
+    seed: options.Seed = 0,
+    opening: options.Opening,
+    force: options.Force = False,
 ) -> Answer:
     """Recover the orientations of images from their distances.
 
@@ -165,16 +151,9 @@ def recover(
         raise typer.BadParameter(f"{distances} already has {len(stored)} landmarks", param_hint="--landmarks")
     opened = None
     if particles is not None:
-        opening = {
-            "pixel_size_angstrom": pixel_size,
-            "datadir": datadir,
-            "optics_group": optics_group,
-            "passthrough": passthrough,
-            "microscope": microscope,
-        }
-        opened = _open_same(
-            particles, opening, rows, distances, len(matrix), parameters.get("particles_sha256")
-        )
+        # the command that estimated the distances has warned about maps
+        opened = opening.open(particles, as_stack=True)
+        opened = _same_particles(opened, rows, distances, len(matrix), parameters.get("particles_sha256"))
     rng = np.random.default_rng(seed)
     with shared.progress("recovering orientations and fixing the gauge", 2, unit="step") as done:
         recovery = recover_orientations(
@@ -216,139 +195,6 @@ def recover(
     return Answer(text, values)
 
 
-@command(afterwards=NOTHING_WRITTEN, on_device=True)
-def align2d(
-    particles: shared.Particles,
-    out: Annotated[Path, typer.Option(help="New folder for the results.")],
-    model: Annotated[
-        Path | None,
-        typer.Option(help="Folder of a saved or exported aligner; by default a new aligner is trained."),
-    ] = None,
-    initial_model: Annotated[
-        Path | None,
-        typer.Option(help="Folder of a saved aligner from whose weights training starts."),
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Reference image: PNG, MRC, or N@FILE for image N of a stack; by default an average.",
-        ),
-    ] = None,
-    method: Annotated[
-        str | None, typer.Option(help="Alignment method: judl (default), udl, or template (no training).")
-    ] = None,
-    symmetry: Annotated[
-        str | None, typer.Option(help="In-plane symmetry of the class: C1 (default), C2, ....")
-    ] = None,
-    pixel_size: shared.PixelSize = None,
-    datadir: shared.Datadir = None,
-    leave_out_outliers: shared.LeaveOutOutliers = False,
-    as_stack: shared.AsStack = False,
-    epochs: Annotated[int | None, typer.Option(help="Number of training epochs (default: 5).")] = None,
-    seconds: Annotated[
-        float | None, typer.Option(help="Training time in seconds after which no new epoch is started.")
-    ] = None,
-    max_training_images: Annotated[
-        int, typer.Option(help="Maximum number of training images, which are chosen at random.")
-    ] = 10_000,
-    seed: shared.Seed = 0,
-    export: Annotated[
-        bool, typer.Option("--export", help="Also write the aligner as a stand-alone TensorFlow model.")
-    ] = False,
-    extra_format: Annotated[
-        Literal["emaf"] | None,
-        typer.Option("--format", help="Also write the alignment in this format: emaf (aligned-emaf.xmd)."),
-    ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option("--html", help="Output page (.html) with the averages before and after alignment."),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite an existing page; the output folder must be new.")
-    ] = False,
-) -> Answer:
-    """Align the particle images of one class by in-plane rotations and shifts.
-
-    Writes the aligned stack, tables for RELION and XMIPP, the averages before and after alignment, and the aligner. The
-    output folder is created only when all files are complete. Stack names in the tables are absolute, or relative to a
-    folder above the output: the project of the input table, or the working folder. In this case, start RELION or XMIPP
-    in that folder. If PARTICLES is a training folder with true
-    angles (parameters.txt), angle errors are reported.
-
-    \b
-    Example:
-      cryoem align2d particles.mrcs --out aligned/ --html averages.html
-      cryoem align2d particles.star --reference 3@averages.mrcs --out aligned/
-    """
-    from cryoem.files.writing import write_text
-    from cryoem.udl.stack_training import AlignerTraining
-    from cryoem.udl.stacks import align_file
-
-    if html is not None:
-        shared.new_file(html, ".html", force=force, inputs=(particles,), option="--html")
-    given = {
-        "method": method,
-        "symmetry": symmetry,
-        "epochs": epochs,
-        "seconds": seconds,
-        "initial_model": initial_model,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    if export:
-        given["export"] = True
-    if model is not None and given:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise ValueError(f"--model is used without training; omit {options}")
-    result = align_file(
-        particles,
-        out,
-        model=model,
-        training=None if model is not None else AlignerTraining(**given),
-        reference=reference,
-        emaf=extra_format == "emaf",
-        pixel_size_angstrom=pixel_size,
-        datadir=datadir,
-        leave_out_outliers=leave_out_outliers,
-        as_stack=as_stack,
-        max_training_images=max_training_images,
-        rng=seed,
-        progress=True,
-    )
-    agreement = "a single image has no halves to compare"
-    if result.resolution_angstrom is not None:
-        agreement = f"the averages of two halves agree to {result.resolution_angstrom:.1f} Å"
-    images = "1 image" if result.images == 1 else f"{result.images:,} images"
-    text = f"{images} aligned in {result.seconds:.0f} s ({result.method}); {agreement}"
-    if result.error_deg is not None:
-        text += f"\nmean error of the angles {result.error_deg:.2f}°, between neighbours {result.pair_error_deg:.2f}°"
-    values = {**vars(result), "page": html}
-    if html is not None:
-        write_text(html, _averages_page(result, title=particles.name, agreement=agreement))
-        return Answer(f"{text}\n\nResult: {result.folder}\nPage: {html}", values)
-    return Answer(f"{text}\n\nResult: {result.folder}", values)
-
-
-def _averages_page(result: AlignedFiles, *, title: str, agreement: str) -> str:
-    """Return a page with the averages of the images before and after alignment."""
-    import numpy as np
-
-    from cryoem import plots
-    from cryoem.particles.files import open_particles
-    from cryoem.runs.report import render_figures
-    from cryoem.udl.stacks import AVERAGES_FILE
-
-    averages = np.asarray(open_particles(result.folder / AVERAGES_FILE))
-    gallery = plots.projection_gallery(
-        averages,
-        pixel_size_angstrom=result.pixel_size_angstrom,
-        titles=("before alignment", "after alignment"),
-    )
-    caption = f"Average of the images before and after alignment, each with its own grey scale; {agreement}."
-    about = f"{result.images:,} images, aligned with cryoem ({result.method})"
-    return render_figures(title=title, about=about, figures={caption: gallery})
-
-
 def _read(path: Path) -> tuple:
     """Read distances, (n, 2) shifts, landmark indices, indices of the images in the particle file, and parameters.
 
@@ -371,22 +217,19 @@ def _read(path: Path) -> tuple:
     return matrix, shifts, landmarks, arrays.get("rows"), stored_parameters(path)
 
 
-def _open_same(
-    particles: Path, opening: dict, rows: np.ndarray | None, distances: Path, count: int, sha256: str | None
+def _same_particles(
+    opened: ParticleFile, rows: np.ndarray | None, distances: Path, count: int, sha256: str | None
 ) -> ParticleFile:
-    """Open the particles, or raise a ValueError if the distances were not estimated from them."""
+    """Return the particles of the given rows, or raise a ValueError if the distances were not estimated from them."""
     from cryoem.files.reading import sha256_of
-    from cryoem.particles.files import open_particles
 
-    # the command that estimated the distances has warned about maps
-    opened = open_particles(particles, as_stack=True, **opening)
     if rows is not None and rows.max() < len(opened):
         opened = opened[rows]
     if len(opened) != count:
-        raise ValueError(f"{particles} has {len(opened)} images, but {distances} is for {count} images")
+        raise ValueError(f"{opened.path} has {len(opened)} images, but {distances} is for {count} images")
     if sha256 not in (None, found := sha256_of(opened.path)):
         raise ValueError(
-            f"{particles} is not the file from which {distances} was computed: "
+            f"{opened.path} is not the file from which {distances} was computed: "
             f"its sha256 is {found}, not {sha256}"
         )
     return opened

@@ -1,4 +1,4 @@
-"""Shared parts of the commands: output, exit codes, options, checks of output files, and progress bars.
+"""Shared parts of the commands: output, exit codes, checks of output files, and progress bars.
 
 A command prints its answer on stdout, or an error of one sentence on stderr. The exit code is 0 for success, 1 for an
 error, 2 for wrong usage, 130 if interrupted (SIGINT), and 143 if terminated (SIGTERM).
@@ -17,7 +17,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -38,67 +38,6 @@ EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)  # their mess
 MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 MAP_SUFFIXES = (".mrc", ".map", ".mrc.gz", ".map.gz")
 
-Particles = Annotated[
-    Path,
-    typer.Argument(
-        metavar="PARTICLES",
-        help="Particle stack (.mrcs, .mrc), table (.star, .cs, .xmd), projections (.h5, .mat) or training folder.",
-    ),
-]
-Out = Annotated[Path, typer.Option("--out", help="Output file; its folder must exist.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite existing output files.")]
-Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
-PixelSize = Annotated[
-    float | None, typer.Option(help="Pixel size in angstrom, if it is missing or wrong in the file.")
-]
-Datadir = Annotated[
-    Path | None,
-    typer.Option(
-        "--datadir",
-        help="Folder to which the stack names in the table are relative (a RELION project), or that of the stacks.",
-    ),
-]
-OpticsGroup = Annotated[
-    int | None, typer.Option("--optics-group", help="Use only the particles of this optics group.")
-]
-LeaveOutOutliers = Annotated[
-    bool,
-    typer.Option(
-        "--leave-out-outliers",
-        help="Leave out blank images and outliers with unusual pixel values; a warning lists them.",
-    ),
-]
-Passthrough = Annotated[
-    Path | None,
-    typer.Option(
-        "--passthrough",
-        help="Passthrough file (.cs) of the cryoSPARC job, with the fields that the particle file lacks.",
-    ),
-]
-Microscope = Annotated[
-    tuple[float, float, float] | None,
-    typer.Option(
-        "--microscope",
-        metavar="KV CS CONTRAST",
-        help="Voltage (kV), spherical aberration (mm) and amplitude contrast, if missing or wrong in the file.",
-    ),
-]
-AsMap = Annotated[
-    bool, typer.Option("--as-map", help="Read the map file as a map even if it looks like a stack of images.")
-]
-AsStack = Annotated[
-    bool, typer.Option("--as-stack", help="Read a .mrc file as a stack even if it looks like a density map.")
-]
-Symmetry = Annotated[
-    str, typer.Option(help="Point group of the particle (C1, C2, ..., D2, ...), with the main axis along z.")
-]
-Workers = Annotated[
-    int, typer.Option(min=1, help="Number of worker processes on this machine; they share its cores.")
-]
-Scheduler = Annotated[
-    str | None,
-    typer.Option(help="Address of a Dask scheduler to use instead of --workers, such as tcp://host:8786."),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as a JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Print the full traceback if an error occurs.")]
 Device = Annotated[
@@ -122,14 +61,21 @@ class _Terminated(KeyboardInterrupt):
 def command(*, afterwards: str, on_device: bool = False) -> Callable:
     """Turn a function that returns an ``Answer`` into a command that prints the answer or error and sets the exit code.
 
-    The command has the options ``--json`` and ``--debug``. If ``on_device`` is true, it also has the option
-    ``--device``, which sets the device of ``cryoem.devices`` while the command runs. Warnings and the output of
-    libraries go to stderr. After an interruption, the command prints ``afterwards``, which states what was kept and how
-    to continue.
+    A parameter whose type is a dataclass, such as ``options.Opening``, stands for one option for each of its fields.
+    The command also has the options ``--json`` and ``--debug`` and, if ``on_device`` is true, ``--device``, which sets
+    the device of ``cryoem.devices`` while the command runs. Warnings and the output of libraries go to stderr. After an
+    interruption, the command prints ``afterwards``, which states what was kept and how to continue.
     """
 
     def decorate(function: Callable[..., Answer]) -> Callable[..., None]:
         signature = inspect.signature(function, eval_str=True)
+        parameters, bundles = [], {}
+        for each in signature.parameters.values():
+            if is_dataclass(each.annotation):
+                bundles[each.name] = each.annotation
+                parameters += inspect.signature(each.annotation, eval_str=True).parameters.values()
+            else:
+                parameters.append(each)
 
         def wrapped(
             *args,
@@ -140,6 +86,8 @@ def command(*, afterwards: str, on_device: bool = False) -> Callable:
             **kwargs,
         ) -> None:
             try:
+                for name, bundle in bundles.items():
+                    kwargs[name] = bundle(**{field.name: kwargs.pop(field.name) for field in fields(bundle)})
                 with _interruptible(), redirect_stdout(sys.stderr), device_chosen(device):
                     answer = function(*args, **kwargs)
             except (typer.Exit, typer.BadParameter):
@@ -161,7 +109,8 @@ def command(*, afterwards: str, on_device: bool = False) -> Callable:
         functools.update_wrapper(wrapped, function)
         # join the lines of each paragraph, because Rich keeps line breaks
         wrapped.__doc__ = re.sub(r"(?<=[^\s\b])\n(?=\S)", " ", inspect.cleandoc(function.__doc__))
-        wrapped.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])
+        parameters = [each.replace(kind=each.KEYWORD_ONLY) for each in (*parameters, *added)]
+        wrapped.__signature__ = signature.replace(parameters=parameters)
         return wrapped
 
     return decorate

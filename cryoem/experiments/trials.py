@@ -96,13 +96,15 @@ def learn_distances(
     n_validation: int = VALIDATION_IMAGES,
     seed: int = 0,
     distinct: int | None = None,
+    **training,
 ) -> Trial:
     """Train an encoder on projections of a map.
 
     The seed determines the initial weights and the training data, so that different feature distances are trained on
     the same images in the same order. ``imaging`` sets the size of the simulated images, and ``settings`` the size of
     the network input. ``epochs`` is the number of epochs, or a schedule with a time limit. ``distinct`` is the number
-    of different training images; by default, images never repeat.
+    of different training images; by default, images never repeat. ``training`` contains further options of
+    ``distances.train``, such as ``checkpoints``.
     """
     keras.utils.set_random_seed(seed)
     encoder = TrainedEncoder(settings.build(), settings)
@@ -123,10 +125,11 @@ def learn_distances(
         coverage=imaging.coverage,
         noise_variance=imaging.noise_variance,
         shift_limit_px=imaging.shift_limit_px,
+        ctf=imaging.ctf,
         rng=[seed, 1],
     )
     schedule = epochs if isinstance(epochs, TrainingSchedule) else TrainingSchedule(epochs)
-    history = train(encoder, stream, validation=unseen, schedule=schedule)
+    history = train(encoder, stream, validation=unseen, schedule=schedule, **training)
     # a mirror image shows the particle from the opposite direction, which some coverages do not contain
     return Trial(encoder, history, both_views=imaging.coverage in OPPOSITE_VIEWS)
 

@@ -22,7 +22,8 @@ CONSTANTS = (*NECESSARY, "b_factor_angstrom2", "phase_shift_rad", "inverted")
 DEFOCUS = ("defocus_u_angstrom", "defocus_v_angstrom", "azimuth_rad")
 POSSIBLE = LIMITS | dict.fromkeys(DEFOCUS[:2], (-LARGEST_DEFOCUS_ANGSTROM, LARGEST_DEFOCUS_ANGSTROM))
 SMALLEST_FITTED_B_FACTOR = -30.0  # angstrom^2; the default limit of RELION's fit
-WITHOUT_CTF = "cryoemWithoutCtf"  # 1 in tables of images that were simulated without a CTF
+# 1 in tables of images that were simulated without a CTF; cryoSPARC groups its fields by prefix
+WITHOUT_CTF, WITHOUT_CTF_FIELD = "cryoemWithoutCtf", "cryoem/without_ctf"
 UNUSED = {  # optical effects that no step corrects for, with their columns and the values that mean no effect
     "anisotropic magnification": {
         **{f"rlnMagMat{i}{j}": float(i == j) for i in (0, 1) for j in (0, 1)},
@@ -122,6 +123,11 @@ class Columns:
                 f"{self.path} has particles in optics group {number}, but does not define this group"
             )
         return values.set_axis(groups).loc[self.table["rlnOpticsGroup"]]
+
+
+def states_no_ctf(table: pd.DataFrame | None) -> bool:
+    """Return whether a table states that its images were simulated without a CTF."""
+    return table is not None and (WITHOUT_CTF in table or WITHOUT_CTF_FIELD in table)
 
 
 # --- CTF parameters: a table with one row per particle and columns named after the attributes of ContrastTransfer

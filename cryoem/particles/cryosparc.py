@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.particles.columns import Columns, read_contrast, write_contrast
 from cryoem.particles.locating import IMAGE_NAME
-from cryoem.rotations import Poses, from_cryosparc_pose, from_relion_euler_deg
+from cryoem.rotations import from_cryosparc_pose, from_relion_euler_deg
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +23,7 @@ IMAGE = ("blob/path", "blob/idx")
 PIXEL = "blob/psize_A"
 SIGN = "blob/sign"
 GROUP = "ctf/exp_group_id"
+SPLIT = "alignments3D/split"
 LONGEST_HEADER = 100_000  # bytes; NumPy parses the header as a Python literal
 CONTRAST = {
     "voltage_kv": "ctf/accel_kv",
@@ -154,54 +155,51 @@ def contrast(columns: Columns) -> pd.DataFrame | None:
 
 def particle_records(
     names: list[str],
-    poses: Poses,
+    rotations: Rotation | None,
+    shifts_px: np.ndarray | None,
     contrast: pd.DataFrame | None,
     *,
     image_size: int,
     pixel_size_angstrom: float,
-    uids: np.ndarray | None = None,
-    subset: np.ndarray | None = None,
+    more: dict[str, np.ndarray],
 ) -> bytes:
-    """Return the content of a ``.cs`` file with the poses, images and CTF parameters of n particles.
+    """Return the content of a ``.cs`` file with the images, poses and CTF parameters of n particles.
 
     Parameters
     ----------
     names : list of str
         Names of the n images, in the form 'number@stack'.
-    poses : Poses
-        Orientations and displacements in pixels.
+    rotations, shifts_px : Rotation, array, or None
+        Orientations, and displacements in pixels, (n, 2). None if unknown.
     contrast : DataFrame or None
-        CTF parameters, as in ``contrast``.
+        CTF parameters, as in ``contrast``. None if unknown.
     image_size, pixel_size_angstrom : int, float
         Size of the images, and of their pixels.
-    uids : array, optional
-        (n,) unsigned integers that identify the particles. Default: a hash of the image name.
-    subset : array, optional
-        (n,) half-set of each particle, 0 or 1, for alignments3D/split.
+    more : dict of array
+        Other fields, (n,) each. If there is no uid, which identifies a particle, it is a hash of the image name.
     """
     found = [IMAGE_NAME.fullmatch(name).groups() for name in names]
     stacks = [stack.encode() for _, stack in found]
-    if uids is None:
-        hashes = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
-        uids = np.array([int.from_bytes(each) for each in hashes], np.uint64)
+    hashes = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
     pixels = np.full(len(names), pixel_size_angstrom, np.float32)
     fields = {
-        UID: np.asarray(uids, np.uint64),
+        UID: np.array([int.from_bytes(each) for each in hashes], np.uint64),
         IMAGE[0]: np.array(stacks),
         IMAGE[1]: np.array([int(number or 1) - 1 for number, _ in found], np.uint32),
         "blob/shape": np.full((len(names), 2), image_size, np.uint32),
         PIXEL: pixels,
-        # the inverses of from_cryosparc_pose and shifts_px
-        "alignments3D/pose": poses.rotations.inv().as_rotvec().astype(np.float32),
-        "alignments3D/shift": -poses.shifts_px.astype(np.float32),
-        "alignments3D/psize_A": pixels,
     }
-    if subset is not None:
-        fields["alignments3D/split"] = np.asarray(subset, np.uint32)
+    # the inverses of from_cryosparc_pose and of the function shifts_px
+    if rotations is not None:
+        fields["alignments3D/pose"] = rotations.inv().as_rotvec().astype(np.float32)
+    if shifts_px is not None:
+        fields["alignments3D/shift"] = -shifts_px.astype(np.float32)
+        fields["alignments3D/psize_A"] = pixels
     if contrast is not None:
         fields[SIGN] = np.where(contrast["inverted"], 1, -1).astype(np.float32)
         columns = write_contrast(contrast, CONTRAST, angle_unit_rad=1.0)
         fields |= {name: values.astype(np.float32) for name, values in columns.items()}
+    fields |= more
     dtype = [(name, values.dtype, values.shape[1:]) for name, values in fields.items()]
     records = np.empty(len(names), dtype)
     for name, values in fields.items():

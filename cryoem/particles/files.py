@@ -18,10 +18,10 @@ from cryoem.images import shrink
 from cryoem.particles import cryosparc, projections, relion, training_folder, xmipp
 from cryoem.particles.columns import (
     DEFOCUS,
-    WITHOUT_CTF,
     Columns,
     common_transfer,
     own_values,
+    states_no_ctf,
     unused_optics,
     with_microscope,
 )
@@ -185,7 +185,7 @@ class ParticleFile:
             return Optics(
                 self.pixel_size_angstrom, self.ctf, self.defocus_angstrom, **own_values(self.contrast)
             )
-        if self.program not in OPENING and (self.table is None or WITHOUT_CTF not in self.table):
+        if self.program not in OPENING and not states_no_ctf(self.table):
             where = (
                 "; pass the passthrough file of the job (--passthrough)"
                 if self.program == "cryosparc"

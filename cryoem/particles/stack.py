@@ -22,7 +22,7 @@ from cryoem.images import (
 )
 from cryoem.projection.projectors import project
 from cryoem.rotations import Poses, as_poses, random_rotations
-from cryoem.validation import square_images
+from cryoem.validation import square_images, unread_images, whole_number
 from cryoem.volumes.density import DensityMap
 
 NOISE_FREQUENCY = 0.4  # in cycles per pixel, above which images without a map are taken as noise
@@ -270,15 +270,20 @@ def shell_power(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(1, size // 2 + 1) / size, np.bincount(shell[kept], power[kept])[1:] / counts
 
 
-def fit_ctf_power(images: np.ndarray, optics: Optics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def fit_ctf_power(
+    images: np.ndarray, optics: Optics, *, max_images: int = 60
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fit the power spectrum of images with their stated CTF, to show whether its zeros are where they should be.
 
     Parameters
     ----------
-    images : (n, y, x) array, y == x
-        Images, in any units, with similar defocus.
+    images : (n, y, x) array-like, y == x
+        Images, in any units.
     optics : Optics
         Optics of the n images, with a CTF.
+    max_images : int
+        Maximum number of images to use: those whose defocus is nearest the median, because a mean over different
+        defoci has no zeros. Of images in files, only these are read. Default: 60.
 
     Returns
     -------
@@ -289,13 +294,17 @@ def fit_ctf_power(images: np.ndarray, optics: Optics) -> tuple[np.ndarray, np.nd
     Raises
     ------
     ValueError
-        The images are not (n, y, y) or not finite, ``optics`` describes a different number of images, or there is no
-        CTF.
+        The images are not (n, y, y) or not finite, ``optics`` describes a different number of images, there is no CTF,
+        or ``max_images`` is below 1.
     """
-    images = square_images(images, smallest_px=8)
+    images = unread_images(images, smallest_px=8)
     optics = optics_of(optics, None, count=len(images))
     if optics.ctf is None:
         raise ValueError("optics must include a CTF, got ctf=None")
+    max_images = whole_number(max_images, name="max_images", at_least=1)
+    defocus = optics.isotropic().defocus_angstrom
+    near = np.sort(np.argsort(np.abs(defocus - np.median(defocus)), kind="stable")[:max_images])
+    images, optics = square_images(images[near]), optics[near]
     frequency, power = shell_power(subtract_background(images))
     along_x = np.stack([frequency, np.zeros_like(frequency)], axis=1)
     squared = np.mean(optics.isotropic().transfers(along_x) ** 2, axis=0)

@@ -14,7 +14,13 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.files.writing import atomic_write, path_with_suffix
 from cryoem.particles import cryosparc, relion, xmipp
-from cryoem.particles.columns import WITHOUT_CTF, contrast_from_optics
+from cryoem.particles.columns import (
+    WITHOUT_CTF,
+    WITHOUT_CTF_FIELD,
+    Columns,
+    contrast_from_optics,
+    states_no_ctf,
+)
 from cryoem.particles.files import ParticleFile
 from cryoem.particles.locating import IMAGE_NAME, locate_stack
 from cryoem.particles.mrc import StackWriter
@@ -49,11 +55,16 @@ def write_particles(
     RELION and XMIPP expect bright particles, so images with dark particles (``ctf.inverted`` is False) are negated.
     Either both files are written, or neither is.
 
+    A cryoSPARC file has the fields uid, blob and, as far as they are known, alignments3D and ctf, with the optics group
+    and the half-set of each particle. If the particles come from a cryoSPARC file, the uids are kept, so that
+    cryoSPARC can join the other fields.
+
     Parameters
     ----------
     path : path-like
-        Path of the table: a RELION 3.1 STAR file (``.star``) or an XMIPP metadata file (``.xmd``). The table refers to
-        the stack by file name alone, so start RELION or XMIPP in the folder of the table.
+        Path of the table: a RELION 3.1 STAR file (``.star``), an XMIPP metadata file (``.xmd``) or a cryoSPARC file
+        (``.cs``). The table refers to the stack by file name alone, so start RELION or XMIPP in the folder of the
+        table.
     particles : ParticleStack, SimulatedParticles or ParticleFile
         Particles to write. The images are read or simulated in blocks.
     map_blocks : callable
@@ -65,7 +76,8 @@ def write_particles(
     Warns
     -----
     UserWarning
-        The pixel size in the optics groups differs from that of the particles by more than 1 % and is replaced.
+        The pixel size in the optics groups differs from that of the particles by more than 1 % and is replaced; or the
+        half-sets of a RELION file are not valid and are not written to a cryoSPARC file.
 
     Raises
     ------
@@ -75,7 +87,7 @@ def write_particles(
         The path has an unsupported suffix or contains a character that tables cannot store, ``particles`` has an
         unsupported type, an input file would be overwritten, or a pixel or a value in the table is not finite.
     """
-    path = path_with_suffix(path, ".star", ".xmd")
+    path = path_with_suffix(path, ".star", ".xmd", ".cs")
     if not isinstance(particles, Particles):
         raise ValueError(
             "particles must be a ParticleStack, SimulatedParticles or ParticleFile, "
@@ -84,6 +96,10 @@ def write_particles(
     names = _names_of_new_stack(path, particles)
     if path.suffix.lower() == ".star":
         text = _star_text(particles, names, particles.rotations, particles.shifts_px)
+    elif path.suffix.lower() == ".cs":
+        subset = particles.random_subset if isinstance(particles, ParticleFile) else None
+        known = (particles.rotations, particles.shifts_px, subset)
+        text = _cs_content(particles, names, *known, new_stack=True)
     else:
         table = xmipp.particle_table(
             names,
@@ -158,7 +174,8 @@ def write_poses(
         text = _star_text(particles, names, poses.rotations, poses.shifts_px, without=without, extra=extra)
         content = text.encode()
     else:
-        content = _cs_content(particles, names, poses, subset, new_stack=new_stack)
+        known = (poses.rotations, poses.shifts_px, subset)
+        content = _cs_content(particles, names, *known, new_stack=new_stack)
     if not new_stack:
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
@@ -304,7 +321,7 @@ def _relion_table(particles: Particles) -> pd.DataFrame | None:
 def _without_ctf(particles: Particles) -> dict[str, int]:
     """Return the column that states that the images were simulated without a CTF, if so."""
     if isinstance(particles, ParticleFile):
-        stated = particles.table is not None and WITHOUT_CTF in particles.table
+        stated = states_no_ctf(particles.table)
     else:
         stated = isinstance(particles, SimulatedParticles) and particles.ctf is None
     return {WITHOUT_CTF: 1} if stated else {}
@@ -317,21 +334,37 @@ def _contrast(particles: Particles) -> pd.DataFrame | None:
 
 
 def _cs_content(
-    particles: ParticleFile, names: list[str], poses: Poses, subset: np.ndarray | None, *, new_stack: bool
+    particles: Particles,
+    names: list[str],
+    rotations: Rotation | None,
+    shifts_px: np.ndarray | None,
+    subset: np.ndarray | None,
+    *,
+    new_stack: bool,
 ) -> bytes:
     """Return the content of a cryoSPARC file. Particles in a new stack are bright."""
-    contrast, table = particles.contrast, particles.table
+    contrast, more = _contrast(particles), {}
     if contrast is not None and new_stack:
         contrast = contrast.assign(inverted=True)
-    keeps_uids = particles.program == "cryosparc" and cryosparc.UID in table
+    if isinstance(particles, ParticleFile) and particles.table is not None:
+        columns = Columns(particles.path, particles.table)
+        if cryosparc.UID in columns:
+            more[cryosparc.UID] = particles.table[cryosparc.UID].to_numpy(np.uint64)
+        for group in (relion.GROUP, cryosparc.GROUP):
+            if group in columns:
+                more[cryosparc.GROUP] = columns.numbers(group).astype(np.uint32)
+    if subset is not None:
+        more[cryosparc.SPLIT] = subset.astype(np.uint32)
+    if _without_ctf(particles):
+        more[WITHOUT_CTF_FIELD] = np.ones(len(particles), np.uint32)
     return cryosparc.particle_records(
         names,
-        poses,
+        rotations,
+        shifts_px,
         contrast,
         image_size=particles.image_size,
         pixel_size_angstrom=particles.pixel_size_angstrom,
-        uids=table[cryosparc.UID].to_numpy() if keeps_uids else None,
-        subset=subset,
+        more=more,
     )
 
 

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "ab_initio": ["growing_map", "posterior_sphere", "rings_and_harmonics", "start_comparison"],
+        "classes": ["class_gallery", "class_quality"],
         "comparisons": [
             "cost_growth",
             "method_comparison",

@@ -80,6 +80,7 @@ def projection_gallery(
     pixel_size_angstrom: float | None = None,
     columns: int = 6,
     titles: Sequence[str] | None = None,
+    frames: Sequence[str | None] | None = None,
 ) -> go.Figure:
     """Plot images in a grid, each with its own grey scale, and add a scale bar if the pixel size is given.
 
@@ -93,24 +94,28 @@ def projection_gallery(
         Maximum number of images per row.
     titles : sequence of str, optional
         Short titles above the images, one per image. Default: no titles.
+    frames : sequence of str or None, optional
+        Colour of the frame around each image, or None for no frame. Default: no frames.
 
     Raises
     ------
     ValueError
-        If ``images`` is not three-dimensional or not finite, there is not one title per image, or the pixel size or
-        ``columns`` is not positive.
+        If ``images`` is not three-dimensional or not finite, there is not one title or frame per image, or the pixel
+        size or ``columns`` is not positive.
     """
     images = finite_array(images, name="images", ndim=3)
     n, height, width = images.shape
     columns = min(whole_number(columns, name="columns", at_least=1), n)
     if titles is not None and len(titles) != n:
         raise ValueError(f"titles must have one entry per image ({n}), got {len(titles)}")
+    if frames is not None and len(frames) != n:
+        raise ValueError(f"frames must have one entry per image ({n}), got {len(frames)}")
     rows = -(-n // columns)
     gap = max(2, width // 24)
     headroom = gap if titles is None else max(gap, -(-height // 6))
     pitch_y, pitch_x = height + headroom, width + gap
     mosaic = np.full((rows * pitch_y, columns * pitch_x - gap), 255, np.uint8)
-    annotations = []
+    annotations, shapes = [], []
     title_style = {"yanchor": "bottom", "showarrow": False, "font": {"size": 12, "color": MUTED}}
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
@@ -121,8 +126,17 @@ def projection_gallery(
         if titles is not None:
             place = {"x": left + width / 2 - 0.5, "y": bottom + height}
             annotations.append({"text": titles[index], "borderpad": 1, **place, **title_style})
+        if frames is not None and frames[index] is not None:
+            corners = {
+                "x0": left - 0.5,
+                "y0": bottom - 0.5,
+                "x1": left + width - 0.5,
+                "y1": bottom + height - 0.5,
+            }
+            shapes.append({"type": "rect", "line": {"color": frames[index], "width": 3}, **corners})
     fig = figure(
         annotations=annotations,
+        shapes=shapes,
         height=int(np.clip(950 * mosaic.shape[0] / mosaic.shape[1], 180, 1400)) + 54,
         margin={"l": 10, "r": 10, "t": 34, "b": 20},
     )

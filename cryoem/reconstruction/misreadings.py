@@ -20,7 +20,7 @@ class Misreading:
 
     ``rotations`` and ``shifts`` are functions of those as read, and ``transfers`` is a function of the optics and of
     (m, 2) frequencies in cycles per pixel; None if they are right as read. Misreadings of different ``group`` can
-    occur together.
+    occur together. If ``shuffle`` is not 0, the orientations are those of other images: a control, not a misreading.
     """
 
     group: str
@@ -29,6 +29,7 @@ class Misreading:
     rotations: Callable[[Rotation], Rotation] | None = None
     shifts: Callable[[np.ndarray], np.ndarray] | None = None
     transfers: Callable[[Optics, np.ndarray], np.ndarray] | None = None
+    shuffle: int = 0
 
     def can_follow(self, first: Misreading) -> bool:
         """Return whether this misreading concerns nothing that ``first`` does."""
@@ -42,6 +43,10 @@ class Misreading:
             each: getattr(self, each) or getattr(first, each) for each in ("rotations", "shifts", "transfers")
         }
         return replace(self, **parts)
+
+    def control(self, number: int = 1) -> Misreading:
+        """Return this reading with the orientations of other images, which differ between the numbers from 1."""
+        return replace(SHUFFLED.after(self), shuffle=number)
 
 
 def _signs(rot: int, psi: int) -> Callable[[Rotation], Rotation]:
@@ -61,7 +66,9 @@ def negated_defocus(optics: Optics) -> Optics:
 
 
 AS_READ = Misreading("none", "as read", "the poses are understood as they are read")
-SHUFFLED = Misreading("none", "orientations of other images", "the orientations belong to other images")
+SHUFFLED = Misreading(
+    "none", "orientations of other images", "the orientations belong to other images", shuffle=1
+)
 MISREADINGS = (
     Misreading(
         "rotations",

@@ -64,8 +64,8 @@ class PoseCheck:
     Attributes
     ----------
     readings : tuple of Reading
-        All readings. The first is the poses as read. The last assigns the orientations to the wrong images, and shows
-        the log-likelihood of a map without information.
+        All readings. The first is the poses as read. The last is the best reading with the orientations of other
+        images, and shows the log-likelihood of a map without information.
     right : tuple of Reading
         The readings that together fit the images decisively better than the poses as read. Empty if there are none.
     confirmed : bool
@@ -151,6 +151,10 @@ def check_poses(
     reading is decisively better than another if the difference is more than 20 nats in total and more than 4 standard
     errors over the images. With fewer than 20 images, it must be more than a fifth of the difference from poses that
     are assigned to the wrong images instead.
+
+    The images confirm the best reading if it is decisively better than three controls, which have the same shifts and
+    CTF, but the orientations of other images. With fewer than 20 images, the difference from the best control must be
+    more than 20 nats and more than twice the range of the controls.
     """
     images = unread_images(images, at_least=4, smallest_px=16)
     n = len(images)
@@ -165,7 +169,7 @@ def check_poses(
     compared = Comparison(images, poses, optics, chosen, callback)
     compared.add([AS_READ, *trials, SHUFFLED])
     best = compared.best
-    decided = compared.better(best, SHUFFLED) and (best is AS_READ or compared.better(best, AS_READ))
+    decided = compared.confirms(best) and (best is AS_READ or compared.better(best, AS_READ))
     if n > max_images and not decided:
         chosen = np.sort(order[: 4 * max_images])
         contenders = compared.ranked[:4]
@@ -187,9 +191,9 @@ def check_poses(
         best = compared.best
         right = pairs[best]
         compared.add([each for each in right if each not in compared.scores])
-    confirmed = compared.better(best, SHUFFLED)
+    confirmed = compared.confirms(best)
     right = right if confirmed else []
-    shown = [trial for trial in (AS_READ, *trials, SHUFFLED) if trial in compared.scores]
+    shown = [trial for trial in (AS_READ, *trials, best.control()) if trial in compared.scores]
     readings = {trial: _reading(compared, trial) for trial in shown}
     equal = [trial for trial in trials if trial not in right and compared.equal(trial, best)]
     volume, skewness = compared.density(best)

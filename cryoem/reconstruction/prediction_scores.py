@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property, reduce
+from functools import reduce
 from operator import add
 
 import numpy as np
@@ -33,6 +33,8 @@ DECISIVE_Z = 4.0  # standard errors by which a reading is better than another
 DECISIVE_SHARE_OF_FEW = 0.2  # the same for few images, as a share of what the map explains
 DECISIVE_NATS = 20.0  # the same, as the total log-likelihood ratio
 NO_DIFFERENCE = 1e-3  # of the log-likelihood
+CONTROLS = 3  # ways to assign the orientations of other images
+DECISIVE_SPREADS = 2.0  # difference between a reading of few images and its controls, by their range
 
 
 class Comparison:
@@ -66,11 +68,6 @@ class Comparison:
         self._densities: dict[tuple, np.ndarray] = {}
         self._callback = callback
 
-    @cached_property
-    def _shuffled(self) -> np.ndarray:
-        """Indices that assign to each image the orientation of an image far from it in the file."""
-        return np.roll(np.random.default_rng(0).permutation(len(self.folds)), 1)
-
     def add(self, trials: list[Misreading]) -> None:
         """Score readings."""
         known = len(self.scores) + len(trials)
@@ -82,8 +79,9 @@ class Comparison:
     def _compare(self, trial: Misreading) -> tuple:
         """Return the gain of each shell, the sums <x, p> and <p, p> in the shells of each image, and the maps."""
         rotations = trial.rotations(self.rotations) if trial.rotations else self.rotations
-        if trial is SHUFFLED:
-            rotations = rotations[self._shuffled]
+        if trial.shuffle:
+            order = np.random.default_rng(trial.shuffle).permutation(len(rotations))
+            rotations = rotations[np.roll(order, 1)[np.argsort(order)]]  # no image keeps its own
         shifts = trial.shifts(self.shifts) if trial.shifts else self.shifts
         transfers = None
         if self.optics.ctf is not None:
@@ -147,7 +145,7 @@ class Comparison:
     @property
     def ranked(self) -> list[Misreading]:
         """Readings in the order of their likelihood, the best first."""
-        scores = {each: self.log_likelihoods(each).mean() for each in self.scores if each is not SHUFFLED}
+        scores = {each: self.log_likelihoods(each).mean() for each in self.scores if not each.shuffle}
         return sorted(scores, key=scores.get, reverse=True)
 
     @property
@@ -162,6 +160,21 @@ class Comparison:
             return n * difference > DECISIVE_NATS and errors > DECISIVE_Z
         explained = self.difference(trial, SHUFFLED)[0]
         return n * difference > DECISIVE_NATS and difference > DECISIVE_SHARE_OF_FEW * explained
+
+    def confirms(self, trial: Misreading) -> bool:
+        """Return whether a reading is decisively better than its controls.
+
+        The controls have the orientations of other images, but the same shifts and CTF, because wrong shifts alone make
+        a reading worse. For few images, chance is judged from the differences between the controls.
+        """
+        controls = [trial.control(number) for number in range(1, CONTROLS + 1)]
+        self.add([each for each in controls if each not in self.scores])
+        n = len(self.folds)
+        if n >= FEW:
+            return all(self.better(trial, each) for each in controls)
+        scores = [self.log_likelihoods(each).mean() for each in controls]
+        margin = self.log_likelihoods(trial).mean() - max(scores)
+        return n * margin > DECISIVE_NATS and margin > DECISIVE_SPREADS * np.ptp(scores)
 
     def equal(self, trial: Misreading, other: Misreading) -> bool:
         """Return whether two readings fit the images equally well."""

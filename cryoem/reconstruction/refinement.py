@@ -1,11 +1,12 @@
 """Refinement of poses by projection matching, from the images alone.
 
 Each round grids the images in eight folds at their current poses. The Fourier shell correlation between two halves of
-the folds measures how far each shell can be trusted. Each image is then compared with slices of the map of the *other*
-folds, which is masked and Wiener-filtered according to that correlation. A map that contains the image's own noise
-would pull the image back to its old pose. In the first rounds, orientations move by random search within a shrinking
-ball; then they move by Gauss-Newton steps. All steps use the coarsest image size that includes the trusted shells.
-Shifts can be refined together with the orientations. The CTF multiplies the slices and is corrected for in gridding.
+the folds measures up to which shell images can be compared. Each image is then compared with slices of the map of the
+*other* folds, which is masked and filtered by its local signal-to-noise ratio (see ``variation.locally_filtered``). A
+map that contains the image's own noise would pull the image back to its old pose. In the first rounds, orientations
+move by random search within a shrinking ball; then they move by Gauss-Newton steps. All steps use the coarsest image
+size that includes the compared shells. Shifts can be refined together with the orientations. The CTF multiplies the
+slices and is corrected for in gridding.
 
 The half-maps for the resolution are refined separately: two halves of the images are refined in the same way from the
 same start, and never share a map.
@@ -41,7 +42,7 @@ class Refinement:
     map : DensityMap
         Reconstruction from all images.
     half_maps : tuple of DensityMap
-        Reconstructions from two random halves of the images, refined separately from the same start.
+        Reconstructions from two halves of the images, refined separately from the same start.
     subset : (n,) int array
         Half to which each image belongs, 0 or 1.
     mask : (y, y, y) array
@@ -94,9 +95,10 @@ def refine(
 
     Parameters
     ----------
-    images : (n, y, x) array, y == x
-        At least 16 images, at least 12 px wide. Without a CTF, particles must be brighter than their surroundings; with
-        a CTF, the contrast is determined by the sign of the CTF.
+    images : (n, y, x) array-like, y == x
+        At least 16 images, at least 12 px wide. The two halves are ``images.random_subset`` if available, as in a
+        particle file from a refinement in RELION or cryoSPARC, and otherwise random. Without a CTF, particles must be
+        brighter than their surroundings; with a CTF, the contrast is determined by the sign of the CTF.
     poses : Poses or Rotation
         Initial poses: n orientations in the gauge of the images (see ``orientations.fix_gauge``), and shifts. A bare
         ``Rotation`` means that the particles are centred.
@@ -124,15 +126,15 @@ def refine(
     Raises
     ------
     ValueError
-        If there are fewer than 16 images; if the images do not have shape (n, y, y), are too small or constant, or
-        contain NaN or infinity; if ``poses`` or ``optics`` describes a different number of images; or if the pixel size
-        or the point group is unknown.
+        If there are fewer than 16 images, or fewer than 8 in a half; if the images do not have shape (n, y, y), are too
+        small or constant, or contain NaN or infinity; if ``poses`` or ``optics`` describes a different number of
+        images; or if the pixel size or the point group is unknown.
 
     References
     ----------
     Projection matching: Penczek et al., Ultramicroscopy 53 (1994) 251.
     """
-    optics = known_optics(images, optics)
+    optics, subset = known_optics(images, optics), getattr(images, "random_subset", None)
     images = square_images(images, at_least=2 * FOLDS, smallest_px=12)
     n = len(images)
     start = as_poses(poses, count=n)
@@ -152,6 +154,12 @@ def refine(
 
     # refine two halves from the same start, which never share a map
     members = np.array_split(rng.permutation(n), 2)
+    if subset is not None:
+        members = [np.flatnonzero(subset == half) for half in (0, 1)]
+        if min(map(len, members)) < FOLDS:
+            raise ValueError(
+                f"each half-set must have at least {FOLDS} images, got {len(members[0])} and {len(members[1])}"
+            )
     halves = []
     for half in members:
         found = run_rounds(settings, full[half], start[half], rng).outcome()

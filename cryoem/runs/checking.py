@@ -257,16 +257,13 @@ def _figures(
         )
     ]
     if optics.ctf is not None:
-        defocus = optics.isotropic().defocus_angstrom[good]
-        near = good[np.sort(np.argsort(np.abs(defocus - np.median(defocus)))[:IN_SPECTRUM])]
-        frequency, power, fitted = fit_ctf_power(np.asarray(particles[near]), optics[near])
-        pixel = particles.pixel_size_angstrom
-        spectrum = plots.power_spectrum(frequency, power, fitted, pixel_size_angstrom=pixel)
-        spectrum.data[1].name = "fit: stated CTF and background"
+        fit = fit_ctf_power(particles[good], optics[good], max_images=IN_SPECTRUM)
+        pixel, name = particles.pixel_size_angstrom, "stated CTF and background"
+        spectrum = plots.power_spectrum(*fit, pixel_size_angstrom=pixel, fit_name=name)
         caption = (
-            f"Power spectrum of the {len(near)} images whose defocus is nearest the median, and a fit of a smooth "
-            "signal times the square of the stated CTF, on a smooth background. If the oscillations do not coincide, "
-            "the defocus, the pixel size or the microscope's constants are wrong."
+            f"Power spectrum of the {min(len(good), IN_SPECTRUM)} images whose defocus is nearest the median, and a "
+            "fit of a smooth signal times the square of the stated CTF, on a smooth background. If the oscillations do "
+            "not coincide, the defocus, the pixel size or the microscope's constants are wrong."
         )
         figures.append((caption, spectrum))
     if poses is not None:

@@ -171,11 +171,12 @@ class Run:
     def made_from(self, info: PhaseInfo) -> dict:
         """Return everything that determines the results of a phase: the package version, settings and inputs.
 
-        The settings are those of this phase and earlier ones. Input files are identified by name and sha256, so that
-        moving them does not invalidate any phase.
+        The settings are those of this phase and earlier ones, except those that only determine whether a file is
+        accepted. Input files are identified by name and sha256, so that moving them does not invalidate any phase.
         """
         profile = self.profile
-        settings = settings_of_phase(profile, info.number).model_dump(exclude={"name", "particles_folder"})
+        without = {"name", "particles_folder", "as_map", "as_stack"}
+        settings = settings_of_phase(profile, info.number).model_dump(exclude=without)
         for name in ("map_name", "particles", "passthrough"):
             settings[name] = settings[name] and Path(settings[name]).name
         made_from = {"phase": info.name, "cryoem_version": cryoem.__version__, **settings, **self.checksums}
@@ -242,6 +243,7 @@ def open_measured(settings: DataSettings) -> ParticleFile:
         optics_group=settings.optics_group,
         passthrough=settings.passthrough,
         microscope=settings.microscope,
+        as_stack=settings.as_stack,
     )
 
 

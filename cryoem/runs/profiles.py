@@ -86,6 +86,10 @@ class DataSettings(BaseModel):
     leave_out_outliers: bool = setting(
         False, "whether to leave out particles whose images are blank or outliers"
     )
+    as_map: bool = setting(False, "whether to read the map file as a map even if it looks like a stack")
+    as_stack: bool = setting(
+        False, "whether to read a .mrc particle file as a stack even if it looks like a density map"
+    )
     symmetry: str = setting("C1", "point group of the particle, such as C1, C4 or D2")
     voxel_size_angstrom: float | None = setting(None, "voxel size of the map; None: unchanged", ge=0.1)
     image_size: int | None = setting(
@@ -192,9 +196,11 @@ class Profile(OrientationSettings):
                 "ctf must be false for measured particles; their CTF is read from the particle file"
             )
         of_files = ("particles_folder", "n_particles", "optics_group", "pixel_size_angstrom")
-        for name in (*of_files, "passthrough", "microscope", "leave_out_outliers"):
+        for name in (*of_files, "passthrough", "microscope", "leave_out_outliers", "as_stack"):
             if self.particles is None and getattr(self, name) not in (None, False):
                 raise ValueError(f"{name} applies only to measured particles, got {getattr(self, name)!r}")
+        if self.as_map and self.map_name is None:
+            raise ValueError("as_map applies only to a map of the particle, which is not given, got True")
         return self
 
 

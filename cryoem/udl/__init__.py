@@ -1,4 +1,4 @@
-"""Phase 4: in-plane alignment of particle images without labels, by unsupervised difference learning (UDL, JUDL)."""
+"""Phase 4: two-dimensional classes, and in-plane alignment of particle images without labels (UDL, JUDL)."""
 
 import lazy_loader
 
@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "aligner": ["Aligner", "InPlaneAlignment", "align", "export_aligner", "load_aligner", "save_aligner"],
         "classical": ["fourier_mellin_angles", "iterated_template", "pair_angles", "template_aligner"],
+        "classification": ["Classification", "classify"],
         "natural": ["NaturalPairs", "load_photographs", "natural_pairs", "published_noise_level"],
         "networks": ["build_polar_network", "build_polar_pair_network"],
         "pairs": [

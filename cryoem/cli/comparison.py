@@ -1,0 +1,177 @@
+"""The command that compares two maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cryoem.cli import options, shared
+from cryoem.cli.maps import HALF_MAPS, resolution_at
+from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
+
+if TYPE_CHECKING:
+    from cryoem.reconstruction.resolution import FSC
+    from cryoem.reconstruction.sharpening import Guinier
+    from cryoem.volumes.density import DensityMap
+
+SAME_VOXEL = 1e-3  # relative
+UNCORRECTED = {"unmasked": "no mask", "loose": "loose mask", "tight": "tight mask"}
+
+
+@command(afterwards=NOTHING_WRITTEN)
+def fsc(
+    a: Annotated[Path, typer.Argument(metavar="A", help="First map, in a cubic box.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Second map, with the same box and voxel size.")],
+    mask: Annotated[
+        Path | None, typer.Option("--mask", help="Mask with values from 0 to 1, applied to both maps.")
+    ] = None,
+    soft_mask: Annotated[
+        bool, typer.Option("--soft-mask", help="Compute a soft mask from the two maps.")
+    ] = False,
+    threshold: Annotated[
+        float,
+        typer.Option(help="FSC threshold: 0.143 for two half-maps, 0.5 for comparison with a known map."),
+    ] = HALF_MAPS,
+    out: Annotated[Path | None, typer.Option("--out", help="Output file for the curves (.csv).")] = None,
+    figure: Annotated[Path | None, typer.Option("--figure", help="Output file for a figure (.html).")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            help="Output file (.html) for a page on two half-maps: FSC, Guinier plot, local resolution, FSC in cones.",
+        ),
+    ] = None,
+    sharpened: Annotated[
+        Path | None,
+        typer.Option(
+            "--sharpened", help="Output file for the mean of the half-maps, sharpened by its B factor."
+        ),
+    ] = None,
+    as_map: options.AsMap = False,
+    seed: options.Seed = 0,
+    force: options.Force = False,
+) -> Answer:
+    """Compare two maps by Fourier shell correlation.
+
+    The resolution is where the curve first falls below the threshold. With a mask, curves without a mask, under the
+    mask, under a looser mask, and with phases randomised are listed too; phase randomisation corrects the curve for the
+    correlation caused by the mask itself.
+
+    \b
+    Example:
+      cryoem fsc half-1.mrc half-2.mrc --soft-mask --figure fsc.html
+      cryoem fsc half-1.mrc half-2.mrc --report resolution.html --sharpened sharpened.mrc
+    """
+    import pandas as pd
+
+    from cryoem import plots
+    from cryoem.files.writing import atomic_write, write_text
+    from cryoem.reconstruction.masks import fsc_family
+    from cryoem.reconstruction.resolution import fourier_shell_correlation
+    from cryoem.volumes.maps import read_map, write_map
+
+    if mask is not None and soft_mask:
+        raise typer.BadParameter("use either --mask or --soft-mask, not both")
+    inputs = [path for path in (a, b, mask) if path is not None]
+    for path, option, suffixes in (
+        (out, "--out", (".csv",)),
+        (figure, "--figure", (".html",)),
+        (report, "--report", (".html",)),
+        (sharpened, "--sharpened", shared.MAP_SUFFIXES),
+    ):
+        if path is not None:
+            shared.new_file(path, *suffixes, force=force, inputs=inputs, option=option)
+    first, second = read_map(a, as_map=as_map), read_map(b, as_map=as_map)
+    _check_same_grid(a, first, b, second)
+    voxel, weight, family = first.voxel_size_angstrom, None, None
+    if mask is not None:
+        weight_map = read_map(mask, as_map=as_map)
+        _check_same_grid(a, first, mask, weight_map)
+        weight = weight_map.data
+        if weight.min() < 0 or weight.max() > 1:
+            raise ValueError(
+                f"{mask}: mask values must be from 0 to 1, got {weight.min():.4g} to {weight.max():.4g}"
+            )
+    if mask is None and not soft_mask and report is None and sharpened is None:
+        curve = fourier_shell_correlation(first.data, second.data, voxel_size_angstrom=voxel)
+        shells = {"FSC": (curve.frequency, curve.correlation)}
+        columns = {"correlation": curve.correlation}
+    else:
+        family = fsc_family(first.data, second.data, voxel_size_angstrom=voxel, mask=weight, rng=seed)
+        curve, shells = family.corrected, family.curves()
+        columns = {"correlation": curve.correlation, "phase_randomised": curve.phase_randomised}
+        columns |= {f"{name}": getattr(family, name).correlation for name in UNCORRECTED}
+    resolution = resolution_at(curve, threshold)
+    text = f"no resolution: the curve starts below FSC {threshold:g}"
+    falls_below = bool(curve.correlation.min() < threshold)
+    if resolution is not None:
+        limit = "" if falls_below else " (Nyquist: the curve never falls below the threshold)"
+        text = f"resolution {resolution:.2f} Å at FSC {threshold:g}{limit}"
+    values = {
+        "resolution_angstrom": resolution,
+        "threshold": threshold,
+        "falls_below_threshold": falls_below,
+        "nyquist_angstrom": 2 * voxel,
+        "frequency_per_angstrom": curve.frequency,
+        "correlation": curve.correlation,
+        "phase_randomised": curve.phase_randomised,
+    }
+    if family is not None:
+        others = {name: resolution_at(getattr(family, name), threshold) for name in UNCORRECTED}
+        named = [f"{UNCORRECTED[name]} {'none' if r is None else f'{r:.2f} Å'}" for name, r in others.items()]
+        text += f", corrected for the mask; uncorrected: {', '.join(named)}"
+        for name, found in others.items():
+            values |= {
+                f"{name}_resolution_angstrom": found,
+                f"{name}_correlation": getattr(family, name).correlation,
+            }
+    if report is not None or sharpened is not None:
+        sharp, fit = _sharpened(first, second, curve)
+        values |= {"b_factor_angstrom2": fit.b_factor_angstrom2}
+        text += f"\nB factor {fit.b_factor_angstrom2:.0f} Å²"
+    if out is not None:
+        # one row for each shell
+        table = pd.DataFrame({"frequency_per_angstrom": curve.frequency, **columns})
+        write_text(out, table.to_csv(index=False, float_format="%.9g"))
+        text += f"\nCurve: {out}"
+    if figure is not None:
+        page = plots.fourier_shell_correlation(shells, thresholds=(threshold,))
+        # include plotly.js, so that the page works offline
+        write_text(figure, page.to_html(include_plotlyjs=True, config={"displaylogo": False}))
+        text += f"\nFigure: {figure}"
+    if sharpened is not None:
+        with atomic_write(sharpened) as partial:
+            write_map(partial, sharp)
+        text += f"\nSharpened map: {sharpened}"
+    if report is not None:
+        from cryoem.cli.resolution_page import resolution_page
+
+        page, found = resolution_page(first, second, family, sharp, fit, threshold=threshold)
+        write_text(report, page)
+        values |= found
+        text += f"\nReport: {report}"
+    return Answer(text, values)
+
+
+def _sharpened(first: DensityMap, second: DensityMap, curve: FSC) -> tuple[DensityMap, Guinier]:
+    """Sharpen the mean of two half-maps by its own B factor, and return it with the Guinier plot of the mean."""
+    from cryoem.reconstruction.sharpening import guinier, sharpen
+    from cryoem.volumes.density import DensityMap
+
+    mean = DensityMap((first.data + second.data) / 2, first.voxel_size_angstrom, first.origin)
+    fit = guinier(mean, fsc=curve)
+    return sharpen(mean, b_factor_angstrom2=fit.b_factor_angstrom2, fsc=curve), fit
+
+
+def _check_same_grid(a: Path, first: DensityMap, b: Path, second: DensityMap) -> None:
+    if len(set(first.data.shape)) != 1:
+        raise ValueError(f"{a} is not a map in a cubic box: its box has {first.data.shape} voxels (z, y, x)")
+    if first.data.shape != second.data.shape:
+        raise ValueError(
+            f"{a} and {b} must have the same box, got {first.data.shape} and {second.data.shape} voxels (z, y, x)"
+        )
+    one, other = first.voxel_size_angstrom, second.voxel_size_angstrom
+    if abs(one - other) > SAME_VOXEL * one:
+        raise ValueError(f"{a} and {b} must have the same voxel size, got {one:.6g} and {other:.6g} angstrom")
