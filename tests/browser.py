@@ -93,7 +93,7 @@ class Tab:
         while not self.evaluate(f"Boolean({expression})"):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not true within {seconds:g} s: {expression}")
-            time.sleep(0.1)
+            time.sleep(0.02)
 
     def drag(self, start: tuple[float, float], by: tuple[float, float], *, steps: int = 10) -> None:
         """Drag with the left mouse button from ``start`` (x, y), in window pixels."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
+from collections import Counter
 from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from cryoem import runs, volumes
 from cryoem.projection.projectors import project
@@ -17,6 +20,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads this when
 os.environ.setdefault("CRYOEM_DEVICE", "cpu")  # tolerances are those of float32; GPU tests set another value
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("repeatable")  # the same examples every time, however busy the machine is
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the modules that have the most slow tests, so that no process ends with one of them."""
+    slow = Counter(
+        item.path for item in items if {"slow", "notebooks"} & {mark.name for mark in item.iter_markers()}
+    )
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -89,7 +100,13 @@ def views(particle):
 
 @pytest.fixture(scope="session")
 def toy_run(tmp_path_factory: pytest.TempPathFactory) -> runs.RunSummary:
-    """One toy-sized run of the four phases, in its own data folder, ``folder.parents[1]``."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CRYOEM_HOME", str(tmp_path_factory.mktemp("home")))
-        return runs.run(profile="toy", progress=False)
+    """One toy-sized run of the four phases for all processes, in its own data folder, ``folder.parents[1]``."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    home, summary = shared / "toy-home", shared / "toy-run.pickle"
+    with FileLock(f"{summary}.lock"), pytest.MonkeyPatch.context() as patch:
+        if not summary.exists():
+            patch.setenv("CRYOEM_HOME", str(home))
+            summary.write_bytes(pickle.dumps(runs.run(profile="toy", progress=False)))
+    return pickle.loads(summary.read_bytes())

@@ -73,7 +73,7 @@ def fourier_lines(images: np.ndarray) -> np.ndarray:
     if not (signal > LEAST_SIGNAL).any():  # no radius rises above the noise floor: weight all equally
         signal = np.ones_like(signal)
     kept = signal > LEAST_SIGNAL
-    lines = lines[..., kept] * np.sqrt(signal * radius)[kept].astype(np.float32)
+    lines = np.ascontiguousarray(lines[..., kept]) * np.sqrt(signal * radius)[kept].astype(np.float32)
     scale = np.sqrt(np.mean(np.sum(np.abs(lines) ** 2, axis=2), axis=1))
     return lines / scale[:, None, None]
 

@@ -160,6 +160,7 @@ def gauss_newton(
     """
     largest = 1.0 if references is not None else STEP
     step = largest
+    quaternions = np.ascontiguousarray(quaternions)
     visited, losses = [], []
     move = None
     for _ in range(rounds + 1):
