@@ -142,6 +142,7 @@ def main() -> None:
         orientations.pose_error(stack.rotations, some.rotations, symmetry=symmetry)
         for some in (gauge, refinement)
     )
+    limit = reconstruction.pose_limit(stack, stack.poses, truth.map).errors_rad
     best, reached = truth.resolution(stack.poses), truth.resolution(refinement.poses)
     halves, best_halves = refinement.fsc.resolution_angstrom(0.143), truth.half_map_resolution(refinement)
     targets = targets_of(arguments)
@@ -162,7 +163,12 @@ def main() -> None:
         ("pose error, gauge from the images", "<= 1.05 E_OR", f"{pose:.4f} rad = {pose / e_or:.3f} E_OR"),
         ("FSC 0.5, clean images", with_unit("fsc", "Å"), f"{truth.clean_resolution(gauge.rotations):.2f} Å"),
         ("refinement", "<= 3 min" if targets else "-", f"{clock['refinement'] / 60:.1f} min"),
-        ("pose error, refined", with_unit("refined", "rad"), f"{refined:.5f} rad"),
+        (
+            "pose error, refined",
+            with_unit("refined", "rad"),
+            f"{refined:.5f} rad = {refined / limit.mean():.2f} x limit",
+        ),
+        ("limit: most likely poses, given the true map", "-", f"{limit.mean():.5f} rad"),
         (
             "FSC 0.5, refined poses",
             target.get("refined_fsc", "-"),

@@ -12,12 +12,12 @@ from cryoem.projection.fourier import transform
 from cryoem.projection.projectors import project
 from cryoem.reconstruction.maps import reconstruct
 from cryoem.reconstruction.masks import masked_half_map_fsc
-from cryoem.reconstruction.pose_steps import descend, full_images, working_images
+from cryoem.reconstruction.pose_steps import descend, full_images, pose_limit, working_images
 from cryoem.reconstruction.refinement import refine, remove_drift
 from cryoem.reconstruction.resolution import fourier_shell_correlation
 from cryoem.reconstruction.rounds import RefinementSchedule
 from cryoem.rotations import Poses, point_group, random_rotations, random_small_rotations
-from cryoem.volumes.density import crop_or_pad
+from cryoem.volumes.density import DensityMap, crop_or_pad
 from cryoem.volumes.phantoms import phantom
 
 N = 150
@@ -287,3 +287,31 @@ def test_unfit_arguments_are_one_sentence(step, options, message):
     defaults = {"images": IMAGES, "poses": POSES} if step is refined else {}
     with pytest.raises(ValueError, match=f"^{message}$"):
         step(**(defaults | options))
+
+
+# --- limit
+
+
+@pytest.mark.parametrize("shift_limit_px", [0.0, 2.0])
+def test_the_limit_of_orientations_is_the_cramer_rao_bound(shift_limit_px):
+    density = phantom(size=24)
+    stack = simulate(density, 300, noise_variance=1.0, shift_limit_px=shift_limit_px, rng=0)
+    limit = pose_limit(stack, stack.poses, density)
+    errors, bounds = (np.sqrt(np.mean(x**2)) for x in (limit.errors_rad, limit.bounds_rad))
+    assert errors == pytest.approx(bounds, rel=0.15)
+    # half the noise variance, hence a lower limit by the square root of two
+    quieter = simulate(density, stack.poses, noise_variance=0.5, rng=0)
+    lower = pose_limit(quieter, quieter.poses, density)
+    assert np.sqrt(np.mean(lower.bounds_rad**2)) == pytest.approx(bounds / np.sqrt(2), rel=0.05)
+
+
+def test_the_limit_needs_a_map_with_the_voxels_of_the_images(small, true):
+    with pytest.raises(
+        ValueError, match="density must have the pixel size of the images, 4 Å, got voxels of 2 Å"
+    ):
+        pose_limit(
+            small,
+            true,
+            DensityMap(phantom(size=24).data, 2.0),
+            optics=Optics(4.0),
+        )

@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "maps": ["Reconstruction", "reconstruct", "reconstruct_halves"],
         "pose_checks": ["PoseCheck", "Reading", "check_poses"],
         "masks": ["FSCFamily", "fsc_family", "masked_half_map_fsc", "particle_mask"],
+        "pose_steps": ["PoseLimit", "pose_limit"],
         "refinement": ["Refinement", "refine"],
         "resolution": [
             "FSC",
