@@ -55,13 +55,15 @@ demo: $(INSTALLED)
 	$(BIN)/cryoem run --profile $(PROFILE)$(if $(MAP), --map '$(MAP)')$(if $(ARGS), $(ARGS))
 
 # One process per core, each of which computes on one. The tests of a module stay together, because they share results.
+# one process more than there are cores, because tests wait for kernels and browsers
+test: TESTERS = $(shell $(BIN)/python -c "import os; print(min(8, os.cpu_count() + 1))")
 test: export OMP_NUM_THREADS = 1
 test: export OPENBLAS_NUM_THREADS = 1
 test: export NUMBA_NUM_THREADS = 1
 test: export TF_NUM_INTRAOP_THREADS = 1
 test: export TF_NUM_INTEROP_THREADS = 1
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks/index.ipynb $(ARGS)
