@@ -96,22 +96,23 @@ def in_float16() -> dict:
 
 
 def aligners(folder: Path) -> dict:
-    """Compare an aligner trained on one device with one trained on two, interrupted after an epoch and resumed."""
+    """Compare aligners after training on one device and on two, the latter resumed and uninterrupted."""
     rng = np.random.default_rng(0)
     images = shift(rng.normal(size=(40, 16, 16)), rng.normal(size=(40, 2)))
     options = AlignerOptions(batch_size=4)
     whole, stopped = TrainingSchedule(2, RATE), TrainingSchedule(2, RATE, seconds=1e-6)
     with without_compilation():
-        one = train_aligner(images, options=options, schedule=whole)
+        one = train_aligner(images, options=options, schedule=stopped)
     with PAIR.scope():
-        interrupted = train_aligner(images, options=options, schedule=stopped, checkpoints=folder)
-        two = train_aligner(images, options=options, schedule=whole, checkpoints=folder)
+        two = train_aligner(images, options=options, schedule=stopped, checkpoints=folder)
+        resumed = train_aligner(images, options=options, schedule=whole, checkpoints=folder)
+        uninterrupted = train_aligner(images, options=options, schedule=whole)
     return {
         "history": [one.history, two.history],
-        "interrupted": interrupted.history,
         "untrained": [one.untrained, two.untrained],
         "apart": largest(*(training.aligner.network.get_weights() for training in (one, two))),
         "rate": RATE,
+        "loss": [uninterrupted.history["val_loss"], resumed.history["val_loss"]],
     }
 
 

@@ -80,18 +80,18 @@ class PoseSearch:
     ) -> None:
         """Improve a start; ``done`` is the completed fraction of its rounds."""
         sampling = {
-            "rings": _between(FIRST_RINGS, self.start_rings, min(1.0, done / 0.8)),
-            "directions": _between(FIRST_DIRECTIONS, START_DIRECTIONS, done**2),
-            "angles": 2 * _between(FIRST_ANGLES // 2, START_ANGLES // 2, done),
+            "rings": between(FIRST_RINGS, self.start_rings, min(1.0, done / 0.8)),
+            "directions": between(FIRST_DIRECTIONS, START_DIRECTIONS, done**2),
+            "angles": 2 * between(FIRST_ANGLES // 2, START_ANGLES // 2, done),
         }
         self._round(state, used, rng, wide=done < WIDE_UNTIL, **sampling)
 
     def last_round(self, state: SearchState, used: np.ndarray, done: float, rng: np.random.Generator) -> None:
         """Improve the best start; ``done`` is the completed fraction of the rounds."""
         sampling = {
-            "rings": _between(self.start_rings, self.rings, min(1.0, done / 0.8)),
-            "directions": _between(START_DIRECTIONS, LAST_DIRECTIONS, done),
-            "angles": 2 * _between(START_ANGLES // 2, LAST_ANGLES // 2, done),
+            "rings": between(self.start_rings, self.rings, min(1.0, done / 0.8)),
+            "directions": between(START_DIRECTIONS, LAST_DIRECTIONS, done),
+            "angles": 2 * between(START_ANGLES // 2, LAST_ANGLES // 2, done),
         }
         self._round(state, used, rng, wide=False, **sampling)
 
@@ -133,7 +133,7 @@ class PoseSearch:
     def _near(self, centres: np.ndarray, rings: int) -> np.ndarray:
         """Return displacements (k, s, 2) at and next to the centres (k, 2) of images."""
         step = OFFSET_STEP * self.image_size / rings
-        return centres[:, None] + (_disc(step, step) if self.shift_deviation_px else 0)
+        return centres[:, None] + (disc_of_displacements(step, step) if self.shift_deviation_px else 0)
 
     def _everywhere(
         self, state: SearchState, index: np.ndarray, rng: np.random.Generator, rings: int
@@ -144,7 +144,7 @@ class PoseSearch:
         used, limit = min(rings, SURVEY_RINGS), LARGEST_SHIFT * self.shift_deviation_px
         side = max(OFFSET_STEP * self.image_size / used, limit * np.sqrt(np.pi / MOST_OFFSETS))
         # the grid moves from round to round
-        tried = _disc(side, limit) + rng.uniform(-side / 2, side / 2, 2)
+        tried = disc_of_displacements(side, limit) + rng.uniform(-side / 2, side / 2, 2)
         tried = np.broadcast_to(tried, (len(index), *tried.shape))
         sampling = {"directions": SURVEY_DIRECTIONS, "angles": SURVEY_ANGLES}
         while side > OFFSET_STEP * self.image_size / rings:
@@ -221,11 +221,12 @@ class PoseSearch:
         )
 
 
-def _between(first: int, last: int, share: float) -> int:
+def between(first: int, last: int, share: float) -> int:
+    """Return the integer at a fraction of the way from ``first`` to ``last``, rounded towards zero."""
     return int(first + (last - first) * share)
 
 
-def _disc(step: float, radius: float) -> np.ndarray:
+def disc_of_displacements(step: float, radius: float) -> np.ndarray:
     """Return the points (s, 2) of a square grid within a disc."""
     most = int(np.ceil(radius / step))
     axis = step * np.arange(-most, most + 1)

@@ -23,6 +23,7 @@ import numpy as np
 
 from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.orientations.expectation import Expectation, expect
+from cryoem.orientations.pose_search import between, disc_of_displacements
 from cryoem.orientations.rings import RingGrid, ring_images
 from cryoem.udl.class_averages import average_classes
 from cryoem.validation import not_negative, square_images, whole_number
@@ -217,8 +218,8 @@ class _Search:
 
     def round(self, done: float, *, apart: bool) -> None:
         """Update the references; ``done`` is the completed fraction of the rounds."""
-        rings = _between(FIRST_RINGS, self.rings, min(1.0, done / 0.8))
-        angles = 2 * _between(FIRST_ANGLES // 2, LAST_ANGLES // 2, done)
+        rings = between(FIRST_RINGS, self.rings, min(1.0, done / 0.8))
+        angles = 2 * between(FIRST_ANGLES // 2, LAST_ANGLES // 2, done)
         if done >= SAMPLE_UNTIL and not self.surveyed:
             self._survey()
         wide = done < WIDE_UNTIL
@@ -271,9 +272,11 @@ class _Search:
             if wide:
                 step = max(step, limit * np.sqrt(np.pi / MOST_OFFSETS))
                 # the grid moves from round to round
-                moves["offsets_px"] = _disc(step, limit) + self.rng.uniform(-step / 2, step / 2, 2)
+                moves["offsets_px"] = disc_of_displacements(step, limit) + self.rng.uniform(
+                    -step / 2, step / 2, 2
+                )
             else:
-                moves |= {"offsets_px": _disc(step, step), "centres_px": self.centres[index]}
+                moves |= {"offsets_px": disc_of_displacements(step, step), "centres_px": self.centres[index]}
         references = references[:, : min(rings + 2, self.rings)]
         return expect(self.images[index], references, self.noise, rings=rings, angles=angles, **moves)
 
@@ -302,15 +305,3 @@ class _Search:
             references[small] = references[large] + step
             references[large] -= step
             explained[[small, large]] = explained[large] / 2
-
-
-def _between(first: int, last: int, share: float) -> int:
-    return int(first + (last - first) * share)
-
-
-def _disc(step: float, radius: float) -> np.ndarray:
-    """Return the points (s, 2) of a square grid within a disc."""
-    most = int(np.ceil(radius / step))
-    axis = step * np.arange(-most, most + 1)
-    points = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    return points[np.hypot(*points.T) <= radius * 1.0001]
