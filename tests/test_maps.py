@@ -243,9 +243,15 @@ def test_unfit_arguments_are_one_sentence(options, message):
         reconstruct(**(call | options))
 
 
-def test_halves_must_be_two():
-    for subset in (np.ones(5), np.arange(5), [0, 1], [0, 0, 0.5, 1, 1]):
-        with pytest.raises(
-            ValueError, match=r"^subset must contain 0 or 1 for each of the 5 images, and both at"
-        ):
-            reconstruct_halves(FIVE, ROTATIONS, pixel_size_angstrom=4.0, subset=subset)
+@pytest.mark.parametrize(
+    ("subset", "message"),
+    [
+        (np.arange(5), r"subset must contain 0 or 1 for each of the 5 images, got 5 values \[0, 1, 2, 3, 4\]"),
+        ([0, 1], r"subset must contain 0 or 1 for each of the 5 images, got 2 values \[0, 1\]"),
+        ([0, 0, 0.5, 1, 1], "subset must contain 0 or 1 for each of the 5 images, got 5 values .*"),
+        (np.ones(5), "each half-set must have at least 1 image, got 0 and 5"),
+    ],
+)
+def test_halves_must_be_two(subset, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        reconstruct_halves(FIVE, ROTATIONS, pixel_size_angstrom=4.0, subset=subset)

@@ -170,10 +170,13 @@ def test_a_symmetric_off_centre_particle_with_a_contrast_transfer_becomes_a_map(
 def test_experimental_images_with_known_poses_become_a_map(real_data, tmp_path):
     notebook = execute(FOLDER / "6.2-a-map-with-known-poses.ipynb", tmp_path)
     printed, figures = outputs_of(notebook)
-    assert len(figures) == 4
+    assert len(figures) == 5
     found = dict(re.findall(r"^(.*): (\d+) Å at FSC 0.143$", printed, re.MULTILINE))
     resolutions = {name: int(value) for name, value in found.items()}
     assert resolutions["alternate images"] < 80 < resolutions["different particles"] < 130
+    # one image does not determine its pose, so refinement does not improve the map
+    assert int(re.search(r"smallest error to expect for one image: (\d+)°", printed)[1]) > 10
+    assert resolutions["different particles"] < resolutions["different particles, refined"] < 160
     assert "as written by Warp and M" in printed
     written = volumes.read_map(tmp_path / "jobs" / "known-poses" / "map.mrc")
     assert (written.data.shape, written.voxel_size_angstrom) == ((64, 64, 64), pytest.approx(15.68))

@@ -173,6 +173,17 @@ def test_the_smallest_images_make_a_map(true, start):
     assert np.corrcoef(found.ravel(), density.ravel())[0, 1] > 0.95
 
 
+def test_half_sets_can_be_given(small, true, start):
+    """The images of one half are scrambled, which must not affect the map of the other half."""
+    subset = (np.arange(N) % 3 == 0).astype(int)
+    mixed = np.where(subset[:, None, None], np.random.default_rng(0).permuted(small, axis=1), small)
+    found = refined(mixed, true, subset=subset, schedule=SHORT)
+    np.testing.assert_array_equal(found.subset, subset)
+    alone = refined(small[subset == 0], true[subset == 0], schedule=SHORT).map.data
+    correlations = [np.corrcoef(half.data.ravel(), alone.ravel())[0, 1] for half in found.half_maps]
+    assert correlations[0] > 0.98 > 0.5 > correlations[1]
+
+
 # --- shifts, CTF, symmetry
 
 
@@ -272,6 +283,7 @@ CTF = Optics(4.0, ContrastTransfer(), np.ones(3))
         (refined, {"images": IMAGES[:19]}, "poses must have one entry for each of the 19 images, got 20"),
         (refined, {"pixel_size_angstrom": 0.0}, "pixel_size_angstrom must be a positive number, got 0.0"),
         (refined, {"symmetry": "Q"}, "symmetry must be Cn, Dn, T, O or I, got 'Q'"),
+        (refined, {"subset": np.arange(20) < 7}, "each half-set must have at least 8 images, got 13 and 7"),
         (refined, {"optics": CTF}, "defocus_angstrom must have one entry for each of the 20 images, got 3"),
         (RefinementSchedule, {"search_rounds": -1}, "search_rounds must be an integer >= 0, got -1"),
         (RefinementSchedule, {"candidates": 0}, "candidates must be an integer >= 1, got 0"),

@@ -148,12 +148,7 @@ def reconstruct_halves(
     """
     images, poses, optics = checked_images(images, poses, pixel_size_angstrom, optics)
     n = images.shape[0]
-    subset = np.arange(n) % 2 if subset is None else finite_array(subset, name="subset", ndim=1)
-    if len(subset) != n or set(np.unique(subset)) != {0, 1}:
-        raise ValueError(
-            f"subset must contain 0 or 1 for each of the {n} images, and both at least once, "
-            f"got {len(subset)} values {np.unique(subset)[:5].tolist()}"
-        )
+    subset = checked_subset(np.arange(n) % 2 if subset is None else subset, count=n)
 
     def gridded(half: int) -> FourierAccumulator:
         before = half * np.count_nonzero(subset == 0)
@@ -181,6 +176,23 @@ def reconstruct_halves(
     volumes = (sums.invert(overwrite=True), *half_volumes)
     whole, first, second = (DensityMap(volume, optics.pixel_size_angstrom) for volume in volumes)
     return Reconstruction(whole, (first, second))
+
+
+def checked_subset(subset: np.ndarray, *, count: int, at_least: int = 1) -> np.ndarray:
+    """Return the half to which each image belongs; each half must have ``at_least`` images."""
+    subset = finite_array(subset, name="subset", ndim=1)
+    if len(subset) != count or not set(np.unique(subset)) <= {0, 1}:
+        raise ValueError(
+            f"subset must contain 0 or 1 for each of the {count} images, "
+            f"got {len(subset)} values {np.unique(subset)[:5].tolist()}"
+        )
+    counts = np.bincount(subset.astype(int), minlength=2)
+    if counts.min() < at_least:
+        images = "image" if at_least == 1 else "images"
+        raise ValueError(
+            f"each half-set must have at least {at_least} {images}, got {counts[0]} and {counts[1]}"
+        )
+    return subset.astype(int)
 
 
 def _cgls(images: np.ndarray, rotations: Rotation, iterations: int, backend: str, callback) -> np.ndarray:

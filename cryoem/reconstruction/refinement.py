@@ -22,6 +22,7 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.reconstruction.accumulation import FourierAccumulator
+from cryoem.reconstruction.maps import checked_subset
 from cryoem.reconstruction.masks import masked_half_map_fsc
 from cryoem.reconstruction.pose_steps import FullImages, full_images, working_images
 from cryoem.reconstruction.resolution import FSC
@@ -86,6 +87,7 @@ def refine(
     pixel_size_angstrom: float | None = None,
     optics: Optics | None = None,
     symmetry: str = "C1",
+    subset: np.ndarray | None = None,
     refine_shifts: bool | None = None,
     schedule: RefinementSchedule | None = None,
     rng: np.random.Generator | int | None = None,
@@ -96,9 +98,8 @@ def refine(
     Parameters
     ----------
     images : (n, y, x) array-like, y == x
-        At least 16 images, at least 12 px wide. The two halves are ``images.random_subset`` if available, as in a
-        particle file from a refinement in RELION or cryoSPARC, and otherwise random. Without a CTF, particles must be
-        brighter than their surroundings; with a CTF, the contrast is determined by the sign of the CTF.
+        At least 16 images, at least 12 px wide. Without a CTF, particles must be brighter than their surroundings; with
+        a CTF, the contrast is determined by the sign of the CTF.
     poses : Poses or Rotation
         Initial poses: n orientations in the gauge of the images (see ``orientations.fix_gauge``), and shifts. A bare
         ``Rotation`` means that the particles are centred.
@@ -110,6 +111,10 @@ def refine(
     symmetry : str
         Point group of the particle, in the frame of ``rotations.point_group``. The symmetry is imposed on the maps.
         Default: ``"C1"``.
+    subset : (n,) array, optional
+        Half to which each image belongs, 0 or 1; at least 8 images in each. Images that show the same copy of the
+        particle, such as a tilt series, belong in the same half. Default: ``images.random_subset`` if available, as in
+        a particle file from a refinement in RELION or cryoSPARC, and otherwise random halves.
     refine_shifts : bool, optional
         Whether to refine shifts. Default: True if any shift in ``poses`` is non-zero, otherwise False.
     schedule : RefinementSchedule, optional
@@ -126,15 +131,17 @@ def refine(
     Raises
     ------
     ValueError
-        If there are fewer than 16 images, or fewer than 8 in a half; if the images do not have shape (n, y, y), are too
-        small or constant, or contain NaN or infinity; if ``poses`` or ``optics`` describes a different number of
-        images; or if the pixel size or the point group is unknown.
+        If there are fewer than 16 images; if the images do not have shape (n, y, y), are too small or constant, or
+        contain NaN or infinity; if ``subset`` does not contain 0 or 1 for each image, each of them at least 8 times; if
+        ``poses`` or ``optics`` describes a different number of images; or if the pixel size or the point group is
+        unknown.
 
     References
     ----------
     Projection matching: Penczek et al., Ultramicroscopy 53 (1994) 251.
     """
-    optics, subset = known_optics(images, optics), getattr(images, "random_subset", None)
+    optics = known_optics(images, optics)
+    subset = getattr(images, "random_subset", None) if subset is None else subset
     images = square_images(images, at_least=2 * FOLDS, smallest_px=12)
     n = len(images)
     start = as_poses(poses, count=n)
@@ -145,6 +152,8 @@ def refine(
         schedule or RefinementSchedule(),
         bool(start.shifts_px.any()) if refine_shifts is None else refine_shifts,
     )
+    if subset is not None:
+        subset = checked_subset(subset, count=n, at_least=FOLDS)
     rng = np.random.default_rng(rng)
     full = full_images(images, optics)
 
@@ -156,10 +165,6 @@ def refine(
     members = np.array_split(rng.permutation(n), 2)
     if subset is not None:
         members = [np.flatnonzero(subset == half) for half in (0, 1)]
-        if min(map(len, members)) < FOLDS:
-            raise ValueError(
-                f"each half-set must have at least {FOLDS} images, got {len(members[0])} and {len(members[1])}"
-            )
     halves = []
     for half in members:
         found = run_rounds(settings, full[half], start[half], rng).outcome()
