@@ -246,7 +246,10 @@ def test_unfit_arguments_are_one_sentence(options, message):
 @pytest.mark.parametrize(
     ("subset", "message"),
     [
-        (np.arange(5), r"subset must contain 0 or 1 for each of the 5 images, got 5 values \[0, 1, 2, 3, 4\]"),
+        (
+            np.arange(5),
+            r"subset must contain 0 or 1 for each of the 5 images, got 5 values \[0, 1, 2, 3, 4\]",
+        ),
         ([0, 1], r"subset must contain 0 or 1 for each of the 5 images, got 2 values \[0, 1\]"),
         ([0, 0, 0.5, 1, 1], "subset must contain 0 or 1 for each of the 5 images, got 5 values .*"),
         (np.ones(5), "each half-set must have at least 1 image, got 0 and 5"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tempfile
 from pathlib import Path
@@ -206,8 +207,8 @@ def refine(
     )
     opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
     schedule = RefinementSchedule(search_rounds=search_rounds, gradient_rounds=gradient_rounds)
-    # the two halves are refined after all images, which takes about as long again
-    rounds = 2 * (search_rounds + gradient_rounds)
+    rounds = 3 * (search_rounds + gradient_rounds)  # of all images, then of each half
+    finished = itertools.count(1)
     with shared.progress("refining", rounds, unit="round") as done:
         found = refinement.refine(
             opened,
@@ -216,7 +217,7 @@ def refine(
             refine_shifts=refine_shifts,
             schedule=schedule,
             rng=seed,
-            callback=lambda entry, _: done(entry["round"]),
+            callback=lambda *_: done(next(finished)),
         )
     with atomic_write_many(*paths) as partials:
         for path, density_map in zip(partials, (found.map, *found.half_maps), strict=False):

@@ -26,7 +26,14 @@ from cryoem.reconstruction.maps import checked_subset
 from cryoem.reconstruction.masks import masked_half_map_fsc
 from cryoem.reconstruction.pose_steps import FullImages, full_images, working_images
 from cryoem.reconstruction.resolution import FSC
-from cryoem.reconstruction.rounds import FOLDS, RefinementSchedule, RoundSettings, half_map_fsc, run_rounds
+from cryoem.reconstruction.rounds import (
+    FOLDS,
+    RefinementSchedule,
+    RefinementState,
+    RoundSettings,
+    half_map_fsc,
+    run_rounds,
+)
 from cryoem.rotations import Poses, as_poses, origin_displacements, point_group
 from cryoem.validation import square_images
 from cryoem.volumes.density import DensityMap
@@ -122,7 +129,8 @@ def refine(
     rng : Generator or int, optional
         Random number generator or seed.
     callback : callable, optional
-        Function called after each round with its history entry and the orientations.
+        Function called after each round with its history entry and the orientations. The entry has the additional key
+        ``half``: None for all images, and 0 or 1 when a half is refined separately afterwards.
 
     Returns
     -------
@@ -157,8 +165,12 @@ def refine(
     rng = np.random.default_rng(rng)
     full = full_images(images, optics)
 
+    def refined_from(start: Poses, full: FullImages, half: int | None = None) -> RefinementState:
+        report = callback and (lambda entry, rotations: callback(entry | {"half": half}, rotations))
+        return run_rounds(settings, full, start, rng, report)
+
     # refine all images together
-    final = run_rounds(settings, full, start, rng, callback)
+    final = refined_from(start, full)
     refined = final.outcome()
 
     # refine two halves from the same start, which never share a map
@@ -166,17 +178,17 @@ def refine(
     if subset is not None:
         members = [np.flatnonzero(subset == half) for half in (0, 1)]
     halves = []
-    for half in members:
-        found = run_rounds(settings, full[half], start[half], rng).outcome()
+    for half, rows in enumerate(members):
+        found = refined_from(start[rows], full[rows], half).outcome()
         # each half may drift as a whole, so move it back to the frame and origin of the refinement of all images
-        halves.append(remove_drift(found, refined[half], symmetry))
+        halves.append(remove_drift(found, refined[rows], symmetry))
 
     # reconstruct the final maps at full size, in the units of the images
     def gridded(some: FullImages, found: Poses) -> FourierAccumulator:
         work = working_images(some, found, full.size // 2)
         return work.gridded(found.rotations.as_matrix(), settings.group)
 
-    half_sums = [gridded(full[half], found) for half, found in zip(members, halves, strict=True)]
+    half_sums = [gridded(full[rows], found) for rows, found in zip(members, halves, strict=True)]
     a, b = (sums.invert() * full.unit for sums in half_sums)
     whole = gridded(full, refined).invert() * full.unit
     _, mask = half_map_fsc(half_sums)
