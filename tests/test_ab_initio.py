@@ -131,6 +131,20 @@ def test_doubtful_results_are_named(short, rng):
         orientations.ab_initio(-stack.images, pixel_size_angstrom=4.0, starts=1)
 
 
+def test_junk_has_less_evidence_than_the_particle(short):
+    realism = particles.Realism(structural_noise=0.2, astigmatism_angstrom=0, junk=0.2)
+    stack = particles.simulate(PARTICLE, 200, image_size=32, noise_variance=0.2, realism=realism, rng=3)
+    found = orientations.ab_initio(stack, starts=1, rng=1)
+    errors = orientations.align_frame(stack.rotations[~stack.junk], found.poses.rotations[~stack.junk]).errors
+    assert np.mean(errors < 0.3) > 0.9
+    ranks = np.argsort(np.argsort(found.evidence))
+    good = ranks[~stack.junk]
+    area = (good.sum() - len(good) * (len(good) - 1) / 2) / (len(good) * stack.junk.sum())
+    assert area > 0.95
+    assert np.mean(found.evidence[~stack.junk] > 0) > 0.95
+    assert np.mean(found.evidence[stack.junk] < 0) > 0.8
+
+
 def rotated(volume: np.ndarray, frame: Rotation) -> np.ndarray:
     """Return the map x -> volume(frame @ x), about its centre."""
     matrix, centre = frame.as_matrix()[::-1, ::-1], np.array(volume.shape) // 2  # (z, y, x)

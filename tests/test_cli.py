@@ -118,8 +118,8 @@ def test_a_model_map_is_known_when_the_settings_are_checked(run_call):
         ("--seed one", "Invalid value for '--seed'"),
         ("--model-map a.mrc", "--model-map requires --particles"),
         (
-            "--particles a.star --set symmetry=D2",
-            "symmetry must be C1 if orientations are found without a map, got D2",
+            "--set leave_out_junk=true",
+            "leave_out_junk requires orientation_method ab_initio, got distances",
         ),
         (
             "--particles a.star --set orientation_method=distances",

@@ -28,6 +28,7 @@ EXAMPLES = {
     "rings_and_harmonics": lambda: plots.rings_and_harmonics(np.eye(16), RINGS, 1j * RINGS, ring=2),
     "growing_map": lambda: plots.growing_map({"a": DensityMap(ball((12, 12, 12), (6, 6, 6), 3), 2.0)}),
     "posterior_sphere": lambda: plots.posterior_sphere(FIVE, {"a": np.ones(5)}),
+    "evidence_histogram": lambda: plots.evidence_histogram(np.array([-5.0, 2.0, 80.0])),
     "start_comparison": lambda: plots.start_comparison(np.array([2.0, 1.0]), np.array([1.0, 0, 1])),
     "power_spectrum": lambda: plots.power_spectrum(
         np.array([0.1, 0.2]), np.array([9.0, 3]), np.array([8.0, 3]), pixel_size_angstrom=2

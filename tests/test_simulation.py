@@ -10,10 +10,12 @@ from cryoem.images import apply_ctf, shift
 from cryoem.particles.simulation import (
     REFERENCE_PROJECTIONS,
     ImagingConditions,
+    Realism,
     clean_deviation,
     simulate,
     simulate_lazily,
 )
+from cryoem.particles.stack import shell_power
 from cryoem.projection.projectors import project
 from cryoem.rotations import COVERAGES, Poses, random_rotations, viewing_directions
 from cryoem.volumes.density import DensityMap
@@ -29,11 +31,15 @@ def density() -> DensityMap:
     return phantom(size=24)
 
 
-@pytest.mark.parametrize("ctf", [None, CTF], ids=["no ctf", "ctf"])
-def test_lazy_images_are_those_of_simulate_for_any_index(density, ctf):
+@pytest.mark.parametrize(
+    ("ctf", "realism"),
+    [(None, None), (CTF, None), (CTF, Realism(junk=0.5))],
+    ids=["no ctf", "ctf", "realistic"],
+)
+def test_lazy_images_are_those_of_simulate_for_any_index(density, ctf, realism):
     conditions = ImagingConditions(20, 1.0, 2.0, "half", ctf)
-    expected = simulate(density, 30, **vars(conditions), symmetry="C2", rng=3)
-    lazy = simulate_lazily(density, 30, conditions, symmetry="C2", rng=3)
+    expected = simulate(density, 30, **vars(conditions), realism=realism, symmetry="C2", rng=3)
+    lazy = simulate_lazily(density, 30, conditions, realism=realism, symmetry="C2", rng=3)
     assert (lazy.shape, len(lazy), lazy.image_size, lazy.pixel_size_angstrom) == ((30, 20, 20), 30, 20, 4.0)
     assert lazy.ctf is ctf
     assert lazy.symmetry == expected.symmetry == "C2"
@@ -49,6 +55,8 @@ def test_lazy_images_are_those_of_simulate_for_any_index(density, ctf):
         np.testing.assert_array_equal(some.shifts_px, expected.shifts_px[index])
         if ctf is not None:
             np.testing.assert_array_equal(some.defocus_angstrom, expected.defocus_angstrom[index])
+        if realism is not None:
+            np.testing.assert_array_equal(some.junk, expected[index].junk)
 
 
 @pytest.mark.parametrize(("coverage", "ctf"), [*((c, None) for c in COVERAGES), ("so3", CTF)])
@@ -108,6 +116,52 @@ def test_noise_is_white_and_added_last(density):
     low, high = CTF.defocus_range_angstrom
     assert low <= noisy.defocus_angstrom.min() < low + 0.05 * (high - low)
     assert high - 0.05 * (high - low) < noisy.defocus_angstrom.max() <= high
+
+
+def test_structural_noise_has_the_spectrum_of_the_projections_and_goes_through_the_ctf(density):
+    poses = Poses(random_rotations(1500, rng=1))
+    ctf = ContrastTransfer(defocus_range_angstrom=(20_000.0, 20_000.0), b_factor_angstrom2=0.0)
+    optics = Optics(density.voxel_size_angstrom, ctf, np.full(1500, 20_000.0))
+    realism = Realism(structural_noise=2.0, astigmatism_angstrom=0.0, amplitude_spread=0.0)
+    clean, noisy = (simulate(density, poses, ctf=optics, realism=r, rng=5).images for r in (None, realism))
+    _, signal = shell_power(clean)
+    _, noise = shell_power(noisy - clean)
+    resolved = signal > 0.02 * signal.max()  # elsewhere, the CTF varies too much within a shell
+    assert resolved.sum() > 4
+    np.testing.assert_allclose(noise[resolved] / signal[resolved], 2.0, rtol=0.25)
+
+
+def test_amplitudes_and_astigmatism_vary_as_stated(density):
+    realism = Realism(structural_noise=0.0, astigmatism_angstrom=800.0, amplitude_spread=0.3)
+    stack = simulate(density, 2000, ctf=CTF, realism=realism, rng=2)
+    expected = simulate(density, stack.poses, ctf=stack.optics, rng=2).images
+    amplitudes = (stack.images * expected).sum(axis=(1, 2)) / np.square(expected).sum(axis=(1, 2))
+    np.testing.assert_allclose(stack.images, amplitudes[:, None, None] * expected, atol=1e-3)
+    u, v, azimuth = stack.defocus_angstrom.T
+    for values, low, high in (
+        (amplitudes / amplitudes.mean(), 0.7, 1.3),
+        (u - v, 0, 800),
+        (azimuth, 0, np.pi),
+    ):
+        assert low - 1e-9 <= values.min() < low + 0.02 * (high - low)
+        assert high - 0.02 * (high - low) < values.max() <= high + 0.01 * (high - low)
+        assert values.mean() == pytest.approx((low + high) / 2, abs=0.03 * (high - low))
+
+
+def test_junk_does_not_show_the_particle(density):
+    realism = Realism(structural_noise=0.0, amplitude_spread=0.0, junk=0.3)
+    stack = simulate(density, 200, realism=realism, rng=0)
+    assert stack.junk.sum() == 60
+    expected = simulate(density, stack.poses, rng=0).images
+    np.testing.assert_allclose(stack.images[~stack.junk], expected[~stack.junk], atol=1e-4)
+    junk = stack[stack.junk].images
+    blank = ~junk.any(axis=(1, 2))
+    assert 15 < blank.sum() < 45
+    centre = np.hypot(*(np.indices((24, 24)) - 12)) < 4
+    mass = np.abs(junk[~blank])
+    assert mass[:, centre].mean() < 0.5 * mass.mean()
+    with pytest.raises(ValueError, match=r"^junk must be between 0 and 1, got 30$"):
+        Realism(junk=30)
 
 
 def test_shifts_are_triangular(density):

@@ -25,10 +25,18 @@ def abinitio(
             help="Standard deviation of the displacements of the particles along x and y; 0 if they are centred."
         ),
     ] = 0.0,
+    symmetry: options.Symmetry = "C1",
     starts: Annotated[int, typer.Option(min=1, help="Number of random starts.")] = 4,
     seed: options.Seed = 0,
     opening: options.Opening,
     leave_out_outliers: options.LeaveOutOutliers = False,
+    leave_out_junk: Annotated[
+        bool,
+        typer.Option(
+            "--leave-out-junk",
+            help="Leave images out of the table that are more likely to be noise than the particle.",
+        ),
+    ] = False,
     as_stack: options.AsStack = False,
     force: options.Force = False,
 ) -> Answer:
@@ -37,7 +45,8 @@ def abinitio(
     The CTF is corrected if the file contains its parameters. Several random starts are compared on held-out images, and
     the start with the highest likelihood continues with all images. If the starts disagree, do not trust the map. The
     handedness of the map is arbitrary. The resolution is that between maps of alternate images, which share their
-    orientations, so it is an overestimate.
+    orientations, so it is an overestimate. Symmetry is not used by the starts: its axes are found in the map of the
+    best one, and then it is imposed.
 
     \b
     Example:
@@ -67,6 +76,7 @@ def abinitio(
         found = em.ab_initio(
             opened,
             shift_deviation_px=shift_deviation_px,
+            symmetry=symmetry,
             starts=starts,
             rng=seed,
             callback=lambda _: done(next(counted)),
@@ -76,13 +86,24 @@ def abinitio(
     resolution = curve.resolution_angstrom(0.143) if curve.correlation[0] >= 0.143 else None
     best = int(np.argmax(found.likelihoods))
     agreeing = float(np.mean(found.agreement)) if starts > 1 else None
+    junk = found.evidence < 0
+    kept = np.flatnonzero(~junk) if leave_out_junk else np.arange(len(opened))
+    if not len(kept):
+        raise ValueError(
+            f"all {len(opened)} images are more likely to be noise than the particle, so none would be left; "
+            "the search found no particle in them"
+        )
     with atomic_write_many(out) as (partial,):
         write_map(partial, resample(found.map, opened.pixel_size_angstrom))
-        write_poses(poses, opened, found.poses)
+        write_poses(poses, opened[kept], found.poses[kept])
     values = {
         "map": out,
         "orientations": poses,
         "images": len(opened),
+        "junk": int(junk.sum()),
+        "images_in_table": len(kept),
+        "symmetry": symmetry,
+        "symmetry_correlation": None if np.isnan(found.symmetry_correlation) else found.symmetry_correlation,
         "agreement_of_starts": agreeing,
         "log_likelihoods_of_starts": found.likelihoods,
         "best_start": best + 1,
@@ -95,6 +116,11 @@ def abinitio(
         within = round(float(np.rad2deg(em.AGREEMENT_RAD)))
         placed = f"{100 * agreeing:.0f} % of the images within {within}°"
         text += f"agreement: the other starts place {placed} of the best start\n"
+    if junk.any():
+        text += f"junk: {junk.sum():,} images are more likely to be noise than the particle; "
+        text += "they are left out of the table\n" if leave_out_junk else "--leave-out-junk leaves them out\n"
+    if symmetry != "C1":
+        text += f"correlation of the map with its copies under {symmetry}: {found.symmetry_correlation:.2f}\n"
     listed = ", ".join(f"{value:.1f}{' (best)' * (i == best)}" for i, value in enumerate(found.likelihoods))
     text += f"mean log-likelihood of held-out images in each start: {listed}\n"
     text += (

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
+import scipy.special
 from threadpoolctl import threadpool_limits
 
 from cryoem.orientations.rings import RingImages, harmonics_of, undo_displacements, values_of
@@ -70,6 +71,7 @@ def expect(
     offsets_px: np.ndarray | None = None,
     centres_px: np.ndarray | None = None,
     shift_deviation_px: float = np.inf,
+    junk: bool = False,
 ) -> Expectation:
     """Compute the posterior of the poses of all images, and the posterior sums for the M step.
 
@@ -90,18 +92,24 @@ def expect(
         Centre of the displacements of each image. Default: zero.
     shift_deviation_px : float
         Standard deviation of the Gaussian prior of the displacements.
+    junk : bool
+        Whether an image may also be pure noise, with a prior probability of one half. Its posterior over the poses then
+        sums to the probability that it is not. Default: False.
     """
-    n, d, on_rings = len(images), *references.shape[:2]
+    n, on_rings = len(images), references.shape[1]
     offsets = np.zeros((1, 2)) if offsets_px is None else np.asarray(offsets_px, float)
     centres = np.zeros((n, 2)) if centres_px is None else centres_px
     tried = centres[:, None] + offsets  # (n, s, 2)
     compared = _References(references, noise, images, rings=rings, angles=angles)
-    deviation = shift_deviation_px
     # the matrix products are small: each thread computes those of its own images
     threads = min(n, numba.get_num_threads())
     parts = [slice(n * i // threads, n * (i + 1) // threads) for i in range(threads)]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        results = list(pool.map(lambda part: compared.posterior(images[part], tried[part], deviation), parts))
+        results = list(
+            pool.map(
+                lambda part: compared.posterior(images[part], tried[part], shift_deviation_px, junk), parts
+            )
+        )
     results = list(zip(*results, strict=True))
     evidence, reference, psi, at, shares = (np.concatenate(part) for part in results[:5])
     sums, weights, image_power = (sum(part) for part in results[5:])
@@ -109,7 +117,7 @@ def expect(
     explained = (compared.doubled * (sums.conj() * compared.harmonics).real).sum(axis=(0, 1))
     residual = (image_power - 2 * explained + (weights * compared.power).sum(axis=0)) / n
     return Expectation(
-        evidence - np.log(angles * tried.shape[1] * d),
+        evidence,
         reference,
         2 * np.pi / angles * psi,
         tried[np.arange(n), at],
@@ -139,7 +147,9 @@ class _References:
         turns = 2 * np.pi / angles * np.arange(angles // 2 + 1)[:, None] * np.arange(self.count)
         self.cosines, self.sines = np.cos(turns).astype(np.float32), np.sin(turns).astype(np.float32)
 
-    def posterior(self, images: RingImages, displacements_px: np.ndarray, deviation: float) -> tuple:
+    def posterior(
+        self, images: RingImages, displacements_px: np.ndarray, deviation: float, junk: bool
+    ) -> tuple:
         """Compare images with the references, a block at a time.
 
         Returns the log of the summed likelihoods, the indices of the best reference, angle and displacement and the
@@ -172,7 +182,10 @@ class _References:
             # neglect poses that together have less than a share NEGLECTED of the posterior
             least = NEGLECTED / (s * d) * marginal.sum(axis=1, keepdims=True)
             marginal[marginal < least] = 0
-            share = 1 / marginal.sum(axis=1)
+            total = marginal.sum(axis=1)
+            shares = marginal.reshape(k, s, d).sum(axis=2) / total[:, None]
+            evidence -= np.log(self.angles * s * d)
+            share = (scipy.special.expit(evidence).astype(np.float32) if junk else 1) / total
             columns = np.flatnonzero(marginal)
             which, reference = np.divmod(columns, d)
             factor = share[which // s]
@@ -182,7 +195,7 @@ class _References:
             marginal = (marginal * share[:, None]).reshape(k, s, d)
             weights += marginal.sum(axis=1).T @ transfers**2
             psi, at, most = np.unravel_index(best, (self.angles, s, d))
-            parts.append((evidence, most, psi, at, marginal.sum(axis=2)))
+            parts.append((evidence, most, psi, at, shares))
         return *(np.concatenate(part) for part in zip(*parts, strict=True)), sums, weights, image_power
 
 

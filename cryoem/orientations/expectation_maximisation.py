@@ -1,12 +1,13 @@
 """Orientations and a first map from images alone, by expectation-maximisation over all poses.
 
 No map and no training are needed. Starting from random orientations, each round computes the posterior of the pose of
-each image given the current map (E step), and a new map from the images at all probable poses (M step). The noise
-variance of each Fourier ring is estimated in each round. At first it is the total power of the images, so that all
-poses are probable; it falls as the map improves. The numbers of rings and viewing directions grow from round to round,
-and each round rotates the grid of directions at random. Each of several starts uses a few hundred images. The start
-with the highest likelihood on held-out images then continues with random samples of all images, and the poses of all
-images are found with the last map.
+each image given the current map (E step), and a new map from the images at all probable poses (M step). An image may
+also be pure noise. It counts with the probability that it is not, so junk fades from the map. The noise variance of
+each Fourier ring is estimated in each round. At first it is the total power of the images, so that all poses are
+probable; it falls as the map improves. The numbers of rings and viewing directions grow from round to round, and each
+round rotates the grid of directions at random. Each of several starts uses a few hundred images. The start with the
+highest likelihood on held-out images then continues with random samples of all images, and the poses of all images are
+found with the last map.
 
 References: Scheres, J. Mol. Biol. 415 (2012) 406 (likelihood marginalised over poses); Punjani et al., Nat. Methods 14
 (2017) 290 (maps from random starts). The products over circular harmonics are described in ``expectation``.
@@ -57,6 +58,9 @@ class AbInitio:
     agreement : (n,) array
         Fraction of the other starts that place the image within ``AGREEMENT_RAD`` of its orientation in the best start,
         after alignment of the frames. NaN with a single start.
+    evidence : (n,) array
+        Logarithm of how much more likely each image is given the map, in any pose, than as pure noise. It is low, and
+        often negative, for images that do not show the particle.
     symmetry_correlation : float
         Correlation of the map with its symmetric copies before the symmetry was imposed, averaged over low-resolution
         Fourier rings. NaN without symmetry.
@@ -67,6 +71,7 @@ class AbInitio:
     half_maps: tuple[DensityMap, DensityMap]
     likelihoods: np.ndarray
     agreement: np.ndarray
+    evidence: np.ndarray
     symmetry_correlation: float = np.nan
 
 
@@ -184,8 +189,8 @@ def ab_initio(
             search.start_round(state, used, done / (START_ROUNDS - 1), rng)
             if callback is not None:
                 callback(Round(f"start {start}", done + 1, search, replace(state)))
-        evidence, poses = search.survey(state, rng)
-        likelihoods.append(search.likelihood(state, evidence, held_out if len(held_out) else order))
+        surveyed, poses = search.survey(state, rng)
+        likelihoods.append(search.likelihood(state, surveyed, held_out if len(held_out) else order))
         correlation = np.nan
         if len(group) > 1:
             frame, correlation = symmetry_frame(state.volume, group, rng=rng)
@@ -201,7 +206,7 @@ def ab_initio(
         search.last_round(state, rng.permutation(n)[:LAST_IMAGES], (done + 1) / LAST_ROUNDS, rng)
         if callback is not None:
             callback(Round("all images", done + 1, search, replace(state)))
-    poses = search.locate(state, rng)
+    evidence, poses = search.locate(state, rng)
     agreement = np.full(n, np.nan)
     if starts > 1:
         near = [
@@ -212,7 +217,9 @@ def ab_initio(
         agreement = np.mean(near, axis=0)
     halves = tuple(search.map_at(state, poses, np.arange(n) % 2 == half) for half in (0, 1))
     density_map = search.map_at(state, poses, np.full(n, True))
-    result = AbInitio(poses, density_map, halves, np.array(likelihoods), agreement, correlations[best])
+    result = AbInitio(
+        poses, density_map, halves, np.array(likelihoods), agreement, evidence, correlations[best]
+    )
     _warn_of_doubts(result, symmetry)
     return result
 

@@ -121,14 +121,15 @@ class PoseSearch:
         state.centres = poses.shifts_px
         return found.evidence, poses
 
-    def locate(self, state: SearchState, rng: np.random.Generator) -> Poses:
-        """Find the most probable pose of every image, at displacements next to its centre and at all others."""
+    def locate(self, state: SearchState, rng: np.random.Generator) -> tuple[np.ndarray, Poses]:
+        """Find all images, at displacements near their centres and all others; return their evidence and poses."""
         every, rings = np.arange(len(self.images)), self.rings
         tried = self._near(state.centres, rings)
         if self.shift_deviation_px:
             tried = np.concatenate([tried, self._everywhere(state, every, rng, rings)], axis=1)
         sampling = {"rings": rings, "directions": LAST_DIRECTIONS, "angles": LAST_ANGLES}
-        return self._locate(state, every, tried, rng, **sampling)[1]
+        found, poses = self._locate(state, every, tried, rng, **sampling)
+        return found.evidence, poses
 
     def _near(self, centres: np.ndarray, rings: int) -> np.ndarray:
         """Return displacements (k, s, 2) at and next to the centres (k, 2) of images."""
@@ -193,6 +194,7 @@ class PoseSearch:
             angles=angles,
             offsets_px=tried,
             shift_deviation_px=self.shift_deviation_px or np.inf,
+            junk=True,
         )
         return found, rotations
 

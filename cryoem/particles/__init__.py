@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "relion": ["relion_tables"],
         "simulation": [
             "ImagingConditions",
+            "Realism",
             "SimulatedParticles",
             "clean_deviation",
             "simulate",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import ContrastTransfer, Optics, optics_of
-from cryoem.images import apply_ctf, shift
-from cryoem.particles.stack import KnownParticles, ParticleStack
+from cryoem.images import apply_ctf, plane_frequencies, shift
+from cryoem.particles.stack import KnownParticles, ParticleStack, shell_power
 from cryoem.projection.projectors import Projector
 from cryoem.rotations import EulerRanges, Poses, as_poses, check_coverage, point_group, random_rotations
 from cryoem.validation import not_negative, whole_number
@@ -59,6 +61,48 @@ class ImagingConditions:
         object.__setattr__(self, "coverage", check_coverage(self.coverage))
 
 
+@dataclass(frozen=True)
+class Realism:
+    """Properties of measured images that simple simulations lack.
+
+    Parameters
+    ----------
+    structural_noise : float
+        Variance of the structural noise (ice, carbon, other molecules), relative to the variance of the projections. It
+        has the same power spectrum as the projections, and goes through the CTF with them, before the white noise is
+        added. Default: 0.7, as measured by Baxter et al.
+    astigmatism_angstrom : float
+        Largest difference between the defoci U and V of an image, in a random direction. Differences are uniform from
+        0. Default: 500.
+    amplitude_spread : float
+        Largest relative deviation of the amplitude of an image from 1, in [0, 1). Amplitudes are uniform. Default: 0.2.
+    junk : float
+        Fraction of the images that do not show the particle, in [0, 1]. Half of them contain only noise, and half
+        contain two particles at the edge. Default: 0.
+
+    Raises
+    ------
+    ValueError
+        A number is out of range.
+
+    References
+    ----------
+    Baxter et al., J. Struct. Biol. 166 (2009) 126.
+    """
+
+    structural_noise: float = 0.7
+    astigmatism_angstrom: float = 500.0
+    amplitude_spread: float = 0.2
+    junk: float = 0.0
+
+    def __post_init__(self):
+        not_negative(self.structural_noise, name="structural_noise")
+        not_negative(self.astigmatism_angstrom, name="astigmatism_angstrom")
+        for name, value in (("amplitude_spread", self.amplitude_spread), ("junk", self.junk)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {value}")
+
+
 def simulate(
     density_map: DensityMap,
     n: int | Poses | Rotation,
@@ -68,6 +112,7 @@ def simulate(
     noise_variance: float = 0.0,
     shift_limit_px: float = 0.0,
     ctf: ContrastTransfer | Optics | None = None,
+    realism: Realism | None = None,
     symmetry: str = "C1",
     rng: np.random.Generator | int | None = None,
 ) -> ParticleStack:
@@ -85,6 +130,8 @@ def simulate(
     ctf : ContrastTransfer or Optics, optional
         CTF with a defocus range, from which a defocus is drawn at random for each image, or the optics of the n images,
         including the defocus of each one. Default: no CTF.
+    realism : Realism, optional
+        Structural noise, astigmatism, amplitudes and junk. Default: none of them.
     symmetry : str
         Point group of the particle, which is stored with the images. Default: C1.
     rng : Generator or int, optional
@@ -93,7 +140,7 @@ def simulate(
     Returns
     -------
     ParticleStack
-        The images with their optics and poses.
+        The images with their optics and poses, and, with ``realism``, which of them are junk.
 
     Raises
     ------
@@ -107,8 +154,10 @@ def simulate(
     """
     optics, ctf = (ctf, None) if isinstance(ctf, Optics) else (None, ctf)
     conditions = ImagingConditions(image_size, noise_variance, shift_limit_px, coverage, ctf)
-    particles = _draw(density_map, n, conditions, optics, symmetry, rng)
-    return ParticleStack(np.asarray(particles), particles.optics, particles.poses, symmetry)
+    particles = _draw(density_map, n, conditions, optics, realism, symmetry, rng)
+    return ParticleStack(
+        np.asarray(particles), particles.optics, particles.poses, symmetry, junk=particles.junk
+    )
 
 
 def simulate_lazily(
@@ -116,6 +165,7 @@ def simulate_lazily(
     n: int | Poses | Rotation,
     conditions: ImagingConditions,
     *,
+    realism: Realism | None = None,
     symmetry: str = "C1",
     rng: np.random.Generator | int | None = None,
 ) -> SimulatedParticles:
@@ -132,6 +182,8 @@ def simulate_lazily(
         Number of images to simulate at random orientations and shifts, or the poses of the images.
     conditions : ImagingConditions
         Imaging conditions.
+    realism : Realism, optional
+        Structural noise, astigmatism, amplitudes and junk. Default: none of them.
     symmetry : str
         Point group of the particle. Default: C1.
     rng : Generator or int, optional
@@ -142,7 +194,7 @@ def simulate_lazily(
     SimulatedParticles
         The images, which are simulated when they are accessed.
     """
-    return _draw(density_map, n, conditions, None, symmetry, rng)
+    return _draw(density_map, n, conditions, None, realism, symmetry, rng)
 
 
 def _draw(
@@ -150,6 +202,7 @@ def _draw(
     n: int | Poses | Rotation,
     conditions: ImagingConditions,
     optics: Optics | None,
+    realism: Realism | None,
     symmetry: str,
     rng,
 ) -> SimulatedParticles:
@@ -176,10 +229,16 @@ def _draw(
     unit = clean_deviation(density_map, conditions, optics=optics, projector=projector)
     if optics is None:
         defocus = None if ctf is None else rng.uniform(*ctf.defocus_range_angstrom, count)
+        if ctf is not None and realism is not None and realism.astigmatism_angstrom:
+            half = rng.uniform(0, realism.astigmatism_angstrom / 2, count)
+            defocus = np.column_stack([defocus + half, defocus - half, rng.uniform(0, np.pi, count)])
         optics = Optics(pixel, ctf, defocus)
     if poses is None:
         shifts = rng.triangular(-limit, 0, limit, (count, 2)) if limit else None
         poses = Poses(rotations, shifts)
+    junk = None
+    if realism is not None:
+        junk = np.isin(np.arange(count), rng.choice(count, round(realism.junk * count), replace=False))
     return SimulatedParticles(
         projector,
         optics,
@@ -189,6 +248,8 @@ def _draw(
         noise_seed=int(rng.integers(2**63)),
         numbers=np.arange(count),
         symmetry=symmetry,
+        realism=realism,
+        junk=junk,
     )
 
 
@@ -198,7 +259,8 @@ class SimulatedParticles(KnownParticles):
 
     Indexing selects images without simulating them. The noise in each image has its own seed, so any process can
     simulate any image. ``unit`` is the standard deviation by which the noise-free images are divided. ``numbers`` is an
-    (n,) array with the index of each image in the whole data set.
+    (n,) array with the index of each image in the whole data set. ``junk`` (n,) is True for images without the
+    particle; it is None without ``realism``.
     """
 
     projector: Projector
@@ -209,6 +271,8 @@ class SimulatedParticles(KnownParticles):
     noise_seed: int
     numbers: np.ndarray
     symmetry: str = "C1"
+    realism: Realism | None = None
+    junk: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -217,12 +281,16 @@ class SimulatedParticles(KnownParticles):
 
     def __getitem__(self, index: slice | np.ndarray) -> SimulatedParticles:
         """Select images without simulating them."""
-        return replace(self, optics=self.optics[index], poses=self.poses[index], numbers=self.numbers[index])
+        junk = None if self.junk is None else self.junk[index]
+        optics, poses, numbers = self.optics[index], self.poses[index], self.numbers[index]
+        return replace(self, optics=optics, poses=poses, numbers=numbers, junk=junk)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         """Simulate the images as (n, y, x) float32."""
         images = self.projector(self.poses.rotations)
         images /= self.unit
+        if self.realism is not None:
+            self._make_realistic(images)
         if self.optics.ctf is not None:
             images = apply_ctf(images, self.optics)
         if self.poses.shifts_px.any():
@@ -233,6 +301,34 @@ class SimulatedParticles(KnownParticles):
                 noise = np.random.default_rng([self.noise_seed, int(number)])
                 image += scale * noise.standard_normal(image.shape, np.float32)
         return images if dtype is None else images.astype(dtype, copy=False)
+
+    def _make_realistic(self, images: np.ndarray) -> None:
+        """Replace junk, vary the amplitudes and add structural noise, in place, before the CTF."""
+        spread, size = self.realism.amplitude_spread, self.projector.image_size
+        filtered = np.sqrt(self.realism.structural_noise) * self._structure
+        for number, junk, image in zip(self.numbers, self.junk, images, strict=True):
+            rng = np.random.default_rng([self.noise_seed, int(number), 1])
+            if junk:
+                image[:] = self._neighbours(rng) if rng.random() < 0.5 else 0
+            image *= rng.uniform(1 - spread, 1 + spread)
+            noise = np.fft.rfft2(rng.standard_normal((size, size), np.float32))
+            image += np.fft.irfft2(noise * filtered, s=(size, size))
+
+    def _neighbours(self, rng: np.random.Generator) -> np.ndarray:
+        """Return an image of two particles at the edge, half of which are outside."""
+        images = self.projector(random_rotations(2, rng=rng)) / self.unit
+        angles = rng.uniform(0, 2 * np.pi) + np.array([0, rng.uniform(np.pi / 2, np.pi)])
+        displacements = self.projector.image_size / 2 * np.stack([np.sin(angles), np.cos(angles)], axis=1)
+        return sum(map(partial(ndimage.shift, order=1), images, displacements))
+
+    @cached_property
+    def _structure(self) -> np.ndarray:
+        """Root of the power spectrum of the projections (y, x // 2 + 1), by which white noise is filtered."""
+        size = self.projector.image_size
+        images = self.projector(random_rotations(REFERENCE_PROJECTIONS, rng=0)) / self.unit
+        radius = size * np.hypot(*plane_frequencies(size).T).reshape(size, -1)
+        _, power = shell_power(images)
+        return np.sqrt(np.interp(radius, np.arange(1, len(power) + 1), power, right=0))
 
 
 def clean_deviation(

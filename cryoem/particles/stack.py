@@ -87,6 +87,8 @@ class ParticleStack(KnownParticles):
         Orientation and shift of each particle. Default: unknown.
     symmetry : str
         Point group of the particle. Default: C1.
+    junk : (n,) bool array, optional
+        Which images do not show the particle. Default: unknown.
 
     Raises
     ------
@@ -99,6 +101,7 @@ class ParticleStack(KnownParticles):
     optics: Optics
     poses: Poses | None = None
     symmetry: str = "C1"
+    junk: np.ndarray | None = None
 
     def __post_init__(self):
         images = square_images(self.images)
@@ -114,8 +117,8 @@ class ParticleStack(KnownParticles):
 
     def __getitem__(self, index: slice | np.ndarray) -> ParticleStack:
         """Select particles."""
-        poses = None if self.poses is None else self.poses[index]
-        return ParticleStack(self.images[index], self.optics[index], poses, self.symmetry)
+        poses, junk = (None if each is None else each[index] for each in (self.poses, self.junk))
+        return ParticleStack(self.images[index], self.optics[index], poses, self.symmetry, junk)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.array(self.images, dtype=dtype, copy=copy)

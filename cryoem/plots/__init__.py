@@ -9,7 +9,13 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "ab_initio": ["growing_map", "posterior_sphere", "rings_and_harmonics", "start_comparison"],
+        "ab_initio": [
+            "evidence_histogram",
+            "growing_map",
+            "posterior_sphere",
+            "rings_and_harmonics",
+            "start_comparison",
+        ],
         "classes": ["class_gallery", "class_quality"],
         "comparisons": [
             "cost_growth",

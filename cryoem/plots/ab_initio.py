@@ -28,6 +28,7 @@ from cryoem.validation import finite_array
 from cryoem.volumes.density import DensityMap
 
 TRIANGLES_PER_ANIMATION = 90_000
+EVIDENCE_BINS = 60
 
 _LIGHT = {"ambient": 0.32, "diffuse": 0.9, "specular": 0.25, "roughness": 0.5, "fresnel": 0.1}
 _HEAT = (
@@ -267,4 +268,44 @@ def start_comparison(likelihoods: np.ndarray, agreement: np.ndarray) -> go.Figur
         col=2,
     )
     fig.update_yaxes(title_text="images (%)", range=[0, 102], row=1, col=2)
+    return fig
+
+
+def evidence_histogram(evidence: np.ndarray) -> go.Figure:
+    """Plot the evidence for the particle in each image, with images that are more likely to be noise in red.
+
+    Parameters
+    ----------
+    evidence : (n,) array
+        Log-likelihood ratio of the particle to pure noise; see ``orientations.AbInitio``.
+
+    Raises
+    ------
+    ValueError
+        If ``evidence`` is empty or not finite.
+    """
+    evidence = finite_array(evidence, name="evidence", ndim=1, dtype=float)
+    low, high = min(evidence.min(), 0.0), max(np.percentile(evidence, 99.5), 0.0)
+    width = max(high - low, 1e-6) / EVIDENCE_BINS
+    # zero is an edge of the bins
+    edges = width * np.arange(np.floor(low / width), np.ceil(high / width) + 1)
+    fig = figure(showlegend=True, legend=LEGEND_ABOVE)
+    for name, colour, chosen in (
+        ("noise is more likely", VERMILION, evidence < 0),
+        ("the particle is more likely", BLUE, evidence >= 0),
+    ):
+        counts, _ = np.histogram(np.minimum(evidence[chosen], edges[-1]), bins=edges)
+        label = f"{name}: {chosen.sum():,} images"
+        hover = "%{x:.1f}<br>%{y} images<extra></extra>"
+        fig.add_bar(
+            x=edges[:-1] + width / 2,
+            y=counts,
+            width=width,
+            marker_color=colour,
+            name=label,
+            hovertemplate=hover,
+        )
+    fig.update_layout(barmode="stack", bargap=0)
+    fig.update_xaxes(title_text="evidence: logarithm of the likelihood ratio of the particle to noise")
+    fig.update_yaxes(title_text="images", rangemode="tozero")
     return fig

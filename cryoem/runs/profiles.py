@@ -130,6 +130,11 @@ class OrientationSettings(DistanceSettings):
         "always ab_initio if map_name is None",
     )
     starts: int = setting(4, "number of random starts of the ab initio search", ge=1)
+    leave_out_junk: bool = setting(
+        False,
+        "whether to leave out images that are more likely to be noise than the particle; "
+        "only if orientation_method is ab_initio",
+    )
     recovery_method: Literal["spectral", "spectral+gauss_newton", "sgd", "published"] = setting(
         "spectral+gauss_newton", "method for recovering orientations from distances"
     )
@@ -177,10 +182,9 @@ class Profile(OrientationSettings):
                 "orientation_method must be ab_initio without a map of the particle, "
                 f"got {self.orientation_method}"
             )
-        if self.orientation_method == "ab_initio" and self.symmetry != "C1":
+        if self.leave_out_junk and self.orientation_method != "ab_initio":
             raise ValueError(
-                f"symmetry must be C1 if orientations are found without a map, got {self.symmetry}; "
-                "the search does not look for symmetry axes"
+                f"leave_out_junk requires orientation_method ab_initio, got {self.orientation_method}"
             )
         if self.ctf and self.reconstruction_method != "fourier":
             raise ValueError(

@@ -48,6 +48,12 @@ DEFINITIONS = {
     "agreement_of_starts_percent": (
         "Mean fraction of the other random starts that place an image within 17° of its orientation in the best start."
     ),
+    "junk_images": "Number of images that are more likely to be noise than the particle, given the map of the search.",
+    "images_left_out": "Number of these images that are left out of the reconstruction.",
+    "symmetry_correlation": (
+        "Correlation of the map with its symmetric copies before the symmetry was imposed. It is above 0.9 for a "
+        "symmetric particle."
+    ),
     "likelihood_margin": (
         "Mean log-likelihood of held-out images in the best random start, minus that in the second best."
     ),
