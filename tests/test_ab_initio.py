@@ -120,10 +120,15 @@ def test_orientations_of_an_unknown_particle(noise_variance, shift_limit_px, ctf
 
 
 def test_doubtful_results_are_named(short, rng):
-    with pytest.warns(UserWarning, match="the starts disagree on the orientations of most images"):
-        orientations.ab_initio(
-            rng.normal(size=(60, 32, 32)).astype(np.float32), pixel_size_angstrom=4.0, starts=2
-        )
+    noise = rng.normal(size=(60, 32, 32)).astype(np.float32)
+    with (
+        pytest.warns(UserWarning, match="the starts disagree on the orientations of most images"),
+        pytest.warns(UserWarning, match="most images are about as likely to be pure noise as to show the"),
+    ):
+        orientations.ab_initio(noise, pixel_size_angstrom=4.0, starts=2)
+    one_view = particles.simulate(PARTICLE, 1, image_size=32, rng=0).images + 0.3 * noise
+    with pytest.warns(UserWarning, match="100 % of the images show the particle from one direction"):
+        orientations.ab_initio(one_view, pixel_size_angstrom=4.0, starts=1)
     stack = particles.simulate(PARTICLE, 100, image_size=32, rng=2)
     with pytest.warns(UserWarning, match="the particle probably does not have this symmetry"):
         orientations.ab_initio(stack, symmetry="D2", starts=1)

@@ -27,7 +27,7 @@ from cryoem.orientations.evaluation import align_frame
 from cryoem.orientations.expectation import expect
 from cryoem.orientations.pose_search import PoseSearch, SearchState
 from cryoem.orientations.symmetry_axes import symmetry_frame
-from cryoem.rotations import Poses, point_group
+from cryoem.rotations import Poses, point_group, viewing_directions
 from cryoem.validation import not_negative, square_images, whole_number
 from cryoem.volumes.density import DensityMap
 
@@ -36,6 +36,11 @@ START_IMAGES, START_ROUNDS = 400, 24
 LAST_IMAGES, LAST_ROUNDS = 2000, 8
 AGREEMENT_RAD = 0.3
 LEAST_CORRELATION = 0.6  # of a map with its symmetric copies
+LEAST_EVIDENCE = 1.0  # median over the images
+MOST_IN_ONE_VIEW, VIEWS = (
+    0.9,
+    1000,
+)  # largest fraction of images within AGREEMENT_RAD of one direction; images compared
 INVERTED_SKEWNESS = -0.3  # skewness of the density below which its contrast appears to be inverted
 
 
@@ -156,8 +161,9 @@ def ab_initio(
     Warns
     -----
     UserWarning
-        If the contrast of the images appears to be inverted, the starts disagree on most orientations, or the map does
-        not have the given symmetry.
+        If the contrast of the images appears to be inverted, most images could as well be noise, nearly all show the
+        particle from one direction, the starts disagree on most orientations, or the map does not have the given
+        symmetry.
 
     Raises
     ------
@@ -225,13 +231,29 @@ def ab_initio(
 
 
 def _warn_of_doubts(result: AbInitio, symmetry: str) -> None:
-    """Warn if the map is negative or not symmetric, or the starts disagree."""
+    """Warn of anything that makes the map unreliable."""
     density = result.map.data[result.map.data != 0]
     skewness = np.mean((density - density.mean()) ** 3) / density.std() ** 3
     if skewness < INVERTED_SKEWNESS:
         warnings.warn(
             f"the strongest density of the map is negative (skewness {skewness:.2f}): the contrast of the images is "
             "probably inverted; multiply them by -1",
+            stacklevel=3,
+        )
+    evidence = np.median(result.evidence)
+    if evidence < LEAST_EVIDENCE:
+        warnings.warn(
+            "most images are about as likely to be pure noise as to show the particle "
+            f"(median evidence {evidence:.1f}), so the map is not reliable; they are too noisy or too few, or show no "
+            "common particle",
+            stacklevel=3,
+        )
+    directions = viewing_directions(result.poses.rotations)[:VIEWS]
+    nearby = np.mean(np.abs(directions @ directions.T) > np.cos(AGREEMENT_RAD), axis=1).max()
+    if nearby > MOST_IN_ONE_VIEW:
+        warnings.warn(
+            f"{100 * nearby:.0f} % of the images show the particle from one direction, which does not determine a map; "
+            "images of different views are required",
             stacklevel=3,
         )
     if result.symmetry_correlation < LEAST_CORRELATION:
