@@ -26,6 +26,7 @@ COMMANDS = (
     "recovery.py --stochastic",
     "recovery_speed.py",
     "landmarks.py",
+    "ab_initio.py --seeds 2",
     "growth.py --again",
     "training.py",
     "end_to_end.py --noise-variance 0",
