@@ -142,6 +142,17 @@ def test_correction_keeps_the_signal():
     np.testing.assert_allclose(same.correlation, 1, atol=1e-9)
 
 
+def test_correction_stays_a_correlation_where_the_mask_alone_correlates_the_maps():
+    n, shell = 24, 5
+    signal = noise(n) - beyond_shell(noise(n), shell)
+    opposite = beyond_shell(noise(n, 1), shell)
+    mask = soft_sphere((n, n, n), 4, 1)
+    found = masked_half_map_fsc(signal + opposite, signal - opposite, mask, voxel_size_angstrom=1.0, rng=0)
+    assert found.phase_randomised[shell] > 0.2
+    assert found.correlation.min() == -1
+    assert found.correlation.max() <= 1
+
+
 A, SMALL = noise(6), np.ones((1, 1, 1))
 
 

@@ -27,10 +27,15 @@ from cryoem.rotations import Poses, as_poses, point_group
 from cryoem.validation import many_rotations, square_images, unread_images, whole_number
 
 CANDIDATES = 20_000
+FEW_PAIRS, PROMISING_SHARE = 150, 5  # one candidate in this number is scored again, with more pairs
 SHORTLIST = 12
 COARSE_RADII = 16
 SEARCH_RADII = (0.12, 0.06, 0.03)
-SUMMIT_RADII = (0.02, 0.01, 0.005, 0.005)
+SUMMIT_RADII, LAST_RADII = (0.06, 0.04, 0.03, 0.02, 0.01), (0.005,)
+BLOCK = 32
+CLIMBING_SHARE = (
+    10  # of the pairs for refinement, one in this number is used for the first steps to the summit
+)
 _ROWS, _COLUMNS = np.triu_indices(3)
 _AXES = np.vstack([np.zeros((1, 3)), np.eye(3), -np.eye(3)])
 _EDGES = np.array([v for v in np.ndindex(3, 3, 3) if sum(x != 1 for x in v) == 2]) - 1
@@ -53,7 +58,7 @@ class Gauge:
     turn : Rotation
         The rotation A of the image axes.
     runner_up : float
-        Score of the best candidate with the opposite value of ``inverted``, refined in the same way. The lower this
+        Score of the best candidate with the opposite value of ``inverted``, refined with fewer pairs. The lower this
         score is compared with ``score``, the clearer the choice. NaN for a symmetric particle, because its orientations
         are not transposed.
     """
@@ -73,7 +78,7 @@ def fix_gauge(
     symmetry: str = "C1",
     pairs: int = 600,
     refinement_pairs: int = 200_000,
-    max_images: int = 2000,
+    max_images: int = 1000,
     rng: np.random.Generator | int | None = None,
 ) -> Gauge:
     """Use common lines to fix the gauge of orientations: a rotation of the image axes and a possible transposition.
@@ -94,9 +99,9 @@ def fix_gauge(
     pairs : int
         Number of image pairs used to score each candidate in the coarse search over SO(3). Default: 600.
     refinement_pairs : int
-        Number of image pairs used to score the best candidates during local refinement. Default: 200,000.
+        Number of image pairs used to score the best candidate during local refinement. Default: 200,000.
     max_images : int
-        Maximum number of images to compare, chosen at random. Default: 2000.
+        Maximum number of images to compare, chosen at random. Default: 1000.
     rng : Generator or int, optional
         Random number generator or seed.
 
@@ -135,11 +140,17 @@ def fix_gauge(
     # search the turn of the orientations and, without symmetry, of their transposes
     lines, copies = fourier_lines(corrected), len(corrected) * len(group)
     coarse, fine = (_pairs(copies, count, rng) for count in (pairs, refinement_pairs))
+    some = fine[np.sort(rng.permutation(len(fine))[: max(pairs, len(fine) // CLIMBING_SHARE)])]
     candidates = (poses.rotations, poses.rotations.inv()) if len(group) == 1 else (poses.rotations,)
-    best = [_search(lines, _copies(oriented[chosen], group), coarse, fine) for oriented in candidates]
+    matrices = [_copies(oriented[chosen], group) for oriented in candidates]
+    best = [_search(lines, oriented, coarse, some) for oriented in matrices]
     inverted = len(best) == 2 and bool(best[1][0] > best[0][0])
-    score, turn = best[inverted]
     runner_up = best[not inverted][0] if len(best) == 2 else float("nan")
+    # climb to the maximum for all pairs
+    turn = best[inverted][1]
+    for radius in LAST_RADII:
+        turn = _climb(lines, matrices[inverted], fine, turn, radius)
+    score = float(score_turns(lines, matrices[inverted], fine, _float_matrices(turn)[None])[0])
     return Gauge(turn * candidates[inverted], score, inverted, turn, runner_up)
 
 
@@ -183,11 +194,14 @@ def common_line_score(
     return float(score_turns(fourier_lines(images), _copies(rotations, group), chosen, identity)[0])
 
 
-def _search(lines, matrices, coarse, fine) -> tuple[float, Rotation]:
+def _search(lines, matrices, coarse, some) -> tuple[float, Rotation]:
     """Find the best score over SO(3) and its turn."""
     smooth = np.ascontiguousarray(lines[..., :COARSE_RADII])
-    # score a grid that covers SO(3)
+    # score a grid that covers SO(3): all of it with few pairs, then the best with more
     grid = covering_rotations(CANDIDATES)
+    few = coarse[:: len(coarse) // min(len(coarse), FEW_PAIRS)]
+    scores = score_turns(smooth, matrices, few, _float_matrices(grid))
+    grid = grid[np.argsort(-scores)[: CANDIDATES // PROMISING_SHARE]]
     scores = score_turns(smooth, matrices, coarse, _float_matrices(grid))
     shortlist = _distinct(grid[np.argsort(-scores)[: 40 * SHORTLIST]], SHORTLIST)
     # search around the best few within shrinking radii
@@ -199,8 +213,8 @@ def _search(lines, matrices, coarse, fine) -> tuple[float, Rotation]:
     turn = shortlist[int(scores.max(axis=1).argmax())]
     # climb to the maximum with more pairs and all frequencies
     for radius in SUMMIT_RADII:
-        turn = _climb(lines, matrices, fine, turn, radius)
-    return float(score_turns(lines, matrices, fine, _float_matrices(turn)[None])[0]), turn
+        turn = _climb(lines, matrices, some, turn, radius)
+    return float(score_turns(lines, matrices, some, _float_matrices(turn)[None])[0]), turn
 
 
 def _climb(lines, matrices, pairs, turn: Rotation, radius: float) -> Rotation:
@@ -262,4 +276,6 @@ def _pairs(n: int, count: int, rng: np.random.Generator) -> np.ndarray:
         return np.stack(np.triu_indices(n, 1), axis=1)
     first = rng.integers(n, size=count)
     second = (first + rng.integers(1, n, size=count)) % n
-    return np.stack([first, second], axis=1)
+    # in blocks of images, whose lines stay in the cache
+    order = np.lexsort([second, first, second // BLOCK, first // BLOCK])
+    return np.stack([first, second], axis=1)[order]

@@ -30,7 +30,8 @@ def masked_half_map_fsc(
 
     The phases of both maps are randomised beyond the shell at which the unmasked curve falls below 0.8. Any correlation
     that the masked maps still have beyond this shell is caused by the mask. The corrected curve is ``(FSC - FSC_random)
-    / (1 - FSC_random)``. In boxes of at most 256 voxels per edge, FSC_random is the mean over several randomisations.
+    / (1 - FSC_random)``, at least -1. In boxes of at most 256 voxels per edge, FSC_random is the mean over several
+    randomisations.
 
     Parameters
     ----------
@@ -160,7 +161,9 @@ def _under_mask(a, b, mask, plain: FSC, rng) -> tuple[FSC, FSC]:
         )
     corrected = masked.correlation.copy()
     beyond = np.arange(1, len(corrected) + 1) > first + 1
-    corrected[beyond] = ((masked.correlation - random) / np.maximum(1 - random, 1e-6))[beyond]
+    # the ratio has no lower bound where the mask alone correlates the maps almost fully
+    ratio = np.maximum((masked.correlation - random) / np.maximum(1 - random, 1e-6), -1)
+    corrected[beyond] = ratio[beyond]
     return FSC(plain.frequency, masked.correlation), FSC(plain.frequency, corrected, random)
 
 
