@@ -20,6 +20,7 @@ from cryoem import experiments, volumes
 from cryoem.cli import app
 from cryoem.experiments import tables
 from cryoem.files.reading import notebooks_folder
+from cryoem.runs.jobs import RunInProgressError, folder_lock
 from cryoem.workers import client_of, in_order
 
 CODE = """import time
@@ -140,6 +141,18 @@ def test_a_point_that_fails_is_named_and_the_others_are_kept(notebooks, home, tm
         run(notebooks)
 
 
+def wait_for_lock(folder: Path) -> None:
+    """Wait until the lock of a killed run is free: a kernel that was just being started inherits it for an instant."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with folder_lock(folder):
+                return
+        except RunInProgressError:
+            assert time.monotonic() < deadline, "the lock of the killed run is not free after 30 s"
+            time.sleep(0.05)
+
+
 @pytest.mark.notebooks
 def test_a_killed_run_keeps_its_complete_points(notebooks, home, tmp_path):
     # the second point waits until this test has killed the run
@@ -165,6 +178,7 @@ def test_a_killed_run_keeps_its_complete_points(notebooks, home, tmp_path):
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    wait_for_lock(folder)
     before = record_times(home)
     assert len(before) == 1
     assert not list(home.rglob("tiny*.csv"))
