@@ -1,6 +1,6 @@
 """Find the orientations of simulated images without a map, in easy and in hard cases.
 
-python benchmarks/ab_initio.py                           all cases, one seed each (15 minutes)
+python benchmarks/ab_initio.py                           all cases, one seed each (4 minutes)
 python benchmarks/ab_initio.py --seeds 5 --cases centred ctf
 python benchmarks/ab_initio.py --map ribosome-70S_65px.mrc --image-size 96
 

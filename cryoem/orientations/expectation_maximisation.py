@@ -37,10 +37,8 @@ LAST_IMAGES, LAST_ROUNDS = 2000, 8
 AGREEMENT_RAD = 0.3
 LEAST_CORRELATION = 0.6  # of a map with its symmetric copies
 LEAST_EVIDENCE = 1.0  # median over the images
-MOST_IN_ONE_VIEW, VIEWS = (
-    0.9,
-    1000,
-)  # largest fraction of images within AGREEMENT_RAD of one direction; images compared
+MOST_IN_ONE_VIEW = 0.9  # largest fraction of images within AGREEMENT_RAD of one direction
+COMPARED_VIEWS = 1000
 INVERTED_SKEWNESS = -0.3  # skewness of the density below which its contrast appears to be inverted
 
 
@@ -248,7 +246,7 @@ def _warn_of_doubts(result: AbInitio, symmetry: str) -> None:
             "common particle",
             stacklevel=3,
         )
-    directions = viewing_directions(result.poses.rotations)[:VIEWS]
+    directions = viewing_directions(result.poses.rotations)[:COMPARED_VIEWS]
     nearby = np.mean(np.abs(directions @ directions.T) > np.cos(AGREEMENT_RAD), axis=1).max()
     if nearby > MOST_IN_ONE_VIEW:
         warnings.warn(

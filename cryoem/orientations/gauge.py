@@ -32,10 +32,8 @@ SHORTLIST = 12
 COARSE_RADII = 16
 SEARCH_RADII = (0.12, 0.06, 0.03)
 SUMMIT_RADII, LAST_RADII = (0.06, 0.04, 0.03, 0.02, 0.01), (0.005,)
-BLOCK = 32
-CLIMBING_SHARE = (
-    10  # of the pairs for refinement, one in this number is used for the first steps to the summit
-)
+BLOCK = 32  # images whose lines fit into the cache together
+CLIMBING_SHARE = 10  # one pair for refinement in this number is used for the first steps to the summit
 _ROWS, _COLUMNS = np.triu_indices(3)
 _AXES = np.vstack([np.zeros((1, 3)), np.eye(3), -np.eye(3)])
 _EDGES = np.array([v for v in np.ndindex(3, 3, 3) if sum(x != 1 for x in v) == 2]) - 1

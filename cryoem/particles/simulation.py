@@ -70,12 +70,12 @@ class Realism:
     structural_noise : float
         Variance of the structural noise (ice, carbon, other molecules), relative to the variance of the projections. It
         has the same power spectrum as the projections, and goes through the CTF with them, before the white noise is
-        added. Default: 0.7, as measured by Baxter et al.
+        added. Default: 0.7, close to the signal-to-noise ratio of 1.4 in Baxter et al.
     astigmatism_angstrom : float
         Largest difference between the defoci U and V of an image, in a random direction. Differences are uniform from
         0. Default: 500.
     amplitude_spread : float
-        Largest relative deviation of the amplitude of an image from 1, in [0, 1). Amplitudes are uniform. Default: 0.2.
+        Largest relative deviation of the amplitude of an image from 1, in [0, 1]. Amplitudes are uniform. Default: 0.2.
     junk : float
         Fraction of the images that do not show the particle, in [0, 1]. Half of them contain only noise, and half
         contain two particles at the edge. Default: 0.
