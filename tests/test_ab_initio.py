@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -9,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from cryoem import orientations, particles
 from cryoem.contrast import ContrastTransfer
+from cryoem.images import image_blocks
 from cryoem.orientations import expectation_maximisation, pose_search
 from cryoem.orientations.expectation import expect
 from cryoem.orientations.rings import RingGrid, harmonics_of, ring_images, values_of
@@ -16,6 +19,7 @@ from cryoem.orientations.symmetry_axes import symmetry_frame
 from cryoem.projection import project
 from cryoem.rotations import Poses, point_group
 from cryoem.volumes import phantom
+from cryoem.volumes.density import DensityMap, resample
 
 PARTICLE = phantom(size=24)
 GRID = RingGrid(rings=8, angles=32)
@@ -148,6 +152,49 @@ def test_junk_has_less_evidence_than_the_particle(short):
     assert area > 0.95
     assert np.mean(found.evidence[~stack.junk] > 0) > 0.95
     assert np.mean(found.evidence[stack.junk] < 0) > 0.8
+
+
+def test_poses_in_the_frame_of_a_known_map(short, monkeypatch):
+    realism = particles.Realism(structural_noise=0, astigmatism_angstrom=0, amplitude_spread=0, junk=0.1)
+    conditions = {"noise_variance": 0.2, "shift_limit_px": 2.0, "realism": realism}
+    ctf = ContrastTransfer(defocus_range_angstrom=(4e3, 1e4))
+    stack = particles.simulate(PARTICLE, 150, image_size=32, ctf=ctf, rng=2, **conditions)
+    # arbitrary units, and voxels that are not pixels
+    fine = resample(PARTICLE, 0.75 * PARTICLE.voxel_size_angstrom)
+    scaled = DensityMap(1e4 * fine.data, fine.voxel_size_angstrom)
+    seen = []
+    small_blocks = partial(image_blocks, block_bytes=40 * 4 * 32**2)
+    monkeypatch.setattr("cryoem.orientations.projection_matching.image_blocks", small_blocks)
+    found = orientations.match_to_map(stack, scaled, shift_deviation_px=1.0, rng=1, callback=seen.append)
+    assert seen == [40, 80, 120, 150]
+    good = ~stack.junk
+    errors = (found.poses.rotations * stack.rotations.inv()).magnitude()[good]
+    assert np.mean(errors < 0.3) > 0.97
+    assert np.median(errors) < 0.12
+    assert np.linalg.norm(found.poses.shifts_px - stack.shifts_px, axis=1)[good].mean() < 0.7
+    assert found.evidence[good].min() > found.evidence[stack.junk].max()
+
+
+def test_a_map_of_another_particle_leaves_little_evidence(short):
+    stack = particles.simulate(PARTICLE, 60, image_size=32, noise_variance=1.0, rng=2)
+    own, other = (
+        np.median(orientations.match_to_map(stack, density).evidence)
+        for density in (PARTICLE, phantom(size=24, rng=7))
+    )
+    assert own > 1.5 * other
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "message"),
+    [
+        (np.zeros((5, 12, 12)), {}, "images must be .* >= 16, got"),
+        (np.full((5, 32, 32), np.nan), {}, "images must be finite"),
+        (PLAIN, {"shift_deviation_px": -1.0}, "shift_deviation_px must be"),
+    ],
+)
+def test_images_that_cannot_be_matched_are_one_sentence(images, options, message):
+    with pytest.raises(ValueError, match=message):
+        orientations.match_to_map(images, PARTICLE, **options)
 
 
 def rotated(volume: np.ndarray, frame: Rotation) -> np.ndarray:

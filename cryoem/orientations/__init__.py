@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "expectation_maximisation": ["AbInitio", "Round", "ab_initio"],
         "gauge": ["Gauge", "common_line_score", "covering_rotations", "fix_gauge"],
+        "projection_matching": ["MapMatch", "match_to_map"],
         "recovery": ["Recovery", "recover_orientations"],
     },
 )

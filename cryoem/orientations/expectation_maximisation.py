@@ -25,13 +25,13 @@ from scipy.spatial.transform import Rotation
 from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.orientations.evaluation import align_frame
 from cryoem.orientations.expectation import expect
-from cryoem.orientations.pose_search import PoseSearch, SearchState
+from cryoem.orientations.pose_search import SMALLEST_PX, PoseSearch, SearchState
 from cryoem.orientations.symmetry_axes import symmetry_frame
 from cryoem.rotations import Poses, point_group, viewing_directions
 from cryoem.validation import not_negative, square_images, whole_number
 from cryoem.volumes.density import DensityMap
 
-FEWEST_IMAGES, SMALLEST_PX = 20, 16
+FEWEST_IMAGES = 20
 START_IMAGES, START_ROUNDS = 400, 24
 LAST_IMAGES, LAST_ROUNDS = 2000, 8
 AGREEMENT_RAD = 0.3

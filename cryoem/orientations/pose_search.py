@@ -18,8 +18,9 @@ from cryoem.orientations.expectation import Expectation, expect
 from cryoem.orientations.maximisation import IDENTITY, CoarseMaps, even_directions
 from cryoem.orientations.rings import RingGrid, ring_images, undo_displacements
 from cryoem.rotations import Poses
-from cryoem.volumes.density import DensityMap
+from cryoem.volumes.density import DensityMap, crop_or_pad, resample
 
+SMALLEST_PX = 16  # side length of the images
 ANGLES_PER_RING = 48  # on half a ring
 FIRST_RINGS, START_RINGS, LAST_RINGS = 4, 14, 20
 FIRST_DIRECTIONS, START_DIRECTIONS, LAST_DIRECTIONS = 150, 300, 600
@@ -52,13 +53,15 @@ class SearchState:
 class PoseSearch:
     """The images on rings, and the steps of the search."""
 
-    def __init__(self, images: np.ndarray, optics: Optics, shift_deviation_px: float):
+    def __init__(
+        self, images: np.ndarray, optics: Optics, shift_deviation_px: float, *, deviation: float | None = None
+    ):
         self.image_size, self.shift_deviation_px = images.shape[1], shift_deviation_px
         self.pixel_size_angstrom = optics.pixel_size_angstrom
         self.rings = min(LAST_RINGS, self.image_size // 2 - 2)
         self.start_rings = min(START_RINGS, self.rings)
         grid = RingGrid(self.rings, ANGLES_PER_RING)
-        self.deviation = float(images.std())
+        self.deviation = float(images.std()) if deviation is None else deviation
         self.images = ring_images(images / np.float32(self.deviation), grid, optics=optics)
         self.power = np.mean(np.abs(self.images.values) ** 2, axis=(0, 2))
         self.maps = CoarseMaps(grid, self.images.coverage)
@@ -74,6 +77,29 @@ class PoseSearch:
             some.values[:, :rings] * transfers[..., None], transfers**2, self.power, matrices
         )
         return SearchState(volume, self.power.copy(), np.zeros((len(self.images), 2)))
+
+    def state_of(self, density_map: DensityMap) -> SearchState:
+        """Return a map of the particle, scaled to the power of the images, which is also the noise variance."""
+        size = self.maps.size
+        voxel = self.pixel_size_angstrom * self.image_size / size
+        volume = crop_or_pad(resample(density_map, voxel), size).data
+        slices = self.maps.slices(volume, even_directions(FIRST_DIRECTIONS, 0).as_matrix(), self.rings)
+        transferred = np.mean(np.abs(slices) ** 2, axis=(0, 2)) * np.mean(self.images.transfers**2, axis=0)
+        volume = volume * np.float32(np.sqrt(self.power.sum() / transferred.sum()))
+        return SearchState(volume, self.power.copy(), np.zeros((len(self.images), 2)))
+
+    def calibrate(self, state: SearchState, rng: np.random.Generator) -> None:
+        """Fit the scale of the map and the noise variance of each ring to the images."""
+        every = np.arange(len(self.images))
+        tried = self._everywhere(state, every, rng, self.rings)
+        sampling = {"rings": self.rings, "directions": START_DIRECTIONS, "angles": START_ANGLES}
+        found, rotations = self._expect(state, every, tried, rng, **sampling)
+        slices = self.maps.slices(state.volume, rotations.as_matrix(), self.rings)
+        precision = self.maps.grid.areas / state.noise
+        product = np.mean((found.sums.conj() * slices).real, axis=2) @ precision
+        power = (found.weights * np.mean(np.abs(slices) ** 2, axis=2)) @ precision
+        state.volume = state.volume * np.float32(product.sum() / power.sum())
+        state.noise = found.noise
 
     def start_round(
         self, state: SearchState, used: np.ndarray, done: float, rng: np.random.Generator

@@ -1,0 +1,131 @@
+"""Orientations of images of a particle whose map is known: the expectation step alone, on blocks of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from cryoem.contrast import Optics, known_optics, optics_of
+from cryoem.images import image_blocks
+from cryoem.orientations.pose_search import SMALLEST_PX, PoseSearch, SearchState
+from cryoem.rotations import Poses
+from cryoem.validation import finite_array, not_negative, unread_images
+from cryoem.volumes.density import DensityMap
+
+CALIBRATION_IMAGES, CALIBRATION_ROUNDS = 400, 6
+
+
+@dataclass(frozen=True)
+class MapMatch:
+    """Poses of n images in the frame of a known map.
+
+    Attributes
+    ----------
+    poses : Poses
+        Most probable pose of each image.
+    evidence : (n,) array
+        Logarithm of how much more likely each image is given the map, in any pose, than as pure noise. It is low, and
+        often negative, for images that do not show the particle.
+    """
+
+    poses: Poses
+    evidence: np.ndarray
+
+
+def match_to_map(
+    images,
+    density_map: DensityMap,
+    *,
+    optics: Optics | None = None,
+    shift_deviation_px: float = 0.0,
+    rng: np.random.Generator | int | None = 0,
+    map_blocks: Callable = map,
+    callback: Callable[[int], None] | None = None,
+) -> MapMatch:
+    """Find the most probable pose of each image, given a map, by comparison with its projections in all poses.
+
+    The rings, viewing directions and in-plane angles are those of the last round of ``ab_initio``; refinement improves
+    the result. The scale of the map and the noise of each ring are estimated from at most ``CALIBRATION_IMAGES`` random
+    images. The time is proportional to the number of images, and the memory does not depend on it.
+
+    Parameters
+    ----------
+    images : (n, y, x) array-like, y == x
+        Images, bright on a dark background. Particle stacks in files are read block by block.
+    density_map : DensityMap
+        Map of the particle in arbitrary units, such as the map of ``ab_initio``. Its voxel size may differ from the
+        pixel size. Density outside the field of view of the images is ignored.
+    optics : Optics, optional
+        Optics of the images. Default: ``images.optics`` if available. Otherwise, the images have no CTF and the pixel
+        size of the map.
+    shift_deviation_px : float
+        Standard deviation of the displacements, as in ``ab_initio``. Default: 0, for centred particles.
+    rng : Generator or int
+        Random number generator or seed. Default: 0.
+    map_blocks : callable
+        Function that is used like the built-in ``map`` to process blocks of images. It must preserve their order.
+        Default: ``map``.
+    callback : callable, optional
+        Function called after each block with the number of images matched so far.
+
+    Returns
+    -------
+    MapMatch
+
+    Raises
+    ------
+    ValueError
+        If the images do not have shape (n, y, y), are too small, or contain NaN or infinity; if ``optics`` describes a
+        different number of images; or if the standard deviation is negative.
+
+    References
+    ----------
+    Penczek et al., Ultramicroscopy 53 (1994) 251 (projection matching); Scheres, J. Mol. Biol. 415 (2012) 406
+    (likelihoods of poses).
+    """
+    optics = known_optics(images, optics)
+    images = unread_images(images, smallest_px=SMALLEST_PX)
+    n = len(images)
+    optics = optics_of(optics, density_map.voxel_size_angstrom if optics is None else None, count=n)
+    not_negative(shift_deviation_px, name="shift_deviation_px")
+    rng = np.random.default_rng(rng)
+    some = np.sort(rng.permutation(n)[:CALIBRATION_IMAGES])
+    search = PoseSearch(_read(images, some), optics[some], shift_deviation_px)
+    state = search.state_of(density_map)
+    for _ in range(CALIBRATION_ROUNDS):
+        search.calibrate(state, rng)
+    blocks = list(image_blocks(images))
+    items = (
+        (_read(images, block), optics[block], child)
+        for block, child in zip(blocks, rng.spawn(len(blocks)), strict=True)
+    )
+    match_block = partial(
+        _match_block,
+        volume=state.volume,
+        noise=state.noise,
+        shift_deviation_px=shift_deviation_px,
+        deviation=search.deviation,
+    )
+    found = []
+    for block, result in zip(blocks, map_blocks(match_block, items), strict=True):
+        found.append(result)
+        if callback is not None:
+            callback(block.stop)
+    evidence, rotations, shifts = zip(*found, strict=True)
+    poses = Poses(type(rotations[0]).concatenate(rotations), np.concatenate(shifts))
+    return MapMatch(poses, np.concatenate(evidence))
+
+
+def _read(images, index) -> np.ndarray:
+    return finite_array(images[index], name="images", ndim=3, dtype=np.float32)
+
+
+def _match_block(item: tuple, *, volume, noise, shift_deviation_px: float, deviation: float) -> tuple:
+    """Return the evidence, rotations and shifts of a block of images."""
+    images, optics, rng = item
+    search = PoseSearch(images, optics, shift_deviation_px, deviation=deviation)
+    evidence, poses = search.locate(SearchState(volume, noise, np.zeros((len(images), 2))), rng)
+    return evidence, poses.rotations, poses.shifts_px
