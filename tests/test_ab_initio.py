@@ -123,6 +123,21 @@ def test_orientations_of_an_unknown_particle(noise_variance, shift_limit_px, ctf
     assert best > np.cos(0.3)
 
 
+def test_images_beyond_those_searched_are_placed_in_the_same_frame(short, monkeypatch):
+    monkeypatch.setattr(expectation_maximisation, "MOST_SEARCHED", 120)
+    monkeypatch.setattr(
+        "cryoem.orientations.projection_matching.image_blocks",
+        partial(image_blocks, block_bytes=50 * 4 * 32**2),
+    )
+    conditions = particles.ImagingConditions(32, noise_variance=0.2)
+    stack = particles.simulate_lazily(phantom(size=24, symmetry="C2"), 180, conditions, rng=2)
+    found = orientations.ab_initio(stack, symmetry="C2", starts=2, rng=1)
+    errors = orientations.align_frame(stack.rotations, found.poses.rotations, symmetry="C2").errors
+    assert len(errors) == len(found.evidence) == len(found.agreement) == 180
+    assert np.mean(errors < 0.3) > 0.95
+    assert np.median(found.agreement) == 1
+
+
 def test_doubtful_results_are_named(short, rng):
     noise = rng.normal(size=(60, 32, 32)).astype(np.float32)
     with (

@@ -7,7 +7,8 @@ each Fourier ring is estimated in each round. At first it is the total power of 
 probable; it falls as the map improves. The numbers of rings and viewing directions grow from round to round, and each
 round rotates the grid of directions at random. Each of several starts uses a few hundred images. The start with the
 highest likelihood on held-out images then continues with random samples of all images, and the poses of all images are
-found with the last map.
+found with the last map. Of more than ``MOST_SEARCHED`` images, a random selection is searched in this way; the others
+are read block by block, and only placed in the maps.
 
 References: Scheres, J. Mol. Biol. 415 (2012) 406 (likelihood marginalised over poses); Punjani et al., Nat. Methods 14
 (2017) 290 (maps from random starts). The products over circular harmonics are described in ``expectation``.
@@ -26,12 +27,15 @@ from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.orientations.evaluation import align_frame
 from cryoem.orientations.expectation import expect
 from cryoem.orientations.pose_search import SMALLEST_PX, PoseSearch, SearchState
+from cryoem.orientations.projection_matching import locate_all
 from cryoem.orientations.symmetry_axes import symmetry_frame
 from cryoem.rotations import Poses, point_group, viewing_directions
-from cryoem.validation import not_negative, square_images, whole_number
+from cryoem.validation import not_negative, unread_images, whole_number
 from cryoem.volumes.density import DensityMap
 
 FEWEST_IMAGES = 20
+MOST_SEARCHED = 10_000
+IDENTICAL = 1e-5  # largest difference between identical images, relative to their largest Fourier component
 START_IMAGES, START_ROUNDS = 400, 24
 LAST_IMAGES, LAST_ROUNDS = 2000, 8
 AGREEMENT_RAD = 0.3
@@ -54,8 +58,7 @@ class AbInitio:
     map : DensityMap
         Cubic map with the field of view of the images, and a voxel size that just resolves the rings that were used.
     half_maps : (DensityMap, DensityMap)
-        Maps from the images with even and with odd indices. Both use poses found with the same map, so their FSC
-        overestimates the resolution.
+        Maps from every other image. Both use poses found with the same map, so their FSC overestimates the resolution.
     likelihoods : (starts,) array
         Mean log-likelihood of held-out images for each start.
     agreement : (n,) array
@@ -118,6 +121,20 @@ class Round:
         return found.weights[:, squared.argmax()] / squared.max()
 
 
+@dataclass(frozen=True)
+class _Start:
+    """State and poses after a start, its likelihood, and the frame of the point group in its map."""
+
+    state: SearchState
+    poses: Poses
+    likelihood: float
+    frame: Rotation
+    symmetry_correlation: float
+
+    def in_frame_of_group(self, poses: Poses) -> Poses:
+        return Poses(poses.rotations * self.frame.inv(), poses.shifts_px)
+
+
 def ab_initio(
     images,
     *,
@@ -134,7 +151,8 @@ def ab_initio(
     Parameters
     ----------
     images : (n, y, x) array-like, y == x
-        At least ``FEWEST_IMAGES`` images of the same particle, which is bright on a dark background.
+        At least ``FEWEST_IMAGES`` images of the same particle, which is bright on a dark background. Particle stacks in
+        files are read block by block. The maps are reconstructed from at most ``MOST_SEARCHED`` of them.
     optics : Optics, optional
         Optics of the images. Default: ``images.optics`` if available.
     pixel_size_angstrom : float, optional
@@ -170,60 +188,64 @@ def ab_initio(
         or if a parameter is out of range or the point group is unknown.
     """
     optics = known_optics(images, optics)
-    images = square_images(images, smallest_px=SMALLEST_PX)
+    images = unread_images(images, smallest_px=SMALLEST_PX)
     n = len(images)
     if n < FEWEST_IMAGES:
         raise ValueError(f"at least {FEWEST_IMAGES} images are required, got {n}")
-    if all(np.array_equal(image, images[0]) for image in images[1:]):
-        raise ValueError(f"all {n} images are identical; images of different views are required")
     optics = optics_of(optics, pixel_size_angstrom, count=n)
     not_negative(shift_deviation_px, name="shift_deviation_px")
     starts = whole_number(starts, name="starts", at_least=1)
     group = point_group(symmetry)
     rng = np.random.default_rng(rng)
 
-    search = PoseSearch(images, optics, shift_deviation_px)
-    order = rng.permutation(n)
-    used = order[: max(FEWEST_IMAGES, min(START_IMAGES, 4 * n // 5))]
-    held_out = np.setdiff1d(order, used)
-    states, likelihoods, found, correlations = [], [], [], []
+    searched = np.arange(n) if n <= MOST_SEARCHED else np.sort(rng.permutation(n)[:MOST_SEARCHED])
+    count = len(searched)
+    search = PoseSearch(images[searched], optics[searched], shift_deviation_px)
+    values = search.images.values
+    if np.allclose(values, values[0], atol=IDENTICAL * np.abs(values).max()):
+        raise ValueError(f"all {n} images are identical; images of different views are required")
+    order = rng.permutation(count)
+    used = order[: max(FEWEST_IMAGES, min(START_IMAGES, 4 * count // 5))]
+    held_out = np.setdiff1d(order, used) if count > len(used) else order
+
+    def show(stage: str, number: int, state: SearchState) -> None:
+        if callback is not None:
+            callback(Round(stage, number, search, replace(state)))
+
+    tried = []
     for start in range(1, starts + 1):
         state = search.random_state(used, rng)
         for done in range(START_ROUNDS):
             search.start_round(state, used, done / (START_ROUNDS - 1), rng)
-            if callback is not None:
-                callback(Round(f"start {start}", done + 1, search, replace(state)))
+            show(f"start {start}", done + 1, state)
         surveyed, poses = search.survey(state, rng)
-        likelihoods.append(search.likelihood(state, surveyed, held_out if len(held_out) else order))
-        correlation = np.nan
+        frame, correlation = Rotation.identity(), np.nan
         if len(group) > 1:
             frame, correlation = symmetry_frame(state.volume, group, rng=rng)
-            poses = Poses(poses.rotations * frame.inv(), poses.shifts_px)
-        states.append(state)
-        found.append(poses)
-        correlations.append(correlation)
-    best = int(np.argmax(likelihoods))
-    state = states[best]
+        likelihood = search.likelihood(state, surveyed, held_out)
+        tried.append(_Start(state, poses, likelihood, frame, correlation))
+    best = max(tried, key=lambda start: start.likelihood)
+    others, state = [start for start in tried if start is not best], best.state
     if len(group) > 1:
-        search.impose(state, found[best], group)
+        search.impose(state, best.in_frame_of_group(best.poses), group)
     for done in range(LAST_ROUNDS):
-        search.last_round(state, rng.permutation(n)[:LAST_IMAGES], (done + 1) / LAST_ROUNDS, rng)
-        if callback is not None:
-            callback(Round("all images", done + 1, search, replace(state)))
+        search.last_round(state, rng.permutation(count)[:LAST_IMAGES], (done + 1) / LAST_ROUNDS, rng)
+        show("all images", done + 1, state)
     evidence, poses = search.locate(state, rng)
-    agreement = np.full(n, np.nan)
-    if starts > 1:
-        near = [
-            align_frame(poses.rotations, other.rotations, symmetry=symmetry).errors < AGREEMENT_RAD
-            for index, other in enumerate(found)
-            if index != best
-        ]
-        agreement = np.mean(near, axis=0)
-    halves = tuple(search.map_at(state, poses, np.arange(n) % 2 == half) for half in (0, 1))
-    density_map = search.map_at(state, poses, np.full(n, True))
-    result = AbInitio(
-        poses, density_map, halves, np.array(likelihoods), agreement, evidence, correlations[best]
-    )
+    halves = tuple(search.map_at(state, poses, np.arange(count) % 2 == half) for half in (0, 1))
+    density_map = search.map_at(state, poses, np.full(count, True))
+    of_others = [start.poses for start in others]
+    if count < n:
+        states = [start.state for start in others] + [state]
+        evidence, poses, of_others = locate_all(images, optics, states, search=search, rng=rng)
+    near = [
+        align_frame(poses.rotations, start.in_frame_of_group(found).rotations, symmetry=symmetry).errors
+        < AGREEMENT_RAD
+        for start, found in zip(others, of_others, strict=True)
+    ]
+    agreement = np.mean(near, axis=0) if near else np.full(n, np.nan)
+    likelihoods = np.array([start.likelihood for start in tried])
+    result = AbInitio(poses, density_map, halves, likelihoods, agreement, evidence, best.symmetry_correlation)
     _warn_of_doubts(result, symmetry)
     return result
 

@@ -53,17 +53,17 @@ class SearchState:
 class PoseSearch:
     """The images on rings, and the steps of the search."""
 
-    def __init__(
-        self, images: np.ndarray, optics: Optics, shift_deviation_px: float, *, deviation: float | None = None
-    ):
+    def __init__(self, images, optics: Optics, shift_deviation_px: float, *, deviation: float | None = None):
         self.image_size, self.shift_deviation_px = images.shape[1], shift_deviation_px
         self.pixel_size_angstrom = optics.pixel_size_angstrom
         self.rings = min(LAST_RINGS, self.image_size // 2 - 2)
         self.start_rings = min(START_RINGS, self.rings)
         grid = RingGrid(self.rings, ANGLES_PER_RING)
-        self.deviation = float(images.std()) if deviation is None else deviation
-        self.images = ring_images(images / np.float32(self.deviation), grid, optics=optics)
-        self.power = np.mean(np.abs(self.images.values) ** 2, axis=(0, 2))
+        self.images = ring_images(images, grid, optics=optics)
+        power = np.mean(np.abs(self.images.values) ** 2, axis=(0, 2))
+        self.deviation = (float(np.sqrt(power.mean())) or 1.0) if deviation is None else deviation
+        self.images.values[:] /= np.float32(self.deviation)
+        self.power = power / self.deviation**2
         self.maps = CoarseMaps(grid, self.images.coverage)
 
     # --- rounds

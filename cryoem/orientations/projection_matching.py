@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.images import image_blocks
 from cryoem.orientations.pose_search import SMALLEST_PX, PoseSearch, SearchState
 from cryoem.rotations import Poses
-from cryoem.validation import finite_array, not_negative, unread_images
+from cryoem.validation import not_negative, unread_images
 from cryoem.volumes.density import DensityMap
 
 CALIBRATION_IMAGES, CALIBRATION_ROUNDS = 400, 6
@@ -93,39 +94,66 @@ def match_to_map(
     not_negative(shift_deviation_px, name="shift_deviation_px")
     rng = np.random.default_rng(rng)
     some = np.sort(rng.permutation(n)[:CALIBRATION_IMAGES])
-    search = PoseSearch(_read(images, some), optics[some], shift_deviation_px)
+    search = PoseSearch(images[some], optics[some], shift_deviation_px)
     state = search.state_of(density_map)
     for _ in range(CALIBRATION_ROUNDS):
         search.calibrate(state, rng)
+    evidence, poses, _ = locate_all(
+        images, optics, [state], search=search, rng=rng, map_blocks=map_blocks, callback=callback
+    )
+    return MapMatch(poses, evidence)
+
+
+def locate_all(
+    images,
+    optics: Optics,
+    states: Sequence[SearchState],
+    *,
+    search: PoseSearch,
+    rng: np.random.Generator,
+    map_blocks: Callable = map,
+    callback: Callable[[int], None] | None = None,
+) -> tuple[np.ndarray, Poses, list[Poses]]:
+    """Find all images block by block, with maps that were found by a search on some of them.
+
+    Returns the evidence and the poses of the images according to the last state, and their poses according to each of
+    the other states, which are surveyed on fewer rings.
+    """
     blocks = list(image_blocks(images))
     items = (
-        (_read(images, block), optics[block], child)
-        for block, child in zip(blocks, rng.spawn(len(blocks)), strict=True)
+        (images[block], optics[block], generator)
+        for block, generator in zip(blocks, rng.spawn(len(blocks)), strict=True)
     )
-    match_block = partial(
-        _match_block,
-        volume=state.volume,
-        noise=state.noise,
-        shift_deviation_px=shift_deviation_px,
+    plain = [replace(state, centres=np.zeros((0, 2))) for state in states]
+    locate_block = partial(
+        _locate_block,
+        states=plain,
+        shift_deviation_px=search.shift_deviation_px,
         deviation=search.deviation,
     )
     found = []
-    for block, result in zip(blocks, map_blocks(match_block, items), strict=True):
+    for block, result in zip(blocks, map_blocks(locate_block, items), strict=True):
         found.append(result)
         if callback is not None:
             callback(block.stop)
-    evidence, rotations, shifts = zip(*found, strict=True)
-    poses = Poses(type(rotations[0]).concatenate(rotations), np.concatenate(shifts))
-    return MapMatch(poses, np.concatenate(evidence))
+    evidence, *poses = zip(*found, strict=True)
+    *others, last = (
+        Poses(
+            Rotation.concatenate([some.rotations for some in parts]),
+            np.concatenate([some.shifts_px for some in parts]),
+        )
+        for parts in poses
+    )
+    return np.concatenate(evidence), last, others
 
 
-def _read(images, index) -> np.ndarray:
-    return finite_array(images[index], name="images", ndim=3, dtype=np.float32)
-
-
-def _match_block(item: tuple, *, volume, noise, shift_deviation_px: float, deviation: float) -> tuple:
-    """Return the evidence, rotations and shifts of a block of images."""
+def _locate_block(
+    item: tuple, *, states: Sequence[SearchState], shift_deviation_px: float, deviation: float
+) -> tuple:
+    """Return the evidence of a block of images, and their poses according to each state."""
     images, optics, rng = item
     search = PoseSearch(images, optics, shift_deviation_px, deviation=deviation)
-    evidence, poses = search.locate(SearchState(volume, noise, np.zeros((len(images), 2))), rng)
-    return evidence, poses.rotations, poses.shifts_px
+    *others, last = (replace(state, centres=np.zeros((len(images), 2))) for state in states)
+    surveyed = [search.survey(state, rng)[1] for state in others]
+    evidence, poses = search.locate(last, rng)
+    return evidence, *surveyed, poses

@@ -15,7 +15,8 @@ import numpy as np
 import scipy.fft
 
 from cryoem.contrast import Optics
-from cryoem.images import circular_mask, subtract_background
+from cryoem.images import circular_mask, image_blocks, subtract_background
+from cryoem.validation import finite_array
 
 NUFFT_TOLERANCE = 1e-4
 EDGE = 0.1  # width of the soft edge of the mask, relative to the image
@@ -76,22 +77,29 @@ class RingImages:
         return replace(self, values=self.values[index], transfers=self.transfers[index])
 
 
-def ring_images(images: np.ndarray, grid: RingGrid, *, optics: Optics | None = None) -> RingImages:
-    """Apply a soft circular mask to images (n, y, x), y == x, and sample them on rings in Fourier space."""
+def ring_images(images, grid: RingGrid, *, optics: Optics | None = None) -> RingImages:
+    """Apply a soft circular mask to images (n, y, x), y == x, and sample them on rings in Fourier space.
+
+    Images in files are read block by block. Raises a ValueError if they contain NaN or infinity.
+    """
     import finufft
 
-    n, size = len(images), images.shape[1]
+    n, size, _ = images.shape
     points = (2 * np.pi / size * grid.frequencies).astype(np.float32)
     plan = finufft.Plan(2, (size, size), eps=NUFFT_TOLERANCE, isign=-1, n_trans=min(n, 64), dtype="complex64")
     plan.setpts(points[:, 1].copy(), points[:, 0].copy())
     values = np.empty((n, len(points)), np.complex64)
     mask = circular_mask(size, edge_px=EDGE * size, profile="cosine")
     coverage = float(np.mean(mask**2))
-    for start in range(0, n, plan.n_trans):
-        block = np.zeros((plan.n_trans, size, size), np.complex64)
-        some = images[start : start + plan.n_trans]
-        block[: len(some)] = subtract_background(some) * mask
-        values[start : start + len(some)] = plan.execute(block)[: len(some)]
+    for block in image_blocks(images):
+        masked = (
+            subtract_background(finite_array(images[block], name="images", ndim=3, dtype=np.float32)) * mask
+        )
+        for start in range(0, len(masked), plan.n_trans):
+            some = masked[start : start + plan.n_trans]
+            padded = np.zeros((plan.n_trans, size, size), np.complex64)
+            padded[: len(some)] = some
+            values[block.start + start :][: len(some)] = plan.execute(padded)[: len(some)]
     transfers = np.ones((n, grid.rings), np.float32)
     if optics is not None and optics.ctf is not None:
         transfers = optics.isotropic().transfers(np.arange(1, grid.rings + 1) / size)
