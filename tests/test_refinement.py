@@ -10,6 +10,7 @@ from cryoem.orientations.evaluation import align_shifts, pose_error
 from cryoem.particles.simulation import simulate
 from cryoem.projection.fourier import transform
 from cryoem.projection.projectors import project
+from cryoem.reconstruction import pose_steps
 from cryoem.reconstruction.maps import reconstruct
 from cryoem.reconstruction.masks import masked_half_map_fsc
 from cryoem.reconstruction.pose_steps import descend, full_images, pose_limit, working_images
@@ -157,6 +158,29 @@ def test_the_seed_determines_the_result_and_arguments_stay(small, start):
     assert not np.array_equal(first.rotations.as_quat(), other.rotations.as_quat())
     np.testing.assert_array_equal(mine, small[:40])
     np.testing.assert_array_equal(rotations.as_quat(), start[:40].as_quat())
+
+
+def test_images_that_are_read_again_in_each_round_give_the_same_result(small, start, monkeypatch):
+    schedule = RefinementSchedule(search_rounds=0, gradient_rounds=2)
+    kept = refined(small, start, schedule=schedule)
+    monkeypatch.setattr(pose_steps, "KEPT_BYTES", 0)
+    monkeypatch.setattr(pose_steps, "BLOCK_BYTES", 7 * 8 * 24 * 13)  # 7 images, less than a fold
+    read = []
+
+    class Stack:
+        shape = small.shape
+
+        def __len__(self):
+            return len(small)
+
+        def __getitem__(self, index):
+            read.append(len(small[index]))
+            return small[index]
+
+    again = refined(Stack(), start, schedule=schedule)
+    assert max(read[1:]) <= 7  # the first is the pass over all images that finds their unit
+    assert (again.rotations.inv() * kept.rotations).magnitude().max() < 1e-3
+    np.testing.assert_allclose(again.map.data, kept.map.data, atol=1e-3 * kept.map.data.max())
 
 
 @pytest.mark.parametrize(("size", "scale", "background"), [(24, 1e4, 5.0), (25, 1e-4, 0.0)])

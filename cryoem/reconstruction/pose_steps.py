@@ -9,14 +9,16 @@ import scipy.fft
 from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics, known_optics, optics_of
-from cryoem.images import fourier_disc, half_planes_from_images, subtract_background
+from cryoem.images import fourier_disc, half_planes_from_images, image_blocks, subtract_background
 from cryoem.projection.fourier import VolumeTransform, transform
 from cryoem.projection.matching import correlate_candidates, displaced, gauss_newton_steps
 from cryoem.reconstruction.accumulation import FourierAccumulator, grid_slices
 from cryoem.rotations import Poses, as_poses, random_small_rotations
-from cryoem.validation import square_images, whole_number
+from cryoem.validation import finite_array, square_images, whole_number
 from cryoem.volumes.density import DensityMap, cube
 
+KEPT_BYTES = 2**30  # largest size of the half-planes of all images that are kept in memory
+BLOCK_BYTES = 2**26  # size of the half-planes that are processed at a time
 LARGEST_STEP = 0.15  # radians
 LARGEST_SHIFT = 1.0  # coarse pixels
 
@@ -26,16 +28,51 @@ LARGEST_SHIFT = 1.0  # coarse pixels
 
 @dataclass(frozen=True)
 class FullImages:
-    """Half-planes ``planes`` (n, m) complex64 of images ``size`` px wide, with pixel values divided by ``unit``."""
+    """Selected images ``size`` px wide, with pixel values divided by ``unit``, as half-planes of their transforms.
 
-    planes: np.ndarray
+    ``rows`` (n,) are the indices of the selected images, and ``optics`` their optics. ``planes`` (N, m) complex64 has
+    the half-planes of all N images. If they would take more than ``KEPT_BYTES``, it is None, and half-planes are
+    computed from ``images`` (N, y, x) whenever they are needed.
+    """
+
+    images: np.ndarray
+    planes: np.ndarray | None
+    rows: np.ndarray
     size: int
     optics: Optics
     unit: float
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def __getitem__(self, index: np.ndarray) -> FullImages:
         """Select a subset of the images."""
-        return replace(self, planes=self.planes[index], optics=self.optics[index])
+        return replace(self, rows=self.rows[index], optics=self.optics[index])
+
+    def elements(self, index: np.ndarray) -> np.ndarray:
+        """Return the elements (k,) of each half-plane: (n, k) complex64."""
+        if self.planes is not None:
+            return self.planes[self.rows[:, None], index]
+        read = finite_array(self.images[self.rows], name="images", ndim=3, dtype=np.float32)
+        planes = half_planes_from_images(subtract_background(read) / np.float32(self.unit))
+        return np.ascontiguousarray(planes[:, index])
+
+    def blocks(self) -> list[np.ndarray]:
+        """Return the indices of consecutive images, a few at a time."""
+        count = max(1, BLOCK_BYTES // _plane_bytes(self.size))
+        return np.array_split(np.arange(len(self)), -(-len(self) // count))
+
+    def gridded(self, poses: Poses, shell: int, group: np.ndarray) -> FourierAccumulator:
+        """Grid all images at their poses, cropped to ``shell``, with the symmetry of ``group`` (k, 3, 3)."""
+        sums = None
+        for some in self.blocks():
+            work = working_images(self[some], poses[some], shell)
+            sums = work.gridded(poses.rotations[some].as_matrix(), group, sums)
+        return sums
+
+
+def _plane_bytes(size: int) -> int:
+    return 8 * size * (size // 2 + 1)
 
 
 @dataclass(frozen=True)
@@ -75,8 +112,10 @@ class WorkingImages:
         """Displace the content of the images by (n, 2) coarse pixels."""
         return replace(self, planes=displaced(self.planes, self.frequencies, shifts))
 
-    def gridded(self, matrices: np.ndarray, group: np.ndarray) -> FourierAccumulator:
-        """Grid all slices at (n, 3, 3) orientations."""
+    def gridded(
+        self, matrices: np.ndarray, group: np.ndarray, sums: FourierAccumulator | None = None
+    ) -> FourierAccumulator:
+        """Grid all slices at (n, 3, 3) orientations, and add them to ``sums``, if given."""
         return grid_slices(
             self.planes,
             matrices,
@@ -85,28 +124,44 @@ class WorkingImages:
             weights=self.weights,
             group=group,
             transfers=self.transfers,
+            sums=sums,
         )
 
 
 def full_images(images: np.ndarray, optics: Optics) -> FullImages:
     """Subtract the background of (n, y, y) images and divide all images by their common standard deviation."""
-    images = subtract_background(images)
-    unit = float(images.std(dtype=float))
+    n, size, _ = images.shape
+    kept = n * _plane_bytes(size) <= KEPT_BYTES
+    planes = np.empty((n, size * (size // 2 + 1)), np.complex64) if kept else None
+    sums = np.zeros(2)
+    for block in image_blocks(images):
+        some = subtract_background(finite_array(images[block], name="images", ndim=3, dtype=np.float32))
+        sums += some.sum(dtype=float), np.einsum("nyx,nyx->", some, some, dtype=float)
+        if kept:
+            planes[block] = half_planes_from_images(some)
+    mean, square = sums / (n * size**2)
+    unit = float(np.sqrt(max(square - mean**2, 0)))
     if unit == 0:
-        raise ValueError(f"images must not be constant, got constant values in all {len(images)} images")
-    planes = half_planes_from_images(images / np.float32(unit))
-    return FullImages(planes, images.shape[1], optics, unit)
+        raise ValueError(f"images must not be constant, got constant values in all {n} images")
+    if kept:
+        planes /= np.float32(unit)
+    return FullImages(images, planes, np.arange(n), size, optics, unit)
+
+
+def coarse_size(size: int, shell: int) -> int:
+    """Return the smallest fast even image size that includes ``shell``, at most ``size``."""
+    return min(size, 2 * scipy.fft.next_fast_len(shell + 1, real=True))
 
 
 def working_images(images: FullImages, poses: Poses, shell: int) -> WorkingImages:
     """Fourier-crop half-planes to the smallest fast even size that includes ``shell``, and centre them."""
     size = images.size
-    coarse = min(size, 2 * scipy.fft.next_fast_len(shell + 1, real=True))
+    coarse = coarse_size(size, shell)
     disc = fourier_disc(coarse)
     k = np.rint(disc.frequencies * coarse).astype(int)  # (m, 2): k_x >= 0, k_y of either sign
     index = (k[:, 1] % size) * (size // 2 + 1) + k[:, 0]
     pixel_px = size / coarse
-    planes = np.ascontiguousarray(images.planes[:, index])
+    planes = images.elements(index)
     transfers = None if images.optics.ctf is None else images.optics.transfers(disc.frequencies / pixel_px)
     work = WorkingImages(planes, disc.frequencies, disc.weights, transfers, coarse, pixel_px)
     return work.moved(-poses.shifts_px / pixel_px) if poses.shifts_px.any() else work

@@ -21,10 +21,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics, known_optics, optics_of
-from cryoem.reconstruction.accumulation import FourierAccumulator
 from cryoem.reconstruction.maps import checked_subset
 from cryoem.reconstruction.masks import masked_half_map_fsc
-from cryoem.reconstruction.pose_steps import FullImages, full_images, working_images
+from cryoem.reconstruction.pose_steps import FullImages, full_images
 from cryoem.reconstruction.resolution import FSC
 from cryoem.reconstruction.rounds import (
     FOLDS,
@@ -35,7 +34,7 @@ from cryoem.reconstruction.rounds import (
     run_rounds,
 )
 from cryoem.rotations import Poses, as_poses, origin_displacements, point_group
-from cryoem.validation import square_images
+from cryoem.validation import unread_images
 from cryoem.volumes.density import DensityMap
 
 
@@ -106,7 +105,7 @@ def refine(
     ----------
     images : (n, y, x) array-like, y == x
         At least 16 images, at least 12 px wide. Without a CTF, particles must be brighter than their surroundings; with
-        a CTF, the contrast is determined by the sign of the CTF.
+        a CTF, the contrast is determined by the sign of the CTF. Particle stacks in files are read block by block.
     poses : Poses or Rotation
         Initial poses: n orientations in the gauge of the images (see ``orientations.fix_gauge``), and shifts. A bare
         ``Rotation`` means that the particles are centred.
@@ -150,7 +149,7 @@ def refine(
     """
     optics = known_optics(images, optics)
     subset = getattr(images, "random_subset", None) if subset is None else subset
-    images = square_images(images, at_least=2 * FOLDS, smallest_px=12)
+    images = unread_images(images, at_least=2 * FOLDS, smallest_px=12)
     n = len(images)
     start = as_poses(poses, count=n)
     optics = optics_of(optics, pixel_size_angstrom, count=n)
@@ -184,13 +183,12 @@ def refine(
         halves.append(remove_drift(found, refined[rows], symmetry))
 
     # reconstruct the final maps at full size, in the units of the images
-    def gridded(some: FullImages, found: Poses) -> FourierAccumulator:
-        work = working_images(some, found, full.size // 2)
-        return work.gridded(found.rotations.as_matrix(), settings.group)
-
-    half_sums = [gridded(full[rows], found) for rows, found in zip(members, halves, strict=True)]
+    nyquist, group = full.size // 2, settings.group
+    half_sums = [
+        full[rows].gridded(found, nyquist, group) for rows, found in zip(members, halves, strict=True)
+    ]
     a, b = (sums.invert() * full.unit for sums in half_sums)
-    whole = gridded(full, refined).invert() * full.unit
+    whole = full.gridded(refined, nyquist, group).invert() * full.unit
     _, mask = half_map_fsc(half_sums)
     fsc = masked_half_map_fsc(a, b, mask, voxel_size_angstrom=optics.pixel_size_angstrom, rng=0)
     whole, a, b = (DensityMap(v.astype(np.float32), optics.pixel_size_angstrom) for v in (whole, a, b))

@@ -22,7 +22,7 @@ from cryoem.reconstruction.masks import particle_mask
 from cryoem.reconstruction.pose_steps import (
     FullImages,
     MatchResult,
-    WorkingImages,
+    coarse_size,
     descend,
     search,
     working_images,
@@ -145,8 +145,8 @@ def _next_round(
 
     # grid the folds at the sampled poses, and measure how well their halves agree
     fold = rng.permutation(len(state.poses)) % FOLDS
-    matrices, work = state.sampled.rotations.as_matrix(), working_images(images, state.sampled, finest)
-    sums = [work[fold == f].gridded(matrices[fold == f], settings.group) for f in range(FOLDS)]
+    members = [np.flatnonzero(fold == f) for f in range(FOLDS)]
+    sums = [images[some].gridded(state.sampled[some], finest, settings.group) for some in members]
     fsc, mask = half_map_fsc(sums)
     last = min(finest, last_trusted_shell(fsc, TRUST_THRESHOLD if searching else COMPARED_THRESHOLD))
 
@@ -161,16 +161,16 @@ def _next_round(
             refine_shifts=settings.refine_shifts,
         )
     references = _references(sums, mask, last)
-    work = working_images(images, state.poses, finest)
-    found = _match_folds(step, work.within(last), state.poses.rotations, fold, references)
+    found = _match_folds(step, images, state.poses, members, references, (finest, last))
     # displacements are relative to the current ones, in coarse pixels
+    pixel_px = images.size / coarse_size(images.size, finest)
     poses, sampled = (
-        Poses(new.rotations, state.poses.shifts_px + work.pixel_px * new.shifts_px)
+        Poses(new.rotations, state.poses.shifts_px + pixel_px * new.shifts_px)
         for new in (found.poses, found.sample(rng))
     )
 
     moved = float((poses.rotations * state.poses.rotations.inv()).magnitude().mean())
-    resolution = work.pixel_px * settings.pixel_size_angstrom * fsc.resolution_angstrom(TRUST_THRESHOLD)
+    resolution = pixel_px * settings.pixel_size_angstrom * fsc.resolution_angstrom(TRUST_THRESHOLD)
     entry = {
         "round": number + 1,
         "kind": "search" if searching else "gradient",
@@ -194,17 +194,24 @@ def _next_round(
 
 def _match_folds(
     step: Callable,
-    work: WorkingImages,
-    rotations: Rotation,
-    fold: np.ndarray,
+    images: FullImages,
+    poses: Poses,
+    members: list[np.ndarray],
     references: Iterable[VolumeTransform],
+    shells: tuple[int, int],
 ) -> MatchResult:
-    """Take one step of every image against the reference of its fold."""
-    members = [np.flatnonzero(fold == f) for f in range(FOLDS)]
-    found = [
-        step(reference, work[some], rotations[some])
-        for reference, some in zip(references, members, strict=True)
-    ]
+    """Take one step of every image against the reference of its fold.
+
+    ``members`` are the indices of the images in each fold. ``shells`` are the shell to which images are cropped and the
+    last one that is compared.
+    """
+    finest, last = shells
+    found = []
+    for reference, fold in zip(references, members, strict=True):
+        for part in images[fold].blocks():
+            some = fold[part]
+            work = working_images(images[some], poses[some], finest).within(last)
+            found.append(step(reference, work, poses.rotations[some]))
     order = np.argsort(np.concatenate(members))
 
     def in_order(parts: list[np.ndarray]) -> np.ndarray:
