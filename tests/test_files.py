@@ -195,6 +195,19 @@ def test_arrays_come_back_with_names_units_and_parameters(tmp_path):
     assert names(path.parent) == ["a.h5"]
 
 
+def test_large_arrays_are_mapped_and_neither_changes_nor_a_new_file_affect_the_other(tmp_path, monkeypatch):
+    monkeypatch.setattr("cryoem.files.arrays.MAPPED_BYTES", 100)
+    path, values = tmp_path / "a.h5", np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+    files.save_arrays(path, {"x": (values, "px"), "few": (values[0], "px")}, parameters={})
+    loaded = files.load_arrays(path)
+    assert [isinstance(loaded[name], np.memmap) for name in ("x", "few")] == [True, False]
+    np.testing.assert_array_equal(loaded["x"], values)
+    loaded["x"][0, 0, 0] = -1
+    np.testing.assert_array_equal(files.load_arrays(path)["x"], values)
+    files.save_arrays(path, {"x": (0 * values, "px")}, parameters={})
+    np.testing.assert_array_equal(loaded["x"][1:], values[1:])
+
+
 def test_files_that_hold_no_such_arrays(tmp_path):
     path = tmp_path / "a.h5"
     with pytest.raises(FileNotFoundError, match=f"^{path} does not exist$"):

@@ -20,6 +20,7 @@ from cryoem.files.writing import atomic_write
 NUMBERS = "biufc"  # kinds of NumPy dtypes that can be stored: numbers and booleans
 SEAL = b"cryoem arrays, sha256 from byte 512 on: "
 SEAL_BYTES = 512
+MAPPED_BYTES = 2**26  # size from which arrays are mapped from the file instead of read
 
 
 def save_arrays(path: str | os.PathLike, arrays: Mapping[str, tuple], *, parameters: dict) -> None:
@@ -84,7 +85,7 @@ def load_arrays(path: str | os.PathLike, names: Iterable[str] | None = None) -> 
     Returns
     -------
     dict
-        The arrays, keyed by dataset name.
+        The arrays, keyed by dataset name. Those of at least ``MAPPED_BYTES`` are read from the file when they are used.
 
     Raises
     ------
@@ -98,7 +99,15 @@ def load_arrays(path: str | os.PathLike, names: Iterable[str] | None = None) -> 
         for name in names:
             if name not in file:
                 raise ValueError(f"{path} has no dataset {name!r}; it has {', '.join(file)}")
-        return {name: file[name][()] for name in names}
+        return {name: _values(path, file[name]) for name in names}
+
+
+def _values(path: str | os.PathLike, dataset: h5py.Dataset) -> np.ndarray:
+    """Return the values of a dataset. Large ones are mapped from the file, and changes to them stay in memory."""
+    offset = dataset.id.get_offset()  # None unless the dataset is contiguous
+    if offset is None or dataset.nbytes < MAPPED_BYTES:
+        return dataset[()]
+    return np.memmap(path, dataset.dtype, "c", offset, dataset.shape)
 
 
 def stored_parameters(path: str | os.PathLike) -> dict:

@@ -198,8 +198,8 @@ def ab_initio(
     group = point_group(symmetry)
     rng = np.random.default_rng(rng)
 
-    searched = np.arange(n) if n <= MOST_SEARCHED else np.sort(rng.permutation(n)[:MOST_SEARCHED])
-    count = len(searched)
+    searched = slice(None) if n <= MOST_SEARCHED else np.sort(rng.permutation(n)[:MOST_SEARCHED])
+    count = min(n, MOST_SEARCHED)
     search = PoseSearch(images[searched], optics[searched], shift_deviation_px)
     values = search.images.values
     if np.allclose(values, values[0], atol=IDENTICAL * np.abs(values).max()):

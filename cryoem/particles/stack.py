@@ -157,7 +157,9 @@ class Calibration:
 
     def scaled(self, stack: ParticleStack) -> ParticleStack:
         """Return the stack with its background subtracted and its images divided by ``signal``."""
-        return replace(stack, images=subtract_background(stack.images) / np.float32(self.signal))
+        images = subtract_background(stack.images)
+        images /= np.float32(self.signal)
+        return replace(stack, images=images)
 
 
 def calibrate(
