@@ -42,6 +42,7 @@ COMMANDS = (
     "classification.py",
     "particles.py",
     "memory.py",
+    "large_job.py",
     "natural.py",
     "published.py",
     "kills.py --kills 10 --profile quick",

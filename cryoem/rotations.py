@@ -8,6 +8,7 @@ between representations of orientations.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,14 @@ class Poses:
     def __getitem__(self, index) -> Poses:
         """Select a subset of the poses."""
         return Poses(self.rotations[index], self.shifts_px[index])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Poses]) -> Poses:
+        """Return the poses of several sets of particles, one after another."""
+        return cls(
+            Rotation.concatenate([part.rotations for part in parts]),
+            np.concatenate([part.shifts_px for part in parts]),
+        )
 
     @property
     def mirrored(self) -> Poses:

@@ -21,7 +21,7 @@ HALF_MAPS = 0.143
 PROGRAM_BYTES = 300_000_000  # memory of the program and of one block of images
 
 # in memory at the same time during a refinement
-COPIES_OF_IMAGES = 6  # the images, and their transforms at several sizes
+COPIES_OF_BLOCK = 6  # the transforms of a block of images, at several sizes
 COPIES_OF_SUMS = 14  # those of the eight folds, and working copies
 
 
@@ -167,9 +167,10 @@ def refine(
     """Refine the poses of particle images, and reconstruct a map and its resolution.
 
     No map is needed: each image is compared with a map of the other images at their current poses. The poses must be
-    right to within about 10 degrees. Two halves of the images are also refined separately, and never share a map. The
-    resolution is that at which their maps agree. The halves are the half-sets in the table (such as rlnRandomSubset) if
-    it has any, and otherwise random; the output table contains them.
+    right to within about 10 degrees. Two halves of the images are refined separately, and never share a map. The
+    resolution is that at which their maps agree. In the last rounds, all images are refined together. The halves are
+    the half-sets in the table (such as rlnRandomSubset) if it has any, and otherwise random; the output table contains
+    them.
 
     \b
     Example:
@@ -181,7 +182,7 @@ def refine(
     from cryoem.cli.handoff import how_to_view
     from cryoem.files.writing import atomic_write_many
     from cryoem.particles.writing import names_for_table, write_poses
-    from cryoem.reconstruction import refinement
+    from cryoem.reconstruction import pose_steps, refinement
     from cryoem.reconstruction.accumulation import memory_bytes
     from cryoem.reconstruction.rounds import RefinementSchedule
     from cryoem.volumes.maps import chimerax_script_path, write_chimerax_script, write_map
@@ -202,12 +203,13 @@ def refine(
         names_for_table(opened, poses)  # raises an error, before the refinement
     shared.check_memory(
         PROGRAM_BYTES
-        + COPIES_OF_IMAGES * 4 * len(opened) * opened.image_size**2
+        + min(pose_steps.KEPT_BYTES, 4 * len(opened) * opened.image_size**2)
+        + COPIES_OF_BLOCK * pose_steps.BLOCK_BYTES
         + COPIES_OF_SUMS * memory_bytes(opened.image_size, half_maps=False)
     )
     opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
     schedule = RefinementSchedule(search_rounds=search_rounds, gradient_rounds=gradient_rounds)
-    rounds = 3 * (search_rounds + gradient_rounds)  # of all images, then of each half
+    rounds = search_rounds + gradient_rounds + min(gradient_rounds, refinement.JOINT_ROUNDS)
     finished = itertools.count(1)
     with shared.progress("refining", rounds, unit="round") as done:
         found = refinement.refine(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.images import image_blocks
@@ -137,13 +136,7 @@ def locate_all(
         if callback is not None:
             callback(block.stop)
     evidence, *poses = zip(*found, strict=True)
-    *others, last = (
-        Poses(
-            Rotation.concatenate([some.rotations for some in parts]),
-            np.concatenate([some.shifts_px for some in parts]),
-        )
-        for parts in poses
-    )
+    *others, last = map(Poses.concatenate, poses)
     return np.concatenate(evidence), last, others
 
 

@@ -205,7 +205,7 @@ def _add(values, density, middle, full, table, planes, matrices, frequencies, we
                         h[3] += w * d3
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _positive_mean(density):
     total, count = 0.0, 0
     for value in density:
@@ -215,7 +215,7 @@ def _positive_mean(density):
     return total / max(count, 1)
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _averages(values, density, middle, reach, start, floor, slab):
     """Write the averages in the planes from k_z = ``start`` to ``slab``, as periodic planes without shift."""
     full = slab.shape[1]

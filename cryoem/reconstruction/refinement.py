@@ -8,34 +8,36 @@ move by random search within a shrinking ball; then they move by Gauss-Newton st
 size that includes the compared shells. Shifts can be refined together with the orientations. The CTF multiplies the
 slices and is corrected for in gridding.
 
-The half-maps for the resolution are refined separately: two halves of the images are refined in the same way from the
-same start, and never share a map.
+Two halves of the images are refined in this way from the same start, and never share a map; their half-maps give the
+resolution. The poses of all images are then refined together for a few more rounds, with maps from twice as many
+images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.reconstruction.maps import checked_subset
-from cryoem.reconstruction.masks import masked_half_map_fsc
-from cryoem.reconstruction.pose_steps import FullImages, full_images
+from cryoem.reconstruction.masks import masked_half_map_fsc, particle_mask
+from cryoem.reconstruction.pose_steps import full_images
 from cryoem.reconstruction.resolution import FSC
 from cryoem.reconstruction.rounds import (
     FOLDS,
     RefinementSchedule,
-    RefinementState,
     RoundSettings,
-    half_map_fsc,
-    run_rounds,
+    first_state,
+    next_round,
 )
 from cryoem.rotations import Poses, as_poses, origin_displacements, point_group
 from cryoem.validation import unread_images
 from cryoem.volumes.density import DensityMap
+
+JOINT_ROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,11 @@ class Refinement:
         One entry per round with these keys:
 
         - ``round``: number of the round
-        - ``kind``: ``"search"`` or ``"gradient"``
+        - ``kind``: ``"search"`` or ``"gradient"`` for rounds of the two halves, and ``"joint"`` for those of all images
         - ``score``: mean correlation between images and slices
         - ``moved_rad``: mean change of orientation
         - ``resolution_angstrom``: resolution at which the masked FSC between two halves of the eight folds falls below
-          0.143; it steers the refinement and must not be quoted as the resolution of the map
+          0.143 (the mean of both halves); it steers the refinement and must not be quoted as the resolution of the map
     """
 
     poses: Poses
@@ -128,8 +130,7 @@ def refine(
     rng : Generator or int, optional
         Random number generator or seed.
     callback : callable, optional
-        Function called after each round with its history entry and the orientations. The entry has the additional key
-        ``half``: None for all images, and 0 or 1 when a half is refined separately afterwards.
+        Function called after each round with its history entry and the orientations.
 
     Returns
     -------
@@ -164,23 +165,48 @@ def refine(
     rng = np.random.default_rng(rng)
     full = full_images(images, optics)
 
-    def refined_from(start: Poses, full: FullImages, half: int | None = None) -> RefinementState:
-        report = callback and (lambda entry, rotations: callback(entry | {"half": half}, rotations))
-        return run_rounds(settings, full, start, rng, report)
+    history: list[dict] = []
 
-    # refine all images together
-    final = refined_from(start, full)
-    refined = final.outcome()
+    def report(entry: dict, rotations: Rotation) -> None:
+        history.append(entry | {"round": len(history) + 1})
+        if callback is not None:
+            callback(history[-1], rotations)
 
     # refine two halves from the same start, which never share a map
-    members = np.array_split(rng.permutation(n), 2)
+    members = [np.sort(rows) for rows in np.array_split(rng.permutation(n), 2)]
     if subset is not None:
         members = [np.flatnonzero(subset == half) for half in (0, 1)]
-    halves = []
-    for half, rows in enumerate(members):
-        found = refined_from(start[rows], full[rows], half).outcome()
-        # each half may drift as a whole, so move it back to the frame and origin of the refinement of all images
-        halves.append(remove_drift(found, refined[rows], symmetry))
+    order = np.argsort(np.concatenate(members))
+    states = [first_state(settings, start[rows], full.size // 2) for rows in members]
+    while not all(state.ended for state in states):
+        states = [
+            state if state.ended else next_round(settings, full[rows], state, rng)
+            for rows, state in zip(members, states, strict=True)
+        ]
+        report(
+            mean_entry([state.history[-1] for state in states]),
+            Poses.concatenate([state.poses for state in states])[order].rotations,
+        )
+    # each half may drift as a whole, so move it back to the frame and origin of all images
+    halves = [
+        remove_drift(state.outcome(), start[rows], symmetry)
+        for rows, state in zip(members, states, strict=True)
+    ]
+
+    # refine all images together
+    schedule = replace(
+        settings.schedule,
+        search_rounds=0,
+        gradient_rounds=min(settings.schedule.gradient_rounds, JOINT_ROUNDS),
+    )
+    joint = replace(settings, schedule=schedule)
+    finest_shell = max(state.finest_shell for state in states)
+    state = first_state(joint, Poses.concatenate(halves)[order], finest_shell)
+    while not state.ended:
+        state = next_round(joint, full, state, rng)
+        report(state.history[-1] | {"kind": "joint"}, state.poses.rotations)
+    refined = state.outcome()
+    halves = [remove_drift(half, refined[rows], symmetry) for rows, half in zip(members, halves, strict=True)]
 
     # reconstruct the final maps at full size, in the units of the images
     nyquist, group = full.size // 2, settings.group
@@ -189,11 +215,18 @@ def refine(
     ]
     a, b = (sums.invert() * full.unit for sums in half_sums)
     whole = full.gridded(refined, nyquist, group).invert() * full.unit
-    _, mask = half_map_fsc(half_sums)
+    mask = particle_mask(a, b)
     fsc = masked_half_map_fsc(a, b, mask, voxel_size_angstrom=optics.pixel_size_angstrom, rng=0)
     whole, a, b = (DensityMap(v.astype(np.float32), optics.pixel_size_angstrom) for v in (whole, a, b))
     subset = np.isin(np.arange(n), members[1]).astype(int)
-    return Refinement(refined, whole, (a, b), subset, mask, fsc, list(final.history))
+    return Refinement(refined, whole, (a, b), subset, mask, fsc, history)
+
+
+def mean_entry(entries: list[dict]) -> dict:
+    """Return the mean of the history entries of two halves; one of them may have ended earlier."""
+    numbers = ("score", "moved_rad", "resolution_angstrom")
+    last = max(entries, key=lambda entry: entry["round"])
+    return last | {name: float(np.mean([entry[name] for entry in entries])) for name in numbers}
 
 
 def remove_drift(found: Poses, reference: Poses, symmetry: str) -> Poses:

@@ -8,7 +8,9 @@ is averaged out over the gradient rounds since convergence.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial, reduce
 from operator import add
@@ -32,6 +34,7 @@ from cryoem.reconstruction.variation import locally_filtered
 from cryoem.rotations import Poses
 from cryoem.validation import not_negative, positive_number, whole_number
 
+AHEAD = 2  # references that are computed at a time
 FOLDS = 8  # more folds mean less noise in the references but more work
 TRUST_THRESHOLD = 0.143
 COMPARED_THRESHOLD = 0.06  # close to the optimum, images also gain from shells with little signal
@@ -117,25 +120,15 @@ class RefinementState:
         return Poses(Rotation.from_rotvec(turns) * last, shifts)
 
 
-def run_rounds(
-    settings: RoundSettings,
-    images: FullImages,
-    start: Poses,
-    rng: np.random.Generator,
-    callback: Callable[[dict, Rotation], None] | None = None,
-) -> RefinementState:
-    """Refine one set of images round by round, and return the final state."""
-    state = RefinementState(start, start, (), images.size // 2, (), settings.last_round == 0)
-    while not state.ended:
-        state = _next_round(settings, images, state, rng)
-        if callback is not None:
-            callback(state.history[-1], state.poses.rotations)
-    return state
+def first_state(settings: RoundSettings, poses: Poses, finest_shell: int) -> RefinementState:
+    """Return the state before the first round."""
+    return RefinementState(poses, poses, (), finest_shell, (), settings.last_round == 0)
 
 
-def _next_round(
+def next_round(
     settings: RoundSettings, images: FullImages, state: RefinementState, rng: np.random.Generator
 ) -> RefinementState:
+    """Refine the poses of one set of images by one round."""
     schedule, number = settings.schedule, len(state.history)
     searching = number < schedule.search_rounds
     radius = schedule.search_radius / 2**number
@@ -147,7 +140,10 @@ def _next_round(
     fold = rng.permutation(len(state.poses)) % FOLDS
     members = [np.flatnonzero(fold == f) for f in range(FOLDS)]
     sums = [images[some].gridded(state.sampled[some], finest, settings.group) for some in members]
-    fsc, mask = half_map_fsc(sums)
+    halves = [reduce(add, sums[half::2]) for half in (0, 1)]
+    maps = [half.invert() for half in halves]
+    mask = particle_mask(*maps)
+    fsc = fourier_shell_correlation(*maps, mask=mask)
     last = min(finest, last_trusted_shell(fsc, TRUST_THRESHOLD if searching else COMPARED_THRESHOLD))
 
     # match every image with the map of the other folds
@@ -160,7 +156,7 @@ def _next_round(
             rng=rng,
             refine_shifts=settings.refine_shifts,
         )
-    references = _references(sums, mask, last)
+    references = _references(sums, halves, maps, mask, last)
     found = _match_folds(step, images, state.poses, members, references, (finest, last))
     # displacements are relative to the current ones, in coarse pixels
     pixel_px = images.size / coarse_size(images.size, finest)
@@ -213,27 +209,14 @@ def _match_folds(
             work = working_images(images[some], poses[some], finest).within(last)
             found.append(step(reference, work, poses.rotations[some]))
     order = np.argsort(np.concatenate(members))
-
-    def in_order(parts: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate(parts)[order]
-
-    poses = Poses(
-        Rotation.from_quat(in_order([part.poses.rotations.as_quat() for part in found])),
-        in_order([part.poses.shifts_px for part in found]),
-    )
     return MatchResult(
-        poses, in_order([part.scores for part in found]), in_order([part.covariances for part in found])
+        Poses.concatenate([part.poses for part in found])[order],
+        np.concatenate([part.scores for part in found])[order],
+        np.concatenate([part.covariances for part in found])[order],
     )
 
 
-# --- half-maps of the folds
-
-
-def half_map_fsc(sums: list[FourierAccumulator]) -> tuple[FSC, np.ndarray]:
-    """Return the FSC between two halves of the folds inside the particle mask, and that mask."""
-    a, b = reduce(add, sums[::2]).invert(), reduce(add, sums[1::2]).invert()
-    mask = particle_mask(a, b)
-    return fourier_shell_correlation(a, b, mask=mask), mask
+# --- maps of the folds
 
 
 def last_trusted_shell(fsc: FSC, threshold: float) -> int:
@@ -243,14 +226,28 @@ def last_trusted_shell(fsc: FSC, threshold: float) -> int:
 
 
 def _references(
-    sums: list[FourierAccumulator], mask: np.ndarray, last_shell: int
+    sums: list[FourierAccumulator],
+    halves: list[FourierAccumulator],
+    maps: list[np.ndarray],
+    mask: np.ndarray,
+    last_shell: int,
 ) -> Iterator[VolumeTransform]:
-    """For each fold, yield the filtered map of all other folds."""
-    halves = [reduce(add, sums[half::2]) for half in (0, 1)]
-    maps = [half.invert() for half in halves]
-    for fold, part in enumerate(sums):
-        rest = halves[fold % 2] - part
+    """For each fold, yield the filtered map of all other folds.
+
+    ``halves`` are the sums over the even and over the odd folds, and ``maps`` their maps. The next references are
+    computed while the caller uses one.
+    """
+
+    def reference(fold: int) -> VolumeTransform:
+        rest = halves[fold % 2] - sums[fold]
         # the statistics that determine the filter must not contain the images to be matched, either
         pair = (rest.invert(), maps[1 - fold % 2])
         whole = (rest + halves[1 - fold % 2]).invert()
-        yield transform(locally_filtered(whole, pair, mask, last_shell=last_shell))
+        return transform(locally_filtered(whole, pair, mask, last_shell=last_shell))
+
+    with ThreadPoolExecutor(AHEAD) as pool:
+        waiting = deque(pool.submit(reference, fold) for fold in range(AHEAD))
+        for fold in range(AHEAD, len(sums) + AHEAD):
+            if fold < len(sums):
+                waiting.append(pool.submit(reference, fold))
+            yield waiting.popleft().result()

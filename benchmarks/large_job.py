@@ -1,0 +1,94 @@
+"""Measure a run without a map, from a particle file to a refined map, for 1,000 to 50,000 images of 64 px.
+
+    python benchmarks/large_job.py                    all sizes (an hour on two cores)
+    python benchmarks/large_job.py --images 1000 5000
+
+The images are simulated with a CTF and shifts of up to 4 px, and written to a RELION file before the run. Each run is a
+separate command, `cryoem run --particles`. Memory is that of its largest process. The error is the mean angle between
+the refined orientations and the true ones, after alignment of the frame and the hand; only this comparison uses them.
+The last row extrapolates the slope between the two largest sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from memory import run
+from table import print_columns
+
+SIZE, SHIFT_LIMIT_PX, NOISE_VARIANCE = 64, 4, 4
+EXTRAPOLATED = 1_000_000
+MAKE_JOB = """
+from cryoem import particles, volumes
+from cryoem.contrast import ContrastTransfer
+density = volumes.cube(volumes.phantom(), {size})
+conditions = particles.ImagingConditions(
+    {size}, noise_variance={noise}, shift_limit_px={shift}, ctf=ContrastTransfer(inverted=True)
+)
+particles.write_particles("job.star", particles.simulate_lazily(density, {images}, conditions, rng=0))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, nargs="+", default=[1_000, 5_000, 20_000, 50_000])
+    counts = sorted(parser.parse_args().images)
+    rows, hours = [], []
+    for images in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            seconds, memory_gb, numbers = measured(images, folder)
+        hours.append(seconds / 3600)
+        rows.append(
+            (
+                f"{images:,}",
+                f"{seconds / 60:.1f} min",
+                f"{1000 * seconds / images:.0f} ms",
+                f"{memory_gb:.2f} GB",
+                f"{numbers['difference_from_file_rad']:.4f} rad",
+                f"{numbers['half_map_resolution_masked_angstrom']:.2f} Å",
+            )
+        )
+        print(*rows[-1], sep=", ", flush=True)
+    if len(counts) > 1:
+        each = (hours[-1] - hours[-2]) / (counts[-1] - counts[-2])
+        total = hours[-1] + each * (EXTRAPOLATED - counts[-1])
+        rows.append(
+            (f"{EXTRAPOLATED:,} (extrapolated)", f"{total:.0f} h", f"{3.6e6 * each:.0f} ms", "-", "-", "-")
+        )
+    print_columns(
+        "large-job",
+        f"From a particle file to a map without a model, images of {SIZE} px, noise variance {NOISE_VARIANCE}, CTF, "
+        f"shifts of up to {SHIFT_LIMIT_PX} px",
+        ("images", "time", "time per image", "peak memory", "error", "half-map resolution"),
+        rows,
+    )
+
+
+def measured(images: int, folder: str) -> tuple[float, float, dict]:
+    """Run a job; return its time (s), its peak memory (GB) and the numbers of its last phase."""
+    job = MAKE_JOB.format(images=images, size=SIZE, noise=NOISE_VARIANCE, shift=SHIFT_LIMIT_PX)
+    run([sys.executable, "-c", job], folder)
+    os.environ["CRYOEM_HOME"] = folder
+    command = [
+        "run",
+        "--particles",
+        "job.star",
+        "--run",
+        "large",
+        "--set",
+        f"shift_limit_px={SHIFT_LIMIT_PX}",
+    ]
+    seconds, memory_gb = run([sys.executable, "-m", "cryoem.cli", *command], folder)
+    summary = json.loads((Path(folder) / "runs" / "large" / "summary.json").read_text(encoding="utf-8"))
+    return seconds, memory_gb, summary["numbers"]["3-reconstruction"]
+
+
+if __name__ == "__main__":
+    main()
