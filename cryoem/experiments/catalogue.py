@@ -145,26 +145,6 @@ WHOLE_METHOD = (
 WHOLE_METHOD_DATA = {"image_size": 116, "steps_per_epoch": 50, "batch_size": 128, "seed": 0}
 
 
-METHODS_DATA = {
-    "image_size": 116,
-    "self_trained_images": 1650,
-    "most_refined": 1650,
-    "most_for_common_lines": {"voting": 400, "sync3n": 100},
-    "channels": 128,
-    "epochs": 30,
-    "steps_per_epoch": 50,
-    "batch_size": 128,
-    "seed": 0,
-}
-
-
-def _methods(
-    map_name: str, variances: tuple[float, ...], *, counts: list[int], network: int, **other
-) -> Grid:
-    fixed = {"map_name": map_name, "image_counts": counts, "network_image_size": network}
-    return Grid({"noise_variance": variances}, METHODS_DATA | fixed | other)
-
-
 TREATMENTS = ({"symmetry": "C1", "coverage": "quarter"}, {"symmetry": "D2", "coverage": "so3"})
 BETA_GALACTOSIDASE = {"map_name": "beta-galactosidase", "masked": True, "image_size": 100}
 
@@ -357,32 +337,6 @@ _EXPERIMENTS = (
             ),
         },
         ("epochs", "steps_per_epoch", "batch_size", "network_image_size", "network_image_size"),
-    ),
-    Experiment(
-        "methods",
-        "Does learning pay? Learned distances, ab initio search, projection matching and common lines compared",
-        "methods.ipynb",
-        {
-            "quick": _methods("5j0n", (0.0, 1.0, 4.0, 16.0, 64.0), counts=[100, 400, 1650, 5000], network=58),
-            "paper": _methods(
-                "5j0n", (0.0, 1.0, 4.0, 16.0, 64.0), counts=[100, 400, 1650, 5000], network=116
-            ),
-            "toy": _methods(
-                "phantom",
-                (1.0,),
-                counts=[40, 60],
-                network=16,
-                image_size=48,
-                self_trained_images=60,
-                most_refined=40,
-                most_for_common_lines={"voting": 40},
-                channels=16,
-                epochs=2,
-                steps_per_epoch=20,
-                batch_size=16,
-            ),
-        },
-        (*LEARNING_COST, "image_counts"),
     ),
 )
 EXPERIMENTS = {experiment.name: experiment for experiment in _EXPERIMENTS}
