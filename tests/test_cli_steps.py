@@ -245,7 +245,7 @@ def test_refinement_keeps_the_half_sets_of_the_table(walked, tmp_path):
     values = answer(
         "refine", tmp_path / "halves.star", *outputs, "--search-rounds", 0, "--gradient-rounds", 1
     )
-    assert (values["rounds"], values["half_maps"], values["shifts_moved_px"]) == (1, [], 0)
+    assert (values["rounds"], values["half_maps"], values["shifts_moved_px"]) == (2, [], 0)
     np.testing.assert_array_equal(particles.open_particles(tmp_path / "a.star").random_subset, subset)
     assert (
         orientations.pose_error(opened.rotations, particles.open_particles(tmp_path / "a.star").rotations)

@@ -107,7 +107,7 @@ def test_a_run_killed_in_its_phases_ends_as_one_that_was_not(tmp_path, monkeypat
     assert (expected[1].pop("first_epoch"), found[1].pop("first_epoch")) == (0, 1)
     for one, other in zip(expected, found, strict=True):
         assert one == pytest.approx(other, rel=1e-3)
-    assert (found[1]["epochs"], found[3]["rounds"]) == (3, 3)
+    assert (found[1]["epochs"], found[3]["rounds"]) == (3, 5)
     poses = [load_arrays(folder / MAP / "orientations.h5")["quaternions"] for folder in folders]
     np.testing.assert_allclose(np.abs((poses[0] * poses[1]).sum(axis=1)), 1, atol=1e-4)
     # the same files, none half-written; only a run executes notebooks and writes reports

@@ -39,6 +39,7 @@ FOLDS = 8  # more folds mean less noise in the references but more work
 TRUST_THRESHOLD = 0.143
 COMPARED_THRESHOLD = 0.06  # close to the optimum, images also gain from shells with little signal
 CONVERGING = 0.5  # orientations still converge if they move by less than this fraction of the previous move
+SETTLED_ROUNDS = 2  # gradient rounds since convergence, over which poses are averaged
 SHELLS_PER_RADIAN = 2.0  # over the search radius, finer shells rotate by more than a search can follow
 
 
@@ -57,7 +58,8 @@ class RefinementSchedule:
     search_radius : float
         Radius of the first search in radians.
     tolerance : float
-        Mean change of orientation in radians below which refinement stops after a gradient round.
+        Mean change of orientation in radians below which refinement stops after a gradient round. It also stops in the
+        second round in which orientations no longer converge, but only jitter.
 
     Raises
     ------
@@ -183,7 +185,7 @@ def next_round(
     if not searching:
         converging = state.history and moved < CONVERGING * state.history[-1]["moved_rad"]
         settled = (poses,) if converging else (*settled, poses)
-    converged = not searching and moved < schedule.tolerance
+    converged = not searching and (moved < schedule.tolerance or len(settled) == SETTLED_ROUNDS)
     ended = converged or number + 1 == settings.last_round
     return RefinementState(poses, sampled, settled, finest_shell, (*state.history, entry), ended)
 
