@@ -1,12 +1,12 @@
-"""Measure a run without a map, from a particle file to a refined map, for 1,000 to 50,000 images of 64 px.
+"""Measure a run that starts without a map, from a particle file to a refined map, for 1,000 to 50,000 images of 64 px.
 
-    python benchmarks/large_job.py                    all sizes (an hour on two cores)
+    python benchmarks/large_job.py                    all sizes
     python benchmarks/large_job.py --images 1000 5000
 
 The images are simulated with a CTF and shifts of up to 4 px, and written to a RELION file before the run. Each run is a
-separate command, `cryoem run --particles`. Memory is that of its largest process. The error is the mean angle between
-the refined orientations and the true ones, after alignment of the frame and the hand; only this comparison uses them.
-The last row extrapolates the slope between the two largest sizes.
+separate command, `cryoem run --particles`. Memory is that of its largest process, including the pages of files that it
+maps. The error is the mean angle between the refined orientations and the true ones, after alignment of the frame and
+the hand; only this comparison uses them. The last row extrapolates the time linearly from the two largest sizes.
 """
 
 from __future__ import annotations

@@ -199,9 +199,17 @@ def test_a_map_of_another_particle_leaves_little_evidence(short):
     assert own > 1.5 * other
 
 
+def test_the_scale_is_found_even_if_no_image_fits_the_map(short):
+    stack = particles.simulate(PARTICLE, 60, image_size=32, rng=2)
+    evidence = orientations.match_to_map(-stack.images, PARTICLE).evidence
+    assert np.isfinite(evidence).all()
+    assert np.median(evidence) < 0.5 * np.median(orientations.match_to_map(stack, PARTICLE).evidence)
+
+
 @pytest.mark.parametrize(
     ("images", "options", "message"),
     [
+        (np.zeros((5, 32, 32)), {}, "the images are blank or smoothed"),
         (np.zeros((5, 12, 12)), {}, "images must be .* >= 16, got"),
         (np.full((5, 32, 32), np.nan), {}, "images must be finite"),
         (PLAIN, {"shift_deviation_px": -1.0}, "shift_deviation_px must be"),
@@ -210,6 +218,12 @@ def test_a_map_of_another_particle_leaves_little_evidence(short):
 def test_images_that_cannot_be_matched_are_one_sentence(images, options, message):
     with pytest.raises(ValueError, match=message):
         orientations.match_to_map(images, PARTICLE, **options)
+
+
+def test_a_map_without_density_is_refused():
+    empty = DensityMap(np.zeros((24, 24, 24)), PARTICLE.voxel_size_angstrom)
+    with pytest.raises(ValueError, match="density_map must have density within the field of view"):
+        orientations.match_to_map(PLAIN, empty)
 
 
 def rotated(volume: np.ndarray, frame: Rotation) -> np.ndarray:

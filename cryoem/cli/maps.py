@@ -22,7 +22,7 @@ PROGRAM_BYTES = 300_000_000  # memory of the program and of one block of images
 
 # in memory at the same time during a refinement
 COPIES_OF_BLOCK = 6  # the transforms of a block of images, at several sizes
-COPIES_OF_SUMS = 14  # those of the eight folds, and working copies
+COPIES_OF_SUMS = 17  # those of the eight folds, and the maps of three folds that are computed at a time
 
 
 @command(afterwards=NOTHING_WRITTEN, on_device=True)
@@ -156,7 +156,11 @@ def refine(
         int, typer.Option(min=0, help="Rounds of random search around the poses; 0 if they are almost right.")
     ] = 3,
     gradient_rounds: Annotated[
-        int, typer.Option(min=0, help="Maximum number of rounds of Gauss-Newton steps.")
+        int,
+        typer.Option(
+            min=0,
+            help="Maximum number of rounds of Gauss-Newton steps in each half; at most 2 of all images follow.",
+        ),
     ] = 4,
     *,
     seed: options.Seed = 0,
@@ -167,10 +171,10 @@ def refine(
     """Refine the poses of particle images, and reconstruct a map and its resolution.
 
     No map is needed: each image is compared with a map of the other images at their current poses. The poses must be
-    right to within about 10 degrees. Two halves of the images are refined separately, and never share a map. The
-    resolution is that at which their maps agree. In the last rounds, all images are refined together. The halves are
-    the half-sets in the table (such as rlnRandomSubset) if it has any, and otherwise random; the output table contains
-    them.
+    right to within about 10 degrees. First, two halves of the images are refined separately; the resolution is that at
+    which their maps agree. Then all images are refined together, which gives the poses and the map in the output. The
+    halves are the half-sets in the table (such as rlnRandomSubset) if it has any, and otherwise random; the output
+    table contains them.
 
     \b
     Example:

@@ -85,7 +85,8 @@ def load_arrays(path: str | os.PathLike, names: Iterable[str] | None = None) -> 
     Returns
     -------
     dict
-        The arrays, keyed by dataset name. Those of at least ``MAPPED_BYTES`` are read from the file when they are used.
+        The arrays, keyed by dataset name. Arrays of at least ``MAPPED_BYTES`` are mapped from the file: after the
+        checksum has been verified, their values are read when they are used.
 
     Raises
     ------

@@ -7,8 +7,8 @@ each Fourier ring is estimated in each round. At first it is the total power of 
 probable; it falls as the map improves. The numbers of rings and viewing directions grow from round to round, and each
 round rotates the grid of directions at random. Each of several starts uses a few hundred images. The start with the
 highest likelihood on held-out images then continues with random samples of all images, and the poses of all images are
-found with the last map. Of more than ``MOST_SEARCHED`` images, a random selection is searched in this way; the others
-are read block by block, and only placed in the maps.
+found with the last map. Of more than ``MOST_SEARCHED`` images, a random selection is searched in this way. The poses of
+the others are found with the last map, block by block; they do not contribute to it.
 
 References: Scheres, J. Mol. Biol. 415 (2012) 406 (likelihood marginalised over poses); Punjani et al., Nat. Methods 14
 (2017) 290 (maps from random starts). The products over circular harmonics are described in ``expectation``.
@@ -58,7 +58,8 @@ class AbInitio:
     map : DensityMap
         Cubic map with the field of view of the images, and a voxel size that just resolves the rings that were used.
     half_maps : (DensityMap, DensityMap)
-        Maps from every other image. Both use poses found with the same map, so their FSC overestimates the resolution.
+        Maps from alternate images among those searched. Both use poses found with the same map, so their FSC
+        overestimates the resolution.
     likelihoods : (starts,) array
         Mean log-likelihood of held-out images for each start.
     agreement : (n,) array
@@ -111,7 +112,10 @@ class Round:
         return DensityMap(self._state.volume, voxel)
 
     def posterior(self, image: int, rotations: Rotation) -> np.ndarray:
-        """Return the posterior probability of each of d viewing directions for an image, given the map: (d,)."""
+        """Return the posterior probability of each of d viewing directions for an image, given the map: (d,).
+
+        ``image`` is the index among the images that are searched: all of them, or ``MOST_SEARCHED``.
+        """
         search, state = self._search, self._state
         one = search.images[[image]]
         references = search.maps.slices(state.volume, rotations.as_matrix(), state.rings)
@@ -236,8 +240,15 @@ def ab_initio(
     density_map = search.map_at(state, poses, np.full(count, True))
     of_others = [start.poses for start in others]
     if count < n:
+        rest = np.setdiff1d(np.arange(n), searched)
         states = [start.state for start in others] + [state]
-        evidence, poses, of_others = locate_all(images, optics, states, search=search, rng=rng)
+        more, *placed = locate_all(images, optics, rest, states, search=search, rng=rng)
+        order = np.argsort(np.concatenate([searched, rest]))
+        evidence = np.concatenate([evidence, more])[order]
+        poses, *of_others = (
+            Poses.concatenate(parts)[order]
+            for parts in zip([poses, *of_others], [placed[0], *placed[1]], strict=True)
+        )
     near = [
         align_frame(poses.rotations, start.in_frame_of_group(found).rotations, symmetry=symmetry).errors
         < AGREEMENT_RAD

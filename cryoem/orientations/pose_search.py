@@ -84,6 +84,12 @@ class PoseSearch:
         voxel = self.pixel_size_angstrom * self.image_size / size
         volume = crop_or_pad(resample(density_map, voxel), size).data
         slices = self.maps.slices(volume, even_directions(FIRST_DIRECTIONS, 0).as_matrix(), self.rings)
+        if not volume.any():
+            raise ValueError("density_map must have density within the field of view of the images, got none")
+        if not self.power.all():
+            raise ValueError(
+                "the images are blank or smoothed: they have no power at some spatial frequencies"
+            )
         transferred = np.mean(np.abs(slices) ** 2, axis=(0, 2)) * np.mean(self.images.transfers**2, axis=0)
         volume = volume * np.float32(np.sqrt(self.power.sum() / transferred.sum()))
         return SearchState(volume, self.power.copy(), np.zeros((len(self.images), 2)))
@@ -93,7 +99,8 @@ class PoseSearch:
         every = np.arange(len(self.images))
         tried = self._everywhere(state, every, rng, self.rings)
         sampling = {"rings": self.rings, "directions": START_DIRECTIONS, "angles": START_ANGLES}
-        found, rotations = self._expect(state, every, tried, rng, **sampling)
+        # the scale is not yet known, so no image is taken for junk
+        found, rotations = self._expect(state, every, tried, rng, junk=False, **sampling)
         slices = self.maps.slices(state.volume, rotations.as_matrix(), self.rings)
         precision = self.maps.grid.areas / state.noise
         product = np.mean((found.sums.conj() * slices).real, axis=2) @ precision
@@ -147,12 +154,14 @@ class PoseSearch:
         state.centres = poses.shifts_px
         return found.evidence, poses
 
-    def locate(self, state: SearchState, rng: np.random.Generator) -> tuple[np.ndarray, Poses]:
-        """Find all images, at displacements near their centres and all others; return their evidence and poses."""
+    def locate(
+        self, state: SearchState, rng: np.random.Generator, *, with_centres: bool = True
+    ) -> tuple[np.ndarray, Poses]:
+        """Find all images at all displacements and, if they have centres, near these; return evidence and poses."""
         every, rings = np.arange(len(self.images)), self.rings
-        tried = self._near(state.centres, rings)
-        if self.shift_deviation_px:
-            tried = np.concatenate([tried, self._everywhere(state, every, rng, rings)], axis=1)
+        tried = self._everywhere(state, every, rng, rings)
+        if self.shift_deviation_px and with_centres:
+            tried = np.concatenate([self._near(state.centres, rings), tried], axis=1)
         sampling = {"rings": rings, "directions": LAST_DIRECTIONS, "angles": LAST_ANGLES}
         found, poses = self._locate(state, every, tried, rng, **sampling)
         return found.evidence, poses
@@ -208,6 +217,7 @@ class PoseSearch:
         rings: int,
         directions: int,
         angles: int,
+        junk: bool = True,
     ) -> tuple[Expectation, Rotation]:
         """Compute the posterior over a random grid of directions; return it with the rotations of the directions."""
         rotations = even_directions(directions, rng)
@@ -220,7 +230,7 @@ class PoseSearch:
             angles=angles,
             offsets_px=tried,
             shift_deviation_px=self.shift_deviation_px or np.inf,
-            junk=True,
+            junk=junk,
         )
         return found, rotations
 

@@ -59,8 +59,8 @@ def match_to_map(
         Map of the particle in arbitrary units, such as the map of ``ab_initio``. Its voxel size may differ from the
         pixel size. Density outside the field of view of the images is ignored.
     optics : Optics, optional
-        Optics of the images. Default: ``images.optics`` if available. Otherwise, the images have no CTF and the pixel
-        size of the map.
+        Optics of the images. Default: ``images.optics`` if available. Otherwise, no CTF is assumed, and the pixel size
+        is the voxel size of the map.
     shift_deviation_px : float
         Standard deviation of the displacements, as in ``ab_initio``. Default: 0, for centred particles.
     rng : Generator or int
@@ -78,8 +78,8 @@ def match_to_map(
     Raises
     ------
     ValueError
-        If the images do not have shape (n, y, y), are too small, or contain NaN or infinity; if ``optics`` describes a
-        different number of images; or if the standard deviation is negative.
+        If the images do not have shape (n, y, y), are too small or blank, or contain NaN or infinity; if ``optics``
+        describes a different number of images; if the map is empty; or if the standard deviation is negative.
 
     References
     ----------
@@ -97,15 +97,15 @@ def match_to_map(
     state = search.state_of(density_map)
     for _ in range(CALIBRATION_ROUNDS):
         search.calibrate(state, rng)
-    evidence, poses, _ = locate_all(
-        images, optics, [state], search=search, rng=rng, map_blocks=map_blocks, callback=callback
-    )
+    options = {"search": search, "rng": rng, "map_blocks": map_blocks, "callback": callback}
+    evidence, poses, _ = locate_all(images, optics, np.arange(n), [state], **options)
     return MapMatch(poses, evidence)
 
 
 def locate_all(
     images,
     optics: Optics,
+    rows: np.ndarray,
     states: Sequence[SearchState],
     *,
     search: PoseSearch,
@@ -113,12 +113,13 @@ def locate_all(
     map_blocks: Callable = map,
     callback: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, Poses, list[Poses]]:
-    """Find all images block by block, with maps that were found by a search on some of them.
+    """Find the poses of the images ``rows``, block by block, with known maps.
 
     Returns the evidence and the poses of the images according to the last state, and their poses according to each of
     the other states, which are surveyed on fewer rings.
     """
-    blocks = list(image_blocks(images))
+    count = next(image_blocks(images)).stop
+    blocks = [rows[start : start + count] for start in range(0, len(rows), count)]
     items = (
         (images[block], optics[block], generator)
         for block, generator in zip(blocks, rng.spawn(len(blocks)), strict=True)
@@ -130,11 +131,12 @@ def locate_all(
         shift_deviation_px=search.shift_deviation_px,
         deviation=search.deviation,
     )
-    found = []
+    found, done = [], 0
     for block, result in zip(blocks, map_blocks(locate_block, items), strict=True):
         found.append(result)
+        done += len(block)
         if callback is not None:
-            callback(block.stop)
+            callback(done)
     evidence, *poses = zip(*found, strict=True)
     *others, last = map(Poses.concatenate, poses)
     return np.concatenate(evidence), last, others
@@ -148,5 +150,5 @@ def _locate_block(
     search = PoseSearch(images, optics, shift_deviation_px, deviation=deviation)
     *others, last = (replace(state, centres=np.zeros((len(images), 2))) for state in states)
     surveyed = [search.survey(state, rng)[1] for state in others]
-    evidence, poses = search.locate(last, rng)
+    evidence, poses = search.locate(last, rng, with_centres=False)
     return evidence, *surveyed, poses

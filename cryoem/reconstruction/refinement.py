@@ -8,8 +8,8 @@ move by random search within a shrinking ball; then they move by Gauss-Newton st
 size that includes the compared shells. Shifts can be refined together with the orientations. The CTF multiplies the
 slices and is corrected for in gridding.
 
-Two halves of the images are refined in this way from the same start, and never share a map; their half-maps give the
-resolution. The poses of all images are then refined together for a few more rounds, with maps from twice as many
+First, two halves of the images are refined in this way from the same start, and never share a map; their half-maps give
+the resolution. Then the poses of all images are refined together for at most two rounds, with maps from twice as many
 images.
 """
 
@@ -29,6 +29,7 @@ from cryoem.reconstruction.resolution import FSC
 from cryoem.reconstruction.rounds import (
     FOLDS,
     RefinementSchedule,
+    RefinementState,
     RoundSettings,
     first_state,
     next_round,
@@ -66,7 +67,10 @@ class Refinement:
         - ``score``: mean correlation between images and slices
         - ``moved_rad``: mean change of orientation
         - ``resolution_angstrom``: resolution at which the masked FSC between two halves of the eight folds falls below
-          0.143 (the mean of both halves); it steers the refinement and must not be quoted as the resolution of the map
+          0.143; it steers the refinement and must not be quoted as the resolution of the map
+
+        In the rounds of the halves, the numbers are means over both. As each half has half of the images, the
+        resolution improves at the first joint round.
     """
 
     poses: Poses
@@ -89,7 +93,7 @@ class Refinement:
 
 
 def refine(
-    images: np.ndarray,
+    images,
     poses: Poses | Rotation,
     *,
     pixel_size_angstrom: float | None = None,
@@ -130,7 +134,8 @@ def refine(
     rng : Generator or int, optional
         Random number generator or seed.
     callback : callable, optional
-        Function called after each round with its history entry and the orientations.
+        Function called after each round with its history entry and the orientations of all images. In the rounds of the
+        halves, each half may drift as a whole.
 
     Returns
     -------
@@ -184,7 +189,7 @@ def refine(
             for rows, state in zip(members, states, strict=True)
         ]
         report(
-            mean_entry([state.history[-1] for state in states]),
+            mean_entry(states),
             Poses.concatenate([state.poses for state in states])[order].rotations,
         )
     # each half may drift as a whole, so move it back to the frame and origin of all images
@@ -222,11 +227,16 @@ def refine(
     return Refinement(refined, whole, (a, b), subset, mask, fsc, history)
 
 
-def mean_entry(entries: list[dict]) -> dict:
-    """Return the mean of the history entries of two halves; one of them may have ended earlier."""
+def mean_entry(states: list[RefinementState]) -> dict:
+    """Return the mean of the last history entries of two halves, over the images that moved in the last round."""
+    last = max(len(state.history) for state in states)
+    moved = [state for state in states if len(state.history) == last]
+    weights = [len(state.poses) for state in moved]
     numbers = ("score", "moved_rad", "resolution_angstrom")
-    last = max(entries, key=lambda entry: entry["round"])
-    return last | {name: float(np.mean([entry[name] for entry in entries])) for name in numbers}
+    return moved[0].history[-1] | {
+        name: float(np.average([state.history[-1][name] for state in moved], weights=weights))
+        for name in numbers
+    }
 
 
 def remove_drift(found: Poses, reference: Poses, symmetry: str) -> Poses:

@@ -39,7 +39,7 @@ FOLDS = 8  # more folds mean less noise in the references but more work
 TRUST_THRESHOLD = 0.143
 COMPARED_THRESHOLD = 0.06  # close to the optimum, images also gain from shells with little signal
 CONVERGING = 0.5  # orientations still converge if they move by less than this fraction of the previous move
-SETTLED_ROUNDS = 2  # gradient rounds since convergence, over which poses are averaged
+SETTLED_ROUNDS = 2  # gradient rounds since convergence, after which a refinement ends
 SHELLS_PER_RADIAN = 2.0  # over the search radius, finer shells rotate by more than a search can follow
 
 
@@ -52,14 +52,16 @@ class RefinementSchedule:
     search_rounds : int
         Number of rounds of random search. The search radius is halved after each round.
     gradient_rounds : int
-        Maximum number of rounds of Gauss-Newton steps that follow the search.
+        Maximum number of rounds of Gauss-Newton steps that follow the search in each half. At most as many rounds, and
+        at most two, of all images follow.
     candidates : int
         Number of random rotations tried for each image in each search round.
     search_radius : float
         Radius of the first search in radians.
     tolerance : float
-        Mean change of orientation in radians below which refinement stops after a gradient round. It also stops in the
-        second round in which orientations no longer converge, but only jitter.
+        Mean change of orientation in radians below which refinement stops after a gradient round. From the second
+        gradient round on, it also stops if orientations move at least half as far as in the round before, and no finer
+        shell is compared.
 
     Raises
     ------
@@ -185,7 +187,8 @@ def next_round(
     if not searching:
         converging = state.history and moved < CONVERGING * state.history[-1]["moved_rad"]
         settled = (poses,) if converging else (*settled, poses)
-    converged = not searching and (moved < schedule.tolerance or len(settled) == SETTLED_ROUNDS)
+    jitters = len(settled) >= SETTLED_ROUNDS and finest_shell <= state.finest_shell
+    converged = not searching and (moved < schedule.tolerance or jitters)
     ended = converged or number + 1 == settings.last_round
     return RefinementState(poses, sampled, settled, finest_shell, (*state.history, entry), ended)
 

@@ -159,7 +159,9 @@ class Profile(OrientationSettings):
         "fourier", "method for reconstructing the map"
     )
     search_rounds: int = setting(2, "number of refinement rounds with random search", ge=0)
-    gradient_rounds: int = setting(4, "maximum number of refinement rounds with Gauss-Newton steps", ge=1)
+    gradient_rounds: int = setting(
+        4, "maximum number of refinement rounds with Gauss-Newton steps in each half of the images", ge=1
+    )
     refinement_candidates: int = setting(24, "candidate rotations per image in each search round", ge=1)
 
     @pydantic.field_validator("map_name")
