@@ -8,7 +8,6 @@ between representations of orientations.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,12 +56,10 @@ class Poses:
         return Poses(self.rotations[index], self.shifts_px[index])
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Poses]) -> Poses:
+    def concatenate(cls, parts: list[Poses] | tuple[Poses, ...]) -> Poses:
         """Return the poses of several sets of particles, one after another."""
-        return cls(
-            Rotation.concatenate([part.rotations for part in parts]),
-            np.concatenate([part.shifts_px for part in parts]),
-        )
+        rotations = Rotation.concatenate([part.rotations for part in parts])
+        return cls(rotations, np.concatenate([part.shifts_px for part in parts]))
 
     @property
     def mirrored(self) -> Poses:

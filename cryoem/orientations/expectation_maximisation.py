@@ -242,12 +242,12 @@ def ab_initio(
     if count < n:
         rest = np.setdiff1d(np.arange(n), searched)
         states = [start.state for start in others] + [state]
-        more, *placed = locate_all(images, optics, rest, states, search=search, rng=rng)
+        more, last, by_others = locate_all(images, optics, rest, states, search=search, rng=rng)
         order = np.argsort(np.concatenate([searched, rest]))
         evidence = np.concatenate([evidence, more])[order]
         poses, *of_others = (
             Poses.concatenate(parts)[order]
-            for parts in zip([poses, *of_others], [placed[0], *placed[1]], strict=True)
+            for parts in zip([poses, *of_others], [last, *by_others], strict=True)
         )
     near = [
         align_frame(poses.rotations, start.in_frame_of_group(found).rotations, symmetry=symmetry).errors
