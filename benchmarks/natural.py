@@ -31,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from published import selected
+from published import device, selected
 from table import print_columns, print_table
 
 from cryoem.files import atomic_write, data_folder
@@ -146,6 +146,7 @@ def compare(photographs: list[list[np.ndarray]], arguments: argparse.Namespace) 
                 "median_deg": float(np.median(errors)),
                 "steps": int(history["step"][-1]),
                 "training_seconds": history["seconds"][-1],
+                "device": device(),
             }
             rows = pd.concat([rows, pd.DataFrame([row])], ignore_index=True)
             with atomic_write(arguments.table) as aside:
