@@ -103,6 +103,19 @@ def test_a_model_map_is_known_when_the_settings_are_checked(run_call):
     assert (run_call["map_name"], run_call["overrides"]["as_map"]) == ("5j0n", True)
 
 
+def test_learn_runs_again_with_the_map_that_was_found(monkeypatch, run_call):
+    recorded, calls = runner.run, []
+    monkeypatch.setattr(runner, "run", lambda **arguments: calls.append(arguments) or recorded(**arguments))
+    ended = invoke("run", "--particles", "a.star", "--set", "symmetry=D2", "--learn", "--json")
+    assert ended.exit_code == 0, ended.output
+    first, second = calls
+    assert first["map_name"] is None
+    assert Path(second["map_name"]) == Path("runs", "2.1-orientations-without-a-map", "initial.mrc")
+    assert second["run"] == "runs-learned"
+    assert second["overrides"] == first["overrides"] | {"orientation_method": "distances"}
+    assert json.loads(ended.stdout)["learned"]["report"] == "report.html"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -117,6 +130,9 @@ def test_a_model_map_is_known_when_the_settings_are_checked(run_call):
         ("--noise-variance -1", "noise_variance"),
         ("--seed one", "Invalid value for '--seed'"),
         ("--model-map a.mrc", "--model-map requires --particles"),
+        ("--map 5j0n --learn", "--learn requires --particles, and no --model-map"),
+        ("--particles a.star --model-map 5j0n --learn", "--learn requires --particles, and no --model-map"),
+        ("--particles a.star --learn --set leave_out_junk=true", "--learn uses all images"),
         (
             "--set leave_out_junk=true",
             "leave_out_junk requires orientation_method ab_initio, got distances",

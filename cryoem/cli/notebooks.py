@@ -42,6 +42,14 @@ def run(
     settings: options.RunSettings,
     opening: options.Opening,
     leave_out_outliers: options.LeaveOutOutliers = False,
+    learn: Annotated[
+        bool,
+        typer.Option(
+            "--learn",
+            help="After a run without a map, train a network on its map, and find the orientations again "
+            "from learned distances. This is a second run, whose name ends in -learned.",
+        ),
+    ] = False,
     force: Annotated[
         bool,
         typer.Option(
@@ -61,13 +69,16 @@ def run(
     Example:
       cryoem run --map 5j0n --noise-variance 16 --set gradient_rounds=4
       cryoem run --particles job.star
+      cryoem run --particles job.star --learn
       cryoem run --particles job.star --model-map initial.mrc
     """
-    from cryoem.cli.handoff import how_to_view
     from cryoem.runs import profiles, runner
+    from cryoem.runs.pipeline import WITHOUT_MAP
 
     if model_map is not None and settings.particles is None:
         raise typer.BadParameter("--model-map requires --particles")
+    if learn and (settings.particles is None or model_map is not None):
+        raise typer.BadParameter("--learn requires --particles, and no --model-map")
     if settings.particles is not None:
         if map_name is not None or settings.noise_variance is not None:
             raise typer.BadParameter("--map and --noise-variance apply only to simulated particles")
@@ -75,12 +86,33 @@ def run(
     try:
         overrides = settings.overrides(opening, leave_out_outliers=leave_out_outliers)
         model = {} if model_map is None else {"map_name": model_map}
-        profiles.get_profile(settings.profile, **(model | overrides))
+        chosen = profiles.get_profile(settings.profile, **(model | overrides))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    summary = runner.run(
-        profile=settings.profile, map_name=map_name, run=run_name, overrides=overrides, force=force
+    if learn and chosen.leave_out_junk:
+        raise typer.BadParameter("--learn uses all images, so leave_out_junk must be false, got True")
+    execute = partial(runner.run, profile=settings.profile, force=force)
+    summary = execute(map_name=map_name, run=run_name, overrides=overrides)
+    answer = _answer(summary)
+    if not learn:
+        return answer
+    found = summary.folder / WITHOUT_MAP.name / "initial.mrc"
+    learned = _answer(
+        execute(
+            map_name=str(found),
+            run=f"{summary.folder.name}-learned",
+            overrides=overrides | {"orientation_method": "distances"},
+        )
     )
+    text = f"{answer.text}\n\n\nWith distances learned from the map that was found:\n\n{learned.text}"
+    return Answer(text, answer.values | {"learned": learned.values})
+
+
+def _answer(summary) -> Answer:
+    """Return the answer for one run."""
+    from cryoem.cli.handoff import how_to_view
+    from cryoem.runs import runner
+
     names = ("folder", "report", "numbers", "warnings", "seconds", "executed")
     values = {name: getattr(summary, name) for name in names}
     text = f"{summary.text}\n\nReport: {summary.report}"
