@@ -174,7 +174,8 @@ def refine(
     right to within about 10 degrees. First, two halves of the images are refined separately; the resolution is that at
     which their maps agree. Then all images are refined together, which gives the poses and the map in the output. The
     halves are the half-sets in the table (such as rlnRandomSubset) if it has any, and otherwise random; the output
-    table contains them.
+    table contains them. Use the half-maps of this command: those that `cryoem reconstruct --half-maps` makes with the
+    new poses share information, so their resolution is an overestimate.
 
     \b
     Example:

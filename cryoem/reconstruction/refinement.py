@@ -24,7 +24,7 @@ from scipy.spatial.transform import Rotation
 from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.reconstruction.maps import checked_subset
 from cryoem.reconstruction.masks import masked_half_map_fsc, particle_mask
-from cryoem.reconstruction.pose_steps import full_images
+from cryoem.reconstruction.pose_steps import FullImages, full_images
 from cryoem.reconstruction.resolution import FSC
 from cryoem.reconstruction.rounds import (
     FOLDS,
@@ -177,10 +177,39 @@ def refine(
         if callback is not None:
             callback(history[-1], rotations)
 
-    # refine two halves from the same start, which never share a map
     members = [np.sort(rows) for rows in np.array_split(rng.permutation(n), 2)]
     if subset is not None:
         members = [np.flatnonzero(subset == half) for half in (0, 1)]
+    halves, finest_shell = _refine_halves(settings, full, start, members, rng, report)
+    # each half may drift as a whole, so move it back to the frame and origin of all images
+    halves = [remove_drift(half, start[rows], symmetry) for half, rows in zip(halves, members, strict=True)]
+    merged = Poses.concatenate(halves)[np.argsort(np.concatenate(members))]
+    refined = _refine_jointly(settings, full, merged, finest_shell, rng, report)
+    halves = [remove_drift(half, refined[rows], symmetry) for half, rows in zip(halves, members, strict=True)]
+
+    # reconstruct the final maps at full size, in the units of the images
+    nyquist, group = full.size // 2, settings.group
+    a, b = (
+        full[rows].gridded(half, nyquist, group).invert() * full.unit
+        for half, rows in zip(halves, members, strict=True)
+    )
+    whole = full.gridded(refined, nyquist, group).invert() * full.unit
+    mask = particle_mask(a, b)
+    fsc = masked_half_map_fsc(a, b, mask, voxel_size_angstrom=optics.pixel_size_angstrom, rng=0)
+    whole, a, b = (DensityMap(v.astype(np.float32), optics.pixel_size_angstrom) for v in (whole, a, b))
+    subset = np.isin(np.arange(n), members[1]).astype(int)
+    return Refinement(refined, whole, (a, b), subset, mask, fsc, history)
+
+
+def _refine_halves(
+    settings: RoundSettings,
+    full: FullImages,
+    start: Poses,
+    members: list[np.ndarray],
+    rng: np.random.Generator,
+    report: Callable[[dict, Rotation], None],
+) -> tuple[list[Poses], int]:
+    """Refine two halves, which never share a map; return their poses, and the finest shell that either compared."""
     order = np.argsort(np.concatenate(members))
     states = [first_state(settings, start[rows], full.size // 2) for rows in members]
     while not all(state.ended for state in states):
@@ -188,43 +217,27 @@ def refine(
             state if state.ended else next_round(settings, full[rows], state, rng)
             for rows, state in zip(members, states, strict=True)
         ]
-        report(
-            mean_entry(states),
-            Poses.concatenate([state.poses for state in states])[order].rotations,
-        )
-    # each half may drift as a whole, so move it back to the frame and origin of all images
-    halves = [
-        remove_drift(state.outcome(), start[rows], symmetry)
-        for rows, state in zip(members, states, strict=True)
-    ]
+        report(mean_entry(states), Poses.concatenate([state.poses for state in states])[order].rotations)
+    return [state.outcome() for state in states], max(state.finest_shell for state in states)
 
-    # refine all images together
-    schedule = replace(
-        settings.schedule,
-        search_rounds=0,
-        gradient_rounds=min(settings.schedule.gradient_rounds, JOINT_ROUNDS),
-    )
+
+def _refine_jointly(
+    settings: RoundSettings,
+    full: FullImages,
+    start: Poses,
+    finest_shell: int,
+    rng: np.random.Generator,
+    report: Callable[[dict, Rotation], None],
+) -> Poses:
+    """Refine all images together for a few rounds of Gauss-Newton steps."""
+    rounds = min(settings.schedule.gradient_rounds, JOINT_ROUNDS)
+    schedule = replace(settings.schedule, search_rounds=0, gradient_rounds=rounds)
     joint = replace(settings, schedule=schedule)
-    finest_shell = max(state.finest_shell for state in states)
-    state = first_state(joint, Poses.concatenate(halves)[order], finest_shell)
+    state = first_state(joint, start, finest_shell)
     while not state.ended:
         state = next_round(joint, full, state, rng)
         report(state.history[-1] | {"kind": "joint"}, state.poses.rotations)
-    refined = state.outcome()
-    halves = [remove_drift(half, refined[rows], symmetry) for rows, half in zip(members, halves, strict=True)]
-
-    # reconstruct the final maps at full size, in the units of the images
-    nyquist, group = full.size // 2, settings.group
-    half_sums = [
-        full[rows].gridded(found, nyquist, group) for rows, found in zip(members, halves, strict=True)
-    ]
-    a, b = (sums.invert() * full.unit for sums in half_sums)
-    whole = full.gridded(refined, nyquist, group).invert() * full.unit
-    mask = particle_mask(a, b)
-    fsc = masked_half_map_fsc(a, b, mask, voxel_size_angstrom=optics.pixel_size_angstrom, rng=0)
-    whole, a, b = (DensityMap(v.astype(np.float32), optics.pixel_size_angstrom) for v in (whole, a, b))
-    subset = np.isin(np.arange(n), members[1]).astype(int)
-    return Refinement(refined, whole, (a, b), subset, mask, fsc, history)
+    return state.outcome()
 
 
 def mean_entry(states: list[RefinementState]) -> dict:
