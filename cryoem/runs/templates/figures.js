@@ -44,7 +44,12 @@
     const dark = isDark(), content = parsed(plot, dark);
     if (dark) content.layout.paper_bgcolor = content.layout.plot_bgcolor = "rgba(0,0,0,0)";  // that of the page
     if (plot.classList.contains("turning")) showMapOnly(content.layout, figures.get(plot).cameras, plot.clientWidth);
-    else if (plot.clientWidth < NARROW_PX) stackPanels(content.layout);
+    else if (plot.clientWidth < NARROW_PX) {
+      stackPanels(content.layout);
+      for (const note of content.layout.annotations || []) {  // labels of images stay side by side
+        if (note.xref !== "paper" && note.font && note.font.size) note.font.size = Math.max(7, note.font.size * plot.clientWidth / NARROW_PX);
+      }
+    }
     content.config = {
       responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "",
       modeBarButtonsToAdd: [{
