@@ -14,7 +14,6 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 COMMON = {"gpu_projection", "gpu_training", "growth_steps", "peers", "table", "watch", "write_page"}
-OTHER_TABLES = {"common_lines"}  # whose table is in notebooks/5-paper-figures/results
 linux = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="only Linux reports the peak memory of one call"
 )
@@ -33,7 +32,7 @@ def module(monkeypatch):
 
 def test_every_script_has_a_command_with_options_that_it_defines(module):
     commands = [shlex.split(command) for command in module("table").COMMANDS]
-    scripts = {path.name for path in BENCHMARKS.glob("*.py") if path.stem not in COMMON | OTHER_TABLES}
+    scripts = {path.name for path in BENCHMARKS.glob("*.py") if path.stem not in COMMON}
     assert {script for script, *_ in commands} == scripts
     for script, *options in commands:
         source = (BENCHMARKS / script).read_text(encoding="utf-8")

@@ -105,7 +105,14 @@ def test_a_model_map_is_known_when_the_settings_are_checked(run_call):
 
 def test_learn_runs_again_with_the_map_that_was_found(monkeypatch, run_call):
     recorded, calls = runner.run, []
-    monkeypatch.setattr(runner, "run", lambda **arguments: calls.append(arguments) or recorded(**arguments))
+
+    def run(**arguments):
+        calls.append(arguments)
+        summary = recorded(**arguments)
+        summary.report = Path(f"report-{len(calls)}.html")
+        return summary
+
+    monkeypatch.setattr(runner, "run", run)
     ended = invoke("run", "--particles", "a.star", "--set", "symmetry=D2", "--learn", "--json")
     assert ended.exit_code == 0, ended.output
     first, second = calls
@@ -113,7 +120,9 @@ def test_learn_runs_again_with_the_map_that_was_found(monkeypatch, run_call):
     assert Path(second["map_name"]) == Path("runs", "2.1-orientations-without-a-map", "initial.mrc")
     assert second["run"] == "runs-learned"
     assert second["overrides"] == first["overrides"] | {"orientation_method": "distances"}
-    assert json.loads(ended.stdout)["learned"]["report"] == "report.html"
+    values = json.loads(ended.stdout)
+    assert (values["report"], values["learned"]["report"]) == ("report-1.html", "report-2.html")
+    assert "report-1.html" in ended.stderr  # before the second run, which may fail
 
 
 @pytest.mark.parametrize(
@@ -130,8 +139,9 @@ def test_learn_runs_again_with_the_map_that_was_found(monkeypatch, run_call):
         ("--noise-variance -1", "noise_variance"),
         ("--seed one", "Invalid value for '--seed'"),
         ("--model-map a.mrc", "--model-map requires --particles"),
-        ("--map 5j0n --learn", "--learn requires --particles, and no --model-map"),
-        ("--particles a.star --model-map 5j0n --learn", "--learn requires --particles, and no --model-map"),
+        ("--map 5j0n --learn", "--learn requires --particles, and no map"),
+        ("--particles a.star --model-map 5j0n --learn", "--learn requires --particles, and no map"),
+        ("--particles a.star --set map_name=phantom --learn", "--learn requires --particles, and no map"),
         ("--particles a.star --learn --set leave_out_junk=true", "--learn uses all images"),
         (
             "--set leave_out_junk=true",

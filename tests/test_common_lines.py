@@ -1,28 +1,19 @@
-"""Common lines with ASPIRE: conventions, errors if ASPIRE is missing, and the table of the benchmark."""
+"""Common lines with ASPIRE: conventions, and errors if ASPIRE is missing."""
 
 from __future__ import annotations
 
-import importlib
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from cryoem import orientations, volumes
-from cryoem.files.reading import notebooks_folder
 from cryoem.orientations import common_lines
 from cryoem.orientations.evaluation import pose_error
 from cryoem.particles import simulate
 
-STORED = notebooks_folder() / "5-paper-figures" / "results" / "common-lines.csv"
 NEEDS_ASPIRE = pytest.mark.skipif(not orientations.is_installed(), reason="ASPIRE is not installed")
-
-
-# --- the estimator
 
 
 @NEEDS_ASPIRE
@@ -69,33 +60,3 @@ def test_without_aspire_the_error_names_the_extra(monkeypatch):
 def test_wrong_arguments_are_one_sentence(options, message):
     with pytest.raises(ValueError, match=message):
         orientations.orientations_from_common_lines(**{"images": np.ones((3, 8, 8)), **options})
-
-
-# --- the benchmark
-
-
-@pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-    yield importlib.import_module("common_lines")
-    sys.modules.pop("common_lines")
-
-
-def test_the_stored_table_holds_each_measurement_once_and_the_readme_quotes_it(benchmark):
-    table = pd.read_csv(STORED)
-    assert list(table.columns) == benchmark.COLUMNS
-    assert not table.duplicated(benchmark.KEY).any()
-    errors = table[["pose_error_mean_rad", "pose_error_median_rad"]]
-    measured = table.status == "measured"
-    assert (errors[measured] > 0).all(axis=None)
-    assert (errors[measured] < np.pi).all(axis=None)
-    assert (table[measured][["cpu_seconds", "seconds"]] > 0).all(axis=None)
-    assert errors[~measured].isna().all(axis=None)
-    assert (table[table.status == "not run"].projected_cpu_seconds > 0).all()
-    assert set(table.status) <= {"measured", "not run", "failed"}
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    for method in (benchmark.VOTING, benchmark.LEARNED):
-        (cells,) = re.findall(rf"^\| {method} \| ([0-9.]+) rad \| ([0-9.]+) rad \|$", readme, re.MULTILINE)
-        for noise, quoted in zip((0, 4), cells, strict=True):
-            stored = table[(table.method == method) & (table.noise_variance == noise) & (table.images == 200)]
-            assert quoted == f"{stored.pose_error_mean_rad.item():.4f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -141,3 +142,24 @@ def test_maps_of_better_orientations_resolve_more():
     found = {row["orientations"]: row["value"] for row in rows if row["quantity"] == "resolution_angstrom"}
     assert found["turned"] == pytest.approx(found["true"], rel=0.02)  # the frame is aligned
     assert found["random"] > 3 * found["true"]
+
+
+def test_a_search_that_fails_has_one_row():
+    def search(stack):
+        raise np.linalg.LinAlgError
+
+    (row,) = trials.measure_method(search, None, refined=True, seed=0, method="common lines")
+    assert row == tables.measurement("failed", 1, refined=0, method="common lines")
+
+
+def test_a_method_is_measured_before_and_after_refinement(monkeypatch):
+    true = random_rotations(20, rng=0)
+    turned = true * Rotation.from_rotvec([[0, 0, 0.5]] * 10 + [[0, 0, 0]] * 10)
+    stack = SimpleNamespace(rotations=true)
+    monkeypatch.setattr(trials, "refine", lambda *_, **__: SimpleNamespace(rotations=true))
+    rows = trials.measure_method(lambda _: turned, stack, refined=True, seed=0, image_count=20)
+    table = pd.DataFrame(rows).pivot_table("value", "refined", "quantity")
+    assert table.pose_error_rad[0] == pytest.approx(0.25, abs=0.02)
+    assert table.pose_error_rad[1] < 1e-6
+    assert table.near_fraction.tolist() == [1.0, 1.0]
+    assert 0 < table.seconds[0] < table.seconds[1]  # of both steps

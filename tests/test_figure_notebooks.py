@@ -30,6 +30,7 @@ POINTS = {
     "feature-distance": {"feature_distance": "mlp"},
     "published": {"method": "published", "noise_variance": 0.0},
     "whole-method": {"noise_variance": 1.0},
+    "methods": {"noise_variance": 0.1},
 }
 
 
@@ -87,6 +88,11 @@ def test_experiments_run_at_toy_size(name, home):
         assert first["recovery_error_rad"] < 1e-3  # unperturbed
     elif name == "start-up":
         assert first["pose_error_rad"] < 1.5 * table.start_error_rad.max()
+    elif name == "methods":
+        errors = table[table.quantity == "pose_error_rad"].set_index("method").value
+        assert errors[["ab initio", "projection matching"]].max() < 0.2
+        assert "learned distances, ab initio map" in errors
+        assert 0 < first["limit_rad"] < 0.2
     elif name == "published":
         assert first["encoder_parameters"] == 4_551_936
         of_epochs = tables.select(table, "training_error_rad", epoch=2).value
@@ -198,19 +204,41 @@ def test_the_items_are_those_of_the_paper():
 
 
 @pytest.mark.notebooks
-def test_comparison_with_common_lines(tmp_path):
-    name = "5.3-common-lines"
+def test_methods_are_compared_on_the_same_images(tmp_path):
+    name = "5.3-does-learning-pay"
     printed, figures = outputs_of(execute(FOLDER / f"{name}.ipynb", tmp_path, **TOY[name]))
-    assert len(figures) == 4
+    assert len(figures) == 5
     compared = " ".join(trace.get("name") or "" for trace in figures[-1]["data"])
-    assert "learned distances" in compared
+    assert all(method in compared for method in ("learned distances", "projection matching", "ab initio"))
     assert ("common lines" in compared) == orientations.is_installed()
     assert ("ASPIRE is not installed" in printed) != orientations.is_installed()
-    stored = re.findall(r"learned distances ([\d.]+) rad, common lines ([\d.]+) rad", printed)
-    assert len(stored) >= 2
-    assert all(float(learned) < 0.5 * float(lines) for learned, lines in stored)
-    (live,) = re.findall(r"on this machine, learned distances: ([\d.]+) rad", printed)
-    assert float(live) < 0.5
+    live = dict(re.findall(r"on this machine, ([^:]+): ([\d.]+) rad", printed))
+    assert float(live["ab initio"]) < 0.2
+    assert float(live["projection matching"]) < 0.2
+    assert float(live["learned distances"]) < 0.5
+
+
+def test_what_is_said_about_learning_is_in_the_table():
+    table = pd.read_csv(RESULTS / "methods.csv")
+    errors = table[(table.quantity == "pose_error_rad") & (table.image_count == 1650)]
+    errors = errors.pivot_table("value", ["refined", "noise_variance"], "method")
+    limits = table[(table.quantity == "limit_rad") & (table.image_count == 1650)]
+    limits = limits.set_index("noise_variance").value
+    learned, matched = (errors[name] for name in ("learned distances, known map", "projection matching"))
+    assert list(limits.index) == [0, 1, 4, 16, 64]
+    assert errors.shape == (10, 4)
+    assert not errors.isna().any(axis=None)
+    assert (errors.min(axis=1).loc[0] > limits).all()
+    assert (errors.min(axis=1).loc[1] > limits).all()
+    assert (learned.loc[0, [0, 1, 4]] < 0.7 * matched.loc[0, [0, 1, 4]]).all()  # before refinement
+    assert (errors.loc[1].loc[[1, 4]].max(axis=1) < 1.02 * errors.loc[1].loc[[1, 4]].min(axis=1)).all()
+    assert learned.loc[0, 64] > 2 * matched.loc[0, 64]
+    assert (learned.loc[1, [16, 64]] > errors["ab initio"].loc[1, [16, 64]]).all()
+    readme = (FOLDER.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"have an error of {limits[16]:.3f} rad" in " ".join(readme.split())
+    for method in errors:
+        (quoted,) = re.findall(rf"^\| {method} \| .* \| (\S+) rad \| (\S+) rad \|$", readme, re.MULTILINE)
+        assert quoted == tuple(f"{errors[method].loc[done, 16]:.3f}" for done in (0, 1))
 
 
 @pytest.mark.notebooks
@@ -272,6 +300,7 @@ def test_natural_images_of_the_second_paper_are_measured_at_both_sizes():
     rows = pd.read_csv(RESULTS / "natural-images.csv")
     counts = rows.groupby("image_size_px")[["noise", "method"]].nunique()
     assert counts.to_dict("index") == {size: {"noise": 3, "method": 4} for size in (64, 128)}
+    assert not rows.duplicated(["image_size_px", "noise", "method", "device"]).any()
     errors = rows.pivot_table(
         index=["image_size_px", "noise"], columns="method", values="mean_deg", aggfunc="min"
     )

@@ -259,19 +259,15 @@ def test_measured_curves_show_bands_published_values_and_reference_lines():
     assert list(trace(figure, "a guess").y) == [0.7, 0.7]
 
 
-def test_conditions_are_panels_and_projections_continue_measurements():
+def test_conditions_are_panels_with_one_colour_for_each_method():
     fig = plots.methods_by_condition(
-        {"quiet": {"a": ([10, 20], [1.0, 2.0]), "b": ([10], [3.0])}, "loud": {"b": ([20], [4.0])}},
-        projected={"quiet": {"a": ([40], [8.0]), "c": ([40], [9.0])}},
-        **XY,
+        {"quiet": {"a": ([10, 20], [1.0, 2.0]), "b": ([10], [3.0])}, "loud": {"b": ([20], [4.0])}}, **XY
     )
     assert annotations(fig) == ["quiet", "loud"]
-    assert sorted(t.name for t in fig.data if t.showlegend) == ["a", "b", "c, projected"]
-    dotted = trace(fig, "a, projected")
-    assert (list(dotted.x), list(dotted.y)) == ([20, 40], [2.0, 8.0])
-    assert dotted.marker.size[0] == 0  # the measured dot already exists
-    assert dotted.line.color == trace(fig, "a").line.color
-    assert len({t.line.color for t in fig.data if t.name == "b"}) == 1  # in both panels
+    assert [t.name for t in fig.data if t.showlegend] == ["a", "b"]
+    assert (list(trace(fig, "a").x), list(trace(fig, "a").y)) == ([10, 20], [1.0, 2.0])
+    assert [t.xaxis for t in fig.data if t.name == "b"] == ["x", "x2"]
+    assert len({t.line.color for t in fig.data if t.name == "b"}) == 1
     assert [axis.matches for axis in fig.select_yaxes()] == [None, "y"]
 
 

@@ -43,11 +43,11 @@ def abinitio(
     """Find the orientations of images and a first map of the particle, from the images alone.
 
     The CTF is corrected if the file contains its parameters. Several random starts are compared on held-out images, and
-    the start with the highest likelihood continues with all images. Of more than 10,000 images, a random selection is
-    searched, and the others are then placed in the map that was found. If the starts disagree, do not trust the map.
-    The handedness of the map is arbitrary. The resolution is that between maps of alternate images, which share their
-    orientations, so it is an overestimate. Symmetry is not used by the starts: its axes are found in the map of the
-    best one, and then it is imposed.
+    the start with the highest likelihood continues with all images. If there are more than 10,000 images, the search
+    uses 10,000 random ones; the poses of the others are then found in the map. If the starts disagree, do not trust the
+    map. The handedness of the map is arbitrary. The resolution is that between maps of alternate images, which share
+    their orientations, so it is an overestimate. Symmetry is not used by the starts: its axes are found in the map of
+    the best one, and then it is imposed.
 
     \b
     Example:

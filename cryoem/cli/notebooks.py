@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -46,8 +47,8 @@ def run(
         bool,
         typer.Option(
             "--learn",
-            help="After a run without a map, train a network on its map, and find the orientations again "
-            "from learned distances. This is a second run, whose name ends in -learned.",
+            help="Follow the run by a second one, whose name ends in -learned: train a network on the map that the "
+            "first run found, and recover the orientations from learned distances.",
         ),
     ] = False,
     force: Annotated[
@@ -77,8 +78,6 @@ def run(
 
     if model_map is not None and settings.particles is None:
         raise typer.BadParameter("--model-map requires --particles")
-    if learn and (settings.particles is None or model_map is not None):
-        raise typer.BadParameter("--learn requires --particles, and no --model-map")
     if settings.particles is not None:
         if map_name is not None or settings.noise_variance is not None:
             raise typer.BadParameter("--map and --noise-variance apply only to simulated particles")
@@ -87,15 +86,18 @@ def run(
         overrides = settings.overrides(opening, leave_out_outliers=leave_out_outliers)
         model = {} if model_map is None else {"map_name": model_map}
         chosen = profiles.get_profile(settings.profile, **(model | overrides))
+        if learn and (chosen.particles is None or chosen.map_name is not None):
+            raise typer.BadParameter("--learn requires --particles, and no map")
+        if learn and chosen.leave_out_junk:
+            raise typer.BadParameter("--learn uses all images, so leave_out_junk must be false, got True")
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    if learn and chosen.leave_out_junk:
-        raise typer.BadParameter("--learn uses all images, so leave_out_junk must be false, got True")
     execute = partial(runner.run, profile=settings.profile, force=force)
     summary = execute(map_name=map_name, run=run_name, overrides=overrides)
     answer = _answer(summary)
     if not learn:
         return answer
+    sys.stderr.write(f"{answer.text}\n\nSecond run, with learned distances:\n")
     found = summary.folder / WITHOUT_MAP.name / "initial.mrc"
     learned = _answer(
         execute(

@@ -1,8 +1,9 @@
 """The catalogue of experiments: notebooks, and the parameter grids for which they are executed.
 
-Every experiment has at least three sizes. ``quick`` takes a few minutes on two cores. ``paper`` follows the first
-paper, with images 116 px wide and 150 training epochs. Most experiments of this size need a GPU, because they would
-take days without one. ``toy`` takes seconds on the phantom, and checks that the notebooks run.
+Every experiment has at least three sizes. ``quick`` takes minutes on two cores, and longer for ``whole-method``
+and ``methods``. ``paper`` follows the first paper, with images 116 px wide and, in most experiments, 150 training
+epochs. Most experiments of this size need a GPU, because they would take days without one. ``toy`` takes seconds on the
+phantom, and checks that the notebooks run.
 
 To add an experiment, add an ``Experiment`` here and write its notebook. The notebook must have a parameter
 ``rows_file`` and end with ``experiments.save_rows(rows_file, rows)``.
@@ -143,6 +144,26 @@ WHOLE_METHOD = (
     ),
 )
 WHOLE_METHOD_DATA = {"image_size": 116, "steps_per_epoch": 50, "batch_size": 128, "seed": 0}
+
+
+METHODS_DATA = {
+    "image_size": 116,
+    "self_trained_images": 1650,
+    "most_refined": 1650,
+    "most_for_common_lines": {"voting": 400, "sync3n": 100},
+    "channels": 128,
+    "epochs": 30,
+    "steps_per_epoch": 50,
+    "batch_size": 128,
+    "seed": 0,
+}
+
+
+def _methods(
+    map_name: str, variances: tuple[float, ...], *, counts: list[int], network: int, **other
+) -> Grid:
+    fixed = {"map_name": map_name, "image_counts": counts, "network_image_size": network}
+    return Grid({"noise_variance": variances}, METHODS_DATA | fixed | other)
 
 
 TREATMENTS = ({"symmetry": "C1", "coverage": "quarter"}, {"symmetry": "D2", "coverage": "so3"})
@@ -337,6 +358,33 @@ _EXPERIMENTS = (
             ),
         },
         ("epochs", "steps_per_epoch", "batch_size", "network_image_size", "network_image_size"),
+    ),
+    Experiment(
+        "methods",
+        "Does learning pay? Learned distances, ab initio search, projection matching and common lines compared",
+        "methods.ipynb",
+        {
+            "quick": _methods("5j0n", (0.0, 1.0, 4.0, 16.0, 64.0), counts=[100, 400, 1650, 5000], network=58),
+            "paper": _methods(
+                "5j0n", (0.0, 1.0, 4.0, 16.0, 64.0), counts=[100, 400, 1650, 5000], network=116
+            ),
+            "toy": _methods(
+                "phantom",
+                (0.1,),
+                counts=[60],
+                network=16,
+                image_size=64,
+                self_trained_images=60,
+                most_refined=0,
+                most_for_common_lines={"voting": 60},
+                channels=16,
+                starts=1,
+                epochs=1,
+                steps_per_epoch=20,
+                batch_size=16,
+            ),
+        },
+        (*LEARNING_COST, "image_counts"),
     ),
 )
 EXPERIMENTS = {experiment.name: experiment for experiment in _EXPERIMENTS}

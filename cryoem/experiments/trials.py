@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +15,14 @@ from cryoem.distances.trained import EncoderSettings, TrainedEncoder
 from cryoem.distances.training import ProjectionStream, train
 from cryoem.experiments.tables import measurement
 from cryoem.orientations.evaluation import align_frame, align_to
+from cryoem.orientations.expectation_maximisation import ab_initio
+from cryoem.orientations.gauge import fix_gauge
 from cryoem.orientations.recovery import Recovery
 from cryoem.particles.simulation import ImagingConditions, simulate
+from cryoem.particles.stack import ParticleStack
 from cryoem.projection.projectors import project
 from cryoem.reconstruction.maps import reconstruct
+from cryoem.reconstruction.refinement import refine
 from cryoem.reconstruction.resolution import fourier_shell_correlation
 from cryoem.rotations import geodesic_distance, random_small_rotations
 from cryoem.training.backend import keras
@@ -33,6 +38,7 @@ QUANTILES = 51
 VALIDATION_IMAGES = 128
 RECORDED_STEPS = 100
 OPPOSITE_VIEWS = ("so3", "euler")  # coverages that contain the opposite of each viewing direction
+NEAR_RAD = 0.3
 MEAN_OF_RADIUS = 0.75  # mean norm of a uniform point in the unit ball
 
 
@@ -192,6 +198,52 @@ def measure_recovery(recovery: Recovery, rotations: Rotation, *, symmetry: str =
         measurement("orientation_error_rad", value, fraction=round(float(fraction), 4))
         for fraction, value in zip(fractions, np.quantile(errors, fractions), strict=True)
     ]
+
+
+def measure_method(
+    search: Callable[[ParticleStack], Rotation],
+    stack: ParticleStack,
+    *,
+    refined: bool,
+    seed: int,
+    **conditions,
+) -> list[dict]:
+    """Measure the errors of the orientations that a search finds, and its time.
+
+    The rows contain the quantities ``pose_error_rad``, ``pose_error_median_rad``, ``near_fraction`` (the fraction of
+    images within ``NEAR_RAD`` of their true orientation), ``seconds`` and ``cpu_seconds`` (processor time of all
+    cores), with the condition ``refined``, 0 or 1. If ``refined`` is true, the orientations are also refined; the times
+    then include both steps. A step that fails with a ``LinAlgError`` has only the row ``failed``.
+    """
+    rows, rotations, seconds, cpu_seconds = [], None, 0.0, 0.0
+    for done in range(1 + refined):
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            rotations = refine(stack, rotations, rng=seed).rotations if done else search(stack)
+        except np.linalg.LinAlgError:
+            return [*rows, measurement("failed", 1, refined=done, **conditions)]
+        seconds += time.perf_counter() - wall
+        cpu_seconds += time.process_time() - cpu
+        errors = align_frame(stack.rotations, rotations).errors
+        numbers = {
+            "pose_error_rad": errors.mean(),
+            "pose_error_median_rad": np.median(errors),
+            "near_fraction": np.mean(errors < NEAR_RAD),
+            "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
+        }
+        rows += [
+            measurement(quantity, value, refined=done, **conditions) for quantity, value in numbers.items()
+        ]
+    return rows
+
+
+def warm_up(stack: ParticleStack) -> None:
+    """Compile the functions of the ab initio search, the gauge and refinement, on the first images of a stack."""
+    few = stack[:40]
+    ab_initio(few, starts=1)
+    fix_gauge(few.images, few.rotations)
+    refine(few, few.rotations)
 
 
 def measure_maps(

@@ -28,11 +28,7 @@ GUIDE_ABOVE = 1.6  # how far the guide line passes above the highest curve, as a
 
 
 def methods_by_condition(
-    conditions: Mapping[str, Mapping[str, tuple]],
-    *,
-    x_title: str,
-    y_title: str,
-    projected: Mapping[str, Mapping[str, tuple]] | None = None,
+    conditions: Mapping[str, Mapping[str, tuple]], *, x_title: str, y_title: str
 ) -> go.Figure:
     """Plot the curves of several methods, with one panel per condition, on shared logarithmic axes.
 
@@ -43,8 +39,6 @@ def methods_by_condition(
         missing from some conditions.
     x_title, y_title : str
         Axis titles, with units.
-    projected : mapping of str to mapping of str to tuple, optional
-        Extrapolated curves in the same form, drawn as open dots on dotted lines that continue the measurements.
 
     Raises
     ------
@@ -53,12 +47,12 @@ def methods_by_condition(
     """
     conditions = non_empty_mapping(conditions, name="conditions")
     drawn = {
-        (title, method, kind): _log_points(points, name=f"{kind}[{title!r}][{method!r}]")
-        for kind, group in (("conditions", conditions), ("projected", projected or {}))
-        for title, curves in group.items()
+        (title, method): _log_points(points, name=f"conditions[{title!r}][{method!r}]")
+        for title, curves in conditions.items()
         for method, points in curves.items()
     }
-    colours = named_colours(dict.fromkeys(method for _, method, _ in drawn))
+    colours = named_colours(dict.fromkeys(method for _, method in drawn))
+    columns = {title: column for column, title in enumerate(conditions, start=1)}
     fig = panels(
         layout={"height": 460, "margin": {"t": 90}, "legend": {**LEGEND_ABOVE, "y": 1.09}},
         cols=len(conditions),
@@ -66,22 +60,10 @@ def methods_by_condition(
         shared_yaxes="all",
         horizontal_spacing=0.02,
     )
-    for column, title in enumerate(conditions, start=1):
-        for method, colour in colours.items():
-            style = {"colour": colour, "width": 2, "legendgroup": method}
-            style["hover"] = "%{fullData.name}<br>%{x:g}: %{y:.3g}<extra></extra>"
-            measured = drawn.get((title, method, "conditions"))
-            projection = drawn.get((title, method, "projected"))
-            if measured is not None:
-                fig.add_trace(dotted(*measured, name=method, **style), row=1, col=column)
-            if projection is not None:
-                sizes = [9] * len(projection[0])
-                if measured is not None:  # start at the last measurement, which already has a dot
-                    projection = [np.r_[a[-1:], b] for a, b in zip(measured, projection, strict=True)]
-                    sizes = [0, *sizes]
-                rings = {"symbol": ["circle-open"] * len(sizes), "size": sizes}
-                style |= {"marker": rings, "line": {"dash": "dot"}, "name": f"{method}, projected"}
-                fig.add_trace(dotted(*projection, **style), row=1, col=column)
+    for (title, method), points in drawn.items():
+        style = {"colour": colours[method], "width": 2, "name": method, "legendgroup": method}
+        style["hover"] = "%{fullData.name}<br>%{x:g}: %{y:.3g}<extra></extra>"
+        fig.add_trace(dotted(*points, **style), row=1, col=columns[title])
     x, y = (np.concatenate([points[axis] for points in drawn.values()]) for axis in (0, 1))
     at = np.unique(x)
     ends = np.log10([at[0] / 1.15, at[-1] * 1.15])
