@@ -97,7 +97,7 @@ def run(
     answer = _answer(summary)
     if not learn:
         return answer
-    sys.stderr.write(f"{answer.text}\n\nSecond run, with learned distances:\n")
+    sys.stderr.write(f"First run complete, report: {summary.report}\n")  # in case the second run fails
     found = summary.folder / WITHOUT_MAP.name / "initial.mrc"
     learned = _answer(
         execute(
