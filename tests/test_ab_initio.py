@@ -131,7 +131,9 @@ def test_images_beyond_those_searched_are_placed_in_the_same_frame(short, monkey
     )
     conditions = particles.ImagingConditions(32, noise_variance=0.2)
     stack = particles.simulate_lazily(phantom(size=24, symmetry="C2"), 180, conditions, rng=2)
-    found = orientations.ab_initio(stack, symmetry="C2", starts=2, rng=1)
+    rounds = []
+    found = orientations.ab_initio(stack, symmetry="C2", starts=2, rng=1, callback=rounds.append)
+    assert [each.number for each in rounds if each.stage == "other images"] == [50, 60]
     errors = orientations.align_frame(stack.rotations, found.poses.rotations, symmetry="C2").errors
     assert len(errors) == len(found.evidence) == len(found.agreement) == 180
     assert np.mean(errors < 0.3) > 0.95

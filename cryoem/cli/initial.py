@@ -71,8 +71,11 @@ def abinitio(
     if not opened.images.in_mrc:
         names_for_table(opened, poses)  # raises an error, before the search
     opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
-    rounds = starts * em.START_ROUNDS + em.LAST_ROUNDS
-    with shared.progress("searching for orientations", rounds, unit="round") as done:
+    rounds, others = starts * em.START_ROUNDS + em.LAST_ROUNDS, max(0, len(opened) - em.MOST_SEARCHED)
+    with (
+        shared.progress("searching for orientations", rounds, unit="round") as done,
+        shared.progress("locating the other images", others) as located,
+    ):
         counted = iter(range(1, rounds + 1))
         found = em.ab_initio(
             opened,
@@ -80,7 +83,9 @@ def abinitio(
             symmetry=symmetry,
             starts=starts,
             rng=seed,
-            callback=lambda _: done(next(counted)),
+            callback=lambda state: (
+                located(state.number) if state.stage == "other images" else done(next(counted))
+            ),
         )
     halves = [half.data for half in found.half_maps]
     curve = fourier_shell_correlation(*halves, voxel_size_angstrom=found.map.voxel_size_angstrom)

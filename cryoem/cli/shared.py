@@ -245,8 +245,12 @@ def shared_work(
 
 @contextmanager
 def progress(description: str, total: int, *, unit: str = "image") -> Iterator[Callable[[int], None]]:
-    """Show a progress bar if stderr is a terminal, and yield a callback for the number of completed items."""
+    """Yield a callback for the number of completed items, and show it in a progress bar if stderr is a terminal.
+
+    Without items, there is no bar.
+    """
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=description, unit=unit, disable=None, leave=False) as bar:
+    disable = None if total else True  # None: unless stderr is a terminal
+    with tqdm(total=total, desc=description, unit=unit, disable=disable, leave=False) as bar:
         yield lambda done: bar.update(done - bar.n)

@@ -89,9 +89,10 @@ class Round:
     Attributes
     ----------
     stage : str
-        ``"start 1"``, ``"start 2"``, ..., or ``"all images"``.
+        ``"start 1"``, ``"start 2"``, ..., ``"all images"``, or, with more than ``MOST_SEARCHED`` images,
+        ``"other images"``, which are located block by block without changing the map.
     number : int
-        Number of the round within its stage, from 1.
+        Number of the round within its stage, from 1, or number of other images located so far.
     """
 
     stage: str
@@ -172,7 +173,7 @@ def ab_initio(
     rng : Generator or int
         Random number generator or seed. Default: 0.
     callback : callable, optional
-        Function called with a ``Round`` after each round.
+        Function called with a ``Round`` after each round, and after each block of other images.
 
     Returns
     -------
@@ -242,7 +243,15 @@ def ab_initio(
     if count < n:
         rest = np.setdiff1d(np.arange(n), searched)
         states = [start.state for start in others] + [state]
-        more, last, by_others = locate_all(images, optics, rest, states, search=search, rng=rng)
+        more, last, by_others = locate_all(
+            images,
+            optics,
+            rest,
+            states,
+            search=search,
+            rng=rng,
+            callback=lambda done: show("other images", done, state),
+        )
         order = np.argsort(np.concatenate([searched, rest]))
         evidence = np.concatenate([evidence, more])[order]
         poses, *of_others = (
