@@ -25,6 +25,7 @@ FOLDER = notebooks_folder() / "6-your-particles"
 NAME = "6.1-from-a-job-to-a-map"
 TOY = json.loads((FOLDER / "toy.json").read_text(encoding="utf-8"))[NAME]  # the site also uses these sizes
 DATA, DISTANCES, ORIENTATIONS, MAP = runs.PHASES
+LANDMARKS = 80
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def with_map(measured):
     volumes.write_map(coarse, volumes.low_pass(volumes.load("phantom", voxel_size_angstrom=10.0), 22.0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CRYOEM_HOME", str(home))
-        overrides = TOY["overrides"] | {"particles": str(particles)}
+        overrides = TOY["overrides"] | {"particles": str(particles), "landmarks": LANDMARKS}
         return runs.run(
             profile="toy", map_name=str(coarse), run="with-map", overrides=overrides, progress=False
         )
@@ -94,6 +95,8 @@ def test_signal_noise_and_optics_are_those_of_the_job(measured, with_map):
 @pytest.mark.notebooks
 def test_orientations_with_and_without_a_map_agree(measured, with_map):
     assert with_map.executed == tuple(runs.PHASES)
+    estimate = load_arrays(measured[1] / "runs" / "with-map" / DISTANCES / "distances.h5")
+    assert estimate["distances"].shape == (len(estimate["shifts"]), LANDMARKS)
     files = (measured[1] / "runs" / run / MAP / "particles.star" for run in ("measured", "with-map"))
     without, learned = map(open_particles, files)
     learned = learned[np.isin(learned.table["rlnImageName"], without.table["rlnImageName"])]

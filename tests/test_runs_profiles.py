@@ -52,6 +52,11 @@ def test_wrong_profiles_are_one_sentence(name, overrides, message):
     assert str(caught.value) == message
 
 
+def test_large_stacks_use_landmarks_unless_the_number_is_set():
+    assert [runs.get_profile("quick").landmarks_of(n) for n in (10_000, 10_001, 50_000)] == [None, 1000, 1000]
+    assert [runs.get_profile("quick", landmarks=40).landmarks_of(n) for n in (100, 50_000)] == [40, 40]
+
+
 def test_overrides_take_the_type_of_the_setting():
     profile = runs.get_profile("toy", noise_variance=16, training_seconds=None)
     assert (profile.noise_variance, type(profile.noise_variance)) == (16.0, float)

@@ -21,6 +21,9 @@ from cryoem.rotations import COVERAGES, point_group
 from cryoem.validation import suggestion
 from cryoem.volumes import registry
 
+MOST_PAIRED = 10_000  # images whose distances to all others are estimated
+LANDMARKS = 1000  # for more images
+
 
 def is_path(map_name: str) -> bool:
     """Return True if the name of a map is a path, which contains a folder or a suffix, unlike registry names."""
@@ -119,6 +122,16 @@ class DistanceSettings(DataSettings):
         20, "epochs without improvement before training stops; None: no early stop", ge=1
     )
     training_seconds: float | None = setting(None, "time limit for training, s; None: no limit", ge=1)
+    landmarks: int | None = setting(
+        None,
+        "number of landmark images to which distances are estimated; "
+        f"None: all images, or {LANDMARKS:,} of more than {MOST_PAIRED:,}",
+        ge=12,
+    )
+
+    def landmarks_of(self, images: int) -> int | None:
+        """Return the number of landmarks for a number of images; None: the distances between all pairs."""
+        return LANDMARKS if self.landmarks is None and images > MOST_PAIRED else self.landmarks
 
 
 class OrientationSettings(DistanceSettings):
@@ -137,9 +150,6 @@ class OrientationSettings(DistanceSettings):
     )
     recovery_method: Literal["spectral", "spectral+gauss_newton", "sgd", "published"] = setting(
         "spectral+gauss_newton", "method for recovering orientations from distances"
-    )
-    landmarks: int | None = setting(
-        None, "number of landmark images to which distances are estimated; None: all images", ge=12
     )
     gauge_pairs: int = setting(600, "number of image pairs in the gauge search", ge=1)
 
