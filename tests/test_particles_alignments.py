@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from cryoem import particles
 from cryoem.images import shift
-from cryoem.particles.files import open_particles
+from cryoem.particles.opening import open_particles
 from cryoem.particles.relion import POSE_COLUMNS, relion_tables
 from cryoem.particles.star import write_xmd
 from cryoem.particles.xmipp import xmipp_table

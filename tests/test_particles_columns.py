@@ -21,7 +21,7 @@ from small_maps import cropped_to_64, ribosome
 
 from cryoem.contrast import ContrastTransfer
 from cryoem.images import shift
-from cryoem.particles.files import open_particles
+from cryoem.particles.opening import open_particles
 from cryoem.particles.star import write_xmd
 from cryoem.projection.projectors import project
 from cryoem.rotations import from_relion_euler_deg

@@ -19,7 +19,7 @@ from particle_files import (
 )
 
 from cryoem.particles.cryosparc import read_cs
-from cryoem.particles.files import open_particles
+from cryoem.particles.opening import open_particles
 from cryoem.particles.writing import write_particles, write_poses
 from cryoem.rotations import (
     Poses,

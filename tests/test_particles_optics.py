@@ -12,7 +12,7 @@ from particle_files import PIXEL, correlation, cs, mrc, names_of, optics_of, som
 from cryoem.contrast import ContrastTransfer, Optics
 from cryoem.images import apply_ctf, shrink
 from cryoem.orientations.rings import RingGrid, ring_images
-from cryoem.particles.files import open_particles, read_poses
+from cryoem.particles.opening import open_particles, read_poses
 from cryoem.particles.simulation import ImagingConditions, simulate_lazily
 from cryoem.particles.stack import ParticleStack
 from cryoem.particles.star import write_xmd

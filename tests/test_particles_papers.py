@@ -12,7 +12,7 @@ from particle_files import one_sentence
 from scipy.spatial.transform import Rotation
 
 from cryoem import particles, projection, volumes
-from cryoem.particles.files import open_particles
+from cryoem.particles.opening import open_particles
 
 PIXEL = 4.0
 N = 7

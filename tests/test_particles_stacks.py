@@ -12,8 +12,8 @@ from particle_files import FLOAT32, PIXEL, mrc, one_sentence, some_images, star
 
 from cryoem import particles, volumes
 from cryoem.images import image_blocks
-from cryoem.particles.files import open_particles
 from cryoem.particles.mrc import StackWriter
+from cryoem.particles.opening import open_particles
 from cryoem.runs.pipeline import open_measured
 from cryoem.runs.profiles import get_profile
 

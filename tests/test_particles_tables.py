@@ -10,7 +10,7 @@ import starfile
 from particle_files import cs, digests, mrc, one_sentence, optics_of, some_images, star
 
 from cryoem import particles
-from cryoem.particles.files import open_particles
+from cryoem.particles.opening import open_particles
 from cryoem.particles.star import read_star, read_xmd
 
 # --- where stacks are found

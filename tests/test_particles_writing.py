@@ -23,7 +23,7 @@ from particle_files import (
 from cryoem import particles, volumes
 from cryoem.contrast import ContrastTransfer, Optics
 from cryoem.particles import writing
-from cryoem.particles.files import open_particles
+from cryoem.particles.opening import open_particles
 from cryoem.particles.relion import POSE_COLUMNS
 from cryoem.particles.stack import ParticleStack
 from cryoem.particles.writing import write_particles, write_poses

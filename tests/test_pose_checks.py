@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from cryoem import particles, volumes
 from cryoem.contrast import ContrastTransfer, Optics
 from cryoem.images import flip_phases
-from cryoem.particles.files import open_particles
+from cryoem.particles.opening import open_particles
 from cryoem.particles.stack import fit_ctf_power
 from cryoem.particles.star import read_star
 from cryoem.reconstruction import check_poses, reconstruct

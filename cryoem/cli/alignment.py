@@ -132,7 +132,7 @@ def _averages_page(result: AlignedFiles, *, title: str, agreement: str) -> str:
     import numpy as np
 
     from cryoem import plots
-    from cryoem.particles.files import open_particles
+    from cryoem.particles.opening import open_particles
     from cryoem.runs.report import render_figures
     from cryoem.udl.stacks import AVERAGES_FILE
 

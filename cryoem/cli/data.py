@@ -163,7 +163,7 @@ def project(
       cryoem project map.mrc --poses run_data.star --out particles.star
     """
     from cryoem.contrast import ContrastTransfer
-    from cryoem.particles.files import read_poses
+    from cryoem.particles.opening import read_poses
     from cryoem.particles.simulation import ImagingConditions, simulate_lazily
     from cryoem.particles.writing import write_particles
     from cryoem.volumes import registry

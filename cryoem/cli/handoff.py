@@ -45,7 +45,7 @@ def flip(
       cryoem flip map.mrc --out flipped.mrc
       cryoem flip orientations.star --out flipped.star
     """
-    from cryoem.particles.files import open_particles
+    from cryoem.particles.opening import open_particles
     from cryoem.particles.writing import write_poses
     from cryoem.volumes.density import mirror
     from cryoem.volumes.maps import read_map, write_map

@@ -89,7 +89,7 @@ class Opening:
 
     def open(self, particles: Path, *, as_stack: bool = False) -> ParticleFile:
         """Open a particle file. Raises the same errors as ``open_particles``."""
-        from cryoem.particles.files import open_particles
+        from cryoem.particles.opening import open_particles
 
         return open_particles(
             particles,

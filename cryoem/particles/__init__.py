@@ -5,8 +5,9 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "files": ["ParticleFile", "open_particles", "read_poses"],
+        "files": ["ParticleFile"],
         "mrc": ["StackWriter", "write_stack"],
+        "opening": ["open_particles", "read_poses"],
         "outliers": ["find_outliers", "usable_images"],
         "relion": ["relion_tables"],
         "simulation": [

@@ -17,7 +17,8 @@ import cryoem
 from cryoem.contrast import ContrastTransfer
 from cryoem.files.reading import data_folder, read_json, sha256_of
 from cryoem.files.writing import check_writable
-from cryoem.particles.files import ParticleFile, open_particles
+from cryoem.particles.files import ParticleFile
+from cryoem.particles.opening import open_particles
 from cryoem.runs.jobs import NotebookJob, read_record, why_not_current, write_json
 from cryoem.runs.profiles import PROFILES, DataSettings, Profile, get_profile, is_path, settings_of_phase
 

@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from cryoem.files.writing import new_folder
 from cryoem.images import image_blocks
-from cryoem.particles.files import ParticleFile, open_particles
+from cryoem.particles.files import ParticleFile
 from cryoem.particles.mrc import StackWriter, write_stack
+from cryoem.particles.opening import open_particles
 from cryoem.particles.outliers import usable_images
 from cryoem.particles.relion import relion_tables
 from cryoem.particles.star import write_star, write_xmd

@@ -155,7 +155,7 @@ def read_class_average(
     """
     path = Path(path)
     if path.suffix.lower() in TABLES or is_stack_name(path):
-        from cryoem.particles.files import open_particles
+        from cryoem.particles.opening import open_particles
 
         picture = np.asarray(open_particles(path, pixel_size_angstrom=pixel_size_angstrom)[:1])[0]
     else:

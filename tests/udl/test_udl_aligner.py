@@ -13,7 +13,7 @@ import pytest
 
 from cryoem.contrast import Optics
 from cryoem.images import circular_mask
-from cryoem.particles.files import open_particles
+from cryoem.particles.opening import open_particles
 from cryoem.particles.stack import ParticleStack
 from cryoem.udl.aligner import align, export_aligner, load_aligner, save_aligner
 from cryoem.udl.classical import template_aligner

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from cryoem import particles
 from cryoem.cli import app
-from cryoem.particles.files import open_particles
 from cryoem.particles.mrc import write_stack
+from cryoem.particles.opening import open_particles
 from cryoem.particles.star import read_xmd
 from cryoem.udl import stack_training, stacks, training
 from cryoem.udl.aligner import load_aligner

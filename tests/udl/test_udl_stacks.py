@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from cryoem.cli import app
 from cryoem.images import circular_mask
-from cryoem.particles.files import open_particles
 from cryoem.particles.mrc import write_stack
+from cryoem.particles.opening import open_particles
 from cryoem.particles.relion import relion_tables
 from cryoem.particles.star import read_xmd, write_star
 from cryoem.rotations import from_relion_euler_deg
