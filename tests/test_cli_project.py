@@ -1,0 +1,75 @@
+"""`cryoem project`: ranges of Euler angles, given poses, and the same files from the same seed."""
+
+import numpy as np
+from command_line import answer, invoke
+
+from cryoem import particles, volumes
+from cryoem.rotations import Poses, random_rotations
+
+
+def test_projections_may_have_euler_angles_in_ranges(tmp_path):
+    options = [
+        "-n",
+        40,
+        "--image-size",
+        16,
+        "--rot-range",
+        20,
+        50,
+        "--tilt-range",
+        10,
+        90,
+        "--shift-limit-px",
+        3,
+    ]
+    answer("project", "phantom", *options, "--out", tmp_path / "a.star")
+    read = particles.open_particles(tmp_path / "a.star")
+    rot, tilt, psi = (read.table[f"rlnAngle{name}"] for name in ("Rot", "Tilt", "Psi"))
+    assert rot.between(20, 50).all()
+    assert tilt.between(10, 90).all()
+    assert min(np.ptp(rot) / 30, np.ptp(tilt) / 80) > 0.7
+    assert np.ptp(psi) > 180
+    assert 0 < np.abs(read.shifts_px).max() <= 3
+    ended = invoke("project", "phantom", "--tilt-range", 90, 0, "--out", tmp_path / "b.star")
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith("cryoem: --tilt-range must be two angles in degrees")
+    refused = invoke(
+        "project", "phantom", "--tilt-range", 0, 9, "--coverage", "so3", "--out", tmp_path / "b.star"
+    )
+    assert (refused.exit_code, "--tilt-range" in refused.stderr) == (2, True)
+
+
+def test_projections_may_have_given_poses(tmp_path):
+    density = volumes.load("phantom")
+    poses = Poses(random_rotations(6, rng=3), np.arange(12.0).reshape(6, 2) / 4)
+    stack = particles.simulate(density, poses, image_size=20)
+    particles.write_particles(tmp_path / "poses.star", stack)
+    (tmp_path / "poses.mrcs").unlink()  # only the table is needed
+    options = ["--poses", tmp_path / "poses.star", "--image-size", 20]
+    answer("project", "phantom", *options, "--out", tmp_path / "a.star")
+    read = particles.open_particles(tmp_path / "a.star")
+    np.testing.assert_allclose(np.asarray(read), stack.images, atol=1e-4)
+    # shifts are the same in angstrom if the map has other voxels
+    finer = particles.read_poses(tmp_path / "poses.star", pixel_size_angstrom=density.voxel_size_angstrom / 2)
+    np.testing.assert_allclose(finer.shifts_px, 2 * poses.shifts_px, atol=1e-6)
+    assert (finer.rotations * poses.rotations.inv()).magnitude().max() < 1e-7
+    for option in (["-n", 5], ["--psi-range", 0, 5], ["--shift-limit-px", 2]):
+        refused = invoke("project", "phantom", *options, *option, "--out", tmp_path / "b.star")
+        assert (refused.exit_code, "--poses" in refused.stderr) == (2, True)
+    for name, sentence in (("none.star", "no table at"), ("a.mrcs", "is not a table with poses")):
+        refused = invoke("project", "phantom", "--poses", tmp_path / name, "--out", tmp_path / "b.star")
+        assert (refused.exit_code, sentence in refused.stderr) == (1, True)
+
+
+def test_the_same_seed_gives_the_same_files_for_any_number_of_workers(tmp_path):
+    for seed, workers, name in ((5, 1, "a"), (5, 2, "b"), (6, 1, "c")):
+        out = tmp_path / f"{name}.star"
+        answer("project", "phantom", "-n", 30, "--image-size", 16, "--noise-variance", 1, "--seed", seed,
+               "--workers", workers, "--out", out)  # fmt: skip
+        answer("reconstruct", out, "--workers", workers, "--out", tmp_path / f"{name}.mrc")
+    a, b, c = ((tmp_path / f"{name}.mrcs").read_bytes() for name in "abc")
+    assert a == b != c
+    first, second = (volumes.read_map(tmp_path / f"{name}.mrc").data for name in "ab")
+    np.testing.assert_allclose(first, second, atol=1e-5 * np.abs(first).max())
+    answer("reconstruct", tmp_path / "a.star", "--out", tmp_path / "again.mrc")
+    assert (tmp_path / "a.mrc").read_bytes() == (tmp_path / "again.mrc").read_bytes()
