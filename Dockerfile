@@ -1,6 +1,7 @@
 # docker build -t cryoem .
 # docker run --rm -v "$PWD:/job" cryoem check job.star
-# docker run --rm -p 8888:8888 -v "$PWD:/job" --entrypoint jupyter cryoem lab --ip=0.0.0.0 --allow-root
+# docker run --rm -p 8888:8888 -v "$PWD:/job" --entrypoint jupyter cryoem \
+#     lab --ip=0.0.0.0 --allow-root /opt/cryoem/notebooks/index.ipynb
 FROM python:3.11-slim
 COPY . /opt/cryoem
 RUN pip install --no-cache-dir /opt/cryoem
