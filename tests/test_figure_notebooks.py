@@ -31,6 +31,7 @@ POINTS = {
     "published": {"method": "published", "noise_variance": 0.0},
     "whole-method": {"noise_variance": 1.0},
     "methods": {"noise_variance": 0.1},
+    "generalisation": {"training_count": 2},
 }
 
 
@@ -93,6 +94,9 @@ def test_experiments_run_at_toy_size(name, home):
         assert errors[["ab initio", "projection matching"]].max() < 0.2
         assert "learned distances, ab initio map" in errors
         assert 0 < first["limit_rad"] < 0.2
+    elif name == "generalisation":
+        assert first["neighbour_distance_rad"] > first["nearest_distance_rad"] > 0
+        assert set(table[table.quantity == "near_fraction"].refined) == {0, 1}
     elif name == "published":
         assert first["encoder_parameters"] == 4_551_936
         of_epochs = tables.select(table, "training_error_rad", epoch=2).value
@@ -207,7 +211,7 @@ def test_the_items_are_those_of_the_paper():
 def test_methods_are_compared_on_the_same_images(tmp_path):
     name = "5.3-does-learning-pay"
     printed, figures = outputs_of(execute(FOLDER / f"{name}.ipynb", tmp_path, **TOY[name]))
-    assert len(figures) == 5
+    assert len(figures) == 9
     compared = " ".join(trace.get("name") or "" for trace in figures[-1]["data"])
     assert all(method in compared for method in ("learned distances", "projection matching", "ab initio"))
     assert ("common lines" in compared) == orientations.is_installed()
@@ -216,6 +220,37 @@ def test_methods_are_compared_on_the_same_images(tmp_path):
     assert float(live["ab initio"]) < 0.2
     assert float(live["projection matching"]) < 0.2
     assert float(live["learned distances"]) < 0.5
+
+
+def test_what_is_said_about_unseen_particles_is_in_the_table():
+    table = pd.read_csv(RESULTS / "generalisation.csv")
+    table = (
+        table[table.refined.fillna(1) == 1]
+        .set_index(["trained_on", "training_count", "test_map"])
+        .sort_index()
+    )
+    tested = {"5j0n", "1ncb", "beta-galactosidase"}
+
+    def of(quantity):
+        return table[table.quantity == quantity].value
+
+    errors, constant = of("distance_error_rad"), of("chance_rad")
+    own = errors[[(name, 1, name) for name in tested]]
+    assert own.between(0.025, 0.065).all()
+    unseen = errors.drop(own.index)
+    assert len(unseen) == 3 * 6 + 3 * 2
+    assert (unseen > 0.9 * constant[unseen.index]).all()
+    trained = of("validation_error_rad")["other particles"].droplevel("test_map")
+    assert trained.is_monotonic_increasing
+    assert unseen.xs(64, level="training_count").min() < 1.25 * trained[64]
+    assert errors["other particles", 1].min() > 10 * trained[1]
+    near = of("neighbour_distance_rad")["other particles"]
+    assert (
+        near[(near.index.get_level_values(0) >= 8)].drop("beta-galactosidase", level=1).between(1, 1.15).all()
+    )
+    poses = of("pose_error_rad")
+    assert (poses.drop([(name, 1, name) for name in tested]).drop(0, level="training_count") > 0.9).all()
+    assert (poses.xs(0, level="training_count") < 0.01).all()
 
 
 def test_what_is_said_about_learning_is_in_the_table():

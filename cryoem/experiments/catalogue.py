@@ -11,8 +11,7 @@ To add an experiment, add an ``Experiment`` here and write its notebook. The not
 
 from __future__ import annotations
 
-import itertools
-
+from cryoem.experiments import first_paper
 from cryoem.experiments.grids import Experiment, Grid
 from cryoem.validation import suggestion
 
@@ -72,80 +71,6 @@ def _start_up(size: str, variances: tuple[float, ...], errors: list[float], **fi
     return Grid({"noise_variance": variances}, {**common, "start_errors_rad": errors, **fixed})
 
 
-# the four cases of the paper's figures 8 and 9: its D2 particle is seen from a quarter of the sphere
-WHOLE_SPHERE, QUARTER_SPHERE = (
-    {"map_name": "5j0n", "coverage": "so3"},
-    {"map_name": "5a1a", "coverage": "quarter"},
-)
-
-
-def _cases(particles: tuple[dict, ...], **axes: tuple) -> tuple[dict, ...]:
-    """Return all combinations of particles and imaging conditions."""
-    return tuple(
-        particle | dict(zip(axes, values, strict=True))
-        for particle in particles
-        for values in itertools.product(*axes.values())
-    )
-
-
-FOUR_CASES = _cases((WHOLE_SPHERE, QUARTER_SPHERE), noise_variance=(0.0, 16.0), shift_limit_px=(0.0,))
-SHIFTED = _cases((WHOLE_SPHERE,), noise_variance=(0.0,), shift_limit_px=(10.0, 20.0))
-
-
-def _recipes(
-    size: str, *, published: tuple[int, ...], ours: tuple[int, ...], cases: tuple[dict, ...], **fixed
-) -> Grid:
-    """Return the grid for one size, from the epochs, steps per epoch, batch size and image size of each method.
-
-    For the published method, the number of steps follows from the number of pairs or, if all pairs of a batch are used,
-    from the number of images. The published method runs in all ``cases``. Our method runs only in the first two,
-    because ``whole-method`` covers the others.
-    """
-    names = ("epochs", "steps_per_epoch", "batch_size", "network_image_size")
-    points = [{"method": "published", **dict(zip(names, published, strict=True)), **case} for case in cases]
-    points += [{"method": "ours", **dict(zip(names, ours, strict=True)), **case} for case in cases[:2]]
-    return Grid({"point": tuple(points)}, {"size": size, "seed": 0} | fixed)
-
-
-PUBLISHED_DATA = {
-    "image_size": 116,
-    "n_training": 2512,
-    "n_validation": 838,
-    "n_test": 1650,
-    "pairs": 0.01,
-    "channels": 128,
-    "descent_steps": 30_000,
-}
-
-# our method with its full network: 5j0n without noise and shifts, then with noise, then with shifts
-NOISE_FREE, NOISY = {"epochs": 16}, {"epochs": 30}
-WHOLE_METHOD = (
-    *(case | NOISE_FREE for case in _cases((WHOLE_SPHERE,), noise_variance=(0.0,), shift_limit_px=(0.0,))),
-    *(
-        case | NOISY
-        for case in _cases(
-            (WHOLE_SPHERE,), noise_variance=(5.0, 10.0, 16.0, 20.0, 25.0), shift_limit_px=(0.0,)
-        )
-    ),
-    *(
-        case | NOISY
-        for case in _cases(
-            (WHOLE_SPHERE,), noise_variance=(0.0, 16.0), shift_limit_px=(5.0, 10.0, 15.0, 20.0)
-        )
-    ),
-    {"map_name": "5j0n", "coverage": "euler", "noise_variance": 0.0, "shift_limit_px": 0.0} | NOISE_FREE,
-    *(
-        case | (NOISY if case["noise_variance"] else NOISE_FREE)
-        for case in _cases(
-            (QUARTER_SPHERE, {"map_name": "5a1a", "coverage": "so3", "symmetry": "D2"}),
-            noise_variance=(0.0, 16.0),
-            shift_limit_px=(0.0,),
-        )
-    ),
-)
-WHOLE_METHOD_DATA = {"image_size": 116, "steps_per_epoch": 50, "batch_size": 128, "seed": 0}
-
-
 METHODS_DATA = {
     "image_size": 116,
     "self_trained_images": 1650,
@@ -165,6 +90,37 @@ def _methods(
     fixed = {"map_name": map_name, "image_counts": counts, "network_image_size": network}
     return Grid({"noise_variance": variances}, METHODS_DATA | fixed | other)
 
+
+# particles without approximate symmetry, in the order in which networks are trained on more and more of them
+MODELS = ("5ugo", "4gxy", "2d0f", "1igy")
+PHANTOMS = tuple(f"phantom {number}" for number in range(1, 61))
+TESTED = {
+    "5j0n": {"coverage": "so3", "symmetry": "C1"},
+    "1ncb": {"coverage": "so3", "symmetry": "C1"},
+    "beta-galactosidase": {"coverage": "quarter", "symmetry": "D2"},
+}
+
+
+def _trained_on(
+    others: tuple[str, ...], counts: tuple[int, ...], tested: dict[str, dict]
+) -> tuple[dict, ...]:
+    """Return the training sets: the first particles of ``others`` for each count, and each tested particle itself."""
+    first = [("other particles", others[:count], "so3") for count in counts]
+    own = [(name, (name,), test["coverage"]) for name, test in tested.items()]
+    return tuple(
+        {"trained_on": name, "training_count": len(chosen), "training": list(chosen), "coverage": coverage}
+        for name, chosen, coverage in first + own
+    )
+
+
+TRAINING_SETS = _trained_on(MODELS + PHANTOMS, (0, 1, 2, 4, 8, 16, 64), TESTED)
+GENERALISATION_DATA = {
+    "tested": TESTED,
+    "noise_variance": 0.0,
+    "steps_per_epoch": 50,
+    "batch_size": 128,
+    "seed": 0,
+}
 
 TREATMENTS = ({"symmetry": "C1", "coverage": "quarter"}, {"symmetry": "D2", "coverage": "so3"})
 BETA_GALACTOSIDASE = {"map_name": "beta-galactosidase", "masked": True, "image_size": 100}
@@ -270,12 +226,16 @@ _EXPERIMENTS = (
         "whole-method.ipynb",
         {
             "quick": Grid(
-                {"case": tuple({"symmetry": "C1"} | case for case in WHOLE_METHOD)},
-                WHOLE_METHOD_DATA | {"network_image_size": 58, "channels": 128, "n_test": 1650},
+                {"case": tuple({"symmetry": "C1"} | case for case in first_paper.WHOLE_METHOD)},
+                first_paper.WHOLE_METHOD_DATA | {"network_image_size": 58, "channels": 128, "n_test": 1650},
             ),
             "paper": Grid(
-                {"case": tuple({"symmetry": "C1"} | case | {"epochs": 150} for case in WHOLE_METHOD)},
-                WHOLE_METHOD_DATA | {"network_image_size": 116, "channels": 128, "n_test": 1650},
+                {
+                    "case": tuple(
+                        {"symmetry": "C1"} | case | {"epochs": 150} for case in first_paper.WHOLE_METHOD
+                    )
+                },
+                first_paper.WHOLE_METHOD_DATA | {"network_image_size": 116, "channels": 128, "n_test": 1650},
             ),
             "toy": Grid(
                 {
@@ -309,41 +269,41 @@ _EXPERIMENTS = (
         "How accurate are the published training and recovery, and how accurate are ours in less time?",
         "published-recipe.ipynb",
         {
-            "quick": _recipes(
+            "quick": first_paper.recipes(
                 "quick",
                 published=(40, 40, 64, 58),
                 ours=(10, 50, 128, 58),
-                cases=FOUR_CASES + SHIFTED,
-                **PUBLISHED_DATA | {"pairs": "batch", "n_test": 400},
+                cases=first_paper.FOUR_CASES + first_paper.SHIFTED,
+                **first_paper.PUBLISHED_DATA | {"pairs": "batch", "n_test": 400},
             ),
-            # four epochs of the published training take about an hour on two idle cores
-            "cpu": _recipes(
+            # four epochs of the published training take one to two hours on two idle cores
+            "cpu": first_paper.recipes(
                 "cpu",
                 published=(4, 247, 256, 116),
                 ours=(20, 50, 128, 58),
-                cases=FOUR_CASES[:2],
-                **PUBLISHED_DATA,
+                cases=first_paper.FOUR_CASES[:2],
+                **first_paper.PUBLISHED_DATA,
             ),
             # six minutes on an NVIDIA H200 that trains both cases at once
-            "gpu": _recipes(
+            "gpu": first_paper.recipes(
                 "gpu",
                 published=(26, 247, 256, 116),
                 ours=(20, 50, 128, 58),
-                cases=FOUR_CASES[:2],
-                **PUBLISHED_DATA,
+                cases=first_paper.FOUR_CASES[:2],
+                **first_paper.PUBLISHED_DATA,
             ),
-            "paper": _recipes(
+            "paper": first_paper.recipes(
                 "paper",
                 published=(150, 247, 256, 116),
                 ours=(200, 100, 128, 58),
-                cases=FOUR_CASES + SHIFTED,
-                **PUBLISHED_DATA,
+                cases=first_paper.FOUR_CASES + first_paper.SHIFTED,
+                **first_paper.PUBLISHED_DATA,
             ),
-            "toy": _recipes(
+            "toy": first_paper.recipes(
                 "toy",
                 published=(2, 7, 64, 16),
                 ours=(2, 20, 16, 16),
-                cases=_cases(
+                cases=first_paper.combine(
                     ({"map_name": "phantom", "coverage": "so3"},),
                     noise_variance=(0.0, 16.0),
                     shift_limit_px=(0.0,),
@@ -385,6 +345,36 @@ _EXPERIMENTS = (
             ),
         },
         (*LEARNING_COST, "image_counts"),
+    ),
+    Experiment(
+        "generalisation",
+        "Does a network work for particles that it was not trained on?",
+        "generalisation.ipynb",
+        {
+            "quick": Grid(
+                {"training_set": TRAINING_SETS},
+                GENERALISATION_DATA
+                | {"image_size": 64, "network_image_size": 36, "channels": 64, "epochs": 24, "n_test": 400},
+            ),
+            "paper": Grid(
+                {"training_set": TRAINING_SETS},
+                GENERALISATION_DATA
+                | {
+                    "image_size": 116,
+                    "network_image_size": 116,
+                    "channels": 128,
+                    "epochs": 300,
+                    "n_test": 1650,
+                },
+            ),
+            "toy": Grid(
+                {"training_set": _trained_on(PHANTOMS, (0, 2), {})},
+                GENERALISATION_DATA
+                | {"image_size": 32, "network_image_size": 16, "channels": 16, "epochs": 2, "n_test": 60}
+                | {"tested": {"phantom 0": TESTED["5j0n"]}},
+            ),
+        },
+        LEARNING_COST,
     ),
 )
 EXPERIMENTS = {experiment.name: experiment for experiment in _EXPERIMENTS}

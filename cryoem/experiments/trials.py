@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,13 +28,17 @@ from cryoem.rotations import geodesic_distance, random_small_rotations
 from cryoem.training.backend import keras
 from cryoem.training.compilation import TrainingSchedule
 from cryoem.volumes import registry
-from cryoem.volumes.density import DensityMap, crop_or_pad, cube, low_pass, resample, soft_mask
+from cryoem.volumes.density import DensityMap, centre, crop_or_pad, cube, low_pass, resample, soft_mask
+from cryoem.volumes.phantoms import phantom
 
 MASK_FILTER_ANGSTROM = 15.0
 BOX_5A1A = (110, 155, 199)
 PIXEL_SIZE_5A1A_ANGSTROM = 275 / 116
 STAND_IN = "beta-galactosidase"  # an experimental map of the protein of the model 5a1a
+DIAMETER = 0.65  # of a fitted particle, relative to the width of the images
+OUTLINE = 0.1  # density at the outline of a particle, relative to the maximum
 QUANTILES = 51
+NEIGHBOURS = 10
 VALIDATION_IMAGES = 128
 RECORDED_STEPS = 100
 OPPOSITE_VIEWS = ("so3", "euler")  # coverages that contain the opposite of each viewing direction
@@ -74,7 +78,9 @@ def obtainable(map_name: str) -> str:
     return map_name
 
 
-def load_particle(map_name: str, *, masked: bool = False) -> DensityMap:
+def load_particle(
+    map_name: str, *, masked: bool = False, voxel_size_angstrom: float | None = None
+) -> DensityMap:
     """Load a map by registry name or path, and remove the noise around the particle if ``masked`` is true.
 
     For ``"5a1a"``, the density of the atomic model is computed in a box of 110 x 155 x 199 angstrom with 1-angstrom
@@ -84,15 +90,48 @@ def load_particle(map_name: str, *, masked: bool = False) -> DensityMap:
     if map_name.lower() == "5a1a":
         density = crop_or_pad(registry.load(map_name, voxel_size_angstrom=1.0), BOX_5A1A)
         return resample(density, PIXEL_SIZE_5A1A_ANGSTROM)
-    density = registry.load(map_name)
+    density = registry.load(map_name, voxel_size_angstrom=voxel_size_angstrom)
     if not masked:
         return density
     mask = soft_mask(low_pass(density, MASK_FILTER_ANGSTROM), extend_px=2, edge_px=4)
     return DensityMap(density.data * mask, density.voxel_size_angstrom)
 
 
+def fitted_particle(name: str, image_size: int) -> DensityMap:
+    """Load a particle at a voxel size at which its diameter is ``DIAMETER`` times the image size, in a cube.
+
+    ``name`` is a registry name, a path, or ``"phantom <seed>"``. Particles of all sizes then look equally large, and
+    models have the resolution of two voxels. Noise around the particle in an experimental map is removed.
+    """
+    if name.startswith("phantom "):
+        return phantom(size=image_size, rng=int(name.removeprefix("phantom ")))
+    coarse = load_particle(name, masked=True)
+    inside = np.argwhere(coarse.data > OUTLINE * coarse.data.max())
+    radius = np.linalg.norm(inside - inside.mean(axis=0), axis=1).max()
+    voxel_size = 2 * radius * coarse.voxel_size_angstrom / (DIAMETER * image_size)
+    return centre(cube(load_particle(name, masked=True, voxel_size_angstrom=voxel_size), image_size))
+
+
+class AlternatingStream(keras.utils.PyDataset):
+    """Batches of several streams in turn, so that all images in a batch show the same particle."""
+
+    def __init__(self, streams: Sequence[ProjectionStream]):
+        super().__init__()
+        self._streams, self.epoch = streams, 0
+        self.batch_size, self.with_shifts = streams[0].batch_size, streams[0].with_shifts
+        self.fingerprint = {"streams": [stream.fingerprint for stream in streams]}
+
+    def __len__(self) -> int:
+        return len(self._streams[0])
+
+    def __getitem__(self, index: int) -> tuple:
+        stream = self._streams[(self.epoch * len(self) + index) % len(self._streams)]
+        stream.epoch = self.epoch
+        return stream[index]
+
+
 def learn_distances(
-    density: DensityMap,
+    density: DensityMap | Sequence[DensityMap],
     imaging: ImagingConditions,
     settings: EncoderSettings,
     *,
@@ -104,7 +143,7 @@ def learn_distances(
     distinct: int | None = None,
     **training,
 ) -> Trial:
-    """Train an encoder on projections of a map.
+    """Train an encoder on projections of a map, or of several maps in turn, validated on the first.
 
     The seed determines the initial weights and the training data, so that different feature distances are trained on
     the same images in the same order. ``imaging`` sets the size of the simulated images, and ``settings`` the size of
@@ -114,18 +153,23 @@ def learn_distances(
     """
     keras.utils.set_random_seed(seed)
     encoder = TrainedEncoder(settings.build(), settings)
-    stream = ProjectionStream(
-        density,
-        imaging,
-        network_image_size=settings.image_size,
-        batch_size=batch_size,
-        steps=steps_per_epoch,
-        distinct=distinct,
-        with_shifts=settings.with_shifts,
-        seed=seed,
-    )
+    maps = [density] if isinstance(density, DensityMap) else density
+    streams = [
+        ProjectionStream(
+            one,
+            imaging,
+            network_image_size=settings.image_size,
+            batch_size=batch_size,
+            steps=steps_per_epoch,
+            distinct=distinct,
+            with_shifts=settings.with_shifts,
+            seed=seed,
+        )
+        for one in maps
+    ]
+    stream = streams[0] if len(streams) == 1 else AlternatingStream(streams)
     unseen = simulate(
-        density,
+        maps[0],
         n_validation,
         image_size=imaging.image_size,
         coverage=imaging.coverage,
@@ -181,6 +225,23 @@ def measure_distances(
     return rows
 
 
+def measure_neighbours(
+    predicted: np.ndarray, rotations: Rotation, *, count: int = NEIGHBOURS, **conditions
+) -> list[dict]:
+    """Measure how near the nearest neighbours of each image are that (n, n) predicted distances find.
+
+    The rows contain the mean true distances ``neighbour_distance_rad`` to the ``count`` neighbours with the smallest
+    predicted distance, and ``nearest_distance_rad`` to those with the smallest true distance.
+    """
+    true = geodesic_distance(rotations, rotations)
+    rows = []
+    for quantity, ranked in (("neighbour_distance_rad", predicted), ("nearest_distance_rad", true)):
+        others = ranked + np.diag(np.full(len(ranked), np.inf))
+        nearest = np.argpartition(others, count, axis=1)[:, :count]
+        rows.append(measurement(quantity, np.take_along_axis(true, nearest, axis=1).mean(), **conditions))
+    return rows
+
+
 def measure_recovery(recovery: Recovery, rotations: Rotation, *, symmetry: str = "C1") -> list[dict]:
     """Measure how the recovery converged and how the orientation errors are distributed.
 
@@ -206,9 +267,10 @@ def measure_method(
     *,
     refined: bool,
     seed: int,
+    symmetry: str = "C1",
     **conditions,
 ) -> list[dict]:
-    """Measure the errors of the orientations that a search finds, and its time.
+    """Measure the errors of the orientations that a search finds, up to the symmetry of the particle, and its time.
 
     The rows contain the quantities ``pose_error_rad``, ``pose_error_median_rad``, ``near_fraction`` (the fraction of
     images within ``NEAR_RAD`` of their true orientation), ``seconds`` and ``cpu_seconds`` (processor time of all
@@ -219,12 +281,14 @@ def measure_method(
     for done in range(1 + refined):
         wall, cpu = time.perf_counter(), time.process_time()
         try:
-            rotations = refine(stack, rotations, rng=seed).rotations if done else search(stack)
+            rotations = (
+                refine(stack, rotations, symmetry=symmetry, rng=seed).rotations if done else search(stack)
+            )
         except np.linalg.LinAlgError:
             return [*rows, measurement("failed", 1, refined=done, **conditions)]
         seconds += time.perf_counter() - wall
         cpu_seconds += time.process_time() - cpu
-        errors = align_frame(stack.rotations, rotations).errors
+        errors = align_frame(stack.rotations, rotations, symmetry=symmetry).errors
         numbers = {
             "pose_error_rad": errors.mean(),
             "pose_error_median_rad": np.median(errors),
