@@ -1,7 +1,9 @@
 # docker build -t cryoem .
 # docker run --rm -v "$PWD:/job" cryoem check job.star
 # docker run --rm -p 8888:8888 -v "$PWD:/job" --entrypoint jupyter cryoem \
-#     lab --ip=0.0.0.0 --allow-root /opt/cryoem/notebooks/index.ipynb
+#     lab --ip=0.0.0.0 --allow-root --ServerApp.root_dir=/ \
+#     --LabApp.default_url=/lab/tree/opt/cryoem/notebooks/index.ipynb
+# Notebooks that are saved in /opt/cryoem are lost with the container; save them in /job.
 FROM python:3.11-slim
 COPY . /opt/cryoem
 RUN pip install --no-cache-dir /opt/cryoem

@@ -36,6 +36,11 @@ def test_the_paper_profile_has_the_sizes_of_the_paper():
         ("toy", {"training_epochs": True}, "training_epochs must be a valid integer, got True"),
         ("toy", {"noise_variance": float("nan")}, "noise_variance must be a finite number, got nan"),
         ("toy", {"noise_variance": -1}, "noise_variance must be greater than or equal to 0, got -1"),
+        (
+            "toy",
+            {"landmarks": 40, "recovery_method": "sgd"},
+            "recovery_method sgd requires the distances between all pairs, so landmarks must be None, got 40",
+        ),
         ("toy", {"landmarks": 1.5}, "landmarks must be a valid integer, got 1.5"),
         ("toy", {"architecture": "large"}, "architecture must be 'polar' or 'published', got 'large'"),
         (
@@ -55,6 +60,15 @@ def test_wrong_profiles_are_one_sentence(name, overrides, message):
 def test_large_stacks_use_landmarks_unless_the_number_is_set():
     assert [runs.get_profile("quick").landmarks_of(n) for n in (10_000, 10_001, 50_000)] == [None, 1000, 1000]
     assert [runs.get_profile("quick", landmarks=40).landmarks_of(n) for n in (100, 50_000)] == [40, 40]
+    with pytest.raises(ValueError, match="landmarks must be at most 39, the number of images, got 40"):
+        runs.get_profile("quick", landmarks=40).landmarks_of(39)
+
+
+@pytest.mark.parametrize(
+    ("symmetry", "landmarks"), [("D4", 1000), ("O", 1000), ("C5", 1953), ("C7", 5359), ("C40", 20_000)]
+)
+def test_symmetric_particles_have_enough_landmarks(symmetry, landmarks):
+    assert runs.get_profile("quick", symmetry=symmetry).landmarks_of(20_000) == landmarks
 
 
 def test_overrides_take_the_type_of_the_setting():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from pathlib import Path
 from typing import Annotated
 
@@ -71,21 +73,30 @@ def abinitio(
     if not opened.images.in_mrc:
         names_for_table(opened, poses)  # raises an error, before the search
     opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
-    rounds, others = starts * em.START_ROUNDS + em.LAST_ROUNDS, max(0, len(opened) - em.MOST_SEARCHED)
-    with (
-        shared.progress("searching for orientations", rounds, unit="round") as done,
-        shared.progress("locating the other images", others) as located,
-    ):
-        counted = iter(range(1, rounds + 1))
+    counted = itertools.count(1)
+    with contextlib.ExitStack() as bars:
+        searched = bars.enter_context(
+            shared.progress("searching for orientations", em.count_rounds(starts), unit="round")
+        )
+        located = None
+
+        def show(state: em.Round) -> None:
+            nonlocal located
+            if state.stage != "other images":
+                searched(next(counted))
+                return
+            if located is None:
+                others = len(opened) - em.MOST_SEARCHED
+                located = bars.enter_context(shared.progress("locating the other images", others))
+            located(state.number)
+
         found = em.ab_initio(
             opened,
             shift_deviation_px=shift_deviation_px,
             symmetry=symmetry,
             starts=starts,
             rng=seed,
-            callback=lambda state: (
-                located(state.number) if state.stage == "other images" else done(next(counted))
-            ),
+            callback=show,
         )
     halves = [half.data for half in found.half_maps]
     curve = fourier_shell_correlation(*halves, voxel_size_angstrom=found.map.voxel_size_angstrom)

@@ -245,12 +245,8 @@ def shared_work(
 
 @contextmanager
 def progress(description: str, total: int, *, unit: str = "image") -> Iterator[Callable[[int], None]]:
-    """Yield a callback for the number of completed items, and show it in a progress bar if stderr is a terminal.
-
-    Without items, there is no bar.
-    """
+    """Show a progress bar if stderr is a terminal, and yield a callback for the number of completed items."""
     from tqdm import tqdm
 
-    disable = None if total else True  # None: unless stderr is a terminal
-    with tqdm(total=total, desc=description, unit=unit, disable=disable, leave=False) as bar:
+    with tqdm(total=total, desc=description, unit=unit, disable=None, leave=False) as bar:
         yield lambda done: bar.update(done - bar.n)

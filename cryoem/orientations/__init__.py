@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "pose_error",
             "recovery_error",
         ],
-        "expectation_maximisation": ["AbInitio", "Round", "ab_initio"],
+        "expectation_maximisation": ["AbInitio", "Round", "ab_initio", "count_rounds"],
         "gauge": ["Gauge", "common_line_score", "covering_rotations", "fix_gauge"],
         "projection_matching": ["MapMatch", "match_to_map"],
         "recovery": ["Recovery", "recover_orientations"],

@@ -140,6 +140,11 @@ class _Start:
         return Poses(poses.rotations * self.frame.inv(), poses.shifts_px)
 
 
+def count_rounds(starts: int) -> int:
+    """Return the number of rounds in which ``ab_initio`` searches, not counting blocks of other images."""
+    return starts * START_ROUNDS + LAST_ROUNDS
+
+
 def ab_initio(
     images,
     *,

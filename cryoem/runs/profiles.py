@@ -8,6 +8,7 @@ phase.
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from types import NoneType
@@ -21,8 +22,8 @@ from cryoem.rotations import COVERAGES, point_group
 from cryoem.validation import suggestion
 from cryoem.volumes import registry
 
-MOST_PAIRED = 10_000  # images whose distances to all others are estimated
-LANDMARKS = 1000  # for more images
+MOST_PAIRED = 10_000  # largest number of images for which the distances between all pairs are estimated
+LANDMARKS = 1000  # of larger stacks, for axes of at most order 4
 
 
 def is_path(map_name: str) -> bool:
@@ -125,13 +126,32 @@ class DistanceSettings(DataSettings):
     landmarks: int | None = setting(
         None,
         "number of landmark images to which distances are estimated; "
-        f"None: all images, or {LANDMARKS:,} of more than {MOST_PAIRED:,}",
+        f"None: all images, or at least {LANDMARKS:,} if there are more than {MOST_PAIRED:,}",
         ge=12,
     )
 
     def landmarks_of(self, images: int) -> int | None:
-        """Return the number of landmarks for a number of images; None: the distances between all pairs."""
-        return LANDMARKS if self.landmarks is None and images > MOST_PAIRED else self.landmarks
+        """Return the number of landmarks for a number of images; None: the distances between all pairs.
+
+        Around each image of a symmetric particle, enough landmarks must be nearer than half of the smallest rotation
+        of its point group, so their number grows with the cube of the highest order of an axis.
+
+        Raises
+        ------
+        ValueError
+            If the setting ``landmarks`` is larger than the number of images.
+        """
+        if self.landmarks is not None:
+            if self.landmarks > images:
+                raise ValueError(
+                    f"landmarks must be at most {images}, the number of images, got {self.landmarks}"
+                )
+            return self.landmarks
+        if images <= MOST_PAIRED:
+            return None
+        group = point_group(self.symmetry)
+        order = 2 * math.pi / group[1].magnitude() if len(group) > 1 else 1
+        return min(images, round(LANDMARKS * max(1, (order / 4) ** 3)))
 
 
 class OrientationSettings(DistanceSettings):
@@ -197,6 +217,11 @@ class Profile(OrientationSettings):
         if self.leave_out_junk and self.orientation_method != "ab_initio":
             raise ValueError(
                 f"leave_out_junk requires orientation_method ab_initio, got {self.orientation_method}"
+            )
+        if self.landmarks is not None and self.recovery_method in ("sgd", "published"):
+            raise ValueError(
+                f"recovery_method {self.recovery_method} requires the distances between all pairs, "
+                f"so landmarks must be None, got {self.landmarks}"
             )
         if self.ctf and self.reconstruction_method != "fourier":
             raise ValueError(
