@@ -1,6 +1,6 @@
 """Measure a run that starts without a map, from a particle file to a refined map, for 1,000 to 50,000 images of 64 px.
 
-    python benchmarks/large_job.py                    all sizes
+    python benchmarks/large_job.py                    all sizes; also writes the table of notebook 5.4
     python benchmarks/large_job.py --images 1000 5000
 
 The images are simulated with a CTF and shifts of up to 4 px, and written to a RELION file before the run. Each run is a
@@ -18,11 +18,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pandas as pd
 from memory import run
 from table import print_columns
 
 SIZE, SHIFT_LIMIT_PX, NOISE_VARIANCE = 64, 4, 4
+COUNTS = [1_000, 5_000, 20_000, 50_000]
 EXTRAPOLATED = 1_000_000
+TABLE = Path(__file__).parents[1] / "notebooks" / "5-paper-figures" / "results" / "large-job.csv"
 MAKE_JOB = """
 from cryoem import particles, volumes
 from cryoem.contrast import ContrastTransfer
@@ -38,30 +41,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, nargs="+", default=[1_000, 5_000, 20_000, 50_000])
+    parser.add_argument("--images", type=int, nargs="+", default=COUNTS)
     counts = sorted(parser.parse_args().images)
-    rows, hours = [], []
+    rows, measurements = [], []
     for images in counts:
         with tempfile.TemporaryDirectory() as folder:
             seconds, memory_gb, numbers = measured(images, folder)
-        hours.append(seconds / 3600)
+        error_rad = numbers["difference_from_file_rad"]
+        resolution_angstrom = numbers["half_map_resolution_masked_angstrom"]
+        measurements.append((images, seconds, memory_gb, error_rad, resolution_angstrom))
         rows.append(
             (
                 f"{images:,}",
                 f"{seconds / 60:.1f} min",
                 f"{1000 * seconds / images:.0f} ms",
                 f"{memory_gb:.2f} GB",
-                f"{numbers['difference_from_file_rad']:.4f} rad",
-                f"{numbers['half_map_resolution_masked_angstrom']:.2f} Å",
+                f"{error_rad:.4f} rad",
+                f"{resolution_angstrom:.2f} Å",
             )
         )
         print(*rows[-1], sep=", ", flush=True)
     if len(counts) > 1:
-        each = (hours[-1] - hours[-2]) / (counts[-1] - counts[-2])
-        total = hours[-1] + each * (EXTRAPOLATED - counts[-1])
+        (fewer, before, *_), (most, seconds, *_) = measurements[-2:]
+        each = (seconds - before) / (most - fewer)
+        total = seconds + each * (EXTRAPOLATED - most)
         rows.append(
-            (f"{EXTRAPOLATED:,} (extrapolated)", f"{total:.0f} h", f"{3.6e6 * each:.0f} ms", "-", "-", "-")
+            (
+                f"{EXTRAPOLATED:,} (extrapolated)",
+                f"{total / 3600:.0f} h",
+                f"{1000 * each:.0f} ms",
+                "-",
+                "-",
+                "-",
+            )
         )
+    if counts == COUNTS:
+        columns = ["images", "seconds", "peak_memory_gb", "pose_error_rad", "half_map_resolution_angstrom"]
+        pd.DataFrame(measurements, columns=columns).to_csv(TABLE, index=False, float_format="%.6g")
     print_columns(
         "large-job",
         f"From a particle file to a map without a model, images of {SIZE} px, noise variance {NOISE_VARIANCE}, CTF, "

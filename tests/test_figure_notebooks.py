@@ -279,12 +279,24 @@ def test_what_is_said_about_learning_is_in_the_table():
 @pytest.mark.notebooks
 def test_time_grows_in_proportion_and_memory_does_not(tmp_path):
     printed, figures = outputs_of(execute(FOLDER / "5.4-speed-and-scale.ipynb", tmp_path))
-    assert len(figures) == 3
+    assert len(figures) == 4
     exponents = dict(re.findall(r"against the number of (\w+): ([\d.]+)", printed))
     assert exponents.keys() == {"images", "landmarks", "pixels"}
     assert all(float(exponent) <= 1.1 for exponent in exponents.values())
     (bytes_each,) = re.findall(r"reads blocks: (\d+) bytes", printed)
     assert int(bytes_each) <= 100
+
+
+def test_a_large_job_takes_minutes_and_little_memory():
+    jobs = pd.read_csv(RESULTS / "large-job.csv", index_col="images")
+    assert jobs.index.max() == 50_000
+    assert jobs.seconds[50_000] <= 45 * 60
+    assert jobs.peak_memory_gb.max() <= 4
+    assert jobs.seconds.div(jobs.index).is_monotonic_decreasing  # of each image
+    readme = (FOLDER.parents[1] / "README.md").read_text(encoding="utf-8")
+    largest = jobs.loc[50_000]
+    quoted = f"to a refined map takes {largest.seconds / 60:.1f} min and {largest.peak_memory_gb:.2f} GB"
+    assert quoted in " ".join(readme.split())
 
 
 # --- headline results of the stored tables
