@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 from small_maps import gaussian_ball
 
 from cryoem import volumes
 from cryoem.distances.training import ProjectionStream
 from cryoem.experiments import trials
 from cryoem.experiments.catalogue import EXPERIMENTS
-from cryoem.particles.simulation import ImagingConditions
-from cryoem.rotations import geodesic_distance, random_rotations
+from cryoem.particles.simulation import ImagingConditions, simulate
+from cryoem.rotations import geodesic_distance, point_group, random_rotations
 
 
 @pytest.mark.parametrize("sigma_angstrom", [9.0, 20.0])
@@ -20,7 +21,7 @@ def test_particles_of_all_sizes_are_fitted_to_the_same_diameter(tmp_path, sigma_
     assert fitted.data.shape == (32, 32, 32)
     inside = np.argwhere(fitted.data > trials.OUTLINE * fitted.data.max()) - 16
     diameter = 2 * np.linalg.norm(inside, axis=1).max()
-    assert diameter == pytest.approx(trials.DIAMETER * 32, abs=2)  # px
+    assert diameter == pytest.approx(trials.DIAMETER_OVER_BOX * 32, abs=2)  # px
     assert np.abs(inside.mean(axis=0)).max() < 1
 
 
@@ -83,10 +84,29 @@ def test_exact_distances_find_the_nearest_neighbours():
     assert far["neighbour_distance_rad"] > exact.mean() > near["neighbour_distance_rad"]
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_equivalent_orientations_of_a_symmetric_particle_are_not_errors(turned):
+    rng = np.random.default_rng(0)
+    density = volumes.phantom(size=16, symmetry="D2")
+    stack = simulate(density, 60, image_size=16, rng=1)
+    group = point_group("D2")
+    error = Rotation.from_rotvec([0, 0.1, 0])
+    found = error * stack.rotations * group[rng.choice(4, 60, p=[0.7, 0.1, 0.1, 0.1])]
+    if turned:
+        found = found * Rotation.from_rotvec([1.0, 2.0, 0.5])
+
+    def measured(symmetry):
+        rows = trials.measure_method(lambda _: found, stack, refined=False, seed=0, symmetry=symmetry)
+        return {row["quantity"]: row["value"] for row in rows}["pose_error_rad"]
+
+    assert measured("D2") == pytest.approx(0.1, abs=0.02)
+    assert measured("C1") > 0.5
+
+
 @pytest.mark.parametrize("size", ["quick", "paper"])
 def test_no_particle_is_both_trained_on_and_unseen(size):
     points = EXPERIMENTS["generalisation"].grid(size).points()
-    others = [point for point in points if point["trained_on"] == "other particles"]
+    others = [point for point in points if point["trained_on"] in ("no particle", "other particles")]
     assert {point["training_count"] for point in others} == {0, 1, 2, 4, 8, 16, 64}
     for point in others:
         assert len(set(point["training"])) == point["training_count"]

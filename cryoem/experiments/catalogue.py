@@ -91,7 +91,7 @@ def _methods(
     return Grid({"noise_variance": variances}, METHODS_DATA | fixed | other)
 
 
-# particles without approximate symmetry, in the order in which networks are trained on more and more of them
+# particles on which networks are trained, more and more of them in this order; none has a symmetric shape
 MODELS = ("5ugo", "4gxy", "2d0f", "1igy")
 PHANTOMS = tuple(f"phantom {number}" for number in range(1, 61))
 TESTED = {
@@ -104,16 +104,17 @@ TESTED = {
 def _trained_on(
     others: tuple[str, ...], counts: tuple[int, ...], tested: dict[str, dict]
 ) -> tuple[dict, ...]:
-    """Return the training sets: the first particles of ``others`` for each count, and each tested particle itself."""
-    first = [("other particles", others[:count], "so3") for count in counts]
-    own = [(name, (name,), test["coverage"]) for name, test in tested.items()]
+    """Return the training sets: none, the first particles of ``others`` for each count, and each tested particle."""
+    sets = [("no particle", (), "so3")]
+    sets += [("other particles", others[:count], "so3") for count in counts]
+    sets += [(name, (name,), test["coverage"]) for name, test in tested.items()]
     return tuple(
         {"trained_on": name, "training_count": len(chosen), "training": list(chosen), "coverage": coverage}
-        for name, chosen, coverage in first + own
+        for name, chosen, coverage in sets
     )
 
 
-TRAINING_SETS = _trained_on(MODELS + PHANTOMS, (0, 1, 2, 4, 8, 16, 64), TESTED)
+TRAINING_SETS = _trained_on(MODELS + PHANTOMS, (1, 2, 4, 8, 16, 64), TESTED)
 GENERALISATION_DATA = {
     "tested": TESTED,
     "noise_variance": 0.0,
@@ -269,7 +270,7 @@ _EXPERIMENTS = (
         "How accurate are the published training and recovery, and how accurate are ours in less time?",
         "published-recipe.ipynb",
         {
-            "quick": first_paper.recipes(
+            "quick": first_paper.recipe_grid(
                 "quick",
                 published=(40, 40, 64, 58),
                 ours=(10, 50, 128, 58),
@@ -277,7 +278,7 @@ _EXPERIMENTS = (
                 **first_paper.PUBLISHED_DATA | {"pairs": "batch", "n_test": 400},
             ),
             # four epochs of the published training take one to two hours on two idle cores
-            "cpu": first_paper.recipes(
+            "cpu": first_paper.recipe_grid(
                 "cpu",
                 published=(4, 247, 256, 116),
                 ours=(20, 50, 128, 58),
@@ -285,25 +286,25 @@ _EXPERIMENTS = (
                 **first_paper.PUBLISHED_DATA,
             ),
             # six minutes on an NVIDIA H200 that trains both cases at once
-            "gpu": first_paper.recipes(
+            "gpu": first_paper.recipe_grid(
                 "gpu",
                 published=(26, 247, 256, 116),
                 ours=(20, 50, 128, 58),
                 cases=first_paper.FOUR_CASES[:2],
                 **first_paper.PUBLISHED_DATA,
             ),
-            "paper": first_paper.recipes(
+            "paper": first_paper.recipe_grid(
                 "paper",
                 published=(150, 247, 256, 116),
                 ours=(200, 100, 128, 58),
                 cases=first_paper.FOUR_CASES + first_paper.SHIFTED,
                 **first_paper.PUBLISHED_DATA,
             ),
-            "toy": first_paper.recipes(
+            "toy": first_paper.recipe_grid(
                 "toy",
                 published=(2, 7, 64, 16),
                 ours=(2, 20, 16, 16),
-                cases=first_paper.combine(
+                cases=first_paper.all_cases(
                     ({"map_name": "phantom", "coverage": "so3"},),
                     noise_variance=(0.0, 16.0),
                     shift_limit_px=(0.0,),
@@ -352,9 +353,14 @@ _EXPERIMENTS = (
         "generalisation.ipynb",
         {
             "quick": Grid(
-                {"training_set": TRAINING_SETS},
+                {
+                    "training_set": (
+                        *({"epochs": 24} | one for one in TRAINING_SETS),
+                        *({"epochs": 96} | one for one in TRAINING_SETS if one["training_count"] == 64),
+                    )
+                },
                 GENERALISATION_DATA
-                | {"image_size": 64, "network_image_size": 36, "channels": 64, "epochs": 24, "n_test": 400},
+                | {"image_size": 64, "network_image_size": 36, "channels": 64, "n_test": 400},
             ),
             "paper": Grid(
                 {"training_set": TRAINING_SETS},
@@ -368,7 +374,7 @@ _EXPERIMENTS = (
                 },
             ),
             "toy": Grid(
-                {"training_set": _trained_on(PHANTOMS, (0, 2), {})},
+                {"training_set": _trained_on(PHANTOMS, (2,), {})},
                 GENERALISATION_DATA
                 | {"image_size": 32, "network_image_size": 16, "channels": 16, "epochs": 2, "n_test": 60}
                 | {"tested": {"phantom 0": TESTED["5j0n"]}},

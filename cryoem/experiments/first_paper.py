@@ -13,7 +13,7 @@ WHOLE_SPHERE, QUARTER_SPHERE = (
 )
 
 
-def combine(particles: tuple[dict, ...], **axes: tuple) -> tuple[dict, ...]:
+def all_cases(particles: tuple[dict, ...], **axes: tuple) -> tuple[dict, ...]:
     """Return all combinations of particles and imaging conditions."""
     return tuple(
         particle | dict(zip(axes, values, strict=True))
@@ -22,11 +22,11 @@ def combine(particles: tuple[dict, ...], **axes: tuple) -> tuple[dict, ...]:
     )
 
 
-FOUR_CASES = combine((WHOLE_SPHERE, QUARTER_SPHERE), noise_variance=(0.0, 16.0), shift_limit_px=(0.0,))
-SHIFTED = combine((WHOLE_SPHERE,), noise_variance=(0.0,), shift_limit_px=(10.0, 20.0))
+FOUR_CASES = all_cases((WHOLE_SPHERE, QUARTER_SPHERE), noise_variance=(0.0, 16.0), shift_limit_px=(0.0,))
+SHIFTED = all_cases((WHOLE_SPHERE,), noise_variance=(0.0,), shift_limit_px=(10.0, 20.0))
 
 
-def recipes(
+def recipe_grid(
     size: str, *, published: tuple[int, ...], ours: tuple[int, ...], cases: tuple[dict, ...], **fixed
 ) -> Grid:
     """Return the grid for one size, from the epochs, steps per epoch, batch size and image size of each method.
@@ -54,23 +54,23 @@ PUBLISHED_DATA = {
 # our method with its full network: 5j0n without noise and shifts, then with noise, then with shifts
 NOISE_FREE, NOISY = {"epochs": 16}, {"epochs": 30}
 WHOLE_METHOD = (
-    *(case | NOISE_FREE for case in combine((WHOLE_SPHERE,), noise_variance=(0.0,), shift_limit_px=(0.0,))),
+    *(case | NOISE_FREE for case in all_cases((WHOLE_SPHERE,), noise_variance=(0.0,), shift_limit_px=(0.0,))),
     *(
         case | NOISY
-        for case in combine(
+        for case in all_cases(
             (WHOLE_SPHERE,), noise_variance=(5.0, 10.0, 16.0, 20.0, 25.0), shift_limit_px=(0.0,)
         )
     ),
     *(
         case | NOISY
-        for case in combine(
+        for case in all_cases(
             (WHOLE_SPHERE,), noise_variance=(0.0, 16.0), shift_limit_px=(5.0, 10.0, 15.0, 20.0)
         )
     ),
     {"map_name": "5j0n", "coverage": "euler", "noise_variance": 0.0, "shift_limit_px": 0.0} | NOISE_FREE,
     *(
         case | (NOISY if case["noise_variance"] else NOISE_FREE)
-        for case in combine(
+        for case in all_cases(
             (QUARTER_SPHERE, {"map_name": "5a1a", "coverage": "so3", "symmetry": "D2"}),
             noise_variance=(0.0, 16.0),
             shift_limit_px=(0.0,),

@@ -29,13 +29,12 @@ from cryoem.training.backend import keras
 from cryoem.training.compilation import TrainingSchedule
 from cryoem.volumes import registry
 from cryoem.volumes.density import DensityMap, centre, crop_or_pad, cube, low_pass, resample, soft_mask
-from cryoem.volumes.phantoms import phantom
+from cryoem.volumes.phantoms import DIAMETER_OVER_BOX, phantom
 
 MASK_FILTER_ANGSTROM = 15.0
 BOX_5A1A = (110, 155, 199)
 PIXEL_SIZE_5A1A_ANGSTROM = 275 / 116
 STAND_IN = "beta-galactosidase"  # an experimental map of the protein of the model 5a1a
-DIAMETER = 0.65  # of a fitted particle, relative to the width of the images
 OUTLINE = 0.1  # density at the outline of a particle, relative to the maximum
 QUANTILES = 51
 NEIGHBOURS = 10
@@ -81,7 +80,9 @@ def obtainable(map_name: str) -> str:
 def load_particle(
     map_name: str, *, masked: bool = False, voxel_size_angstrom: float | None = None
 ) -> DensityMap:
-    """Load a map by registry name or path, and remove the noise around the particle if ``masked`` is true.
+    """Load a map by registry name or path, at another voxel size if given, in angstrom.
+
+    If ``masked`` is true, everything outside the particle is removed, such as the noise in an experimental map.
 
     For ``"5a1a"``, the density of the atomic model is computed in a box of 110 x 155 x 199 angstrom with 1-angstrom
     voxels, and resampled to the pixel size of the paper's images, which were reduced from 275 to 116 px
@@ -89,7 +90,7 @@ def load_particle(
     """
     if map_name.lower() == "5a1a":
         density = crop_or_pad(registry.load(map_name, voxel_size_angstrom=1.0), BOX_5A1A)
-        return resample(density, PIXEL_SIZE_5A1A_ANGSTROM)
+        return resample(density, voxel_size_angstrom or PIXEL_SIZE_5A1A_ANGSTROM)
     density = registry.load(map_name, voxel_size_angstrom=voxel_size_angstrom)
     if not masked:
         return density
@@ -98,22 +99,27 @@ def load_particle(
 
 
 def fitted_particle(name: str, image_size: int) -> DensityMap:
-    """Load a particle at a voxel size at which its diameter is ``DIAMETER`` times the image size, in a cube.
+    """Load a particle so that its diameter is about two thirds of the image size, in a cube of that many voxels.
 
     ``name`` is a registry name, a path, or ``"phantom <seed>"``. Particles of all sizes then look equally large, and
-    models have the resolution of two voxels. Noise around the particle in an experimental map is removed.
+    atomic models have a resolution of two voxels. Everything outside the particle is removed.
     """
     if name.startswith("phantom "):
         return phantom(size=image_size, rng=int(name.removeprefix("phantom ")))
     coarse = load_particle(name, masked=True)
     inside = np.argwhere(coarse.data > OUTLINE * coarse.data.max())
     radius = np.linalg.norm(inside - inside.mean(axis=0), axis=1).max()
-    voxel_size = 2 * radius * coarse.voxel_size_angstrom / (DIAMETER * image_size)
-    return centre(cube(load_particle(name, masked=True, voxel_size_angstrom=voxel_size), image_size))
+    voxel_size = 2 * radius * coarse.voxel_size_angstrom / (DIAMETER_OVER_BOX * image_size)
+    density = load_particle(name, masked=True, voxel_size_angstrom=voxel_size)
+    roomy = cube(density, 2 * max(image_size, *density.data.shape))  # nothing is lost when it is centred
+    return cube(centre(roomy), image_size)
 
 
 class AlternatingStream(keras.utils.PyDataset):
-    """Batches of several streams in turn, so that all images in a batch show the same particle."""
+    """Batches of several streams in turn, so that all images in a batch show the same particle.
+
+    The streams must have the same number of batches, batch size and kind of labels.
+    """
 
     def __init__(self, streams: Sequence[ProjectionStream]):
         super().__init__()
@@ -230,8 +236,8 @@ def measure_neighbours(
 ) -> list[dict]:
     """Measure how near the nearest neighbours of each image are that (n, n) predicted distances find.
 
-    The rows contain the mean true distances ``neighbour_distance_rad`` to the ``count`` neighbours with the smallest
-    predicted distance, and ``nearest_distance_rad`` to those with the smallest true distance.
+    The rows contain the mean true distances ``neighbour_distance_rad`` to the ``count`` neighbours (fewer than n) with
+    the smallest predicted distance, and ``nearest_distance_rad`` to those with the smallest true distance.
     """
     true = geodesic_distance(rotations, rotations)
     rows = []
@@ -281,14 +287,12 @@ def measure_method(
     for done in range(1 + refined):
         wall, cpu = time.perf_counter(), time.process_time()
         try:
-            rotations = (
-                refine(stack, rotations, symmetry=symmetry, rng=seed).rotations if done else search(stack)
-            )
+            rotations = refine(stack, rotations, rng=seed).rotations if done else search(stack)
         except np.linalg.LinAlgError:
             return [*rows, measurement("failed", 1, refined=done, **conditions)]
         seconds += time.perf_counter() - wall
         cpu_seconds += time.process_time() - cpu
-        errors = align_frame(stack.rotations, rotations, symmetry=symmetry).errors
+        errors = _pose_errors(stack.rotations, rotations, symmetry)
         numbers = {
             "pose_error_rad": errors.mean(),
             "pose_error_median_rad": np.median(errors),
@@ -300,6 +304,12 @@ def measure_method(
             measurement(quantity, value, refined=done, **conditions) for quantity, value in numbers.items()
         ]
     return rows
+
+
+def _pose_errors(true: Rotation, found: Rotation, symmetry: str) -> np.ndarray:
+    """Return the errors (n,) in radians up to the symmetry, in the frame of the point group or in any other frame."""
+    frames = (found, align_frame(true, found).rotations) if symmetry != "C1" else (found,)
+    return min((align_frame(true, frame, symmetry=symmetry).errors for frame in frames), key=np.mean)
 
 
 def warm_up(stack: ParticleStack) -> None:
