@@ -295,7 +295,7 @@ def test_a_large_job_takes_minutes_and_little_memory():
     assert jobs.seconds.div(jobs.index).is_monotonic_decreasing  # of each image
     readme = (FOLDER.parents[1] / "README.md").read_text(encoding="utf-8")
     largest = jobs.loc[50_000]
-    quoted = f"to a refined map takes {largest.seconds / 60:.1f} min and {largest.peak_memory_gb:.2f} GB"
+    quoted = f"from a particle file takes {largest.seconds / 60:.1f} min and {largest.peak_memory_gb:.2f} GB"
     assert quoted in " ".join(readme.split())
 
 
