@@ -31,17 +31,21 @@ def test_a_phantom_is_named_by_its_seed():
     assert np.corrcoef(first.ravel(), second.ravel())[0, 1] < 0.9
 
 
-def test_particles_take_turns_and_never_share_a_batch():
-    streams = [
+def streams_of(*seeds: int) -> list[ProjectionStream]:
+    return [
         ProjectionStream(
-            volumes.phantom(size=24, rng=seed),
-            ImagingConditions(24),
-            network_image_size=16,
-            batch_size=8,
+            volumes.phantom(size=16, rng=seed),
+            ImagingConditions(16),
+            network_image_size=12,
+            batch_size=4,
             steps=4,
         )
-        for seed in range(3)
+        for seed in seeds
     ]
+
+
+def test_particles_take_turns_and_never_share_a_batch():
+    streams = streams_of(0, 1, 2)
     turns = trials.AlternatingStream(streams)
     assert len(turns) == 4
     seen = []
@@ -52,23 +56,13 @@ def test_particles_take_turns_and_never_share_a_batch():
             same = [np.array_equal(images, stream[index][0]) for stream in streams]
             assert sum(same) == 1
             seen.append(same.index(True))
-            assert len(quaternions) == 8
+            assert len(quaternions) == 4
     assert seen == [step % 3 for step in range(12)]  # goes on where the last epoch ended
 
 
 def test_a_stream_of_other_particles_does_not_continue_a_training():
     def fingerprint(*seeds):
-        streams = [
-            ProjectionStream(
-                volumes.phantom(size=16, rng=seed),
-                ImagingConditions(16),
-                network_image_size=16,
-                batch_size=4,
-                steps=1,
-            )
-            for seed in seeds
-        ]
-        return trials.AlternatingStream(streams).fingerprint
+        return trials.AlternatingStream(streams_of(*seeds)).fingerprint
 
     assert fingerprint(0, 1) == fingerprint(0, 1)
     assert fingerprint(0, 1) != fingerprint(0, 2)

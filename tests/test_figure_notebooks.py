@@ -249,6 +249,10 @@ def test_what_is_said_about_unseen_particles_is_in_the_table():
     assert near[near.index.get_level_values("training_count") >= 8].between(1, 1.3).all()
     start = of("near_fraction")[of("near_fraction").index.get_level_values("training_count") > 0]
     assert start.max() < 0.52
+    bias = table[(table.quantity == "distance_bias_rad") & (table.trained_on == "other particles")]
+    far = bias[bias.true_distance_rad > 0.95].xs((64, 24), level=("training_count", "epochs"))
+    estimated = (far.true_distance_rad + far.value).groupby("test_map")
+    assert (estimated.max() - estimated.min()).max() < 0.7
     searched = table[(table.trained_on == "no particle") & (table.quantity == "near_fraction")].value
     assert list(searched) == [1, 1, 1]
 

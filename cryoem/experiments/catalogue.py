@@ -277,7 +277,7 @@ _EXPERIMENTS = (
                 cases=first_paper.FOUR_CASES + first_paper.SHIFTED,
                 **first_paper.PUBLISHED_DATA | {"pairs": "batch", "n_test": 400},
             ),
-            # four epochs of the published training take one to two hours on two idle cores
+            # four epochs of the published training take one to two hours for each case on two idle cores
             "cpu": first_paper.recipe_grid(
                 "cpu",
                 published=(4, 247, 256, 116),
