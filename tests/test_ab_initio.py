@@ -157,6 +157,17 @@ def test_doubtful_results_are_named(short, rng):
         orientations.ab_initio(-stack.images, pixel_size_angstrom=4.0, starts=1)
 
 
+def test_a_mixture_of_particles_is_not_explained_even_if_the_starts_agree(short):
+    halves = [
+        particles.simulate(density, 60, image_size=32, noise_variance=0.2, rng=seed).images
+        for seed, density in enumerate((PARTICLE, phantom(size=24, symmetry="O")), start=2)
+    ]
+    with pytest.warns(UserWarning, match="the map explains only .* they show several different particles"):
+        found = orientations.ab_initio(np.concatenate(halves), pixel_size_angstrom=5.0, starts=2, rng=1)
+    assert np.median(found.agreement) == 1
+    assert found.explained < 0.9
+
+
 def test_junk_has_less_evidence_than_the_particle(short):
     realism = particles.Realism(structural_noise=0.2, astigmatism_angstrom=0, junk=0.2)
     stack = particles.simulate(PARTICLE, 200, image_size=32, noise_variance=0.2, realism=realism, rng=3)
@@ -169,6 +180,7 @@ def test_junk_has_less_evidence_than_the_particle(short):
     assert area > 0.95
     assert np.mean(found.evidence[~stack.junk] > 0) > 0.95
     assert np.mean(found.evidence[stack.junk] < 0) > 0.8
+    assert 0.95 < found.explained < 1.02
 
 
 def test_poses_in_the_frame_of_a_known_map(short, monkeypatch):

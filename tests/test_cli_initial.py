@@ -24,7 +24,7 @@ def searched(tmp_path, monkeypatch):
         calls.append({"symmetry": symmetry, "starts": starts, **options})
         evidence = np.where(np.arange(24) < 3, -5.0, 40.0)
         return orientations.AbInitio(
-            stack.poses, density, (density, density), np.ones(starts), np.ones(24), evidence, 0.97
+            stack.poses, density, (density, density), np.ones(starts), np.ones(24), evidence, 0.993, 0.97
         )
 
     monkeypatch.setattr(expectation_maximisation, "ab_initio", search)
@@ -44,6 +44,7 @@ def test_junk_is_counted_and_can_be_left_out(searched):
     kept = particles.open_particles("found.star")
     np.testing.assert_array_equal(np.asarray(kept), stack.images[3:])
     assert (kept.rotations * stack.rotations[3:].inv()).magnitude().max() < 1e-4
+    assert "signal: the map explains 99 % of it" in ended.stdout
     values = json.loads(invoke(*COMMAND, "--leave-out-junk", "--force", "--json").stdout)
     assert (values["images"], values["junk"], values["images_in_table"]) == (24, 3, 21)
 

@@ -122,6 +122,7 @@ def abinitio(
         "symmetry": symmetry,
         "symmetry_correlation": None if np.isnan(found.symmetry_correlation) else found.symmetry_correlation,
         "agreement_of_starts": agreeing,
+        "explained_signal": None if np.isnan(found.explained) else found.explained,
         "log_likelihoods_of_starts": found.likelihoods,
         "best_start": best + 1,
         "half_map_resolution_angstrom": resolution,
@@ -133,6 +134,8 @@ def abinitio(
         within = round(float(np.rad2deg(em.AGREEMENT_RAD)))
         placed = f"{100 * agreeing:.0f} % of the images within {within}°"
         text += f"agreement: the other starts place {placed} of the best start\n"
+    if not np.isnan(found.explained):
+        text += f"signal: the map explains {100 * found.explained:.0f} % of it\n"
     if junk.any():
         text += f"junk: {junk.sum():,} images are more likely to be noise than the particle; "
         text += "they are left out of the table\n" if leave_out_junk else "--leave-out-junk leaves them out\n"

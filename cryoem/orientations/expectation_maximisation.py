@@ -43,6 +43,7 @@ LEAST_CORRELATION = 0.6  # of a map with its symmetric copies
 LEAST_EVIDENCE = 1.0  # median over the images
 MOST_IN_ONE_VIEW = 0.9  # largest fraction of images within AGREEMENT_RAD of one direction
 COMPARED_VIEWS = 1000
+LEAST_EXPLAINED = 0.9
 INVERTED_SKEWNESS = -0.3  # skewness of the density below which its contrast appears to be inverted
 
 
@@ -68,6 +69,10 @@ class AbInitio:
     evidence : (n,) array
         Logarithm of how much more likely each image is given the map, in any pose, than as pure noise. It is low, and
         often negative, for images that do not show the particle.
+    explained : float
+        Fraction of the signal in the images that the map explains, without junk. The signal is the power above that of
+        the noise around the particles. It is about 0.95 to 1 for images of a single particle, and lower if they show
+        several different particles.
     symmetry_correlation : float
         Correlation of the map with its symmetric copies before the symmetry was imposed, averaged over low-resolution
         Fourier rings. NaN without symmetry.
@@ -79,6 +84,7 @@ class AbInitio:
     likelihoods: np.ndarray
     agreement: np.ndarray
     evidence: np.ndarray
+    explained: float
     symmetry_correlation: float = np.nan
 
 
@@ -187,9 +193,9 @@ def ab_initio(
     Warns
     -----
     UserWarning
-        If the contrast of the images appears to be inverted, most images could as well be noise, nearly all show the
-        particle from one direction, the starts disagree on most orientations, or the map does not have the given
-        symmetry.
+        If the contrast of the images appears to be inverted, most images could as well be noise, the map leaves much of
+        their signal unexplained, nearly all show the particle from one direction, the starts disagree on most
+        orientations, or the map does not have the given symmetry.
 
     Raises
     ------
@@ -244,6 +250,7 @@ def ab_initio(
     evidence, poses = search.locate(state, rng)
     halves = tuple(search.map_at(state, poses, np.arange(count) % 2 == half) for half in (0, 1))
     density_map = search.map_at(state, poses, np.full(count, True))
+    explained = search.explained(state, images[searched], evidence > 0)
     of_others = [start.poses for start in others]
     if count < n:
         rest = np.setdiff1d(np.arange(n), searched)
@@ -270,47 +277,61 @@ def ab_initio(
     ]
     agreement = np.mean(near, axis=0) if near else np.full(n, np.nan)
     likelihoods = np.array([start.likelihood for start in tried])
-    result = AbInitio(poses, density_map, halves, likelihoods, agreement, evidence, best.symmetry_correlation)
+    result = AbInitio(
+        poses,
+        density_map,
+        halves,
+        likelihoods,
+        agreement,
+        evidence,
+        explained,
+        best.symmetry_correlation,
+    )
     _warn_of_doubts(result, symmetry)
     return result
 
 
 def _warn_of_doubts(result: AbInitio, symmetry: str) -> None:
     """Warn of anything that makes the map unreliable."""
+    doubts = []
     density = result.map.data[result.map.data != 0]
     skewness = np.mean((density - density.mean()) ** 3) / density.std() ** 3
     if skewness < INVERTED_SKEWNESS:
-        warnings.warn(
+        doubts.append(
             f"the strongest density of the map is negative (skewness {skewness:.2f}): the contrast of the images is "
-            "probably inverted; multiply them by -1",
-            stacklevel=3,
+            "probably inverted; multiply them by -1"
         )
     evidence = np.median(result.evidence)
     if evidence < LEAST_EVIDENCE:
-        warnings.warn(
+        doubts.append(
             "most images are about as likely to be pure noise as to show the particle "
             f"(median evidence {evidence:.1f}), so the map is not reliable; they are too noisy or too few, or show no "
-            "common particle",
-            stacklevel=3,
+            "common particle"
         )
     directions = viewing_directions(result.poses.rotations)[:COMPARED_VIEWS]
     nearby = np.mean(np.abs(directions @ directions.T) > np.cos(AGREEMENT_RAD), axis=1).max()
     if nearby > MOST_IN_ONE_VIEW:
-        warnings.warn(
+        doubts.append(
             f"{100 * nearby:.0f} % of the images show the particle from one direction, which does not determine a map; "
-            "images of different views are required",
-            stacklevel=3,
+            "images of different views are required"
         )
     if result.symmetry_correlation < LEAST_CORRELATION:
-        warnings.warn(
+        doubts.append(
             f"the map without imposed symmetry has a correlation of only {result.symmetry_correlation:.2f} with its "
-            f"copies under {symmetry}: the particle probably does not have this symmetry",
-            stacklevel=3,
+            f"copies under {symmetry}: the particle probably does not have this symmetry"
+        )
+    # each of the other doubts also leaves signal unexplained
+    if not doubts and result.explained < LEAST_EXPLAINED:
+        doubts.append(
+            f"the map explains only {100 * result.explained:.0f} % of the signal in the images: they show several "
+            "different particles, or the search has failed; divide them into two-dimensional classes and keep those of "
+            "one particle"
         )
     if len(result.likelihoods) > 1 and np.median(result.agreement) < 0.5:
-        warnings.warn(
+        doubts.append(
             f"the starts disagree on the orientations of most images (median agreement "
             f"{np.median(result.agreement):.2f}), so the map is not reliable; allow for shifts if the particles are "
-            "off-centre, specify the point group if they are symmetric, or use more images",
-            stacklevel=3,
+            "off-centre, specify the point group if they are symmetric, or use more images"
         )
+    for doubt in doubts:
+        warnings.warn(doubt, stacklevel=3)

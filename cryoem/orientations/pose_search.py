@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from cryoem.contrast import Optics
 from cryoem.orientations.expectation import Expectation, expect
 from cryoem.orientations.maximisation import IDENTITY, CoarseMaps, even_directions
-from cryoem.orientations.rings import RingGrid, ring_images, undo_displacements
+from cryoem.orientations.rings import RingGrid, particle_mask, ring_images, undo_displacements
 from cryoem.rotations import Poses
 from cryoem.volumes.density import DensityMap, crop_or_pad, resample
 
@@ -32,6 +32,10 @@ LARGEST_SHIFT = 2.5  # relative to the standard deviation of the shifts
 MOST_OFFSETS = 100  # displacements on the coarsest grid
 KEPT_CELLS = 3  # of the grid of displacements
 QUARTERS = np.array([[-0.25, -0.25], [-0.25, 0.25], [0.25, -0.25], [0.25, 0.25]])  # their centres in a cell
+SURROUNDINGS = 500  # number of images around whose particles the noise is measured
+SIGNAL_RINGS = (
+    10  # on which the signal is measured; on outer rings, small pose errors leave much of it unexplained
+)
 WIDE_UNTIL = 0.5  # share of the rounds of a start that try all displacements
 
 
@@ -206,6 +210,26 @@ class PoseSearch:
         power = np.mean(np.abs(self.images.values[held_out, :rings]) ** 2, axis=2)
         of_noise = -(pixels * (np.log(state.noise[:rings]) + power / state.noise[:rings])).sum(axis=1)
         return float((evidence[held_out] + of_noise).mean())
+
+    def explained(self, state: SearchState, images, good: np.ndarray) -> float:
+        """Return the fraction of the signal in the images that the map explains.
+
+        The signal is the power of the images (n, y, x) above that of the noise around the particles. It is explained as
+        far as the noise variance in ``state`` does not contain it. Images that are not ``good`` (n,) do not count. The
+        first ring is left out, because the mean of the surroundings is subtracted from each image. NaN if no image is
+        good.
+        """
+        if not good.any():
+            return np.nan
+        some = np.flatnonzero(good)[:: max(1, good.sum() // SURROUNDINGS)]
+        around = ring_images(images[some], self.maps.grid, mask=1 - particle_mask(self.image_size)).values
+        around /= np.float32(self.deviation)
+        background = np.mean(np.abs(around) ** 2, axis=(0, 2))
+        power = np.mean(np.abs(self.images.values) ** 2, axis=2)
+        residual = (len(good) * state.noise - power[~good].sum(axis=0)) / good.sum()
+        rings = np.arange(2, min(SIGNAL_RINGS, self.rings) + 1)
+        total, unexplained = power[good].mean(axis=0) - background, residual - background
+        return 1 - float(rings @ unexplained[rings - 1] / (rings @ total[rings - 1]))
 
     def _expect(
         self,

@@ -77,10 +77,18 @@ class RingImages:
         return replace(self, values=self.values[index], transfers=self.transfers[index])
 
 
-def ring_images(images, grid: RingGrid, *, optics: Optics | None = None) -> RingImages:
-    """Apply a soft circular mask to images (n, y, x), y == x, and sample them on rings in Fourier space.
+def particle_mask(size: int) -> np.ndarray:
+    """Return the soft circular mask (size, size) that leaves the particle in an image."""
+    return circular_mask(size, edge_px=EDGE * size, profile="cosine")
 
-    Images in files are read block by block. Raises a ValueError if they contain NaN or infinity.
+
+def ring_images(
+    images, grid: RingGrid, *, optics: Optics | None = None, mask: np.ndarray | None = None
+) -> RingImages:
+    """Apply a mask (y, x) to images (n, y, x), y == x, and sample them on rings in Fourier space.
+
+    The default is ``particle_mask``. Images in files are read block by block. Raises a ValueError if they contain NaN
+    or infinity.
     """
     import finufft
 
@@ -89,7 +97,7 @@ def ring_images(images, grid: RingGrid, *, optics: Optics | None = None) -> Ring
     plan = finufft.Plan(2, (size, size), eps=NUFFT_TOLERANCE, isign=-1, n_trans=min(n, 64), dtype="complex64")
     plan.setpts(points[:, 1].copy(), points[:, 0].copy())
     values = np.empty((n, len(points)), np.complex64)
-    mask = circular_mask(size, edge_px=EDGE * size, profile="cosine")
+    mask = particle_mask(size) if mask is None else mask
     coverage = float(np.mean(mask**2))
     for block in image_blocks(images):
         masked = (
