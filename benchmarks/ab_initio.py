@@ -12,7 +12,7 @@ cases are:
 - ``noisy``: centred, with noise of variance 64;
 - ``junk``: as ``ctf``, with structural noise, amplitudes that differ by up to 20 %, and 20 % of junk;
 - ``preferred``: as ``junk``, and directions within 45 degrees of one axis are three times as likely;
-- ``mixed``: centred, but every second image shows a ribosome, so that no map is right.
+- ``mixed``: centred, but every second image shows a phantom, so that no map explains all images.
 
 The particles are 5j0n in all cases, and others in some of them: a ribosome (a map in ``CRYOEM_DATA``),
 beta-galactosidase, whose D2 symmetry is imposed, three atomic models at a resolution of 8 angstrom, with 3-angstrom
@@ -20,7 +20,7 @@ pixels, and three phantoms with the symmetries of Platonic solids.
 
 A search arrives if at least 97 % of the orientations are within 0.3 rad of the true ones, after alignment of the frame
 and the hand. Junk and images of another particle are not included. "Explained" is the fraction of the signal that the
-map explains: a low value reveals a mixture of particles. "ROC area" is the area under the ROC curve of the evidence,
+map explains: a low value suggests a mixture of particles. "ROC area" is the area under the ROC curve of the evidence,
 which tells the particle from junk. Each row contains the number of seeds whose search arrived, the worst value of each
 other quantity over all seeds, the range of the explained signal, and the median times.
 """
@@ -30,6 +30,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -141,16 +142,15 @@ def measure(
         rng=seed,
         **settings,
     )
-    images = stack.images
     if case == "mixed":
         # the same voxel size, so that both particles appear in one stack
-        other = volumes.DensityMap(load("ribosome").data, density.voxel_size_angstrom)
+        other = volumes.DensityMap(load("phantom-O").data, density.voxel_size_angstrom)
         others = particles.simulate(other, len(stack), image_size=stack.image_size, rng=[seed, 2], **settings)
-        images[1::2] = others.images[1::2]
+        shown = np.arange(len(stack))[:, None, None] % 2
+        stack = replace(stack, images=np.where(shown, others.images, stack.images))
     wall, processor = time.perf_counter(), time.process_time()
     found = orientations.ab_initio(
-        images,
-        optics=stack.optics,
+        stack,
         shift_deviation_px=limit / np.sqrt(6),
         symmetry=symmetry,
         starts=arguments.starts,

@@ -106,6 +106,7 @@ def test_orientations_of_an_unknown_particle(noise_variance, shift_limit_px, ctf
     assert aligned.median_error < 0.12
     assert len(found.likelihoods) == 2
     assert np.median(found.agreement) == 1
+    assert 0.9 < found.explained < 1.02
     # the map projects to the images
     clean = project(found.map.data, found.poses.rotations, image_size=found.map.data.shape[0])
     assert clean.shape[1] * found.map.voxel_size_angstrom == pytest.approx(32 * PARTICLE.voxel_size_angstrom)
@@ -138,6 +139,7 @@ def test_images_beyond_those_searched_are_placed_in_the_same_frame(short, monkey
     assert len(errors) == len(found.evidence) == len(found.agreement) == 180
     assert np.mean(errors < 0.3) > 0.95
     assert np.median(found.agreement) == 1
+    assert 0.9 < found.explained < 1.02
 
 
 def test_doubtful_results_are_named(short, rng):
@@ -158,14 +160,29 @@ def test_doubtful_results_are_named(short, rng):
 
 
 def test_a_mixture_of_particles_is_not_explained_even_if_the_starts_agree(short):
+    z, y, x = np.indices((24, 24, 24)) - 12
+    radius = np.sqrt(x**2 + y**2 + z**2)
+    bowl = DensityMap((radius > 6) & (radius < 8.5) & (z < 3) & (x < 5), PARTICLE.voxel_size_angstrom)
     halves = [
         particles.simulate(density, 60, image_size=32, noise_variance=0.2, rng=seed).images
-        for seed, density in enumerate((PARTICLE, phantom(size=24, symmetry="O")), start=2)
+        for seed, density in enumerate((PARTICLE, bowl), start=2)
     ]
-    with pytest.warns(UserWarning, match="the map explains only .* they show several different particles"):
+    with pytest.warns(UserWarning, match="the map explains only .* if they show several different particles"):
         found = orientations.ab_initio(np.concatenate(halves), pixel_size_angstrom=5.0, starts=2, rng=1)
     assert np.median(found.agreement) == 1
     assert found.explained < 0.9
+
+
+def test_no_signal_is_measured_around_particles_that_are_cut_out_or_in_junk(short):
+    stack = particles.simulate(PARTICLE, 60, image_size=32, noise_variance=0.5, rng=2)
+    cut_out = stack.images * (np.hypot(*(np.indices((32, 32)) - 16)) < 12)
+    assert np.isnan(orientations.ab_initio(cut_out, pixel_size_angstrom=4.0, starts=1).explained)
+    search = pose_search.PoseSearch(stack.images, stack.optics, 0.0)
+    state = search.random_state(np.arange(60), np.random.default_rng(0))
+    nothing = search.explained(
+        state, stack.images, np.zeros((60, 2)), np.full(60, False), np.random.default_rng(0)
+    )
+    assert np.isnan(nothing)
 
 
 def test_junk_has_less_evidence_than_the_particle(short):
@@ -180,7 +197,7 @@ def test_junk_has_less_evidence_than_the_particle(short):
     assert area > 0.95
     assert np.mean(found.evidence[~stack.junk] > 0) > 0.95
     assert np.mean(found.evidence[stack.junk] < 0) > 0.8
-    assert 0.95 < found.explained < 1.02
+    assert 0.9 < found.explained < 1.02
 
 
 def test_poses_in_the_frame_of_a_known_map(short, monkeypatch):

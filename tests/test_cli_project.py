@@ -1,6 +1,7 @@
 """`cryoem project`: ranges of Euler angles, given poses, and the same files from the same seed."""
 
 import numpy as np
+import pytest
 from command_line import answer, invoke
 
 from cryoem import particles, volumes
@@ -12,7 +13,7 @@ def test_projections_may_have_euler_angles_in_ranges(tmp_path):
         "-n",
         40,
         "--image-size",
-        16,
+        48,
         "--rot-range",
         20,
         50,
@@ -42,10 +43,10 @@ def test_projections_may_have_euler_angles_in_ranges(tmp_path):
 def test_projections_may_have_given_poses(tmp_path):
     density = volumes.load("phantom")
     poses = Poses(random_rotations(6, rng=3), np.arange(12.0).reshape(6, 2) / 4)
-    stack = particles.simulate(density, poses, image_size=20)
+    stack = particles.simulate(density, poses, image_size=48)
     particles.write_particles(tmp_path / "poses.star", stack)
     (tmp_path / "poses.mrcs").unlink()  # only the table is needed
-    options = ["--poses", tmp_path / "poses.star", "--image-size", 20]
+    options = ["--poses", tmp_path / "poses.star", "--image-size", 48]
     answer("project", "phantom", *options, "--out", tmp_path / "a.star")
     read = particles.open_particles(tmp_path / "a.star")
     np.testing.assert_allclose(np.asarray(read), stack.images, atol=1e-4)
@@ -64,7 +65,7 @@ def test_projections_may_have_given_poses(tmp_path):
 def test_the_same_seed_gives_the_same_files_for_any_number_of_workers(tmp_path):
     for seed, workers, name in ((5, 1, "a"), (5, 2, "b"), (6, 1, "c")):
         out = tmp_path / f"{name}.star"
-        answer("project", "phantom", "-n", 30, "--image-size", 16, "--noise-variance", 1, "--seed", seed,
+        answer("project", "phantom", "-n", 30, "--image-size", 48, "--noise-variance", 1, "--seed", seed,
                "--workers", workers, "--out", out)  # fmt: skip
         answer("reconstruct", out, "--workers", workers, "--out", tmp_path / f"{name}.mrc")
     a, b, c = ((tmp_path / f"{name}.mrcs").read_bytes() for name in "abc")
@@ -73,3 +74,11 @@ def test_the_same_seed_gives_the_same_files_for_any_number_of_workers(tmp_path):
     np.testing.assert_allclose(first, second, atol=1e-5 * np.abs(first).max())
     answer("reconstruct", tmp_path / "a.star", "--out", tmp_path / "again.mrc")
     assert (tmp_path / "a.mrc").read_bytes() == (tmp_path / "again.mrc").read_bytes()
+
+
+@pytest.mark.filterwarnings("always:--image-size:UserWarning")
+def test_images_that_cut_off_the_particle_give_a_warning(tmp_path):
+    ended = invoke("project", "phantom", "-n", 2, "--image-size", 24, "--out", tmp_path / "a.star")
+    assert ended.exit_code == 0
+    assert "warning: --image-size 24 cuts off the particle" in ended.stderr
+    assert "more than 12 px from the centre; 64 px hold the whole map" in ended.stderr

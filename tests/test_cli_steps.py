@@ -86,19 +86,19 @@ def test_projected_images_are_simulated_ones(walked, tmp_path):
     assert (read.rotations * expected.rotations.inv()).magnitude().max() < 1e-7
     assert read.ctf is None
     assert not read.shifts_px.any()
-    options = ["-n", 5, "--ctf", "--shift-limit-px", 2, "--image-size", 20, "--coverage", "half", "--seed", 4]
+    options = ["-n", 5, "--ctf", "--shift-limit-px", 2, "--image-size", 28, "--coverage", "half", "--seed", 4]
     values = answer("project", walked[0] / "map.mrc", *options, "--out", tmp_path / "a.star")
     assert values == {
         "table": str(tmp_path / "a.star"),
         "stack": str(tmp_path / "a.mrcs"),
         "images": 5,
-        "image_size_px": 20,
+        "image_size_px": 28,
         "pixel_size_angstrom": 8.0,
     }
     read = particles.open_particles(tmp_path / "a.star").to_stack()
     ctf = contrast.ContrastTransfer(inverted=True)
     expected = particles.simulate(
-        density, 5, image_size=20, coverage="half", shift_limit_px=2.0, ctf=ctf, rng=4
+        density, 5, image_size=28, coverage="half", shift_limit_px=2.0, ctf=ctf, rng=4
     )
     np.testing.assert_array_equal(read.images, expected.images)
     np.testing.assert_allclose(read.shifts_px, expected.shifts_px, atol=1e-6)
@@ -334,7 +334,7 @@ cli.app()
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_step_leaves_no_file(tmp_path, number):
-    command = [sys.executable, "-c", SLOW_WRITING, "project", "phantom", "-n", "4", "--image-size", "16"]
+    command = [sys.executable, "-c", SLOW_WRITING, "project", "phantom", "-n", "4", "--image-size", "48"]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([*command, "--out", tmp_path / "a.star"], **options) as process:
         assert process.stdout.readline() == "writing\n"

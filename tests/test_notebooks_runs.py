@@ -64,6 +64,7 @@ def test_a_job_becomes_a_map(measured):
         assert runs.read_record(folder / name)["results"]["warnings"] == []
     numbers = runs.read_record(folder / WITHOUT_MAP.name)["results"]["numbers"]
     assert numbers["agreement_of_starts_percent"] > 90
+    assert numbers["explained_signal_percent"] > 90
     assert volumes.read_map(folder / WITHOUT_MAP.name / "initial.mrc").data.shape[0] <= 26
     given = open_particles(home / "jobs" / "measured" / "job.star")
     assert given.poses is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from cryoem.cli import options, shared
 from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
 
 TABLE_SUFFIXES = (".star", ".xmd", ".cs")
+SHARE_CUT_OFF = 0.01  # of the squared density of a map, above which images are too small for it
 FULL_RANGES = {"rot": (0.0, 360.0), "tilt": (0.0, 180.0), "psi": (0.0, 360.0)}  # degrees
 
 
@@ -167,7 +169,7 @@ def project(
     from cryoem.particles.simulation import ImagingConditions, simulate_lazily
     from cryoem.particles.writing import write_particles
     from cryoem.volumes import registry
-    from cryoem.volumes.density import enclosing_image_size
+    from cryoem.volumes.density import enclosing_image_size, share_beyond
 
     ranges = {"rot": rot_range, "tilt": tilt_range, "psi": psi_range}
     ranges = {name: limits for name, limits in ranges.items() if limits is not None}
@@ -182,6 +184,12 @@ def project(
         )
     stack = _new_particles(out, force=force, inputs=[Path(source), *([poses] if poses else [])])
     density_map = registry.load(source, as_map=as_map)
+    if image_size and (cut := share_beyond(density_map, image_size / 2)) > SHARE_CUT_OFF:
+        warnings.warn(
+            f"--image-size {image_size} cuts off the particle: {100 * cut:.0f} % of the squared density is more than "
+            f"{image_size / 2:g} px from the centre; {enclosing_image_size(density_map)} px hold the whole map",
+            stacklevel=2,
+        )
     given = n or 1000
     if poses is not None:
         given = read_poses(poses, pixel_size_angstrom=density_map.voxel_size_angstrom)

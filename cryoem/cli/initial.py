@@ -46,10 +46,10 @@ def abinitio(
 
     The CTF is corrected if the file contains its parameters. Several random starts are compared on held-out images, and
     the start with the highest likelihood continues with all images. If there are more than 10,000 images, the search
-    uses 10,000 random ones; the poses of the others are then found in the map. If the starts disagree, do not trust the
-    map. The handedness of the map is arbitrary. The resolution is that between maps of alternate images, which share
-    their orientations, so it is an overestimate. Symmetry is not used by the starts: its axes are found in the map of
-    the best one, and then it is imposed.
+    uses 10,000 random ones; the poses of the others are then found in the map. Do not trust the map if the starts
+    disagree, or if it leaves more than a tenth of the signal unexplained. The handedness of the map is arbitrary. The
+    resolution is that between maps of alternate images, which share their orientations, so it is an overestimate.
+    Symmetry is not used by the starts: its axes are found in the map of the best one, and then it is imposed.
 
     \b
     Example:
@@ -135,7 +135,7 @@ def abinitio(
         placed = f"{100 * agreeing:.0f} % of the images within {within}°"
         text += f"agreement: the other starts place {placed} of the best start\n"
     if not np.isnan(found.explained):
-        text += f"signal: the map explains {100 * found.explained:.0f} % of it\n"
+        text += f"explained signal: {100 * found.explained:.0f} %\n"
     if junk.any():
         text += f"junk: {junk.sum():,} images are more likely to be noise than the particle; "
         text += "they are left out of the table\n" if leave_out_junk else "--leave-out-junk leaves them out\n"

@@ -43,7 +43,7 @@ LEAST_CORRELATION = 0.6  # of a map with its symmetric copies
 LEAST_EVIDENCE = 1.0  # median over the images
 MOST_IN_ONE_VIEW = 0.9  # largest fraction of images within AGREEMENT_RAD of one direction
 COMPARED_VIEWS = 1000
-LEAST_EXPLAINED = 0.9
+LEAST_EXPLAINED = 0.9  # of the signal
 INVERTED_SKEWNESS = -0.3  # skewness of the density below which its contrast appears to be inverted
 
 
@@ -70,9 +70,10 @@ class AbInitio:
         Logarithm of how much more likely each image is given the map, in any pose, than as pure noise. It is low, and
         often negative, for images that do not show the particle.
     explained : float
-        Fraction of the signal in the images that the map explains, without junk. The signal is the power above that of
-        the noise around the particles. It is about 0.95 to 1 for images of a single particle, and lower if they show
-        several different particles.
+        Fraction of the signal in the images, without junk, that the map explains on low-resolution Fourier rings. The
+        signal is the power above that of the noise around the particles. It is about 0.95 to 1 for a single particle
+        (errors of the noise can lift it above 1), and lower for a mixture of unlike particles; a mixture of similar
+        ones does not lower it. NaN if it cannot be measured.
     symmetry_correlation : float
         Correlation of the map with its symmetric copies before the symmetry was imposed, averaged over low-resolution
         Fourier rings. NaN without symmetry.
@@ -193,9 +194,9 @@ def ab_initio(
     Warns
     -----
     UserWarning
-        If the contrast of the images appears to be inverted, most images could as well be noise, the map leaves much of
-        their signal unexplained, nearly all show the particle from one direction, the starts disagree on most
-        orientations, or the map does not have the given symmetry.
+        If the contrast of the images appears to be inverted, most images could as well be noise, nearly all show the
+        particle from one direction, the map does not have the given symmetry, the starts disagree on most orientations,
+        or the map leaves more than a tenth of the signal unexplained.
 
     Raises
     ------
@@ -216,7 +217,8 @@ def ab_initio(
 
     searched = slice(None) if n <= MOST_SEARCHED else np.sort(rng.permutation(n)[:MOST_SEARCHED])
     count = min(n, MOST_SEARCHED)
-    search = PoseSearch(images[searched], optics[searched], shift_deviation_px)
+    selected = images if count == n else images[searched]
+    search = PoseSearch(selected, optics[searched], shift_deviation_px)
     values = search.images.values
     if np.allclose(values, values[0], atol=IDENTICAL * np.abs(values).max()):
         raise ValueError(f"all {n} images are identical; images of different views are required")
@@ -250,7 +252,7 @@ def ab_initio(
     evidence, poses = search.locate(state, rng)
     halves = tuple(search.map_at(state, poses, np.arange(count) % 2 == half) for half in (0, 1))
     density_map = search.map_at(state, poses, np.full(count, True))
-    explained = search.explained(state, images[searched], evidence > 0)
+    explained = search.explained(state, selected, poses.shifts_px, evidence > 0, rng)
     of_others = [start.poses for start in others]
     if count < n:
         rest = np.setdiff1d(np.arange(n), searched)
@@ -320,18 +322,19 @@ def _warn_of_doubts(result: AbInitio, symmetry: str) -> None:
             f"the map without imposed symmetry has a correlation of only {result.symmetry_correlation:.2f} with its "
             f"copies under {symmetry}: the particle probably does not have this symmetry"
         )
-    # each of the other doubts also leaves signal unexplained
-    if not doubts and result.explained < LEAST_EXPLAINED:
-        doubts.append(
-            f"the map explains only {100 * result.explained:.0f} % of the signal in the images: they show several "
-            "different particles, or the search has failed; divide them into two-dimensional classes and keep those of "
-            "one particle"
-        )
     if len(result.likelihoods) > 1 and np.median(result.agreement) < 0.5:
         doubts.append(
             f"the starts disagree on the orientations of most images (median agreement "
             f"{np.median(result.agreement):.2f}), so the map is not reliable; allow for shifts if the particles are "
-            "off-centre, specify the point group if they are symmetric, or use more images"
+            "off-centre, specify the point group if they are symmetric, keep the two-dimensional classes of one "
+            "particle if they differ, or use more images"
+        )
+    # the other doubts are more specific
+    if not doubts and result.explained < LEAST_EXPLAINED:
+        doubts.append(
+            f"the map explains only {100 * result.explained:.0f} % of the signal in the images, so it may be wrong: if "
+            "they show several different particles, keep the two-dimensional classes of one; if the particles are "
+            "off-centre, allow for shifts; otherwise, use more starts"
         )
     for doubt in doubts:
         warnings.warn(doubt, stacklevel=3)

@@ -32,10 +32,9 @@ LARGEST_SHIFT = 2.5  # relative to the standard deviation of the shifts
 MOST_OFFSETS = 100  # displacements on the coarsest grid
 KEPT_CELLS = 3  # of the grid of displacements
 QUARTERS = np.array([[-0.25, -0.25], [-0.25, 0.25], [0.25, -0.25], [0.25, 0.25]])  # their centres in a cell
-SURROUNDINGS = 500  # number of images around whose particles the noise is measured
-SIGNAL_RINGS = (
-    10  # on which the signal is measured; on outer rings, small pose errors leave much of it unexplained
-)
+MEASURED_IMAGES = 500  # largest number of images in which the explained signal is measured
+SIGNAL_RINGS = 10  # on which it is measured; outer ones are sensitive to small errors of the poses
+SIGNAL_ERROR = 0.05  # largest relative error of the signal
 WIDE_UNTIL = 0.5  # share of the rounds of a start that try all displacements
 
 
@@ -211,25 +210,36 @@ class PoseSearch:
         of_noise = -(pixels * (np.log(state.noise[:rings]) + power / state.noise[:rings])).sum(axis=1)
         return float((evidence[held_out] + of_noise).mean())
 
-    def explained(self, state: SearchState, images, good: np.ndarray) -> float:
-        """Return the fraction of the signal in the images that the map explains.
+    def explained(
+        self, state: SearchState, images, shifts_px: np.ndarray, good: np.ndarray, rng: np.random.Generator
+    ) -> float:
+        """Return the fraction of the signal that the map explains on low-resolution rings of ``good`` (n,) images.
 
-        The signal is the power of the images (n, y, x) above that of the noise around the particles. It is explained as
-        far as the noise variance in ``state`` does not contain it. Images that are not ``good`` (n,) do not count. The
-        first ring is left out, because the mean of the surroundings is subtracted from each image. NaN if no image is
-        good.
+        The signal is the power of the images above that of the noise around the particles, which is measured in
+        ``images`` (n, y, x). The first ring is left out, because the mean around the particle is subtracted from each
+        image. The result is NaN if the signal cannot be measured to 5 %, or if the images are constant around the
+        particles.
         """
-        if not good.any():
+        some = np.flatnonzero(good)
+        some = some[:: max(1, -(-len(some) // MEASURED_IMAGES))]
+        measured = np.asarray(images[some])
+        filled = np.ptp(measured[:, 0], axis=1) == 0
+        some, measured = some[~filled], measured[~filled]
+        if len(some) < 2:
             return np.nan
-        some = np.flatnonzero(good)[:: max(1, good.sum() // SURROUNDINGS)]
-        around = ring_images(images[some], self.maps.grid, mask=1 - particle_mask(self.image_size)).values
-        around /= np.float32(self.deviation)
-        background = np.mean(np.abs(around) ** 2, axis=(0, 2))
-        power = np.mean(np.abs(self.images.values) ** 2, axis=2)
-        residual = (len(good) * state.noise - power[~good].sum(axis=0)) / good.sum()
-        rings = np.arange(2, min(SIGNAL_RINGS, self.rings) + 1)
-        total, unexplained = power[good].mean(axis=0) - background, residual - background
-        return 1 - float(rings @ unexplained[rings - 1] / (rings @ total[rings - 1]))
+        sampling = {"rings": self.rings, "directions": LAST_DIRECTIONS, "angles": LAST_ANGLES}
+        found, _ = self._expect(state, some, shifts_px[some][:, None], rng, junk=False, **sampling)
+        around = ring_images(measured, self.maps.grid, mask=1 - particle_mask(self.image_size)).values
+        rings = slice(1, SIGNAL_RINGS)
+        areas = self.maps.grid.areas[rings]
+        background = np.mean(np.abs(around[:, rings]) ** 2, axis=2) @ areas / self.deviation**2
+        signal = (
+            np.mean(np.abs(self.images.values[some, rings]) ** 2, axis=(0, 2)) @ areas - background.mean()
+        )
+        error = background.std() / np.sqrt(len(some))
+        if signal < error / SIGNAL_ERROR:
+            return np.nan
+        return 1 - float((found.noise[rings] @ areas - background.mean()) / signal)
 
     def _expect(
         self,

@@ -108,6 +108,13 @@ def enclosing_image_size(density_map: DensityMap) -> int:
     return int(np.hypot.reduce(np.array(shape, float)) // 2 * 2)
 
 
+def share_beyond(density_map: DensityMap, radius_px: float) -> float:
+    """Return the fraction of a map's squared density that lies further than ``radius_px`` voxels from the origin."""
+    power = np.square(density_map.data - np.float32(solvent_level(density_map)), dtype=float)
+    total = power.sum()
+    return float(1 - (power * soft_sphere(power.shape, radius_px, 0)).sum() / total) if total else 0.0
+
+
 def solvent_level(density_map: DensityMap) -> float:
     """Return the density of the solvent around the particle, or 0 if it does not differ clearly from 0.
 
