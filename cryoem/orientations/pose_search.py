@@ -33,7 +33,7 @@ MOST_OFFSETS = 100  # displacements on the coarsest grid
 KEPT_CELLS = 3  # of the grid of displacements
 QUARTERS = np.array([[-0.25, -0.25], [-0.25, 0.25], [0.25, -0.25], [0.25, 0.25]])  # their centres in a cell
 MEASURED_IMAGES = 500  # largest number of images in which the explained signal is measured
-SIGNAL_RINGS = 10  # on which it is measured; outer ones are sensitive to small errors of the poses
+SIGNAL_RINGS = 8  # on which it is measured; outer ones are sensitive to small errors of the poses
 SIGNAL_ERROR = 0.05  # largest relative error of the signal
 WIDE_UNTIL = 0.5  # share of the rounds of a start that try all displacements
 
