@@ -162,7 +162,7 @@ def measure(
         good[1::2] = False
     recovered = found.poses.rotations[good]
     errors = orientations.align_frame(stack.rotations[good], recovered, symmetry=symmetry).errors
-    area = np.nan if stack.junk is None else roc_area(found.evidence, good)
+    area = np.nan if stack.junk is None or not stack.junk.any() else roc_area(found.evidence, good)
     agreement = np.median(found.agreement[good])
     return np.mean(errors < NEAR_RAD), errors.mean(), agreement, found.explained, area, wall, processor
 

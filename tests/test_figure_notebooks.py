@@ -57,12 +57,27 @@ def test_the_tables_of_the_repository_are_complete(name):
             assert {None if pd.isna(value) else value for value in table[column]} == set(values)
 
 
-def test_the_published_training_was_measured_at_full_size():
-    table = experiments.read_table(RESULTS, "published-gpu")
-    points = experiments.EXPERIMENTS["published"].grid("gpu").points()
+@pytest.mark.parametrize("size", ["cpu", "gpu"])
+def test_the_published_training_was_measured_at_full_size(size):
+    table = experiments.read_table(RESULTS, f"published-{size}")
+    points = experiments.EXPERIMENTS["published"].grid(size).points()
     assert (table.quantity == "point_seconds").sum() == len(points)
-    assert set(table["size"]) == {"gpu"}
+    assert set(table["size"]) == {size}
     assert set(tables.where(table, method="published").network_image_size) == {116}
+
+
+@pytest.mark.parametrize("size", ["cpu", "gpu"])
+@pytest.mark.parametrize("noise_variance", [0, 16])
+def test_our_training_is_shorter_and_twice_as_accurate_as_the_published_one(size, noise_variance):
+    table = experiments.read_table(RESULTS, f"published-{size}")
+    theirs, ours = (
+        tables.where(table, method=method, noise_variance=noise_variance) for method in ("published", "ours")
+    )
+    seconds, of_ours = (tables.select(rows, "training_seconds").value.max() for rows in (theirs, ours))
+    assert of_ours < seconds
+    for error in ("distance_error_rad", "recovery_error_rad"):
+        (value,), (of_ours,) = (tables.select(rows, error).value for rows in (theirs, ours))
+        assert of_ours < 0.5 * value
 
 
 # --- executed
