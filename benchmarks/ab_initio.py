@@ -12,14 +12,14 @@ cases are:
 - ``noisy``: centred, with noise of variance 64;
 - ``junk``: as ``ctf``, with structural noise, amplitudes that differ by up to 20 %, and 20 % of junk;
 - ``preferred``: as ``junk``, and directions within 45 degrees of one axis are three times as likely;
-- ``mixed``: centred, but every second image shows a phantom, so that no map explains all images.
+- ``mixed``: centred, but every second image shows an octahedral phantom, so that no map explains all images.
 
 The particles are 5j0n in all cases, and others in some of them: a ribosome (a map in ``CRYOEM_DATA``),
 beta-galactosidase, whose D2 symmetry is imposed, three atomic models at a resolution of 8 angstrom, with 3-angstrom
-pixels, and three phantoms with the symmetries of Platonic solids.
+pixels, and three phantoms with tetrahedral, octahedral and icosahedral symmetry, which is imposed as well.
 
 A search arrives if at least 97 % of the orientations are within 0.3 rad of the true ones, after alignment of the frame
-and the hand. Junk and images of another particle are not included. "Explained" is the fraction of the signal that the
+and the hand. Junk and images of another particle are not counted. "Explained" is the fraction of the signal that the
 map explains: a low value suggests a mixture of particles. "ROC area" is the area under the ROC curve of the evidence,
 which tells the particle from junk. Each row contains the number of seeds whose search arrived, the worst value of each
 other quantity over all seeds, the range of the explained signal, and the median times.
@@ -174,7 +174,9 @@ def summary(near, error, agreement, explained, area, wall, processor) -> tuple[s
         f"{100 * near.min():.1f} %",
         f"{error.max():.3f} rad",
         f"{agreement.min():.2f}",
-        f"{100 * explained.min():.0f} to {100 * explained.max():.0f} %",
+        "-"
+        if np.isnan(explained).all()
+        else f"{100 * np.nanmin(explained):.0f} to {100 * np.nanmax(explained):.0f} %",
         "-" if np.isnan(area).any() else f"{area.min():.4f}",
         f"{np.median(wall):.0f} s",
         f"{np.median(processor):.0f} s",

@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from cryoem import orientations, particles
+from cryoem import contrast, orientations, particles
 from cryoem.contrast import ContrastTransfer
 from cryoem.images import image_blocks
 from cryoem.orientations import expectation_maximisation, pose_search
@@ -159,30 +159,34 @@ def test_doubtful_results_are_named(short, rng):
         orientations.ab_initio(-stack.images, pixel_size_angstrom=4.0, starts=1)
 
 
-def test_a_mixture_of_particles_is_not_explained_even_if_the_starts_agree(short):
+def test_a_mixture_of_particles_is_not_explained_even_if_the_starts_agree(short, monkeypatch):
     z, y, x = np.indices((24, 24, 24)) - 12
     radius = np.sqrt(x**2 + y**2 + z**2)
     bowl = DensityMap((radius > 6) & (radius < 8.5) & (z < 3) & (x < 5), PARTICLE.voxel_size_angstrom)
-    halves = [
-        particles.simulate(density, 60, image_size=32, noise_variance=0.2, rng=seed).images
-        for seed, density in enumerate((PARTICLE, bowl), start=2)
-    ]
-    with pytest.warns(UserWarning, match="the map explains only .* if they show several different particles"):
-        found = orientations.ab_initio(np.concatenate(halves), pixel_size_angstrom=5.0, starts=2, rng=1)
+    images = np.empty((120, 32, 32), np.float32)
+    for first, density in enumerate((PARTICLE, bowl)):
+        images[first::2] = particles.simulate(
+            density, 60, image_size=32, noise_variance=0.2, rng=2 + first
+        ).images
+    monkeypatch.setattr(expectation_maximisation, "MEASURED_IMAGES", 40)
+    with pytest.warns(UserWarning, match="the map explains only .* if they show different particles"):
+        found = orientations.ab_initio(images, pixel_size_angstrom=5.0, starts=2, rng=1)
     assert np.median(found.agreement) == 1
     assert found.explained < 0.9
 
 
-def test_no_signal_is_measured_around_particles_that_are_cut_out_or_in_junk(short):
+@pytest.mark.parametrize("radius_px", [12, 15, 16])
+def test_the_explained_signal_of_particles_that_are_cut_out_is_not_known(radius_px, short):
     stack = particles.simulate(PARTICLE, 60, image_size=32, noise_variance=0.5, rng=2)
-    cut_out = stack.images * (np.hypot(*(np.indices((32, 32)) - 16)) < 12)
+    cut_out = stack.images * (np.hypot(*(np.indices((32, 32)) - 16)) <= radius_px)
     assert np.isnan(orientations.ab_initio(cut_out, pixel_size_angstrom=4.0, starts=1).explained)
-    search = pose_search.PoseSearch(stack.images, stack.optics, 0.0)
-    state = search.random_state(np.arange(60), np.random.default_rng(0))
-    nothing = search.explained(
-        state, stack.images, np.zeros((60, 2)), np.full(60, False), np.random.default_rng(0)
-    )
-    assert np.isnan(nothing)
+
+
+def test_the_explained_signal_of_pure_noise_is_not_known(short, rng):
+    noise = rng.normal(size=(60, 32, 32)).astype(np.float32)
+    search = pose_search.PoseSearch(noise, contrast.Optics(4.0), 0.0)
+    state, every = search.random_state(np.arange(60), rng), np.arange(60)
+    assert np.isnan(search.explained(state, noise, np.zeros((60, 2)), every, rng))
 
 
 def test_junk_has_less_evidence_than_the_particle(short):

@@ -44,7 +44,7 @@ def test_junk_is_counted_and_can_be_left_out(searched):
     kept = particles.open_particles("found.star")
     np.testing.assert_array_equal(np.asarray(kept), stack.images[3:])
     assert (kept.rotations * stack.rotations[3:].inv()).magnitude().max() < 1e-4
-    assert "explained signal: 99 %" in ended.stdout
+    assert "signal: the map explains 99 % of it at low resolution" in ended.stdout
     values = json.loads(invoke(*COMMAND, "--leave-out-junk", "--force", "--json").stdout)
     assert (values["images"], values["junk"], values["images_in_table"]) == (24, 3, 21)
 

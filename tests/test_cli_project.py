@@ -80,5 +80,12 @@ def test_the_same_seed_gives_the_same_files_for_any_number_of_workers(tmp_path):
 def test_images_that_cut_off_the_particle_give_a_warning(tmp_path):
     ended = invoke("project", "phantom", "-n", 2, "--image-size", 24, "--out", tmp_path / "a.star")
     assert ended.exit_code == 0
-    assert "warning: --image-size 24 cuts off the particle" in ended.stderr
-    assert "more than 12 px from the centre; 64 px hold the whole map" in ended.stderr
+    assert "warning: --image-size 24 cuts off part of the particle" in ended.stderr
+    assert "more than 12 px from the centre; images 64 px wide hold the whole map" in ended.stderr
+
+
+def test_noise_in_the_corners_of_a_map_is_no_particle(tmp_path, rng):
+    noisy = volumes.phantom(size=32)
+    noisy = volumes.DensityMap(noisy.data + rng.normal(size=(32,) * 3, scale=noisy.data.std()), 4.0)
+    volumes.write_map(tmp_path / "noisy.mrc", noisy)
+    answer("project", tmp_path / "noisy.mrc", "-n", 2, "--image-size", 32, "--out", tmp_path / "a.star")

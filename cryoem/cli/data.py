@@ -13,7 +13,7 @@ from cryoem.cli import options, shared
 from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
 
 TABLE_SUFFIXES = (".star", ".xmd", ".cs")
-SHARE_CUT_OFF = 0.01  # of the squared density of a map, above which images are too small for it
+LARGEST_CUT = 0.01  # share of the squared density of a map that images may cut off without a warning
 FULL_RANGES = {"rot": (0.0, 360.0), "tilt": (0.0, 180.0), "psi": (0.0, 360.0)}  # degrees
 
 
@@ -184,17 +184,18 @@ def project(
         )
     stack = _new_particles(out, force=force, inputs=[Path(source), *([poses] if poses else [])])
     density_map = registry.load(source, as_map=as_map)
-    if image_size and (cut := share_beyond(density_map, image_size / 2)) > SHARE_CUT_OFF:
+    whole = enclosing_image_size(density_map)
+    if image_size and image_size < whole and (cut := share_beyond(density_map, image_size / 2)) > LARGEST_CUT:
         warnings.warn(
-            f"--image-size {image_size} cuts off the particle: {100 * cut:.0f} % of the squared density is more than "
-            f"{image_size / 2:g} px from the centre; {enclosing_image_size(density_map)} px hold the whole map",
+            f"--image-size {image_size} cuts off part of the particle: {100 * cut:.0f} % of its squared density is "
+            f"more than {image_size / 2:g} px from the centre; images {whole} px wide hold the whole map",
             stacklevel=2,
         )
     given = n or 1000
     if poses is not None:
         given = read_poses(poses, pixel_size_angstrom=density_map.voxel_size_angstrom)
     conditions = ImagingConditions(
-        image_size=image_size or enclosing_image_size(density_map),
+        image_size=image_size or whole,
         noise_variance=noise_variance,
         shift_limit_px=shift_limit_px,
         coverage=tuple((FULL_RANGES | ranges).values()) if ranges else coverage or "so3",

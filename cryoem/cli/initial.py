@@ -135,7 +135,7 @@ def abinitio(
         placed = f"{100 * agreeing:.0f} % of the images within {within}°"
         text += f"agreement: the other starts place {placed} of the best start\n"
     if not np.isnan(found.explained):
-        text += f"explained signal: {100 * found.explained:.0f} %\n"
+        text += f"signal: the map explains {100 * found.explained:.0f} % of it at low resolution\n"
     if junk.any():
         text += f"junk: {junk.sum():,} images are more likely to be noise than the particle; "
         text += "they are left out of the table\n" if leave_out_junk else "--leave-out-junk leaves them out\n"

@@ -177,7 +177,7 @@ def settings() -> Answer:
 def experiment(
     name: Annotated[str | None, typer.Argument(help="Name of the experiment (see --list).")] = None,
     size: Annotated[
-        str, typer.Option(help="Size of the experiment: quick, paper or toy; published also has cpu.")
+        str, typer.Option(help="Size of the experiment: quick, paper or toy; published also has cpu and gpu.")
     ] = "quick",
     workers: options.Workers = 1,
     scheduler: options.Scheduler = None,

@@ -277,7 +277,7 @@ _EXPERIMENTS = (
                 cases=first_paper.FOUR_CASES + first_paper.SHIFTED,
                 **first_paper.PUBLISHED_DATA | {"pairs": "batch", "n_test": 400},
             ),
-            # two epochs of the published training take an hour for each case on two idle cores
+            # two epochs of the published training take about an hour for each case on two idle cores
             "cpu": first_paper.recipe_grid(
                 "cpu",
                 published=(2, 247, 256, 116),

@@ -95,7 +95,10 @@ def save_map(path: str | os.PathLike | None, name: str, density_map: DensityMap)
 
 
 def gather(name: str, records: Sequence[dict]) -> pd.DataFrame:
-    """Collect the records of all points in one table, and add the row ``point_seconds`` for each point."""
+    """Collect the records of all points in one table, with a row ``point_seconds`` for each point.
+
+    If a point was resumed, this is the time of its last attempt.
+    """
     rows = []
     for record in records:
         parameters = record["made_from"]["parameters"]

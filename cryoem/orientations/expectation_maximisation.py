@@ -44,6 +44,7 @@ LEAST_EVIDENCE = 1.0  # median over the images
 MOST_IN_ONE_VIEW = 0.9  # largest fraction of images within AGREEMENT_RAD of one direction
 COMPARED_VIEWS = 1000
 LEAST_EXPLAINED = 0.9  # of the signal
+MEASURED_IMAGES = 500  # largest number of images in which the explained signal is measured
 INVERTED_SKEWNESS = -0.3  # skewness of the density below which its contrast appears to be inverted
 
 
@@ -70,10 +71,11 @@ class AbInitio:
         Logarithm of how much more likely each image is given the map, in any pose, than as pure noise. It is low, and
         often negative, for images that do not show the particle.
     explained : float
-        Fraction of the signal in the images, without junk, that the map explains on low-resolution Fourier rings. The
-        signal is the power above that of the noise around the particles. It is about 0.95 to 1 for a single particle
-        (errors of the noise can lift it above 1), and lower for a mixture of unlike particles; a mixture of similar
-        ones does not lower it. NaN if it cannot be measured.
+        Fraction of the signal that the map of the last round explains on low-resolution Fourier rings, in at most
+        ``MEASURED_IMAGES`` images that are not junk. The signal is the power of the images minus that of the noise
+        around the particles. It is about 0.95 to 1 for a single particle (an error of the noise estimate can raise it
+        above 1), and lower for a mixture of unlike particles. Mixtures of similar particles do not lower it, and
+        particles or CTF fringes that reach the edge of the images raise it. NaN if it cannot be measured.
     symmetry_correlation : float
         Correlation of the map with its symmetric copies before the symmetry was imposed, averaged over low-resolution
         Fourier rings. NaN without symmetry.
@@ -196,7 +198,7 @@ def ab_initio(
     UserWarning
         If the contrast of the images appears to be inverted, most images could as well be noise, nearly all show the
         particle from one direction, the map does not have the given symmetry, the starts disagree on most orientations,
-        or the map leaves more than a tenth of the signal unexplained.
+        or, if none of these applies, the map leaves more than a tenth of the signal unexplained.
 
     Raises
     ------
@@ -217,8 +219,7 @@ def ab_initio(
 
     searched = slice(None) if n <= MOST_SEARCHED else np.sort(rng.permutation(n)[:MOST_SEARCHED])
     count = min(n, MOST_SEARCHED)
-    selected = images if count == n else images[searched]
-    search = PoseSearch(selected, optics[searched], shift_deviation_px)
+    search = PoseSearch(images[searched], optics[searched], shift_deviation_px)
     values = search.images.values
     if np.allclose(values, values[0], atol=IDENTICAL * np.abs(values).max()):
         raise ValueError(f"all {n} images are identical; images of different views are required")
@@ -252,7 +253,7 @@ def ab_initio(
     evidence, poses = search.locate(state, rng)
     halves = tuple(search.map_at(state, poses, np.arange(count) % 2 == half) for half in (0, 1))
     density_map = search.map_at(state, poses, np.full(count, True))
-    explained = search.explained(state, selected, poses.shifts_px, evidence > 0, rng)
+    good, shifts_px = np.flatnonzero(evidence > 0), poses.shifts_px
     of_others = [start.poses for start in others]
     if count < n:
         rest = np.setdiff1d(np.arange(n), searched)
@@ -272,6 +273,11 @@ def ab_initio(
             Poses.concatenate(parts)[order]
             for parts in zip([poses, *of_others], [last, *by_others], strict=True)
         )
+    some = np.sort(rng.permutation(good)[:MEASURED_IMAGES])
+    explained = np.nan
+    if len(some):
+        measured = np.asarray(images[np.arange(n)[searched][some]])
+        explained = search.explained(state, measured, shifts_px[some], some, rng)
     near = [
         align_frame(poses.rotations, start.in_frame_of_group(found).rotations, symmetry=symmetry).errors
         < AGREEMENT_RAD
@@ -326,15 +332,15 @@ def _warn_of_doubts(result: AbInitio, symmetry: str) -> None:
         doubts.append(
             f"the starts disagree on the orientations of most images (median agreement "
             f"{np.median(result.agreement):.2f}), so the map is not reliable; allow for shifts if the particles are "
-            "off-centre, specify the point group if they are symmetric, keep the two-dimensional classes of one "
-            "particle if they differ, or use more images"
+            "off-centre, specify the point group if they are symmetric, keep the 2D classes of a single particle if "
+            "the images show several, or use more images"
         )
     # the other doubts are more specific
     if not doubts and result.explained < LEAST_EXPLAINED:
         doubts.append(
             f"the map explains only {100 * result.explained:.0f} % of the signal in the images, so it may be wrong: if "
-            "they show several different particles, keep the two-dimensional classes of one; if the particles are "
-            "off-centre, allow for shifts; otherwise, use more starts"
+            "they show different particles, sort them with `cryoem classify2d` and keep the classes of one; if the "
+            "particles are off-centre, allow for shifts; otherwise, use more starts"
         )
     for doubt in doubts:
         warnings.warn(doubt, stacklevel=3)

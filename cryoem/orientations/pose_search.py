@@ -14,6 +14,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics
+from cryoem.images import distance_from_origin
 from cryoem.orientations.expectation import Expectation, expect
 from cryoem.orientations.maximisation import IDENTITY, CoarseMaps, even_directions
 from cryoem.orientations.rings import RingGrid, particle_mask, ring_images, undo_displacements
@@ -32,9 +33,11 @@ LARGEST_SHIFT = 2.5  # relative to the standard deviation of the shifts
 MOST_OFFSETS = 100  # displacements on the coarsest grid
 KEPT_CELLS = 3  # of the grid of displacements
 QUARTERS = np.array([[-0.25, -0.25], [-0.25, 0.25], [0.25, -0.25], [0.25, 0.25]])  # their centres in a cell
-MEASURED_IMAGES = 500  # largest number of images in which the explained signal is measured
-SIGNAL_RINGS = 8  # on which it is measured; outer ones are sensitive to small errors of the poses
-SIGNAL_ERROR = 0.05  # largest relative error of the signal
+# indices of the first ring on which the explained signal is measured and of the first that is too sensitive to small
+# errors of the poses
+SIGNAL_RINGS = (2, 8)
+SIGNAL_ERROR = 0.02  # largest relative error of the signal
+CONSTANT = 1e-3  # spread of the pixels around a particle below which they are constant, relative to the image
 WIDE_UNTIL = 0.5  # share of the rounds of a start that try all displacements
 
 
@@ -211,33 +214,30 @@ class PoseSearch:
         return float((evidence[held_out] + of_noise).mean())
 
     def explained(
-        self, state: SearchState, images, shifts_px: np.ndarray, good: np.ndarray, rng: np.random.Generator
+        self, state: SearchState, images, shifts_px: np.ndarray, chosen: np.ndarray, rng: np.random.Generator
     ) -> float:
-        """Return the fraction of the signal that the map explains on low-resolution rings of ``good`` (n,) images.
+        """Return the fraction of the signal in some images that the map explains on low-resolution rings.
 
-        The signal is the power of the images above that of the noise around the particles, which is measured in
-        ``images`` (n, y, x). The first ring is left out, because the mean around the particle is subtracted from each
-        image. The result is NaN if the signal cannot be measured to 5 %, or if the images are constant around the
-        particles.
+        The signal is the power of the images minus that of the noise around the particles. ``chosen`` (k,) are indices
+        of images of the search with displacements ``shifts_px`` (k, 2), and ``images`` (k, y, x) are these images. The
+        innermost rings are left out, because the mean around the particle is subtracted from each image. The result is
+        NaN if the error of the signal exceeds ``SIGNAL_ERROR``, or if the images are constant around the particles.
         """
-        some = np.flatnonzero(good)
-        some = some[:: max(1, -(-len(some) // MEASURED_IMAGES))]
-        measured = np.asarray(images[some])
-        filled = np.ptp(measured[:, 0], axis=1) == 0
-        some, measured = some[~filled], measured[~filled]
-        if len(some) < 2:
+        outside = images[:, distance_from_origin(self.image_size) > self.image_size / 2 - 1]
+        spread = np.median(np.abs(outside - np.median(outside, axis=1, keepdims=True)), axis=1)
+        varied = spread > CONSTANT * images.std(axis=(1, 2))
+        if np.count_nonzero(varied) < 2:
             return np.nan
+        images, chosen, shifts_px = images[varied], chosen[varied], shifts_px[varied]
         sampling = {"rings": self.rings, "directions": LAST_DIRECTIONS, "angles": LAST_ANGLES}
-        found, _ = self._expect(state, some, shifts_px[some][:, None], rng, junk=False, **sampling)
-        around = ring_images(measured, self.maps.grid, mask=1 - particle_mask(self.image_size)).values
-        rings = slice(1, SIGNAL_RINGS)
+        found, _ = self._expect(state, chosen, shifts_px[:, None], rng, junk=False, **sampling)
+        around = ring_images(images, self.maps.grid, mask=1 - particle_mask(self.image_size)).values
+        rings = slice(*SIGNAL_RINGS)
         areas = self.maps.grid.areas[rings]
         background = np.mean(np.abs(around[:, rings]) ** 2, axis=2) @ areas / self.deviation**2
-        signal = (
-            np.mean(np.abs(self.images.values[some, rings]) ** 2, axis=(0, 2)) @ areas - background.mean()
-        )
-        error = background.std() / np.sqrt(len(some))
-        if signal < error / SIGNAL_ERROR:
+        power = np.mean(np.abs(self.images.values[chosen, rings]) ** 2, axis=(0, 2)) @ areas
+        signal = power - background.mean()
+        if SIGNAL_ERROR * signal < background.std() / np.sqrt(len(images)):
             return np.nan
         return 1 - float((found.noise[rings] @ areas - background.mean()) / signal)
 

@@ -78,7 +78,7 @@ class RingImages:
 
 
 def particle_mask(size: int) -> np.ndarray:
-    """Return the soft circular mask (size, size) that leaves the particle in an image."""
+    """Return the soft circular mask (size, size) that keeps the particle and removes its surroundings."""
     return circular_mask(size, edge_px=EDGE * size, profile="cosine")
 
 
@@ -87,8 +87,8 @@ def ring_images(
 ) -> RingImages:
     """Apply a mask (y, x) to images (n, y, x), y == x, and sample them on rings in Fourier space.
 
-    The default is ``particle_mask``. Images in files are read block by block. Raises a ValueError if they contain NaN
-    or infinity.
+    The default mask is ``particle_mask``. Images in files are read block by block. Raises a ValueError if they contain
+    NaN or infinity.
     """
     import finufft
 

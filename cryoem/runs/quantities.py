@@ -49,8 +49,8 @@ DEFINITIONS = {
         "Mean fraction of the other random starts that place an image within 17° of its orientation in the best start."
     ),
     "explained_signal_percent": (
-        "Fraction of the signal in the images that the map of the search explains at low resolution. It is usually "
-        "above 95 %, and lower if the images show particles of very different shapes."
+        "Fraction of the signal in the images, without junk, that the map of the search explains at low resolution. It "
+        "is about 95 to 100 % for a single particle, and lower if the images show particles of very different shapes."
     ),
     "junk_images": "Number of images that are more likely to be noise than the particle, given the map of the search.",
     "images_left_out": "Number of these images that are left out of the reconstruction.",
