@@ -73,9 +73,10 @@ class AbInitio:
     explained : float
         Fraction of the signal that the map of the last round explains on low-resolution Fourier rings, in at most
         ``MEASURED_IMAGES`` images that are not junk. The signal is the power of the images minus that of the noise
-        around the particles. It is about 0.95 to 1 for a single particle (an error of the noise estimate can raise it
+        around the particles. It is about 0.93 to 1 for a single particle (an error of the noise estimate can raise it
         above 1), and lower for a mixture of unlike particles. Mixtures of similar particles do not lower it, and
-        particles or CTF fringes that reach the edge of the images raise it. NaN if it cannot be measured.
+        particles or CTF fringes that reach the edge of the images raise it. NaN if it cannot be measured, as in images
+        without noise.
     symmetry_correlation : float
         Correlation of the map with its symmetric copies before the symmetry was imposed, averaged over low-resolution
         Fourier rings. NaN without symmetry.

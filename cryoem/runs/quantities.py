@@ -50,7 +50,7 @@ DEFINITIONS = {
     ),
     "explained_signal_percent": (
         "Fraction of the signal in the images, without junk, that the map of the search explains at low resolution. It "
-        "is about 95 to 100 % for a single particle, and lower if the images show particles of very different shapes."
+        "is about 93 to 100 % for a single particle, and lower if the images show particles of very different shapes."
     ),
     "junk_images": "Number of images that are more likely to be noise than the particle, given the map of the search.",
     "images_left_out": "Number of these images that are left out of the reconstruction.",
