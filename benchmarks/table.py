@@ -26,7 +26,7 @@ COMMANDS = (
     "recovery.py --stochastic",
     "recovery_speed.py",
     "landmarks.py",
-    "ab_initio.py --seeds 2",
+    "ab_initio.py --seeds 5",
     "growth.py --again",
     "training.py",
     "end_to_end.py --noise-variance 0",
