@@ -98,6 +98,17 @@ def test_local_file_comes_first(home, tmp_path, monkeypatch, folder):
         volumes.fetch("5J0N")
 
 
+@pytest.mark.parametrize("suffix", [".cif.gz", ".cif", ".pdb.gz", ".pdb"])
+def test_the_local_model_of_a_pdb_entry_may_have_any_format(home, downloads, tmp_path, monkeypatch, suffix):
+    path = tmp_path / "local" / "models" / f"1ihm{suffix}"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"model")
+    monkeypatch.setenv("CRYOEM_DATA", str(tmp_path / "local"))
+    assert volumes.fetch("1IHM").samefile(path)
+    assert volumes.fetch("PDB-1ihm").samefile(path)
+    assert not downloads
+
+
 def test_download_happens_once_with_the_known_hash(home, downloads, monkeypatch):
     expected = listed(monkeypatch, b"served")
     path = volumes.fetch("5j0n")

@@ -8,6 +8,7 @@ for ``fetch``, the particles ``"ribosome-tilts"`` and ``"ribosome-tilts-stack"``
 from __future__ import annotations
 
 import gzip
+import itertools
 import os
 import re
 import warnings
@@ -38,6 +39,7 @@ DARK_RATIO = 2.0  # of the depth of a map to its height, above which its contras
 PHANTOM = "phantom(-[A-Za-z0-9]+)?"
 MAP_SUFFIXES = (".mrc", ".map", ".ccp4", ".mrcs")
 MODEL_SUFFIXES = (".cif", ".mmcif", ".pdb", ".ent")
+LOCAL_MODELS = (".cif.gz", ".cif", ".pdb.gz", ".pdb")  # of PDB entries in CRYOEM_DATA, in order of preference
 
 
 @dataclass(frozen=True)
@@ -157,10 +159,11 @@ def fetch(name: str) -> Path:
     """Return the local path of a registry file, and download the file on first use.
 
     A file in ``$CRYOEM_DATA`` or its subfolders ``maps/``, ``models/`` and ``particles/`` takes precedence over a file
-    in ``data_folder()``. The file for an entry in ``ENTRIES`` or ``PARTICLE_ENTRIES`` must have the SHA-256 given
-    there. The checksums for other PDB and EMDB entries are not known in advance. When such a file in ``data_folder()``
-    is first used, its completeness is checked and its SHA-256 is stored next to it in ``<file>.sha256``. Afterwards,
-    the file must have this checksum. To accept a new release of the entry, delete both files.
+    in ``data_folder()``; there, the model of a PDB entry may also be a ``.cif``, ``.pdb.gz`` or ``.pdb`` file. The file
+    for an entry in ``ENTRIES`` or ``PARTICLE_ENTRIES`` must have the SHA-256 given there. The checksums for other PDB
+    and EMDB entries are not known in advance. When such a file in ``data_folder()`` is first used, its completeness is
+    checked and its SHA-256 is stored next to it in ``<file>.sha256``. Afterwards, the file must have this checksum. To
+    accept a new release of the entry, delete both files.
 
     Parameters
     ----------
@@ -182,8 +185,10 @@ def fetch(name: str) -> Path:
     """
     entry = find_entry(name)
     if root := os.environ.get("CRYOEM_DATA"):
-        for folder in (".", "maps", "models", "particles"):
-            local = Path(root) / folder / entry.file_name
+        stem = entry.file_name.removesuffix(".cif.gz")
+        names = [entry.file_name] if stem == entry.file_name else [stem + suffix for suffix in LOCAL_MODELS]
+        for folder, name in itertools.product((".", "maps", "models", "particles"), names):
+            local = Path(root) / folder / name
             if local.is_file():
                 if entry.sha256 is not None:
                     _verify(local, entry.sha256)
