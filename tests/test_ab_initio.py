@@ -279,6 +279,40 @@ def test_the_axes_of_a_symmetric_map_are_found(symmetry, rng):
         assert (element.inv() * true).magnitude().min() < 0.03
 
 
+@pytest.mark.parametrize("symmetry", ["C4", "D3", "T"])
+def test_a_symmetric_map_is_rotated_onto_its_axes(symmetry):
+    on_axes = phantom(size=24, symmetry=symmetry)
+    same, correlation = orientations.align_symmetry(on_axes, symmetry)
+    assert same is on_axes
+    assert correlation > 0.98
+    tilted = DensityMap(rotated(on_axes.data, Rotation.random(rng=4)), 5.0)
+    aligned, correlation = orientations.align_symmetry(tilted, symmetry)
+    assert aligned.voxel_size_angstrom == 5.0
+    assert correlation > 0.95
+    # the copies agree only after the rotation
+    element = point_group(symmetry)[1]
+    before, after = (
+        np.corrcoef(data.ravel(), rotated(data, element).ravel())[0, 1]
+        for data in (tilted.data, aligned.data)
+    )
+    assert before < 0.8
+    assert after > 0.95
+
+
+def test_a_map_that_does_not_have_the_symmetry_has_a_low_correlation():
+    assert orientations.align_symmetry(PARTICLE, "D3")[1] < 0.8
+    assert orientations.align_symmetry(PARTICLE, "C1") == (PARTICLE, 1.0)
+    assert orientations.rotation_axis(PARTICLE)[1] < 0.8
+
+
+@pytest.mark.parametrize(("symmetry", "order"), [("C2", 2), ("C3", 3), ("C6", 6), ("D4", 4)])
+def test_the_highest_axis_of_a_symmetric_map_is_named(symmetry, order):
+    tilted = DensityMap(rotated(phantom(size=24, symmetry=symmetry).data, Rotation.random(rng=5)), 5.0)
+    found, correlation = orientations.rotation_axis(tilted)
+    assert found == order
+    assert correlation > 0.95
+
+
 def test_the_symmetry_of_a_particle_is_imposed(short):
     stack = particles.simulate(phantom(size=24, symmetry="D2"), 120, image_size=32, noise_variance=0.2, rng=2)
     found = orientations.ab_initio(stack, symmetry="D2", starts=1, rng=1)

@@ -10,12 +10,14 @@ import nbformat
 import numpy as np
 import pytest
 from notebook_rules import assert_well_written, code_cells, outputs_of
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from cryoem import runs, volumes
 from cryoem.distances import load_encoder
 from cryoem.files import load_arrays, notebooks_folder
 from cryoem.orientations import pose_error
+from cryoem.runs.execution import execute_notebook
 from cryoem.runs.pipeline import WITHOUT_MAP
 
 DATA, DISTANCES, ORIENTATIONS, MAP = runs.PHASES
@@ -117,6 +119,31 @@ def test_executed_notebooks_show_their_figures_and_no_warnings(toy_run):
         (listed,) = re.findall(rf"^Written to {toy_run.folder / info.name}: (.*)$", printed, re.MULTILINE)
         for name in re.split(r", | and ", listed):
             assert (toy_run.folder / info.name / name).is_file()
+
+
+@pytest.mark.notebooks
+def test_a_symmetric_map_is_rotated_onto_its_axes_or_named(tmp_path):
+    turn = Rotation.from_euler("YZ", [50, 20], degrees=True).as_matrix()
+    centre = np.full(3, 12)
+    tilted = ndimage.affine_transform(
+        volumes.phantom(size=24, symmetry="C3").data, turn, centre - turn @ centre
+    )
+    volumes.write_map(tmp_path / "tilted.mrc", volumes.DensityMap(tilted, 10.0))
+    notebook = FOLDER / runs.PHASES[DATA].notebook
+    printed = {}
+    for symmetry in ("C1", "C3", "D4"):
+        parameters = {"map_name": str(tmp_path / "tilted.mrc"), "overrides": {"symmetry": symmetry}}
+        parameters |= {"profile": "toy", "run": symmetry}
+        executed = tmp_path / f"{symmetry}.ipynb"
+        execute_notebook(
+            notebook, executed, parameters=parameters, environment={"CRYOEM_HOME": str(tmp_path)}
+        )
+        printed[symmetry] = outputs_of(nbformat.read(executed, as_version=4))[0]
+    assert "Warning: The map is symmetric or nearly so: it has a 3-fold axis" in printed["C1"]
+    assert "such as symmetry=C3" in printed["C1"]
+    assert "Warning" not in printed["C3"]
+    assert "The map was rotated onto the symmetry axes of C3." in printed["C3"]
+    assert "Warning: The correlation of the map with its copies under D4 is " in printed["D4"]
 
 
 @pytest.mark.notebooks

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.optimize
+from scipy.ndimage import affine_transform
 from scipy.spatial.transform import Rotation
 
 from cryoem.projection import fourier
+from cryoem.rotations import point_group
+from cryoem.volumes.density import DensityMap, cube, enclosing_image_size, resample
 
 VIEWS = 16  # slices that are compared
 RINGS, ANGLES = (2, 8), 24  # first and last ring, and points on half a ring
@@ -19,6 +22,86 @@ AXES, KEPT_AXES, APART = 500, 6, 0.96  # directions of the half sphere; the best
 SPINS = 72
 ELEMENTS = 5  # of the group, that are compared in the search
 FINE_RAD = 0.05
+ON_AXES = 0.98  # correlation in place, relative to that after the search, of a map that is not rotated
+PRIMES, LARGEST_ORDER = (2, 3, 5, 7), 8  # orders of the axes that are tried
+SAME = 0.95  # correlation relative to that of a lower order, above which the higher order is chosen
+COARSE_PX = 48  # side length that is large enough for the rings
+
+
+def align_symmetry(density_map: DensityMap, symmetry: str) -> tuple[DensityMap, float]:
+    """Rotate a map so that its symmetry axes are those of ``rotations.point_group``.
+
+    Parameters
+    ----------
+    density_map : DensityMap
+        Map of any shape.
+    symmetry : str
+        Point group. Maps are not rotated for ``"C1"``.
+
+    Returns
+    -------
+    density_map : DensityMap
+        The given map if its axes are right already; otherwise a cube with the rotated map, in the same units.
+    correlation : float
+        Mean correlation of the returned map with its symmetric copies, at low frequencies with equal weights. It is
+        close to 1 if the particle is symmetric, and for most other particles below 0.8.
+
+    Raises
+    ------
+    ValueError
+        The point group is unknown.
+    """
+    group = point_group(symmetry)
+    if len(group) == 1:
+        return density_map, 1.0
+    rng = np.random.default_rng(0)
+    boxed = cube(density_map, enclosing_image_size(density_map))
+    volume = _coarse(boxed)
+    in_place = float(_Comparison(volume, rng).correlations(group[1:]).mean())
+    frame, correlation = symmetry_frame(volume, group, rng=rng)
+    if in_place >= ON_AXES * correlation:
+        return density_map, in_place
+    matrix = frame.as_matrix().T[::-1, ::-1]  # from offsets (z, y, x) in the result to offsets in the map
+    middle = np.full(3, len(boxed.data) // 2)
+    rotated = affine_transform(boxed.data, matrix, middle - matrix @ middle)
+    return DensityMap(rotated, boxed.voxel_size_angstrom), correlation
+
+
+def rotation_axis(density_map: DensityMap) -> tuple[int, float]:
+    """Find the axis about which a map is most nearly symmetric; return its order and the correlation.
+
+    Parameters
+    ----------
+    density_map : DensityMap
+        Map of any shape.
+
+    Returns
+    -------
+    order : int
+        Order of the axis, from 2 to 8.
+    correlation : float
+        Correlation of the map with its copies under rotations about the axis, as in ``align_symmetry``.
+    """
+    volume = _coarse(cube(density_map, enclosing_image_size(density_map)))
+
+    def correlation(order: int) -> float:
+        return symmetry_frame(volume, point_group(f"C{order}"), rng=np.random.default_rng(0))[1]
+
+    found = {order: correlation(order) for order in PRIMES}
+    prime = order = max(found, key=found.get)
+    best = found[prime]
+    for multiple in range(2 * prime, LARGEST_ORDER + 1, prime):
+        if (higher := correlation(multiple)) >= SAME * found[prime]:
+            order, best = multiple, higher
+    return order, best
+
+
+def _coarse(density_map: DensityMap) -> np.ndarray:
+    """Return a cube with at most ``COARSE_PX`` voxels along each side."""
+    size = len(density_map.data)
+    if size > COARSE_PX:
+        density_map = resample(density_map, density_map.voxel_size_angstrom * size / COARSE_PX)
+    return density_map.data
 
 
 def symmetry_frame(
@@ -54,16 +137,22 @@ def symmetry_frame(
     for best in np.argsort(-scores):
         if len(kept) < KEPT_AXES and all(abs(axes[best] @ other) < APART for other in kept):
             kept.append(axes[best])
-    spins = Rotation.from_rotvec(np.linspace(0, 2 * np.pi, SPINS, endpoint=False)[:, None] * axis)
+    # about the axis of a cyclic group, all rotations are equivalent
+    count = 1 if np.allclose(np.cross(others.as_rotvec(), axis), 0) else SPINS
+    angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    spins = Rotation.from_rotvec(angles[:, None] * axis)
     onto = [Rotation.align_vectors([axis], [found])[0] for found in kept]
     frames = Rotation.concatenate([spins * rotation for rotation in onto])
     some = others[rng.permutation(len(others))[:ELEMENTS]]
 
-    def disagreement(step: np.ndarray, frame: Rotation) -> float:
-        moved = Rotation.from_rotvec(step) * frame
-        return -float(compared.correlations(moved.inv() * some * moved).mean())
+    def copies(frame: Rotation) -> Rotation:
+        return frame.inv() * some * frame
 
-    start = frames[int(np.argmin([disagreement(np.zeros(3), frame) for frame in frames]))]
+    def disagreement(step: np.ndarray, frame: Rotation) -> float:
+        return -float(compared.correlations(copies(Rotation.from_rotvec(step) * frame)).mean())
+
+    scores = compared.correlations(Rotation.concatenate([copies(frame) for frame in frames]))
+    start = frames[int(np.argmax(scores.reshape(len(frames), -1).mean(axis=1)))]
     simplex = FINE_RAD * np.concatenate([np.zeros((1, 3)), np.eye(3)])
     fine = scipy.optimize.minimize(
         disagreement, np.zeros(3), args=(start,), method="Nelder-Mead", options={"initial_simplex": simplex}
