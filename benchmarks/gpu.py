@@ -23,14 +23,16 @@ import traceback
 from datetime import date
 
 from gpu_projection import TOY, Clock, NotMeasured, Sizes, cgls, check, projection
-from gpu_training import published, training
+from gpu_training import initial_models, published, training
 from table import PACKAGES, RESULTS, Table, card_name, machine, read, store
 
 from cryoem.devices import VARIABLE, chosen_device
 
 NAME, TITLE = "gpu", "ASTRA and training on a GPU"
 COLUMNS = ("section", "quantity", "target", "measured", "card", "date")
-SECTIONS = {section.__name__: section for section in (check, projection, cgls, training, published)}
+SECTIONS = {
+    section.__name__: section for section in (check, projection, cgls, training, published, initial_models)
+}
 SHOWN_PACKAGES = (*PACKAGES, "jax", "torch", "astra-toolbox")
 
 

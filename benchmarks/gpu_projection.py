@@ -26,6 +26,7 @@ class Sizes:
     image_size: int = 116
     images: int = 5000
     cgls_images: int = 1000
+    search_images: int = 1000
     iterations: int = 100
     repeats: int = 3
     encoders: tuple[dict, ...] = (
@@ -38,7 +39,7 @@ class Sizes:
 
 
 TOY = Sizes(
-    views=1, box=80, image_size=32, images=4, cgls_images=8, iterations=3, repeats=1,
+    views=1, box=80, image_size=32, images=4, cgls_images=8, search_images=64, iterations=3, repeats=1,
     encoders=({"image_size": 16, "channels": 8, "blocks": 1},), batch_size=4, steps=2, experiment="toy",
 )  # fmt: skip
 

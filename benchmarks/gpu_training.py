@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 
+import initial_models as search
 import numpy as np
 from gpu_projection import Clock, NotMeasured, Sizes, load_map
 from watch import time_text
@@ -114,3 +116,13 @@ def published(sizes: Sizes, clock: Clock) -> Iterator[tuple[str, str, str]]:
             "stopped, because the time is up; run the same command again to resume it"
         ) from None
     yield f"experiment `published`, size {sizes.experiment}", "-", time_text(time.perf_counter() - start)
+
+
+def initial_models(sizes: Sizes, clock: Clock) -> Iterator[tuple[str, str, str]]:
+    """Find orientations without a map with cryoDRGN, and with cryoem on the CPU of the same machine."""
+    if not shutil.which("cryodrgn"):
+        raise NotMeasured("not measured, because there is no command cryodrgn")
+    stack = search.simulate(sizes.search_images)
+    for method, near, error, taken in search.contenders(stack, "cryodrgn", min(search.SECONDS, clock.left())):
+        quantity = f"orientations of {len(stack):,} images, {stack.image_size} px: {method}"
+        yield quantity, "-", f"{near} within 0.3 rad, mean error {error}, {taken}"

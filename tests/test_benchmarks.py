@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 import shlex
 import sys
 from functools import partial
@@ -11,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.spatial.transform import Rotation
+
+from cryoem import particles, volumes
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 COMMON = {"gpu_projection", "gpu_training", "growth_steps", "peers", "table", "watch", "write_page"}
@@ -50,6 +54,22 @@ def test_the_page_is_made_of_the_stored_tables(module):
     commands = {table.read(path).command for path in table.RESULTS.glob("*.csv")}
     assert len(commands) > 10
     assert commands <= set(table.COMMANDS)
+
+
+def test_cryodrgn_is_stopped_and_its_last_poses_are_compared(module, tmp_path):
+    script = module("initial_models")
+    stack = particles.simulate(volumes.phantom(size=24), 60, image_size=24, rng=0)
+    with (tmp_path / "poses.pkl").open("wb") as file:
+        pickle.dump((Rotation.random(rng=1) * stack.rotations.inv()).inv().as_matrix(), file)
+    command = tmp_path / "cryodrgn"
+    lines = ["#!/bin/sh", 'mkdir "$6"', 'cp "$2" "$6/pose.0.pkl"', "POSES", "exec sleep 60"]
+    found = []
+    for last in (":", f'cp "{tmp_path}/poses.pkl" "$6/pose.3.pkl"'):
+        command.write_text("\n".join(lines).replace("POSES", last))
+        command.chmod(0o755)
+        found.append(script.cryodrgn(stack, str(command), 1.0))
+    assert found[0][:3] == ("cryoDRGN abinit, stopped in epoch 1 of 30", "-", "-")
+    assert found[1][:3] == ("cryoDRGN abinit, 3 of 30 epochs", "100.0 %", "0.000 rad")
 
 
 def test_only_a_command_of_the_page_replaces_a_stored_table(module, monkeypatch, tmp_path, capsys):

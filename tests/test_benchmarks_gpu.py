@@ -19,7 +19,7 @@ from tiny_training import eagerly, uncompiled  # noqa: F401 (a fixture)
 from cryoem.projection import projectors
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("gpu", "gpu_projection", "gpu_training", "table", "watch", "write_page")
+SCRIPTS = ("gpu", "gpu_projection", "gpu_training", "initial_models", "table", "watch", "write_page")
 CARD = "NVIDIA Testcard"
 
 
@@ -123,8 +123,9 @@ def test_a_card_that_astra_cannot_use_is_one_line_and_no_dead_process(scripts, m
 def test_unknown_sections_are_refused_and_no_section_starts_when_the_time_is_up(scripts, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         start(scripts, monkeypatch, "train")
-    assert "SECTION must be one of check, projection, cgls, training, published, got train" in (
-        capsys.readouterr().err
+    assert (
+        "SECTION must be one of check, projection, cgls, training, published, initial_models, got train"
+        in (capsys.readouterr().err)
     )
     start(scripts, monkeypatch, "check", "training", "--seconds", "0")
     lines = capsys.readouterr().out.splitlines()
