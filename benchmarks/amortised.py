@@ -9,9 +9,9 @@ The images are those of large_job.py. Both ways begin with the search without a 
 - a network is trained on the map that the search found; the orientations of all images are recovered from their
   estimated distances to landmarks: `cryoem run --particles --learn`, which starts from the first run.
 
-Both runs end with refinement. The time of the orientations of the second way includes those of the first. Memory is
-that of the largest process of each command, including the pages of files that it maps. The error is the mean angle
-between the orientations and the true ones, after alignment of the frame and the hand.
+Both runs end with refinement. The time until all orientations of the second way includes that of the first run, without
+its refinement. Memory is the peak of the largest process of each command, including the pages of files that it maps.
+The error is the mean angle between the orientations and the true ones, after alignment of the frame and the hand.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
 The images are 64 px wide and centred; the particle is 5j0n with 5-angstrom pixels, the noise variance is 1. cryoDRGN
 (`cryodrgn abinit`, with its default settings, without heterogeneity and without shifts) is included if its command is
 installed; its packages conflict with ours, so install it in an environment of its own. It is stopped after an hour, and
-the poses that it saved last are compared. ASPIRE (extra ``baselines``) gets the first 400 images, because the time of
-its voting increases with the cube of their number.
+the last poses it saved are compared. ASPIRE (extra ``baselines``) gets the first 400 images, because the time of
+its voting increases with the cube of the number of images.
 
 The error is the mean pose error, after alignment of the frame and the hand. An image is near if its error is below
 0.3 rad. Random orientations have an error of about 2.2 rad.
@@ -16,10 +16,11 @@ The error is the mean pose error, after alignment of the frame and the hand. An 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import os
 import pickle
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -95,13 +96,17 @@ def cryodrgn(stack: SimulatedParticles, command: str, seconds: float) -> tuple[s
         options = ["--zdim", "0", "--no-trans", "--seed", "0", "--num-epochs", str(EPOCHS)]
         options += ["--checkpoint", "1", "--log-interval", "100", "--no-analysis", "--uninvert-data"]
         start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run(
-                [command, "abinit", images, "--ctf", transfer, "-o", out, *options],
-                check=True,
-                timeout=seconds,
-                stdout=subprocess.DEVNULL,
-            )
+        process = subprocess.Popen(
+            [command, "abinit", images, "--ctf", transfer, "-o", out, *options],
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            if status := process.wait(timeout=seconds):
+                raise RuntimeError(f"{command} failed with exit code {status}")
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # the processes that load its data, too
+            process.wait()
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         taken = f"{time.perf_counter() - start:.0f} s (processor {used:.0f} s)"

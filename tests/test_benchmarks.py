@@ -62,12 +62,12 @@ def test_cryodrgn_is_stopped_and_its_last_poses_are_compared(module, tmp_path):
     with (tmp_path / "poses.pkl").open("wb") as file:
         pickle.dump((Rotation.random(rng=1) * stack.rotations.inv()).inv().as_matrix(), file)
     command = tmp_path / "cryodrgn"
-    lines = ["#!/bin/sh", 'mkdir "$6"', 'cp "$2" "$6/pose.0.pkl"', "POSES", "exec sleep 60"]
+    lines = ["#!/bin/sh", 'mkdir "$6"', 'cp "$2" "$6/pose.0.pkl"']
     found = []
-    for last in (":", f'cp "{tmp_path}/poses.pkl" "$6/pose.3.pkl"'):
-        command.write_text("\n".join(lines).replace("POSES", last))
+    for last, seconds in (("sleep 60", 2.0), (f'cp "{tmp_path}/poses.pkl" "$6/pose.3.pkl"', 60.0)):
+        command.write_text("\n".join([*lines, last]))
         command.chmod(0o755)
-        found.append(script.cryodrgn(stack, str(command), 1.0))
+        found.append(script.cryodrgn(stack, str(command), seconds))
     assert found[0][:3] == ("cryoDRGN abinit, stopped in epoch 1 of 30", "-", "-")
     assert found[1][:3] == ("cryoDRGN abinit, 3 of 30 epochs", "100.0 %", "0.000 rad")
 

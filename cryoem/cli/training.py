@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -55,6 +56,7 @@ def train(
     import numpy as np
 
     from cryoem.contrast import ContrastTransfer
+    from cryoem.orientations.symmetry_axes import SYMMETRIC, align_symmetry
     from cryoem.particles.simulation import ImagingConditions
     from cryoem.particles.stack import calibrate
     from cryoem.runs.profiles import DistanceSettings, get_profile
@@ -90,6 +92,14 @@ def train(
         some = opened[np.random.default_rng(wanted.seed).permutation(len(opened))[:CALIBRATION_IMAGES]]
         found = calibrate(np.asarray(some), density, optics=some.optics, coverage=wanted.coverage)
         noise_variance, agreement = found.noise_variance, found.agreement
+    density, correlation = align_symmetry(density, wanted.symmetry)
+    if correlation < SYMMETRIC:
+        warnings.warn(
+            f"the map has a correlation of only {correlation:.2f} with its copies under {wanted.symmetry}; the "
+            "particle probably does not have this symmetry",
+            UserWarning,
+            stacklevel=2,
+        )
     imaging = ImagingConditions(
         image_size=image_size or enclosing_image_size(density),
         noise_variance=noise_variance,

@@ -324,7 +324,7 @@ def _warn_of_doubts(result: AbInitio, symmetry: str) -> None:
             f"{100 * nearby:.0f} % of the images show the particle from one direction, which does not determine a map; "
             "images of different views are required"
         )
-    # a map in which the symmetry is found inaccurately can still lead to the right poses
+    # poses can be right even if the symmetry axes were located inaccurately
     if result.symmetry_correlation < LEAST_CORRELATION and not result.explained >= LEAST_EXPLAINED:
         doubts.append(
             f"the map without imposed symmetry has a correlation of only {result.symmetry_correlation:.2f} with its "

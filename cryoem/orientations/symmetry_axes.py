@@ -9,42 +9,52 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.optimize
-from scipy.ndimage import affine_transform
+from scipy.ndimage import affine_transform, center_of_mass, shift
 from scipy.spatial.transform import Rotation
 
 from cryoem.projection import fourier
 from cryoem.rotations import point_group
-from cryoem.volumes.density import DensityMap, cube, enclosing_image_size, resample
+from cryoem.volumes.density import DensityMap, crop_or_pad, cube, enclosing_image_size, resample
 
 VIEWS = 16  # slices that are compared
 RINGS, ANGLES = (2, 8), 24  # first and last ring, and points on half a ring
 AXES, KEPT_AXES, APART = 500, 6, 0.96  # directions of the half sphere; the best, with cosines below APART
 SPINS = 72
-ELEMENTS = 5  # of the group, that are compared in the search
+ELEMENTS = 5  # elements of the group that are compared in the search
 FINE_RAD = 0.05
-ON_AXES = 0.98  # correlation in place, relative to that after the search, of a map that is not rotated
+SYMMETRIC = 0.8  # least correlation of a symmetric map with its copies
+ON_AXES = 0.99  # correlation in place, relative to that after the search, above which the map is not rotated
 PRIMES, LARGEST_ORDER = (2, 3, 5, 7), 8  # orders of the axes that are tried
-SAME = 0.95  # correlation relative to that of a lower order, above which the higher order is chosen
+SAME = 0.97  # correlation relative to that of a lower order, above which the higher order is chosen
 COARSE_PX = 48  # side length that is large enough for the rings
+SMALLEST_PX = 20
+FLOOR = 0.1  # density relative to the highest, above which it belongs to the particle
+POWER, MARGIN = (
+    0.99,
+    1.4,
+)  # share of the power within the radius of the particle; side of its box over its diameter
 
 
 def align_symmetry(density_map: DensityMap, symmetry: str) -> tuple[DensityMap, float]:
-    """Rotate a map so that its symmetry axes are those of ``rotations.point_group``.
+    """Rotate and shift a map so that its symmetry axes are those of ``rotations.point_group``.
+
+    The axes are assumed to pass through the centre of the particle's dense part.
 
     Parameters
     ----------
     density_map : DensityMap
         Map of any shape.
     symmetry : str
-        Point group. Maps are not rotated for ``"C1"``.
+        Point group. With ``"C1"``, the map is returned unchanged.
 
     Returns
     -------
     density_map : DensityMap
-        The given map if its axes are right already; otherwise a cube with the rotated map, in the same units.
+        The given map if its axes are already in place, or if it does not have this symmetry; otherwise a cube with the
+        moved map, in the same units.
     correlation : float
-        Mean correlation of the returned map with its symmetric copies, at low frequencies with equal weights. It is
-        close to 1 if the particle is symmetric, and for most other particles below 0.8.
+        Mean correlation of the map with its symmetric copies about the best axes, at low frequencies with equal
+        weights. It is close to 1 for a symmetric particle, and below 0.8 for most others.
 
     Raises
     ------
@@ -54,17 +64,17 @@ def align_symmetry(density_map: DensityMap, symmetry: str) -> tuple[DensityMap, 
     group = point_group(symmetry)
     if len(group) == 1:
         return density_map, 1.0
-    rng = np.random.default_rng(0)
     boxed = cube(density_map, enclosing_image_size(density_map))
-    volume = _coarse(boxed)
-    in_place = float(_Comparison(volume, rng).correlations(group[1:]).mean())
-    frame, correlation = symmetry_frame(volume, group, rng=rng)
-    if in_place >= ON_AXES * correlation:
-        return density_map, in_place
-    matrix = frame.as_matrix().T[::-1, ::-1]  # from offsets (z, y, x) in the result to offsets in the map
     middle = np.full(3, len(boxed.data) // 2)
-    rotated = affine_transform(boxed.data, matrix, middle - matrix @ middle)
-    return DensityMap(rotated, boxed.voxel_size_angstrom), correlation
+    centre = _centre(boxed.data)
+    volume = _particle(boxed, middle)
+    in_place = float(_Comparison(volume, np.random.default_rng(0)).correlations(group[1:]).mean())
+    frame, correlation = symmetry_frame(_particle(boxed, centre), group, rng=np.random.default_rng(0))
+    if max(in_place, correlation) < SYMMETRIC or in_place >= ON_AXES * correlation:
+        return density_map, max(in_place, correlation)
+    matrix = frame.as_matrix().T[::-1, ::-1]  # from offsets (z, y, x) in the result to offsets in the map
+    moved = affine_transform(boxed.data, matrix, centre - matrix @ middle)
+    return DensityMap(moved, boxed.voxel_size_angstrom), correlation
 
 
 def rotation_axis(density_map: DensityMap) -> tuple[int, float]:
@@ -78,30 +88,57 @@ def rotation_axis(density_map: DensityMap) -> tuple[int, float]:
     Returns
     -------
     order : int
-        Order of the axis, from 2 to 8.
+        Order of the axis: 2 to 8. Higher orders are not tried.
     correlation : float
         Correlation of the map with its copies under rotations about the axis, as in ``align_symmetry``.
     """
-    volume = _coarse(cube(density_map, enclosing_image_size(density_map)))
+    boxed = cube(density_map, enclosing_image_size(density_map))
+    volume = _particle(boxed, _centre(boxed.data))
+    compared = _Comparison(volume, np.random.default_rng(0))
+    scores = {
+        order: compared.correlations(Rotation.from_rotvec(_axes() * 2 * np.pi / order)) for order in PRIMES
+    }
+    prime = max(PRIMES, key=lambda order: scores[order].max())
 
     def correlation(order: int) -> float:
         return symmetry_frame(volume, point_group(f"C{order}"), rng=np.random.default_rng(0))[1]
 
-    found = {order: correlation(order) for order in PRIMES}
-    prime = order = max(found, key=found.get)
-    best = found[prime]
-    for multiple in range(2 * prime, LARGEST_ORDER + 1, prime):
-        if (higher := correlation(multiple)) >= SAME * found[prime]:
-            order, best = multiple, higher
+    order, best = prime, (lowest := correlation(prime))
+    if lowest >= SYMMETRIC:
+        for multiple in range(2 * prime, LARGEST_ORDER + 1, prime):
+            if (higher := correlation(multiple)) >= SAME * lowest:
+                order, best = multiple, higher
     return order, best
 
 
-def _coarse(density_map: DensityMap) -> np.ndarray:
-    """Return a cube with at most ``COARSE_PX`` voxels along each side."""
+def _axes() -> np.ndarray:
+    """Return directions that cover the half sphere evenly: (AXES, 3)."""
+    i = np.arange(AXES) + 0.5
+    z, azimuth = 1 - i / AXES, np.pi * (1 + np.sqrt(5)) * i
+    return np.stack([*(np.sqrt(1 - z**2) * np.stack([np.cos(azimuth), np.sin(azimuth)])), z], axis=1)
+
+
+def _weights(volume: np.ndarray) -> np.ndarray:
+    """Return the squared density above the noise."""
+    return np.square(np.maximum(volume - FLOOR * volume.max(), 0), dtype=float)
+
+
+def _centre(volume: np.ndarray) -> np.ndarray:
+    """Return the centre (z, y, x) of the dense part of a map, in voxels."""
+    return np.array(center_of_mass(_weights(volume)))
+
+
+def _particle(density_map: DensityMap, centre: np.ndarray) -> np.ndarray:
+    """Return a cube about a centre (z, y, x) that just contains the particle, with at most ``COARSE_PX`` voxels."""
     size = len(density_map.data)
-    if size > COARSE_PX:
-        density_map = resample(density_map, density_map.voxel_size_angstrom * size / COARSE_PX)
-    return density_map.data
+    about = DensityMap(shift(density_map.data, size // 2 - centre, order=1), density_map.voxel_size_angstrom)
+    radius = np.sqrt(sum(np.square(axis - size // 2) for axis in np.ogrid[:size, :size, :size]))
+    power = np.bincount(np.round(radius).astype(int).ravel(), _weights(about.data).ravel())
+    extent = int(np.searchsorted(np.cumsum(power), POWER * power.sum()))
+    about = crop_or_pad(about, max(SMALLEST_PX, 2 * int(np.ceil(MARGIN * extent))))
+    if len(about.data) > COARSE_PX:
+        about = resample(about, about.voxel_size_angstrom * len(about.data) / COARSE_PX)
+    return about.data
 
 
 def symmetry_frame(
@@ -129,9 +166,7 @@ def symmetry_frame(
     # elements of the highest order have the smallest angle
     first = others[0]
     axis = first.as_rotvec() / first.magnitude()
-    i = np.arange(AXES) + 0.5
-    z, azimuth = 1 - i / AXES, np.pi * (1 + np.sqrt(5)) * i
-    axes = np.stack([*(np.sqrt(1 - z**2) * np.stack([np.cos(azimuth), np.sin(azimuth)])), z], axis=1)
+    axes = _axes()
     scores = compared.correlations(Rotation.from_rotvec(axes * first.magnitude()))
     kept: list[np.ndarray] = []
     for best in np.argsort(-scores):

@@ -159,11 +159,11 @@ def fetch(name: str) -> Path:
     """Return the local path of a registry file, and download the file on first use.
 
     A file in ``$CRYOEM_DATA`` or its subfolders ``maps/``, ``models/`` and ``particles/`` takes precedence over a file
-    in ``data_folder()``; there, the model of a PDB entry may also be a ``.cif``, ``.pdb.gz`` or ``.pdb`` file. The file
-    for an entry in ``ENTRIES`` or ``PARTICLE_ENTRIES`` must have the SHA-256 given there. The checksums for other PDB
-    and EMDB entries are not known in advance. When such a file in ``data_folder()`` is first used, its completeness is
-    checked and its SHA-256 is stored next to it in ``<file>.sha256``. Afterwards, the file must have this checksum. To
-    accept a new release of the entry, delete both files.
+    in ``data_folder()``. In ``$CRYOEM_DATA``, the model of a PDB entry may also be a ``.cif``, ``.pdb.gz`` or ``.pdb``
+    file. The file for an entry in ``ENTRIES`` or ``PARTICLE_ENTRIES`` must have the SHA-256 given there. The checksums
+    for other PDB and EMDB entries are not known in advance. When such a file in ``data_folder()`` is first used, its
+    completeness is checked and its SHA-256 is stored next to it in ``<file>.sha256``. Afterwards, the file must have
+    this checksum. To accept a new release of the entry, delete both files.
 
     Parameters
     ----------
@@ -187,8 +187,8 @@ def fetch(name: str) -> Path:
     if root := os.environ.get("CRYOEM_DATA"):
         stem = entry.file_name.removesuffix(".cif.gz")
         names = [entry.file_name] if stem == entry.file_name else [stem + suffix for suffix in LOCAL_MODELS]
-        for folder, name in itertools.product((".", "maps", "models", "particles"), names):
-            local = Path(root) / folder / name
+        for folder, file_name in itertools.product((".", "maps", "models", "particles"), names):
+            local = Path(root) / folder / file_name
             if local.is_file():
                 if entry.sha256 is not None:
                     _verify(local, entry.sha256)
