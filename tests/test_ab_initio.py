@@ -318,15 +318,15 @@ def test_a_map_that_does_not_have_the_symmetry_is_not_moved():
         same, correlation = orientations.align_symmetry(density_map, "D3")
         assert same is density_map
         assert correlation < orientations.SYMMETRIC
-        assert orientations.rotation_axis(density_map)[1] < orientations.SYMMETRIC
+        assert orientations.nearest_symmetry(density_map)[1] < orientations.SYMMETRIC
     assert orientations.align_symmetry(PARTICLE, "C1") == (PARTICLE, 1.0)
 
 
-@pytest.mark.parametrize(("symmetry", "order"), [("C3", 3), ("D4", 4)])
-def test_the_highest_axis_of_a_symmetric_map_is_named(symmetry, order):
+@pytest.mark.parametrize("symmetry", ["C3", "C6", "D2", "D4"])
+def test_the_symmetry_of_a_map_is_named(symmetry):
     tilted = DensityMap(rotated(phantom(size=24, symmetry=symmetry).data, Rotation.random(rng=5)), 5.0)
-    found, correlation = orientations.rotation_axis(tilted)
-    assert found == order
+    found, correlation = orientations.nearest_symmetry(tilted)
+    assert found == symmetry
     assert correlation > 0.95
 
 

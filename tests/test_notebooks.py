@@ -139,8 +139,8 @@ def test_a_symmetric_map_is_rotated_onto_its_axes_or_named(tmp_path):
             notebook, executed, parameters=parameters, environment={"CRYOEM_HOME": str(tmp_path)}
         )
         printed[symmetry] = outputs_of(nbformat.read(executed, as_version=4))[0]
-    assert "Warning: The map is symmetric or nearly so: it has a 3-fold axis" in printed["C1"]
-    assert "for example symmetry=C3, or a larger group" in printed["C1"]
+    assert "Warning: The map is symmetric or nearly so, under C3 (correlation " in printed["C1"]
+    assert "symmetry=C3, or a larger group" in printed["C1"]
     assert "Warning" not in printed["C3"]
     assert "The map was rotated onto the symmetry axes of C3." in printed["C3"]
     assert "Warning: The correlation of the map with its copies under D4 is " in printed["D4"]

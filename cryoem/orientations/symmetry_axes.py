@@ -24,8 +24,8 @@ ELEMENTS = 5  # elements of the group that are compared in the search
 FINE_RAD = 0.05
 SYMMETRIC = 0.8  # least correlation of a symmetric map with its copies
 ON_AXES = 0.99  # correlation in place, relative to that after the search, above which the map is not rotated
-PRIMES, LARGEST_ORDER = (2, 3, 5, 7), 8  # orders of the axes that are tried
-SAME = 0.97  # correlation relative to that of a lower order, above which the higher order is chosen
+PRIMES, LARGEST_ORDER = (2, 3, 5, 7), 8  # orders of the axes that ``nearest_symmetry`` tries
+SAME = 0.97  # correlation relative to that of a smaller group, above which the larger group is chosen
 COARSE_PX = 48  # side length that is large enough for the rings
 SMALLEST_PX = 20
 FLOOR = 0.1  # density relative to the highest, above which it belongs to the particle
@@ -77,8 +77,8 @@ def align_symmetry(density_map: DensityMap, symmetry: str) -> tuple[DensityMap, 
     return DensityMap(moved, boxed.voxel_size_angstrom), correlation
 
 
-def rotation_axis(density_map: DensityMap) -> tuple[int, float]:
-    """Find the axis about which a map is most nearly symmetric; return its order and the correlation.
+def nearest_symmetry(density_map: DensityMap) -> tuple[str, float]:
+    """Find the cyclic or dihedral group under which a map is most nearly symmetric.
 
     Parameters
     ----------
@@ -87,10 +87,11 @@ def rotation_axis(density_map: DensityMap) -> tuple[int, float]:
 
     Returns
     -------
-    order : int
-        Order of the axis: 2 to 8. Higher orders are not tried.
+    symmetry : str
+        Point group, C2 to C8 or D2 to D8. If the particle has a tetrahedral, octahedral or icosahedral group, this is
+        one of its subgroups.
     correlation : float
-        Correlation of the map with its copies under rotations about the axis, as in ``align_symmetry``.
+        Correlation of the map with its symmetric copies, as in ``align_symmetry``.
     """
     boxed = cube(density_map, enclosing_image_size(density_map))
     volume = _particle(boxed, _centre(boxed.data))
@@ -100,15 +101,18 @@ def rotation_axis(density_map: DensityMap) -> tuple[int, float]:
     }
     prime = max(PRIMES, key=lambda order: scores[order].max())
 
-    def correlation(order: int) -> float:
-        return symmetry_frame(volume, point_group(f"C{order}"), rng=np.random.default_rng(0))[1]
+    def correlation(symmetry: str) -> float:
+        return symmetry_frame(volume, point_group(symmetry), rng=np.random.default_rng(0))[1]
 
-    order, best = prime, (lowest := correlation(prime))
+    order, symmetry, lowest = prime, f"C{prime}", correlation(f"C{prime}")
+    best = lowest
     if lowest >= SYMMETRIC:
         for multiple in range(2 * prime, LARGEST_ORDER + 1, prime):
-            if (higher := correlation(multiple)) >= SAME * lowest:
-                order, best = multiple, higher
-    return order, best
+            if (higher := correlation(f"C{multiple}")) >= SAME * lowest:
+                order, symmetry, best = multiple, f"C{multiple}", higher
+        if (higher := correlation(f"D{order}")) >= SAME * lowest:
+            symmetry, best = f"D{order}", higher
+    return symmetry, best
 
 
 def _axes() -> np.ndarray:
