@@ -29,10 +29,8 @@ SAME = 0.97  # correlation relative to that of a smaller group, above which the 
 COARSE_PX = 48  # side length that is large enough for the rings
 SMALLEST_PX = 20
 FLOOR = 0.1  # density relative to the highest, above which it belongs to the particle
-POWER, MARGIN = (
-    0.99,
-    1.4,
-)  # share of the power within the radius of the particle; side of its box over its diameter
+# share of the power within the radius of the particle, and side of its box, relative to its diameter
+POWER, MARGIN = 0.99, 1.4
 
 
 def align_symmetry(density_map: DensityMap, symmetry: str) -> tuple[DensityMap, float]:
