@@ -60,7 +60,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--image-size", type=int, default=116)
     parser.add_argument("--network-image-size", type=int, default=58)
     parser.add_argument(
-        "--epochs", type=int, default=None, help="number of epochs, each of 50 steps with 128 images"
+        "--epochs", type=int, default=None, help="number of epochs, each of 100 steps with 64 images"
     )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -100,7 +100,7 @@ def main() -> None:
         image_size=arguments.network_image_size, symmetry=symmetry, with_shifts=shifted
     )
     encoder = distances.TrainedEncoder(settings.build(), settings)
-    epochs = arguments.epochs or (16 if noise == 0 else 30)
+    epochs = arguments.epochs or (10 if noise == 0 else 20)
     history = timed(
         "training",
         distances.train,
@@ -109,8 +109,8 @@ def main() -> None:
             density,
             ImagingConditions(**simulation),
             network_image_size=settings.image_size,
-            batch_size=128,
-            steps=50,
+            batch_size=64,
+            steps=100,
             with_shifts=shifted,
             seed=arguments.seed,
         ),

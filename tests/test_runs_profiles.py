@@ -96,7 +96,7 @@ def test_settings_are_described_with_their_range_and_values():
     assert "name" not in described
     assert described["batch_size"] == {
         "meaning": "images per training step; at least 2",
-        "quick": 128,
+        "quick": 32,
         "paper": 128,
         "toy": 32,
     }

@@ -151,7 +151,10 @@ def load_encoder(path: str | os.PathLike) -> TrainedEncoder:
         model = settings.build()
         model.load_weights(path)
     except Exception as error:  # Keras, h5py and TensorFlow raise many types of errors
-        raise ValueError(f"{path} does not contain weights for this encoder: {first_line(error)}") from None
+        raise ValueError(
+            f"{path} does not contain weights for this encoder, which another version of cryoem may have trained; "
+            f"train it again: {first_line(error)}"
+        ) from None
     return TrainedEncoder(model, settings)
 
 

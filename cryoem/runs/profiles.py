@@ -115,10 +115,10 @@ class DistanceSettings(DataSettings):
     feature_distance: Literal["kernel", "cosine", "euclidean", "mlp"] = setting(
         "kernel", "distance between features"
     )
-    channels: int = setting(128, "number of channels of the polar encoder", ge=4)
+    channels: int = setting(64, "number of channels of the polar encoder", ge=4)
     training_epochs: int = setting(10, "number of training epochs", ge=1)
-    steps_per_epoch: int = setting(50, "training steps per epoch", ge=1)
-    batch_size: int = setting(128, "images per training step", ge=2)
+    steps_per_epoch: int = setting(100, "training steps per epoch", ge=1)
+    batch_size: int = setting(32, "images per training step", ge=2)
     patience_epochs: int | None = setting(
         20, "epochs without improvement before training stops; None: no early stop", ge=1
     )
@@ -257,8 +257,9 @@ PROFILES = {
             n_validation=838,
             n_test=1650,
             noise_variance=0.0,
+            channels=128,
             training_epochs=200,
-            steps_per_epoch=100,
+            batch_size=128,
             search_rounds=3,
             gradient_rounds=6,
         ),
@@ -272,7 +273,6 @@ PROFILES = {
             channels=32,
             training_epochs=8,
             steps_per_epoch=50,
-            batch_size=32,
             starts=2,
             gauge_pairs=200,
             search_rounds=1,

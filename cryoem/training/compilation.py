@@ -39,7 +39,7 @@ class TrainingSchedule:
     epochs : int
         Maximum number of epochs.
     learning_rate : float
-        Peak learning rate of AdamW, reached after a short warm-up and followed by a cosine decay. Default: 0.002.
+        Peak learning rate of AdamW, reached after a short warm-up and followed by a cosine decay. Default: 0.003.
     patience : int, optional
         Number of epochs without a lower validation loss after which training stops. Default: no early stopping.
     seconds : float, optional
@@ -53,7 +53,7 @@ class TrainingSchedule:
     """
 
     epochs: int
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     patience: int | None = None
     seconds: float | None = None
 
