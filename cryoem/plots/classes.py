@@ -28,7 +28,7 @@ def class_gallery(
     resolutions_angstrom: np.ndarray,
     faults: Sequence[str],
     pixel_size_angstrom: float,
-    columns: int = 8,
+    columns: int = 6,
 ) -> go.Figure:
     """Plot class averages with the number, count and resolution of each class, and frames around junk classes.
 
@@ -45,7 +45,7 @@ def class_gallery(
     pixel_size_angstrom : float
         Pixel size in angstrom.
     columns : int
-        Maximum number of classes per row. Default: 8.
+        Maximum number of classes per row. Default: 6.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def class_gallery(
         about = f"{resolutions_angstrom[c]:.1f} Å" if np.isfinite(resolutions_angstrom[c]) else ""
         if faults[c]:
             about = f"<span style='color:{FAULT_COLOURS[faults[c]]}'>{faults[c]}</span>"
-        titles.append(f"<b>{c + 1}</b> · {counts[c]:,.0f} · {about}")
+        titles.append(f"<b>{c + 1}</b> · {counts[c]:,.0f}<br>{about}")
     return projection_gallery(
         averages[shown],
         pixel_size_angstrom=pixel_size_angstrom,

@@ -16,6 +16,7 @@ from cryoem.validation import finite_array, positive_number, whole_number
 # A triangle takes about 16 bytes in an HTML page, so the surfaces of one figure stay below 2 MB.
 TRIANGLES_PER_FIGURE = 100_000
 TRIANGLES_PER_SURFACE = 60_000
+GALLERY_WIDTH = 720  # expected width on the page, px; a wider gallery has margins at its sides
 AUTOMATIC_LEVELS = (0.6, 1.0, 1.5)
 POSITION = "x %{x:.1f} Å<br>y %{y:.1f} Å<br>z %{z:.1f} Å"
 
@@ -93,7 +94,7 @@ def projection_gallery(
     columns : int
         Maximum number of images per row.
     titles : sequence of str, optional
-        Short titles above the images, one per image. Default: no titles.
+        Short titles above the images, one per image; ``<br>`` begins a second line. Default: no titles.
     frames : sequence of str or None, optional
         Colour of the frame around each image, or None for no frame. Default: no frames.
 
@@ -112,7 +113,8 @@ def projection_gallery(
         raise ValueError(f"frames must have one entry per image ({n}), got {len(frames)}")
     rows = -(-n // columns)
     gap = max(2, width // 24)
-    headroom = gap if titles is None else max(gap, -(-height // 6))
+    lines = 0 if titles is None else 1 + max(title.count("<br>") for title in titles)
+    headroom = max(gap, -(-lines * height // 5))
     pitch_y, pitch_x = height + headroom, width + gap
     mosaic = np.full((rows * pitch_y, columns * pitch_x - gap), 255, np.uint8)
     annotations, shapes = [], []
@@ -137,7 +139,7 @@ def projection_gallery(
     fig = figure(
         annotations=annotations,
         shapes=shapes,
-        height=int(np.clip(950 * mosaic.shape[0] / mosaic.shape[1], 180, 1400)) + 54,
+        height=int(np.clip(GALLERY_WIDTH * mosaic.shape[0] / mosaic.shape[1], 180, 1400)) + 54,
         margin={"l": 10, "r": 10, "t": 34, "b": 20},
     )
     fig.add_heatmap(z=mosaic, colorscale="gray", zmin=0, zmax=255, showscale=False, hoverinfo="skip")
