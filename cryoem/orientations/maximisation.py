@@ -9,10 +9,8 @@ from cryoem.orientations.rings import RingGrid
 from cryoem.projection import fourier
 from cryoem.volumes.density import soft_sphere
 
-RADIUS, EDGE = (
-    0.35,
-    0.06,
-)  # of the sphere that contains the particle, and of its soft edge, relative to the box
+RADIUS = 0.35  # of the sphere that contains the particle, relative to the box
+EDGE = 0.06  # width of its soft edge, relative to the box
 IDENTITY = np.eye(3)[None]
 DAMPING = 0.05  # added to the sampling density before the signal is known, relative to its mean
 

@@ -165,8 +165,8 @@ def symmetric_starts(distances: np.ndarray, group: Rotation, rng: np.random.Gene
     if counts.max() < MIN_CAP:
         raise ValueError(
             f"for this symmetry, at least one image must have {MIN_CAP - 1} neighbours within {radius / 2:.3g} rad, "
-            f"but none has more than {counts.max() - 1}; use more images or more landmarks, "
-            "or train longer for more accurate distances"
+            f"but none has more than {counts.max() - 1}; use more images or more landmarks, train longer for more "
+            "accurate distances, or use the ab initio search (orientation_method=ab_initio)"
         )
     starts = []
     for centre in np.argsort(-counts, kind="stable")[:STARTS]:

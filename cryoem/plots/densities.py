@@ -57,7 +57,7 @@ def density_slices(volume: np.ndarray, *, voxel_size_angstrom: float) -> go.Figu
         layout={"height": 360, "coloraxis": grey},
         cols=3,
         subplot_titles=["z = 0", "y = 0", "x = 0"],
-        horizontal_spacing=0.12,
+        horizontal_spacing=0.16,
     )
     for column, (across, across_angstrom, up, up_angstrom, values) in enumerate(slices, start=1):
         place = {"row": 1, "col": column}
