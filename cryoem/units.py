@@ -13,6 +13,7 @@ UNITS = {
     "seconds": "s",
     "percent": "%",
 }
+PROPER = {"b": "B", "ctf": "CTF", "euclidean": "Euclidean", "fsc": "FSC", "nyquist": "Nyquist"}
 
 
 def split_unit(name: str) -> tuple[str, str]:
@@ -20,10 +21,10 @@ def split_unit(name: str) -> tuple[str, str]:
 
     The unit is empty if the name does not end in one of ``UNITS``.
     """
-    words, _, last = name.rpartition("_")
-    if words and last in UNITS:
-        return words.replace("_", " "), UNITS[last]
-    return name.replace("_", " "), ""
+    words, last = name.split("_"), ""
+    if len(words) > 1 and words[-1] in UNITS:
+        last = words.pop()
+    return " ".join(PROPER.get(word, word) for word in words), UNITS.get(last, "")
 
 
 def label_with_unit(name: str) -> str:
