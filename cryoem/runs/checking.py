@@ -13,6 +13,7 @@ from cryoem.images import correct_images, downsample
 from cryoem.particles.files import ParticleFile
 from cryoem.particles.outliers import check_images, describe_repeats
 from cryoem.particles.stack import fit_ctf_power
+from cryoem.reconstruction.misreadings import defocus_units
 from cryoem.reconstruction.pose_checks import PoseCheck, check_poses
 from cryoem.reconstruction.resolution import FSC
 from cryoem.reconstruction.rounds import FOLDS
@@ -119,6 +120,10 @@ def inspect_particles(
     good = np.delete(np.arange(len(particles)), [*unusable, *outliers])
     if poses is None:
         remarks.append("There are no poses to check.")
+        remarks += [
+            f"Without poses, a {each.name} cannot be excluded: all values are small."
+            for each in defocus_units(optics)
+        ]
     elif len(good) < FEWEST or particles.image_size < SMALLEST_PX:
         remarks.append(
             f"Poses are checked with at least {FEWEST} images of {SMALLEST_PX} px, got {len(good)} of "
