@@ -84,10 +84,10 @@ def test_a_common_displacement_is_measured(job, offset, inverse):
     rotations = job.rotations.inv() if inverse else job.rotations
     poses = Poses(rotations, job.shifts_px - np.array(offset))
     found = check_poses(job.images, poses, optics=job.optics, rng=0)
-    *others, origin = found.right
-    assert [each.name for each in others] == ["inverse rotations"] * inverse
-    shown = re.fullmatch(r"origin at \((\S+), (\S+)\) px", origin.name)
-    np.testing.assert_allclose([float(each) for each in shown.groups()], offset, atol=0.15)
+    (origin,) = (each.name for each in found.right if each.name.startswith("origin"))
+    assert {each.name for each in found.right} == {origin, *["inverse rotations"] * inverse}
+    shown = re.fullmatch(r"origin at \((\S+), (\S+)\) px", origin)
+    np.testing.assert_allclose([float(each) for each in shown.groups()], offset, atol=0.25)
 
 
 def test_a_half_turn_of_all_images_is_the_other_hand(job):
