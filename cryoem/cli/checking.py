@@ -31,8 +31,9 @@ def check(
     """Check a particle file: what was read, outliers, and whether poses and CTF are understood.
 
     If there are poses, some hundred images are compared with quick maps of the others: as read, and under the usual
-    misreadings (inverse rotations, signs of angles and shifts, pixels taken for angstrom, mirrored images, sign of the
-    CTF, inverted contrast). The handedness of the map cannot be checked, because projections do not determine it.
+    misreadings (inverse rotations, signs of angles and shifts, wrong units and scales, a constant turn or displacement,
+    mirrored images, sign of the CTF, inverted contrast). The handedness of the map cannot be checked, because
+    projections do not determine it. Images on two scales, repeated images and unusable half-sets are findings, too.
 
     \b
     Example:

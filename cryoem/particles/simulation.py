@@ -237,7 +237,7 @@ def _draw(
     if poses is None:
         if 2 * limit > projector.image_size:
             raise ValueError(
-                f"shift_limit_px (--shift-limit-px) must be at most half the image size of {projector.image_size} px, "
+                f"shift_limit_px must be at most half the image size of {projector.image_size} px, "
                 f"got {limit:g}"
             )
         shifts = rng.triangular(-limit, 0, limit, (count, 2)) if limit else None

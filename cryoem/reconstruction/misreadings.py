@@ -233,12 +233,12 @@ def possible_misreadings(poses: Poses, optics: Optics) -> tuple[list[Misreading]
             (
                 0.5,
                 "shifts twice as large",
-                "twice as large as they should be, as if in pixels of unbinned images",
+                "too large: half as large, they fit better, as if they were in pixels of unbinned images",
             ),
             (
                 2.0,
                 "shifts half as large",
-                "half as large as they should be, as if in pixels of images binned by 2",
+                "too small: twice as large, they fit better, as if they were in pixels of images binned by 2",
             ),
         )
         if min(abs(pixel * factor - 1), abs(pixel / factor - 1)) > SAME_SCALE  # not a unit
@@ -278,7 +278,7 @@ def defocus_units(optics: Optics) -> list[Misreading]:
         Misreading(
             "CTF",
             f"defocus in {unit}",
-            f"the defocus looks like {unit}, not angstrom",
+            f"the defocus looks like {unit}, not angstrom; multiply it by {factor:,.0f}",
             transfers=lambda optics, frequencies, factor=factor: scaled_defocus(optics, factor).transfers(
                 frequencies
             ),

@@ -24,7 +24,10 @@ NAMED = 10  # outliers in the list
 SHOWN, SHOWN_PX, CENTRED_PX = 12, 128, 32  # images in the page and their largest widths
 IN_SPECTRUM = 60  # images of similar defocus in the power spectrum
 HALF_MAPS = 0.143
-HAND = "Projections do not determine the handedness of the map: with all tilts negated, the images would fit as well."
+HAND = (
+    "Projections do not determine the handedness of the map: with all tilts negated, or all images turned by 180 "
+    "degrees, the images would fit as well."
+)
 
 
 @dataclass(frozen=True)
