@@ -206,7 +206,7 @@ def write_star(path: Path) -> None:
 
 
 def write_xmd(path: Path) -> None:
-    columns = {"anglePsi": 30.25, "shiftX": 4.5, "shiftY": np.arange(N) + 0.5, "samplingRate": PIXEL}
+    columns = {"anglePsi": 30.25, "shiftX": 1.5, "shiftY": np.arange(N) / 4 + 0.25, "samplingRate": PIXEL}
     table = pd.DataFrame({"image": [f"{i}@a.mrcs" for i in range(1, N + 1)], **columns})
     particles.write_xmd(path, table)
 
@@ -222,7 +222,7 @@ TEXT = {
     "no stack": (replaced("5@a.mrcs", "5@b.mrcs"), "refers to the stack b.mrcs, which was not found"),
     "a quote": (replaced("4@a.mrcs", "4@a'.mrcs"), "quote"),
     "nan": (replaced("30.25", "nan"), "finite numbers"),
-    "infinity": (replaced("4.5", "inf"), "finite numbers"),
+    "infinity": (replaced("30.25", "inf"), "finite numbers"),
     "a word": (replaced("30.25", "much"), "the column .* must contain finite numbers, got much.* in row 1"),
     "not UTF-8": (lambda content: content.replace(b"30.25", b"\xff\xfe", 1), "UTF-8"),
     "a zero byte": (replaced("30.25", "30\0"), "text file"),

@@ -202,7 +202,7 @@ FLIP = np.array([0, 0, 1, 1])
 
 
 def xmipp_file(folder, columns, images=None):
-    mrc(folder / "a.mrcs", np.ones((4, 6, 6), np.float32) if images is None else images)
+    mrc(folder / "a.mrcs", np.ones((4, 16, 16), np.float32) if images is None else images)
     write_xmd(folder / "a.xmd", pd.DataFrame({"image": names_of(4), **columns}))
     return open_particles(folder / "a.xmd")
 

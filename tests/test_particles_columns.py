@@ -21,6 +21,7 @@ from small_maps import cropped_to_64, ribosome
 
 from cryoem.contrast import ContrastTransfer
 from cryoem.images import shift
+from cryoem.particles.columns import DoubtfulValue
 from cryoem.particles.opening import open_particles
 from cryoem.particles.star import write_xmd
 from cryoem.projection.projectors import project
@@ -28,7 +29,7 @@ from cryoem.rotations import from_relion_euler_deg
 
 MICROSCOPE = {"rlnVoltage": 300.0, "rlnSphericalAberration": 2.7, "rlnAmplitudeContrast": 0.1}
 QUIET = pytest.mark.filterwarnings(
-    "ignore:.*(lacks the MAP|states a pixel size|has no CTF|states optics):UserWarning"
+    "ignore:.*(lacks the MAP|states a pixel size|has no CTF|states optics|states images of|place the):UserWarning"
 )
 
 
@@ -125,6 +126,7 @@ def test_every_dialect_of_relion(real_data, tmp_path, name, pixel):
 
 
 def test_origins_have_relions_sign_and_the_pixels_of_the_table(stack):
+    mrc(stack / "a.mrcs", some_images(size=8))
     angstrom = {"rlnOriginXAngst": [3.0, 0.0], "rlnOriginYAngst": [-1.5, 6.0]}
     pixels = {"rlnOriginX": [2.0, 0.0], "rlnOriginY": [-1.0, 4.0]}
     for columns in (angstrom, pixels):
@@ -275,3 +277,73 @@ def test_pixel_sizes_of_relion_30_and_of_several_stacks_or_groups(tmp_path):
         path = star(tmp_path / "a.star", names, **options)
         with pytest.raises(ValueError, match=rf"a.star has no single valid pixel size, got {sizes} angstrom"):
             open_particles(path)
+
+
+# --- values that are almost certainly wrong
+
+
+def in_every_format(folder, defocus=(1e4,), x_shift=(0.0,)):
+    """Open files of three programs with the same 5 defoci (angstrom) and shifts (pixels) in their columns."""
+    mrc(folder / "a.mrcs", some_images(size=8))
+    defocus, x_shift = np.resize(defocus, 5), np.resize(x_shift, 5)
+    constants = np.array([300.0, 2.7, 0.1])
+    relion = dict(
+        zip(("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"), constants, strict=True)
+    )
+    relion |= {"rlnDefocusU": defocus, "rlnOriginX": x_shift, "rlnOriginY": 0.0}
+    yield open_particles(star(folder / "a.star", names_of(5), optics=optics_of([1]), **relion))
+    fields = dict(zip(("ctf__accel_kv", "ctf__cs_mm", "ctf__amp_contrast"), constants, strict=True))
+    fields = {name: np.full(5, value) for name, value in fields.items()}
+    shifts = np.stack([x_shift, np.zeros(5)], axis=1)
+    yield open_particles(cs(folder / "a.cs", **fields, ctf__df1_A=defocus, alignments3D__shift=shifts))
+    table = dict(zip(("ctfVoltage", "ctfSphericalAberration", "ctfQ0"), constants, strict=True))
+    table |= {"image": names_of(5), "ctfDefocusU": defocus, "shiftX": x_shift, "shiftY": 0.0, "angleRot": 1.0}
+    write_xmd(folder / "a.xmd", pd.DataFrame(table))
+    yield open_particles(folder / "a.xmd")
+
+
+def test_a_defocus_in_micrometres_is_a_warning_in_every_format(tmp_path):
+    for file in in_every_format(tmp_path, defocus=(1.7, -0.4)):
+        with pytest.warns(DoubtfulValue) as caught:
+            assert file.defocus_angstrom[0, 0] == pytest.approx(1.7)
+        (text,) = (str(each.message) for each in caught)
+        assert re.fullmatch(
+            rf"{re.escape(str(file.path))}: the largest defocus \(\S+\) is 1.7 Å, which is implausibly small; convert "
+            r"the defoci to angstrom \(multiply micrometres by 10,000\)",
+            text,
+        )
+
+
+@pytest.mark.parametrize("defocus", [(0.0,), (0.0, 300.0), (-5e3,)])
+def test_near_focus_and_overfocus_are_possible(tmp_path, defocus):
+    for file in in_every_format(tmp_path, defocus=defocus):
+        assert file.defocus_angstrom[0, 0] == defocus[0]
+
+
+def test_a_shift_out_of_the_image_is_a_warning_in_every_format(tmp_path):
+    for file in in_every_format(tmp_path, x_shift=(0.0, -4.0, 500.0)):
+        with pytest.warns(
+            DoubtfulValue, match="the shifts of 1 of 5 images, up to 500 px, place .* of 8 px;"
+        ):
+            assert file.shifts_px[2, 0] == -500
+        assert file[:2].shifts_px[1, 0] == 4  # at the edge
+
+
+def test_another_image_size_in_the_table_means_another_pixel_size(stack):
+    size = "states images of 12 px ({}), but its stacks contain images of 6 px; if the images were rescaled, the pixel "
+    size += "size is not 1.5 but 3 angstrom (--pixel-size)"
+    relion = star(stack / "a.star", names_of(2), optics=optics_of([1]) | {"rlnImageSize": 12})
+    cryosparc = cs(stack / "a.cs", blob__shape=np.full((5, 2), 12, np.uint32))
+    for path, column in ((relion, "rlnImageSize"), (cryosparc, "blob/shape/0")):
+        with pytest.warns(DoubtfulValue) as caught:
+            open_particles(path)
+        assert [str(each.message) for each in caught] == [f"{path} {size.format(column)}"]
+        open_particles(path, pixel_size_angstrom=PIXEL)  # the user has decided
+    open_particles(cs(stack / "a.cs", blob__shape=np.full((5, 2), 6, np.uint32)))
+
+
+@pytest.mark.parametrize("pixel", [8e-10, 80.0])
+def test_a_pixel_size_in_another_unit_is_a_warning(stack, pixel):
+    path = mrc(stack / "a.mrcs", some_images(), pixel=pixel)
+    with pytest.warns(DoubtfulValue, match=f"a.mrcs: a pixel size of {pixel:g} angstrom is implausible"):
+        open_particles(path)

@@ -9,13 +9,14 @@ import warnings
 import numpy as np
 import pytest
 from command_line import invoke
-from particle_files import PIXEL, mrc, one_sentence, some_images
+from particle_files import PIXEL, mrc, one_sentence, optics_of, some_images, star
 
 from cryoem.contrast import Optics
 from cryoem.distances.exact import exact_distances
 from cryoem.files import save_arrays
 from cryoem.particles import ParticleStack, find_outliers, open_particles, usable_images, write_particles
-from cryoem.particles.outliers import BLOCK_BYTES
+from cryoem.particles.outliers import BLOCK_BYTES, describe_repeats
+from cryoem.particles.star import read_star, write_star
 from cryoem.reconstruction import reconstruct
 from cryoem.rotations import Poses
 from cryoem.volumes import read_map
@@ -164,3 +165,72 @@ def test_all_outliers_are_counted_and_a_stack_without_usable_images_is_refused(t
     with pytest.raises(ValueError, match=r"none of the 12 images in .* can be used"):
         usable_images(opened[:12], leave_out_outliers=True)
     assert os.path.getsize(tmp_path / "a.mrcs") < BLOCK_BYTES  # one block
+
+
+# --- images on two scales, and images that are listed more than once
+
+
+def two_stacks(folder, rng, *, change, merged):
+    """Write 30 and 30 images, the second half changed, into one stack or two; return the path of the table."""
+    images = rng.normal(size=(60, 12, 12)).astype(np.float32)
+    images[30:] = change(images[30:])
+    parts = {"a": images} if merged else {"a": images[:30], "b": images[30:]}
+    for name, part in parts.items():
+        mrc(folder / f"{name}.mrcs", part)
+    names = [f"{number}@{name}.mrcs" for name, part in parts.items() for number in range(1, len(part) + 1)]
+    return star(folder / "job.star", names, optics=optics_of([1]))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda images: 50 * images, "have a typical standard deviation of 50.2, but {} one of 0.98;"),
+        (lambda images: images - 40, "have a typical mean of .*, but {} one of -40;"),
+    ],
+)
+@pytest.mark.parametrize("merged", [False, True])
+def test_images_on_two_scales_are_named(tmp_path, rng, change, text, merged):
+    opened = open_particles(two_stacks(tmp_path, rng, change=change, merged=merged))
+    first, second = f"the 30 images of {tmp_path}/a.mrcs", f"the 30 images of {tmp_path}/b.mrcs"
+    if merged:
+        first, second = r"30 images \(1@a.mrcs to 30@a.mrcs\)", r"30 images \(31@a.mrcs to 60@a.mrcs\)"
+    high, low = (second, first) if "deviation" in text else (first, second)
+    expected = f"job.star: the images are on two scales: {high} {text.format(low)} normalise all images"
+    with pytest.warns(UserWarning, match=expected):
+        assert len(usable_images(opened)) == 60
+    assert find_outliers(opened) == ({}, {})
+
+
+def test_a_copy_of_an_image_under_another_name_is_found(tmp_path):
+    mrc(tmp_path / "a.mrcs", some_images())
+    os.symlink(tmp_path / "a.mrcs", tmp_path / "b.mrcs")
+    for names, text in (
+        (["1@a.mrcs", "2@a.mrcs"], ""),
+        (["1@a.mrcs", "2@a.mrcs", "2@b.mrcs"], "1 image is listed twice, such as 2@a.mrcs; unless"),
+        (
+            ["3@a.mrcs", "1@a.mrcs", "3@a.mrcs", "1@a.mrcs", "1@a.mrcs"],
+            "2 images are listed more than once, such as 3@",
+        ),
+    ):
+        found = describe_repeats(open_particles(star(tmp_path / "job.star", names, optics=optics_of([1]))))
+        assert found.startswith(text)
+        assert bool(found) == bool(text)
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_half_maps_need_images_in_both_halves_and_warn_about_copies(noisy, tmp_path):
+    images, rotations = noisy
+    path, half = tmp_path / "a.star", tmp_path / "half.star"
+    written(path, images[:30], rotations[:30])
+    rows, groups = read_star(path)
+    write_star(half, rows.assign(rlnRandomSubset=[1, *[2] * 29]), optics=groups)
+    refused = invoke("reconstruct", half, "--half-maps", "--out", tmp_path / "map.mrc")
+    expected = "cryoem: each half-set must have at least 8 images, got 1 and 29\n"
+    assert (refused.exit_code, refused.stderr) == (1, expected)
+    twice = tmp_path / "twice.star"
+    write_star(twice, rows.iloc[[*range(30), 4]], optics=groups)
+    ended = invoke("reconstruct", twice, "--half-maps", "--out", tmp_path / "map.mrc")
+    assert ended.exit_code == 0
+    assert (
+        "1 image is listed twice, such as 000005@a.mrcs; unless all copies of an image are in" in ended.stderr
+    )

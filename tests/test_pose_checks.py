@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 
 import numpy as np
@@ -17,7 +18,7 @@ from cryoem.particles.opening import open_particles
 from cryoem.particles.stack import fit_ctf_power
 from cryoem.particles.star import read_star
 from cryoem.reconstruction import check_poses, reconstruct
-from cryoem.reconstruction.misreadings import negated_defocus
+from cryoem.reconstruction.misreadings import negated_defocus, scaled_defocus
 from cryoem.rotations import Poses, from_relion_euler_deg, random_rotations, to_relion_euler_deg
 
 PIXEL = 2.5
@@ -53,6 +54,12 @@ PLANTED = {  # what was done to a file, by the name of the reading that undoes i
     "pixels for angstrom": lambda images, r, s, o: (images, r, s / o.pixel_size_angstrom, o),
     "angstrom for pixels": lambda images, r, s, o: (images, r, s * o.pixel_size_angstrom, o),
     "sign of the defocus": lambda images, r, s, o: (images, r, s, negated_defocus(o)),
+    "psi by 90 degrees": lambda images, r, s, o: (images, Rotation.from_euler("z", -np.pi / 2) * r, s, o),
+    "angles in radians": lambda images, r, s, o: (images, angles(r, *[np.pi / 180] * 3), s, o),
+    "shifts twice as large": lambda images, r, s, o: (images, r, 2 * s, o),
+    "shifts half as large": lambda images, r, s, o: (images, r, s / 2, o),
+    "defocus in nanometres": lambda images, r, s, o: (images, r, s, scaled_defocus(o, 1e-1)),
+    "defocus in micrometres": lambda images, r, s, o: (images, r, s, scaled_defocus(o, 1e-4)),
     "phase-flipped images": lambda images, r, s, o: (flip_phases(images, o), r, s, o),
 }
 
@@ -69,6 +76,26 @@ def test_two_misreadings_of_different_kinds_are_both_named(job):
     poses = Poses(job.rotations.inv(), job.shifts_px * [-1, 1])
     found = check_poses(job.images, poses, optics=job.optics, rng=0)
     assert {each.name for each in found.right} == {"inverse rotations", "sign of the x-shifts"}
+
+
+@pytest.mark.parametrize("offset", [(0.5, 0.5), (-1.0, 0.0), (0.0, 2.0)])
+@pytest.mark.parametrize("inverse", [False, True])
+def test_a_common_displacement_is_measured(job, offset, inverse):
+    rotations = job.rotations.inv() if inverse else job.rotations
+    poses = Poses(rotations, job.shifts_px - np.array(offset))
+    found = check_poses(job.images, poses, optics=job.optics, rng=0)
+    (origin,) = (each.name for each in found.right if each.name.startswith("origin"))
+    assert {each.name for each in found.right} == {origin, *["inverse rotations"] * inverse}
+    shown = re.fullmatch(r"origin at \((\S+), (\S+)\) px", origin)
+    np.testing.assert_allclose([float(each) for each in shown.groups()], offset, atol=0.25)
+
+
+def test_a_half_turn_of_all_images_is_the_other_hand(job):
+    """Rz(pi) R is J R J after a half turn of the particle: see docs/conventions.md."""
+    poses = Poses(angles(job.rotations, 1, 1, 1), job.shifts_px)
+    turned = Poses(Rotation.from_euler("z", np.pi) * poses.rotations, poses.shifts_px)
+    found = check_poses(job.images, turned, optics=job.optics, rng=0)
+    assert (found.right, found.confirmed) == ((), True)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +236,59 @@ def test_the_command_checks_stacks_without_pixel_size_and_poses(tmp_path, rng):
     assert (ended.exit_code, values["all_is_well"], values["poses_confirmed"]) == (0, True, None)
     assert values["remarks"][0].endswith("this check uses 1 Å")
     assert "There are no poses to check." in values["remarks"]
+
+
+def test_the_command_lists_what_is_wrong_with_a_table(job, tmp_path):
+    particles.write_particles(tmp_path / "a.star", job)
+    rows, groups = read_star(tmp_path / "a.star")
+    rows = rows.iloc[[*range(48), 3]].assign(rlnRandomSubset=[1, 1, *[2] * 47])
+    rows.loc[5, "rlnOriginXAngst"] = 4000.0
+    rows[["rlnDefocusU", "rlnDefocusV"]] = 0.0
+    particles.write_star(tmp_path / "b.star", rows, optics=groups.assign(rlnImageSize=48))
+    ended = invoke("check", tmp_path / "b.star", "--json")
+    assert (ended.exit_code, ended.stderr) == (0, "")
+    values = json.loads(ended.stdout)
+    for number, words in enumerate(
+        (
+            "b.star states images of 48 px (rlnImageSize), but its stacks contain images of 24 px",
+            "b.star: the shifts of 1 of 49 images, up to 1600 px, place the particle outside",
+            "the defocus is 0 in all images, although the spherical aberration is 2.7 mm",
+            "1 image is listed twice, such as 000004@a.mrcs; unless all copies",
+            "the half-sets have 2 and 47 images, too few for half-maps, which need at least 8 each",
+        )
+    ):
+        assert words in values["findings"][number]
+    assert not any("states images of" in remark for remark in values["remarks"])
+
+
+def test_the_command_names_images_on_two_scales(job, tmp_path):
+    images = job.images * np.where(np.arange(48) < 24, 1, 50)[:, None, None]
+    particles.write_particles(tmp_path / "a.star", particles.ParticleStack(images, job.optics, job.poses))
+    values = json.loads(invoke("check", tmp_path / "a.star", "--json").stdout)
+    assert re.match(
+        r"the images are on two scales: 24 images \(000025@a\S+ to 000048@a\S+\) have", values["findings"][0]
+    )
+
+
+def test_the_command_uses_the_pixel_size_of_the_stack_if_the_table_has_none(job, tmp_path):
+    particles.write_particles(tmp_path / "a.xmd", job)
+    table = particles.read_xmd(tmp_path / "a.xmd")
+    particles.write_xmd(tmp_path / "b.xmd", table.assign(samplingRate=0.0))
+    values = json.loads(invoke("check", tmp_path / "b.xmd", "--json").stdout)
+    assert (values["all_is_well"], values["facts"]["pixel size"]) == (True, "2.5 Å is used")
+    assert values["remarks"][0].endswith(
+        "such as the 2.5 of its stacks; this check uses 2.5 Å, as in the stacks"
+    )
+
+
+def test_small_defoci_are_a_remark_if_there_are_no_poses(job, tmp_path):
+    stack = particles.ParticleStack(job.images, scaled_defocus(job.optics, 0.1))
+    particles.write_particles(tmp_path / "a.star", stack)
+    values = json.loads(invoke("check", tmp_path / "a.star", "--json").stdout)
+    assert (
+        "Without poses, a defocus in nanometres cannot be excluded: all values are small."
+        in values["remarks"]
+    )
 
 
 # --- the hand

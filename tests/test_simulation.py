@@ -180,6 +180,10 @@ def test_shifts_are_triangular(density):
         ({"noise_variance": -0.5}, "noise_variance must be a finite, non-negative number, got -0.5"),
         ({"n": 0}, "n must be an integer >= 1, got 0"),
         ({"coverage": "sphere"}, "coverage must be one of so3, euler, half, .*, got 'sphere'"),
+        (
+            {"shift_limit_px": 12.5},
+            r"shift_limit_px must be at most half the image size of 24 px, got 12.5",
+        ),
         ({"image_size": 1}, "image_size must be an integer >= 2.*, got 1"),
         ({"symmetry": "Q2"}, "symmetry must be Cn, Dn, T, O or I, got 'Q2'"),
         (

@@ -31,14 +31,16 @@ def check(
     """Check a particle file: what was read, outliers, and whether poses and CTF are understood.
 
     If there are poses, some hundred images are compared with quick maps of the others: as read, and under the usual
-    misreadings (inverse rotations, signs of angles and shifts, pixels taken for angstrom, mirrored images, sign of the
-    CTF, inverted contrast). The handedness of the map cannot be checked, because projections do not determine it.
+    misreadings (inverse rotations, signs of angles and shifts, wrong units and scales, a constant turn or displacement,
+    mirrored images, sign of the CTF, inverted contrast). The handedness of the map cannot be checked, because
+    projections do not determine it. Images on two scales, repeated images and unusable half-sets are findings, too.
 
     \b
     Example:
       cryoem check job.star --html check.html
     """
     from cryoem.files.writing import write_text
+    from cryoem.particles.columns import DoubtfulValue
     from cryoem.particles.pixel_sizes import UnknownPixelSize
     from cryoem.runs.checking import inspect_particles, readings_table, render_inspection
 
@@ -50,8 +52,13 @@ def check(
         try:
             opened = opening.open(particles, as_stack=as_stack)
         except UnknownPixelSize as error:
-            notes.append(f"{error}; this check uses 1 Å")
-            opened = replace(opening, pixel_size=1.0).open(particles, as_stack=as_stack)
+            size, source = (
+                (error.header_angstrom, ", as in the stacks") if error.header_angstrom else (1.0, "")
+            )
+            notes.append(f"{error}; this check uses {size:.6g} Å{source}")
+            opened = replace(opening, pixel_size=size).open(particles, as_stack=as_stack)
+            if not source and opened.contrast is not None:
+                notes.append("The CTF cannot be checked, because it depends on the pixel size.")
         with (
             shared.progress("checking", len(opened)) as read,
             shared.progress("comparing readings", 1, unit="reading") as bar,
@@ -63,8 +70,9 @@ def check(
                 read=read,
                 compared=lambda done, known: bar(done / known),
             )
-    notes += dict.fromkeys(" ".join(str(each.message).split()) for each in caught)
-    found.remarks[:0] = notes
+    texts = {" ".join(str(each.message).split()): issubclass(each.category, DoubtfulValue) for each in caught}
+    found.remarks[:0] = notes + [text for text, doubtful in texts.items() if not doubtful]
+    found.findings[:0] = [text for text, doubtful in texts.items() if doubtful]
     if html is not None:
         about = f"{len(opened):,} images, checked with cryoem"
         write_text(html, render_inspection(found, title=particles.name, about=about))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,6 +86,13 @@ def fsc(
             shared.new_file(path, *suffixes, force=force, inputs=inputs, option=option)
     first, second = read_map(a, as_map=as_map), read_map(b, as_map=as_map)
     _check_same_grid(a, first, b, second)
+    if (first.data == second.data).all():
+        warnings.warn(
+            f"{a} and {b} contain identical maps, so their FSC is 1 and says nothing about the resolution; "
+            "compare two different maps",
+            UserWarning,
+            stacklevel=2,
+        )
     voxel, weight, family = first.voxel_size_angstrom, None, None
     if mask is not None:
         weight_map = read_map(mask, as_map=as_map)

@@ -59,6 +59,7 @@ def reconstruct(
     from cryoem.reconstruction import maps
     from cryoem.reconstruction.accumulation import accumulate_blocks
     from cryoem.reconstruction.masks import masked_half_map_fsc, particle_mask
+    from cryoem.reconstruction.rounds import FOLDS
     from cryoem.volumes.density import DensityMap
     from cryoem.volumes.maps import chimerax_script_path, write_chimerax_script, write_map
 
@@ -83,6 +84,10 @@ def reconstruct(
     )
     opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
     subset = opened.random_subset if half_maps else None
+    if half_maps:
+        shared.warn_of_repeats(opened)
+    if subset is not None:
+        maps.checked_subset(subset, count=len(opened), at_least=FOLDS)
     known = {"optics": opened.optics, "symmetry": symmetry}
     if in_memory:
         outputs = [maps.reconstruct(opened, opened.poses, method=method, **known)]
@@ -213,6 +218,7 @@ def refine(
         + COPIES_OF_SUMS * memory_bytes(opened.image_size, half_maps=False)
     )
     opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
+    shared.warn_of_repeats(opened)
     schedule = RefinementSchedule(search_rounds=search_rounds, gradient_rounds=gradient_rounds)
     rounds = search_rounds + gradient_rounds + min(gradient_rounds, refinement.JOINT_ROUNDS)
     finished = itertools.count(1)

@@ -229,6 +229,14 @@ def check_images(opened: ParticleFile, *, leave_out_outliers: bool) -> tuple[Par
     return (opened if len(rows) == len(opened) else opened[rows]), rows
 
 
+def warn_of_repeats(opened: ParticleFile) -> None:
+    """Warn if a particle file, from which half-maps are made, lists images more than once."""
+    from cryoem.particles.outliers import describe_repeats
+
+    if text := describe_repeats(opened):
+        warnings.warn(f"{opened.path}: {text}", UserWarning, stacklevel=2)
+
+
 @contextmanager
 def shared_work(
     description: str, total: int, *, workers: int, scheduler: str | None, **ordering

@@ -21,6 +21,7 @@ NECESSARY = ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast")
 CONSTANTS = (*NECESSARY, "b_factor_angstrom2", "phase_shift_rad", "inverted")
 DEFOCUS = ("defocus_u_angstrom", "defocus_v_angstrom", "azimuth_rad")
 POSSIBLE = LIMITS | dict.fromkeys(DEFOCUS[:2], (-LARGEST_DEFOCUS_ANGSTROM, LARGEST_DEFOCUS_ANGSTROM))
+LEAST_LARGEST_DEFOCUS_ANGSTROM = 100.0  # below it, the largest defocus of a file is in another unit
 SMALLEST_FITTED_B_FACTOR = -30.0  # angstrom^2; the default limit of RELION's fit
 # 1 in tables of images that were simulated without a CTF; cryoSPARC groups its fields by prefix
 WITHOUT_CTF, WITHOUT_CTF_FIELD = "cryoemWithoutCtf", "cryoem/without_ctf"
@@ -38,6 +39,10 @@ UNUSED = {  # optical effects that no step corrects for, with their columns and 
     "constant term of the CTF": {"ctf/scale_const": 0.0},
     "scale of the alignment": {"scale": 1.0},
 }
+
+
+class DoubtfulValue(UserWarning):
+    """A value that was read from a particle file is possible but almost certainly wrong."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +147,8 @@ def read_contrast(columns: Columns, names: dict[str, str], *, angle_unit_rad: fl
 
     Warp and M write B factors with the opposite sign. RELION's fit does not go below -30 angstrom^2. Therefore, the
     sign of a column is reversed, with a warning, if it has no positive values and goes below this limit.
+
+    Warns (``DoubtfulValue``) if the largest defocus is below 100 angstrom, as if it were in micrometres.
     """
     import pandas as pd
 
@@ -171,6 +178,14 @@ def read_contrast(columns: Columns, names: dict[str, str], *, angle_unit_rad: fl
                 f"got {values[row]:.6g} in row {row + 1}; check its unit"
             )
         found[name] = unit * values
+    largest = max(np.abs(found[name]).max() for name in DEFOCUS[:2])
+    if 0 < largest < LEAST_LARGEST_DEFOCUS_ANGSTROM:
+        warnings.warn(
+            f"{columns.path}: the largest defocus ({first}) is {largest:.3g} Å, which is implausibly small; convert "
+            "the defoci to angstrom (multiply micrometres by 10,000)",
+            DoubtfulValue,
+            stacklevel=5,
+        )
     b_factors = found["b_factor_angstrom2"]
     if b_factors.max() <= 0 and b_factors.min() < SMALLEST_FITTED_B_FACTOR:
         warnings.warn(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 UID = "uid"
 IMAGE = ("blob/path", "blob/idx")
 PIXEL = "blob/psize_A"
+IMAGE_SIZE = ("blob/shape/0", "blob/shape/1")
 SIGN = "blob/sign"
 GROUP = "ctf/exp_group_id"
 SPLIT = "alignments3D/split"

@@ -18,6 +18,7 @@ from cryoem.particles import cryosparc, projections, relion, training_folder, xm
 from cryoem.particles.columns import (
     DEFOCUS,
     Columns,
+    DoubtfulValue,
     common_transfer,
     own_values,
     states_no_ctf,
@@ -115,12 +116,25 @@ class ParticleFile:
     def shifts_px(self) -> np.ndarray | None:
         """Displacements (x, y) of the particles from pixel ``image_size // 2`` in pixels, (n, 2). None if unknown.
 
-        Positive values point towards larger x and y.
+        Positive values point towards larger x and y. Warns if a shift places a particle outside its image.
         """
         if self.program is None:
             return None
         shifts = PROGRAMS[self.program].shifts_px(self._columns, self.pixel_size_angstrom)
-        return shifts if shifts is None or self.scales is None else shifts * self.scales[:, None]
+        if shifts is None:
+            return None
+        if self.scales is not None:
+            shifts = shifts * self.scales[:, None]
+        largest = np.abs(shifts).max(axis=1)
+        outside = np.count_nonzero(largest > self.image_size / 2)
+        if outside:
+            warnings.warn(
+                f"{self.path}: the shifts of {outside} of {len(self)} images, up to {largest.max():.4g} px, place the "
+                f"particle outside its image of {self.image_size} px; check the unit of the shifts and the pixel size",
+                DoubtfulValue,
+                stacklevel=3,
+            )
+        return shifts
 
     @property
     def poses(self) -> Poses | None:

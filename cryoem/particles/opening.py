@@ -14,7 +14,7 @@ from cryoem.particles.columns import Columns, with_microscope
 from cryoem.particles.files import OPENING, PROGRAMS, ParticleFile
 from cryoem.particles.locating import find_images
 from cryoem.particles.mrc import is_stack_name, whole_stack
-from cryoem.particles.pixel_sizes import resolve_pixel_size
+from cryoem.particles.pixel_sizes import check_stated_image_size, resolve_pixel_size
 from cryoem.particles.star import RELION_IMAGE, XMIPP_IMAGE, read_star, read_xmd
 from cryoem.rotations import Poses
 from cryoem.validation import positive_number, whole_number
@@ -86,7 +86,8 @@ def open_particles(
         The pixel sizes in the argument, the table and the stack headers differ by more than 1 %; images are rescaled;
         ``microscope`` differs from the table by more than 1 %; a header lacks the MAP
         identifier, or does not state whether its bytes are signed; a file is longer than its header states; a ``.mrc``
-        file may be a density map; or a stack was found only by its file name.
+        file may be a density map; a stack was found only by its file name; or, as a ``DoubtfulValue``, the pixel size
+        is implausible, or the table states another image size than the stacks.
 
     Raises
     ------
@@ -142,6 +143,9 @@ def open_particles(
         images = find_images(path, names, None if datadir is None else Path(datadir))
         sizes = PROGRAMS[program].pixel_sizes(Columns(path, table, optics_groups))
     pixel, scales = resolve_pixel_size(path, pixel_size_angstrom, sizes, images.pixels_angstrom())
+    if sizes and pixel_size_angstrom is None:
+        columns = Columns(path, table, optics_groups)
+        check_stated_image_size(columns, PROGRAMS[program].IMAGE_SIZE, images.image_size, pixel)
     return ParticleFile(path, pixel, table, optics_groups, names, images, program, scales)
 
 

@@ -1,9 +1,11 @@
-"""Find unusable particle images (blank or not finite), and outliers (unusual pixel values)."""
+"""Find unusable particle images (blank or not finite), outliers (unusual pixel values), scales and repeated images."""
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +17,35 @@ BLOCK_BYTES = 2**25
 FARTHEST = 10.0  # robust standard deviations from the median of all images
 FACTOR = 3.0  # smallest ratio to the median, and smallest offset of the mean in standard deviations
 NAMED = 10  # images in a message
+
+
+@dataclass(frozen=True)
+class ImageCheck:
+    """Result of ``check_images``.
+
+    Attributes
+    ----------
+    unusable, outliers : dict
+        Reason, as the predicate of a sentence, for each unusable image (blank or not finite) and for each outlier, by
+        zero-based index of the image.
+    scales : tuple
+        If the other images are on two scales: the name of the value that differs, and for each scale, the larger first,
+        the zero-based indices of its images and the median of the value. Otherwise empty.
+    """
+
+    unusable: dict[int, str]
+    outliers: dict[int, str]
+    scales: tuple
+
+    def describe_scales(self, particles: ParticleFile) -> str:
+        """Return a sentence that names the images on the two scales. Empty if there is one scale."""
+        if not self.scales:
+            return ""
+        name, (high, of_high), (low, of_low) = self.scales
+        return (
+            f"the images are on two scales: {_group(particles, high)} have a typical {name} of {of_high:.3g}, but "
+            f"{_group(particles, low)} one of {of_low:.3g}; normalise all images in the same way"
+        )
 
 
 def find_outliers(
@@ -48,6 +79,16 @@ def find_outliers(
     OSError
         If a stack cannot be read.
     """
+    found = check_images(images, callback=callback)
+    return found.unusable, found.outliers
+
+
+def check_images(images: np.ndarray, *, callback: Callable[[int], None] | None = None) -> ImageCheck:
+    """Find unusable images and outliers as in ``find_outliers``, and images on two scales, such as merged stacks.
+
+    Images are on two scales if the sorted standard deviations of the images that are not outliers have a gap of a
+    factor of 3, or their sorted means one of 3 typical standard deviations.
+    """
     images = unread_images(images)
     values = np.full((len(images), 3), np.nan)  # mean, standard deviation, largest deviation from the mean
     unread: dict[int, str] = {}
@@ -66,7 +107,10 @@ def find_outliers(
     finite, blank = np.isfinite(values).all(axis=1), values[:, 2] == 0
     unusable = {int(index): "has pixels that are not finite" for index in np.flatnonzero(~finite)}
     unusable |= {int(index): "is blank" for index in np.flatnonzero(blank)} | unread
-    return unusable, _far_out(values, np.flatnonzero(finite & ~blank))
+    usable = np.flatnonzero(finite & ~blank)
+    outliers = _far_out(values, usable)
+    rest = np.setdiff1d(usable, [*outliers])
+    return ImageCheck(unusable, outliers, _two_scales(values[rest], rest))
 
 
 def usable_images(
@@ -94,14 +138,16 @@ def usable_images(
     Warns
     -----
     UserWarning
-        If images are left out, or there are outliers. The message lists their numbers and stacks.
+        If images are left out, or there are outliers, or the images are on two scales. The message lists their numbers
+        and stacks.
 
     Raises
     ------
     ValueError
         If an image is blank or not finite and ``leave_out_outliers`` is False, or if no image can be used.
     """
-    unusable, outliers = find_outliers(particles, callback=callback)
+    check = check_images(particles, callback=callback)
+    unusable, outliers = check.unusable, check.outliers
     found = dict(sorted((unusable | outliers).items()))
     count, path = len(particles), particles.path
     if len(unusable) == count:
@@ -117,7 +163,26 @@ def usable_images(
     elif found:
         message = f"{len(found)} of the {count} images in {path} may be outliers: {_named(particles, found)}; {remedy}"
         warnings.warn(message, UserWarning, stacklevel=2)
+    if scales := check.describe_scales(particles):
+        warnings.warn(f"{path}: {scales}", UserWarning, stacklevel=2)
     return np.delete(np.arange(count), list(found)) if leave_out_outliers else np.arange(count)
+
+
+def describe_repeats(particles: ParticleFile) -> str:
+    """Return a sentence about images that are listed more than once. Empty if there are none."""
+    images = particles.images
+    stacks = np.unique([os.path.realpath(stack.path) for stack in images.stacks], return_inverse=True)[1]
+    places = np.column_stack([stacks[images.stack_of], images.number_of])
+    _, first, counts = np.unique(places, axis=0, return_index=True, return_counts=True)
+    repeated = first[counts > 1]
+    if not len(repeated):
+        return ""
+    times = "twice" if counts.max() == 2 else "more than once"
+    verb = "image is" if len(repeated) == 1 else "images are"
+    return (
+        f"{len(repeated)} {verb} listed {times}, such as {particles.image_names[repeated.min()]}; unless all copies of "
+        "an image are in the same half-set, the half-map FSC is too high, so remove the copies"
+    )
 
 
 def _statistics(images) -> np.ndarray:
@@ -156,6 +221,38 @@ def _far_out(values: np.ndarray, usable: np.ndarray) -> dict[int, str]:
             typically = f"has {text} (typically {{:.3g}})".format(shown[position], np.median(shown))
             reasons.setdefault(int(usable[position]), typically)
     return reasons
+
+
+def _two_scales(values: np.ndarray, indices: np.ndarray) -> tuple:
+    """Return how the images differ if they are on two scales, as in ``ImageCheck.scales``."""
+    if len(indices) > 1:
+        mean, deviation = values[:, 0], values[:, 1]
+        for name, shown, measured, least in (
+            ("standard deviation", deviation, np.log(deviation), np.log(FACTOR)),
+            ("mean", mean, mean / np.median(deviation), FACTOR),
+        ):
+            order = np.argsort(measured)
+            gaps = np.diff(measured[order])
+            if gaps.max() > least:
+                low, high = np.split(order, [np.argmax(gaps) + 1])
+                return name, *(
+                    (np.sort(indices[rows]), float(np.median(shown[rows]))) for rows in (high, low)
+                )
+    return ()
+
+
+def _group(particles: ParticleFile, indices: np.ndarray) -> str:
+    """Name a group of images by its stacks if these contain no other images, and otherwise by its first and last."""
+    images = particles.images
+    own = np.unique(images.stack_of[indices])
+    count = len(indices)
+    if count == np.isin(images.stack_of, own).sum():
+        paths = ", ".join(str(images.stacks[stack].path) for stack in own[:NAMED])
+        return f"the {count} images of {paths}" + (
+            f" and {len(own) - NAMED} more" if len(own) > NAMED else ""
+        )
+    first, last = (particles.image_names[index] for index in (indices[0], indices[-1]))
+    return f"{count} images ({first} to {last})"
 
 
 def _named(particles: ParticleFile, found: Mapping[int, str]) -> str:

@@ -13,15 +13,23 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoem.particles.columns import DISAGREE
+from cryoem.particles.columns import DISAGREE, Columns, DoubtfulValue
 
 SAME_PIXEL = 1e-3  # largest relative difference between rounded values of the same pixel size
 LARGEST_PIXEL_ANGSTROM = 1e6
+PLAUSIBLE_ANGSTROM = (0.1, 50.0)  # of pixels in cryo-EM, from super-resolution to binned tomograms
 LARGEST_RESCALING = 1.25  # a larger ratio between pixel sizes would cost too much resolution
 
 
 class UnknownPixelSize(ValueError):
-    """Neither the user, the table nor the headers of the stacks state a valid pixel size."""
+    """The user states no pixel size, and the table or else the headers of the stacks state no valid one.
+
+    ``header_angstrom`` is the size that all headers state, or None.
+    """
+
+    def __init__(self, message: str, header_angstrom: float | None):
+        super().__init__(message)
+        self.header_angstrom = header_angstrom
 
 
 def resolve_pixel_size(
@@ -55,14 +63,27 @@ def resolve_pixel_size(
         )
         return float(sizes.max()), sizes / sizes.max()
     if argument is None and one is None:
+        header = _one_size(headers)
         if not len(sizes):
-            raise UnknownPixelSize(f"{path} has no pixel size; pass pixel_size_angstrom (--pixel-size)")
+            raise UnknownPixelSize(
+                f"{path} has no pixel size; pass pixel_size_angstrom (--pixel-size)", header
+            )
         named = "" if column is None else f" ({column})"
+        known = "" if header is None else f", such as the {header:.6g} of its stacks"
         raise UnknownPixelSize(
             f"{path} has no single valid pixel size, got {listed} angstrom{named}; "
-            "pass pixel_size_angstrom (--pixel-size)"
+            f"pass pixel_size_angstrom (--pixel-size){known}",
+            header,
         )
     used = argument or one
+    low, high = PLAUSIBLE_ANGSTROM
+    if not low <= used <= high:
+        warnings.warn(
+            f"{path}: a pixel size of {used:.4g} angstrom is implausible in cryo-EM, where it is between {low:g} and "
+            f"{high:g} angstrom; check its unit",
+            DoubtfulValue,
+            stacklevel=3,
+        )
     others = {name: _one_size(values) for name, values in stated.items()} | {"the stacks": _one_size(headers)}
     if argument is not None and one is not None and _agree(one, used):
         return used, None  # the user has already decided between the table and the headers
@@ -88,6 +109,22 @@ def resolve_pixel_size(
             stacklevel=3,
         )
     return used, None
+
+
+def check_stated_image_size(
+    columns: Columns, names: tuple[str, ...], image_size: int, pixel_size_angstrom: float
+) -> None:
+    """Warn if a table states an image size (columns ``names``) that differs from that of the images in its stacks."""
+    stated = np.unique([columns.numbers(name) for name in names if name in columns])
+    wrong = stated[stated != image_size]
+    if len(wrong):
+        warnings.warn(
+            f"{columns.path} states images of {wrong[0]:g} px ({names[0]}), but its stacks contain images of "
+            f"{image_size} px; if the images were rescaled, the pixel size is not {pixel_size_angstrom:.6g} but "
+            f"{pixel_size_angstrom * wrong[0] / image_size:.6g} angstrom (--pixel-size)",
+            DoubtfulValue,
+            stacklevel=3,
+        )
 
 
 def _agree(size: float, other: float) -> bool:

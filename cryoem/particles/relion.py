@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 GROUP, PIXEL = "rlnOpticsGroup", "rlnImagePixelSize"
+IMAGE_SIZE = ("rlnImageSize",)
 PIXELS = (PIXEL, "rlnPixelSize")
 EULER = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 ORIGIN_PX = ("rlnOriginX", "rlnOriginY")
@@ -61,7 +62,7 @@ OPTICS_ORDER = (
     "rlnVoltage",
     PIXEL,
     "rlnMicrographOriginalPixelSize",
-    "rlnImageSize",
+    *IMAGE_SIZE,
     "rlnImageDimensionality",
 )
 CONTRAST = {

@@ -34,7 +34,8 @@ class ImagingConditions:
         Variance of the white noise. Noise-free images, including the effect of the CTF, have variance 1 over the data
         set, so the signal-to-noise ratio is ``1 / noise_variance``. Default: 0.
     shift_limit_px : float
-        Largest shift along x and y in pixels. Shifts follow a triangular distribution on [-limit, limit]. Default: 0.
+        Largest shift along x and y in pixels, at most half the image size. Shifts follow a triangular distribution on
+        [-limit, limit]. Default: 0.
     coverage : str or three pairs of float
         Distribution of the orientations; see ``cryoem.rotations.random_rotations``. Default: so3.
     ctf : ContrastTransfer, optional
@@ -234,6 +235,11 @@ def _draw(
             defocus = np.column_stack([defocus + half, defocus - half, rng.uniform(0, np.pi, count)])
         optics = Optics(pixel, ctf, defocus)
     if poses is None:
+        if 2 * limit > projector.image_size:
+            raise ValueError(
+                f"shift_limit_px must be at most half the image size of {projector.image_size} px, "
+                f"got {limit:g}"
+            )
         shifts = rng.triangular(-limit, 0, limit, (count, 2)) if limit else None
         poses = Poses(rotations, shifts)
     junk = None

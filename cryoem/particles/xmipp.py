@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PIXEL = "samplingRate"
+IMAGE_SIZE = ()  # XMIPP states none
 EULER = ("angleRot", "angleTilt", "anglePsi")
 SHIFT = ("shiftX", "shiftY")
 FLIP = "flip"

@@ -11,7 +11,9 @@ from scipy.spatial.transform import Rotation
 from cryoem.contrast import Optics
 from cryoem.rotations import Poses, from_relion_euler_deg, to_relion_euler_deg
 
-SAME_PIXEL = 0.05  # distance of the pixel size from 1 angstrom at which the two units are the same
+SAME_SCALE = 0.05  # relative difference between two scales of the shifts that are the same
+LARGEST_RADIANS = 2 * np.pi  # above which angles cannot be radians
+NANOMETRES = (100.0, 5_000.0)  # defoci that may be in nanometres; smaller ones may be in micrometres
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,9 @@ class Misreading:
 
     ``rotations`` and ``shifts`` are functions of those as read, and ``transfers`` is a function of the optics and of
     (m, 2) frequencies in cycles per pixel; None if they are right as read. Misreadings of different ``group`` can
-    occur together. If ``shuffle`` is not 0, the orientations are those of other images: a control, not a misreading.
+    occur together. ``offset_px`` is the displacement in ``shifts`` that is common to all images, in pixels of the file;
+    None if there is none. If ``shuffle`` is not 0, the orientations are those of other images: a control, not a
+    misreading.
     """
 
     group: str
@@ -29,6 +33,7 @@ class Misreading:
     rotations: Callable[[Rotation], Rotation] | None = None
     shifts: Callable[[np.ndarray], np.ndarray] | None = None
     transfers: Callable[[Optics, np.ndarray], np.ndarray] | None = None
+    offset_px: tuple[float, float] | None = None
     shuffle: int = 0
 
     def can_follow(self, first: Misreading) -> bool:
@@ -40,7 +45,8 @@ class Misreading:
     def after(self, first: Misreading) -> Misreading:
         """Combine two readings of different groups."""
         parts = {
-            each: getattr(self, each) or getattr(first, each) for each in ("rotations", "shifts", "transfers")
+            each: getattr(self, each) or getattr(first, each)
+            for each in ("rotations", "shifts", "transfers", "offset_px")
         }
         return replace(self, **parts)
 
@@ -59,10 +65,38 @@ def _turned(axis) -> Callable[[Rotation], Rotation]:
     return lambda rotations: turn * rotations
 
 
-def negated_defocus(optics: Optics) -> Optics:
+def _from_radians(rotations: Rotation) -> Rotation:
+    """Take angles of a few degrees for radians."""
+    return from_relion_euler_deg(np.rad2deg(to_relion_euler_deg(rotations)))
+
+
+def scaled_defocus(optics: Optics, factor: float) -> Optics:
     defocus = np.array(optics.defocus_angstrom)
-    defocus[..., :2] *= -1  # U and V but not the azimuth
-    return replace(optics, defocus_angstrom=defocus if defocus.ndim == 2 else -optics.defocus_angstrom)
+    return replace(optics, defocus_angstrom=defocus * ([factor, factor, 1] if defocus.ndim == 2 else factor))
+
+
+def negated_defocus(optics: Optics) -> Optics:
+    return scaled_defocus(optics, -1.0)
+
+
+def displaced(reading: Misreading, offset_px: np.ndarray, *, shown_px: np.ndarray) -> Misreading:
+    """Return a reading with a displacement (x, y) of all particles added to its shifts.
+
+    ``offset_px`` is in pixels of the images that are compared, and ``shown_px`` in those of the file.
+    """
+    x, y = shown_px
+    finding = (
+        f"all particles are displaced by ({x:+.2f}, {y:+.2f}) px (x, y) from where their shifts place them, as if the "
+        "origin were at another pixel; add this to the shifts (subtract it from the origins in the table)"
+    )
+    parts = {
+        "group": "origin",
+        "name": f"origin at ({x:+.2f}, {y:+.2f}) px",
+        "finding": finding,
+        "offset_px": (float(x), float(y)),
+        "shifts": lambda shifts: offset_px + (reading.shifts(shifts) if reading.shifts else shifts),
+    }
+    return replace(reading, **parts)
 
 
 AS_READ = Misreading("none", "as read", "the poses are understood as they are read")
@@ -89,6 +123,13 @@ MISREADINGS = (
         "rot and psi exchanged",
         "rot and psi look exchanged",
         lambda rotations: from_relion_euler_deg(to_relion_euler_deg(rotations)[:, ::-1]),
+    ),
+    # a turn by -90 degrees is the same for the mirror image of the particle, and one by 180 degrees cannot be seen
+    Misreading(
+        "rotations",
+        "psi by 90 degrees",
+        "psi is off by 90 degrees in all images (projections do not determine whether by +90 or -90)",
+        lambda rotations: Rotation.from_euler("z", np.pi / 2) * rotations,
     ),
     Misreading(
         "images",
@@ -168,32 +209,79 @@ MISREADINGS = (
 def possible_misreadings(poses: Poses, optics: Optics) -> tuple[list[Misreading], dict[str, str]]:
     """Return the readings to try, and the reason for each group that is not tried."""
     pixel, without = optics.pixel_size_angstrom, {}
-    shifts = (
+    units = (
         Misreading(
             "shifts",
             "pixels for angstrom",
-            "the shifts look like pixels, not angstrom",
+            f"the shifts look like pixels, not angstrom (as read, they are {pixel:.4g} times too small)",
             None,
             lambda shifts: shifts * pixel,
         ),
         Misreading(
             "shifts",
             "angstrom for pixels",
-            "the shifts look like angstrom, not pixels",
+            f"the shifts look like angstrom, not pixels (as read, they are {pixel:.4g} times too large)",
             None,
             lambda shifts: shifts / pixel,
         ),
     )
-    trials = [*MISREADINGS, *shifts]
+    factors = [
+        Misreading(
+            "shifts", name, f"the shifts look {finding}", None, lambda shifts, factor=factor: shifts * factor
+        )
+        for factor, name, finding in (
+            (
+                0.5,
+                "shifts twice as large",
+                "too large: half as large, they fit better, as if they were in pixels of unbinned images",
+            ),
+            (
+                2.0,
+                "shifts half as large",
+                "too small: twice as large, they fit better, as if they were in pixels of images binned by 2",
+            ),
+        )
+        if min(abs(pixel * factor - 1), abs(pixel / factor - 1)) > SAME_SCALE  # not a unit
+    ]
+    trials = [*MISREADINGS, *units, *factors]
+    angles_deg = np.abs(to_relion_euler_deg(poses.rotations))
+    if np.ptp(angles_deg) > 0 and angles_deg.max() <= LARGEST_RADIANS:
+        trials.append(
+            Misreading(
+                "rotations", "angles in radians", "the angles look like radians, not degrees", _from_radians
+            )
+        )
     if not poses.shifts_px.any():
         without["shifts"] = "there are none"
         # without shifts, mirrored images are those of angles with the other hand
         mirrored = ("images mirrored along y", "images mirrored along x")
         trials = [each for each in trials if each.group != "shifts" and each.name not in mirrored]
-    elif abs(pixel - 1) < SAME_PIXEL:
+    elif abs(pixel - 1) < SAME_SCALE:
         without["units of the shifts"] = f"pixels and angstrom are the same, because a pixel is {pixel:.4g} Å"
-        trials = [each for each in trials if each not in shifts]
+        trials = [each for each in trials if each not in units]
+    trials += defocus_units(optics)
     if optics.ctf is None:
         without["CTF"] = "it is unknown"
         trials = [each for each in trials if each.group != "CTF"]
     return trials, without
+
+
+def defocus_units(optics: Optics) -> list[Misreading]:
+    """Return the readings of defoci that are too small for angstrom."""
+    units = []
+    defocus = np.zeros(1) if optics.ctf is None else np.abs(optics.isotropic().defocus_angstrom)
+    if defocus.min() >= NANOMETRES[0] and defocus.max() <= NANOMETRES[1]:
+        units = [("nanometres", 10.0)]
+    elif 0 < defocus.max() < NANOMETRES[0]:
+        units = [("micrometres", 10_000.0)]
+    return [
+        Misreading(
+            "CTF",
+            f"defocus in {unit}",
+            f"the defocus looks like {unit}, not angstrom; multiply it by {factor:,.0f}",
+            transfers=lambda optics, frequencies, factor=factor: scaled_defocus(optics, factor).transfers(
+                frequencies
+            ),
+        )
+        for unit, factor in units
+    ]

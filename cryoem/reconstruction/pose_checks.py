@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.reconstruction.misreadings import AS_READ, SHUFFLED, Misreading, possible_misreadings
-from cryoem.reconstruction.prediction_scores import Comparison
+from cryoem.reconstruction.prediction_scores import FEW, Comparison
 from cryoem.reconstruction.resolution import FSC, fourier_shell_correlation
 from cryoem.rotations import Poses, as_poses
 from cryoem.validation import unread_images, whole_number
@@ -27,6 +27,7 @@ from cryoem.volumes.density import DensityMap
 
 LEAST_SKEWNESS = 0.3
 FIRST = 2  # misreadings with which others are combined
+LEAST_OFFSET_PX = 0.25  # common displacement of the particles that is a misreading
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,10 @@ def check_poses(
     chosen = np.sort(order[:max_images])
     compared = Comparison(images, poses, optics, chosen, callback)
     compared.add([AS_READ, *trials, SHUFFLED])
+    origin = _with_origin(compared, AS_READ, compared.best)
+    if n < FEW:
+        not_tried["the origin"] = f"they need at least {FEW} images"
+    trials += origin
     best = compared.best
     decided = compared.confirms(best) and (best is AS_READ or compared.better(best, AS_READ))
     if n > max_images and not decided:
@@ -191,6 +196,11 @@ def check_poses(
         best = compared.best
         right = pairs[best]
         compared.add([each for each in right if each not in compared.scores])
+    if not set(origin) & set(right):
+        for displaced in _with_origin(compared, best, best):
+            trials += [displaced] if displaced not in trials else []
+            if compared.better(displaced, best):
+                best, right = displaced, [*right, displaced]
     confirmed = compared.confirms(best)
     right = right if confirmed else []
     shown = [trial for trial in (AS_READ, *trials, best.control()) if trial in compared.scores]
@@ -207,6 +217,20 @@ def check_poses(
         DensityMap(volume, compared.optics.pixel_size_angstrom),
         len(chosen),
     )
+
+
+def _with_origin(compared: Comparison, reading: Misreading, best: Misreading) -> list[Misreading]:
+    """Score a reading with the common displacement of the particles from the predictions of the best reading.
+
+    A few images do not determine it, because the origin of the particle is free. The list is empty if it is too small.
+    """
+    if len(compared.folds) < FEW:
+        return []
+    displaced = compared.displaced(reading, best)
+    if np.abs(displaced.offset_px).max() < LEAST_OFFSET_PX:
+        return []
+    compared.add([displaced])
+    return [displaced]
 
 
 def _reading(compared: Comparison, trial: Misreading) -> Reading:

@@ -20,7 +20,7 @@ from cryoem.images import (
 from cryoem.projection import fourier
 from cryoem.projection.gridding import volume_from_sums
 from cryoem.reconstruction.accumulation import FourierAccumulator, grid_slices
-from cryoem.reconstruction.misreadings import SHUFFLED, Misreading
+from cryoem.reconstruction.misreadings import SHUFFLED, Misreading, displaced
 from cryoem.rotations import Poses
 from cryoem.volumes.density import DensityMap, low_pass, soft_sphere
 
@@ -33,6 +33,8 @@ DECISIVE_Z = 4.0  # standard errors by which a reading is better than another
 DECISIVE_SHARE_OF_FEW = 0.2  # the same for few images, as a share of what the map explains
 DECISIVE_NATS = 20.0  # the same, as the total log-likelihood ratio
 NO_DIFFERENCE = 1e-3  # of the log-likelihood
+OFFSET_ROUNDS = 2  # a map of displaced images is blurred, but less so after a first correction
+OFFSET_STEPS, OFFSET_STEPS_PX = 8, (0.5, 0.05)  # of the search for a common displacement
 CONTROLS = 3  # ways to assign the orientations of other images
 DECISIVE_SPREADS = 2.0  # difference between a reading of few images and its controls, by their range
 
@@ -51,7 +53,7 @@ class Comparison:
         read = subtract_background(np.asarray(images[chosen]))
         full, n = read.shape[1], len(read)
         self.size = min(SIZE, full)
-        ratio = full / self.size
+        ratio = self.ratio = full / self.size
         self.disc = fourier_disc(self.size)
         kept = cropped_frequencies(full, self.size)[self.disc.index]
         typical = np.median(read.std(axis=(1, 2)))
@@ -76,21 +78,53 @@ class Comparison:
             if self._callback is not None:
                 self._callback(len(self.scores), known)
 
+    def displaced(self, reading: Misreading, best: Misreading) -> Misreading:
+        """Return a reading with the common displacement of the images from their predictions by the best reading."""
+        offset, trial, model = np.zeros(2), reading, best
+        for _ in range(OFFSET_ROUNDS):
+            offset = offset + self._offset(self._centred(trial), self._predict(model)[1])
+            trial = displaced(reading, offset, shown_px=offset * self.ratio)
+            model = trial.after(best) if trial.can_follow(best) else trial
+        return trial
+
+    def _offset(self, planes: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        """Return the displacement (x, y) of the images at which their correlation with the predictions is largest."""
+        spectrum = np.sum(planes * predicted.conj(), axis=0) * self.disc.weights
+        power = self.power.sum(axis=0)
+        inside = (self.shell >= 1) & (self.shell <= len(power))
+        spectrum, frequencies = (
+            spectrum[inside] / power[self.shell[inside] - 1],
+            self.disc.frequencies[inside],
+        )
+        found = np.zeros(2)
+        for step in OFFSET_STEPS_PX:  # around the best one so far
+            grid = np.stack(
+                np.meshgrid(*2 * [step * np.arange(-OFFSET_STEPS, OFFSET_STEPS + 1)]), axis=-1
+            ).reshape(-1, 2)
+            phases = np.exp(2j * np.pi * frequencies @ (found + grid).T)
+            found = found + grid[np.argmax((spectrum @ phases).real)]
+        return found
+
     def _compare(self, trial: Misreading) -> tuple:
         """Return the gain of each shell, the sums <x, p> and <p, p> in the shells of each image, and the maps."""
+        planes, predicted, maps, total = self._predict(trial)
+        cross = self._in_shells((planes.conj() * predicted).real)
+        square = self._in_shells(np.abs(predicted) ** 2)
+        gain = np.clip(cross.sum(axis=0) / np.maximum(square.sum(axis=0), 1e-30), 0, None)
+        return gain, cross, square, maps, total
+
+    def _predict(self, trial: Misreading) -> tuple:
+        """Return the centred images, their predictions by maps from other images, these maps, and the sums of all."""
         rotations = trial.rotations(self.rotations) if trial.rotations else self.rotations
         if trial.shuffle:
             order = np.random.default_rng(trial.shuffle).permutation(len(rotations))
             rotations = rotations[np.roll(order, 1)[np.argsort(order)]]  # no image keeps its own
-        shifts = trial.shifts(self.shifts) if trial.shifts else self.shifts
         transfers = None
         if self.optics.ctf is not None:
             calculate = trial.transfers or Optics.transfers
             transfers = calculate(self.optics, self.disc.frequencies)
         matrices = rotations.as_matrix()
-        planes = self.planes
-        if shifts.any():
-            planes = planes * shift_phases(-shifts, self.disc.frequencies)
+        planes = self._centred(trial)
         sums = {
             fold: grid_slices(
                 planes[self.folds == fold],
@@ -112,10 +146,12 @@ class Comparison:
             predicted[members] = fourier.read_slices(spectrum, matrices[members], self.disc.frequencies)
         if transfers is not None:
             predicted *= transfers
-        cross = self._in_shells((planes.conj() * predicted).real)
-        square = self._in_shells(np.abs(predicted) ** 2)
-        gain = np.clip(cross.sum(axis=0) / np.maximum(square.sum(axis=0), 1e-30), 0, None)
-        return gain, cross, square, maps, total
+        return planes, predicted, maps, total
+
+    def _centred(self, trial: Misreading) -> np.ndarray:
+        """Return the images without their shifts."""
+        shifts = trial.shifts(self.shifts) if trial.shifts else self.shifts
+        return self.planes * shift_phases(-shifts, self.disc.frequencies) if shifts.any() else self.planes
 
     def _in_shells(self, values: np.ndarray) -> np.ndarray:
         """Sum (n, m) values over the shells of each image: (n, shells), without the zero frequency and Nyquist."""

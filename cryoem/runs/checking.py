@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from cryoem import plots
+from cryoem.contrast import Optics
 from cryoem.images import correct_images, downsample
 from cryoem.particles.files import ParticleFile
-from cryoem.particles.outliers import find_outliers
+from cryoem.particles.outliers import check_images, describe_repeats
 from cryoem.particles.stack import fit_ctf_power
+from cryoem.reconstruction.misreadings import defocus_units
 from cryoem.reconstruction.pose_checks import PoseCheck, check_poses
 from cryoem.reconstruction.resolution import FSC
+from cryoem.reconstruction.rounds import FOLDS
 from cryoem.runs.report import embeddable, render_page
 
 FEWEST, SMALLEST_PX = 4, 16  # images and width for which poses can be checked
@@ -21,7 +24,10 @@ NAMED = 10  # outliers in the list
 SHOWN, SHOWN_PX, CENTRED_PX = 12, 128, 32  # images in the page and their largest widths
 IN_SPECTRUM = 60  # images of similar defocus in the power spectrum
 HALF_MAPS = 0.143
-HAND = "Projections do not determine the handedness of the map: with all tilts negated, the images would fit as well."
+HAND = (
+    "Projections do not determine the handedness of the map: with all tilts negated, or all images turned by 180 "
+    "degrees, the images would fit as well."
+)
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,8 @@ def inspect_particles(
         If a stack cannot be read.
     """
     rng = np.random.default_rng(rng)
-    unusable, outliers = find_outliers(particles, callback=read)
+    pixels = check_images(particles, callback=read)
+    unusable, outliers = pixels.unusable, pixels.outliers
     optics, poses, subset = particles.optics, particles.poses, particles.random_subset
     facts = _facts(particles, optics, poses, subset)
     facts["unusable images"] = _named(particles, unusable)
@@ -107,10 +114,19 @@ def inspect_particles(
         for found, verb in ((unusable, "cannot be used"), (outliers, "may be outliers"))
         if found
     ]
+    findings += [
+        text
+        for text in (pixels.describe_scales(particles), *_table_findings(particles, optics, subset))
+        if text
+    ]
     remarks, check = [], None
     good = np.delete(np.arange(len(particles)), [*unusable, *outliers])
     if poses is None:
         remarks.append("There are no poses to check.")
+        remarks += [
+            f"Without poses, a {each.name} cannot be excluded: all values are small."
+            for each in defocus_units(optics)
+        ]
     elif len(good) < FEWEST or particles.image_size < SMALLEST_PX:
         remarks.append(
             f"Poses are checked with at least {FEWEST} images of {SMALLEST_PX} px, got {len(good)} of "
@@ -192,6 +208,29 @@ def _facts(particles: ParticleFile, optics, poses, subset) -> dict[str, str]:
     if subset is not None:
         facts["half-sets"] = " and ".join(f"{count:,}" for count in np.bincount(subset)) + " images"
     return facts
+
+
+def _table_findings(particles: ParticleFile, optics: Optics, subset: np.ndarray | None) -> list[str]:
+    """Return findings on defoci, repeated images and half-sets."""
+    findings = []
+    ctf = optics.ctf
+    if (
+        ctf is not None
+        and ctf.spherical_aberration_mm
+        and not (ctf.phase_shift_rad or optics.defocus_angstrom.any())
+    ):
+        findings.append(
+            f"the defocus is 0 in all images, although the spherical aberration is {ctf.spherical_aberration_mm:g} mm, "
+            "as if it was never estimated; estimate it, or remove the columns of the CTF"
+        )
+    if text := describe_repeats(particles):
+        findings.append(text)
+    if subset is not None and (counts := np.bincount(subset)).min() < FOLDS:
+        findings.append(
+            f"the half-sets have {counts[0]:,} and {counts[1]:,} images, too few for half-maps, which need at least "
+            f"{FOLDS} each; divide the images evenly"
+        )
+    return findings
 
 
 def _pose_findings(check: PoseCheck) -> list[str]:
