@@ -289,6 +289,20 @@ def test_commands_take_constants_and_passthrough_files(stack):
         assert (ctf.voltage_kv, ctf.amplitude_contrast) == ((300, 0.05), (300, 0.1))[number]
 
 
+def test_a_passthrough_file_is_an_input_that_no_output_replaces(stack):
+    uid = np.arange(5, dtype=np.uint64)
+    poses = {"alignments3D__pose": np.zeros((5, 3)), "alignments3D__shift": np.zeros((5, 2))}
+    selected, other = cs(stack / "a.cs", uid=uid, **poses), cs(stack / "b.cs", uid=uid, **CS_CTF)
+    before = other.read_bytes()
+    assert other in open_particles(selected, passthrough=other).paths
+    maps = ["--out", stack / "a.mrc", "--poses", other]
+    for command, outputs in (("convert", [other]), ("refine", maps), ("abinitio", maps)):
+        ended = invoke(command, selected, *outputs, "--passthrough", other, "--force")
+        assert (ended.exit_code, ended.stdout) == (1, "")
+        assert ended.stderr.startswith(f"cryoem: {other} is an input of this command")
+    assert other.read_bytes() == before
+
+
 # --- phase shift, B factor and scale of each image
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,18 +75,18 @@ def classify2d(
 
     from cryoem.files.writing import new_folder, write_text
     from cryoem.particles.mrc import write_stack
+    from cryoem.particles.naming import names_for_table
     from cryoem.particles.relion import relion_tables
     from cryoem.particles.star import write_star
-    from cryoem.particles.writing import names_for_table
     from cryoem.udl.classification import ROUNDS, classify
 
     given = {"shift_deviation_px": shift_deviation_px, "rounds": rounds}
     given = {name: value for name, value in given.items() if value is not None}
     with new_folder(out) as folder:
         opened = opening.open(particles, as_stack=as_stack)
-        names_for_table(
-            opened, folder / STAR_FILE, new_stacks=(AVERAGES_FILE,)
-        )  # raises an error, before the search
+        with warnings.catch_warnings(action="ignore"):  # given below
+            # raises an error, before the search
+            names_for_table(opened, folder / STAR_FILE, new_stacks=(AVERAGES_FILE,))
         opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
         names = names_for_table(opened, folder / STAR_FILE, new_stacks=(AVERAGES_FILE,))
         shared.check_memory(len(opened) * (16.0 * opened.image_size**2 + RING_BYTES))
@@ -187,8 +188,8 @@ def _numbers(keep: str) -> list[int]:
 
 def _keep(opened: ParticleFile, numbers: list[int], out: Path, *, force: bool) -> Answer:
     """Write the rows of a table that belong to the given classes."""
+    from cryoem.particles.naming import names_for_table
     from cryoem.particles.star import write_star
-    from cryoem.particles.writing import names_for_table
 
     shared.new_file(out, ".star", force=force, inputs=opened.paths)
     if opened.program != "relion" or CLASS not in opened.table:

@@ -61,8 +61,8 @@ def flip(
         return Answer(f"mirrored map: {out}", values)
     shared.new_file(out, ".star", ".cs", force=force, inputs=(source,))
     opened = open_particles(source, pixel_size_angstrom=pixel_size, datadir=datadir)
-    shared.refuse_input(out, opened.paths)
     if opened.poses is None:
         raise ValueError(f"{source} has no orientations to flip")
+    shared.check_poses(out, opened, force=force)
     write_poses(out, opened, opened.poses.mirrored)
     return Answer(f"{len(opened):,} poses of the other hand: {out}", {"poses": out, "images": len(opened)})

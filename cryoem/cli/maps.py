@@ -186,7 +186,7 @@ def refine(
     from cryoem import plots
     from cryoem.cli.handoff import how_to_view
     from cryoem.files.writing import atomic_write_many
-    from cryoem.particles.writing import names_for_table, write_poses
+    from cryoem.particles.writing import write_poses
     from cryoem.reconstruction import pose_steps, refinement
     from cryoem.reconstruction.accumulation import memory_bytes
     from cryoem.reconstruction.rounds import RefinementSchedule
@@ -198,14 +198,13 @@ def refine(
     shared.new_file(chimerax_script_path(out), ".cxc", force=force)
     shared.new_file(poses, ".star", ".cs", force=force, inputs=(particles,), option="--poses")
     opened = opening.open(particles)
-    for path in (*paths, poses):
+    for path in paths:
         shared.refuse_input(path, opened.paths)
     if opened.poses is None:
         raise ValueError(
             f"{particles} has no orientations to refine; `cryoem abinitio` finds them from the images alone"
         )
-    if not opened.images.in_mrc:
-        names_for_table(opened, poses)  # raises an error, before the refinement
+    shared.check_poses(poses, opened, force=force, option="--poses")
     shared.check_memory(
         PROGRAM_BYTES
         + min(pose_steps.KEPT_BYTES, 4 * len(opened) * opened.image_size**2)

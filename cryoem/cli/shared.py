@@ -17,6 +17,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 NOTHING_WRITTEN = "nothing was written; rerun the command to start over"
 NOTHING_CHANGED = "nothing was changed"
+_outputs: ContextVar[dict[str, str]] = ContextVar("outputs")  # of the command that runs: options by path
 EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)  # their messages are complete sentences
 
 # memory limits of containers and batch jobs, in the two versions of control groups
@@ -85,6 +87,7 @@ def command(*, afterwards: str, on_device: bool = False) -> Callable:
             debug: Debug = False,
             **kwargs,
         ) -> None:
+            _outputs.set({})
             try:
                 for name, bundle in bundles.items():
                     kwargs[name] = bundle(**{field.name: kwargs.pop(field.name) for field in fields(bundle)})
@@ -177,8 +180,8 @@ def new_file(
 ) -> Path:
     """Return ``out``, the value of ``option``, if the command can write this file; otherwise raise an error.
 
-    The name must end in one of ``suffixes``, the folder must exist and be writable, and the file must not be an input
-    of the command. If the file exists, ``force`` is required.
+    The name must end in one of ``suffixes``, the folder must exist and be writable, and the file must be neither an
+    input nor another output of the command. If the file exists, ``force`` is required.
     """
     from cryoem.files.writing import check_writable
 
@@ -190,8 +193,12 @@ def new_file(
         raise FileNotFoundError(f"the folder of {option} {out} does not exist; create it first")
     if out.is_dir():
         raise ValueError(f"{option} must be a file, got the folder {out}")
+    outputs, place = _outputs.get(), os.path.realpath(out)
+    if place in outputs:
+        raise ValueError(f"{outputs[place]} and {option} must be different files, got {out} for both")
+    outputs[place] = option
     refuse_input(out, inputs)
-    if out.exists() and not force:
+    if os.path.lexists(out) and not force:
         raise FileExistsError(f"{out} exists; use --force to overwrite it")
     check_writable(out)
     return out
@@ -203,6 +210,15 @@ def refuse_input(out: Path, inputs: Iterable[Path]) -> None:
         raise ValueError(
             f"{out} is an input of this command and cannot be its output; choose a different name"
         )
+
+
+def check_poses(table: Path, particles: ParticleFile, *, force: bool, option: str = "--out") -> None:
+    """Check that new poses of particles can be written to ``table``, and the stack that some tables need next to it."""
+    from cryoem.particles.writing import stack_of_poses
+
+    refuse_input(table, particles.paths)
+    if stack := stack_of_poses(table, particles):
+        new_file(stack, ".mrcs", force=force, inputs=particles.paths, option=f"the stack of {option}")
 
 
 def check_memory(needed_bytes: float) -> None:

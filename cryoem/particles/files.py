@@ -72,6 +72,8 @@ class ParticleFile:
     scales : (n,) array or None
         Factor by which each image is shrunk when it is read, if the optics groups have different pixel sizes. None if
         the images are not rescaled.
+    passthrough : Path or None
+        Passthrough file of the cryoSPARC job from which fields were added to the table. None if there is none.
 
     Notes
     -----
@@ -87,6 +89,7 @@ class ParticleFile:
     images: StackedImages = field(repr=False)
     program: str | None = None
     scales: np.ndarray | None = field(default=None, repr=False)
+    passthrough: Path | None = None
 
     def __len__(self) -> int:
         return len(self.image_names)
@@ -103,8 +106,9 @@ class ParticleFile:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Paths of the file and of the stacks that contain its images, without duplicates."""
-        return tuple(dict.fromkeys([self.path, *(stack.path for stack in self.images.stacks)]))
+        """Paths of the file, of its passthrough file and of the stacks of its images, without duplicates."""
+        more = [] if self.passthrough is None else [self.passthrough]
+        return tuple(dict.fromkeys([self.path, *more, *(stack.path for stack in self.images.stacks)]))
 
     @cached_property
     def rotations(self) -> Rotation | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import numpy as np
 from cryoem.particles import cryosparc, relion
 from cryoem.particles.columns import Columns, with_microscope
 from cryoem.particles.files import OPENING, PROGRAMS, ParticleFile
-from cryoem.particles.locating import find_images
+from cryoem.particles.locating import IMAGE_NAME, find_images, locate_stack
 from cryoem.particles.mrc import is_stack_name, whole_stack
 from cryoem.particles.pixel_sizes import resolve_pixel_size
 from cryoem.particles.star import RELION_IMAGE, XMIPP_IMAGE, read_star, read_xmd
@@ -142,7 +143,8 @@ def open_particles(
         images = find_images(path, names, None if datadir is None else Path(datadir))
         sizes = PROGRAMS[program].pixel_sizes(Columns(path, table, optics_groups))
     pixel, scales = resolve_pixel_size(path, pixel_size_angstrom, sizes, images.pixels_angstrom())
-    return ParticleFile(path, pixel, table, optics_groups, names, images, program, scales)
+    passthrough = None if passthrough is None else Path(passthrough)
+    return ParticleFile(path, pixel, table, optics_groups, names, images, program, scales, passthrough)
 
 
 def read_poses(path: str | os.PathLike, *, pixel_size_angstrom: float) -> Poses:
@@ -188,6 +190,19 @@ def read_poses(path: str | os.PathLike, *, pixel_size_angstrom: float) -> Poses:
         for name, sizes in list(PROGRAMS[program].pixel_sizes(columns).items())[:1]:
             shifts_px = shifts_px * columns.checked_pixels(sizes, name)[:, None] / pixel_size_angstrom
     return Poses(rotations, shifts_px)
+
+
+def referenced_stacks(path: str | os.PathLike) -> list[Path]:
+    """Return the stacks to which a particle table refers, as far as they exist."""
+    path = Path(path)
+    program = PROGRAM_OF.get(path.suffix.lower())
+    stacks = []
+    if program is not None and program not in OPENING:
+        names = (IMAGE_NAME.fullmatch(name) for name in _read_table(path, program)[0])
+        for name in dict.fromkeys(each[2] for each in names if each):
+            with suppress(FileNotFoundError):
+                stacks.append(locate_stack(path, name)[0])
+    return stacks
 
 
 def _read_table(
