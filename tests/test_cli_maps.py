@@ -188,6 +188,25 @@ def test_fsc_writes_a_report_and_a_sharpened_map(half_maps, tmp_path):
     assert 'src="http' not in text
 
 
+@pytest.mark.parametrize("scale", [1e25, 1e-25])
+def test_fsc_does_not_depend_on_the_units(half_maps, tmp_path, scale):
+    page, sharpened = tmp_path / "resolution.html", tmp_path / "sharp.mrc"
+    options = ["--soft-mask", "--report", page, "--sharpened", sharpened, "--json", "--force"]
+    expected = json.loads(invoke("fsc", *half_maps, *options).stdout)
+    for path in half_maps:
+        volumes.write_map(path, volumes.DensityMap(volumes.read_map(path).data * np.float32(scale), 8.0))
+    ended = invoke("fsc", *half_maps, *options)
+    assert (ended.exit_code, ended.stderr) == (0, "")
+    values = json.loads(ended.stdout)
+    np.testing.assert_allclose(values["correlation"], expected["correlation"], atol=1e-4)
+    for name in (
+        "b_factor_angstrom2",
+        "local_resolution_percentiles_angstrom",
+        "conical_resolution_range_angstrom",
+    ):
+        np.testing.assert_allclose(values[name], expected[name], rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [

@@ -80,7 +80,7 @@ def test_a_pose_is_the_rotation_vector_of_the_inverse():
 def test_dark_particles_have_a_sign_and_are_written_bright(stack):
     signs = np.array([-1, -1, 1, -1, -1], np.float32)
     file = open_particles(cs(stack / "a.cs", **CTF, blob__sign=signs))
-    with pytest.raises(ValueError, match=r"a.cs contains both bright and dark particles; select one"):
+    with pytest.raises(ValueError, match=r"a.cs contains both bright and dark particles; `cryoem convert`"):
         _ = file.ctf
     assert [file[part].ctf.inverted for part in ([0, 1], [2])] == [False, True]
     assert open_particles(cs(stack / "b.cs", **CTF)).ctf.inverted

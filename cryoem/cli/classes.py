@@ -188,6 +188,7 @@ def _numbers(keep: str) -> list[int]:
 
 def _keep(opened: ParticleFile, numbers: list[int], out: Path, *, force: bool) -> Answer:
     """Write the rows of a table that belong to the given classes."""
+    from cryoem.particles.columns import Columns
     from cryoem.particles.naming import names_for_table
     from cryoem.particles.star import write_star
 
@@ -196,7 +197,7 @@ def _keep(opened: ParticleFile, numbers: list[int], out: Path, *, force: bool) -
         raise ValueError(
             f"{opened.path} has no column {CLASS}; --keep applies to the table that an earlier run wrote, {STAR_FILE}"
         )
-    of_image = opened.table[CLASS].to_numpy(int)
+    of_image = Columns(opened.path, opened.table).numbers(CLASS).astype(int)
     if missing := sorted(set(numbers) - set(of_image)):
         raise ValueError(
             f"--keep {', '.join(map(str, missing))}: no particle in {opened.path} is in this class"
@@ -205,5 +206,6 @@ def _keep(opened: ParticleFile, numbers: list[int], out: Path, *, force: bool) -
     kept = opened[[i for i, chosen in enumerate(rows) if chosen]]
     table = kept.table.assign(rlnImageName=names_for_table(kept, out))
     write_star(out, table, optics=kept.optics_groups)
-    text = f"{len(kept):,} of {len(opened):,} particles, in {len(numbers)} classes: {out}"
+    classes = "1 class" if len(numbers) == 1 else f"{len(numbers)} classes"
+    text = f"{len(kept):,} of {len(opened):,} particles, in {classes}: {out}"
     return Answer(text, {"table": out, "images": len(kept), "images_before": len(opened), "classes": numbers})

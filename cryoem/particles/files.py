@@ -41,6 +41,7 @@ OPENING = {  # of files that contain both the images and what is known of them
     "projections": projections.open_projections,
     "training folder": training_folder.open_training_folder,
 }
+GROUPS = {"relion": relion.GROUP, "cryosparc": cryosparc.GROUP}  # columns with the numbers of optics groups
 HALF_SETS = {"relion": ("rlnRandomSubset", {1, 2}), "cryosparc": ("alignments3D/split", {0, 1})}
 
 
@@ -160,7 +161,9 @@ class ParticleFile:
         Raises a ValueError if the voltage, the spherical aberration or the amplitude contrast differs between
         particles. If the phase shift or the B factor differs, its mean is returned; ``optics`` has each image's own.
         """
-        return None if self.contrast is None else common_transfer(self.contrast, self.path)
+        if self.contrast is None:
+            return None
+        return common_transfer(self.contrast, self.path, groups=GROUPS.get(self.program, "") in self.table)
 
     @property
     def optics(self) -> Optics:
@@ -174,11 +177,11 @@ class ParticleFile:
                 self.pixel_size_angstrom, self.ctf, self.defocus_angstrom, **own_values(self.contrast)
             )
         if self.program not in OPENING and not states_no_ctf(self.table):
-            where = (
-                "; pass the passthrough file of the job (--passthrough)"
-                if self.program == "cryosparc"
-                else ""
-            )
+            where = ""
+            if self.passthrough is not None:
+                where = f"; the passthrough file {self.passthrough} has none, either"
+            elif self.program == "cryosparc":
+                where = "; pass the passthrough file of the job (--passthrough)"
             if self.program == "xmipp" and "ctfModel" in self.table:
                 where = "; its column ctfModel names files that are not read, so add ctfDefocusU and the constants"
             warnings.warn(

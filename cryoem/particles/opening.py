@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cryoem.particles import cryosparc, relion
+from cryoem.particles import cryosparc
 from cryoem.particles.columns import Columns, with_microscope
-from cryoem.particles.files import OPENING, PROGRAMS, ParticleFile
+from cryoem.particles.files import GROUPS, OPENING, PROGRAMS, ParticleFile
 from cryoem.particles.locating import IMAGE_NAME, find_images, locate_stack
 from cryoem.particles.mrc import is_stack_name, whole_stack
 from cryoem.particles.pixel_sizes import resolve_pixel_size
@@ -142,7 +142,10 @@ def open_particles(
             table, optics_groups = with_microscope(columns, PROGRAMS[program].CONTRAST, microscope)
         images = find_images(path, names, None if datadir is None else Path(datadir))
         sizes = PROGRAMS[program].pixel_sizes(Columns(path, table, optics_groups))
-    pixel, scales = resolve_pixel_size(path, pixel_size_angstrom, sizes, images.pixels_angstrom())
+    groups = table is not None and GROUPS.get(program, "") in table
+    pixel, scales = resolve_pixel_size(
+        path, pixel_size_angstrom, sizes, images.pixels_angstrom(), groups=groups
+    )
     passthrough = None if passthrough is None else Path(passthrough)
     return ParticleFile(path, pixel, table, optics_groups, names, images, program, scales, passthrough)
 
@@ -209,12 +212,11 @@ def _read_table(
     path: Path, program: str, optics_group: int | None = None, passthrough: str | os.PathLike | None = None
 ) -> tuple[list[str], pd.DataFrame, pd.DataFrame | None]:
     """Return the image names in a table, the table itself, and the optics groups of a RELION file."""
-    optics_groups = column = None
+    optics_groups, column = None, GROUPS.get(program, "")
     if program == "relion":
         table, optics_groups = read_star(path)
-        column = relion.GROUP
     elif program == "cryosparc":
-        table, column = cryosparc.read_cs(path), cryosparc.GROUP
+        table = cryosparc.read_cs(path)
         if passthrough is not None:
             table = cryosparc.with_passthrough(path, table, Path(passthrough))
     else:
@@ -228,6 +230,6 @@ def _read_table(
             raise ValueError(f"{path} has no optics group {optics_group}; it has {known}")
         table = table[groups == optics_group].reset_index(drop=True)
     if program == "cryosparc":
-        return cryosparc.image_names(path, table), table, None
+        return cryosparc.image_names(path, table, passthrough), table, None
     names = table[RELION_IMAGE if program == "relion" else XMIPP_IMAGE].astype(str).tolist()
     return names, table, optics_groups
