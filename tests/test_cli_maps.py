@@ -188,6 +188,26 @@ def test_fsc_writes_a_report_and_a_sharpened_map(half_maps, tmp_path):
     assert 'src="http' not in text
 
 
+@pytest.mark.parametrize("threshold", [1.5, 1, 0, -1])
+def test_impossible_thresholds_are_refused_before_the_maps_are_read(threshold):
+    refused = invoke("fsc", "none.mrc", "none.mrc", "--threshold", threshold)
+    sentence = f"cryoem: --threshold must be between 0 and 1, got {threshold}\n"
+    assert (refused.exit_code, refused.stderr) == (1, sentence)
+
+
+def test_empty_masks_and_maps_are_named(half_maps, tmp_path):
+    corner = np.zeros((16, 16, 16))
+    corner[0, 0, 0] = 1
+    for name, data in (("zero", 0 * corner), ("corner", corner), ("rest", 1 - corner)):
+        volumes.write_map(tmp_path / f"{name}.mrc", volumes.DensityMap(data, 8.0))
+    for maps, mask, sentence in (
+        (half_maps, "zero", f"the mask {tmp_path}/zero.mrc is empty: all of its voxels are 0"),
+        ([half_maps[0], tmp_path / "rest.mrc"], "corner", f"{tmp_path}/rest.mrc is empty under the mask"),
+    ):
+        refused = invoke("fsc", *maps, "--mask", tmp_path / f"{mask}.mrc")
+        assert (refused.exit_code, refused.stderr.startswith(f"cryoem: {sentence}")) == (1, True)
+
+
 @pytest.mark.parametrize("scale", [1e25, 1e-25])
 def test_fsc_does_not_depend_on_the_units(half_maps, tmp_path, scale):
     page, sharpened = tmp_path / "resolution.html", tmp_path / "sharp.mrc"
@@ -218,7 +238,7 @@ def test_fsc_does_not_depend_on_the_units(half_maps, tmp_path, scale):
             volumes.DensityMap(np.ones((16, 16, 16)), 8.1),
             "other.mrc must have the same voxel size, got 8 and 8.1",
         ),
-        (volumes.DensityMap(np.zeros((16, 16, 16)), 8.0), "only zeros"),
+        (volumes.DensityMap(np.zeros((16, 16, 16)), 8.0), "other.mrc is empty: all of its voxels are 0"),
     ],
     ids=["box", "voxel", "zero"],
 )
