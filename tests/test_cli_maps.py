@@ -91,6 +91,23 @@ def test_density_checks_its_options_before_it_computes(tmp_path, monkeypatch):
         assert message in refused.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["phantom"], ["phantom", "--voxel-size", 0.5], ["half-1.mrc"], ["half-1.mrc", "--voxel-size", 0.1]],
+)
+def test_a_box_that_does_not_fit_is_refused_before_any_work(half_maps, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    size = [] if "--voxel-size" in arguments else ["--size", 512]
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=123_000_000))
+    refused = invoke("density", *arguments, *size, "--out", "map.mrc")
+    needed = "16.8" if 0.1 in arguments else "1.1"  # 8 bytes for each of 1280^3 or 512^3 voxels
+    assert refused.exit_code == 1
+    assert (
+        f"about {needed} GB is needed, and 0.1 GB is available; use a smaller box, larger" in refused.stderr
+    )
+    assert not (tmp_path / "map.mrc").exists()
+
+
 # --- reconstruct
 
 

@@ -268,8 +268,11 @@ def test_constants_given_by_hand(stack):
     grouped = star(stack / "c.star", names_of(2), optics={**optics_of([1]), **MICROSCOPE}, **DEFOCI)
     with pytest.warns(UserWarning, match=r"c.star states rlnVoltage 300; using microscope=200, 2.7, 0.1$"):
         assert open_particles(grouped, microscope=(200, 2.7, 0.1)).ctf.voltage_kv == 200
-    with pytest.raises(ValueError, match=r"voltage_kv must be between 1 and 5000, got 300000"):
-        open_particles(path, microscope=(3e5, 2.7, 0.1))
+    refused = invoke("convert", path, stack / "d.star", "--microscope", 300_000, 2.7, 0.1)
+    sentence = (
+        "--microscope (kV, mm, fraction) is impossible: voltage_kv must be between 1 and 5000, got 300000"
+    )
+    assert refused.stderr.startswith(f"cryoem: {sentence}")
     with pytest.raises(ValueError, match=r"is a stack without a table, so microscope=.* does not apply"):
         open_particles(stack / "a.mrcs", microscope=(300, 2.7, 0.1))
 
@@ -297,6 +300,12 @@ def test_optics_without_a_value_are_not_stated(stack, recwarn, missing):
     tilt = np.full((5, 2), np.nan)
     assert open_particles(cs(stack / "a.cs", **CS_CTF, ctf__tilt_A=tilt)).optics.ctf.voltage_kv == 300
     assert not recwarn
+
+
+def test_half_of_the_defocus_is_not_enough(stack):
+    path = star(stack / "a.star", names_of(2), rlnDefocusV=1e4, **MICROSCOPE)
+    with pytest.raises(ValueError, match=r"a.star has rlnDefocusV but no rlnDefocusU, .*; add rlnDefocusU$"):
+        _ = open_particles(path).optics
 
 
 def test_optics_that_are_no_numbers_are_named(stack):

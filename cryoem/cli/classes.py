@@ -10,6 +10,7 @@ import typer
 
 from cryoem.cli import options, shared
 from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
+from cryoem.memory import check_memory
 
 if TYPE_CHECKING:
     from cryoem.particles.files import ParticleFile
@@ -89,7 +90,7 @@ def classify2d(
             names_for_table(opened, folder / STAR_FILE, new_stacks=(AVERAGES_FILE,))
         opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
         names = names_for_table(opened, folder / STAR_FILE, new_stacks=(AVERAGES_FILE,))
-        shared.check_memory(len(opened) * (16.0 * opened.image_size**2 + RING_BYTES))
+        check_memory(len(opened) * (16.0 * opened.image_size**2 + RING_BYTES))
         with shared.progress("classifying", rounds or ROUNDS, unit="round") as done:
             found = classify(opened, 50 if k is None else k, rng=seed, callback=done, **given)
         write_stack(folder / AVERAGES_FILE, found.averages, pixel_size_angstrom=opened.pixel_size_angstrom)
@@ -124,9 +125,8 @@ def _answer(found: Classification, out: Path, opened: ParticleFile) -> Answer:
         for c in range(len(found.counts))
     ]
     kept = int(found.counts[good].sum())
-    text = (
-        f"{len(opened):,} images in {len(rows)} classes, {len(good)} of them not junk, with {kept:,} images\n"
-    )
+    classes = _classes(len(rows))
+    text = f"{len(opened):,} images in {classes}, {len(good)} of them not junk, with {kept:,} images\n"
     if len(good):
         best = found.resolutions_angstrom[good]
         text += f"resolution of these classes: {best.min():.1f} to {best.max():.1f} Å, median {np.median(best):.1f} Å\n"
@@ -141,6 +141,10 @@ def _answer(found: Classification, out: Path, opened: ParticleFile) -> Answer:
         "classes": rows,
     }
     return Answer(text, values)
+
+
+def _classes(count: int) -> str:
+    return "1 class" if count == 1 else f"{count} classes"
 
 
 def _page(found: Classification, opened: ParticleFile) -> str:
@@ -171,7 +175,7 @@ def _page(found: Classification, opened: ParticleFile) -> str:
     )
     return render_figures(
         title=f"Classes of {opened.path.name}",
-        about=f"{len(opened):,} images in {len(found.counts)} classes; {int((~found.junk).sum())} are not junk",
+        about=f"{len(opened):,} images in {_classes(len(found.counts))}; {int((~found.junk).sum())} are not junk",
         figures={caption: gallery, about_chart: chart},
     )
 
@@ -206,6 +210,5 @@ def _keep(opened: ParticleFile, numbers: list[int], out: Path, *, force: bool) -
     kept = opened[[i for i, chosen in enumerate(rows) if chosen]]
     table = kept.table.assign(rlnImageName=names_for_table(kept, out))
     write_star(out, table, optics=kept.optics_groups)
-    classes = "1 class" if len(numbers) == 1 else f"{len(numbers)} classes"
-    text = f"{len(kept):,} of {len(opened):,} particles, in {classes}: {out}"
+    text = f"{len(kept):,} of {len(opened):,} particles, in {_classes(len(numbers))}: {out}"
     return Answer(text, {"table": out, "images": len(kept), "images_before": len(opened), "classes": numbers})

@@ -12,6 +12,7 @@ import typer
 
 from cryoem.cli import options, shared
 from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
+from cryoem.memory import check_memory
 
 if TYPE_CHECKING:
     from cryoem.particles.files import ParticleFile
@@ -78,9 +79,7 @@ def reconstruct(
         shared.refuse_input(path, opened.paths)
     if opened.poses is None:
         raise ValueError(f"{particles} has no orientations; a map cannot be reconstructed without them")
-    shared.check_memory(
-        _needed_bytes(opened, symmetry, in_memory=in_memory, half_maps=half_maps, workers=workers)
-    )
+    check_memory(_needed_bytes(opened, symmetry, in_memory=in_memory, half_maps=half_maps, workers=workers))
     opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
     subset = opened.random_subset if half_maps else None
     known = {"optics": opened.optics, "symmetry": symmetry}
@@ -205,7 +204,7 @@ def refine(
             f"{particles} has no orientations to refine; `cryoem abinitio` finds them from the images alone"
         )
     shared.check_poses(poses, opened, force=force, option="--poses")
-    shared.check_memory(
+    check_memory(
         PROGRAM_BYTES
         + min(pose_steps.KEPT_BYTES, 4 * len(opened) * opened.image_size**2)
         + COPIES_OF_BLOCK * pose_steps.BLOCK_BYTES

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+import typer.core
 
 from cryoem.devices import VARIABLE, device_chosen
 
@@ -36,8 +37,6 @@ NOTHING_CHANGED = "nothing was changed"
 _outputs: ContextVar[dict[str, str]] = ContextVar("outputs")  # of the command that runs: options by path
 EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)  # their messages are complete sentences
 
-# memory limits of containers and batch jobs, in the two versions of control groups
-MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 MAP_SUFFIXES = (".mrc", ".map", ".mrc.gz", ".map.gz")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as a JSON object.")]
@@ -54,6 +53,19 @@ class Answer:
 
     text: str
     values: Mapping[str, object]
+
+
+class Command(typer.core.TyperCommand):
+    """A command whose usage errors show the value that was given."""
+
+    def make_context(self, *args, **kwargs) -> typer.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except typer.BadParameter as error:
+            for each in getattr(error.__cause__, "errors", list)():  # of the validation by pydantic
+                if (given := f"{each['input']}") not in error.message:
+                    error.message += f", got {given}"
+            raise
 
 
 class _Terminated(KeyboardInterrupt):
@@ -219,21 +231,6 @@ def check_poses(table: Path, particles: ParticleFile, *, force: bool, option: st
     refuse_input(table, particles.paths)
     if stack := stack_of_poses(table, particles):
         new_file(stack, ".mrcs", force=force, inputs=particles.paths, option=f"the stack of {option}")
-
-
-def check_memory(needed_bytes: float) -> None:
-    """Raise a MemoryError if this machine has less memory available than a command needs."""
-    import psutil
-
-    available = psutil.virtual_memory().available
-    for path in map(Path, MEMORY_LIMITS):
-        limit = path.read_text().strip() if path.is_file() else "max"
-        available = min(available, int(limit) if limit.isdecimal() else available)
-    if needed_bytes > available:
-        raise MemoryError(
-            f"about {needed_bytes / 1e9:.1f} GB is needed, and {available / 1e9:.1f} GB is available; "
-            "use smaller images (downsample them first) or a machine with more memory"
-        )
 
 
 def check_images(opened: ParticleFile, *, leave_out_outliers: bool) -> tuple[ParticleFile, np.ndarray]:

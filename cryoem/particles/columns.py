@@ -154,6 +154,10 @@ def read_contrast(columns: Columns, names: dict[str, str], *, angle_unit_rad: fl
 
     first, second = names[DEFOCUS[0]], names[DEFOCUS[1]]
     if first not in columns:
+        if second in columns:
+            raise ValueError(
+                f"{columns.path} has {second} but no {first}, and the CTF needs both; add {first}"
+            )
         return None
     for name in NECESSARY:
         if names[name] not in columns:
@@ -228,7 +232,10 @@ def with_microscope(
     Warn about constants in the file that differ by more than 1 %.
     """
     given = dict(zip(NECESSARY, microscope, strict=True))
-    ContrastTransfer(**given)
+    try:
+        ContrastTransfer(**given)
+    except ValueError as error:
+        raise ValueError(f"microscope (kV, mm, fraction) is impossible: {error}") from None
     constants = {names[name]: value for name, value in given.items()}
     off = [
         f"{name} {columns.numbers(name)[0]:.6g}"

@@ -231,9 +231,8 @@ def _records(path: Path) -> np.ndarray:
         ) from None
     dtype, shape = records.dtype, records.shape
     if dtype.names is None or len(shape) != 1:
-        raise ValueError(
-            f"{path} must contain one record per particle, got an array with dtype {dtype} and shape {shape}"
-        )
+        kind = f"numbers ({dtype})" if dtype.names is None else "records"
+        raise ValueError(f"{path} must contain one record per particle, got {kind} with shape {shape}")
     for name in dtype.names:
         if dtype[name].base.kind not in "biufSU":
             raise ValueError(f"{path}: the field {name} must contain numbers or text, got {dtype[name]}")

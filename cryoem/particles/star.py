@@ -264,6 +264,8 @@ def _blocks(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
             if len(labels) > MOST_COLUMNS:
                 raise ValueError(f"{path}: {name} has more than {MOST_COLUMNS} columns")
         elif in_loop:
+            if not labels:
+                raise ValueError(f"{path}: the labels of {name} must begin with _, got {line[:80]!r}")
             part = "rows"
             rows.append(line)
             n_values = _count_values(path, line, f"row {len(rows)} of {name}")
