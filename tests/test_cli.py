@@ -138,6 +138,8 @@ def test_learn_runs_again_with_the_map_that_was_found(monkeypatch, run_call):
         ("--seed 1 --set seed=2", "seed must be given only once, got 1 and 2"),
         ("--noise-variance -1", "noise_variance"),
         ("--seed one", "Invalid value for '--seed'"),
+        ("--seed one", ", got one"),
+        ("--particles a.star --microscope 300 2.7 low", ", got low"),
         ("--model-map a.mrc", "--model-map requires --particles"),
         ("--map 5j0n --learn", "--learn requires --particles, and no map"),
         ("--particles a.star --model-map 5j0n --learn", "--learn requires --particles, and no map"),

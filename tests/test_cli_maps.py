@@ -91,6 +91,23 @@ def test_density_checks_its_options_before_it_computes(tmp_path, monkeypatch):
         assert message in refused.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["phantom"], ["phantom", "--voxel-size", 0.5], ["half-1.mrc"], ["half-1.mrc", "--voxel-size", 0.1]],
+)
+def test_a_box_that_does_not_fit_is_refused_before_any_work(half_maps, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    size = [] if "--voxel-size" in arguments else ["--size", 512]
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=123_000_000))
+    refused = invoke("density", *arguments, *size, "--out", "map.mrc")
+    needed = "16.8" if 0.1 in arguments else "1.1"  # 8 bytes for each of 1280^3 or 512^3 voxels
+    assert refused.exit_code == 1
+    assert (
+        f"about {needed} GB is needed, and 0.1 GB is available; use a smaller box, larger" in refused.stderr
+    )
+    assert not (tmp_path / "map.mrc").exists()
+
+
 # --- reconstruct
 
 
@@ -194,6 +211,45 @@ def test_fsc_writes_a_report_and_a_sharpened_map(half_maps, tmp_path):
     assert 'src="http' not in text
 
 
+@pytest.mark.parametrize("threshold", [1.5, 1, 0, -1])
+def test_impossible_thresholds_are_refused_before_the_maps_are_read(threshold):
+    refused = invoke("fsc", "none.mrc", "none.mrc", "--threshold", threshold)
+    sentence = f"cryoem: --threshold must be between 0 and 1, got {threshold}\n"
+    assert (refused.exit_code, refused.stderr) == (1, sentence)
+
+
+def test_empty_masks_and_maps_are_named(half_maps, tmp_path):
+    corner = np.zeros((16, 16, 16))
+    corner[0, 0, 0] = 1
+    for name, data in (("zero", 0 * corner), ("corner", corner), ("rest", 1 - corner)):
+        volumes.write_map(tmp_path / f"{name}.mrc", volumes.DensityMap(data, 8.0))
+    for maps, mask, sentence in (
+        (half_maps, "zero", f"the mask {tmp_path}/zero.mrc is empty: all of its voxels are 0"),
+        ([half_maps[0], tmp_path / "rest.mrc"], "corner", f"{tmp_path}/rest.mrc is empty under the mask"),
+    ):
+        refused = invoke("fsc", *maps, "--mask", tmp_path / f"{mask}.mrc")
+        assert (refused.exit_code, refused.stderr.startswith(f"cryoem: {sentence}")) == (1, True)
+
+
+@pytest.mark.parametrize("scale", [1e25, 1e-25])
+def test_fsc_does_not_depend_on_the_units(half_maps, tmp_path, scale):
+    page, sharpened = tmp_path / "resolution.html", tmp_path / "sharp.mrc"
+    options = ["--soft-mask", "--report", page, "--sharpened", sharpened, "--json", "--force"]
+    expected = json.loads(invoke("fsc", *half_maps, *options).stdout)
+    for path in half_maps:
+        volumes.write_map(path, volumes.DensityMap(volumes.read_map(path).data * np.float32(scale), 8.0))
+    ended = invoke("fsc", *half_maps, *options)
+    assert (ended.exit_code, ended.stderr) == (0, "")
+    values = json.loads(ended.stdout)
+    np.testing.assert_allclose(values["correlation"], expected["correlation"], atol=1e-4)
+    for name in (
+        "b_factor_angstrom2",
+        "local_resolution_percentiles_angstrom",
+        "conical_resolution_range_angstrom",
+    ):
+        np.testing.assert_allclose(values[name], expected[name], rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [
@@ -205,7 +261,7 @@ def test_fsc_writes_a_report_and_a_sharpened_map(half_maps, tmp_path):
             volumes.DensityMap(np.ones((16, 16, 16)), 8.1),
             "other.mrc must have the same voxel size, got 8 and 8.1",
         ),
-        (volumes.DensityMap(np.zeros((16, 16, 16)), 8.0), "only zeros"),
+        (volumes.DensityMap(np.zeros((16, 16, 16)), 8.0), "other.mrc is empty: all of its voxels are 0"),
     ],
     ids=["box", "voxel", "zero"],
 )

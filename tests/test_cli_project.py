@@ -62,6 +62,25 @@ def test_projections_may_have_given_poses(tmp_path):
         assert (refused.exit_code, sentence in refused.stderr) == (1, True)
 
 
+def test_the_stack_of_the_given_poses_is_not_replaced(tmp_path):
+    answer("project", "phantom", "-n", 2, "--image-size", 48, "--out", tmp_path / "a.star")
+    (tmp_path / "a.star").rename(tmp_path / "poses.star")
+    before = (tmp_path / "a.mrcs").read_bytes()
+    options = [
+        "--image-size",
+        48,
+        "--poses",
+        tmp_path / "poses.star",
+        "--out",
+        tmp_path / "a.star",
+        "--force",
+    ]
+    refused = invoke("project", "phantom", *options)
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith(f"cryoem: {tmp_path / 'a.mrcs'} contains the images of --poses ")
+    assert (tmp_path / "a.mrcs").read_bytes() == before
+
+
 def test_the_same_seed_gives_the_same_files_for_any_number_of_workers(tmp_path):
     for seed, workers, name in ((5, 1, "a"), (5, 2, "b"), (6, 1, "c")):
         out = tmp_path / f"{name}.star"

@@ -151,6 +151,34 @@ def test_an_input_is_never_replaced(tmp_path):
     assert source.read_text() == "precious"
 
 
+def test_a_link_to_a_missing_file_is_replaced_only_with_force(tmp_path):
+    out = tmp_path / "a.txt"
+    out.symlink_to(tmp_path / "missing.txt")
+    refused = write("in", out)
+    assert (refused.exit_code, refused.stderr) == (1, f"cryoem: {out} exists; use --force to overwrite it\n")
+    assert out.is_symlink()
+    assert write("in", out, "--force").exit_code == 0
+
+
+def test_two_outputs_are_never_the_same_file(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.command()
+    @command(afterwards="")
+    def do(first: Path, second: Path) -> Answer:
+        """Write."""
+        for out, option in ((first, "--figure"), (second, "--report")):
+            new_file(out, ".html", force=True, option=option)
+        return Answer("done", {})
+
+    for second in (tmp_path / "a.html", tmp_path / "link" / "a.html"):
+        refused = CliRunner().invoke(app, [str(tmp_path / "a.html"), str(second)])
+        sentence = f"cryoem: --figure and --report must be different files, got {second} for both\n"
+        assert (refused.exit_code, refused.stderr) == (1, sentence)
+    assert CliRunner().invoke(app, [str(tmp_path / "a.html"), str(tmp_path / "b.html")]).exit_code == 0
+
+
 def test_a_file_that_cannot_be_written_is_named_as_it_was_typed(tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)

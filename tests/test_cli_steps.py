@@ -351,6 +351,7 @@ def test_an_interrupted_step_leaves_no_file(tmp_path, number):
     [
         ("project map.mrc --out a.mrcs", 2, "must end in .star or .xmd or .cs, got a.mrcs"),
         ("project map.mrc -n 0 --out a.star", 2, "Invalid value for '-n'"),
+        ("project map.mrc -n 0 --out a.star", 2, "greater than or equal to 1, got 0"),
         ("project map.mrc --out a.star --coverage all", 1, "--coverage must be one of so3, "),
         ("convert particles.star particles.xmd --force", 1, "particles.mrcs"),
         ("distances particles.star --encoder encoder.weights.h5 --out encoder.weights.h5 --force", 1,

@@ -142,6 +142,18 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert names(tmp_path) == ["empty", "results"]
 
 
+def test_parents_of_a_failed_file_or_folder_are_removed(tmp_path):
+    for fails in (files.new_folder, files.atomic_write):
+        with pytest.raises(ValueError, match="refused"), fails(tmp_path / "a" / "b" / "c"):
+            raise ValueError("refused")
+        assert names(tmp_path) == []
+    (tmp_path / "a").mkdir()  # existed before
+    with pytest.raises(ValueError, match="refused"), files.new_folder(tmp_path / "a" / "b" / "c"):
+        raise ValueError("refused")
+    assert names(tmp_path) == ["a"]
+    assert names(tmp_path / "a") == []
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc, where nobody can create files")
 def test_places_where_nobody_can_write_are_found_before_the_work(monkeypatch):
     monkeypatch.chdir("/tmp")

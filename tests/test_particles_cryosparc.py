@@ -80,7 +80,7 @@ def test_a_pose_is_the_rotation_vector_of_the_inverse():
 def test_dark_particles_have_a_sign_and_are_written_bright(stack):
     signs = np.array([-1, -1, 1, -1, -1], np.float32)
     file = open_particles(cs(stack / "a.cs", **CTF, blob__sign=signs))
-    with pytest.raises(ValueError, match=r"a.cs contains both bright and dark particles; select one"):
+    with pytest.raises(ValueError, match=r"a.cs contains both bright and dark particles; `cryoem convert`"):
         _ = file.ctf
     assert [file[part].ctf.inverted for part in ([0, 1], [2])] == [False, True]
     assert open_particles(cs(stack / "b.cs", **CTF)).ctf.inverted
@@ -210,7 +210,11 @@ RECORD = "{'descr': [('blob/idx', '<u4')], 'fortran_order': False, 'shape': (%s,
         (header(RECORD % 10**9, body=bytes(8)), "is not a complete NumPy array .* greater than file size"),
         (header(RECORD % 2, body=bytes(9)), "header states 2 records and .* bytes, but the file has"),
         (header(RECORD % 0), "contains no particles: 0 records"),
-        (of_type("'<f4'", bytes(4)), "must contain one record per particle, got"),
+        (
+            of_type("'<f4'", bytes(4)),
+            r"must contain one record per particle, got numbers \(float32\) with shape",
+        ),
+        (header((RECORD % 2).replace("(2,)", "(2, 1)"), body=bytes(8)), r"got records with shape \(2, 1\)$"),
         (of_type("[('a', '|O')]", bytes(8)), "is not a complete NumPy array .* Python objects in dtype"),
         (of_type("[('a', '<c8')]", bytes(8)), "the field a must contain numbers or text, got complex64"),
         (of_type("[('a', '|S4')]", b"\xff\xfe\xfd\xfc"), "the field a is not UTF-8 text"),

@@ -268,8 +268,11 @@ def test_constants_given_by_hand(stack):
     grouped = star(stack / "c.star", names_of(2), optics={**optics_of([1]), **MICROSCOPE}, **DEFOCI)
     with pytest.warns(UserWarning, match=r"c.star states rlnVoltage 300; using microscope=200, 2.7, 0.1$"):
         assert open_particles(grouped, microscope=(200, 2.7, 0.1)).ctf.voltage_kv == 200
-    with pytest.raises(ValueError, match=r"voltage_kv must be between 1 and 5000, got 300000"):
-        open_particles(path, microscope=(3e5, 2.7, 0.1))
+    refused = invoke("convert", path, stack / "d.star", "--microscope", 300_000, 2.7, 0.1)
+    sentence = (
+        "--microscope (kV, mm, fraction) is impossible: voltage_kv must be between 1 and 5000, got 300000"
+    )
+    assert refused.stderr.startswith(f"cryoem: {sentence}")
     with pytest.raises(ValueError, match=r"is a stack without a table, so microscope=.* does not apply"):
         open_particles(stack / "a.mrcs", microscope=(300, 2.7, 0.1))
 
@@ -287,6 +290,77 @@ def test_commands_take_constants_and_passthrough_files(stack):
         assert (ended.exit_code, ended.stderr) == (0, ""), ended.stderr
         ctf = open_particles(out).ctf
         assert (ctf.voltage_kv, ctf.amplitude_contrast) == ((300, 0.05), (300, 0.1))[number]
+
+
+@pytest.mark.parametrize("missing", [np.nan, "None", "<NA>"])
+def test_optics_without_a_value_are_not_stated(stack, recwarn, missing):
+    unused = dict.fromkeys(("rlnBeamTiltX", "rlnMagMat00", "rlnOddZernike"), missing)
+    path = star(stack / "a.star", names_of(2), optics={**optics_of([1]), **MICROSCOPE, **unused}, **DEFOCI)
+    assert open_particles(path).optics.ctf.voltage_kv == 300
+    tilt = np.full((5, 2), np.nan)
+    assert open_particles(cs(stack / "a.cs", **CS_CTF, ctf__tilt_A=tilt)).optics.ctf.voltage_kv == 300
+    assert not recwarn
+
+
+def test_half_of_the_defocus_is_not_enough(stack):
+    path = star(stack / "a.star", names_of(2), rlnDefocusV=1e4, **MICROSCOPE)
+    with pytest.raises(ValueError, match=r"a.star has rlnDefocusV but no rlnDefocusU, .*; add rlnDefocusU$"):
+        _ = open_particles(path).optics
+
+
+def test_optics_that_are_no_numbers_are_named(stack):
+    path = star(stack / "a.star", names_of(2), rlnBeamTiltX=[0.0, "high"], **DEFOCI, **MICROSCOPE)
+    with pytest.raises(
+        ValueError, match=r"a.star: the column rlnBeamTiltX must contain numbers, got high in row 2"
+    ):
+        _ = open_particles(path).optics
+    optics = {**optics_of([1]), "rlnImagePixelSize": "small"}
+    path = star(stack / "b.star", names_of(2), optics=optics, rlnImagePixelSize=PIXEL)
+    with pytest.raises(
+        ValueError, match=r"rlnImagePixelSize must contain finite numbers, got small in row 1"
+    ):
+        open_particles(path)
+
+
+def test_advice_suits_the_format(stack):
+    """XMIPP files have no optics groups, both signs become one by conversion, and a file is not asked for twice."""
+    table = pd.DataFrame({"image": names_of(2), "samplingRate": [1.0, 2.0]})
+    write_xmd(stack / "a.xmd", table)
+    with pytest.raises(
+        ValueError, match=r"got 1, 2 angstrom \(samplingRate\); make one table for each value$"
+    ):
+        open_particles(stack / "a.xmd")
+    uid = np.arange(5, dtype=np.uint64)
+    mixed = cs(stack / "a.cs", uid=uid, **CS_CTF, blob__sign=[1.0, -1.0, 1.0, 1.0, 1.0])
+    with pytest.raises(
+        ValueError, match=r"both bright and dark particles; `cryoem convert` makes them all bright$"
+    ):
+        _ = open_particles(mixed).ctf
+    assert invoke("convert", mixed, stack / "bright.cs").exit_code == 0
+    assert open_particles(stack / "bright.cs").ctf.inverted
+    plain = cs(stack / "b.cs", uid=uid)
+    with pytest.warns(UserWarning, match=r"without a CTF; the passthrough file .*b\.cs has none, either$"):
+        _ = open_particles(plain, passthrough=plain).optics
+    np.save(stack / "c.npy", np.array([(1,)], [("uid", np.uint64)]))
+    (stack / "c.npy").rename(stack / "c.cs")
+    with pytest.raises(
+        ValueError, match=r"^neither .*c\.cs nor .*c\.cs has a field blob/path, .*; open a .cs file"
+    ):
+        open_particles(stack / "c.cs", passthrough=stack / "c.cs")
+
+
+def test_a_passthrough_file_is_an_input_that_no_output_replaces(stack):
+    uid = np.arange(5, dtype=np.uint64)
+    poses = {"alignments3D__pose": np.zeros((5, 3)), "alignments3D__shift": np.zeros((5, 2))}
+    selected, other = cs(stack / "a.cs", uid=uid, **poses), cs(stack / "b.cs", uid=uid, **CS_CTF)
+    before = other.read_bytes()
+    assert other in open_particles(selected, passthrough=other).paths
+    maps = ["--out", stack / "a.mrc", "--poses", other]
+    for command, outputs in (("convert", [other]), ("refine", maps), ("abinitio", maps)):
+        ended = invoke(command, selected, *outputs, "--passthrough", other, "--force")
+        assert (ended.exit_code, ended.stdout) == (1, "")
+        assert ended.stderr.startswith(f"cryoem: {other} is an input of this command")
+    assert other.read_bytes() == before
 
 
 # --- phase shift, B factor and scale of each image

@@ -6,6 +6,7 @@ import json
 import os
 import warnings
 
+import mrcfile
 import numpy as np
 import pytest
 from command_line import invoke
@@ -130,6 +131,27 @@ def test_what_stands_out_is_found_in_any_units_and_on_any_background(rng):
     assert set(outliers) == {3, 17, 30, 44}
     assert outliers[3].startswith("has a mean of ")
     assert done == [60]
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+@pytest.mark.parametrize("scale", [1e25, 1e-30])
+def test_units_do_not_matter_to_any_command(noisy, tmp_path, scale):
+    images, rotations = noisy
+    images = images * np.float32(scale)
+    assert find_outliers(images) == ({}, {})
+    path = written(tmp_path / "a.star", images, rotations)
+    assert json.loads(invoke("check", path, "--json").stdout)["poses_confirmed"]
+    ended = invoke("reconstruct", path, "--half-maps", "--out", tmp_path / "a.mrc")
+    assert (ended.exit_code, ended.stderr.count("\n")) == (0, 1)  # a warning that there is no CTF
+    with mrcfile.open(tmp_path / "a.mrc") as mrc_file:
+        assert np.isfinite(mrc_file.header.rms)
+
+
+def test_a_finite_hot_pixel_is_an_outlier(noisy):
+    images, _ = noisy
+    images[HOT, 20, 9] = 1e20
+    unusable, outliers = find_outliers(images)
+    assert (unusable, list(outliers)) == ({}, [HOT])
 
 
 def test_images_of_different_views_defoci_and_micrographs_are_not_outliers(views, rng):

@@ -205,6 +205,7 @@ def test_comments_blank_lines_and_empty_blocks_are_as_in_relion(file, text):
         ("", "has no table with the column _rlnImageName; its tables are: none"),
         ("data_\n\nloop_\n_rlnOriginX #1\n1.0\n", "has no table with the .*; its tables are: data_"),
         (LOOP, "contains no images: its table is empty"),
+        (LOOP.replace("\n_", "\n"), "labels of data_particles must begin with _, got 'rlnImageName"),
         ("data_a\n_rlnImageName 1@a\n\ndata_b\n_rlnImageName 1@a\n", "one table .*, got data_a, data_b"),
         (LOOP + '1@a.mrcs 1 m\n"" 1 m\n', "has no image name in row 2"),
         ("data_\nloop_\n_rlnImageName\n@a.mrcs\n", "a.star refers to the stack @a.mrcs"),

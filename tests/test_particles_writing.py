@@ -375,6 +375,32 @@ def test_a_path_that_tables_cannot_store_keeps_the_names_with_a_warning(tmp_path
     assert found.image_names[0] == "000001@a.mrcs"
 
 
+def test_a_table_never_leads_to_another_stack_of_the_same_name(tmp_path):
+    job, inside = tmp_path / "it's", tmp_path / "it's" / "run"
+    inside.mkdir(parents=True)
+    write_particles(job / "a.star", a_stack())
+    mrc(tmp_path / "a.mrcs", some_images(seed=9))
+    given, before = open_particles(job / "a.star"), digests(tmp_path)
+    for check in (writing.stack_of_poses, lambda *of: write_poses(*of, some_poses())):
+        with pytest.raises(
+            ValueError, match=r"^b\.star cannot refer to .*, the name a\.mrcs leads to"
+        ) as error:
+            check(tmp_path / "b.star", given)
+        one_sentence(error)
+    assert digests(tmp_path) == before
+    # the path relative to a folder above both has no quote
+    (job / "Extract").mkdir()
+    (job / "a.mrcs").rename(job / "Extract" / "a.mrcs")
+    mrc(job / "a.mrcs", some_images(seed=9))
+    given = open_particles(
+        star(job / "c.star", [f"{n}@a.mrcs" for n in range(1, 6)]), datadir=job / "Extract"
+    )
+    write_poses(inside / "d.star", given, some_poses())
+    found = open_particles(inside / "d.star")
+    assert found.image_names[0] == "000001@Extract/a.mrcs"
+    np.testing.assert_array_equal(found, given)
+
+
 def test_there_must_be_one_pose_for_each_image(tmp_path):
     write_particles(tmp_path / "a.star", a_stack())
     given, poses = open_particles(tmp_path / "a.star"), some_poses()

@@ -117,7 +117,7 @@ def test_a_dead_kernel_and_a_failing_cell_are_one_sentence(story):
     )
     partial = story.folder / ORIENTATIONS / "2-recover-orientations.partial.ipynb"
     assert str(story.failed_cell.value) == (
-        "Orientation recovery failed: ValueError: distances must be square, got (3, 4); "
+        "Orientation recovery failed: distances must be square, got (3, 4); "
         f"the partly executed notebook is {partial}"
     )
 
@@ -217,6 +217,23 @@ def test_other_notebooks_code_and_hands_are_noticed(story, capfd, monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (
+            "from cryoem.runs.phase import StalePhaseError\nraise StalePhaseError('phase 0 is stale')",
+            "phase 0 is stale",
+        ),
+        ("{}['a']", "KeyError: 'a'"),
+    ],
+)
+def test_only_unexpected_errors_have_the_name_of_their_class(home, body, sentence):
+    notebooks = write_notebooks(home / "notebooks", {DATA: body})
+    with pytest.raises(runs.NotebookError) as failed:
+        runs.run(profile="toy", notebooks=notebooks, progress=False)
+    assert str(failed.value).startswith(f"Data preparation failed: {sentence}; the partly executed notebook")
+
+
 def test_a_full_disk_is_one_sentence_and_no_harm(home):
     body = """
 import resource
@@ -225,7 +242,7 @@ phase.save("large", {"x": (np.zeros(10**6), "px")})
 """
     notebooks = write_notebooks(home / "notebooks", {DATA: body})
     large = home / "runs" / TOY_RUN / DATA / "large.h5"
-    with pytest.raises(runs.NotebookError, match=f"failed: OSError: cannot write {large}: File too large;"):
+    with pytest.raises(runs.NotebookError, match=f"failed: cannot write {large}: File too large;"):
         runs.run(profile="toy", notebooks=notebooks, progress=False)
     assert not list(large.parent.glob("*.h5"))
     assert runs.read_record(large.parent) is None

@@ -190,6 +190,9 @@ def test_an_option_reads_a_file_that_is_marked_as_a_stack_as_a_map(tmp_path, nam
         (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer, not the file it stands for"),
         (b"BZh91AY" + bytes(2000), "compressed with bzip2; unpack it first"),
         (b"\x89HDF\r\n" + bytes(2000), "an HDF5 file"),
+        (b"\x93NUMPY\1\0" + bytes(2000), "a NumPy or cryoSPARC file"),
+        (b"\n# version 30001\n\ndata_particles\n" + b"_rlnImageName\n" * 100, "a STAR or CIF table"),
+        (b"x,y\n" * 500, "a text file"),
     ],
 )
 def test_files_of_other_kinds_are_named(tmp_path, start, kind):

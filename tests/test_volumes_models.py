@@ -160,6 +160,28 @@ def test_a_file_without_atoms_is_refused(tmp_path, name, content, message):
         volumes.density_from_model(tmp_path / "absent.cif", voxel_size_angstrom=2.0, resolution_angstrom=6.0)
 
 
+def test_columns_and_data_blocks_of_mmcif(tmp_path):
+    structure = gemmi.read_pdb_string(ATOM + "END\n")
+    structure.setup_entities()
+    whole = structure.make_mmcif_document().as_string()
+    settings = {"voxel_size_angstrom": 2.0, "resolution_angstrom": 6.0}
+    for column, words in (
+        ("type_symbol", "element symbols"),
+        ("Cartn_x", "coordinates"),
+        ("Cartn_z", "coordinates"),
+    ):
+        (tmp_path / "a.cif").write_text(whole.replace(f"_atom_site.{column}", "_atom_site.other"))
+        message = rf"a\.cif has no {words} \(_atom_site\.{column}\), which are required$"
+        with pytest.raises(ValueError, match=message):
+            volumes.density_from_model(tmp_path / "a.cif", **settings)
+    (tmp_path / "a.cif").write_text(whole)
+    expected = volumes.density_from_model(tmp_path / "a.cif", **settings)
+    (tmp_path / "two.cif").write_text(whole + whole.replace(whole.split()[0], "data_second", 1))
+    with pytest.warns(UserWarning, match=r"two\.cif has 2 data blocks with atoms; using only the first$"):
+        found = volumes.density_from_model(tmp_path / "two.cif", **settings)
+    np.testing.assert_array_equal(found.data, expected.data)
+
+
 @pytest.mark.parametrize("name", ["1u19.cif.gz", "4upy.pdb.gz"])
 def test_real_models_become_density_in_empty_solvent(real_data, name):
     density_map = volumes.density_from_model(

@@ -22,6 +22,7 @@ from cryoem.cli.machine import info
 from cryoem.cli.maps import reconstruct, refine
 from cryoem.cli.notebooks import experiment, run, runs, settings
 from cryoem.cli.orientations import distances, recover
+from cryoem.cli.shared import Command
 from cryoem.cli.training import train
 
 COMMANDS = {
@@ -61,6 +62,6 @@ def _main(
 
 for panel, functions in COMMANDS.items():
     for function in functions:
-        app.command(rich_help_panel=panel)(function)
+        app.command(cls=Command, rich_help_panel=panel)(function)
 
 __all__ = ["COMMANDS", "app"]

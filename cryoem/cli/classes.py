@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from cryoem.cli import options, shared
 from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
+from cryoem.memory import check_memory
 
 if TYPE_CHECKING:
     from cryoem.particles.files import ParticleFile
@@ -74,21 +76,21 @@ def classify2d(
 
     from cryoem.files.writing import new_folder, write_text
     from cryoem.particles.mrc import write_stack
+    from cryoem.particles.naming import names_for_table
     from cryoem.particles.relion import relion_tables
     from cryoem.particles.star import write_star
-    from cryoem.particles.writing import names_for_table
     from cryoem.udl.classification import ROUNDS, classify
 
     given = {"shift_deviation_px": shift_deviation_px, "rounds": rounds}
     given = {name: value for name, value in given.items() if value is not None}
     with new_folder(out) as folder:
         opened = opening.open(particles, as_stack=as_stack)
-        names_for_table(
-            opened, folder / STAR_FILE, new_stacks=(AVERAGES_FILE,)
-        )  # raises an error, before the search
+        with warnings.catch_warnings(action="ignore"):  # given below
+            # raises an error, before the search
+            names_for_table(opened, folder / STAR_FILE, new_stacks=(AVERAGES_FILE,))
         opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
         names = names_for_table(opened, folder / STAR_FILE, new_stacks=(AVERAGES_FILE,))
-        shared.check_memory(len(opened) * (16.0 * opened.image_size**2 + RING_BYTES))
+        check_memory(len(opened) * (16.0 * opened.image_size**2 + RING_BYTES))
         with shared.progress("classifying", rounds or ROUNDS, unit="round") as done:
             found = classify(opened, 50 if k is None else k, rng=seed, callback=done, **given)
         write_stack(folder / AVERAGES_FILE, found.averages, pixel_size_angstrom=opened.pixel_size_angstrom)
@@ -123,9 +125,8 @@ def _answer(found: Classification, out: Path, opened: ParticleFile) -> Answer:
         for c in range(len(found.counts))
     ]
     kept = int(found.counts[good].sum())
-    text = (
-        f"{len(opened):,} images in {len(rows)} classes, {len(good)} of them not junk, with {kept:,} images\n"
-    )
+    classes = _classes(len(rows))
+    text = f"{len(opened):,} images in {classes}, {len(good)} of them not junk, with {kept:,} images\n"
     if len(good):
         best = found.resolutions_angstrom[good]
         text += f"resolution of these classes: {best.min():.1f} to {best.max():.1f} Å, median {np.median(best):.1f} Å\n"
@@ -140,6 +141,10 @@ def _answer(found: Classification, out: Path, opened: ParticleFile) -> Answer:
         "classes": rows,
     }
     return Answer(text, values)
+
+
+def _classes(count: int) -> str:
+    return "1 class" if count == 1 else f"{count} classes"
 
 
 def _page(found: Classification, opened: ParticleFile) -> str:
@@ -170,7 +175,7 @@ def _page(found: Classification, opened: ParticleFile) -> str:
     )
     return render_figures(
         title=f"Classes of {opened.path.name}",
-        about=f"{len(opened):,} images in {len(found.counts)} classes; {int((~found.junk).sum())} are not junk",
+        about=f"{len(opened):,} images in {_classes(len(found.counts))}; {int((~found.junk).sum())} are not junk",
         figures={caption: gallery, about_chart: chart},
     )
 
@@ -187,15 +192,16 @@ def _numbers(keep: str) -> list[int]:
 
 def _keep(opened: ParticleFile, numbers: list[int], out: Path, *, force: bool) -> Answer:
     """Write the rows of a table that belong to the given classes."""
+    from cryoem.particles.columns import Columns
+    from cryoem.particles.naming import names_for_table
     from cryoem.particles.star import write_star
-    from cryoem.particles.writing import names_for_table
 
     shared.new_file(out, ".star", force=force, inputs=opened.paths)
     if opened.program != "relion" or CLASS not in opened.table:
         raise ValueError(
             f"{opened.path} has no column {CLASS}; --keep applies to the table that an earlier run wrote, {STAR_FILE}"
         )
-    of_image = opened.table[CLASS].to_numpy(int)
+    of_image = Columns(opened.path, opened.table).numbers(CLASS).astype(int)
     if missing := sorted(set(numbers) - set(of_image)):
         raise ValueError(
             f"--keep {', '.join(map(str, missing))}: no particle in {opened.path} is in this class"
@@ -204,5 +210,5 @@ def _keep(opened: ParticleFile, numbers: list[int], out: Path, *, force: bool) -
     kept = opened[[i for i, chosen in enumerate(rows) if chosen]]
     table = kept.table.assign(rlnImageName=names_for_table(kept, out))
     write_star(out, table, optics=kept.optics_groups)
-    text = f"{len(kept):,} of {len(opened):,} particles, in {len(numbers)} classes: {out}"
+    text = f"{len(kept):,} of {len(opened):,} particles, in {_classes(len(numbers))}: {out}"
     return Answer(text, {"table": out, "images": len(kept), "images_before": len(opened), "classes": numbers})

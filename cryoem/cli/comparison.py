@@ -13,6 +13,8 @@ from cryoem.cli.maps import HALF_MAPS, resolution_at
 from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cryoem.reconstruction.resolution import FSC
     from cryoem.reconstruction.sharpening import Guinier
     from cryoem.volumes.density import DensityMap
@@ -73,6 +75,8 @@ def fsc(
     from cryoem.reconstruction.resolution import fourier_shell_correlation
     from cryoem.volumes.maps import read_map, write_map
 
+    if not 0 < threshold < 1:
+        raise ValueError(f"--threshold must be between 0 and 1, got {threshold:g}")
     if mask is not None and soft_mask:
         raise typer.BadParameter("use either --mask or --soft-mask, not both")
     inputs = [path for path in (a, b, mask) if path is not None]
@@ -102,6 +106,8 @@ def fsc(
             raise ValueError(
                 f"{mask}: mask values must be from 0 to 1, got {weight.min():.4g} to {weight.max():.4g}"
             )
+    for path, density_map in ((a, first), (b, second)):
+        _refuse_zeros(path, density_map.data, mask, weight)
     if mask is None and not soft_mask and report is None and sharpened is None:
         curve = fourier_shell_correlation(first.data, second.data, voxel_size_angstrom=voxel)
         shells = {"FSC": (curve.frequency, curve.correlation)}
@@ -171,6 +177,16 @@ def _sharpened(first: DensityMap, second: DensityMap, curve: FSC) -> tuple[Densi
     mean = DensityMap((first.data + second.data) / 2, first.voxel_size_angstrom, first.origin)
     fit = guinier(mean, fsc=curve)
     return sharpen(mean, b_factor_angstrom2=fit.b_factor_angstrom2, fsc=curve), fit
+
+
+def _refuse_zeros(path: Path, data: np.ndarray, mask: Path | None, weight: np.ndarray | None) -> None:
+    """Raise a ValueError if there is nothing to compare in a map, under the mask if there is one."""
+    if weight is not None and not weight.any():
+        raise ValueError(f"the mask {mask} is empty: all of its voxels are 0")
+    if not data.any():
+        raise ValueError(f"{path} is empty: all of its voxels are 0")
+    if weight is not None and not data[weight > 0].any():
+        raise ValueError(f"{path} is empty under the mask {mask}: all of its voxels there are 0")
 
 
 def _check_same_grid(a: Path, first: DensityMap, b: Path, second: DensityMap) -> None:

@@ -165,7 +165,7 @@ def project(
       cryoem project map.mrc --poses run_data.star --out particles.star
     """
     from cryoem.contrast import ContrastTransfer
-    from cryoem.particles.opening import read_poses
+    from cryoem.particles.opening import read_poses, referenced_stacks
     from cryoem.particles.simulation import ImagingConditions, simulate_lazily
     from cryoem.particles.writing import write_particles
     from cryoem.volumes import registry
@@ -183,6 +183,8 @@ def project(
             param_hint="--poses",
         )
     stack = _new_particles(out, force=force, inputs=[Path(source), *([poses] if poses else [])])
+    if poses is not None and stack.exists() and any(map(stack.samefile, referenced_stacks(poses))):
+        raise ValueError(f"{stack} contains the images of --poses {poses}; choose a different name for --out")
     density_map = registry.load(source, as_map=as_map)
     whole = enclosing_image_size(density_map)
     if image_size and image_size < whole and (cut := share_beyond(density_map, image_size / 2)) > LARGEST_CUT:
@@ -233,6 +235,8 @@ def convert(
 
     stack = _new_particles(out, force=force, inputs=(source,), option="OUT")
     opened = opening.open(source, as_stack=as_stack)
+    for path in (out, stack):
+        shared.refuse_input(path, opened.paths)
     if leave_out_outliers:
         opened, _ = shared.check_images(opened, leave_out_outliers=True)
     with shared.progress("writing", len(opened)) as done:

@@ -31,6 +31,8 @@ def flip(
     ],
     pixel_size: options.PixelSize = None,
     datadir: options.Datadir = None,
+    optics_group: options.OpticsGroup = None,
+    passthrough: options.Passthrough = None,
     as_map: options.AsMap = False,
     force: options.Force = False,
 ) -> Answer:
@@ -51,7 +53,9 @@ def flip(
     from cryoem.volumes.maps import read_map, write_map
 
     if source.name.lower().endswith(shared.MAP_SUFFIXES):
-        for name, value in {"--pixel-size": pixel_size, "--datadir": datadir}.items():
+        given = {"--pixel-size": pixel_size, "--datadir": datadir}
+        given |= {"--optics-group": optics_group, "--passthrough": passthrough}
+        for name, value in given.items():
             if value is not None:
                 raise typer.BadParameter(f"applies only to tables, got the map {source}", param_hint=name)
         shared.new_file(out, *shared.MAP_SUFFIXES, force=force, inputs=(source,))
@@ -60,9 +64,15 @@ def flip(
         values = {"map": out, "voxel_size_angstrom": flipped.voxel_size_angstrom}
         return Answer(f"mirrored map: {out}", values)
     shared.new_file(out, ".star", ".cs", force=force, inputs=(source,))
-    opened = open_particles(source, pixel_size_angstrom=pixel_size, datadir=datadir)
-    shared.refuse_input(out, opened.paths)
+    opened = open_particles(
+        source,
+        pixel_size_angstrom=pixel_size,
+        datadir=datadir,
+        optics_group=optics_group,
+        passthrough=passthrough,
+    )
     if opened.poses is None:
         raise ValueError(f"{source} has no orientations to flip")
+    shared.check_poses(out, opened, force=force)
     write_poses(out, opened, opened.poses.mirrored)
     return Answer(f"{len(opened):,} poses of the other hand: {out}", {"poses": out, "images": len(opened)})

@@ -60,7 +60,7 @@ def abinitio(
 
     from cryoem.files.writing import atomic_write_many
     from cryoem.orientations import expectation_maximisation as em
-    from cryoem.particles.writing import names_for_table, write_poses
+    from cryoem.particles.writing import write_poses
     from cryoem.reconstruction.resolution import fourier_shell_correlation
     from cryoem.volumes.density import resample
     from cryoem.volumes.maps import write_map
@@ -68,10 +68,8 @@ def abinitio(
     shared.new_file(out, *shared.MAP_SUFFIXES, force=force, inputs=(particles,))
     shared.new_file(poses, ".star", ".cs", force=force, inputs=(particles,), option="--poses")
     opened = opening.open(particles, as_stack=as_stack)
-    for path in (out, poses):
-        shared.refuse_input(path, opened.paths)
-    if not opened.images.in_mrc:
-        names_for_table(opened, poses)  # raises an error, before the search
+    shared.refuse_input(out, opened.paths)
+    shared.check_poses(poses, opened, force=force, option="--poses")
     opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
     counted = itertools.count(1)
     with contextlib.ExitStack() as bars:

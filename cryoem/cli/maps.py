@@ -12,6 +12,7 @@ import typer
 
 from cryoem.cli import options, shared
 from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
+from cryoem.memory import check_memory
 
 if TYPE_CHECKING:
     from cryoem.particles.files import ParticleFile
@@ -79,9 +80,7 @@ def reconstruct(
         shared.refuse_input(path, opened.paths)
     if opened.poses is None:
         raise ValueError(f"{particles} has no orientations; a map cannot be reconstructed without them")
-    shared.check_memory(
-        _needed_bytes(opened, symmetry, in_memory=in_memory, half_maps=half_maps, workers=workers)
-    )
+    check_memory(_needed_bytes(opened, symmetry, in_memory=in_memory, half_maps=half_maps, workers=workers))
     opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
     subset = opened.random_subset if half_maps else None
     if half_maps:
@@ -191,7 +190,7 @@ def refine(
     from cryoem import plots
     from cryoem.cli.handoff import how_to_view
     from cryoem.files.writing import atomic_write_many
-    from cryoem.particles.writing import names_for_table, write_poses
+    from cryoem.particles.writing import write_poses
     from cryoem.reconstruction import pose_steps, refinement
     from cryoem.reconstruction.accumulation import memory_bytes
     from cryoem.reconstruction.rounds import RefinementSchedule
@@ -203,15 +202,14 @@ def refine(
     shared.new_file(chimerax_script_path(out), ".cxc", force=force)
     shared.new_file(poses, ".star", ".cs", force=force, inputs=(particles,), option="--poses")
     opened = opening.open(particles)
-    for path in (*paths, poses):
+    for path in paths:
         shared.refuse_input(path, opened.paths)
     if opened.poses is None:
         raise ValueError(
             f"{particles} has no orientations to refine; `cryoem abinitio` finds them from the images alone"
         )
-    if not opened.images.in_mrc:
-        names_for_table(opened, poses)  # raises an error, before the refinement
-    shared.check_memory(
+    shared.check_poses(poses, opened, force=force, option="--poses")
+    check_memory(
         PROGRAM_BYTES
         + min(pose_steps.KEPT_BYTES, 4 * len(opened) * opened.image_size**2)
         + COPIES_OF_BLOCK * pose_steps.BLOCK_BYTES

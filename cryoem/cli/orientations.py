@@ -53,6 +53,7 @@ def distances(
 
     shared.new_file(out, ".h5", force=force, inputs=(particles, encoder))
     opened = opening.open(particles, as_stack=as_stack)
+    shared.refuse_input(out, opened.paths)
     opened, rows = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
     # load TensorFlow only after the particle file has been opened and checked
     from cryoem.distances.prediction import estimate_distances
@@ -154,6 +155,9 @@ def recover(
         # the command that estimated the distances has warned about maps
         opened = opening.open(particles, as_stack=True)
         opened = _same_particles(opened, rows, distances, len(matrix), parameters.get("particles_sha256"))
+        if as_table:
+            shared.check_poses(out, opened, force=force)
+        shared.refuse_input(out, opened.paths)
     rng = np.random.default_rng(seed)
     with shared.progress("recovering orientations and fixing the gauge", 2, unit="step") as done:
         recovery = recover_orientations(

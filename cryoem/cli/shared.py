@@ -17,11 +17,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+import typer.core
 
 from cryoem.devices import VARIABLE, device_chosen
 
@@ -32,10 +34,9 @@ if TYPE_CHECKING:
 
 NOTHING_WRITTEN = "nothing was written; rerun the command to start over"
 NOTHING_CHANGED = "nothing was changed"
+_outputs: ContextVar[dict[str, str]] = ContextVar("outputs")  # of the command that runs: options by path
 EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)  # their messages are complete sentences
 
-# memory limits of containers and batch jobs, in the two versions of control groups
-MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 MAP_SUFFIXES = (".mrc", ".map", ".mrc.gz", ".map.gz")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as a JSON object.")]
@@ -52,6 +53,19 @@ class Answer:
 
     text: str
     values: Mapping[str, object]
+
+
+class Command(typer.core.TyperCommand):
+    """A command whose usage errors show the value that was given."""
+
+    def make_context(self, *args, **kwargs) -> typer.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except typer.BadParameter as error:
+            for each in getattr(error.__cause__, "errors", list)():  # of the validation by pydantic
+                if (given := f"{each['input']}") not in error.message:
+                    error.message += f", got {given}"
+            raise
 
 
 class _Terminated(KeyboardInterrupt):
@@ -85,6 +99,7 @@ def command(*, afterwards: str, on_device: bool = False) -> Callable:
             debug: Debug = False,
             **kwargs,
         ) -> None:
+            _outputs.set({})
             try:
                 for name, bundle in bundles.items():
                     kwargs[name] = bundle(**{field.name: kwargs.pop(field.name) for field in fields(bundle)})
@@ -177,8 +192,8 @@ def new_file(
 ) -> Path:
     """Return ``out``, the value of ``option``, if the command can write this file; otherwise raise an error.
 
-    The name must end in one of ``suffixes``, the folder must exist and be writable, and the file must not be an input
-    of the command. If the file exists, ``force`` is required.
+    The name must end in one of ``suffixes``, the folder must exist and be writable, and the file must be neither an
+    input nor another output of the command. If the file exists, ``force`` is required.
     """
     from cryoem.files.writing import check_writable
 
@@ -190,8 +205,12 @@ def new_file(
         raise FileNotFoundError(f"the folder of {option} {out} does not exist; create it first")
     if out.is_dir():
         raise ValueError(f"{option} must be a file, got the folder {out}")
+    outputs, place = _outputs.get(), os.path.realpath(out)
+    if place in outputs:
+        raise ValueError(f"{outputs[place]} and {option} must be different files, got {out} for both")
+    outputs[place] = option
     refuse_input(out, inputs)
-    if out.exists() and not force:
+    if os.path.lexists(out) and not force:
         raise FileExistsError(f"{out} exists; use --force to overwrite it")
     check_writable(out)
     return out
@@ -205,19 +224,13 @@ def refuse_input(out: Path, inputs: Iterable[Path]) -> None:
         )
 
 
-def check_memory(needed_bytes: float) -> None:
-    """Raise a MemoryError if this machine has less memory available than a command needs."""
-    import psutil
+def check_poses(table: Path, particles: ParticleFile, *, force: bool, option: str = "--out") -> None:
+    """Check that new poses of particles can be written to ``table``, and the stack that some tables need next to it."""
+    from cryoem.particles.writing import stack_of_poses
 
-    available = psutil.virtual_memory().available
-    for path in map(Path, MEMORY_LIMITS):
-        limit = path.read_text().strip() if path.is_file() else "max"
-        available = min(available, int(limit) if limit.isdecimal() else available)
-    if needed_bytes > available:
-        raise MemoryError(
-            f"about {needed_bytes / 1e9:.1f} GB is needed, and {available / 1e9:.1f} GB is available; "
-            "use smaller images (downsample them first) or a machine with more memory"
-        )
+    refuse_input(table, particles.paths)
+    if stack := stack_of_poses(table, particles):
+        new_file(stack, ".mrcs", force=force, inputs=particles.paths, option=f"the stack of {option}")
 
 
 def check_images(opened: ParticleFile, *, leave_out_outliers: bool) -> tuple[ParticleFile, np.ndarray]:

@@ -26,6 +26,7 @@ FOREIGN_KINDS = {  # first bytes, in lower case, of files that are often saved u
     b"%pdf": "a PDF document",
     b"\x89hdf": "an HDF5 file",
     b"\x89png": "a PNG picture",
+    b"\x93numpy": "a NumPy or cryoSPARC file",
 }
 
 

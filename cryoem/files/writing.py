@@ -73,6 +73,7 @@ def atomic_write_many(*paths: str | os.PathLike) -> Iterator[list[Path]]:
     """
     places = [Path(path) for path in paths]
     partials = [_partial(place) for place in places]
+    missing = [folder for place in places for folder in _missing_parents(place)]
     try:
         with _final_names(places, partials):
             for place in places:
@@ -91,6 +92,7 @@ def atomic_write_many(*paths: str | os.PathLike) -> Iterator[list[Path]]:
         for partial in partials:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
+        _remove_empty(missing)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -103,7 +105,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def new_folder(out: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary folder next to ``out``, and rename it to ``out`` if the block succeeds.
 
-    If the block fails, the temporary folder is removed. Missing parent folders are created.
+    If the block fails, the temporary folder is removed. Missing parent folders are created, and removed if it fails.
 
     Raises
     ------
@@ -113,7 +115,7 @@ def new_folder(out: str | os.PathLike) -> Iterator[Path]:
         The folder or a file in it cannot be written.
     """
     place = Path(os.path.realpath(out))
-    partial = _partial(place)
+    partial, missing = _partial(place), _missing_parents(place)
     try:
         with _final_names([Path(out)], [partial]):
             if place.exists() and (not place.is_dir() or any(place.iterdir())):
@@ -125,6 +127,7 @@ def new_folder(out: str | os.PathLike) -> Iterator[Path]:
             os.replace(partial, place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        _remove_empty(missing)
 
 
 def path_with_suffix(path: str | os.PathLike, *suffixes: str) -> Path:
@@ -145,6 +148,17 @@ def remove_partial_files(folder: Path) -> None:
 def _partial(place: Path) -> Path:
     """Return a hidden temporary name next to ``place`` with a random part and the same suffix."""
     return place.with_name(f"{PARTIAL}{uuid.uuid4().hex[:8]}-{place.name}")
+
+
+def _missing_parents(place: Path) -> list[Path]:
+    """Return the parent folders that do not exist, the deepest first."""
+    return [folder for folder in place.parents if not folder.exists()]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):  # it has content, or was not created
+            folder.rmdir()
 
 
 @contextmanager

@@ -304,7 +304,8 @@ def _warn_of_doubts(result: AbInitio, symmetry: str) -> None:
     """Warn of anything that makes the map unreliable."""
     doubts = []
     density = result.map.data[result.map.data != 0]
-    skewness = np.mean((density - density.mean()) ** 3) / density.std() ** 3
+    density = (density - density.mean()) / float(density.std(dtype=float))
+    skewness = np.mean(density**3)
     if skewness < INVERTED_SKEWNESS:
         doubts.append(
             f"the strongest density of the map is negative (skewness {skewness:.2f}): the contrast of the images is "

@@ -66,7 +66,9 @@ class PoseSearch:
         self.start_rings = min(START_RINGS, self.rings)
         grid = RingGrid(self.rings, ANGLES_PER_RING)
         self.images = ring_images(images, grid, optics=optics)
-        power = np.mean(np.abs(self.images.values) ** 2, axis=(0, 2))
+        # ring by ring, in float64, because float32 cannot store the squares of all its values
+        rings = np.moveaxis(self.images.values, 1, 0)
+        power = np.array([np.square(np.abs(ring), dtype=float).mean() for ring in rings])
         self.deviation = (float(np.sqrt(power.mean())) or 1.0) if deviation is None else deviation
         self.images.values[:] /= np.float32(self.deviation)
         self.power = power / self.deviation**2
@@ -225,7 +227,7 @@ class PoseSearch:
         """
         outside = images[:, distance_from_origin(self.image_size) > self.image_size / 2 - 1]
         spread = np.median(np.abs(outside - np.median(outside, axis=1, keepdims=True)), axis=1)
-        varied = spread > CONSTANT * images.std(axis=(1, 2))
+        varied = spread > CONSTANT * images.std(axis=(1, 2), dtype=float)
         if np.count_nonzero(varied) < 2:
             return np.nan
         images, chosen, shifts_px = images[varied], chosen[varied], shifts_px[varied]
@@ -234,7 +236,7 @@ class PoseSearch:
         around = ring_images(images, self.maps.grid, mask=1 - particle_mask(self.image_size)).values
         rings = slice(*SIGNAL_RINGS)
         areas = self.maps.grid.areas[rings]
-        background = np.mean(np.abs(around[:, rings]) ** 2, axis=2) @ areas / self.deviation**2
+        background = np.mean(np.abs(around[:, rings] / np.float32(self.deviation)) ** 2, axis=2) @ areas
         power = np.mean(np.abs(self.images.values[chosen, rings]) ** 2, axis=(0, 2)) @ areas
         signal = power - background.mean()
         if SIGNAL_ERROR * signal < background.std() / np.sqrt(len(images)):

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "files": ["ParticleFile"],
         "mrc": ["StackWriter", "write_stack"],
+        "naming": ["names_for_table"],
         "opening": ["open_particles", "read_poses"],
         "outliers": ["find_outliers", "usable_images"],
         "relion": ["relion_tables"],
@@ -20,7 +21,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "stack": ["Calibration", "ParticleStack", "calibrate", "fit_ctf_power", "shell_power"],
         "star": ["read_xmd", "write_star", "write_xmd"],
-        "writing": ["names_for_table", "write_particles", "write_poses"],
+        "writing": ["write_particles", "write_poses"],
         "xmipp": ["write_emaf", "xmipp_table"],
     },
 )

@@ -25,6 +25,7 @@ LEAST_LARGEST_DEFOCUS_ANGSTROM = 100.0  # below it, the largest defocus of a fil
 SMALLEST_FITTED_B_FACTOR = -30.0  # angstrom^2; the default limit of RELION's fit
 # 1 in tables of images that were simulated without a CTF; cryoSPARC groups its fields by prefix
 WITHOUT_CTF, WITHOUT_CTF_FIELD = "cryoemWithoutCtf", "cryoem/without_ctf"
+MISSING = ("nan", "none", "<na>", "null")  # values of optional columns, in lower case
 UNUSED = {  # optical effects that no step corrects for, with their columns and the values that mean no effect
     "anisotropic magnification": {
         **{f"rlnMagMat{i}{j}": float(i == j) for i in (0, 1) for j in (0, 1)},
@@ -65,13 +66,19 @@ class Columns:
 
     def numbers(self, name: str, *, default: float | None = None) -> np.ndarray:
         """Return a column as (n,) finite float64. If the column is missing, return ``default`` for each row."""
-        import pandas as pd
-
         if name not in self:
             if default is None:
                 raise ValueError(f"{self.path} has no column {name}")
             return np.full(len(self.table), default)
-        column = self.table[name] if name in self.table else self.of_groups(name)
+        return self._finite(self.table[name] if name in self.table else self.of_groups(name), name)
+
+    def of_groups_as_numbers(self, name: str) -> np.ndarray:
+        """Return a column of the optics groups as (n,) finite float64, even if the table has the same column."""
+        return self._finite(self.of_groups(name), name)
+
+    def _finite(self, column: pd.Series, name: str) -> np.ndarray:
+        import pandas as pd
+
         values = pd.to_numeric(column, errors="coerce").to_numpy(float)
         bad = ~np.isfinite(values)
         if bad.any():
@@ -154,6 +161,10 @@ def read_contrast(columns: Columns, names: dict[str, str], *, angle_unit_rad: fl
 
     first, second = names[DEFOCUS[0]], names[DEFOCUS[1]]
     if first not in columns:
+        if second in columns:
+            raise ValueError(
+                f"{columns.path} has {second} but no {first}, and the CTF needs both; add {first}"
+            )
         return None
     for name in NECESSARY:
         if names[name] not in columns:
@@ -209,11 +220,21 @@ def unused_optics(columns: Columns) -> list[str]:
 
 
 def _differs(columns: Columns, name: str, none: float) -> bool:
-    """Return whether a number in a column, or in the bracketed lists in a column, differs from ``none``."""
+    """Return whether a number in a column, or in the bracketed lists in a column, differs from ``none``.
+
+    Missing values (NaN, None) do not differ.
+    """
     column = columns.table[name] if name in columns.table else columns.of_groups(name)
-    for text in column.astype(str).unique():
-        numbers = text.strip("[] ").replace(",", " ").split()
-        if not np.allclose(np.array(numbers, float), none, rtol=0, atol=1e-9):
+    for value in column.dropna().unique():
+        words = str(value).strip("[] ").replace(",", " ").split()
+        try:
+            numbers = np.array([float(word) for word in words if word.lower() not in MISSING])
+        except ValueError:
+            row = int(np.argmax(column == value))
+            raise ValueError(
+                f"{columns.path}: the column {name} must contain numbers, got {value} in row {row + 1}"
+            ) from None
+        if not np.allclose(numbers, none, rtol=0, atol=1e-9):
             return True
     return False
 
@@ -226,7 +247,10 @@ def with_microscope(
     Warn about constants in the file that differ by more than 1 %.
     """
     given = dict(zip(NECESSARY, microscope, strict=True))
-    ContrastTransfer(**given)
+    try:
+        ContrastTransfer(**given)
+    except ValueError as error:
+        raise ValueError(f"microscope (kV, mm, fraction) is impossible: {error}") from None
     constants = {names[name]: value for name, value in given.items()}
     off = [
         f"{name} {columns.numbers(name)[0]:.6g}"
@@ -278,14 +302,21 @@ def own_values(contrast: pd.DataFrame) -> dict[str, np.ndarray]:
     }
 
 
-def common_transfer(contrast: pd.DataFrame, path: Path) -> ContrastTransfer:
+def of_one_kind(groups: bool) -> str:
+    """Return advice on a file whose particles differ, which depends on whether it has optics groups."""
+    return (
+        "open one optics group (optics_group, --optics-group)" if groups else "make one table for each value"
+    )
+
+
+def common_transfer(contrast: pd.DataFrame, path: Path, *, groups: bool) -> ContrastTransfer:
     """Return the constants of all particles, with the mean of phase shifts and B factors that differ.
 
-    The defocus range covers the mean of U and V of each particle.
+    The defocus range covers the mean of U and V of each particle. ``groups`` is whether the file has optics groups.
     """
     if contrast["inverted"].nunique() > 1:
         raise ValueError(
-            f"{path} contains both bright and dark particles; select one kind with particles[indices]"
+            f"{path} contains both bright and dark particles; `cryoem convert` makes them all bright"
         )
     constants = {name: contrast[name].iloc[0].item() for name in CONSTANTS}
     constants |= {
@@ -296,7 +327,7 @@ def common_transfer(contrast: pd.DataFrame, path: Path) -> ContrastTransfer:
         if np.ptp(values) > SAME * np.abs(values).max():
             raise ValueError(
                 f"{path}: {name} must be the same for all particles, got {values.min():.6g} to {values.max():.6g}; "
-                "open one optics group (optics_group, --optics-group) or select a subset with particles[indices]"
+                f"{of_one_kind(groups)}"
             )
     mean = contrast[[*DEFOCUS[:2]]].to_numpy().mean(axis=1)
     return ContrastTransfer(**constants, defocus_range_angstrom=(float(mean.min()), float(mean.max())))

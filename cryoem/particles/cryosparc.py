@@ -84,14 +84,16 @@ def with_passthrough(path: Path, table: pd.DataFrame, passthrough: Path) -> pd.D
     return table.join(more.reset_index(drop=True))
 
 
-def image_names(path: Path, table: pd.DataFrame) -> list[str]:
+def image_names(path: Path, table: pd.DataFrame, passthrough: Path | None = None) -> list[str]:
     """Return 'number@stack' for each image, counted from 1. A ``>`` in front of the path is removed."""
     missing = [name for name in IMAGE if name not in table]
     if missing:
+        here, remedy = str(path), "pass the passthrough file of the job (passthrough, --passthrough), or "
+        if passthrough is not None:
+            here, remedy = f"neither {path} nor {passthrough}", ""
         raise ValueError(
-            f"{path} has no field {missing[0]}, which locates the images; "
-            "pass the passthrough file of the job (passthrough, --passthrough), "
-            "or open a .cs file of an earlier job that has it"
+            f"{here} has {'a' if passthrough else 'no'} field {missing[0]}, which locates the images; "
+            f"{remedy}open a .cs file of an earlier job that has it"
         )
     numbers = Columns(path, table).numbers(IMAGE[1]).astype(int) + 1
     stacks = table[IMAGE[0]].astype(str).str.removeprefix(">")
@@ -230,9 +232,8 @@ def _records(path: Path) -> np.ndarray:
         ) from None
     dtype, shape = records.dtype, records.shape
     if dtype.names is None or len(shape) != 1:
-        raise ValueError(
-            f"{path} must contain one record per particle, got an array with dtype {dtype} and shape {shape}"
-        )
+        kind = f"numbers ({dtype})" if dtype.names is None else "records"
+        raise ValueError(f"{path} must contain one record per particle, got {kind} with shape {shape}")
     for name in dtype.names:
         if dtype[name].base.kind not in "biufSU":
             raise ValueError(f"{path}: the field {name} must contain numbers or text, got {dtype[name]}")

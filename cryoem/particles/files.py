@@ -42,6 +42,7 @@ OPENING = {  # of files that contain both the images and what is known of them
     "projections": projections.open_projections,
     "training folder": training_folder.open_training_folder,
 }
+GROUPS = {"relion": relion.GROUP, "cryosparc": cryosparc.GROUP}  # columns with the numbers of optics groups
 HALF_SETS = {"relion": ("rlnRandomSubset", {1, 2}), "cryosparc": ("alignments3D/split", {0, 1})}
 
 
@@ -73,6 +74,8 @@ class ParticleFile:
     scales : (n,) array or None
         Factor by which each image is shrunk when it is read, if the optics groups have different pixel sizes. None if
         the images are not rescaled.
+    passthrough : Path or None
+        Passthrough file of the cryoSPARC job from which fields were added to the table. None if there is none.
 
     Notes
     -----
@@ -88,6 +91,7 @@ class ParticleFile:
     images: StackedImages = field(repr=False)
     program: str | None = None
     scales: np.ndarray | None = field(default=None, repr=False)
+    passthrough: Path | None = None
 
     def __len__(self) -> int:
         return len(self.image_names)
@@ -104,8 +108,9 @@ class ParticleFile:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Paths of the file and of the stacks that contain its images, without duplicates."""
-        return tuple(dict.fromkeys([self.path, *(stack.path for stack in self.images.stacks)]))
+        """Paths of the file, of its passthrough file and of the stacks of its images, without duplicates."""
+        more = [] if self.passthrough is None else [self.passthrough]
+        return tuple(dict.fromkeys([self.path, *more, *(stack.path for stack in self.images.stacks)]))
 
     @cached_property
     def rotations(self) -> Rotation | None:
@@ -170,7 +175,9 @@ class ParticleFile:
         Raises a ValueError if the voltage, the spherical aberration or the amplitude contrast differs between
         particles. If the phase shift or the B factor differs, its mean is returned; ``optics`` has each image's own.
         """
-        return None if self.contrast is None else common_transfer(self.contrast, self.path)
+        if self.contrast is None:
+            return None
+        return common_transfer(self.contrast, self.path, groups=GROUPS.get(self.program, "") in self.table)
 
     @property
     def optics(self) -> Optics:
@@ -184,11 +191,11 @@ class ParticleFile:
                 self.pixel_size_angstrom, self.ctf, self.defocus_angstrom, **own_values(self.contrast)
             )
         if self.program not in OPENING and not states_no_ctf(self.table):
-            where = (
-                "; pass the passthrough file of the job (--passthrough)"
-                if self.program == "cryosparc"
-                else ""
-            )
+            where = ""
+            if self.passthrough is not None:
+                where = f"; the passthrough file {self.passthrough} has none, either"
+            elif self.program == "cryosparc":
+                where = "; pass the passthrough file of the job (--passthrough)"
             if self.program == "xmipp" and "ctfModel" in self.table:
                 where = "; its column ctfModel names files that are not read, so add ctfDefocusU and the constants"
             warnings.warn(

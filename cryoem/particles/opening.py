@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cryoem.particles import cryosparc, relion
+from cryoem.particles import cryosparc
 from cryoem.particles.columns import Columns, with_microscope
-from cryoem.particles.files import OPENING, PROGRAMS, ParticleFile
-from cryoem.particles.locating import find_images
+from cryoem.particles.files import GROUPS, OPENING, PROGRAMS, ParticleFile
+from cryoem.particles.locating import IMAGE_NAME, find_images, locate_stack
 from cryoem.particles.mrc import is_stack_name, whole_stack
 from cryoem.particles.pixel_sizes import check_stated_image_size, resolve_pixel_size
 from cryoem.particles.star import RELION_IMAGE, XMIPP_IMAGE, read_star, read_xmd
@@ -142,11 +143,15 @@ def open_particles(
             table, optics_groups = with_microscope(columns, PROGRAMS[program].CONTRAST, microscope)
         images = find_images(path, names, None if datadir is None else Path(datadir))
         sizes = PROGRAMS[program].pixel_sizes(Columns(path, table, optics_groups))
-    pixel, scales = resolve_pixel_size(path, pixel_size_angstrom, sizes, images.pixels_angstrom())
+    groups = table is not None and GROUPS.get(program, "") in table
+    pixel, scales = resolve_pixel_size(
+        path, pixel_size_angstrom, sizes, images.pixels_angstrom(), groups=groups
+    )
     if sizes and pixel_size_angstrom is None:
         columns = Columns(path, table, optics_groups)
         check_stated_image_size(columns, PROGRAMS[program].IMAGE_SIZE, images.image_size, pixel)
-    return ParticleFile(path, pixel, table, optics_groups, names, images, program, scales)
+    passthrough = None if passthrough is None else Path(passthrough)
+    return ParticleFile(path, pixel, table, optics_groups, names, images, program, scales, passthrough)
 
 
 def read_poses(path: str | os.PathLike, *, pixel_size_angstrom: float) -> Poses:
@@ -194,16 +199,28 @@ def read_poses(path: str | os.PathLike, *, pixel_size_angstrom: float) -> Poses:
     return Poses(rotations, shifts_px)
 
 
+def referenced_stacks(path: str | os.PathLike) -> list[Path]:
+    """Return the stacks to which a particle table refers, as far as they exist."""
+    path = Path(path)
+    program = PROGRAM_OF.get(path.suffix.lower())
+    stacks = []
+    if program is not None and program not in OPENING:
+        names = (IMAGE_NAME.fullmatch(name) for name in _read_table(path, program)[0])
+        for name in dict.fromkeys(each[2] for each in names if each):
+            with suppress(FileNotFoundError):
+                stacks.append(locate_stack(path, name)[0])
+    return stacks
+
+
 def _read_table(
     path: Path, program: str, optics_group: int | None = None, passthrough: str | os.PathLike | None = None
 ) -> tuple[list[str], pd.DataFrame, pd.DataFrame | None]:
     """Return the image names in a table, the table itself, and the optics groups of a RELION file."""
-    optics_groups = column = None
+    optics_groups, column = None, GROUPS.get(program, "")
     if program == "relion":
         table, optics_groups = read_star(path)
-        column = relion.GROUP
     elif program == "cryosparc":
-        table, column = cryosparc.read_cs(path), cryosparc.GROUP
+        table = cryosparc.read_cs(path)
         if passthrough is not None:
             table = cryosparc.with_passthrough(path, table, Path(passthrough))
     else:
@@ -217,6 +234,6 @@ def _read_table(
             raise ValueError(f"{path} has no optics group {optics_group}; it has {known}")
         table = table[groups == optics_group].reset_index(drop=True)
     if program == "cryosparc":
-        return cryosparc.image_names(path, table), table, None
+        return cryosparc.image_names(path, table, passthrough), table, None
     names = table[RELION_IMAGE if program == "relion" else XMIPP_IMAGE].astype(str).tolist()
     return names, table, optics_groups

@@ -191,7 +191,8 @@ def _statistics(images) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):  # pixels that are not finite
         lowest, highest = images.min(axis=(1, 2)), images.max(axis=(1, 2))
         mean = images.mean(axis=(1, 2), dtype=np.float64)
-        deviations = images - mean.astype(np.result_type(images, np.float32))[:, None, None]
+        # in float64, because float32 cannot store the squares of all its values
+        deviations = images - mean[:, None, None]
         deviation = np.sqrt(np.einsum("nyx,nyx->n", deviations, deviations) / images[0].size)
         largest = np.maximum(highest - mean, mean - lowest)
         # the computed mean may differ from a constant by rounding

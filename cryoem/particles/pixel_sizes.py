@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoem.particles.columns import DISAGREE, Columns, DoubtfulValue
+from cryoem.particles.columns import DISAGREE, Columns, DoubtfulValue, of_one_kind
 
 SAME_PIXEL = 1e-3  # largest relative difference between rounded values of the same pixel size
 LARGEST_PIXEL_ANGSTROM = 1e6
@@ -33,12 +33,17 @@ class UnknownPixelSize(ValueError):
 
 
 def resolve_pixel_size(
-    path: Path, argument: float | None, stated: Mapping[str, np.ndarray], headers: tuple[float, ...]
+    path: Path,
+    argument: float | None,
+    stated: Mapping[str, np.ndarray],
+    headers: tuple[float, ...],
+    *,
+    groups: bool,
 ) -> tuple[float, np.ndarray | None]:
     """Return the pixel size in angstrom and, if images must be rescaled to it, the (n,) factor of each image.
 
     ``stated`` contains (n,) pixel sizes by column, the most important first. Images with different pixel sizes, from
-    several optics groups, are rescaled to the largest one.
+    several optics groups, are rescaled to the largest one. ``groups`` is whether the file has optics groups.
     """
     column = next(iter(stated), None)
     sizes = np.asarray(headers if column is None else stated[column], float)
@@ -46,7 +51,7 @@ def resolve_pixel_size(
     one = _one_size(sizes)
     rescaled = column is not None and one is None and _all_valid(sizes)
     listed = ", ".join(f"{size:.6g}" for size in np.unique(sizes)[:5])
-    advice = "open one optics group (optics_group, --optics-group)"
+    advice = of_one_kind(groups)
     if rescaled and argument is not None:
         raise ValueError(
             f"{path} has images of several pixel sizes, {listed} angstrom ({source}), so one pixel_size_angstrom "

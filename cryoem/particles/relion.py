@@ -89,7 +89,7 @@ def pixel_sizes(columns: Columns) -> dict[str, np.ndarray]:
         if name in columns:
             sizes[name] = columns.numbers(name)
         if name in columns.table and columns.optics is not None and name in columns.optics:
-            sizes[f"{name} in data_optics"] = columns.of_groups(name).to_numpy(float)
+            sizes[f"{name} in data_optics"] = columns.of_groups_as_numbers(name)
     if all(name in columns for name in DETECTOR):
         with np.errstate(divide="ignore", invalid="ignore"):
             sizes[" / ".join(DETECTOR)] = 1e4 * columns.numbers(DETECTOR[0]) / columns.numbers(DETECTOR[1])

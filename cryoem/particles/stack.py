@@ -270,7 +270,7 @@ def shell_power(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     radius = np.hypot(*plane_frequencies(size).T) * size
     shell = np.rint(radius).astype(int)
     kept = (shell >= 1) & (shell <= size // 2)
-    power = np.mean(np.abs(half_planes_from_images(images)) ** 2, axis=0) / size**2
+    power = np.mean(np.square(np.abs(half_planes_from_images(images)), dtype=float), axis=0) / size**2
     counts = np.bincount(shell[kept])[1:]
     return np.arange(1, size // 2 + 1) / size, np.bincount(shell[kept], power[kept])[1:] / counts
 

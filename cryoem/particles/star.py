@@ -143,10 +143,15 @@ def xmd_text(table: pd.DataFrame) -> str:
     return f"# XMIPP_STAR_1 * \n# \ndata_noname\nloop_\n{labels}{rows}"
 
 
+def can_store(name: str) -> bool:
+    """Return whether tables can store an image name: RELION and XMIPP cannot escape characters."""
+    return name.isprintable() and not any(mark in name for mark in "#'\"")
+
+
 def check_image_names(names: Iterable[str], *, name: str) -> None:
-    """Reject image names that tables cannot store, because RELION and XMIPP cannot escape characters."""
+    """Reject image names that tables cannot store."""
     for image in map(str, names):
-        if not image.isprintable() or any(mark in image for mark in "#'\""):
+        if not can_store(image):
             raise ValueError(
                 f"{name} must not contain #, quotes or line breaks, which tables cannot store, got {image!r}"
             )
@@ -259,6 +264,8 @@ def _blocks(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
             if len(labels) > MOST_COLUMNS:
                 raise ValueError(f"{path}: {name} has more than {MOST_COLUMNS} columns")
         elif in_loop:
+            if not labels:
+                raise ValueError(f"{path}: the labels of {name} must begin with _, got {line[:80]!r}")
             part = "rows"
             rows.append(line)
             n_values = _count_values(path, line, f"row {len(rows)} of {name}")

@@ -22,8 +22,8 @@ from cryoem.particles.columns import (
     states_no_ctf,
 )
 from cryoem.particles.files import ParticleFile
-from cryoem.particles.locating import IMAGE_NAME, locate_stack
 from cryoem.particles.mrc import StackWriter
+from cryoem.particles.naming import names_for_table
 from cryoem.particles.simulation import SimulatedParticles
 from cryoem.particles.stack import ParticleStack
 from cryoem.particles.star import check_image_names, star_text, xmd_text
@@ -159,115 +159,55 @@ def write_poses(
         the particle file is not finite.
     """
     poses = as_poses(poses, count=len(particles))
-    path = path_with_suffix(path, ".star", ".cs")
-    as_star = path.suffix.lower() == ".star"
-    _refuse_inputs(particles, path)
+    path = Path(path)
+    new_stack = stack_of_poses(path, particles)
     if subset is not None:
         subset = one_each(subset, count=len(particles), name="subset").astype(int)
-
-    dark = as_star and particles.contrast is not None and not particles.contrast["inverted"].all()
-    new_stack = dark or particles.scales is not None  # a rescaled image is no longer the one in its stack
     names = _names_of_new_stack(path, particles) if new_stack else names_for_table(particles, path)
-    if as_star:
+    if path.suffix.lower() == ".star":
         extra = {} if subset is None else {"rlnRandomSubset": subset + 1}
         without = relion.POSE_COLUMNS
         text = _star_text(particles, names, poses.rotations, poses.shifts_px, without=without, extra=extra)
         content = text.encode()
     else:
         known = (poses.rotations, poses.shifts_px, subset)
-        content = _cs_content(particles, names, *known, new_stack=new_stack)
-    if not new_stack:
+        content = _cs_content(particles, names, *known, new_stack=new_stack is not None)
+    if new_stack is None:
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
         return
+    dark = _has_dark(path, particles)
     why = "are dark, which a STAR file cannot record" if dark else "have several pixel sizes"
     warnings.warn(
         f"the particles in {particles.path} {why}; "
-        f"writing {'inverted' if dark else 'rescaled'} images to {path.with_suffix('.mrcs').name}",
+        f"writing {'inverted' if dark else 'rescaled'} images to {new_stack.name}",
         UserWarning,
         stacklevel=2,
     )
     _write_with_images(path, content, particles)
 
 
-def names_for_table(particles: ParticleFile, table: Path, *, new_stacks: tuple[str, ...] = ()) -> list[str]:
-    """Return the name of each image, in the form 'number@stack', for a new table at the path ``table``.
+def stack_of_poses(path: str | os.PathLike, particles: ParticleFile) -> Path | None:
+    """Return the stack that ``write_poses`` writes next to a table, or None if it writes no images.
 
-    If the particle file is a table, its names are kept, so RELION and XMIPP must be started in the folder to which they
-    are relative. If it is a stack, its path relative to the working folder is used, so they must be started there.
-    A name is replaced by the absolute path of the stack, which is valid everywhere, unless it leads to the stack from
-    the folder of the new table or a folder above it. ``:mrcs`` is appended to the name of a stack that RELION and XMIPP
-    would otherwise read as a volume.
-
-    Parameters
-    ----------
-    particles : ParticleFile
-        Particle file with n images.
-    table : Path
-        Path of the new table.
-    new_stacks : tuple of str
-        File names of stacks that will be written to the folder of the new table. Default: none.
-
-    Returns
-    -------
-    list of str
-        Names of the n images.
-
-    Warns
-    -----
-    UserWarning
-        A stack name from the particle file does not lead to the stack from the folder of the new table, and tables
-        cannot store the absolute path, because it contains a ``#``, a quote or an unprintable character.
-
-    Raises
-    ------
-    ValueError
-        A name contains a ``#``, a quote or an unprintable character, which tables cannot store; or the images are not
-        in MRC stacks.
+    Nothing is written. Call this function before the work whose poses the table will contain, because it raises the
+    errors of ``write_poses`` about the path and the image names.
     """
+    path = path_with_suffix(path, ".star", ".cs")
+    _refuse_inputs(particles, path)
+    # a rescaled image is no longer the one in its stack
+    if _has_dark(path, particles) or particles.scales is not None:
+        _names_of_new_stack(path, particles)
+        return path.with_suffix(".mrcs")
+    with warnings.catch_warnings(action="ignore"):  # given by write_poses
+        names_for_table(particles, path)
+    return None
 
-    def leads_to(path: Path, name: str) -> bool:
-        """Return whether a stack name in ``table`` leads to the stack at ``path`` from every working folder."""
-        try:
-            place, as_stated = locate_stack(table, name, working_folder=False)
-        except FileNotFoundError:
-            return False
-        return as_stated and name not in new_stacks and place.samefile(path)
 
-    if not particles.images.in_mrc:
-        raise ValueError(
-            f"tables cannot refer to the images in {particles.path}, which is not an MRC stack; "
-            "convert it with `cryoem convert` first"
-        )
-    names = list(particles.image_names)
-    for number, stack in enumerate(particles.images.stacks):
-        members = np.flatnonzero(particles.images.stack_of == number)
-        path = Path(os.path.realpath(stack.path.parent)) / stack.path.name
-        if particles.table is not None:
-            name = IMAGE_NAME.fullmatch(names[members[0]])[2]
-            if leads_to(path, name):
-                continue
-        else:
-            name = path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else ""
-        if not (name and leads_to(path, name)):
-            try:
-                check_image_names([path.as_posix()], name=f"image names of {particles.path}")
-            except ValueError:
-                if particles.table is None:
-                    raise
-                warnings.warn(
-                    f"{table.name} keeps the stack names of {particles.path}, but {name} cannot be found from "
-                    "its folder; move the table to the folder to which the stack names are relative",
-                    UserWarning,
-                    stacklevel=3,
-                )
-                continue
-            name = path.as_posix()
-        form = "" if path.suffix == ".mrcs" else ":mrcs"
-        for member in members:
-            names[member] = f"{particles.images.number_of[member] + 1:06d}@{name}{form}"
-    check_image_names(names, name=f"image names of {particles.path}")
-    return names
+def _has_dark(path: Path, particles: ParticleFile) -> bool:
+    """Return whether particles are dark, if the table at ``path`` is a STAR file, which cannot record this."""
+    as_star = path.suffix.lower() == ".star"
+    return as_star and particles.contrast is not None and not particles.contrast["inverted"].all()
 
 
 def _names_of_new_stack(path: Path, particles: Particles) -> list[str]:

@@ -303,7 +303,8 @@ def automatic_level(volume: np.ndarray) -> float:
             "an automatic level requires a map with positive voxels, "
             f"got a maximum of {volume.max()}; choose the level yourself"
         )
-    return float(min(threshold_otsu(positive), positive.max() / 2))
+    highest = positive.max()
+    return float(highest * min(threshold_otsu(positive / highest), 0.5))
 
 
 def surface_mesh(

@@ -56,7 +56,7 @@ class Comparison:
         ratio = self.ratio = full / self.size
         self.disc = fourier_disc(self.size)
         kept = cropped_frequencies(full, self.size)[self.disc.index]
-        typical = np.median(read.std(axis=(1, 2)))
+        typical = np.float32(np.median(read.std(axis=(1, 2), dtype=np.float64)))
         if typical == 0:
             raise ValueError("images must not be constant, got images without variance")
         self.planes = half_planes_from_images(read / typical)[:, kept] / np.float32(ratio**2)

@@ -137,7 +137,9 @@ def _correlate(a, b, pixel_angstrom: float, *, ndim: int, mask: np.ndarray | Non
     count = max(1, ELEMENTS // n**2) if ndim == 3 else n
     for start in range(0, n, count):
         rows = slice(start, start + count)
-        one, other, shells = fa[rows], fb[rows], shell_index(n, ndim=ndim, rows=rows)
+        # in double precision, because single precision cannot store the squares of all its values
+        one, other = fa[rows].astype(np.complex128), fb[rows].astype(np.complex128)
+        shells = shell_index(n, ndim=ndim, rows=rows)
         counted = np.broadcast_to(weights if ndim == 3 else weights[rows], shells.shape)
         kept = shells <= n // 2
         products = (one * other.conj()).real, np.abs(one) ** 2, np.abs(other) ** 2

@@ -83,7 +83,8 @@ def guinier(
     n, frequency = _shells_of(density_map)
     spectrum = scipy.fft.rfftn(density_map.data, workers=-1)
     weights, shells = hermitian_weights(n, ndim=3).ravel(), shell_index(n).ravel()
-    power = np.bincount(shells, (weights * np.abs(spectrum.ravel()) ** 2), minlength=n)[1 : n // 2 + 1]
+    squares = np.square(np.abs(spectrum.ravel()), dtype=float)
+    power = np.bincount(shells, weights * squares, minlength=n)[1 : n // 2 + 1]
     amplitude = np.sqrt(power / np.bincount(shells, weights, minlength=n)[1 : n // 2 + 1])
     end = frequency[-1]
     if fsc is not None:

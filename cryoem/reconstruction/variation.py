@@ -73,6 +73,8 @@ def local_resolution(
     edges = np.linspace(n / window, n / 2, count + 1)  # in shells
     middles, width = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]
     shells, spectra = shell_index(n), [scipy.fft.rfftn(v, workers=-1) for v in (a, b)]
+    for spectrum, values in zip(spectra, (a, b), strict=True):
+        spectrum /= max(values.max(), -values.min())  # float32 cannot store the squares of all its values
     found = np.full(a.shape, n / 2, np.float32)  # in shells
     open_, before = np.ones(a.shape, bool), np.ones(a.shape, np.float32)
     for band, middle in enumerate(middles):
@@ -241,7 +243,8 @@ def conical_fsc(
         inside = (cosine >= np.cos(np.deg2rad(half_angle_deg)) - 1e-9).astype(
             np.float32
         )  # (elements, directions)
-        one, other, w = (values[plane].ravel()[at] for values in (fa, fb, weights))
+        one, other = (values[plane].ravel()[at].astype(np.complex128) for values in (fa, fb))
+        w = weights[plane].ravel()[at]
         for total, values in zip(
             totals, ((one * other.conj()).real, np.abs(one) ** 2, np.abs(other) ** 2), strict=True
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import json
 import logging
@@ -15,6 +16,9 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from cryoem.files.reading import first_line
+
+EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)  # their messages are complete sentences
+OWN_ERRORS = ("MissingPhaseError", "StalePhaseError", "UnknownPixelSize", "WorkersLostError")  # subclasses
 
 
 class NotebookError(RuntimeError):
@@ -87,7 +91,7 @@ def execute_notebook(
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         raise
     except PapermillExecutionError as error:
-        raise NotebookError(_last_error(output) or f"{error.ename}: {error.evalue}") from error
+        raise NotebookError(_last_error(output) or _sentence(error.ename, error.evalue)) from error
     except DeadKernelError as error:
         raise NotebookError("the kernel was killed or ran out of memory") from error
     except RuntimeError as error:  # from jupyter_client
@@ -137,7 +141,15 @@ def _last_error(executed: Path) -> str:
         return ""
     outputs = [output for cell in cells for output in cell.get("outputs", ())]
     errors = [output for output in outputs if output["output_type"] == "error"]
-    return f"{errors[-1]['ename']}: {' '.join(errors[-1]['evalue'].split())}"
+    return _sentence(errors[-1]["ename"], " ".join(errors[-1]["evalue"].split()))
+
+
+def _sentence(name: str, text: str) -> str:
+    """Return the message of an error of the class ``name``, which begins with the name if the error is unexpected."""
+    kind = getattr(builtins, name, None)
+    if name in OWN_ERRORS or (isinstance(kind, type) and issubclass(kind, EXPECTED_ERRORS)):
+        return re.sub(r"^\[Errno \d+\] ", "", text) or name
+    return f"{name}: {text}"
 
 
 def _kernel_manager_class(environment: Mapping[str, str], log_file: BinaryIO) -> type:

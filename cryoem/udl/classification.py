@@ -145,7 +145,7 @@ def classify(
     n = len(images)
     if n < 4 * k:
         raise ValueError(f"k must be at most a quarter of the number of images ({n}), got {k}")
-    if not images.std():
+    if images.min() == images.max():
         raise ValueError(f"images must not be constant, got only the value {images[0, 0, 0]:g}")
     optics = optics_of(optics, pixel_size_angstrom, count=n)
     if shift_deviation_px is None:
@@ -203,7 +203,7 @@ class _Search:
         self.k, self.shift_deviation_px, self.rng = k, shift_deviation_px, rng
         self.rings = min(LAST_RINGS, images.shape[1] // 2 - 2)
         grid = RingGrid(self.rings, ANGLES_PER_RING)
-        self.images = ring_images(images / images.std(), grid, optics=optics)
+        self.images = ring_images(images / float(images.std(dtype=float)), grid, optics=optics)
         n = len(images)
         self.order = rng.permutation(n)
         self.half = np.arange(n) % 2

@@ -15,11 +15,12 @@ from cryoem.files.writing import new_folder
 from cryoem.images import image_blocks
 from cryoem.particles.files import ParticleFile
 from cryoem.particles.mrc import StackWriter, write_stack
+from cryoem.particles.naming import names_for_table
 from cryoem.particles.opening import open_particles
 from cryoem.particles.outliers import usable_images
 from cryoem.particles.relion import relion_tables
 from cryoem.particles.star import write_star, write_xmd
-from cryoem.particles.writing import names_for_table, write_particles
+from cryoem.particles.writing import write_particles
 from cryoem.particles.xmipp import write_emaf, xmipp_table
 from cryoem.reconstruction.resolution import fourier_ring_correlation
 from cryoem.udl.aligner import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ def parse_header(content: bytes, path: Path, *, kind: str) -> MrcHeader:
     """
     from mrcfile.dtypes import HEADER_DTYPE
 
-    if found := foreign_kind(content):
+    if found := foreign_kind(content) or _kind_of_text(content):
         raise ValueError(f"{path} is not {kind}: it is {found}")
     if len(content) < HEADER_BYTES:
         raise ValueError(
@@ -96,6 +97,13 @@ def parse_header(content: bytes, path: Path, *, kind: str) -> MrcHeader:
     unsigned, stated = _unsigned_integers(fields, mode, byte_order)
     dtype = np.dtype((UNSIGNED_BY_MODE if unsigned else DTYPES_BY_MODE)[mode]).newbyteorder(byte_order)
     return MrcHeader(fields, shape, dtype, HEADER_BYTES + extended, stated)
+
+
+def _kind_of_text(content: bytes) -> str | None:
+    """Return what a text file is, or None for binary files, such as MRC files, whose headers contain zeros."""
+    if re.search(rb"[^\t\n\r\x20-\x7e]", content):
+        return None
+    return "a STAR or CIF table" if re.match(rb"(?:\s+|#[^\n]*\n)*data_", content) else "a text file"
 
 
 def _unsigned_integers(fields: np.void, mode: int, byte_order: str) -> tuple[bool, bool]:

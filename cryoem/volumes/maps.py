@@ -145,7 +145,10 @@ def write_map(path: str | os.PathLike, density_map: DensityMap) -> None:
     path = Path(path)
     compression = "gzip" if path.suffix == ".gz" else None
     with atomic_write(path) as partial, mrcfile.new(partial, compression=compression) as mrc:
-        mrc.set_data(density_map.data)
+        with np.errstate(over="ignore"):
+            mrc.set_data(density_map.data)
+        if not np.isfinite(mrc.header.rms):  # computed in float32
+            mrc.header.rms = density_map.data.std(dtype=float)
         mrc.set_volume()
         mrc.voxel_size = density_map.voxel_size_angstrom
         mrc.header.origin = density_map.origin

@@ -18,6 +18,12 @@ from cryoem.volumes.density import DensityMap
 
 LARGEST_SUM_OF_ALTERNATES = 1.01  # of the occupancies of one atom, which are rounded to 0.01
 CHARGE = re.compile(rb"|\d[+-]|[+-]\d")
+MODEL_COLUMNS = {
+    "Cartn_x": "coordinates",
+    "Cartn_y": "coordinates",
+    "Cartn_z": "coordinates",
+    "type_symbol": "element symbols",
+}
 OTHER_CIF = {  # what a CIF file without Cartesian coordinates contains
     "_chem_comp_atom.": "it describes a ligand or residue (chemical component), not the atoms of a particle",
     "_chem_comp.": "it describes a ligand or residue (chemical component), not the atoms of a particle",
@@ -42,8 +48,8 @@ def density_from_model(
     ----------
     model : path-like or gemmi.Structure
         Path of an mmCIF or PDB file (optionally gzipped), or a structure, which is not modified. If it contains several
-        models, only the first is used. If the occupancies of the alternate locations of an atom add up to more than 1,
-        they are scaled to a sum of 1. Occupancies that are blank, or all 0, are taken as 1.
+        models or data blocks, only the first is used. If the occupancies of the alternate locations of an atom add up
+        to more than 1, they are scaled to a sum of 1. Occupancies that are blank, or all 0, are taken as 1.
     voxel_size_angstrom : float
         Edge length of the voxels in angstrom.
     resolution_angstrom : float
@@ -62,8 +68,8 @@ def density_from_model(
     Warns
     -----
     UserWarning
-        If atoms of unknown element are omitted; there are several models; occupancies are blank, all 0, or add up to
-        more than 1 for one atom; or a PDB file has no END record.
+        If atoms of unknown element are omitted; there are several models or data blocks; occupancies are blank, all 0,
+        or add up to more than 1 for one atom; or a PDB file has no END record.
 
     Raises
     ------
@@ -135,7 +141,7 @@ def _read_structure(path: Path):
         raise ValueError(f"{what}: it is {found}")
     is_cif = re.match(rb"(?:\s+|#[^\n]*\n)*data_", content.removeprefix(b"\xef\xbb\xbf"), re.IGNORECASE)
     try:
-        structure, blank = _from_mmcif(content, what) if is_cif else _from_pdb(content, path, what)
+        structure, blank = _from_mmcif(content, path, what) if is_cif else _from_pdb(content, path, what)
     except (RuntimeError, IndexError) as error:  # raised by gemmi, where "string" is the name of the file
         reason = re.sub(r"^string:(\d+)(:\d+\(\d+\))?:? ?", r"line \1: ", first_line(error))
         raise ValueError(f"{path} is damaged: {reason}") from None
@@ -148,7 +154,7 @@ def _read_structure(path: Path):
     return structure
 
 
-def _from_mmcif(content: bytes, what: str) -> tuple[object, int]:
+def _from_mmcif(content: bytes, path: Path, what: str) -> tuple[object, int]:
     """Return the structure, and the number of atoms without an occupancy, which gemmi sets to 1."""
     import gemmi
 
@@ -156,11 +162,20 @@ def _from_mmcif(content: bytes, what: str) -> tuple[object, int]:
         document = gemmi.cif.read_string(content.decode("utf-8", "replace"))
     except ValueError as error:
         raise RuntimeError(str(error)) from None
-    for block in document:
-        if coordinates := block.find_values("_atom_site.Cartn_x"):
-            occupancies = block.find_values("_atom_site.occupancy")
-            blank = sum(value in ("?", ".") for value in occupancies) if occupancies else len(coordinates)
-            return gemmi.make_structure_from_block(block), blank
+    if blocks := [block for block in document if len(block.find_mmcif_category("_atom_site."))]:
+        if len(blocks) > 1:
+            warnings.warn(
+                f"{path} has {len(blocks)} data blocks with atoms; using only the first",
+                UserWarning,
+                stacklevel=4,
+            )
+        for column, content in MODEL_COLUMNS.items():
+            if not blocks[0].find_values(f"_atom_site.{column}"):
+                raise ValueError(f"{path} has no {content} (_atom_site.{column}), which are required")
+        occupancies = blocks[0].find_values("_atom_site.occupancy")
+        n_atoms = len(blocks[0].find_values("_atom_site.Cartn_x"))
+        blank = sum(value in ("?", ".") for value in occupancies) if occupancies else n_atoms
+        return gemmi.make_structure_from_block(blocks[0]), blank
     text = content.decode("utf-8", "replace")
     reason = next(
         (reason for name, reason in OTHER_CIF.items() if name in text), "it has no atoms (_atom_site)"

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from cryoem.files.reading import data_folder, first_line, sha256_of
 from cryoem.files.writing import check_writable, write_text
+from cryoem.memory import check_box
 from cryoem.validation import positive_number, suggestion, whole_number
 from cryoem.volumes.density import (
     DensityMap,
@@ -261,22 +262,26 @@ def load(
     ValueError
         A number is out of range, the suffix is unknown, the map has no positive density or is constant, or
         ``read_map``, ``density_from_model`` or ``fetch`` rejects the file.
+    MemoryError
+        The map does not fit into memory.
     ConnectionError
         The download failed.
     """
     name = os.fspath(name_or_path)
     if size is not None:
         size = whole_number(size, name="size", at_least=1)
-    if voxel_size_angstrom is not None:
-        positive_number(voxel_size_angstrom, name="voxel_size_angstrom")
+        check_box(size**3)
     made_at = DEFAULT_VOXEL_SIZE_ANGSTROM if voxel_size_angstrom is None else voxel_size_angstrom
+    positive_number(made_at, name="voxel_size_angstrom")
     if re.fullmatch(PHANTOM, name):
-        symmetry = name.partition("-")[2] or "C1"
-        if size is not None and voxel_size_angstrom is None:
+        if size is None:
+            size = max(SMALLEST_SIZE, round(PHANTOM_BOX_ANGSTROM / made_at))
+            check_box(size**3)
+        elif voxel_size_angstrom is None:
             made_at = PHANTOM_BOX_ANGSTROM / size
         return phantom(
-            symmetry=symmetry,
-            size=max(SMALLEST_SIZE, round(PHANTOM_BOX_ANGSTROM / made_at)) if size is None else size,
+            symmetry=name.partition("-")[2] or "C1",
+            size=size,
             voxel_size_angstrom=made_at,
             resolution_angstrom=resolution_angstrom,
         )
@@ -300,6 +305,7 @@ def load(
     if resolution_angstrom is not None:
         density_map = low_pass(density_map, resolution_angstrom)
     if voxel_size_angstrom is not None and voxel_size_angstrom != density_map.voxel_size_angstrom:
+        check_box(density_map.data.size * (density_map.voxel_size_angstrom / voxel_size_angstrom) ** 3)
         density_map = resample(density_map, voxel_size_angstrom)
     if size is not None:
         density_map = crop_or_pad(density_map, size)

@@ -145,6 +145,8 @@ def test_the_command_writes_a_gallery_and_keeps_classes(job, found, tmp_path, mo
     assert kept.exit_code == 0, kept.stderr
     good = particles.open_particles(tmp_path / "good.star")
     assert json.loads(kept.stdout)["images"] == len(good) == VIEWS * EACH
+    one = invoke("classify2d", out / "classes.star", "--keep", 1, "--out", tmp_path / "one.star")
+    assert f"{found.counts[0]} of {len(table)} particles, in 1 class: " in one.stdout
     chosen = ~found.junk[found.classes]
     np.testing.assert_array_equal(np.asarray(good), np.asarray(table[chosen]))
     for wrong, code in (("1,x", 2), ("99", 1)):
