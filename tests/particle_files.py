@@ -10,6 +10,14 @@ from scipy.ndimage import affine_transform
 
 PIXEL = 1.5
 FLOAT32 = 1e-6  # relative
+MICROSCOPE = {"rlnVoltage": 300.0, "rlnSphericalAberration": 2.7, "rlnAmplitudeContrast": 0.1}
+DEFOCI = {"rlnDefocusU": [1e4, 2e4], "rlnDefocusV": [9e3, 2e4], "rlnDefocusAngle": 0.0}
+CS_CTF = {
+    "ctf__accel_kv": np.full(5, 300.0),
+    "ctf__cs_mm": np.full(5, 2.7),
+    "ctf__amp_contrast": np.full(5, 0.1),
+}
+CS_CTF |= {"ctf__df1_A": np.linspace(1e4, 2e4, 5), "ctf__df2_A": np.linspace(1e4, 2e4, 5)}
 
 
 def some_images(n=5, size=6, seed=0) -> np.ndarray:

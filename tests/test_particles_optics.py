@@ -1,4 +1,4 @@
-"""Scales, pixel sizes and CTF parameters in particle files: which are used, and what is said about the others."""
+"""CTF parameters, optics and half-sets in particle files: which are used, and what is said about the others."""
 
 import re
 import warnings
@@ -7,16 +7,28 @@ import numpy as np
 import pandas as pd
 import pytest
 from command_line import invoke
-from particle_files import PIXEL, correlation, cs, mrc, names_of, optics_of, some_images, star
+from particle_files import (
+    CS_CTF,
+    DEFOCI,
+    MICROSCOPE,
+    PIXEL,
+    correlation,
+    cs,
+    mrc,
+    names_of,
+    optics_of,
+    some_images,
+    star,
+)
 
 from cryoem.contrast import ContrastTransfer, Optics
-from cryoem.images import apply_ctf, shrink
+from cryoem.images import apply_ctf
 from cryoem.orientations.rings import RingGrid, ring_images
-from cryoem.particles.opening import open_particles, read_poses
+from cryoem.particles.opening import open_particles
 from cryoem.particles.simulation import ImagingConditions, simulate_lazily
 from cryoem.particles.stack import ParticleStack
 from cryoem.particles.star import write_xmd
-from cryoem.particles.writing import write_particles, write_poses
+from cryoem.particles.writing import write_particles
 from cryoem.projection.projectors import project
 from cryoem.reconstruction.maps import reconstruct, reconstruct_halves
 from cryoem.reconstruction.masks import masked_half_map_fsc
@@ -25,14 +37,6 @@ from cryoem.reconstruction.rounds import RefinementSchedule
 from cryoem.rotations import Poses, random_rotations
 from cryoem.volumes.phantoms import phantom
 
-MICROSCOPE = {"rlnVoltage": 300.0, "rlnSphericalAberration": 2.7, "rlnAmplitudeContrast": 0.1}
-DEFOCI = {"rlnDefocusU": [1e4, 2e4], "rlnDefocusV": [9e3, 2e4], "rlnDefocusAngle": 0.0}
-CS_CTF = {
-    "ctf__accel_kv": np.full(5, 300.0),
-    "ctf__cs_mm": np.full(5, 2.7),
-    "ctf__amp_contrast": np.full(5, 0.1),
-}
-CS_CTF |= {"ctf__df1_A": np.linspace(1e4, 2e4, 5), "ctf__df2_A": np.linspace(1e4, 2e4, 5)}
 QUIET = pytest.mark.filterwarnings(
     "ignore:.*(has no CTF|states a pixel size|rlnCtfBfactor is neg|MAP):UserWarning"
 )
@@ -42,124 +46,6 @@ QUIET = pytest.mark.filterwarnings(
 def stack(tmp_path):
     mrc(tmp_path / "a.mrcs", some_images())
     return tmp_path
-
-
-# --- pixel sizes
-
-
-def test_the_order_of_all_pixel_sizes(stack):
-    """rlnPixelSize, which RELION's error message recommends, counts, and contradictions are named."""
-    origins = {"rlnOriginXAngst": [3.0]}
-    groups = {"rlnOpticsGroup": [1], "rlnPixelSize": 3.0}
-    with pytest.warns(
-        UserWarning, match=r"size of 3 angstrom, from rlnPixelSize, but the stacks state 1.5; using 3$"
-    ):
-        file = open_particles(star(stack / "a.star", names_of(1), optics=groups, **origins))
-    assert file.pixel_size_angstrom == 3
-    np.testing.assert_allclose(file.shifts_px, [[-1, 0]])
-    posed = star(stack / "p.star", names_of(1), optics=groups, rlnAngleRot=[0.0], **origins)
-    np.testing.assert_allclose(read_poses(posed, pixel_size_angstrom=6.0).shifts_px, [[-0.5, 0]])
-    detector = {"rlnDetectorPixelSize": 5.0, "rlnMagnification": 12500.0}  # 4 angstrom
-    path = star(stack / "b.star", names_of(1), optics={**groups, "rlnImagePixelSize": 1.5}, **detector)
-    with pytest.warns(
-        UserWarning, match=r"of 1.5 angstrom, from rlnImagePixelSize, but (.*); using 1.5$"
-    ) as caught:
-        assert open_particles(path).pixel_size_angstrom == PIXEL
-    assert "rlnPixelSize states 3 and rlnDetectorPixelSize / rlnMagnification states 4" in str(
-        caught[0].message
-    )
-    path = star(
-        stack / "c.star",
-        names_of(1),
-        optics=groups,
-        rlnPixelSize=1.5,
-        rlnOpticsGroup=1,
-    )
-    with pytest.warns(
-        UserWarning, match=r"from rlnPixelSize, but rlnPixelSize in data_optics states 3; using 1.5$"
-    ):
-        open_particles(path)
-    with pytest.warns(UserWarning, match=r"states a pixel size of 3 angstrom; using .*=1.5$"):
-        written = open_particles(stack / "a.star", pixel_size_angstrom=1.5)
-    write_particles(stack / "new.star", written)
-    assert open_particles(stack / "new.star").pixel_size_angstrom == 1.5  # the old column is gone
-
-
-@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan])
-def test_scales_that_are_not_positive_are_refused_by_name(stack, bad):
-    shown = r"(positive|finite) numbers, got (0|0.0|-1|-1.0|nan) in row 1"
-    aligned = {"alignments3D__shift": np.ones((5, 2)), "alignments3D__pose": np.zeros((5, 3))}
-    path = cs(stack / "a.cs", **aligned, alignments3D__psize_A=np.full(5, bad))
-    for read in (lambda: open_particles(path).shifts_px, lambda: read_poses(path, pixel_size_angstrom=1.0)):
-        with pytest.raises(ValueError, match=rf"a.cs: the column alignments3D/psize_A must contain {shown}"):
-            read()
-    scaled = star(stack / "s.star", names_of(2), **DEFOCI, **MICROSCOPE, rlnCtfScalefactor=[bad, 1.0])
-    with pytest.raises(ValueError, match=rf"s.star: the column rlnCtfScalefactor must contain {shown}"):
-        _ = open_particles(scaled).optics
-    with pytest.raises(ValueError, match=rf"ctf/scale must contain {shown}"):
-        _ = open_particles(cs(stack / "b.cs", **CS_CTF, ctf__scale=np.full(5, bad))).optics
-    optics = {**optics_of([1]), "rlnImagePixelSize": bad}
-    xmd = stack / "a.xmd"
-    write_xmd(xmd, pd.DataFrame({"image": names_of(1), "samplingRate": bad}))
-    for path, name in (
-        (star(stack / "p.star", names_of(1), optics=optics), "rlnImagePixelSize"),
-        (star(stack / "q.star", names_of(1), rlnPixelSize=bad), "rlnPixelSize"),
-        (
-            star(stack / "r.star", names_of(1), rlnDetectorPixelSize=5.0, rlnMagnification=bad),
-            "rlnMagnification",
-        ),
-        (cs(stack / "c.cs", blob__psize_A=np.full(5, bad)), "blob/psize_A"),
-        (xmd, "samplingRate"),
-    ):
-        with pytest.raises(ValueError, match=rf"{path.name}.* {name}|{path.name}.*{re.escape(name)}\)"):
-            open_particles(path)
-    with pytest.raises(ValueError, match=r"^pixel_size_angstrom must be a positive number"):
-        open_particles(stack / "a.mrcs", pixel_size_angstrom=bad)
-
-
-def test_the_sign_of_dark_images_is_not_0(stack):
-    with pytest.raises(ValueError, match=r"blob/sign must be 1 or -1, got 0 in row 1"):
-        _ = open_particles(cs(stack / "a.cs", **CS_CTF, blob__sign=np.zeros(5))).optics
-
-
-def test_optics_groups_of_different_pixel_sizes_are_rescaled(tmp_path):
-    """Two groups of 8 and 8.4 angstrom become one set of images of 8.4 angstrom."""
-    size, fine, coarse = 48, 8.0, 8.4
-    views = project(phantom(size=size, rng=0).data, random_rotations(6, rng=0), image_size=size)
-    smaller = shrink(views, np.full(6, fine / coarse))
-    mrc(tmp_path / "a.mrcs", np.concatenate([views[:3], smaller[3:]]), pixel=coarse)
-    optics = {**optics_of([1, 2], [fine, coarse])}
-    columns = {"rlnOpticsGroup": [1, 1, 1, 2, 2, 2], "rlnOriginXAngst": 16.8, "rlnAngleRot": 0.0}
-    path = star(tmp_path / "a.star", names_of(6), optics=optics, **columns)
-    with pytest.warns(
-        UserWarning,
-        match=r"sizes, 8, 8.4 angstrom .*; rescaling them to 8.4 .*--optics-group",
-    ):
-        file = open_particles(path)
-    np.testing.assert_allclose(file, smaller, atol=2e-3 * np.abs(smaller).max())
-    np.testing.assert_allclose(file.shifts_px, np.broadcast_to([-2.0, 0.0], (6, 2)))
-    np.testing.assert_array_equal(np.asarray(file[[2, 5]]), np.asarray(file)[[2, 5]])
-    with pytest.warns(UserWarning, match=r"several pixel sizes; writing rescaled images to b.mrcs"):
-        write_poses(tmp_path / "b.star", file, file.poses)  # refers to new, rescaled images
-    np.testing.assert_array_equal(open_particles(tmp_path / "b.star"), file)
-    assert open_particles(path, optics_group=2).scales is None
-    with pytest.raises(
-        ValueError, match=r"--pixel-size\) would merge images of different scale; .*--optics-group"
-    ):
-        open_particles(path, pixel_size_angstrom=8.4)
-
-
-@pytest.mark.parametrize("size", [31, 32])
-def test_shrinking_keeps_the_origin_and_the_scale(size):
-    """A Gaussian of width s becomes one of width f s about the same origin, and a factor of 1 changes nothing."""
-    x = np.arange(size) - size // 2
-    wide, narrow = (
-        np.exp(-((x[:, None] - 4 * f) ** 2 + (x + 2 * f) ** 2) / (2 * (2.5 * f) ** 2)) for f in (1, 0.8)
-    )
-    np.testing.assert_allclose(shrink([1 + wide, wide], [0.8, 1.0])[0], 1 + narrow, atol=2e-3)
-    np.testing.assert_array_equal(shrink([wide], [1.0])[0], wide.astype(np.float32))
-    with pytest.raises(ValueError, match=r"factors must be above 0 and at most 1, got 1.1 to 1.1"):
-        shrink([wide], [1.1])
 
 
 # --- CTF parameters
