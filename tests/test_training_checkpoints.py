@@ -102,7 +102,7 @@ def test_checkpoints_of_another_training_are_refused(tmp_path):
     tiny_training(seconds=1e-6, **options)
     for changed, sentence in (
         ({"epochs": 5}, r"epochs 4 instead of 5\);"),
-        ({"learning_rate": 1e-5}, r"learning_rate 0.002 instead of 1e-05\);"),
+        ({"learning_rate": 1e-5}, r"learning_rate 0.003 instead of 1e-05\);"),
         (
             {"settings": other_settings(feature_distance="cosine")},
             r"feature_distance 'kernel' instead of 'cosine'\);",
