@@ -166,7 +166,7 @@ def main() -> None:
         (
             "pose error, refined",
             with_unit("refined", "rad"),
-            f"{refined:.5f} rad = {refined / limit.mean():.2f} x limit",
+            f"{refined:.5f} rad" + (f" = {refined / limit.mean():.2f} x limit" if noise else ""),
         ),
         ("limit: most likely poses, given the true map", "-", f"{limit.mean():.5f} rad"),
         (
