@@ -8,8 +8,13 @@ import pandas as pd
 import starfile
 from scipy.ndimage import affine_transform
 
+from cryoem.contrast import ContrastTransfer, Optics
+from cryoem.particles.stack import ParticleStack
+from cryoem.rotations import Poses, random_rotations
+
 PIXEL = 1.5
 FLOAT32 = 1e-6  # relative
+CTF = ContrastTransfer(200.0, 2.0, 0.1, 25.0, phase_shift_rad=0.5, inverted=True)
 MICROSCOPE = {"rlnVoltage": 300.0, "rlnSphericalAberration": 2.7, "rlnAmplitudeContrast": 0.1}
 DEFOCI = {"rlnDefocusU": [1e4, 2e4], "rlnDefocusV": [9e3, 2e4], "rlnDefocusAngle": 0.0}
 CS_CTF = {
@@ -22,6 +27,16 @@ CS_CTF |= {"ctf__df1_A": np.linspace(1e4, 2e4, 5), "ctf__df2_A": np.linspace(1e4
 
 def some_images(n=5, size=6, seed=0) -> np.ndarray:
     return np.random.default_rng(seed).normal(3, 2, (n, size, size)).astype(np.float32)
+
+
+def some_poses(n=5, seed=1) -> Poses:
+    return Poses(random_rotations(n, rng=seed), np.random.default_rng(seed).uniform(-3, 3, (n, 2)))
+
+
+def a_stack(n=5, size=6, *, ctf=CTF) -> ParticleStack:
+    rng = np.random.default_rng(3)
+    defocus = np.column_stack([rng.uniform(1e4, 2e4, (n, 2)), rng.uniform(-np.pi, np.pi, n)])
+    return ParticleStack(some_images(n, size), Optics(PIXEL, ctf, defocus), some_poses(n))
 
 
 def mrc(path, images, *, pixel=PIXEL, **fields):

@@ -209,7 +209,7 @@ def test_optics_that_are_no_numbers_are_named(stack):
 
 
 def test_advice_suits_the_format(stack):
-    """XMIPP files have no optics groups, both signs become one by conversion, and a file is not asked for twice."""
+    """Nobody is told to select an optics group in XMIPP, or to pass a passthrough file that was already given."""
     table = pd.DataFrame({"image": names_of(2), "samplingRate": [1.0, 2.0]})
     write_xmd(stack / "a.xmd", table)
     with pytest.raises(
