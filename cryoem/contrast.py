@@ -196,6 +196,16 @@ class Optics:
         own = {name: values[index] for name, values in self.own_values.items()}
         return Optics(self.pixel_size_angstrom, self.ctf, self.defocus_angstrom[index], **own)
 
+    @classmethod
+    def concatenate(cls, parts: list[Optics]) -> Optics:
+        """Return the optics of several sets of images of one microscope, one after another."""
+        first = parts[0]
+        if first.ctf is None:
+            return first
+        own = {name: np.concatenate([part.own_values[name] for part in parts]) for name in first.own_values}
+        defocus = np.concatenate([part.defocus_angstrom for part in parts])
+        return cls(first.pixel_size_angstrom, first.ctf, defocus, **own)
+
     def isotropic(self) -> Optics:
         """Return the optics with the mean of U and V as the defocus of each image, (n,)."""
         if self.ctf is None or self.defocus_angstrom.ndim == 1:

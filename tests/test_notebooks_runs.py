@@ -164,6 +164,7 @@ def test_a_blank_image_is_named_in_phase_0_and_left_out_by_an_option(home, rng):
 @pytest.mark.notebooks
 def test_a_symmetric_off_centre_particle_with_a_contrast_transfer_becomes_a_map(home):
     overrides = {"symmetry": "D2", "shift_limit_px": 2.0, "ctf": True, "n_test": 80, "gauge_pairs": 60}
+    overrides["refine_ctf"] = True  # pixels of 8 Å are too coarse for the defocus, but not for the scale
     summary = runs.run(profile="toy", map_name="phantom-D2", overrides=overrides, progress=False)
     assert summary.folder == home / "runs" / "phantom-D2-toy"
     distances, orientations, made = (summary.numbers[name] for name in (DISTANCES, ORIENTATIONS, MAP))
@@ -172,6 +173,9 @@ def test_a_symmetric_off_centre_particle_with_a_contrast_transfer_becomes_a_map(
     assert orientations["common_line_agreement_of_runner_up"] is None
     assert made["refined_pose_error_rad"] < min(0.05, made["pose_error_before_rad"] / 2)
     assert made["refined_shift_error_px"] < min(0.15, 0.8 * made["shift_error_before_px"])
+    assert made["defocus_changed_angstrom"] == 0
+    assert 0 < made["scale_spread"] < 0.1
+    assert "fitted-ctf" in {name for name, *_ in runs.saved_figures(summary.folder / MAP)}
 
 
 @pytest.mark.notebooks

@@ -47,6 +47,7 @@ EXAMPLES = {
     "coverage_sphere": lambda: plots.coverage_sphere(FIVE),
     "coverage_spheres": lambda: plots.coverage_spheres({"a": FIVE}),
     "euler_histograms": lambda: plots.euler_histograms({"a": FIVE}),
+    "fitted_optics": lambda: plots.fitted_optics(np.array([-50.0, 20, 30]), np.array([0.9, 1, 1.1])),
     "images_on_sphere": lambda: plots.images_on_sphere(CUBE, FIVE[:4]),
     "nearest_neighbours": lambda: plots.nearest_neighbours(CUBE, np.ones((4, 4)), index=0),
     "projection_rays": lambda: plots.projection_rays(CUBE, FIVE[:2], voxel_size_angstrom=2),

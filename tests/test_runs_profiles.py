@@ -48,6 +48,11 @@ def test_the_paper_profile_has_the_sizes_of_the_paper():
             {"ctf": True, "reconstruction_method": "cgls"},
             "reconstruction_method must be fourier if ctf is true, got cgls",
         ),
+        (
+            "toy",
+            {"refine_ctf": True},
+            "refine_ctf requires images with a CTF, so ctf must be true, got False",
+        ),
         ("toy", {"n_particles": 20}, "n_particles applies only to measured particles, got 20"),
     ],
 )

@@ -156,6 +156,13 @@ def refine(
             help="Whether to refine the shifts; by default, if PARTICLES contains any shift other than 0.",
         ),
     ] = None,
+    refine_ctf: Annotated[
+        bool,
+        typer.Option(
+            "--refine-ctf",
+            help="Also refine the scale of each image, and, beyond about 12 Å, its defocus.",
+        ),
+    ] = False,
     search_rounds: Annotated[
         int, typer.Option(min=0, help="Rounds of random search around the poses; 0 if they are almost right.")
     ] = 3,
@@ -208,6 +215,8 @@ def refine(
         raise ValueError(
             f"{particles} has no orientations to refine; `cryoem abinitio` finds them from the images alone"
         )
+    if refine_ctf and opened.ctf is None:
+        raise ValueError(f"{particles} has no CTF parameters; leave out --refine-ctf")
     shared.check_poses(poses, opened, force=force, option="--poses")
     check_memory(
         PROGRAM_BYTES
@@ -226,6 +235,7 @@ def refine(
             opened.poses,
             symmetry=symmetry,
             refine_shifts=refine_shifts,
+            refine_ctf=refine_ctf,
             schedule=schedule,
             rng=seed,
             callback=lambda *_: done(next(finished)),
@@ -233,7 +243,8 @@ def refine(
     with atomic_write_many(*paths) as partials:
         for path, density_map in zip(partials, (found.map, *found.half_maps), strict=False):
             write_map(path, density_map)
-        write_poses(poses, opened, found.poses, subset=found.subset)
+        optics = found.optics if refine_ctf else None
+        write_poses(poses, opened, found.poses, subset=found.subset, optics=optics)
     script = write_chimerax_script(out, found.map, level=plots.automatic_level(found.map.data * found.mask))
     moved_rad = float((found.rotations * opened.rotations.inv()).magnitude().mean())
     shifted_px = float(np.linalg.norm(found.shifts_px - opened.poses.shifts_px, axis=1).mean())
@@ -255,6 +266,14 @@ def refine(
     text += (
         f"mean change of the orientations {np.rad2deg(moved_rad):.2f}°, of the shifts {shifted_px:.2f} px\n"
     )
+    if refine_ctf:
+        fitted, stated = (each.isotropic().defocus_angstrom for each in (found.optics, opened.optics))
+        values["defocus_changed_angstrom"] = float(np.sqrt(np.mean((fitted - stated) ** 2)))
+        values["scale_spread"] = float(found.optics.scale.std())
+        text += (
+            f"root-mean-square change of the defocus {values['defocus_changed_angstrom']:.0f} Å; "
+            f"standard deviation of the scale {values['scale_spread']:.3f}\n"
+        )
     text += (
         f"the half-maps have no resolution: their masked FSC starts below {HALF_MAPS:g}"
         if resolution is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from cryoem.contrast import Optics
 from cryoem.files.writing import atomic_write, path_with_suffix
 from cryoem.particles import cryosparc, relion, xmipp
 from cryoem.particles.columns import (
+    DEFOCUS,
     WITHOUT_CTF,
     WITHOUT_CTF_FIELD,
     Columns,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BLOCK = 512  # images in memory at a time
+FITTED = (*DEFOCUS[:2], "scale")  # CTF parameters that a refinement changes
 Particles = ParticleStack | SimulatedParticles | ParticleFile
 
 
@@ -118,13 +121,14 @@ def write_poses(
     poses: Poses | Rotation,
     *,
     subset: np.ndarray | None = None,
+    optics: Optics | None = None,
 ) -> None:
     """Write new poses for the particles in a file as a RELION or cryoSPARC file that refers to the original stacks.
 
-    The CTF parameters and the pixel size are taken from the particle file. If input and output are RELION files, the
-    other columns are kept, except for the old poses. A STAR file cannot record that particles are dark, as they are in
-    some cryoSPARC files. If any particles are dark, the images are written to a new stack next to the table, with the
-    dark particles inverted.
+    The CTF parameters, except those in ``optics``, and the pixel size are taken from the particle file. If input and
+    output are RELION files, the other columns are kept, except for the old poses. A STAR file cannot record that
+    particles are dark, as they are in some cryoSPARC files. If any particles are dark, the images are written to a new
+    stack next to the table, with the dark particles inverted.
 
     A cryoSPARC file has the fields uid, blob, alignments3D and, if the CTF is known, ctf. If the input is a cryoSPARC
     file, the uids are kept, so that cryoSPARC can join the other fields.
@@ -141,6 +145,9 @@ def write_poses(
     subset : array, optional
         (n,) half-set in which each particle was refined, 0 or 1, written to rlnRandomSubset as 1 or 2, or to
         alignments3D/split as 0 or 1. Default: the existing column in a STAR file, if both files are RELION files.
+    optics : Optics, optional
+        Optics of the n images, whose defocus and scale replace those of the particle file, unless there is no CTF.
+        Default: keep them.
 
     Warns
     -----
@@ -164,14 +171,17 @@ def write_poses(
     if subset is not None:
         subset = one_each(subset, count=len(particles), name="subset").astype(int)
     names = _names_of_new_stack(path, particles) if new_stack else names_for_table(particles, path)
+    contrast = None if optics is None else contrast_from_optics(optics)
+    fitted = {} if contrast is None else {name: contrast[name].to_numpy() for name in FITTED}
     if path.suffix.lower() == ".star":
         extra = {} if subset is None else {"rlnRandomSubset": subset + 1}
+        extra |= {relion.CONTRAST[name]: values for name, values in fitted.items()}
         without = relion.POSE_COLUMNS
         text = _star_text(particles, names, poses.rotations, poses.shifts_px, without=without, extra=extra)
         content = text.encode()
     else:
         known = (poses.rotations, poses.shifts_px, subset)
-        content = _cs_content(particles, names, *known, new_stack=new_stack is not None)
+        content = _cs_content(particles, names, *known, fitted=fitted, new_stack=new_stack is not None)
     if new_stack is None:
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
@@ -280,10 +290,13 @@ def _cs_content(
     shifts_px: np.ndarray | None,
     subset: np.ndarray | None,
     *,
+    fitted: Mapping[str, np.ndarray] | None = None,
     new_stack: bool,
 ) -> bytes:
     """Return the content of a cryoSPARC file. Particles in a new stack are bright."""
     contrast, more = _contrast(particles), {}
+    if fitted:
+        contrast = contrast.assign(**fitted)
     if contrast is not None and new_stack:
         contrast = contrast.assign(inverted=True)
     if isinstance(particles, ParticleFile) and particles.table is not None:

@@ -45,7 +45,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "recovery_panels",
             "refinement_history",
         ],
-        "imaging": ["images_on_sphere", "projection_rays"],
+        "imaging": ["fitted_optics", "images_on_sphere", "projection_rays"],
         "measurements": ["distances_from_few", "measured_curves", "measured_panels"],
         "orientations": [
             "coverage_sphere",

@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 from cryoem.images import downsample
 from cryoem.plots.densities import automatic_level, surface_mesh
 from cryoem.plots.sphere import ABOVE, grid_triangles, sphere_figure, xyz
-from cryoem.plots.template import PAPER, figure, named_colours
+from cryoem.plots.template import PAPER, figure, histogram, named_colours, panels
 from cryoem.projection import project
 from cryoem.rotations import to_relion_euler_deg, viewing_directions
 from cryoem.validation import finite_array, many_rotations, positive_number, square_images
@@ -21,6 +21,7 @@ MOST_DETECTORS, WIDEST_DETECTOR_PX = 4, 64
 FAINT = 12  # of 255: darker pixels lie outside the particle
 RAYS = 12  # along each side of a detector
 MOST_TRIANGLES = 20_000
+FIT_BINS = 40
 
 
 def images_on_sphere(images: np.ndarray, rotations: Rotation) -> go.Figure:
@@ -217,3 +218,33 @@ def _border(points: np.ndarray) -> np.ndarray:
     """Return the outline of (3, y, x) points as one closed (3, m) line that ends in a gap."""
     sides = [points[:, 0, :-1], points[:, :-1, -1], points[:, -1, :0:-1], points[:, :, 0][:, ::-1]]
     return np.concatenate([*sides, np.full((3, 1), np.nan)], axis=1)
+
+
+def fitted_optics(defocus_changes_angstrom: np.ndarray, scales: np.ndarray) -> go.Figure:
+    """Plot histograms of the values that a refinement has fitted to the CTF of each image.
+
+    Parameters
+    ----------
+    defocus_changes_angstrom : (n,) array
+        Fitted minus stated underfocus of each image in angstrom.
+    scales : (n,) array
+        Fitted factor of the signal in each image.
+
+    Raises
+    ------
+    ValueError
+        If an array is empty, not one-dimensional or not finite.
+    """
+    values = {
+        "change of the defocus (Å)": finite_array(
+            defocus_changes_angstrom, name="defocus_changes_angstrom", ndim=1
+        ),
+        "scale of the signal": finite_array(scales, name="scales", ndim=1),
+    }
+    fig = panels(layout={"height": 340, "showlegend": False}, cols=2, horizontal_spacing=0.12)
+    for column, (name, colour) in enumerate(named_colours(values).items(), start=1):
+        counts, edges = np.histogram(values[name], bins=FIT_BINS)
+        hover = "from %{x:.4g}: %{y} images<extra></extra>"
+        fig.add_trace(histogram(edges, counts, name=name, colour=colour, hover=hover), row=1, col=column)
+        fig.update_xaxes(title_text=name, row=1, col=column)
+    return fig.update_yaxes(title_text="images", rangemode="tozero")

@@ -5,8 +5,8 @@ the folds measures up to which shell images can be compared. Each image is then 
 *other* folds, which is masked and filtered by its local signal-to-noise ratio (see ``variation.locally_filtered``). A
 map that contains the image's own noise would pull the image back to its old pose. In the first rounds, orientations
 move by random search within a shrinking ball; then they move by Gauss-Newton steps. All steps use the coarsest image
-size that includes the compared shells. Shifts can be refined together with the orientations. The CTF multiplies the
-slices and is corrected for in gridding.
+size that includes the compared shells. Shifts can be refined together with the orientations, and so can the defocus and
+the scale of each image (see ``optics_fits``). The CTF multiplies the slices and is corrected for in gridding.
 
 First, two halves of the images are refined in this way from the same start, and never share a map; their half-maps give
 the resolution. Then the poses of all images are refined together for at most two rounds, with maps from twice as many
@@ -49,6 +49,8 @@ class Refinement:
     ----------
     poses : Poses
         Refined orientations and shifts of the n images.
+    optics : Optics
+        Optics of the images, with the fitted defocus and scale if these were refined.
     map : DensityMap
         Reconstruction from all images.
     half_maps : tuple of DensityMap
@@ -74,6 +76,7 @@ class Refinement:
     """
 
     poses: Poses
+    optics: Optics
     map: DensityMap
     half_maps: tuple[DensityMap, DensityMap]
     subset: np.ndarray
@@ -101,6 +104,7 @@ def refine(
     symmetry: str = "C1",
     subset: np.ndarray | None = None,
     refine_shifts: bool | None = None,
+    refine_ctf: bool = False,
     schedule: RefinementSchedule | None = None,
     rng: np.random.Generator | int | None = None,
     callback: Callable[[dict, Rotation], None] | None = None,
@@ -129,6 +133,10 @@ def refine(
         a particle file from a refinement in RELION or cryoSPARC, and otherwise random halves.
     refine_shifts : bool, optional
         Whether to refine shifts. Default: True if any shift in ``poses`` is non-zero, otherwise False.
+    refine_ctf : bool
+        Whether to fit the scale of each image, which replaces that in ``optics``, and its defocus, within 2000 angstrom
+        of that in ``optics``. The defocus is fitted if details finer than about 12 angstrom are compared; an astigmatic
+        image keeps its astigmatism. Default: False.
     schedule : RefinementSchedule, optional
         Numbers of rounds and step sizes. Default: ``RefinementSchedule()``.
     rng : Generator or int, optional
@@ -146,12 +154,13 @@ def refine(
     ValueError
         If there are fewer than 16 images; if the images do not have shape (n, y, y), are too small or constant, or
         contain NaN or infinity; if ``subset`` does not contain 0 or 1 for each image, each of them at least 8 times; if
-        ``poses`` or ``optics`` describes a different number of images; or if the pixel size or the point group is
-        unknown.
+        ``poses`` or ``optics`` describes a different number of images; if the pixel size or the point group is unknown;
+        or if ``refine_ctf`` is True for images without a CTF.
 
     References
     ----------
-    Projection matching: Penczek et al., Ultramicroscopy 53 (1994) 251.
+    Projection matching: Penczek et al., Ultramicroscopy 53 (1994) 251. Defocus of each image: Zivanov et al., eLife 7
+    (2018) e42166.
     """
     optics = known_optics(images, optics)
     subset = getattr(images, "random_subset", None) if subset is None else subset
@@ -164,7 +173,10 @@ def refine(
         point_group(symmetry).as_matrix(),
         schedule or RefinementSchedule(),
         bool(start.shifts_px.any()) if refine_shifts is None else refine_shifts,
+        refine_ctf,
     )
+    if refine_ctf and optics.ctf is None:
+        raise ValueError("refine_ctf requires images with a known CTF, but optics has none")
     if subset is not None:
         subset = checked_subset(subset, count=n, at_least=FOLDS)
     rng = np.random.default_rng(rng)
@@ -180,25 +192,31 @@ def refine(
     members = [np.sort(rows) for rows in np.array_split(rng.permutation(n), 2)]
     if subset is not None:
         members = [np.flatnonzero(subset == half) for half in (0, 1)]
-    halves, finest_shell = _refine_halves(settings, full, start, members, rng, report)
+    states = _refine_halves(settings, full, start, members, rng, report)
     # each half may drift as a whole, so move it back to the frame and origin of all images
-    halves = [remove_drift(half, start[rows], symmetry) for half, rows in zip(halves, members, strict=True)]
-    merged = Poses.concatenate(halves)[np.argsort(np.concatenate(members))]
-    refined = _refine_jointly(settings, full, merged, finest_shell, rng, report)
+    halves = [
+        remove_drift(state.outcome(), start[rows], symmetry)
+        for state, rows in zip(states, members, strict=True)
+    ]
+    order = np.argsort(np.concatenate(members))
+    merged = Poses.concatenate(halves)[order]
+    fitted = Optics.concatenate([state.optics for state in states])[order]
+    finest_shell = max(state.finest_shell for state in states)
+    refined, optics = _refine_jointly(settings, full, merged, fitted, finest_shell, rng, report)
     halves = [remove_drift(half, refined[rows], symmetry) for half, rows in zip(halves, members, strict=True)]
 
     # reconstruct the final maps at full size, in the units of the images
     nyquist, group = full.size // 2, settings.group
     a, b = (
-        full[rows].gridded(half, nyquist, group).invert() * full.unit
-        for half, rows in zip(halves, members, strict=True)
+        replace(full[rows], optics=state.optics).gridded(half, nyquist, group).invert() * full.unit
+        for half, state, rows in zip(halves, states, members, strict=True)
     )
-    whole = full.gridded(refined, nyquist, group).invert() * full.unit
+    whole = replace(full, optics=optics).gridded(refined, nyquist, group).invert() * full.unit
     mask = particle_mask(a, b)
     fsc = masked_half_map_fsc(a, b, mask, voxel_size_angstrom=optics.pixel_size_angstrom, rng=0)
     whole, a, b = (DensityMap(v.astype(np.float32), optics.pixel_size_angstrom) for v in (whole, a, b))
     subset = np.isin(np.arange(n), members[1]).astype(int)
-    return Refinement(refined, whole, (a, b), subset, mask, fsc, history)
+    return Refinement(refined, optics, whole, (a, b), subset, mask, fsc, history)
 
 
 def _refine_halves(
@@ -208,36 +226,37 @@ def _refine_halves(
     members: list[np.ndarray],
     rng: np.random.Generator,
     report: Callable[[dict, Rotation], None],
-) -> tuple[list[Poses], int]:
-    """Refine two halves, which never share a map; return their poses, and the finest shell that either compared."""
+) -> list[RefinementState]:
+    """Refine two halves, which never share a map."""
     order = np.argsort(np.concatenate(members))
-    states = [first_state(settings, start[rows], full.size // 2) for rows in members]
+    states = [first_state(settings, start[rows], full.optics[rows], full.size // 2) for rows in members]
     while not all(state.ended for state in states):
         states = [
             state if state.ended else next_round(settings, full[rows], state, rng)
             for rows, state in zip(members, states, strict=True)
         ]
         report(mean_entry(states), Poses.concatenate([state.poses for state in states])[order].rotations)
-    return [state.outcome() for state in states], max(state.finest_shell for state in states)
+    return states
 
 
 def _refine_jointly(
     settings: RoundSettings,
     full: FullImages,
     start: Poses,
+    optics: Optics,
     finest_shell: int,
     rng: np.random.Generator,
     report: Callable[[dict, Rotation], None],
-) -> Poses:
+) -> tuple[Poses, Optics]:
     """Refine all images together for a few rounds of Gauss-Newton steps."""
     rounds = min(settings.schedule.gradient_rounds, JOINT_ROUNDS)
     schedule = replace(settings.schedule, search_rounds=0, gradient_rounds=rounds)
     joint = replace(settings, schedule=schedule)
-    state = first_state(joint, start, finest_shell)
+    state = first_state(joint, start, optics, finest_shell)
     while not state.ended:
         state = next_round(joint, full, state, rng)
         report(state.history[-1] | {"kind": "joint"}, state.poses.rotations)
-    return state.outcome()
+    return state.outcome(), state.optics
 
 
 def mean_entry(states: list[RefinementState]) -> dict:

@@ -11,16 +11,23 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import add
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from cryoem.contrast import Optics
 from cryoem.projection.fourier import VolumeTransform, transform
 from cryoem.reconstruction.accumulation import FourierAccumulator
 from cryoem.reconstruction.masks import particle_mask
+from cryoem.reconstruction.optics_fits import (
+    OpticsEvidence,
+    defocus_changes,
+    fitted_optics,
+    optics_evidence,
+)
 from cryoem.reconstruction.pose_steps import (
     FullImages,
     MatchResult,
@@ -91,6 +98,7 @@ class RoundSettings:
     group: np.ndarray
     schedule: RefinementSchedule
     refine_shifts: bool
+    refine_ctf: bool
 
     @property
     def last_round(self) -> int:
@@ -102,13 +110,15 @@ class RoundSettings:
 class RefinementState:
     """State of n images between two rounds.
 
-    ``poses`` are the most likely poses, and ``sampled`` those used to reconstruct maps. ``settled`` contains the most
-    likely poses of each gradient round since convergence. ``finest_shell`` is the finest shell at which images are
-    compared. ``history`` has one entry per round. ``ended`` is True after the last round.
+    ``poses`` are the most likely poses, and ``sampled`` those used to reconstruct maps. ``optics`` has the fitted
+    defocus and scale of each image. ``settled`` contains the most likely poses of each gradient round since
+    convergence. ``finest_shell`` is the finest shell at which images are compared. ``history`` has one entry per round.
+    ``ended`` is True after the last round.
     """
 
     poses: Poses
     sampled: Poses
+    optics: Optics
     settled: tuple[Poses, ...]
     finest_shell: int
     history: tuple[dict, ...]
@@ -124,16 +134,17 @@ class RefinementState:
         return Poses(Rotation.from_rotvec(turns) * last, shifts)
 
 
-def first_state(settings: RoundSettings, poses: Poses, finest_shell: int) -> RefinementState:
+def first_state(settings: RoundSettings, poses: Poses, optics: Optics, finest_shell: int) -> RefinementState:
     """Return the state before the first round."""
-    return RefinementState(poses, poses, (), finest_shell, (), settings.last_round == 0)
+    return RefinementState(poses, poses, optics, (), finest_shell, (), settings.last_round == 0)
 
 
 def next_round(
     settings: RoundSettings, images: FullImages, state: RefinementState, rng: np.random.Generator
 ) -> RefinementState:
-    """Refine the poses of one set of images by one round."""
+    """Refine the poses of one set of images, and the optics in gradient rounds, by one round."""
     schedule, number = settings.schedule, len(state.history)
+    stated, images = images.optics, replace(images, optics=state.optics)
     searching = number < schedule.search_rounds
     radius = schedule.search_radius / 2**number
     finest = state.finest_shell
@@ -161,7 +172,14 @@ def next_round(
             refine_shifts=settings.refine_shifts,
         )
     references = _references(sums, halves, maps, mask, last)
-    found = _match_folds(step, images, state.poses, members, references, (finest, last))
+    fit = None
+    if settings.refine_ctf and not searching:
+        changes = defocus_changes(stated, last / (images.size * settings.pixel_size_angstrom))
+        fit = partial(optics_evidence, changes=changes)
+    found, evidence = _match_folds(
+        step, fit, images, stated, state.poses, members, references, (finest, last)
+    )
+    optics = state.optics if fit is None else fitted_optics(stated, evidence)
     # displacements are relative to the current ones, in coarse pixels
     pixel_px = images.size / coarse_size(images.size, finest)
     poses, sampled = (
@@ -190,35 +208,40 @@ def next_round(
     jitters = len(settled) >= SETTLED_ROUNDS and finest_shell <= state.finest_shell
     converged = not searching and (moved < schedule.tolerance or jitters)
     ended = converged or number + 1 == settings.last_round
-    return RefinementState(poses, sampled, settled, finest_shell, (*state.history, entry), ended)
+    return RefinementState(poses, sampled, optics, settled, finest_shell, (*state.history, entry), ended)
 
 
 def _match_folds(
     step: Callable,
+    fit: Callable | None,
     images: FullImages,
+    stated: Optics,
     poses: Poses,
     members: list[np.ndarray],
     references: Iterable[VolumeTransform],
     shells: tuple[int, int],
-) -> MatchResult:
-    """Take one step of every image against the reference of its fold.
+) -> tuple[MatchResult, OpticsEvidence | None]:
+    """Take one step of every image against the reference of its fold, and collect evidence of its optics with ``fit``.
 
     ``members`` are the indices of the images in each fold. ``shells`` are the shell to which images are cropped and the
     last one that is compared.
     """
     finest, last = shells
-    found = []
+    found, evidence = [], []
     for reference, fold in zip(references, members, strict=True):
         for part in images[fold].blocks():
             some = fold[part]
             work = working_images(images[some], poses[some], finest).within(last)
             found.append(step(reference, work, poses.rotations[some]))
+            if fit is not None:
+                evidence.append(fit(reference, work, found[-1].poses, stated[some]))
     order = np.argsort(np.concatenate(members))
-    return MatchResult(
+    matched = MatchResult(
         Poses.concatenate([part.poses for part in found])[order],
         np.concatenate([part.scores for part in found])[order],
         np.concatenate([part.covariances for part in found])[order],
     )
+    return matched, OpticsEvidence.concatenate(evidence)[order] if evidence else None
 
 
 # --- maps of the folds

@@ -275,6 +275,10 @@ def _input_checksums(profile: Profile) -> dict[str, object]:
                     "reconstruction_method must be fourier for particles with CTF parameters, "
                     f"got {profile.reconstruction_method}"
                 )
+            if profile.refine_ctf and measured.ctf is None:
+                raise ValueError(
+                    f"refine_ctf must be false, because {profile.particles} has no CTF parameters"
+                )
         count = min(len(measured), profile.n_particles or len(measured))
         n_bytes = COPIES_OF_IMAGES * 4 * count * measured.image_size**2
         what = f"reading {count:,} particles of {measured.image_size} px from {profile.particles}"

@@ -193,6 +193,7 @@ class Profile(OrientationSettings):
         4, "maximum number of refinement rounds with Gauss-Newton steps in each half of the images", ge=1
     )
     refinement_candidates: int = setting(24, "candidate rotations per image in each search round", ge=1)
+    refine_ctf: bool = setting(False, "whether to refine the defocus and the scale of each image, too")
 
     @pydantic.field_validator("map_name")
     @classmethod
@@ -232,6 +233,8 @@ class Profile(OrientationSettings):
                 f"architecture must be polar if shift_limit_px is above 0, got {self.architecture}; "
                 "only the polar encoder estimates shifts"
             )
+        if self.refine_ctf and self.particles is None and not self.ctf:
+            raise ValueError("refine_ctf requires images with a CTF, so ctf must be true, got False")
         if self.particles is not None and self.ctf:
             raise ValueError(
                 "ctf must be false for measured particles; their CTF is read from the particle file"
