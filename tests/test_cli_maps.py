@@ -91,6 +91,23 @@ def test_density_checks_its_options_before_it_computes(tmp_path, monkeypatch):
         assert message in refused.stderr
 
 
+@pytest.mark.parametrize("variable", ["CRYOEM_HOME", "CRYOEM_DATA"])
+def test_density_never_replaces_the_registry_file_that_it_reads(tmp_path, monkeypatch, variable):
+    own = tmp_path / "emd_1234.map.gz"
+    volumes.write_map(own, volumes.phantom(size=16))
+    before = own.read_bytes()
+    monkeypatch.delenv("CRYOEM_DATA", raising=False)
+    monkeypatch.setenv(variable, str(tmp_path))
+    (tmp_path / "link.mrc").symlink_to(own)
+    for out in (own, tmp_path / "link.mrc"):
+        refused = invoke("density", "EMD-1234", "--out", out, "--force")
+        assert refused.exit_code == 1
+        assert refused.stderr.startswith(f"cryoem: {out} is an input of this command")
+    assert own.read_bytes() == before
+    answer = invoke("density", "EMD-1234", "--size", 8, "--out", tmp_path / "other.mrc")
+    assert answer.exit_code == 0, answer.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["phantom"], ["phantom", "--voxel-size", 0.5], ["half-1.mrc"], ["half-1.mrc", "--voxel-size", 0.1]],

@@ -80,7 +80,8 @@ def density(
     from cryoem.volumes import registry
     from cryoem.volumes.maps import write_map
 
-    shared.new_file(out, *shared.MAP_SUFFIXES, force=force, inputs=(Path(source),))
+    given = registry.find_file(source)
+    shared.new_file(out, *shared.MAP_SUFFIXES, force=force, inputs=[given] if given else [])
     if symmetry is not None:
         if source != "phantom":
             raise typer.BadParameter(f"applies only to the phantom, got {source}", param_hint="--symmetry")
