@@ -117,10 +117,11 @@ def test_a_box_that_does_not_fit_is_refused_before_any_work(half_maps, tmp_path,
     size = [] if "--voxel-size" in arguments else ["--size", 512]
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=123_000_000))
     refused = invoke("density", *arguments, *size, "--out", "map.mrc")
-    needed = "16.8" if 0.1 in arguments else "1.1"  # 8 bytes for each of 1280^3 or 512^3 voxels
+    needed = "25.2" if 0.1 in arguments else "1.6"  # 12 bytes for each of 1280^3 or 512^3 voxels
     assert refused.exit_code == 1
     assert (
-        f"about {needed} GB is needed, and 0.1 GB is available; use a smaller box, larger" in refused.stderr
+        f"voxels needs about {needed} GB, and 0.1 GB is available; use a smaller box, larger"
+        in refused.stderr
     )
     assert not (tmp_path / "map.mrc").exists()
 
@@ -141,7 +142,9 @@ def test_a_map_that_does_not_fit_is_refused_before_any_work(tmp_path, monkeypatc
     monkeypatch.setattr(outliers, "usable_images", lambda *_, **__: pytest.fail("no image must be read"))
     refused = invoke("reconstruct", tmp_path / "a.star", "--out", tmp_path / "map.mrc", *options)
     assert refused.exit_code == 1
-    assert f"about {needed} GB is needed, and 0.1 GB is available" in refused.stderr
+    assert (
+        f"reconstructing a map 16 px wide needs about {needed} GB, and 0.1 GB is available" in refused.stderr
+    )
     assert not (tmp_path / "map.mrc").exists()
 
 

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from cryoem.files.reading import first_line
 
-EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)  # their messages are complete sentences
+# their messages are complete sentences
+EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError, MemoryError)
 OWN_ERRORS = ("MissingPhaseError", "StalePhaseError", "UnknownPixelSize", "WorkersLostError")  # subclasses
 
 
