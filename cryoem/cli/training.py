@@ -57,7 +57,7 @@ def train(
     import numpy as np
 
     from cryoem.contrast import ContrastTransfer
-    from cryoem.orientations.symmetry_axes import SYMMETRIC, align_symmetry
+    from cryoem.orientations.symmetry_axes import align_symmetry, describe_symmetry_doubt
     from cryoem.particles.simulation import BYTES_PER_PIXEL, ImagingConditions
     from cryoem.particles.stack import calibrate
     from cryoem.runs.profiles import DistanceSettings, get_profile
@@ -99,13 +99,8 @@ def train(
         found = calibrate(np.asarray(some), density, optics=some.optics, coverage=wanted.coverage)
         noise_variance, agreement = found.noise_variance, found.agreement
     density, correlation = align_symmetry(density, wanted.symmetry)
-    if correlation < SYMMETRIC:
-        warnings.warn(
-            f"the map has a correlation of only {correlation:.2f} with its copies under {wanted.symmetry}; the "
-            "particle probably does not have this symmetry",
-            UserWarning,
-            stacklevel=2,
-        )
+    if doubt := describe_symmetry_doubt(density, wanted.symmetry, correlation):
+        warnings.warn(doubt, UserWarning, stacklevel=2)
     imaging = ImagingConditions(
         image_size=image_size or enclosing_image_size(density),
         noise_variance=noise_variance,
