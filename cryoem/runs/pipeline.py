@@ -279,6 +279,7 @@ def _input_checksums(profile: Profile) -> dict[str, object]:
                     f"got {profile.reconstruction_method}"
                 )
         count = min(len(measured), profile.n_particles or len(measured))
+        profile.check_recovery(count)
         n_bytes = COPIES_OF_IMAGES * 4 * count * measured.image_size**2
         what = f"reading {count:,} particles of {measured.image_size} px from {profile.particles}"
         check_memory(what, n_bytes, remedy="use fewer particles (--set n_particles=...)")
