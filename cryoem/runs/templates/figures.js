@@ -190,12 +190,8 @@
     const columns = table.cells.values.map(function (cells, index) {
       return [table.header.values[index]].concat(cells).map(lettersOf);
     });
-    const least = columns.map(function (texts) {
-      return padding + letter * Math.max.apply(null, texts.join(" ").split(/\s+/).map(function (word) { return word.length; }));
-    });
-    const most = columns.map(function (texts) {
-      return padding + letter * Math.max.apply(null, texts.map(function (text) { return text.length; }));
-    });
+    function widthOf(texts) { return padding + letter * Math.max.apply(null, texts.map(function (text) { return text.length; })); }
+    const least = columns.map(function (texts) { return widthOf(texts.join(" ").split(/\s+/)); }), most = columns.map(widthOf);
     function sum(values) { return values.reduce(function (a, b) { return a + b; }, 0); }
     const inner = Math.max(width - margin.l - margin.r, sum(least)), spare = inner - sum(least), wanted = sum(most) - sum(least);
     const widths = least.map(function (value, index) {
