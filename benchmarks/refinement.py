@@ -94,7 +94,10 @@ def measure(density: volumes.DensityMap, case: str, images: int, seed: int) -> d
     if case == "defocus":
         errors = np.random.default_rng(seed).normal(0, DEFOCUS_ERROR_ANGSTROM, images)
         stated = replace(true, defocus_angstrom=true.defocus_angstrom + np.outer(errors, [1, 1, 0]))
-    start = orientations.ab_initio(ParticleStack(stack.images, stated), rng=seed).poses
+    largest = CASES[case].get("shift_limit_px", 0.0)
+    start = orientations.ab_initio(
+        ParticleStack(stack.images, stated), shift_deviation_px=largest / np.sqrt(6), rng=seed
+    ).poses
     limit = reconstruction.pose_limit(stack.images, stack.poses, density, optics=true).errors_rad.mean()
     finest = resolution_of_truth(stack, seed)
     refine = partial(refined, stack, start, limit, finest, seed)
