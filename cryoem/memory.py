@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-BYTES_PER_VOXEL = 8  # while a map is made: its values and a copy
+BYTES_PER_VOXEL = 12  # while a map is made: its values, a copy and half of a transform
 # limits of containers and batch jobs, in the two versions of control groups
 MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+SMALLER_IMAGES = "use smaller images (downsample them first)"
 
 
-def check_memory(needed_bytes: float, *, remedy: str = "use smaller images (downsample them first)") -> None:
-    """Raise a MemoryError with a remedy if this machine has less memory available than a step needs."""
+def check_memory(what: str, needed_bytes: float, *, remedy: str = SMALLER_IMAGES) -> None:
+    """Raise a MemoryError with a remedy if ``what`` needs more memory than is available on this machine."""
     import psutil
 
     available = psutil.virtual_memory().available
@@ -19,11 +20,15 @@ def check_memory(needed_bytes: float, *, remedy: str = "use smaller images (down
         available = min(available, int(limit) if limit.isdecimal() else available)
     if needed_bytes > available:
         raise MemoryError(
-            f"about {needed_bytes / 1e9:.1f} GB is needed, and {available / 1e9:.1f} GB is available; "
+            f"{what} needs about {needed_bytes / 1e9:,.1f} GB, and {available / 1e9:,.1f} GB is available; "
             f"{remedy} or a machine with more memory"
         )
 
 
 def check_box(n_voxels: float) -> None:
     """Raise a MemoryError if this machine has less memory available than a map with this many voxels needs."""
-    check_memory(BYTES_PER_VOXEL * n_voxels, remedy="use a smaller box, larger voxels")
+    check_memory(
+        f"a map of {n_voxels:,.0f} voxels",
+        BYTES_PER_VOXEL * n_voxels,
+        remedy="use a smaller box, larger voxels",
+    )

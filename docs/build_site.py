@@ -166,8 +166,10 @@ def write_notebook(path: Path, place: Path, text: str) -> None:
             data = output.get("data", {})
             if figure := data.get(PLOTLY_JSON):
                 output["data"] = {"text/html": render_figure(json.dumps(figure))}
-            elif "text/markdown" in data:  # a caption below its figure
-                output["data"] = {"text/markdown": without_paths(data["text/markdown"])}
+                continue
+            for kind in ("text/markdown", "text/html"):  # a caption below its figure; a table
+                if kind in data:
+                    output["data"] = {kind: without_paths(data[kind])}
     about = {"cell_type": "markdown", "id": "about-this-page", "metadata": {}, "source": text}
     notebook["cells"].insert(1, about)
     place.parent.mkdir(parents=True, exist_ok=True)

@@ -319,6 +319,9 @@ def test_a_map_that_does_not_have_the_symmetry_is_not_moved():
         assert same is density_map
         assert correlation < orientations.SYMMETRIC
         assert orientations.nearest_symmetry(density_map)[1] < orientations.SYMMETRIC
+        doubt = orientations.describe_symmetry_doubt(density_map, "D3", correlation)
+        assert doubt.endswith("the particle probably does not have this symmetry")
+        assert orientations.describe_symmetry_doubt(density_map, "C1", 1.0) == ""
     assert orientations.align_symmetry(PARTICLE, "C1") == (PARTICLE, 1.0)
 
 
@@ -328,6 +331,8 @@ def test_the_symmetry_of_a_map_is_named(symmetry):
     found, correlation = orientations.nearest_symmetry(tilted)
     assert found == symmetry
     assert correlation > 0.95
+    assert f"under {symmetry} " in orientations.describe_symmetry_doubt(tilted, "C1", 1.0)
+    assert orientations.describe_symmetry_doubt(tilted, symmetry, correlation) == ""
 
 
 def test_the_symmetry_of_a_particle_is_imposed(short):

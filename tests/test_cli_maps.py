@@ -91,6 +91,23 @@ def test_density_checks_its_options_before_it_computes(tmp_path, monkeypatch):
         assert message in refused.stderr
 
 
+@pytest.mark.parametrize("variable", ["CRYOEM_HOME", "CRYOEM_DATA"])
+def test_density_never_replaces_the_registry_file_that_it_reads(tmp_path, monkeypatch, variable):
+    own = tmp_path / "emd_1234.map.gz"
+    volumes.write_map(own, volumes.phantom(size=16))
+    before = own.read_bytes()
+    monkeypatch.delenv("CRYOEM_DATA", raising=False)
+    monkeypatch.setenv(variable, str(tmp_path))
+    (tmp_path / "link.mrc").symlink_to(own)
+    for out in (own, tmp_path / "link.mrc"):
+        refused = invoke("density", "EMD-1234", "--out", out, "--force")
+        assert refused.exit_code == 1
+        assert refused.stderr.startswith(f"cryoem: {out} is an input of this command")
+    assert own.read_bytes() == before
+    answer = invoke("density", "EMD-1234", "--size", 8, "--out", tmp_path / "other.mrc")
+    assert answer.exit_code == 0, answer.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["phantom"], ["phantom", "--voxel-size", 0.5], ["half-1.mrc"], ["half-1.mrc", "--voxel-size", 0.1]],
@@ -100,10 +117,11 @@ def test_a_box_that_does_not_fit_is_refused_before_any_work(half_maps, tmp_path,
     size = [] if "--voxel-size" in arguments else ["--size", 512]
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=123_000_000))
     refused = invoke("density", *arguments, *size, "--out", "map.mrc")
-    needed = "16.8" if 0.1 in arguments else "1.1"  # 8 bytes for each of 1280^3 or 512^3 voxels
+    needed = "25.2" if 0.1 in arguments else "1.6"  # 12 bytes for each of 1280^3 or 512^3 voxels
     assert refused.exit_code == 1
     assert (
-        f"about {needed} GB is needed, and 0.1 GB is available; use a smaller box, larger" in refused.stderr
+        f"voxels needs about {needed} GB, and 0.1 GB is available; use a smaller box, larger"
+        in refused.stderr
     )
     assert not (tmp_path / "map.mrc").exists()
 
@@ -124,7 +142,9 @@ def test_a_map_that_does_not_fit_is_refused_before_any_work(tmp_path, monkeypatc
     monkeypatch.setattr(outliers, "usable_images", lambda *_, **__: pytest.fail("no image must be read"))
     refused = invoke("reconstruct", tmp_path / "a.star", "--out", tmp_path / "map.mrc", *options)
     assert refused.exit_code == 1
-    assert f"about {needed} GB is needed, and 0.1 GB is available" in refused.stderr
+    assert (
+        f"reconstructing a map 16 px wide needs about {needed} GB, and 0.1 GB is available" in refused.stderr
+    )
     assert not (tmp_path / "map.mrc").exists()
 
 

@@ -5,6 +5,7 @@ import pytest
 from command_line import answer, invoke
 
 from cryoem import particles, volumes
+from cryoem.contrast import ContrastTransfer
 from cryoem.rotations import Poses, random_rotations
 
 
@@ -101,6 +102,29 @@ def test_images_that_cut_off_the_particle_give_a_warning(tmp_path):
     assert ended.exit_code == 0
     assert "warning: --image-size 24 cuts off part of the particle" in ended.stderr
     assert "more than 12 px from the centre; images 64 px wide hold the whole map" in ended.stderr
+
+
+def test_images_may_be_as_hard_as_measured_ones(tmp_path):
+    density, conditions = (
+        volumes.load("phantom"),
+        {"image_size": 64, "noise_variance": 2, "coverage": "preferred"},
+    )
+    realism = particles.Realism(0.5, 600, 0.3, junk=0.2)
+    ctf = ContrastTransfer(inverted=True)
+    expected = particles.simulate(density, 20, **conditions, ctf=ctf, realism=realism, rng=3)
+    options = ["-n", 20, "--noise-variance", 2, "--coverage", "preferred", "--ctf", "--seed", 3]
+    options += ["--astigmatism", 600, "--structural-noise", 0.5, "--amplitude-spread", 0.3, "--junk", 0.2]
+    values = answer("project", "phantom", *options, "--out", tmp_path / "a.star")
+    read = particles.open_particles(tmp_path / "a.star")
+    np.testing.assert_allclose(np.asarray(read), expected.images, atol=1e-4)
+    assert values["junk_rows"] == np.flatnonzero(expected.junk).tolist()
+    assert len(values["junk_rows"]) == 4
+    u, v = read.defocus_angstrom[:, :2].T
+    assert 300 < np.max(u - v) <= 600
+    refused = invoke("project", "phantom", "--astigmatism", 600, "--out", tmp_path / "b.star")
+    assert (refused.exit_code, "--astigmatism: requires --ctf, got 600" in refused.stderr) == (2, True)
+    refused = invoke("project", "phantom", "--junk", 2, "--out", tmp_path / "b.star")
+    assert (refused.exit_code, refused.stderr) == (1, "cryoem: --junk must be between 0 and 1, got 2.0\n")
 
 
 def test_noise_in_the_corners_of_a_map_is_no_particle(tmp_path, rng):

@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
-import signal
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -279,15 +276,6 @@ def test_the_chimerax_script_shows_the_map_at_a_level_between_solvent_and_maximu
     assert np.percentile(made, 60) < float(script[2].split()[5]) < made.max()
 
 
-@pytest.mark.parametrize(
-    ("name", "script"), [("a.mrc", "a.cxc"), ("a.b.MAP.GZ", "a.b.cxc"), ("my map.mrc.gz", "my map.cxc")]
-)
-def test_the_chimerax_script_has_the_name_of_the_map(tmp_path, name, script):
-    written = volumes.write_chimerax_script(tmp_path / name, volumes.phantom(size=16), level=0.5)
-    assert written == tmp_path / script
-    assert f'open "{name}"\n' in written.read_text(encoding="utf-8")
-
-
 def test_half_maps_are_of_relions_random_subsets(walked, tmp_path):
     source = particles.open_particles(walked[0] / "particles.star")
     stack, first = source.to_stack(), np.arange(N) < 50
@@ -312,38 +300,7 @@ def test_half_maps_are_of_relions_random_subsets(walked, tmp_path):
         assert re.fullmatch(r"cryoem: .*a\.star: rlnRandomSubset.*\n", refused.stderr)
 
 
-# --- interruptions and errors
-
-
-SLOW_WRITING = """
-import signal, sys, time
-from cryoem import cli
-from cryoem.particles import StackWriter
-
-def slow(self, images):
-    print("writing", flush=True, file=sys.__stdout__)
-    for _ in range(600):  # a signal that another thread receives does not interrupt one long sleep
-        time.sleep(0.1)
-
-StackWriter.write = slow
-signal.signal(signal.SIGINT, signal.default_int_handler)  # the process that runs the tests may ignore it
-sys.argv = ["cryoem", *sys.argv[1:]]
-cli.app()
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_step_leaves_no_file(tmp_path, number):
-    command = [sys.executable, "-c", SLOW_WRITING, "project", "phantom", "-n", "4", "--image-size", "48"]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*command, "--out", tmp_path / "a.star"], **options) as process:
-        assert process.stdout.readline() == "writing\n"
-        assert len(list(tmp_path.iterdir())) == 2  # the table and the stack, under temporary names
-        process.send_signal(number)
-        stdout, stderr = process.communicate(timeout=30)
-    assert (process.returncode, stdout) == (128 + number, "")
-    assert stderr.endswith("nothing was written; rerun the command to start over\n")
-    assert list(tmp_path.iterdir()) == []
+# --- errors
 
 
 @pytest.mark.parametrize(

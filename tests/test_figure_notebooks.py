@@ -32,6 +32,7 @@ POINTS = {
     "whole-method": {"noise_variance": 1.0},
     "methods": {"noise_variance": 0.1},
     "generalisation": {"training_count": 2},
+    "strong-noise": {"images": 80},
 }
 
 
@@ -104,6 +105,10 @@ def test_experiments_run_at_toy_size(name, home):
         assert errors[["ab initio", "projection matching"]].max() < 0.2
         assert "learned distances, ab initio map" in errors
         assert 0 < first["limit_rad"] < 0.2
+    elif name == "strong-noise":
+        assert first["pose_error_rad"] < 0.2
+        assert first["near_fraction"] > 0.9
+        assert 0 <= first["agreement"] <= 1
     elif name == "generalisation":
         assert first["neighbour_distance_rad"] > first["nearest_distance_rad"] > 0
         assert set(table[table.quantity == "near_fraction"].refined) == {0, 1}

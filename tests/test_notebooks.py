@@ -139,11 +139,11 @@ def test_a_symmetric_map_is_rotated_onto_its_axes_or_named(tmp_path):
             notebook, executed, parameters=parameters, environment={"CRYOEM_HOME": str(tmp_path)}
         )
         printed[symmetry] = outputs_of(nbformat.read(executed, as_version=4))[0]
-    assert "Warning: The map is symmetric or nearly so, under C3 (correlation " in printed["C1"]
-    assert "symmetry=C3, or a larger group" in printed["C1"]
+    assert "Warning: the map is symmetric or nearly so, under C3 (correlation " in printed["C1"]
+    assert "symmetry=C3 or a larger group" in printed["C1"]
     assert "Warning" not in printed["C3"]
     assert "The map was rotated onto the symmetry axes of C3." in printed["C3"]
-    assert "Warning: The correlation of the map with its copies under D4 is " in printed["D4"]
+    assert "Warning: the map has a correlation of only " in printed["D4"]
 
 
 @pytest.mark.notebooks

@@ -162,6 +162,24 @@ def test_a_blank_image_is_named_in_phase_0_and_left_out_by_an_option(home, rng):
 
 
 @pytest.mark.notebooks
+def test_doubtful_values_and_repeated_images_are_warnings_of_the_run(home, rng):
+    stack = simulate(volumes.phantom(size=24), 20, noise_variance=0.1, rng=rng)
+    stack = stack[np.r_[:20, 3]]
+    stack.poses.shifts_px[5] = 40, 0
+    write_particles(home / "job.star", stack)
+    job = home / "job.star"
+    job.write_text(job.read_text().replace("000021@job.mrcs", "000004@job.mrcs"))
+    source = notebooks_folder() / runs.PHASES[DATA].notebook
+    notebook = execute(source, home, profile="toy", overrides={"particles": str(job)})
+    outside = f"{job}: the shifts of 1 of 21 images, up to 40 px, place the particle outside its image"
+    assert [each for each in warnings_of(notebook) if each.startswith(outside)]
+    (repeated,) = runs.read_record(home / "runs" / "job-toy" / DATA)["results"]["warnings"]
+    assert repeated.startswith(
+        f"{job}: 1 image is listed twice, such as 000004@job.mrcs; unless all copies of"
+    )
+
+
+@pytest.mark.notebooks
 def test_a_symmetric_off_centre_particle_with_a_contrast_transfer_becomes_a_map(home):
     overrides = {"symmetry": "D2", "shift_limit_px": 2.0, "ctf": True, "n_test": 80, "gauge_pairs": 60}
     overrides["refine_ctf"] = True  # pixels of 8 Å are too coarse for the defocus, but not for the scale

@@ -7,7 +7,7 @@ import shutil
 import mrcfile
 import numpy as np
 import pytest
-from file_formats import INTEGER_HEADERS, UNCLEAR_INTEGERS, fields, integers
+from file_changes import INTEGER_HEADERS, UNCLEAR_INTEGERS, fields, integers
 from particle_files import FLOAT32, PIXEL, mrc, one_sentence, some_images, star
 
 from cryoem import particles, volumes

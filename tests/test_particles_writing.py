@@ -35,7 +35,7 @@ from cryoem.rotations import random_rotations, to_relion_euler_deg
 
 @pytest.fixture(autouse=True)
 def _two_images_at_once(monkeypatch):
-    monkeypatch.setattr(writing, "BLOCK", 2)
+    monkeypatch.setattr(writing, "BLOCK_BYTES", 2 * 4 * 16**2)  # of 16 px
 
 
 def assert_alike(found, expected, *, rtol=1e-7) -> None:

@@ -217,12 +217,17 @@ def test_an_input_that_does_not_fit_into_memory_is_refused_before_it_is_hashed(h
         stream.seek(8)
         stream.write(np.int32(n).tobytes())
         stream.truncate(1024 + 4 * n * 300**2)
-    message = r"300,000 particles of 300 px from .*big\.mrcs needs at least 324 GB of memory, but"
-    with pytest.raises(ValueError, match=message):
+    message = r"300,000 particles of 300 px from .*big\.mrcs needs about 324\.0 GB, and"
+    with pytest.raises(MemoryError, match=message):
         runs.open_phase(DATA, profile="toy", overrides={"particles": "big.mrcs"})
+    few = {"particles": "big.mrcs", "recovery_method": "sgd"}
+    with pytest.raises(
+        ValueError, match="for at most 10,000 images, got 20,000 images; use fewer, or spectral"
+    ):
+        runs.open_phase(DATA, profile="toy", map_name="phantom", overrides=few | {"n_particles": 20_000})
     (home / "big.mrcs").rename("big.mrc")
-    message = r"^the map .*big\.mrc needs at least 108 GB of memory, but this machine has"
-    with pytest.raises(ValueError, match=message):
+    message = r"^reading the map .*big\.mrc needs about 108\.0 GB, and"
+    with pytest.raises(MemoryError, match=message):
         runs.open_phase(DATA, profile="toy", map_name="big.mrc")
     (home / "big.mrc").rename("big.tar")
     message = r"big\.tar is not a map or an atomic model: its name must end in one of"

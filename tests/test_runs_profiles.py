@@ -41,6 +41,17 @@ def test_the_paper_profile_has_the_sizes_of_the_paper():
             {"landmarks": 40, "recovery_method": "sgd"},
             "recovery_method sgd requires the distances between all pairs, so landmarks must be None, got 40",
         ),
+        (
+            "toy",
+            {"symmetry": "D2", "recovery_method": "sgd"},
+            "symmetry must be C1 for recovery_method sgd, got D2",
+        ),
+        (
+            "toy",
+            {"n_test": 10_001, "recovery_method": "published"},
+            "recovery_method published requires the distances between all pairs, which are estimated for at most "
+            "10,000 images, got 10,001 images; use fewer, or spectral+gauss_newton",
+        ),
         ("toy", {"landmarks": 1.5}, "landmarks must be a valid integer, got 1.5"),
         ("toy", {"architecture": "large"}, "architecture must be 'polar' or 'published', got 'large'"),
         (

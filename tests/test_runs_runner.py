@@ -224,6 +224,11 @@ def test_other_notebooks_code_and_hands_are_noticed(story, capfd, monkeypatch):
             "from cryoem.runs.phase import StalePhaseError\nraise StalePhaseError('phase 0 is stale')",
             "phase 0 is stale",
         ),
+        (
+            "from cryoem.particles.pixel_sizes import UnknownPixelSize\nraise UnknownPixelSize('no size', 1.0)",
+            "no size",
+        ),
+        ("np.linalg.inv(np.zeros((2, 2)))", "LinAlgError: Singular matrix"),
         ("{}['a']", "KeyError: 'a'"),
     ],
 )

@@ -17,6 +17,9 @@ import numpy as np
 import pytest
 from browser import browser_tab, find_chromium
 
+from cryoem import plots
+from cryoem.runs.report import render_figures
+
 ROOT = Path(__file__).parents[1]
 TOOLS = ("myst_nb", "sphinx", "sphinx_book_theme")
 EXECUTED = "notebooks/0-data-preparation/0-density-and-projections.html"
@@ -124,6 +127,36 @@ def test_a_figure_can_be_turned(site, tab):
     after = eye(tab.evaluate(camera))
     assert np.linalg.norm(after - before) > 0.3
     assert np.linalg.norm(after) == pytest.approx(np.linalg.norm(before), rel=1e-3)  # rotated, not zoomed
+
+
+@pytest.mark.parametrize("width", [400, 700])
+def test_figures_fit_into_a_narrow_page(tab, tmp_path, width):
+    methods = {f"a method with a long name, {i}": [0.5 + i, 1.5, 2.5] for i in range(7)}
+    rows = [[f"{name}, described in words", "43.51 / 43.02", "1.14 / 0.97"] for name in methods]
+    figures = {
+        "curves": plots.method_comparison(methods, names=["clean", "noisy", "noisier"]),
+        "table": plots.number_table(rows, header=["a method", "published method", "ours"]),
+        "drawing": plots.intuition_schematic(np.eye(8) + np.zeros((3, 1, 1)), np.eye(3)),
+    }
+    (tmp_path / "a.html").write_text(render_figures(title="t", about="a", figures=figures), encoding="utf-8")
+    tab.call(
+        "Emulation.setDeviceMetricsOverride", width=width, height=3000, deviceScaleFactor=1, mobile=False
+    )
+    tab.open((tmp_path / "a.html").as_uri())
+    tab.wait_for(
+        "[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.modebar-group'))"
+    )
+    curves, table, drawing = (f"document.querySelectorAll('.plot')[{i}]" for i in range(3))
+    inside = f"{curves}.querySelector('NAME').getBoundingClientRect()"
+    bar, legend = (inside.replace("NAME", name) for name in (".modebar", ".legend .bg"))
+    tab.wait_for(f"{legend}.top >= {bar}.bottom - 1", seconds=20)
+    bottom = (
+        "Math.max(...[...{}.querySelectorAll('.cell-rect')].map(cell => cell.getBoundingClientRect().bottom))"
+    )
+    assert tab.evaluate(f"{bottom.format(table)} <= {table}.getBoundingClientRect().bottom")
+    assert tab.evaluate(f"{drawing}.querySelector('.main-svg').clientWidth") < 900
+    tab.call("Emulation.clearDeviceMetricsOverride")
+    assert not tab.errors
 
 
 def eye(camera: dict) -> np.ndarray:

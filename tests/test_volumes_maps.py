@@ -7,7 +7,7 @@ import re
 import mrcfile
 import numpy as np
 import pytest
-from file_formats import INTEGER_HEADERS, UNCLEAR_INTEGERS, fields, integers
+from file_changes import INTEGER_HEADERS, UNCLEAR_INTEGERS, fields, integers
 from small_maps import FLOAT32_TOLERANCE, random_map
 
 from cryoem import volumes
@@ -215,3 +215,12 @@ def test_real_image_stacks_are_not_maps(real_data):
     for name in ("empiar_10076_7.mrc", "rln_proj_65.mrcs", "toy_projections.mrcs"):
         with pytest.raises(ValueError, match="is a stack of"):
             volumes.read_map(real_data / "particles" / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "script"), [("a.mrc", "a.cxc"), ("a.b.MAP.GZ", "a.b.cxc"), ("my map.mrc.gz", "my map.cxc")]
+)
+def test_the_chimerax_script_has_the_name_of_the_map(tmp_path, name, script):
+    written = volumes.write_chimerax_script(tmp_path / name, volumes.phantom(size=16), level=0.5)
+    assert written == tmp_path / script
+    assert f'open "{name}"\n' in written.read_text(encoding="utf-8")

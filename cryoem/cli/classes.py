@@ -88,9 +88,12 @@ def classify2d(
         with warnings.catch_warnings(action="ignore"):  # given below
             # raises an error, before the search
             names_for_table(opened, folder / STAR_FILE, new_stacks=(AVERAGES_FILE,))
+        check_memory(
+            f"classifying {len(opened):,} images of {opened.image_size} px",
+            len(opened) * (16.0 * opened.image_size**2 + RING_BYTES),
+        )
         opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
         names = names_for_table(opened, folder / STAR_FILE, new_stacks=(AVERAGES_FILE,))
-        check_memory(len(opened) * (16.0 * opened.image_size**2 + RING_BYTES))
         with shared.progress("classifying", rounds or ROUNDS, unit="round") as done:
             found = classify(opened, 50 if k is None else k, rng=seed, callback=done, **given)
         write_stack(folder / AVERAGES_FILE, found.averages, pixel_size_angstrom=opened.pixel_size_angstrom)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated
 
@@ -80,7 +81,8 @@ def density(
     from cryoem.volumes import registry
     from cryoem.volumes.maps import write_map
 
-    shared.new_file(out, *shared.MAP_SUFFIXES, force=force, inputs=(Path(source),))
+    given = registry.find_file(source)
+    shared.new_file(out, *shared.MAP_SUFFIXES, force=force, inputs=[given] if given else [])
     if symmetry is not None:
         if source != "phantom":
             raise typer.BadParameter(f"applies only to the phantom, got {source}", param_hint="--symmetry")
@@ -148,6 +150,30 @@ def project(
         float, typer.Option(help="Largest shift of the particle along x and y, in pixels.")
     ] = 0.0,
     ctf: Annotated[bool, typer.Option("--ctf", help="Apply a contrast transfer function (CTF).")] = False,
+    astigmatism: Annotated[
+        float,
+        typer.Option(
+            help="Largest difference between the defoci U and V in angstrom, such as 500; requires --ctf."
+        ),
+    ] = 0.0,
+    structural_noise: Annotated[
+        float,
+        typer.Option(
+            help="Variance of noise with the power spectrum of the particle, such as 0.7, to which the CTF is applied, "
+            "as to ice and other molecules; relative to the variance of the projections."
+        ),
+    ] = 0.0,
+    amplitude_spread: Annotated[
+        float,
+        typer.Option(help="Largest relative deviation of the amplitude of an image from 1, such as 0.2."),
+    ] = 0.0,
+    junk: Annotated[
+        float,
+        typer.Option(
+            help="Fraction of images without the particle; half of them contain only noise, and half contain two "
+            "particles at the edge."
+        ),
+    ] = 0.0,
     as_map: options.AsMap = False,
     seed: options.Seed = 0,
     workers: options.Workers = 1,
@@ -156,17 +182,19 @@ def project(
 ) -> Answer:
     """Simulate particle images from a map.
 
-    Writes a table with the orientations, shifts and CTF parameters, and an image stack (.mrcs) with the same name.
+    Writes a table with the orientations, shifts and CTF parameters, and an image stack (.mrcs) with the same name. By
+    default, the images are ideal; options make them as hard as measured ones.
 
     \b
     Example:
       cryoem project map.mrc -n 1000 --noise-variance 1 --out particles.star
       cryoem project map.mrc --tilt-range 0 90 --shift-limit-px 5 --out particles.star
       cryoem project map.mrc --poses run_data.star --out particles.star
+      cryoem project map.mrc --ctf --coverage preferred --structural-noise 0.7 --junk 0.1 --out particles.star
     """
     from cryoem.contrast import ContrastTransfer
     from cryoem.particles.opening import read_poses, referenced_stacks
-    from cryoem.particles.simulation import ImagingConditions, simulate_lazily
+    from cryoem.particles.simulation import ImagingConditions, Realism, simulate_lazily
     from cryoem.particles.writing import write_particles
     from cryoem.volumes import registry
     from cryoem.volumes.density import enclosing_image_size, share_beyond
@@ -182,6 +210,9 @@ def project(
             "states all orientations and shifts; omit -n, --coverage, ranges and --shift-limit-px",
             param_hint="--poses",
         )
+    if astigmatism and not ctf:
+        raise typer.BadParameter(f"requires --ctf, got {astigmatism:g}", param_hint="--astigmatism")
+    realism = Realism(structural_noise, astigmatism, amplitude_spread, junk)
     stack = _new_particles(out, force=force, inputs=[Path(source), *([poses] if poses else [])])
     if poses is not None and stack.exists() and any(map(stack.samefile, referenced_stacks(poses))):
         raise ValueError(f"{stack} contains the images of --poses {poses}; choose a different name for --out")
@@ -203,11 +234,19 @@ def project(
         coverage=tuple((FULL_RANGES | ranges).values()) if ranges else coverage or "so3",
         ctf=ContrastTransfer(inverted=True) if ctf else None,
     )
-    simulated = simulate_lazily(density_map, given, conditions, rng=seed)
+    # without realism, fewer random numbers are drawn
+    simulated = simulate_lazily(
+        density_map, given, conditions, realism=realism if any(astuple(realism)) else None, rng=seed
+    )
     sharing = {"workers": workers, "scheduler": scheduler}
     with shared.shared_work("projecting", len(simulated), **sharing) as (map_blocks, done):
         write_particles(out, simulated, map_blocks=map_blocks, callback=done)
-    return _written(out, stack, simulated)
+    answer = _written(out, stack, simulated)
+    if not junk:
+        return answer
+    rows = simulated.junk.nonzero()[0]
+    text = f"{answer.text}\n{len(rows):,} of the images are junk; --json lists their zero-based rows"
+    return Answer(text, answer.values | {"junk_rows": rows})
 
 
 @command(afterwards=NOTHING_WRITTEN)

@@ -80,7 +80,10 @@ def reconstruct(
         shared.refuse_input(path, opened.paths)
     if opened.poses is None:
         raise ValueError(f"{particles} has no orientations; a map cannot be reconstructed without them")
-    check_memory(_needed_bytes(opened, symmetry, in_memory=in_memory, half_maps=half_maps, workers=workers))
+    check_memory(
+        f"reconstructing a map {opened.image_size} px wide",
+        _needed_bytes(opened, symmetry, in_memory=in_memory, half_maps=half_maps, workers=workers),
+    )
     opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
     subset = opened.random_subset if half_maps else None
     if half_maps:
@@ -219,10 +222,11 @@ def refine(
         raise ValueError(f"{particles} has no CTF parameters; leave out --refine-ctf")
     shared.check_poses(poses, opened, force=force, option="--poses")
     check_memory(
+        f"refining a map {opened.image_size} px wide",
         PROGRAM_BYTES
         + min(pose_steps.KEPT_BYTES, 4 * len(opened) * opened.image_size**2)
         + COPIES_OF_BLOCK * pose_steps.BLOCK_BYTES
-        + COPIES_OF_SUMS * memory_bytes(opened.image_size, half_maps=False)
+        + COPIES_OF_SUMS * memory_bytes(opened.image_size, half_maps=False),
     )
     opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
     shared.warn_of_repeats(opened)

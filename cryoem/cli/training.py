@@ -11,6 +11,7 @@ import typer
 
 from cryoem.cli import options, shared
 from cryoem.cli.shared import Answer, command
+from cryoem.memory import check_memory
 
 CALIBRATION_IMAGES = 2000
 USUAL_ERROR_RAD = 0.25  # as in notebook 1
@@ -56,8 +57,8 @@ def train(
     import numpy as np
 
     from cryoem.contrast import ContrastTransfer
-    from cryoem.orientations.symmetry_axes import SYMMETRIC, align_symmetry
-    from cryoem.particles.simulation import ImagingConditions
+    from cryoem.orientations.symmetry_axes import align_symmetry, describe_symmetry_doubt
+    from cryoem.particles.simulation import BYTES_PER_PIXEL, ImagingConditions
     from cryoem.particles.stack import calibrate
     from cryoem.runs.profiles import DistanceSettings, get_profile
     from cryoem.volumes import registry
@@ -89,17 +90,17 @@ def train(
         density = registry.load(
             wanted.map_name, voxel_size_angstrom=opened.pixel_size_angstrom, as_map=wanted.as_map
         )
-        some = opened[np.random.default_rng(wanted.seed).permutation(len(opened))[:CALIBRATION_IMAGES]]
+        count = min(len(opened), CALIBRATION_IMAGES)
+        check_memory(
+            f"measuring the noise in {count:,} images of {image_size} px",
+            BYTES_PER_PIXEL * count * image_size**2,
+        )
+        some = opened[np.random.default_rng(wanted.seed).permutation(len(opened))[:count]]
         found = calibrate(np.asarray(some), density, optics=some.optics, coverage=wanted.coverage)
         noise_variance, agreement = found.noise_variance, found.agreement
     density, correlation = align_symmetry(density, wanted.symmetry)
-    if correlation < SYMMETRIC:
-        warnings.warn(
-            f"the map has a correlation of only {correlation:.2f} with its copies under {wanted.symmetry}; the "
-            "particle probably does not have this symmetry",
-            UserWarning,
-            stacklevel=2,
-        )
+    if doubt := describe_symmetry_doubt(density, wanted.symmetry, correlation):
+        warnings.warn(doubt, UserWarning, stacklevel=2)
     imaging = ImagingConditions(
         image_size=image_size or enclosing_image_size(density),
         noise_variance=noise_variance,

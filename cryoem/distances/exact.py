@@ -12,6 +12,7 @@ from cryoem.rotations import geodesic_distance
 from cryoem.validation import finite_array, not_negative
 
 FEWEST_LANDMARKS = 12
+BYTES_PER_PAIR = 24  # memory for the distances between all pairs, while they are estimated or used
 
 
 def exact_distances(rotations: Rotation, *, symmetry: str = "C1") -> np.ndarray:

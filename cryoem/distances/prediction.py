@@ -10,10 +10,11 @@ import numpy as np
 
 from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.distances.encoders import head_of
-from cryoem.distances.exact import FEWEST_LANDMARKS, spread_landmarks
+from cryoem.distances.exact import BYTES_PER_PAIR, FEWEST_LANDMARKS, spread_landmarks
 from cryoem.distances.losses import distances_from_features, unit_features
 from cryoem.distances.trained import TrainedEncoder
 from cryoem.images import correct_images, image_blocks, shift
+from cryoem.memory import check_memory
 from cryoem.training.backend import keras
 from cryoem.validation import finite_array
 
@@ -90,6 +91,8 @@ def estimate_distances(
     ValueError
         If there are fewer than 2 images; if the images are too small, or contain NaN or infinity; if the number of
         landmarks is out of range; or if ``optics`` describes a different number of images.
+    MemoryError
+        If the distances between all pairs do not fit into memory.
     """
     size, n = encoder.settings.image_size, images.shape[0]
     if len(images.shape) != 3 or min(images.shape[1:]) < size:
@@ -102,6 +105,9 @@ def estimate_distances(
         raise ValueError(
             f"landmarks must be between {FEWEST_LANDMARKS} and {n}, the number of images, got {landmarks}"
         )
+    if landmarks is None:
+        what = f"estimating the distances between all pairs of {n:,} images"
+        check_memory(what, BYTES_PER_PAIR * n**2, remedy="use landmarks (--landmarks)")
     optics = known_optics(images, optics)
     if optics is not None:
         optics_of(optics, None, count=n)

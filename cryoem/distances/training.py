@@ -21,7 +21,7 @@ from cryoem.images import (
     plane_frequencies,
     shift_phases,
 )
-from cryoem.particles.simulation import ImagingConditions, clean_deviation
+from cryoem.particles.simulation import ImagingConditions, check_simulation, clean_deviation
 from cryoem.particles.stack import ParticleStack
 from cryoem.projection import fourier
 from cryoem.projection.projectors import project
@@ -105,6 +105,7 @@ class ProjectionStream(keras.utils.PyDataset):
             )
         self.batch_size = whole_number(batch_size, name="batch_size", at_least=2)
         self._steps = whole_number(steps, name="steps", at_least=1)
+        check_simulation(self.batch_size, full)
         self.epoch, self.with_shifts = 0, with_shifts
         self._map, self._imaging, self._size, self._seed = density_map, imaging, size, seed
         self._shrink = size / full

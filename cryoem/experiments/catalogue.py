@@ -91,6 +91,11 @@ def _methods(
     return Grid({"noise_variance": variances}, METHODS_DATA | fixed | other)
 
 
+def _strong_noise(variances: tuple[float, ...], counts: tuple[int, ...], *, seeds: int) -> Grid:
+    fixed = {"map_name": "5j0n", "image_size": 116, "seeds": list(range(seeds)), "starts": 4}
+    return Grid({"noise_variance": variances, "images": counts}, fixed)
+
+
 # particles on which networks are trained, more and more of them in this order; none has a symmetric shape
 MODELS = ("5ugo", "4gxy", "2d0f", "1igy")
 PHANTOMS = tuple(f"phantom {number}" for number in range(1, 61))
@@ -346,6 +351,20 @@ _EXPERIMENTS = (
             ),
         },
         (*LEARNING_COST, "image_counts"),
+    ),
+    Experiment(
+        "strong-noise",
+        "How much noise does the search without a map withstand, with 1,650 and with 10,000 images?",
+        "strong-noise.ipynb",
+        {
+            "quick": _strong_noise((36.0, 64.0, 100.0, 144.0), (1650, 10_000), seeds=2),
+            "paper": _strong_noise((16.0, 36.0, 64.0, 100.0, 144.0, 196.0), (1650, 10_000, 50_000), seeds=5),
+            "toy": Grid(
+                {"noise_variance": (1.0,), "images": (80,)},
+                {"map_name": "phantom", "image_size": 64, "seeds": [0], "starts": 2},
+            ),
+        },
+        ("images", "seeds"),
     ),
     Experiment(
         "generalisation",

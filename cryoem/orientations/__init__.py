@@ -19,6 +19,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "gauge": ["Gauge", "common_line_score", "covering_rotations", "fix_gauge"],
         "projection_matching": ["MapMatch", "match_to_map"],
         "recovery": ["Recovery", "recover_orientations"],
-        "symmetry_axes": ["SYMMETRIC", "align_symmetry", "nearest_symmetry"],
+        "symmetry_axes": ["SYMMETRIC", "align_symmetry", "describe_symmetry_doubt", "nearest_symmetry"],
     },
 )

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.distances.exact import FEWEST_LANDMARKS, spread_landmarks
+from cryoem.distances.exact import BYTES_PER_PAIR, FEWEST_LANDMARKS, spread_landmarks
+from cryoem.memory import check_memory
 from cryoem.orientations.descent import gauss_newton, stochastic_descent
 from cryoem.orientations.starts import (
     locate,
@@ -120,6 +121,8 @@ def recover_orientations(
         images, or the images of a symmetric particle have too few neighbours; if there are fewer than 12 or more than n
         landmarks, or ``landmarks`` does not contain one index for each column; if the method or the point group is
         unknown, or the two cannot be combined; or if a number is out of range.
+    MemoryError
+        If the distances between all pairs do not fit into memory.
 
     References
     ----------
@@ -234,6 +237,11 @@ def _checked(distances: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"at least {FEWEST_IMAGES} images are required, got distances between {len(distances)}"
         )
+    check_memory(
+        f"recovery from the distances between all pairs of {len(distances):,} images",
+        BYTES_PER_PAIR * len(distances) ** 2,
+        remedy="use landmarks",
+    )
     distances = finite_array(distances, name="distances", ndim=2, dtype=np.float64).copy()
     np.fill_diagonal(distances, 0)
     asymmetry = _asymmetry(distances)

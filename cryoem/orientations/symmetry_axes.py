@@ -113,6 +113,38 @@ def nearest_symmetry(density_map: DensityMap) -> tuple[str, float]:
     return symmetry, best
 
 
+def describe_symmetry_doubt(density_map: DensityMap, symmetry: str, correlation: float) -> str:
+    """Return why a point group is doubtful for a map. Empty if it is not.
+
+    Parameters
+    ----------
+    density_map : DensityMap
+        Map from ``align_symmetry``.
+    symmetry : str
+        Point group that the user states. With ``"C1"``, the nearest symmetry is searched for.
+    correlation : float
+        Correlation from ``align_symmetry``.
+
+    Returns
+    -------
+    str
+        A sentence for a warning.
+    """
+    if correlation < SYMMETRIC:
+        return (
+            f"the map has a correlation of only {correlation:.2f} with its copies under {symmetry}, where a symmetric "
+            "map has one close to 1; the particle probably does not have this symmetry"
+        )
+    nearest, correlation = nearest_symmetry(density_map) if symmetry == "C1" else (symmetry, 0.0)
+    if correlation < SYMMETRIC:
+        return ""
+    return (
+        f"the map is symmetric or nearly so, under {nearest} (correlation {correlation:.2f}), and the network may "
+        "confuse views that are related by this symmetry; if the particle is symmetric, set its point group, "
+        f"symmetry={nearest} or a larger group that contains it"
+    )
+
+
 def _axes() -> np.ndarray:
     """Return directions that cover the half sphere evenly: (AXES, 3)."""
     i = np.arange(AXES) + 0.5

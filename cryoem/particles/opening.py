@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cryoem.memory import check_memory
 from cryoem.particles import cryosparc
 from cryoem.particles.columns import Columns, with_microscope
 from cryoem.particles.files import GROUPS, OPENING, PROGRAMS, ParticleFile
 from cryoem.particles.locating import IMAGE_NAME, find_images, locate_stack
 from cryoem.particles.mrc import is_stack_name, whole_stack
 from cryoem.particles.pixel_sizes import check_stated_image_size, resolve_pixel_size
+from cryoem.particles.simulation import BYTES_PER_PIXEL
 from cryoem.particles.star import RELION_IMAGE, XMIPP_IMAGE, read_star, read_xmd
 from cryoem.rotations import Poses
 from cryoem.validation import positive_number, whole_number
@@ -101,6 +103,8 @@ def open_particles(
         damaged, empty or has images that are not square; the table is damaged, contains no images, or refers to missing
         images or to images of different sizes; the pixel size is unknown, ambiguous or not positive; a microscope
         constant is impossible; ``passthrough`` lacks particles; or ``optics_group`` does not exist.
+    MemoryError
+        A single image does not fit into memory.
 
     References
     ----------
@@ -150,6 +154,9 @@ def open_particles(
     if sizes and pixel_size_angstrom is None:
         columns = Columns(path, table, optics_groups)
         check_stated_image_size(columns, PROGRAMS[program].IMAGE_SIZE, images.image_size, pixel)
+    check_memory(
+        f"one image of {path}, {images.image_size:,} px wide,", BYTES_PER_PIXEL * images.image_size**2
+    )
     passthrough = None if passthrough is None else Path(passthrough)
     return ParticleFile(path, pixel, table, optics_groups, names, images, program, scales, passthrough)
 

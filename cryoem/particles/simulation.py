@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -11,7 +12,8 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import ContrastTransfer, Optics, optics_of
-from cryoem.images import apply_ctf, plane_frequencies, shift
+from cryoem.images import apply_ctf, image_blocks, plane_frequencies, shift
+from cryoem.memory import check_memory
 from cryoem.particles.stack import KnownParticles, ParticleStack, shell_power
 from cryoem.projection.projectors import Projector
 from cryoem.rotations import EulerRanges, Poses, as_poses, check_coverage, point_group, random_rotations
@@ -19,6 +21,9 @@ from cryoem.validation import not_negative, whole_number
 from cryoem.volumes.density import DensityMap, solvent_level
 
 REFERENCE_PROJECTIONS = 200
+BYTES_PER_IMAGE = 1000  # for its row of a table
+BYTES_PER_PIXEL = 30  # while it is simulated
+BYTES_PER_VOXEL = 35  # of the transform of the map
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,8 @@ def simulate(
     ValueError
         A number is out of range, the projections of the map are constant, the optics do not match the map or the number
         of images, or the point group is unknown.
+    MemoryError
+        The images do not fit into memory.
 
     References
     ----------
@@ -155,6 +162,7 @@ def simulate(
     """
     optics, ctf = (ctf, None) if isinstance(ctf, Optics) else (None, ctf)
     conditions = ImagingConditions(image_size, noise_variance, shift_limit_px, coverage, ctf)
+    _check_fits(density_map, n, image_size, in_memory=True)
     particles = _draw(density_map, n, conditions, optics, realism, symmetry, rng)
     return ParticleStack(
         np.asarray(particles), particles.optics, particles.poses, symmetry, junk=particles.junk
@@ -209,6 +217,7 @@ def _draw(
 ) -> SimulatedParticles:
     """Draw poses and optics if they are not given, and prepare the projector."""
     point_group(symmetry)
+    _check_fits(density_map, n, conditions.image_size)
     if level := solvent_level(density_map):
         warnings.warn(
             f"density_map has the density {level:.4g} at the edge of its box, so its projections show the box; "
@@ -331,10 +340,35 @@ class SimulatedParticles(KnownParticles):
     def _structure(self) -> np.ndarray:
         """Root of the power spectrum of the projections (y, x // 2 + 1), by which white noise is filtered."""
         size = self.projector.image_size
-        images = self.projector(random_rotations(REFERENCE_PROJECTIONS, rng=0)) / self.unit
+        optics = Optics(self.optics.pixel_size_angstrom)
+        found = [(len(some), shell_power(some)[1]) for some in _references(self.projector, optics, "so3")]
+        counts, powers = zip(*found, strict=True)
+        power = np.average(powers, axis=0, weights=counts) / self.unit**2
         radius = size * np.hypot(*plane_frequencies(size).T).reshape(size, -1)
-        _, power = shell_power(images)
         return np.sqrt(np.interp(radius, np.arange(1, len(power) + 1), power, right=0))
+
+
+def check_simulation(count: int, image_size: int, *, n_voxels: int = 0, in_memory: bool = False) -> None:
+    """Raise a MemoryError if images of a map do not fit into memory, all at once or one at a time."""
+    at_once = (count if in_memory else 1) + 1  # and the frequencies of their transforms
+    n_bytes = BYTES_PER_IMAGE * count + BYTES_PER_PIXEL * at_once * image_size**2 + BYTES_PER_VOXEL * n_voxels
+    what = f"simulating {count:,} images {image_size:,} px wide"
+    check_memory(what, n_bytes, remedy="use fewer or smaller images")
+
+
+def _check_fits(density_map: DensityMap, n, image_size: int | None, *, in_memory: bool = False) -> None:
+    """Check the memory for n images or poses of a map. Images are not projected at a smaller size than the map."""
+    count, shape = n if np.isscalar(n) else len(n), density_map.data.shape
+    size = max(image_size or 0, *shape)
+    check_simulation(count, size, n_voxels=density_map.data.size, in_memory=in_memory)
+
+
+def _references(projector: Projector, optics: Optics, coverage: str | EulerRanges) -> Iterator[np.ndarray]:
+    """Simulate the noise-free images of a fixed set of orientations, in blocks (k, y, x)."""
+    poses = Poses(random_rotations(REFERENCE_PROJECTIONS, coverage=coverage, rng=0))
+    numbers = np.arange(REFERENCE_PROJECTIONS)
+    images = SimulatedParticles(projector, optics, poses, 1.0, 0.0, noise_seed=0, numbers=numbers)
+    return (np.asarray(images[block]) for block in image_blocks(images))
 
 
 def clean_deviation(
@@ -372,15 +406,21 @@ def clean_deviation(
     """
     if projector is None:
         projector = Projector(density_map.data, image_size=conditions.image_size)
-    images = projector(random_rotations(REFERENCE_PROJECTIONS, coverage=conditions.coverage, rng=0))
     if optics is None and conditions.ctf is not None:
         defoci = np.linspace(*conditions.ctf.defocus_range_angstrom, REFERENCE_PROJECTIONS)
         optics = Optics(density_map.voxel_size_angstrom, conditions.ctf, defoci)
     elif optics is not None and optics.ctf is not None:
         optics = optics[np.arange(REFERENCE_PROJECTIONS) % len(optics.defocus_angstrom)]
-    if optics is not None and optics.ctf is not None:
-        images = apply_ctf(images, optics)
-    deviation = float(images.std())
+    else:
+        optics = Optics(density_map.voxel_size_angstrom)
+    found = [
+        (len(some), some.mean(dtype=float), some.var(dtype=float))
+        for some in _references(projector, optics, conditions.coverage)
+    ]
+    counts, means, variances = map(np.array, zip(*found, strict=True))
+    # the variance of all images is that within the blocks plus that between their means
+    spread = np.square(means - np.average(means, weights=counts))
+    deviation = float(np.sqrt(np.average(variances + spread, weights=counts)))
     if deviation == 0:
         raise ValueError("density_map must not be constant; its projections have no variance")
     return deviation

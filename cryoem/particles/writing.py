@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics
 from cryoem.files.writing import atomic_write, path_with_suffix
+from cryoem.images import BLOCK_BYTES, image_blocks
 from cryoem.particles import cryosparc, relion, xmipp
 from cryoem.particles.columns import (
     DEFOCUS,
@@ -35,7 +36,6 @@ from cryoem.validation import one_each
 if TYPE_CHECKING:
     import pandas as pd
 
-BLOCK = 512  # images in memory at a time
 FITTED = (*DEFOCUS[:2], "scale")  # CTF parameters that a refinement changes
 Particles = ParticleStack | SimulatedParticles | ParticleFile
 
@@ -251,7 +251,7 @@ def _write_with_images(
     sign = np.where(bright, 1, -1).astype(np.float32)[:, None, None]
     stack, pixel = path.with_suffix(".mrcs"), particles.pixel_size_angstrom
     with StackWriter(stack, count, particles.image_size, pixel, texts={path: content}) as writer:
-        parts = [slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
+        parts = list(image_blocks(particles, block_bytes=BLOCK_BYTES))
         for part, images in zip(parts, map_blocks(partial(_read, particles), parts), strict=True):
             writer.write(images * sign[part])
             if callback is not None:

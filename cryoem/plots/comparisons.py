@@ -147,7 +147,7 @@ def method_comparison(errors_deg: Mapping[str, Sequence[float]], *, names: Seque
         for method, values in non_empty_mapping(errors_deg, name="errors_deg").items()
     }
     table = np.stack(list(errors.values()))
-    fig = figure(height=120 + 30 * len(names), legend=LEGEND_ABOVE, margin={"t": 60})
+    fig = figure(height=160 + 30 * len(names), legend=LEGEND_ABOVE, margin={"t": 60})
     # draw a grey bar from the lowest to the highest error of each data set
     for name, low, high in zip(names, table.min(axis=0), table.max(axis=0), strict=True):
         bar = {"x0": low, "x1": high, "y0": name, "y1": name, "line": {"color": GRID, "width": 6}}

@@ -17,6 +17,15 @@ from cryoem.validation import finite_array, positive_number, whole_number
 TRIANGLES_PER_FIGURE = 100_000
 TRIANGLES_PER_SURFACE = 60_000
 GALLERY_WIDTH = 720  # expected width on the page, px; a wider gallery has margins at its sides
+# Grey values of a gallery; the space between its images has the colour of the page. Pages with dark colours replace
+# hexadecimal colours, which here are those of the images.
+WHITE, NO_IMAGE = 254, 255
+GREYS = (
+    (0.0, "rgb(0,0,0)"),
+    (WHITE / NO_IMAGE, "rgb(255,255,255)"),
+    ((WHITE + 0.5) / NO_IMAGE, "rgba(0,0,0,0)"),
+    (1.0, "rgba(0,0,0,0)"),
+)
 AUTOMATIC_LEVELS = (0.6, 1.0, 1.5)
 POSITION = "x %{x:.1f} Å<br>y %{y:.1f} Å<br>z %{z:.1f} Å"
 
@@ -116,14 +125,14 @@ def projection_gallery(
     lines = 0 if titles is None else 1 + max(title.count("<br>") for title in titles)
     headroom = max(gap, -(-lines * height // 5))
     pitch_y, pitch_x = height + headroom, width + gap
-    mosaic = np.full((rows * pitch_y, columns * pitch_x - gap), 255, np.uint8)
+    mosaic = np.full((rows * pitch_y, columns * pitch_x - gap), NO_IMAGE, np.uint8)
     annotations, shapes = [], []
     title_style = {"yanchor": "bottom", "showarrow": False, "font": {"size": 12, "color": MUTED}}
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         bottom, left = (rows - 1 - row) * pitch_y, column * pitch_x
         lowest, highest = np.percentile(image, [0.5, 99.5])
-        grey = 255 * np.clip((image - lowest) / (highest - lowest or 1.0), 0, 1)
+        grey = WHITE * np.clip((image - lowest) / (highest - lowest or 1.0), 0, 1)
         mosaic[bottom : bottom + height, left : left + width] = grey.round()
         if titles is not None:
             place = {"x": left + width / 2 - 0.5, "y": bottom + height}
@@ -142,7 +151,7 @@ def projection_gallery(
         height=int(np.clip(GALLERY_WIDTH * mosaic.shape[0] / mosaic.shape[1], 180, 1400)) + 54,
         margin={"l": 10, "r": 10, "t": 34, "b": 20},
     )
-    fig.add_heatmap(z=mosaic, colorscale="gray", zmin=0, zmax=255, showscale=False, hoverinfo="skip")
+    fig.add_heatmap(z=mosaic, colorscale=GREYS, zmin=0, zmax=NO_IMAGE, showscale=False, hoverinfo="skip")
     axis = {"visible": False, "constrain": "domain"}
     fig.update_xaxes(axis, range=[-0.5, mosaic.shape[1] - 0.5])
     fig.update_yaxes(axis, range=[-0.5 - 0.16 * height, mosaic.shape[0] - 0.5], scaleanchor="x")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import hashlib
 import json
 import logging
@@ -17,8 +16,9 @@ from tqdm import tqdm
 
 from cryoem.files.reading import first_line
 
-EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)  # their messages are complete sentences
-OWN_ERRORS = ("MissingPhaseError", "StalePhaseError", "UnknownPixelSize", "WorkersLostError")  # subclasses
+# their messages are complete sentences
+EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError, MemoryError)
+SHOWN_WARNINGS = (UserWarning, RuntimeWarning)
 
 
 class NotebookError(RuntimeError):
@@ -146,10 +146,18 @@ def _last_error(executed: Path) -> str:
 
 def _sentence(name: str, text: str) -> str:
     """Return the message of an error of the class ``name``, which begins with the name if the error is unexpected."""
-    kind = getattr(builtins, name, None)
-    if name in OWN_ERRORS or (isinstance(kind, type) and issubclass(kind, EXPECTED_ERRORS)):
+    if name in _names_of(EXPECTED_ERRORS):
         return re.sub(r"^\[Errno \d+\] ", "", text) or name
     return f"{name}: {text}"
+
+
+def _names_of(kinds: tuple[type, ...]) -> set[str]:
+    """Return the names of classes and of their subclasses in Python and in the loaded modules of this package.
+
+    The output of a notebook contains only the names of the classes.
+    """
+    names = {kind.__name__ for kind in kinds if re.match(r"(builtins|cryoem\.)", kind.__module__)}
+    return names.union(*(_names_of(tuple(kind.__subclasses__())) for kind in kinds))
 
 
 def _kernel_manager_class(environment: Mapping[str, str], log_file: BinaryIO) -> type:
@@ -193,7 +201,8 @@ def code_sha256(notebook: dict) -> str:
 
 
 def warnings_of(notebook: dict) -> list[str]:
-    """Return each different UserWarning and RuntimeWarning in the output of an executed notebook."""
+    """Return each different UserWarning and RuntimeWarning, or subclass of them, in the output of a notebook."""
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     stderr = "".join("".join(output["text"]) for output in outputs if output.get("name") == "stderr")
-    return list(dict.fromkeys(re.findall(r"^.*\b(?:User|Runtime)Warning: (.+)$", stderr, re.MULTILINE)))
+    names = "|".join(_names_of(SHOWN_WARNINGS))
+    return list(dict.fromkeys(re.findall(rf"^.*\b(?:{names}): (.+)$", stderr, re.MULTILINE)))

@@ -264,6 +264,8 @@ def open_phase(
         If the run has results for a different map or different particles.
     FileNotFoundError
         If the map file or the particle file does not exist.
+    MemoryError
+        If the map or the particles do not fit into memory.
     """
     info = phase_info(name)
     opened = find_run(profile, run=run, map_name=map_name, overrides=overrides)

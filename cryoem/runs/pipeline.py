@@ -9,7 +9,6 @@ import re
 import shlex
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +16,13 @@ import cryoem
 from cryoem.contrast import ContrastTransfer
 from cryoem.files.reading import data_folder, read_json, sha256_of
 from cryoem.files.writing import check_writable
+from cryoem.memory import check_memory
 from cryoem.particles.files import ParticleFile
 from cryoem.particles.opening import open_particles
+from cryoem.particles.simulation import check_simulation
 from cryoem.runs.jobs import NotebookJob, read_record, why_not_current, write_json
 from cryoem.runs.profiles import PROFILES, DataSettings, Profile, get_profile, is_path, settings_of_phase
 
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 COPIES_OF_IMAGES = 3  # in memory at the same time, in phase 0
 FIGURES = "figures"
 INPUT_FILE = "run.json"
@@ -258,11 +258,14 @@ def saved_figures(folder: Path) -> list[tuple[str, str, str]]:
 def _input_checksums(profile: Profile) -> dict[str, object]:
     """Return the sha256 of the map file, and of the particle file and its stacks, which are listed by relative path.
 
-    Raise an error before any checksum is computed if the map or the particles do not fit into memory.
+    Raise a MemoryError before any checksum is computed if the map or the particles do not fit into memory.
     """
     checksums: dict[str, object] = {}
+    if profile.particles is None and profile.image_size is not None:  # otherwise, phase 0 checks this
+        check_simulation(profile.n_test + profile.n_validation, profile.image_size, in_memory=True)
     if profile.map_name is not None and is_path(profile.map_name):
-        _refuse_too_large(f"the map {profile.map_name}", Path(profile.map_name).stat().st_size)
+        n_bytes = Path(profile.map_name).stat().st_size
+        check_memory(f"reading the map {profile.map_name}", n_bytes, remedy="use a smaller map")
         checksums["map_sha256"] = sha256_of(profile.map_name)
     if profile.particles is not None:
         if not Path(profile.particles).is_file():
@@ -280,24 +283,13 @@ def _input_checksums(profile: Profile) -> dict[str, object]:
                     f"refine_ctf must be false, because {profile.particles} has no CTF parameters"
                 )
         count = min(len(measured), profile.n_particles or len(measured))
+        profile.check_recovery(count)
         n_bytes = COPIES_OF_IMAGES * 4 * count * measured.image_size**2
         what = f"reading {count:,} particles of {measured.image_size} px from {profile.particles}"
-        _refuse_too_large(what, n_bytes, "; use fewer particles (--set n_particles=...)")
+        check_memory(what, n_bytes, remedy="use fewer particles (--set n_particles=...)")
         folder = Path(profile.particles).parent
         checksums["particles_sha256"] = {
             os.path.relpath(path, folder): sha256_of(path)
             for path in (*measured.paths, *([profile.passthrough] if profile.passthrough else []))
         }
     return checksums
-
-
-def _refuse_too_large(what: str, n_bytes: int, remedy: str = "") -> None:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit in CGROUP_LIMITS:
-        with suppress(OSError, ValueError):  # no control groups, or no limit
-            memory = min(memory, int(Path(limit).read_text()))
-    if n_bytes > memory:
-        raise ValueError(
-            f"{what} needs at least {n_bytes / 1e9:.3g} GB of memory, but this machine has "
-            f"{memory / 1e9:.3g} GB{remedy}"
-        )

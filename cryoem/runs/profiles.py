@@ -23,6 +23,7 @@ from cryoem.validation import suggestion
 from cryoem.volumes import registry
 
 MOST_PAIRED = 10_000  # largest number of images for which the distances between all pairs are estimated
+ALL_PAIRS = ("sgd", "published")  # methods that can use neither distances to landmarks nor a symmetry
 LANDMARKS = 1000  # of larger stacks, for axes of at most order 4
 
 
@@ -207,7 +208,10 @@ class Profile(OrientationSettings):
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Profile:
-        point_group(self.symmetry)
+        if len(point_group(self.symmetry)) > 1 and self.recovery_method in ALL_PAIRS:
+            raise ValueError(
+                f"symmetry must be C1 for recovery_method {self.recovery_method}, got {self.symmetry}"
+            )
         if self.map_name is None and self.particles is None:
             raise ValueError("map_name must be given for simulated particles, got None")
         if self.map_name is None and self.orientation_method != "ab_initio":
@@ -219,11 +223,13 @@ class Profile(OrientationSettings):
             raise ValueError(
                 f"leave_out_junk requires orientation_method ab_initio, got {self.orientation_method}"
             )
-        if self.landmarks is not None and self.recovery_method in ("sgd", "published"):
+        if self.landmarks is not None and self.recovery_method in ALL_PAIRS:
             raise ValueError(
                 f"recovery_method {self.recovery_method} requires the distances between all pairs, "
                 f"so landmarks must be None, got {self.landmarks}"
             )
+        if self.particles is None:
+            self.check_recovery(self.n_test)
         if self.ctf and self.reconstruction_method != "fourier":
             raise ValueError(
                 f"reconstruction_method must be fourier if ctf is true, got {self.reconstruction_method}"
@@ -246,6 +252,14 @@ class Profile(OrientationSettings):
         if self.as_map and self.map_name is None:
             raise ValueError("as_map applies only to a map of the particle, which is not given, got True")
         return self
+
+    def check_recovery(self, images: int) -> None:
+        """Raise a ValueError if the recovery method requires all distances between more images than are estimated."""
+        if self.recovery_method in ALL_PAIRS and images > MOST_PAIRED:
+            raise ValueError(
+                f"recovery_method {self.recovery_method} requires the distances between all pairs, which are estimated "
+                f"for at most {MOST_PAIRED:,} images, got {images:,} images; use fewer, or spectral+gauss_newton"
+            )
 
 
 SETTINGS_OF_PHASE = (DataSettings, DistanceSettings, OrientationSettings, Profile)

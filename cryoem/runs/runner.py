@@ -90,6 +90,8 @@ def run(
         If the run has results for a different map or different particles.
     FileNotFoundError
         If a notebook or an input file does not exist.
+    MemoryError
+        If the map or the particles do not fit into memory.
     RunInProgressError
         If another process is using the folder of the run.
     OSError

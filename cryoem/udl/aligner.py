@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -258,9 +259,17 @@ def export_aligner(aligner: Aligner, folder: str | os.PathLike) -> Path:
         raise ValueError(
             f"only Keras networks can be exported, got a network of type {type(aligner.network).__name__}"
         )
-    return _write(
-        aligner, folder, EXPORTED, lambda place: aligner.network.export(place / COMPUTATION, verbose=False)
-    )
+
+    def export(place: Path) -> None:
+        log = logging.getLogger("tensorflow")  # it prints the name of the temporary folder
+        level = log.level
+        log.setLevel(logging.WARNING)
+        try:
+            aligner.network.export(place / COMPUTATION, verbose=False)
+        finally:
+            log.setLevel(level)
+
+    return _write(aligner, folder, EXPORTED, export)
 
 
 def load_aligner(folder: str | os.PathLike) -> Aligner:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from cryoem.memory import check_box
 from cryoem.validation import positive_number
 from cryoem.volumes.density import DensityMap, three_sizes
 
@@ -38,6 +39,7 @@ def density_of_atoms(
     mass_centre = weights @ positions / weights.sum()
     positions = positions - mass_centre
     shape = _box(name, positions, voxel_size_angstrom, resolution_angstrom, box_size)
+    check_box(float(np.prod(shape, dtype=float)))
     centre_angstrom = np.array([n // 2 for n in reversed(shape)]) * voxel_size_angstrom
 
     calculator = gemmi.DensityCalculatorE()

@@ -17,6 +17,7 @@ import numpy as np
 
 from cryoem.files.reading import is_gzip
 from cryoem.files.writing import atomic_write, write_text
+from cryoem.memory import check_box
 from cryoem.volumes.density import DensityMap
 from cryoem.volumes.headers import (
     HEADER_BYTES,
@@ -77,6 +78,8 @@ def read_map(
     ValueError
         If the file is not a map, is truncated, has a machine stamp that contradicts its byte order, contains a single
         image or a stack of images, or has voxels that are not cubic or values that are not finite.
+    MemoryError
+        If the map does not fit into memory.
 
     References
     ----------
@@ -260,11 +263,13 @@ def _voxel_size(path: Path, header: MrcHeader, shape_xyz: list[int]) -> float | 
 def _read_data(path: Path, header: MrcHeader) -> tuple[np.ndarray, int]:
     """Return the voxels in file order, and the number of bytes after them.
 
-    The length in the header is compared with that of the file before memory is allocated.
+    The length in the header is compared with that of the file and with the memory of the machine before memory is
+    allocated.
     """
     file_bytes = path.stat().st_size
     if header.end > file_bytes * (DEFLATE_LIMIT if is_gzip(path) else 1):
         raise ValueError(f"{path} is truncated: {header}, but the file has {file_bytes} bytes")
+    check_box(float(np.prod(header.shape, dtype=object)))
     with _opened(path) as stream:
         stream.seek(header.start)
         content = stream.read(header.end - header.start)

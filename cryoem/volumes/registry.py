@@ -185,15 +185,10 @@ def fetch(name: str) -> Path:
         The download failed.
     """
     entry = find_entry(name)
-    if root := os.environ.get("CRYOEM_DATA"):
-        stem = entry.file_name.removesuffix(".cif.gz")
-        names = [entry.file_name] if stem == entry.file_name else [stem + suffix for suffix in LOCAL_MODELS]
-        for folder, file_name in itertools.product((".", "maps", "models", "particles"), names):
-            local = Path(root) / folder / file_name
-            if local.is_file():
-                if entry.sha256 is not None:
-                    _verify(local, entry.sha256)
-                return local
+    if local := _given_file(entry):
+        if entry.sha256 is not None:
+            _verify(local, entry.sha256)
+        return local
     path = data_folder() / entry.file_name
     is_new = not path.is_file()
     if is_new:
@@ -211,6 +206,38 @@ def fetch(name: str) -> Path:
         raise
     write_text(record, f"{sha256_of(path)}  {path.name}\n")
     return path
+
+
+def find_file(name_or_path: str | os.PathLike) -> Path | None:
+    """Return the file that ``load`` reads, or None for a phantom or a file that is not on this machine.
+
+    Nothing is downloaded or verified. Raises a ValueError if a name is unknown.
+    """
+    name = os.fspath(name_or_path)
+    if re.fullmatch(PHANTOM, name):
+        return None
+    if _is_path(name_or_path):
+        path = Path(name)
+    else:
+        entry = find_entry(name)
+        path = _given_file(entry) or data_folder() / entry.file_name
+    return path if path.is_file() else None
+
+
+def _given_file(entry: Entry) -> Path | None:
+    """Return the file of an entry in ``$CRYOEM_DATA``, or None if there is none."""
+    if not (root := os.environ.get("CRYOEM_DATA")):
+        return None
+    stem = entry.file_name.removesuffix(".cif.gz")
+    names = [entry.file_name] if stem == entry.file_name else [stem + suffix for suffix in LOCAL_MODELS]
+    folders = (".", "maps", "models", "particles")
+    paths = (Path(root) / folder / name for folder, name in itertools.product(folders, names))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _is_path(name_or_path: str | os.PathLike) -> bool:
+    name = os.fspath(name_or_path)
+    return isinstance(name_or_path, Path) or os.sep in name or _suffix(name) != ""
 
 
 def load(
@@ -285,8 +312,7 @@ def load(
             voxel_size_angstrom=made_at,
             resolution_angstrom=resolution_angstrom,
         )
-    is_path = isinstance(name_or_path, Path) or os.sep in name or _suffix(name) != ""
-    path = Path(name) if is_path else fetch(name)
+    path = Path(name) if _is_path(name_or_path) else fetch(name)
     check_suffix(path)
     if _suffix(path.name) in MODEL_SUFFIXES:
         resolution = 2 * made_at if resolution_angstrom is None else resolution_angstrom

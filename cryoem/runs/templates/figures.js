@@ -2,6 +2,11 @@
 (function () {
   "use strict";
   const NARROW_PX = 600;  // panels side by side are stacked in figures that are narrower
+  const DEFAULT_HEIGHT_PX = 440;
+  const SMALLEST_DRAWING = 0.7;  // scale below which a drawing is scrolled instead
+  const BUTTONS_PX = 28;
+  const CLOSE_PX = 190;
+  const LETTER = 0.56;  // mean width of a letter, relative to the size of the font
   // The neutral colours of the plotly template "cryoem", and their counterparts on a dark page.
   const DARK = {
     "#1f2933": "#e4e9ee", "#3e4c59": "#c3ccd5", "#4d5a66": "#98a4b0", "#66727f": "#98a4b0", "#9aa5b1": "#66727f",
@@ -43,13 +48,22 @@
   function shown(plot) {
     const dark = isDark(), content = parsed(plot, dark);
     if (dark) content.layout.paper_bgcolor = content.layout.plot_bgcolor = "rgba(0,0,0,0)";  // that of the page
-    if (plot.classList.contains("turning")) showMapOnly(content.layout, figures.get(plot).cameras, plot.clientWidth);
-    else if (plot.clientWidth < NARROW_PX) {
-      stackPanels(content.layout);
-      for (const note of content.layout.annotations || []) {  // labels of images stay side by side
-        if (note.xref !== "paper" && note.font && note.font.size) note.font.size = Math.max(7, note.font.size * plot.clientWidth / NARROW_PX);
+    const width = plot.clientWidth, tables = content.data.filter(function (trace) { return trace.type === "table"; });
+    if (plot.classList.contains("turning")) showMapOnly(content.layout, figures.get(plot).cameras, width);
+    else if (tables.length) fitTable(tables[0], content.layout, width);
+    else if (content.layout.width) shrinkDrawing(content.layout, width);
+    else {
+      if (width < NARROW_PX) {
+        stackPanels(content.layout);
+        const isImages = (content.layout.xaxis || {}).visible === false;  // their labels stay side by side
+        for (const note of isImages ? content.layout.annotations || [] : []) {
+          if (note.xref !== "paper" && note.font && note.font.size) note.font.size = Math.max(7, note.font.size * width / NARROW_PX);
+        }
       }
+      fitTitles(content.layout, width);
+      fitImages(content.layout, width);
     }
+    plot.style.minHeight = (content.layout.height || DEFAULT_HEIGHT_PX) + "px";
     content.config = {
       responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "",
       modeBarButtonsToAdd: [{
@@ -69,6 +83,7 @@
     if (figure.drawn) return;
     figure.drawn = true;
     Plotly.newPlot(plot, shown(plot)).then(function () {
+      makeRoom(plot);
       joinCameras(plot);
       if (plot.classList.contains("turning")) startTurning(plot);
     });
@@ -110,6 +125,109 @@
     });
     for (const note of layout.annotations || []) delete note.moved;
     if (layout.legend && layout.legend.y > 1) layout.legend.y = 1 + (layout.legend.y - 1) * before / layout.height;
+  }
+
+  function lettersOf(text) {
+    return String(text).replace(/<br>/g, " ").replace(/<[^>]*>/g, "");
+  }
+
+  // Shrink titles of panels and of horizontal axes that are wider than their panel.
+  function fitTitles(layout, width) {
+    const margin = Object.assign({ l: 70, r: 30 }, layout.margin), right = margin.r, inner = width - margin.l - right;
+    const domains = [];
+    for (const key of Object.keys(layout)) {
+      const domain = /^scene\d*$/.test(key) ? (layout[key].domain || {}).x : /^xaxis\d*$/.test(key) ? layout[key].domain : null;
+      if (domain) domains.push(domain);
+    }
+    function fitted(text, size, room) {
+      const longest = Math.max.apply(null, String(text).split("<br>").map(function (line) { return lettersOf(line).length; }));
+      return Math.max(8, Math.min(size, room / (LETTER * longest)));
+    }
+    const titles = [];
+    for (const note of layout.annotations || []) {
+      if (note.xref !== "paper" || note.yref !== "paper" || note.showarrow !== false) continue;
+      const own = domains.find(function (domain) { return Math.abs(note.x - (domain[0] + domain[1]) / 2) < 0.02; });
+      if (own) titles.push({ note: note, size: fitted(note.text, (note.font || {}).size || 13, (own[1] - own[0]) * inner) });
+    }
+    const smallest = Math.min.apply(null, titles.map(function (title) { return title.size; }));
+    for (const title of titles) title.note.font = Object.assign({}, title.note.font, { size: smallest });
+    for (const key of Object.keys(layout)) {
+      const axis = layout[key];
+      if (!/^xaxis\d*$/.test(key) || !axis.title || !axis.title.text) continue;
+      const domain = axis.domain || [0, 1], font = axis.title.font || {}, isAlone = domain[1] - domain[0] > 0.9;
+      const room = isAlone ? inner + 2 * right : (domain[1] - domain[0]) * inner;
+      axis.title.font = Object.assign({}, font, { size: fitted(axis.title.text, font.size || 13, room) });
+      // where panels are close together, only the first of those with the same vertical axis has its title
+      const other = layout["yaxis" + (axis.anchor || "y").slice(1)] || {}, first = (layout.yaxis || {}).title || {};
+      const isRepeated = domain[0] > 0 && other.title && other.title.text === first.text;
+      if (isRepeated && (domain[1] - domain[0]) * inner < CLOSE_PX) other.title.text = "";
+    }
+  }
+
+  // Make a figure of images no higher than the images are at this width.
+  function fitImages(layout, width) {
+    const x = layout.xaxis || {}, y = layout.yaxis || {}, margin = layout.margin || {};
+    if (!(x.visible === false && y.scaleanchor === "x" && x.range && y.range) || layout.xaxis2) return;
+    const shape = Math.abs((y.range[1] - y.range[0]) / (x.range[1] - x.range[0]));
+    const height = shape * (width - margin.l - margin.r) + margin.t + margin.b;
+    layout.height = Math.min(layout.height || DEFAULT_HEIGHT_PX, Math.max(120, Math.ceil(height)));
+  }
+
+  // Shrink a drawing, whose coordinates are pixels, with its text, and leave room for the buttons above it.
+  function shrinkDrawing(layout, width) {
+    const scale = Math.min(1, Math.max(SMALLEST_DRAWING, width / layout.width));
+    layout.width *= scale;
+    layout.height = layout.height * scale + BUTTONS_PX;
+    layout.margin.t = BUTTONS_PX;
+    for (const note of layout.annotations || []) {
+      if (note.font && note.font.size) note.font.size *= scale;
+    }
+  }
+
+  // Give each column room for its longest word, and the table room for all its rows.
+  function fitTable(table, layout, width) {
+    const size = width < NARROW_PX ? 11 : 12, letter = 1.1 * LETTER * size, margin = layout.margin, padding = 18;
+    const columns = table.cells.values.map(function (cells, index) {
+      return [table.header.values[index]].concat(cells).map(lettersOf);
+    });
+    function widthOf(texts) { return padding + letter * Math.max.apply(null, texts.map(function (text) { return text.length; })); }
+    const least = columns.map(function (texts) { return widthOf(texts.join(" ").split(/\s+/)); }), most = columns.map(widthOf);
+    function sum(values) { return values.reduce(function (a, b) { return a + b; }, 0); }
+    const inner = Math.max(width - margin.l - margin.r, sum(least)), spare = inner - sum(least), wanted = sum(most) - sum(least);
+    const widths = least.map(function (value, index) {
+      return wanted > 0 ? value + spare * (most[index] - value) / wanted : value + spare / least.length;
+    });
+    layout.width = inner + margin.l + margin.r;
+    table.columnwidth = widths;
+    for (const part of [table.header, table.cells]) part.font = Object.assign({}, part.font, { size: size });
+    let height = margin.t + margin.b + 24;
+    for (let row = 0; row < columns[0].length; row++) {
+      const lines = columns.map(function (texts, index) { return Math.ceil(letter * texts[row].length / (widths[index] - padding + 1)); });
+      height += Math.max(28, 12 + 1.35 * size * Math.max.apply(null, lines));
+    }
+    layout.height = Math.ceil(height);
+  }
+
+  // Move the plot down if the legend takes much of its height, or if the buttons hide the legend or a title.
+  function makeRoom(plot, tries = 3) {
+    const size = plot._fullLayout._size, given = plot._fullLayout.margin.t, bar = plot.querySelector(".modebar-group");
+    if (plot.classList.contains("turning") || plot.layout.width || !bar) return;
+    const buttons = plot.querySelector(".modebar").getBoundingClientRect();
+    let hidden = 0;
+    for (const text of plot.querySelectorAll(".legend .bg, .annotation-text-g")) {
+      const place = text.getBoundingClientRect();
+      if (place.right > buttons.left && place.top < buttons.bottom && place.bottom > buttons.top) hidden = Math.max(hidden, buttons.bottom - place.top);
+    }
+    const before = plot.layout.height || DEFAULT_HEIGHT_PX, legend = plot._fullLayout.legend || {};
+    let top = size.t + hidden, height = Math.ceil(before + Math.max(0, size.t - given) + hidden);
+    if (legend._height > legend._effHeight + 1) {  // plotly cuts off legends above half the height of the figure
+      top = Math.max(top, legend._height + BUTTONS_PX + 12);
+      height = Math.ceil(Math.max(2 * legend._height + 20, before - given + top));
+    }
+    if (height - before < 2) return;
+    plot.style.minHeight = height + "px";
+    const moved = Plotly.relayout(plot, { height: height, "margin.t": top });
+    if (tries > 1) moved.then(function () { makeRoom(plot, tries - 1); });  // a legend that did not fit has grown
   }
 
   // Leave out the axes and the controls, and move the camera closer.
@@ -194,7 +312,7 @@
     for (const plot of figures.keys()) {
       if (!figures.get(plot).drawn) continue;
       keepCameras(plot);
-      Plotly.react(plot, shown(plot));
+      Plotly.react(plot, shown(plot)).then(function () { makeRoom(plot); });
     }
   }
 
