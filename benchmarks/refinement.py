@@ -8,7 +8,9 @@ stated defoci are wrong by 500 angstrom (standard deviation), the signal differs
 particles are centred. Its images are refined three times: with the stated optics, with refinement of the CTF, and with
 the true optics, each from the orientations that were found with the stated optics.
 
-"Error / limit" is the mean pose error divided by that of the most likely poses, given the true map and the true optics.
+"Error / limit" is the mean pose error divided by that of the most likely poses, given the true map and the true optics;
+"median" is the ratio of the medians, which does not depend on the images that are "far", 0.3 rad or more, from their true
+orientation.
 "Resolution" is that at which the half-maps agree, divided by that of half-maps of the same images with true poses and
 optics. Rows of several seeds contain means and, after the sign ±, standard deviations; times are medians.
 """
@@ -22,7 +24,7 @@ from functools import partial
 
 import numpy as np
 from ab_initio import CASES as SEARCHED
-from ab_initio import load
+from ab_initio import NEAR_RAD, load
 from table import print_columns
 
 from cryoem import orientations, particles, reconstruction, volumes
@@ -75,13 +77,24 @@ def main() -> None:
     print_columns(
         "refinement",
         f"Refinement of {arguments.images:,} images of {arguments.image_size} px, noise variance {NOISE_VARIANCE:g}",
-        ("particle", "case", "error", "error / limit", "resolution", "defocus error", "time", "processor"),
+        (
+            "particle",
+            "case",
+            "error",
+            "error / limit",
+            "median",
+            "far",
+            "resolution",
+            "defocus error",
+            "time",
+            "processor",
+        ),
         rows,
     )
 
 
 def measure(density: volumes.DensityMap, case: str, images: int, seed: int) -> dict[str, tuple[float, ...]]:
-    """Return error (rad), error / limit, relative resolution, defocus error (Å) and times (s) of each refinement."""
+    """Return the numbers of each refinement of a case, as listed in ``refined``."""
     stack = particles.simulate(
         density,
         images,
@@ -98,7 +111,7 @@ def measure(density: volumes.DensityMap, case: str, images: int, seed: int) -> d
     start = orientations.ab_initio(
         ParticleStack(stack.images, stated), shift_deviation_px=largest / np.sqrt(6), rng=seed
     ).poses
-    limit = reconstruction.pose_limit(stack.images, stack.poses, density, optics=true).errors_rad.mean()
+    limit = reconstruction.pose_limit(stack.images, stack.poses, density, optics=true).errors_rad
     finest = resolution_of_truth(stack, seed)
     refine = partial(refined, stack, start, limit, finest, seed)
     if case != "defocus":
@@ -111,18 +124,20 @@ def measure(density: volumes.DensityMap, case: str, images: int, seed: int) -> d
 
 
 def refined(
-    stack: ParticleStack, start: Poses, limit: float, finest: float, seed: int, optics: Optics, **options
+    stack: ParticleStack, start: Poses, limit: np.ndarray, finest: float, seed: int, optics: Optics, **options
 ) -> tuple[float, ...]:
-    """Refine poses, and return the numbers of ``measure``."""
+    """Refine poses, and return the columns of the table as numbers: rad, ratios, images, a ratio, Å, and seconds."""
     begin, processor = time.perf_counter(), time.process_time()
     found = reconstruction.refine(stack.images, start, optics=optics, rng=seed, **options)
     times = time.perf_counter() - begin, time.process_time() - processor
-    error = orientations.align_frame(stack.rotations, found.rotations).mean_error
+    errors = orientations.align_frame(stack.rotations, found.rotations).errors
+    ratios = errors.mean() / limit.mean(), np.median(errors) / np.median(limit)
+    defocus_error = np.nan
+    if optics.ctf is not None:
+        fitted, true = (each.isotropic().defocus_angstrom for each in (found.optics, stack.optics))
+        defocus_error = np.sqrt(np.mean((fitted - true) ** 2))
     resolution = found.fsc.resolution_angstrom(AGREE) / finest
-    if optics.ctf is None:
-        return error, error / limit, resolution, np.nan, *times
-    fitted, true = (each.isotropic().defocus_angstrom for each in (found.optics, stack.optics))
-    return error, error / limit, resolution, np.sqrt(np.mean((fitted - true) ** 2)), *times
+    return errors.mean(), *ratios, np.count_nonzero(errors >= NEAR_RAD), resolution, defocus_error, *times
 
 
 def resolution_of_truth(stack: ParticleStack, seed: int) -> float:
@@ -144,15 +159,18 @@ def resolution_of_truth(stack: ParticleStack, seed: int) -> float:
 
 def summary(values: np.ndarray) -> tuple[str, ...]:
     """Return the columns of a row from the numbers of each seed."""
-    mean, seconds = values.mean(axis=0), np.median(values[:, 4:], axis=0)
+    mean, seconds = values.mean(axis=0), np.median(values[:, -2:], axis=0)
     spread = [
         "" if len(values) == 1 else f" ± {each:.3f}" for each in values.std(axis=0, ddof=len(values) > 1)
     ]
+    error, ratio, median, far, resolution, defocus_error, *_ = mean
     return (
-        f"{mean[0]:.4f} rad",
-        f"{mean[1]:.3f}{spread[1]}",
-        f"{mean[2]:.3f}{spread[2]}",
-        "-" if np.isnan(mean[3]) else f"{mean[3]:.0f} Å",
+        f"{error:.4f} rad",
+        f"{ratio:.3f}{spread[1]}",
+        f"{median:.3f}{spread[2]}",
+        f"{far:g}",
+        f"{resolution:.3f}{spread[4]}",
+        "-" if np.isnan(defocus_error) else f"{defocus_error:.0f} Å",
         *(f"{each:.0f} s" for each in seconds),
     )
 
