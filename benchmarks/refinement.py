@@ -9,10 +9,10 @@ particles are centred. Its images are refined three times: with the stated optic
 the true optics, each from the orientations that were found with the stated optics.
 
 "Error / limit" is the mean pose error divided by that of the most likely poses, given the true map and the true optics;
-"median" is the ratio of the medians, which does not depend on the images that are "far", 0.3 rad or more, from their true
-orientation.
-"Resolution" is that at which the half-maps agree, divided by that of half-maps of the same images with true poses and
-optics. Rows of several seeds contain means and, after the sign ±, standard deviations; times are medians.
+"median" is the ratio of the medians, on which images that are "far" from their true orientation, 0.3 rad or more, have
+little influence. "Resolution" is that at which the half-maps agree, divided by that of half-maps of the same images
+with true poses and optics. Rows of several seeds contain means and, after the sign ±, standard deviations; times are
+medians.
 """
 
 from __future__ import annotations
