@@ -27,6 +27,7 @@ COMMANDS = (
     "recovery_speed.py",
     "landmarks.py",
     "ab_initio.py --seeds 5",
+    "refinement.py",
     "initial_models.py",
     "growth.py --again",
     "training.py",

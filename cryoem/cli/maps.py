@@ -163,7 +163,8 @@ def refine(
         bool,
         typer.Option(
             "--refine-ctf",
-            help="Also refine the scale of each image, and, beyond about 12 Å, its defocus.",
+            help="Also refine the contrast of each image and, if details finer than about 12 Å (at 300 kV) are "
+            "compared, its defocus.",
         ),
     ] = False,
     search_rounds: Annotated[
@@ -220,6 +221,8 @@ def refine(
         )
     if refine_ctf and opened.ctf is None:
         raise ValueError(f"{particles} has no CTF parameters; leave out --refine-ctf")
+    if refine_ctf and gradient_rounds == 0:
+        raise typer.BadParameter("requires --gradient-rounds of at least 1, got 0", param_hint="--refine-ctf")
     shared.check_poses(poses, opened, force=force, option="--poses")
     check_memory(
         f"refining a map {opened.image_size} px wide",
@@ -272,12 +275,14 @@ def refine(
     )
     if refine_ctf:
         fitted, stated = (each.isotropic().defocus_angstrom for each in (found.optics, opened.optics))
-        values["defocus_changed_angstrom"] = float(np.sqrt(np.mean((fitted - stated) ** 2)))
-        values["scale_spread"] = float(found.optics.scale.std())
+        changed = float(np.sqrt(np.mean((fitted - stated) ** 2)))
+        values |= {"defocus_changed_angstrom": changed, "scale_spread": float(found.optics.scale.std())}
         text += (
-            f"root-mean-square change of the defocus {values['defocus_changed_angstrom']:.0f} Å; "
-            f"standard deviation of the scale {values['scale_spread']:.3f}\n"
+            f"root-mean-square change of the defocus {changed:.0f} Å"
+            if changed
+            else "the defocus was not refined, because only coarse details were compared"
         )
+        text += f"; the contrast varies by {100 * values['scale_spread']:.1f} % (standard deviation)\n"
     text += (
         f"the half-maps have no resolution: their masked FSC starts below {HALF_MAPS:g}"
         if resolution is None

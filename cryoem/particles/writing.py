@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.contrast import Optics
+from cryoem.contrast import Optics, optics_of
 from cryoem.files.writing import atomic_write, path_with_suffix
 from cryoem.images import BLOCK_BYTES, image_blocks
 from cryoem.particles import cryosparc, relion, xmipp
@@ -36,7 +36,6 @@ from cryoem.validation import one_each
 if TYPE_CHECKING:
     import pandas as pd
 
-FITTED = (*DEFOCUS[:2], "scale")  # CTF parameters that a refinement changes
 Particles = ParticleStack | SimulatedParticles | ParticleFile
 
 
@@ -146,8 +145,8 @@ def write_poses(
         (n,) half-set in which each particle was refined, 0 or 1, written to rlnRandomSubset as 1 or 2, or to
         alignments3D/split as 0 or 1. Default: the existing column in a STAR file, if both files are RELION files.
     optics : Optics, optional
-        Optics of the n images, whose defocus and scale replace those of the particle file, unless there is no CTF.
-        Default: keep them.
+        Optics of the n images, whose defocus and scale replace those in the particle file. The astigmatism of the file
+        is kept. Default: keep the optics of the file.
 
     Warns
     -----
@@ -161,9 +160,9 @@ def write_poses(
     OSError
         A file cannot be read or written.
     ValueError
-        The suffix is not ``.star`` or ``.cs``, ``path`` is the particle file itself, the number of poses or half-sets
-        differs from the number of images, an image name contains a character that tables cannot store, or a value in
-        the particle file is not finite.
+        The suffix is not ``.star`` or ``.cs``, ``path`` is the particle file itself, the number of poses, half-sets or
+        entries of ``optics`` differs from the number of images, ``optics`` is given for a file without CTF parameters,
+        an image name contains a character that tables cannot store, or a value in the particle file is not finite.
     """
     poses = as_poses(poses, count=len(particles))
     path = Path(path)
@@ -171,8 +170,7 @@ def write_poses(
     if subset is not None:
         subset = one_each(subset, count=len(particles), name="subset").astype(int)
     names = _names_of_new_stack(path, particles) if new_stack else names_for_table(particles, path)
-    contrast = None if optics is None else contrast_from_optics(optics)
-    fitted = {} if contrast is None else {name: contrast[name].to_numpy() for name in FITTED}
+    fitted = {} if optics is None else _fitted(particles, optics)
     if path.suffix.lower() == ".star":
         extra = {} if subset is None else {"rlnRandomSubset": subset + 1}
         extra |= {relion.CONTRAST[name]: values for name, values in fitted.items()}
@@ -281,6 +279,19 @@ def _contrast(particles: Particles) -> pd.DataFrame | None:
     if isinstance(particles, ParticleFile):
         return particles.contrast
     return contrast_from_optics(particles.optics)
+
+
+def _fitted(particles: ParticleFile, optics: Optics) -> dict[str, np.ndarray]:
+    """Return the CTF parameters of a file that differ in ``optics``: the mean of U and V, and the scale."""
+    optics, contrast = optics_of(optics, None, count=len(particles)), particles.contrast
+    if contrast is None or optics.ctf is None:
+        raise ValueError(
+            f"optics must not be given, because {particles.path} or optics has no CTF parameters"
+        )
+    stated = contrast[[*DEFOCUS[:2]]].to_numpy(float)
+    moved = stated + (optics.isotropic().defocus_angstrom - stated.mean(axis=1))[:, None]
+    scale = np.ones(len(particles)) if optics.scale is None else optics.scale
+    return {**dict(zip(DEFOCUS[:2], moved.T, strict=True)), "scale": scale}
 
 
 def _cs_content(

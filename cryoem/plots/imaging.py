@@ -221,14 +221,14 @@ def _border(points: np.ndarray) -> np.ndarray:
 
 
 def fitted_optics(defocus_changes_angstrom: np.ndarray, scales: np.ndarray) -> go.Figure:
-    """Plot histograms of the values that a refinement has fitted to the CTF of each image.
+    """Plot histograms of the fitted defocus changes and scales of the images.
 
     Parameters
     ----------
     defocus_changes_angstrom : (n,) array
         Fitted minus stated underfocus of each image in angstrom.
     scales : (n,) array
-        Fitted factor of the signal in each image.
+        Fitted contrast of each image, relative to the average.
 
     Raises
     ------
@@ -239,7 +239,7 @@ def fitted_optics(defocus_changes_angstrom: np.ndarray, scales: np.ndarray) -> g
         "change of the defocus (Å)": finite_array(
             defocus_changes_angstrom, name="defocus_changes_angstrom", ndim=1
         ),
-        "scale of the signal": finite_array(scales, name="scales", ndim=1),
+        "relative contrast": finite_array(scales, name="scales", ndim=1),
     }
     fig = panels(layout={"height": 340, "showlegend": False}, cols=2, horizontal_spacing=0.12)
     for column, (name, colour) in enumerate(named_colours(values).items(), start=1):

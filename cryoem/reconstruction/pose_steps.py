@@ -277,7 +277,7 @@ def pose_limit(
     *,
     optics: Optics | None = None,
     refine_shifts: bool | None = None,
-    steps: int = 3,
+    steps: int = 10,
 ) -> PoseLimit:
     """Measure the error of the most likely orientations, given the true map, from which no method can expect better.
 
@@ -296,7 +296,8 @@ def pose_limit(
     refine_shifts : bool, optional
         Whether the shifts are unknown, too. Default: True if any shift in ``poses`` is non-zero, otherwise False.
     steps : int
-        Number of Gauss-Newton steps, at least 1. Default: 3.
+        Number of Gauss-Newton steps, at least 1. Default: 10, after which the mean error changes by less than 1 %. Two
+        or three steps leave the poses of noisy images too close to the true ones.
 
     Returns
     -------

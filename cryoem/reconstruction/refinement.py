@@ -5,8 +5,8 @@ the folds measures up to which shell images can be compared. Each image is then 
 *other* folds, which is masked and filtered by its local signal-to-noise ratio (see ``variation.locally_filtered``). A
 map that contains the image's own noise would pull the image back to its old pose. In the first rounds, orientations
 move by random search within a shrinking ball; then they move by Gauss-Newton steps. All steps use the coarsest image
-size that includes the compared shells. Shifts can be refined together with the orientations, and so can the defocus and
-the scale of each image (see ``optics_fits``). The CTF multiplies the slices and is corrected for in gridding.
+size that includes the compared shells. Shifts, and the defocus and scale of each image (see ``optics_fits``), can be
+refined together with the orientations. The CTF multiplies the slices and is corrected for in gridding.
 
 First, two halves of the images are refined in this way from the same start, and never share a map; their half-maps give
 the resolution. Then the poses of all images are refined together for at most two rounds, with maps from twice as many
@@ -49,8 +49,6 @@ class Refinement:
     ----------
     poses : Poses
         Refined orientations and shifts of the n images.
-    optics : Optics
-        Optics of the images, with the fitted defocus and scale if these were refined.
     map : DensityMap
         Reconstruction from all images.
     half_maps : tuple of DensityMap
@@ -73,16 +71,18 @@ class Refinement:
 
         In the rounds of the halves, the numbers are means over both. As each half has half of the images, the
         resolution improves at the first joint round.
+    optics : Optics
+        Optics of the images, with the fitted defocus and scale if these were refined.
     """
 
     poses: Poses
-    optics: Optics
     map: DensityMap
     half_maps: tuple[DensityMap, DensityMap]
     subset: np.ndarray
     mask: np.ndarray
     fsc: FSC
     history: list[dict]
+    optics: Optics
 
     @property
     def rotations(self) -> Rotation:
@@ -134,9 +134,10 @@ def refine(
     refine_shifts : bool, optional
         Whether to refine shifts. Default: True if any shift in ``poses`` is non-zero, otherwise False.
     refine_ctf : bool
-        Whether to fit the scale of each image, which replaces that in ``optics``, and its defocus, within 2000 angstrom
-        of that in ``optics``. The defocus is fitted if details finer than about 12 angstrom are compared; an astigmatic
-        image keeps its astigmatism. Default: False.
+        Whether to fit the scale of each image (its contrast relative to the others), which replaces any scale in
+        ``optics``, and its defocus, to within 2000 angstrom of the value in ``optics``, in the gradient rounds. The
+        defocus is fitted if details finer than about 12 angstrom (at 300 kV) are compared; astigmatism is kept.
+        Default: False.
     schedule : RefinementSchedule, optional
         Numbers of rounds and step sizes. Default: ``RefinementSchedule()``.
     rng : Generator or int, optional
@@ -155,7 +156,7 @@ def refine(
         If there are fewer than 16 images; if the images do not have shape (n, y, y), are too small or constant, or
         contain NaN or infinity; if ``subset`` does not contain 0 or 1 for each image, each of them at least 8 times; if
         ``poses`` or ``optics`` describes a different number of images; if the pixel size or the point group is unknown;
-        or if ``refine_ctf`` is True for images without a CTF.
+        or if ``refine_ctf`` is True for images without a CTF or without gradient rounds.
 
     References
     ----------
@@ -177,6 +178,8 @@ def refine(
     )
     if refine_ctf and optics.ctf is None:
         raise ValueError("refine_ctf requires images with a known CTF, but optics has none")
+    if refine_ctf and settings.schedule.gradient_rounds == 0:
+        raise ValueError("refine_ctf requires at least one gradient round, got gradient_rounds 0")
     if subset is not None:
         subset = checked_subset(subset, count=n, at_least=FOLDS)
     rng = np.random.default_rng(rng)
@@ -216,7 +219,7 @@ def refine(
     fsc = masked_half_map_fsc(a, b, mask, voxel_size_angstrom=optics.pixel_size_angstrom, rng=0)
     whole, a, b = (DensityMap(v.astype(np.float32), optics.pixel_size_angstrom) for v in (whole, a, b))
     subset = np.isin(np.arange(n), members[1]).astype(int)
-    return Refinement(refined, optics, whole, (a, b), subset, mask, fsc, history)
+    return Refinement(refined, whole, (a, b), subset, mask, fsc, history, optics)
 
 
 def _refine_halves(

@@ -142,7 +142,7 @@ def first_state(settings: RoundSettings, poses: Poses, optics: Optics, finest_sh
 def next_round(
     settings: RoundSettings, images: FullImages, state: RefinementState, rng: np.random.Generator
 ) -> RefinementState:
-    """Refine the poses of one set of images, and the optics in gradient rounds, by one round."""
+    """Refine one set of images by one round: the poses and, in gradient rounds, the optics."""
     schedule, number = settings.schedule, len(state.history)
     stated, images = images.optics, replace(images, optics=state.optics)
     searching = number < schedule.search_rounds
@@ -175,6 +175,9 @@ def next_round(
     fit = None
     if settings.refine_ctf and not searching:
         changes = defocus_changes(stated, last / (images.size * settings.pixel_size_angstrom))
+        stated = (
+            stated if len(changes) > 1 else state.optics
+        )  # only the scale is fitted, and the defocus kept
         fit = partial(optics_evidence, changes=changes)
     found, evidence = _match_folds(
         step, fit, images, stated, state.poses, members, references, (finest, last)
@@ -221,7 +224,7 @@ def _match_folds(
     references: Iterable[VolumeTransform],
     shells: tuple[int, int],
 ) -> tuple[MatchResult, OpticsEvidence | None]:
-    """Take one step of every image against the reference of its fold, and collect evidence of its optics with ``fit``.
+    """Take one step of every image against the reference of its fold, and evaluate its optics with ``fit``, if given.
 
     ``members`` are the indices of the images in each fold. ``shells`` are the shell to which images are cropped and the
     last one that is compared.

@@ -279,9 +279,7 @@ def _input_checksums(profile: Profile) -> dict[str, object]:
                     f"got {profile.reconstruction_method}"
                 )
             if profile.refine_ctf and measured.ctf is None:
-                raise ValueError(
-                    f"refine_ctf must be false, because {profile.particles} has no CTF parameters"
-                )
+                raise ValueError(f"refine_ctf requires CTF parameters, but {profile.particles} has none")
         count = min(len(measured), profile.n_particles or len(measured))
         profile.check_recovery(count)
         n_bytes = COPIES_OF_IMAGES * 4 * count * measured.image_size**2

@@ -194,7 +194,7 @@ class Profile(OrientationSettings):
         4, "maximum number of refinement rounds with Gauss-Newton steps in each half of the images", ge=1
     )
     refinement_candidates: int = setting(24, "candidate rotations per image in each search round", ge=1)
-    refine_ctf: bool = setting(False, "whether to refine the defocus and the scale of each image, too")
+    refine_ctf: bool = setting(False, "whether to also refine the defocus and the contrast of each image")
 
     @pydantic.field_validator("map_name")
     @classmethod

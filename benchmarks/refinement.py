@@ -1,0 +1,179 @@
+"""Refine orientations that were found without a map, and compare their errors with the smallest ones to expect.
+
+    python benchmarks/refinement.py                        all rows (half an hour)
+    python benchmarks/refinement.py --particles 5j0n --cases centred --seeds 3
+
+The particles, the images and the cases ``centred`` and ``ctf`` are those of ab_initio.py. In the case ``defocus``, the
+stated defoci are wrong by 500 angstrom (standard deviation), the signal differs by up to 20 % between images, and the
+particles are centred. Its images are refined three times: with the stated optics, with refinement of the CTF, and with
+the true optics, each from the orientations that were found with the stated optics.
+
+"Error / limit" is the mean pose error divided by that of the most likely poses, given the true map and the true optics;
+"median" is the ratio of the medians, on which images that are "far" from their true orientation, 0.3 rad or more, have
+little influence. "Resolution" is that at which the half-maps agree, divided by that of half-maps of the same images
+with true poses and optics. Rows of several seeds contain means and, after the sign ±, standard deviations; times are
+medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from ab_initio import CASES as SEARCHED
+from ab_initio import NEAR_RAD, load
+from table import print_columns
+
+from cryoem import orientations, particles, reconstruction, volumes
+from cryoem.contrast import ContrastTransfer, Optics
+from cryoem.particles import ParticleStack, Realism
+from cryoem.rotations import Poses
+
+DEFOCUS_ERROR_ANGSTROM = 500.0
+CASES = {
+    "centred": SEARCHED["centred"],
+    "ctf": SEARCHED["ctf"],
+    "defocus": {
+        "ctf": ContrastTransfer(defocus_range_angstrom=(5_000.0, 20_000.0), b_factor_angstrom2=0.0),
+        "realism": Realism(structural_noise=0.0),
+    },
+}
+PARTICLES = {  # and the seeds of each of their cases
+    "5j0n": {"centred": 5, "ctf": 1, "defocus": 1},
+    "1igy": {"centred": 1},
+    "1ncb": {"centred": 1},
+    "4gxy": {"centred": 1},
+}
+NOISE_VARIANCE = 16.0
+AGREE = 0.143
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--particles", nargs="+", default=list(PARTICLES), choices=PARTICLES, metavar="NAME")
+    parser.add_argument("--images", type=int, default=1650)
+    parser.add_argument("--image-size", type=int, default=116)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES, metavar="CASE")
+    parser.add_argument("--seeds", type=int, help="seeds of each case (default: 5 or 1)")
+    arguments = parser.parse_args()
+    rows = []
+    for name in arguments.particles:
+        density = volumes.cube(load(name), arguments.image_size)
+        for case, seeds in PARTICLES[name].items():
+            if case not in arguments.cases:
+                continue
+            found: dict[str, list] = {}
+            for seed in range(arguments.seeds or seeds):
+                for label, values in measure(density, case, arguments.images, seed).items():
+                    found.setdefault(label, []).append(values)
+            for label, values in found.items():
+                rows.append((name, label, *summary(np.array(values))))
+                print(*rows[-1], sep=", ", flush=True)
+    print_columns(
+        "refinement",
+        f"Refinement of {arguments.images:,} images of {arguments.image_size} px, noise variance {NOISE_VARIANCE:g}",
+        (
+            "particle",
+            "case",
+            "error",
+            "error / limit",
+            "median",
+            "far",
+            "resolution",
+            "defocus error",
+            "time",
+            "processor",
+        ),
+        rows,
+    )
+
+
+def measure(density: volumes.DensityMap, case: str, images: int, seed: int) -> dict[str, tuple[float, ...]]:
+    """Return the numbers of each refinement of a case, as listed in ``refined``."""
+    stack = particles.simulate(
+        density,
+        images,
+        image_size=len(density.data),
+        noise_variance=NOISE_VARIANCE,
+        rng=seed,
+        **CASES[case],
+    )
+    true, stated = stack.optics, stack.optics
+    if case == "defocus":
+        errors = np.random.default_rng(seed).normal(0, DEFOCUS_ERROR_ANGSTROM, images)
+        stated = replace(true, defocus_angstrom=true.defocus_angstrom + np.outer(errors, [1, 1, 0]))
+    largest = CASES[case].get("shift_limit_px", 0.0)
+    start = orientations.ab_initio(
+        ParticleStack(stack.images, stated), shift_deviation_px=largest / np.sqrt(6), rng=seed
+    ).poses
+    limit = reconstruction.pose_limit(stack.images, stack.poses, density, optics=true).errors_rad
+    finest = resolution_of_truth(stack, seed)
+    refine = partial(refined, stack, start, limit, finest, seed)
+    if case != "defocus":
+        return {case: refine(true)}
+    return {
+        "stated defocus": refine(stated),
+        "refined defocus": refine(stated, refine_ctf=True),
+        "true defocus": refine(true),
+    }
+
+
+def refined(
+    stack: ParticleStack, start: Poses, limit: np.ndarray, finest: float, seed: int, optics: Optics, **options
+) -> tuple[float, ...]:
+    """Refine poses, and return the columns of the table as numbers: rad, ratios, images, a ratio, Å, and seconds."""
+    begin, processor = time.perf_counter(), time.process_time()
+    found = reconstruction.refine(stack.images, start, optics=optics, rng=seed, **options)
+    times = time.perf_counter() - begin, time.process_time() - processor
+    errors = orientations.align_frame(stack.rotations, found.rotations).errors
+    ratios = errors.mean() / limit.mean(), np.median(errors) / np.median(limit)
+    defocus_error = np.nan
+    if optics.ctf is not None:
+        fitted, true = (each.isotropic().defocus_angstrom for each in (found.optics, stack.optics))
+        defocus_error = np.sqrt(np.mean((fitted - true) ** 2))
+    resolution = found.fsc.resolution_angstrom(AGREE) / finest
+    return errors.mean(), *ratios, np.count_nonzero(errors >= NEAR_RAD), resolution, defocus_error, *times
+
+
+def resolution_of_truth(stack: ParticleStack, seed: int) -> float:
+    """Return the resolution of half-maps with the true poses and optics."""
+    subset = np.random.default_rng(seed).permutation(len(stack)) % 2
+    halves = reconstruction.reconstruct_halves(
+        stack.images, stack.poses, optics=stack.optics, subset=subset
+    ).half_maps
+    first, second = (half.data for half in halves)
+    fsc = reconstruction.masked_half_map_fsc(
+        first,
+        second,
+        reconstruction.particle_mask(first, second),
+        voxel_size_angstrom=stack.pixel_size_angstrom,
+        rng=0,
+    )
+    return fsc.resolution_angstrom(AGREE)
+
+
+def summary(values: np.ndarray) -> tuple[str, ...]:
+    """Return the columns of a row from the numbers of each seed."""
+    mean, seconds = values.mean(axis=0), np.median(values[:, -2:], axis=0)
+    spread = [
+        "" if len(values) == 1 else f" ± {each:.3f}" for each in values.std(axis=0, ddof=len(values) > 1)
+    ]
+    error, ratio, median, far, resolution, defocus_error, *_ = mean
+    return (
+        f"{error:.4f} rad",
+        f"{ratio:.3f}{spread[1]}",
+        f"{median:.3f}{spread[2]}",
+        f"{far:g}",
+        f"{resolution:.3f}{spread[4]}",
+        "-" if np.isnan(defocus_error) else f"{defocus_error:.0f} Å",
+        *(f"{each:.0f} s" for each in seconds),
+    )
+
+
+if __name__ == "__main__":
+    main()
