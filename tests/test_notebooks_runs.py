@@ -192,7 +192,7 @@ def test_a_symmetric_off_centre_particle_with_a_contrast_transfer_becomes_a_map(
     assert made["refined_pose_error_rad"] < min(0.05, made["pose_error_before_rad"] / 2)
     assert made["refined_shift_error_px"] < min(0.15, 0.8 * made["shift_error_before_px"])
     assert made["defocus_changed_angstrom"] == 0
-    assert 0 < made["scale_spread"] < 0.1
+    assert 0 < made["contrast_spread"] < 0.1
     assert "fitted-ctf" in {name for name, *_ in runs.saved_figures(summary.folder / MAP)}
 
 

@@ -199,7 +199,7 @@ def test_the_command_refines_the_ctf(tmp_path, imaged):
     found = open_particles(tmp_path / "a.star").optics
     assert defocus_error(found, true) < 0.5 * defocus_error(stated, true)
     assert values["defocus_changed_angstrom"] == pytest.approx(defocus_error(found, stated), rel=1e-3)
-    assert values["scale_spread"] == pytest.approx(found.scale.std(), rel=1e-3)
+    assert values["contrast_spread"] == pytest.approx(found.scale.std(), rel=1e-3)
     refused = invoke(
         "refine", tmp_path / "in.star", *outputs, "--gradient-rounds", 0, "--refine-ctf", "--force"
     )

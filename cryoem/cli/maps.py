@@ -276,13 +276,13 @@ def refine(
     if refine_ctf:
         fitted, stated = (each.isotropic().defocus_angstrom for each in (found.optics, opened.optics))
         changed = float(np.sqrt(np.mean((fitted - stated) ** 2)))
-        values |= {"defocus_changed_angstrom": changed, "scale_spread": float(found.optics.scale.std())}
+        values |= {"defocus_changed_angstrom": changed, "contrast_spread": float(found.optics.scale.std())}
         text += (
             f"root-mean-square change of the defocus {changed:.0f} Å"
             if changed
             else "the defocus was not refined, because only coarse details were compared"
         )
-        text += f"; the contrast varies by {100 * values['scale_spread']:.1f} % (standard deviation)\n"
+        text += f"; the contrast varies by {100 * values['contrast_spread']:.1f} % (standard deviation)\n"
     text += (
         f"the half-maps have no resolution: their masked FSC starts below {HALF_MAPS:g}"
         if resolution is None

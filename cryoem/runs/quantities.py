@@ -92,7 +92,7 @@ DEFINITIONS = {
         " has converged."
     ),
     "defocus_changed_angstrom": "Root-mean-square change of the defocus of an image in refinement.",
-    "scale_spread": "Standard deviation of the fitted relative contrast of the images (average 1).",
+    "contrast_spread": "Standard deviation of the fitted relative contrast of the images (average 1).",
     "resolution_against_truth_angstrom": (
         "Resolution at which the Fourier shell correlation (FSC) between the refined map and the true map "
         f"falls below 0.5, inside a soft mask around the particle. {TRUTH}"
