@@ -20,10 +20,8 @@ from cryoem.rotations import Poses
 RANGE_ANGSTROM = 2_000.0  # largest change of the defocus, in either direction
 PHASE_STEP = np.pi / 4  # of the CTF at the finest compared frequency, between two defoci that are tried
 FINER = 8  # interpolated defoci per step
-PRIOR_ROUNDS, PRIOR_TOLERANCE = (
-    50,
-    1e-3,
-)  # rounds of the estimate of a prior, and its relative change in the last one
+PRIOR_ROUNDS = 50  # most rounds of the estimate of a prior
+PRIOR_TOLERANCE = 1e-3  # relative change of a prior in its last round
 LEAST_SCALE = 0.1  # images without a particle would otherwise get 0
 SIGNIFICANT = 3.0  # standard errors of the mean scale, below which the images contain no signal
 IMAGES = 1024  # fitted at a time
