@@ -226,7 +226,7 @@ def test_the_items_are_those_of_the_paper():
 def test_methods_are_compared_on_the_same_images(tmp_path):
     name = "5.3-does-learning-pay"
     printed, figures = outputs_of(execute(FOLDER / f"{name}.ipynb", tmp_path, **TOY[name]))
-    assert len(figures) == 9
+    assert len(figures) == 10
     compared = " ".join(trace.get("name") or "" for trace in figures[-1]["data"])
     assert all(method in compared for method in ("learned distances", "projection matching", "ab initio"))
     assert ("common lines" in compared) == orientations.is_installed()
@@ -235,6 +235,20 @@ def test_methods_are_compared_on_the_same_images(tmp_path):
     assert float(live["ab initio"]) < 0.2
     assert float(live["projection matching"]) < 0.2
     assert float(live["learned distances"]) < 0.5
+
+
+def test_what_is_said_about_noise_is_in_the_table():
+    table = experiments.read_table(RESULTS, "strong-noise")
+
+    def of(quantity, **conditions):
+        return tables.select(table, quantity, **conditions).value
+
+    assert of("near_fraction")[table.noise_variance <= 64].min() > 0.985
+    assert of("near_fraction", noise_variance=100).between(0.915, 0.945).all()
+    assert of("near_fraction", noise_variance=144, images=1650).between(0.74, 0.76).all()
+    assert of("near_fraction", noise_variance=144, images=10_000).between(0.79, 0.80).all()
+    assert of("agreement", noise_variance=144).to_numpy() == pytest.approx(1 / 3)
+    assert of("agreement")[table.noise_variance <= 100].min() > 0.66
 
 
 def test_what_is_said_about_unseen_particles_is_in_the_table():
