@@ -24,6 +24,7 @@ PROGRAM_BYTES = 300_000_000  # memory of the program and of one block of images
 # in memory at the same time during a refinement
 COPIES_OF_BLOCK = 6  # the transforms of a block of images, at several sizes
 COPIES_OF_SUMS = 17  # those of the eight folds, and the maps of three folds that are computed at a time
+CTF_BYTES = 5_000  # for the likelihoods of the defoci of an image, at a resolution of 2 Å
 
 
 @command(afterwards=NOTHING_WRITTEN, on_device=True)
@@ -229,7 +230,8 @@ def refine(
         PROGRAM_BYTES
         + min(pose_steps.KEPT_BYTES, 4 * len(opened) * opened.image_size**2)
         + COPIES_OF_BLOCK * pose_steps.BLOCK_BYTES
-        + COPIES_OF_SUMS * memory_bytes(opened.image_size, half_maps=False),
+        + COPIES_OF_SUMS * memory_bytes(opened.image_size, half_maps=False)
+        + (CTF_BYTES * len(opened) if refine_ctf else 0),
     )
     opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
     shared.warn_of_repeats(opened)
