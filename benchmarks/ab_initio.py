@@ -30,6 +30,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,13 +75,7 @@ PREFERRED_RAD, PREFERENCE = np.pi / 4, 3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--particles", nargs="+", default=list(PARTICLES), choices=PARTICLES, metavar="NAME")
-    parser.add_argument("--images", type=int, default=1650)
-    parser.add_argument("--image-size", type=int, default=116)
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES, metavar="CASE")
+    parser = parser_of(__doc__, PARTICLES, CASES)
     parser.add_argument("--starts", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=1)
     arguments = parser.parse_args()
@@ -112,6 +107,18 @@ def main() -> None:
         ),
         rows,
     )
+
+
+def parser_of(description: str, particles: Iterable[str], cases: Iterable[str]) -> argparse.ArgumentParser:
+    """Return a parser of the options that choose particles, cases and the number and size of the images."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--particles", nargs="+", default=list(particles), choices=particles, metavar="NAME")
+    parser.add_argument("--images", type=int, default=1650)
+    parser.add_argument("--image-size", type=int, default=116)
+    parser.add_argument("--cases", nargs="+", default=list(cases), choices=cases, metavar="CASE")
+    return parser
 
 
 def load(name: str) -> volumes.DensityMap:

@@ -17,14 +17,13 @@ medians.
 
 from __future__ import annotations
 
-import argparse
 import time
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from ab_initio import CASES as SEARCHED
-from ab_initio import NEAR_RAD, load
+from ab_initio import NEAR_RAD, load, parser_of
 from table import print_columns
 
 from cryoem import orientations, particles, reconstruction, volumes
@@ -52,13 +51,7 @@ AGREE = 0.143
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--particles", nargs="+", default=list(PARTICLES), choices=PARTICLES, metavar="NAME")
-    parser.add_argument("--images", type=int, default=1650)
-    parser.add_argument("--image-size", type=int, default=116)
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES, metavar="CASE")
+    parser = parser_of(__doc__, PARTICLES, CASES)
     parser.add_argument("--seeds", type=int, help="seeds of each case (default: 5 or 1)")
     arguments = parser.parse_args()
     rows = []

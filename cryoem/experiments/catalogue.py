@@ -11,7 +11,7 @@ To add an experiment, add an ``Experiment`` here and write its notebook. The not
 
 from __future__ import annotations
 
-from cryoem.experiments import first_paper
+from cryoem.experiments import first_paper, unseen
 from cryoem.experiments.grids import Experiment, Grid
 from cryoem.validation import suggestion
 
@@ -95,38 +95,6 @@ def _strong_noise(variances: tuple[float, ...], counts: tuple[int, ...], *, seed
     fixed = {"map_name": "5j0n", "image_size": 116, "seeds": list(range(seeds)), "starts": 4}
     return Grid({"noise_variance": variances, "images": counts}, fixed)
 
-
-# particles on which networks are trained, more and more of them in this order; none has a symmetric shape
-MODELS = ("5ugo", "4gxy", "2d0f", "1igy")
-PHANTOMS = tuple(f"phantom {number}" for number in range(1, 61))
-TESTED = {
-    "5j0n": {"coverage": "so3", "symmetry": "C1"},
-    "1ncb": {"coverage": "so3", "symmetry": "C1"},
-    "beta-galactosidase": {"coverage": "quarter", "symmetry": "D2"},
-}
-
-
-def _trained_on(
-    others: tuple[str, ...], counts: tuple[int, ...], tested: dict[str, dict]
-) -> tuple[dict, ...]:
-    """Return the training sets: none, the first particles of ``others`` for each count, and each tested particle."""
-    sets = [("no particle", (), "so3")]
-    sets += [("other particles", others[:count], "so3") for count in counts]
-    sets += [(name, (name,), test["coverage"]) for name, test in tested.items()]
-    return tuple(
-        {"trained_on": name, "training_count": len(chosen), "training": list(chosen), "coverage": coverage}
-        for name, chosen, coverage in sets
-    )
-
-
-TRAINING_SETS = _trained_on(MODELS + PHANTOMS, (1, 2, 4, 8, 16, 64), TESTED)
-GENERALISATION_DATA = {
-    "tested": TESTED,
-    "noise_variance": 0.0,
-    "steps_per_epoch": 50,
-    "batch_size": 128,
-    "seed": 0,
-}
 
 TREATMENTS = ({"symmetry": "C1", "coverage": "quarter"}, {"symmetry": "D2", "coverage": "so3"})
 BETA_GALACTOSIDASE = {"map_name": "beta-galactosidase", "masked": True, "image_size": 100}
@@ -374,16 +342,20 @@ _EXPERIMENTS = (
             "quick": Grid(
                 {
                     "training_set": (
-                        *({"epochs": 24} | one for one in TRAINING_SETS),
-                        *({"epochs": 96} | one for one in TRAINING_SETS if one["training_count"] == 64),
+                        *({"epochs": 24} | one for one in unseen.TRAINING_SETS),
+                        *(
+                            {"epochs": 96} | one
+                            for one in unseen.TRAINING_SETS
+                            if one["training_count"] == 64
+                        ),
                     )
                 },
-                GENERALISATION_DATA
+                unseen.GENERALISATION_DATA
                 | {"image_size": 64, "network_image_size": 36, "channels": 64, "n_test": 400},
             ),
             "paper": Grid(
-                {"training_set": TRAINING_SETS},
-                GENERALISATION_DATA
+                {"training_set": unseen.TRAINING_SETS},
+                unseen.GENERALISATION_DATA
                 | {
                     "image_size": 116,
                     "network_image_size": 116,
@@ -393,10 +365,10 @@ _EXPERIMENTS = (
                 },
             ),
             "toy": Grid(
-                {"training_set": _trained_on(PHANTOMS, (2,), {})},
-                GENERALISATION_DATA
+                {"training_set": unseen.trained_on(unseen.PHANTOMS, (2,), {})},
+                unseen.GENERALISATION_DATA
                 | {"image_size": 32, "network_image_size": 16, "channels": 16, "epochs": 2, "n_test": 60}
-                | {"tested": {"phantom 0": TESTED["5j0n"]}},
+                | {"tested": {"phantom 0": unseen.TESTED["5j0n"]}},
             ),
         },
         LEARNING_COST,
