@@ -173,6 +173,25 @@ def test_the_local_filter_keeps_the_signal_and_removes_the_noise_around_it():
     assert not filtered[mask == 0].any()
 
 
+def test_the_local_filter_keeps_a_density_below_the_solvent_only_if_noise_does_not_explain_it():
+    n = 32
+    deep, shallow = (np.roll(soft_sphere((n, n, n), 2.0, 3.0), at, axis=2) for at in (-6, 6))
+    particle = soft_sphere((n, n, n), 11.0, 2.0) * (4 - 16 * deep - 5 * shallow)
+    halves = particle + noise(n, seed=1), particle + noise(n, seed=2)
+    mask = soft_sphere((n, n, n), 13.0, 2.0)
+    filtered, of_negative = (
+        locally_filtered(sign * sum(halves) / 2, halves, mask, last_shell=n // 2) for sign in (1, -1)
+    )
+    centre = n // 2
+    assert filtered[centre, centre, centre - 6] == pytest.approx(-12, rel=0.1)
+    assert filtered[centre, centre, centre + 6] == pytest.approx(0, abs=0.3)
+    # what is denser than the solvent does not depend on the sign, except for the deep hole
+    solid = (particle > 3) & (mask == 1)
+    np.testing.assert_allclose(filtered[solid], -of_negative[solid], rtol=0.2)
+    around = (particle == 0) & (mask > 0.5)
+    assert np.mean(filtered[around] < 0) < 0.1 < np.mean(of_negative[around] > 0)
+
+
 def test_the_local_filter_does_not_change_a_map_without_noise():
     n = 24
     smooth = low_pass(DensityMap(noise(n), 1.0), 4.0).data

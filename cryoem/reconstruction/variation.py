@@ -15,9 +15,12 @@ from cryoem.validation import positive_number, whole_number
 
 CONE_HALF_ANGLE_DEG = 20.0
 MOST_BANDS = 24
-FILTER_BANDS = 6
-FILTER_WINDOW_PX = 6.0  # full width at half maximum
+FILTER_BANDS = 5
+FILTER_WINDOW_PX = 4.0  # full width at half maximum
 NOISE_WINDOW_PX = 17
+NEGATIVE_SIGMAS = (
+    2.0  # standard deviations of the noise, down to which a negative density is taken for solvent
+)
 
 
 def local_resolution(
@@ -112,7 +115,9 @@ def locally_filtered(
     In each band, the noise is the mean square difference of the half-maps in a wide window, and the signal is what is
     left of their mean square in a window of ``FILTER_WINDOW_PX``. Their ratio determines the weight of a Wiener filter.
     A filter that depends on the shell alone lets through the noise of the solvent, and of parts of the particle without
-    fine detail.
+    fine detail. The sum of the bands is filtered once more in the same way, because all bands together show best where
+    there is no particle. As the particle is denser than the solvent, a negative density is then reduced to what the
+    noise does not explain.
 
     Parameters
     ----------
@@ -131,7 +136,8 @@ def locally_filtered(
 
     References
     ----------
-    Wiener filter with local statistics: Lee, IEEE Trans. Pattern Anal. Mach. Intell. 2 (1980) 165.
+    Wiener filter with local statistics: Lee, IEEE Trans. Pattern Anal. Mach. Intell. 2 (1980) 165. Reduction of the
+    negative density: James and Stein, Proc. 4th Berkeley Symp. Math. Stat. Prob. 1 (1961) 361.
     """
     n = len(whole)
     # only a cube around the mask is needed
@@ -142,7 +148,7 @@ def locally_filtered(
     spectra = [scipy.fft.rfftn(v[part], workers=-1) for v in (whole, *halves)]
     middles, width = np.linspace(0, last_shell, FILTER_BANDS, retstep=True)
     sigma = FILTER_WINDOW_PX / np.sqrt(8 * np.log(2))
-    total = np.zeros((2 * half,) * 3, np.float32)
+    total, variance = np.zeros((2, *(2 * half,) * 3), np.float32)
     for middle in middles:
         band = smooth_band(shells, middle, width)
         both, one, other = (scipy.fft.irfftn(s * band, s=total.shape, workers=-1) for s in spectra)
@@ -150,7 +156,13 @@ def locally_filtered(
         power = gaussian_filter((one**2 + other**2) / 2, sigma)
         noise = uniform_filter((one - other) ** 2 / 2, NOISE_WINDOW_PX)
         signal = np.maximum(power - noise, 0)
-        total += both * (signal / np.maximum(signal + noise / 2, 1e-30))  # the whole map has half the noise
+        weight = signal / np.maximum(signal + noise / 2, 1e-30)  # the whole map has half the noise
+        total += weight * both
+        variance += weight * noise / 2  # of what the filter leaves unknown
+    power = gaussian_filter(total**2, sigma)
+    total *= power / np.maximum(power + gaussian_filter(variance, sigma), 1e-30)
+    explained = NEGATIVE_SIGMAS**2 * variance / np.maximum(total**2, 1e-30)
+    total *= np.where(total < 0, np.maximum(1 - explained, 0), 1)
     result = np.zeros(mask.shape, np.float32)
     result[part] = total * mask[part]
     return result
