@@ -26,7 +26,7 @@ ANGLES_PER_RING = 48  # on half a ring
 FIRST_RINGS, START_RINGS, LAST_RINGS = 4, 14, 20
 FIRST_DIRECTIONS, START_DIRECTIONS, LAST_DIRECTIONS = 150, 300, 600
 FIRST_ANGLES, START_ANGLES, LAST_ANGLES = 36, 56, 72  # in the plane, even numbers
-SURVEY_RINGS, SURVEY_DIRECTIONS, SURVEY_ANGLES = 5, 150, 36
+SURVEY_RINGS, SURVEY_DIRECTIONS, SURVEY_ANGLES = (5, 8), 150, 36  # as many rings as the displacements resolve
 # spacing of displacements on n rings, relative to the image size divided by n
 OFFSET_STEP = 0.8 / (2 * np.pi)
 LARGEST_SHIFT = 2.5  # relative to the standard deviation of the shifts
@@ -185,13 +185,15 @@ class PoseSearch:
         """Return displacements (k, s, 2) that cover all that are probable for each image, on the given rings."""
         if not self.shift_deviation_px:
             return np.zeros((len(index), 1, 2))
-        used, limit = min(rings, SURVEY_RINGS), LARGEST_SHIFT * self.shift_deviation_px
-        side = max(OFFSET_STEP * self.image_size / used, limit * np.sqrt(np.pi / MOST_OFFSETS))
+        limit, resolved = LARGEST_SHIFT * self.shift_deviation_px, OFFSET_STEP * self.image_size
+        fewest, most = np.minimum(SURVEY_RINGS, rings)
+        side = max(resolved / most, limit * np.sqrt(np.pi / MOST_OFFSETS))
+        used = int(np.clip(resolved / side, fewest, most))
         # the grid moves from round to round
         tried = disc_of_displacements(side, limit) + rng.uniform(-side / 2, side / 2, 2)
         tried = np.broadcast_to(tried, (len(index), *tried.shape))
         sampling = {"directions": SURVEY_DIRECTIONS, "angles": SURVEY_ANGLES}
-        while side > OFFSET_STEP * self.image_size / rings:
+        while side > resolved / rings:
             found, _ = self._expect(state, index, tried, rng, rings=used, **sampling)
             kept = np.argsort(-found.shares, axis=1)[:, :KEPT_CELLS]
             cells = np.take_along_axis(tried, kept[..., None], axis=1)
