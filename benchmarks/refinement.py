@@ -41,7 +41,8 @@ CASES = {
     },
 }
 PARTICLES = {  # and the seeds of each of their cases
-    "5j0n": {"centred": 5, "ctf": 1, "defocus": 1},
+    "5j0n": {"centred": 5, "ctf": 3, "defocus": 1},
+    "1u19": {"centred": 1},
     "1igy": {"centred": 1},
     "1ncb": {"centred": 1},
     "4gxy": {"centred": 1},
@@ -52,7 +53,7 @@ AGREE = 0.143
 
 def main() -> None:
     parser = parser_of(__doc__, PARTICLES, CASES)
-    parser.add_argument("--seeds", type=int, help="seeds of each case (default: 5 or 1)")
+    parser.add_argument("--seeds", type=int, help="seeds of each case (default: 5, 3 or 1)")
     arguments = parser.parse_args()
     rows = []
     for name in arguments.particles:
