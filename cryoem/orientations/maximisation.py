@@ -13,6 +13,7 @@ RADIUS = 0.35  # of the sphere that contains the particle, relative to the box
 EDGE = 0.06  # width of its soft edge, relative to the box
 IDENTITY = np.eye(3)[None]
 DAMPING = 0.05  # added to the sampling density before the signal is known, relative to its mean
+NOISE_SIGMAS = 2.0  # standard deviations of the noise, up to which a density is taken for solvent
 
 
 class CoarseMaps:
@@ -75,6 +76,19 @@ class CoarseMaps:
         voxel = self.shape.roll_off.max() / fourier.OVERSAMPLING**3
         penalty = voxel / np.interp(self.radius, np.arange(1, rings + 1), signal)
         return self._real(np.where(self.radius <= rings + 0.5, total / (density + penalty), 0))
+
+    def without_solvent(self, volume: np.ndarray) -> np.ndarray:
+        """Return a map without negative density, and with the positive density reduced to what noise does not explain.
+
+        A particle is denser than the solvent, so the negative density shows the noise. A map of dark particles, whose
+        density has a negative skewness, is returned as it is.
+        """
+        if np.mean(volume**3, dtype=float) <= 0:
+            return volume
+        negative = volume[(volume < 0) & (self.mask == 1)]
+        variance = np.sum(negative**2) / max(1, len(negative))
+        explained = NOISE_SIGMAS**2 * variance / np.maximum(volume**2, np.finfo(np.float32).tiny)
+        return volume * np.where(volume > 0, np.maximum(1 - explained, 0), 0)
 
     def _real(self, half: np.ndarray) -> np.ndarray:
         kernel = self.shape.roll_off.max()

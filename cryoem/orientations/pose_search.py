@@ -149,9 +149,8 @@ class PoseSearch:
         state.noise, state.centres = state.noise.copy(), state.centres.copy()
         state.noise[:known] = (state.noise[:known] + found.noise) / 2
         state.centres[index] = found.displacements_px if wide else found.centres_px
-        state.volume = self.maps.volume(
-            found.sums, found.weights, state.noise, rotations.as_matrix(), state.group
-        )
+        volume = self.maps.volume(found.sums, found.weights, state.noise, rotations.as_matrix(), state.group)
+        state.volume = self.maps.without_solvent(volume)
 
     def survey(self, state: SearchState, rng: np.random.Generator) -> tuple[np.ndarray, Poses]:
         """Find all images with the map of a start, at all displacements; return their evidence and poses."""
