@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from cryoem.images import image_blocks
 from cryoem.orientations import expectation_maximisation, pose_search
 from cryoem.orientations.expectation import expect
 from cryoem.orientations.maximisation import CoarseMaps
+from cryoem.orientations.pose_search import PoseSearch
 from cryoem.orientations.rings import RingGrid, harmonics_of, ring_images, values_of
 from cryoem.orientations.symmetry_axes import symmetry_frame
 from cryoem.projection import project
@@ -185,9 +187,32 @@ def test_a_mixture_of_particles_is_not_explained_even_if_the_starts_agree(short,
         ).images
     monkeypatch.setattr(expectation_maximisation, "MEASURED_IMAGES", 40)
     with pytest.warns(UserWarning, match="the map explains only .* if they show different particles"):
+        # with this seed, the starts agree, as with most
         found = orientations.ab_initio(images, pixel_size_angstrom=5.0, starts=2, rng=0)
     assert np.median(found.agreement) == 1
     assert found.explained < 0.8
+
+
+@pytest.mark.parametrize(
+    ("deviation_px", "rings", "surveyed"),
+    [(2.0, 20, [8, 16]), (8.0, 20, [5, 10, 20]), (2.0, 6, []), (0.1, 4, [])],
+)
+def test_displacements_are_surveyed_on_the_rings_that_they_resolve(
+    deviation_px, rings, surveyed, monkeypatch, rng
+):
+    stack = particles.simulate(PARTICLE, 3, image_size=116, rng=1)
+    search = PoseSearch(stack.images, stack.optics, deviation_px)
+    used = []
+
+    def expect_nothing(state, index, tried, rng, *, rings, **sampling):
+        used.append(rings)
+        return SimpleNamespace(shares=np.ones(tried.shape[:2])), None
+
+    monkeypatch.setattr(search, "_expect", expect_nothing)
+    tried = search._everywhere(None, np.arange(3), rng, rings)
+    assert used == surveyed
+    limit = pose_search.LARGEST_SHIFT * deviation_px
+    assert np.linalg.norm(tried, axis=-1).max() < limit + min(3, np.sqrt(2) * limit)
 
 
 def test_maps_of_the_search_have_no_solvent_unless_the_particle_is_dark(rng):

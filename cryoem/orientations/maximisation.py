@@ -13,7 +13,7 @@ RADIUS = 0.35  # of the sphere that contains the particle, relative to the box
 EDGE = 0.06  # width of its soft edge, relative to the box
 IDENTITY = np.eye(3)[None]
 DAMPING = 0.05  # added to the sampling density before the signal is known, relative to its mean
-NOISE_SIGMAS = 2.0  # standard deviations of the noise, up to which a density is taken for solvent
+NOISE_SIGMAS = 2.0  # density below this many standard deviations of the noise counts as solvent
 
 
 class CoarseMaps:
@@ -78,17 +78,19 @@ class CoarseMaps:
         return self._real(np.where(self.radius <= rings + 0.5, total / (density + penalty), 0))
 
     def without_solvent(self, volume: np.ndarray) -> np.ndarray:
-        """Return a map without negative density, and with the positive density reduced to what noise does not explain.
+        """Remove the negative density of a map, and reduce its positive density to what noise does not explain.
 
-        A particle is denser than the solvent, so the negative density shows the noise. A map of dark particles, whose
-        density has a negative skewness, is returned as it is.
+        A particle is denser than the solvent, so the negative density measures the noise. The map of a dark particle,
+        which has a negative third moment, is returned unchanged, as is a map that could be noise everywhere. The
+        reduction is the non-negative garrote (Gao, J. Comput. Graph. Stat. 7 (1998) 469).
         """
-        if np.mean(volume**3, dtype=float) <= 0:
+        if np.mean(volume.astype(float) ** 3) <= 0:
             return volume
         negative = volume[(volume < 0) & (self.mask == 1)]
         variance = np.sum(negative**2) / max(1, len(negative))
         explained = NOISE_SIGMAS**2 * variance / np.maximum(volume**2, np.finfo(np.float32).tiny)
-        return volume * np.where(volume > 0, np.maximum(1 - explained, 0), 0)
+        cleared = volume * np.where(volume > 0, np.maximum(1 - explained, 0), 0)
+        return cleared if cleared.any() else volume
 
     def _real(self, half: np.ndarray) -> np.ndarray:
         kernel = self.shape.roll_off.max()

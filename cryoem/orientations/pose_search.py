@@ -26,7 +26,8 @@ ANGLES_PER_RING = 48  # on half a ring
 FIRST_RINGS, START_RINGS, LAST_RINGS = 4, 14, 20
 FIRST_DIRECTIONS, START_DIRECTIONS, LAST_DIRECTIONS = 150, 300, 600
 FIRST_ANGLES, START_ANGLES, LAST_ANGLES = 36, 56, 72  # in the plane, even numbers
-SURVEY_RINGS, SURVEY_DIRECTIONS, SURVEY_ANGLES = (5, 8), 150, 36  # as many rings as the displacements resolve
+# fewest and most rings of the survey; between them, as many as the grid of displacements resolves
+SURVEY_RINGS, SURVEY_DIRECTIONS, SURVEY_ANGLES = (5, 8), 150, 36
 # spacing of displacements on n rings, relative to the image size divided by n
 OFFSET_STEP = 0.8 / (2 * np.pi)
 LARGEST_SHIFT = 2.5  # relative to the standard deviation of the shifts
@@ -189,7 +190,8 @@ class PoseSearch:
         side = max(resolved / most, limit * np.sqrt(np.pi / MOST_OFFSETS))
         used = int(np.clip(resolved / side, fewest, most))
         # the grid moves from round to round
-        tried = disc_of_displacements(side, limit) + rng.uniform(-side / 2, side / 2, 2)
+        reach = min(side / 2, limit)
+        tried = disc_of_displacements(side, limit) + rng.uniform(-reach, reach, 2)
         tried = np.broadcast_to(tried, (len(index), *tried.shape))
         sampling = {"directions": SURVEY_DIRECTIONS, "angles": SURVEY_ANGLES}
         while side > resolved / rings:

@@ -18,9 +18,8 @@ MOST_BANDS = 24
 FILTER_BANDS = 5
 FILTER_WINDOW_PX = 4.0  # full width at half maximum
 NOISE_WINDOW_PX = 17
-NEGATIVE_SIGMAS = (
-    2.0  # standard deviations of the noise, down to which a negative density is taken for solvent
-)
+# negative density of up to this many standard deviations of the noise counts as solvent
+NEGATIVE_SIGMAS = 2.0
 
 
 def local_resolution(
@@ -115,9 +114,9 @@ def locally_filtered(
     In each band, the noise is the mean square difference of the half-maps in a wide window, and the signal is what is
     left of their mean square in a window of ``FILTER_WINDOW_PX``. Their ratio determines the weight of a Wiener filter.
     A filter that depends on the shell alone lets through the noise of the solvent, and of parts of the particle without
-    fine detail. The sum of the bands is filtered once more in the same way, because all bands together show best where
-    there is no particle. As the particle is denser than the solvent, a negative density is then reduced to what the
-    noise does not explain.
+    fine detail. The sum of the bands is then weighted once more by the ratio of its local power to the variance that
+    the filter leaves, because all bands together show most clearly where there is no particle. Finally, because the
+    particle is denser than the solvent, negative density is reduced to the part that noise does not explain.
 
     Parameters
     ----------
@@ -128,7 +127,7 @@ def locally_filtered(
     mask : (n, n, n) array
         Soft mask with values in [0, 1].
     last_shell : int
-        Last shell of the result.
+        Centre of the last band; the weights of finer shells fall to zero within a band.
 
     Returns
     -------
@@ -137,7 +136,7 @@ def locally_filtered(
     References
     ----------
     Wiener filter with local statistics: Lee, IEEE Trans. Pattern Anal. Mach. Intell. 2 (1980) 165. Reduction of the
-    negative density: James and Stein, Proc. 4th Berkeley Symp. Math. Stat. Prob. 1 (1961) 361.
+    negative density (the non-negative garrote): Gao, J. Comput. Graph. Stat. 7 (1998) 469.
     """
     n = len(whole)
     # only a cube around the mask is needed
@@ -158,7 +157,7 @@ def locally_filtered(
         signal = np.maximum(power - noise, 0)
         weight = signal / np.maximum(signal + noise / 2, 1e-30)  # the whole map has half the noise
         total += weight * both
-        variance += weight * noise / 2  # of what the filter leaves unknown
+        variance += weight * noise / 2  # of the error that remains
     power = gaussian_filter(total**2, sigma)
     total *= power / np.maximum(power + gaussian_filter(variance, sigma), 1e-30)
     explained = NEGATIVE_SIGMAS**2 * variance / np.maximum(total**2, 1e-30)
