@@ -162,7 +162,7 @@ def summary(values: np.ndarray) -> tuple[str, ...]:
         f"{error:.4f} rad",
         f"{ratio:.3f}{spread[1]}",
         f"{median:.3f}{spread[2]}",
-        f"{far:g}",
+        f"{far:.2g}",
         f"{resolution:.3f}{spread[4]}",
         "-" if np.isnan(defocus_error) else f"{defocus_error:.0f} Å",
         *(f"{each:.0f} s" for each in seconds),
