@@ -54,9 +54,9 @@ install: $(INSTALLED)
 demo: $(INSTALLED)
 	$(BIN)/cryoem run --profile $(PROFILE)$(if $(MAP), --map '$(MAP)')$(if $(ARGS), $(ARGS))
 
-# One process more than there are cores, because tests wait for kernels and browsers; each computes on one core. The
+# Two processes more than there are cores, because tests wait for kernels and browsers; each computes on one core. The
 # tests of a module stay together, because they share results.
-test: TESTERS = $(shell $(BIN)/python -c "import os; print(min(8, os.cpu_count() + 1))")
+test: TESTERS = $(shell $(BIN)/python -c "import os; print(min(8, os.cpu_count() + 2))")
 test: export OMP_NUM_THREADS = 1
 test: export OPENBLAS_NUM_THREADS = 1
 test: export NUMBA_NUM_THREADS = 1
