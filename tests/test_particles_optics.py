@@ -209,7 +209,7 @@ def test_optics_that_are_no_numbers_are_named(stack):
 
 
 def test_advice_suits_the_format(stack):
-    """XMIPP has no optics groups to select, and a passthrough file that was given is not asked for again."""
+    """For XMIPP, no optics group is suggested, and a passthrough file is suggested only if none was given."""
     table = pd.DataFrame({"image": names_of(2), "samplingRate": [1.0, 2.0]})
     write_xmd(stack / "a.xmd", table)
     with pytest.raises(
