@@ -61,6 +61,12 @@ class Poses:
         rotations = Rotation.concatenate([part.rotations for part in parts])
         return cls(rotations, np.concatenate([part.shifts_px for part in parts]))
 
+    def replaced(self, where: np.ndarray, others: Poses) -> Poses:
+        """Replace the poses for which ``where`` (n,) is True by those of ``others``, which has the same length."""
+        where = where[:, None]
+        quaternions = np.where(where, others.rotations.as_quat(), self.rotations.as_quat())
+        return Poses(Rotation(quaternions), np.where(where, others.shifts_px, self.shifts_px))
+
     @property
     def mirrored(self) -> Poses:
         """Poses of the same images for the mirror image of the particle (z -> -z): all tilts are negated."""

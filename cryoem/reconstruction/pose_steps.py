@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from cryoem.volumes.density import DensityMap, cube
 
 KEPT_BYTES = 2**30  # largest size of the half-planes of all images that are kept in memory
 BLOCK_BYTES = 2**26  # size of the half-planes that are processed at a time
+SHELLS_PER_RADIAN = 2.0  # over the search radius, finer shells rotate by more than a search can follow
 LARGEST_STEP = 0.15  # radians
 LARGEST_SHIFT = 1.0  # coarse pixels
 
@@ -183,11 +185,31 @@ class MatchResult:
     scores: np.ndarray
     covariances: np.ndarray
 
+    def displaced(self, shifts: np.ndarray) -> MatchResult:
+        """Return the results with displacements from other centres, at (n, 2) coarse pixels from the current ones."""
+        return replace(self, poses=Poses(self.poses.rotations, self.poses.shifts_px + shifts))
+
+    def improved_by(self, others: MatchResult, rows: np.ndarray) -> MatchResult:
+        """Replace the results of the images ``rows`` (k,) by others (k,) where these have higher scores."""
+        better = others.scores > self.scores[rows]
+        order = np.arange(len(self.scores))
+        order[rows[better]] = len(order) + np.flatnonzero(better)
+        return MatchResult(
+            Poses.concatenate([self.poses, others.poses])[order],
+            np.concatenate([self.scores, others.scores])[order],
+            np.concatenate([self.covariances, others.covariances])[order],
+        )
+
     def sample(self, rng: np.random.Generator) -> Poses:
         """Sample each pose from its own uncertainty."""
         factors = np.linalg.cholesky(self.covariances)
         draws = np.einsum("nab,nb->na", factors, rng.standard_normal(factors.shape[:2]))
         return _moved(self.poses, draws, largest_step=np.pi, largest_shift=np.inf)
+
+
+def searchable_shell(radius: float, finest: int) -> int:
+    """Return the finest shell that a random search within a radius, in radians, can follow, at most ``finest``."""
+    return min(finest, math.ceil(SHELLS_PER_RADIAN / radius))
 
 
 def search(
@@ -241,10 +263,8 @@ def descend(
             reference, work.moved(-tried.shifts_px) if refine_shifts else work, tried
         )
         better = tried_scores > scores
-        matrices = np.where(better[:, None, None], tried.rotations.as_matrix(), poses.rotations.as_matrix())
-        shifts = np.where(better[:, None], tried.shifts_px, poses.shifts_px)
-        poses, scores = Poses(Rotation.from_matrix(matrices), shifts), np.maximum(scores, tried_scores)
-        centred = work.moved(-shifts) if refine_shifts else work
+        poses, scores = poses.replaced(better, tried), np.maximum(scores, tried_scores)
+        centred = work.moved(-poses.shifts_px) if refine_shifts else work
     unexplained = np.mean(np.abs(work.planes) ** 2, axis=1) / 2 * np.clip(1 - scores**2, 0, 1)
     return MatchResult(
         poses, scores, unexplained[:, None, None] * inverse + 1e-16 * np.eye(inverse.shape[-1])

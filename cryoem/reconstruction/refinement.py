@@ -5,9 +5,10 @@ the folds measures up to which shell images can be compared. Each image is then 
 *other* folds, which is masked and filtered by its local signal-to-noise ratio, and from which negative density that
 noise can explain is removed (see ``variation.locally_filtered``). A map that contains the image's own noise would pull
 the image back to its old pose. In the first rounds, orientations move by random search within a shrinking ball; then
-they move by Gauss-Newton steps. All steps use the coarsest image size that includes the compared shells. Shifts, and
-the defocus and scale of each image (see ``optics_fits``), can be refined together with the orientations. The CTF
-multiplies the slices and is corrected for in gridding.
+they move by Gauss-Newton steps, the first of which starts from two poses if another one, far away, may be better (see
+``alternatives``). All steps use the coarsest image size that includes the compared shells. Shifts, and the defocus and
+scale of each image (see ``optics_fits``), can be refined together with the orientations. The CTF multiplies the slices
+and is corrected for in gridding.
 
 First, two halves of the images are refined in this way from the same start, and never share a map; their half-maps give
 the resolution. Then the poses of all images are refined together for at most two rounds, with maps from twice as many

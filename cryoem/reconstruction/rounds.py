@@ -7,7 +7,6 @@ is averaged out over the gradient rounds since convergence.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from scipy.spatial.transform import Rotation
 from cryoem.contrast import Optics
 from cryoem.projection.fourier import VolumeTransform, transform
 from cryoem.reconstruction.accumulation import FourierAccumulator
+from cryoem.reconstruction.alternatives import alternative_poses
 from cryoem.reconstruction.masks import particle_mask
 from cryoem.reconstruction.optics_fits import (
     OpticsEvidence,
@@ -31,9 +31,11 @@ from cryoem.reconstruction.optics_fits import (
 from cryoem.reconstruction.pose_steps import (
     FullImages,
     MatchResult,
+    WorkingImages,
     coarse_size,
     descend,
     search,
+    searchable_shell,
     working_images,
 )
 from cryoem.reconstruction.resolution import FSC, fourier_shell_correlation
@@ -47,7 +49,6 @@ TRUST_THRESHOLD = 0.143
 COMPARED_THRESHOLD = 0.06  # close to the optimum, images also gain from shells with little signal
 CONVERGING = 0.5  # orientations still converge if they move by less than this fraction of the previous move
 SETTLED_ROUNDS = 2  # gradient rounds since convergence, after which a refinement ends
-SHELLS_PER_RADIAN = 2.0  # over the search radius, finer shells rotate by more than a search can follow
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,7 @@ def next_round(
     stated, images = images.optics, replace(images, optics=state.optics)
     searching = number < schedule.search_rounds
     radius = schedule.search_radius / 2**number
-    finest = state.finest_shell
-    if searching:
-        finest = min(finest, math.ceil(SHELLS_PER_RADIAN / radius))
+    finest = searchable_shell(radius, state.finest_shell) if searching else state.finest_shell
 
     # grid the folds at the sampled poses, and measure how well their halves agree
     fold = rng.permutation(len(state.poses)) % FOLDS
@@ -171,6 +170,17 @@ def next_round(
             rng=rng,
             refine_shifts=settings.refine_shifts,
         )
+    alternatives = state.poses
+    if number == schedule.search_rounds:  # the first round of small steps
+        alternatives = alternative_poses(
+            images,
+            state.poses,
+            locally_filtered((halves[0] + halves[1]).invert(), maps, mask, last_shell=last),
+            last,
+            group=settings.group,
+            refine_shifts=settings.refine_shifts,
+            rng=rng.spawn(1)[0],
+        )
     references = _references(sums, halves, maps, mask, last)
     fit = None
     if settings.refine_ctf and not searching:
@@ -180,7 +190,7 @@ def next_round(
         )  # only the scale is fitted, and the defocus kept
         fit = partial(optics_evidence, changes=changes)
     found, evidence = _match_folds(
-        step, fit, images, stated, state.poses, members, references, (finest, last)
+        step, fit, images, stated, state.poses, alternatives, members, references, (finest, last)
     )
     optics = state.optics if fit is None else fitted_optics(stated, evidence)
     # displacements are relative to the current ones, in coarse pixels
@@ -220,24 +230,40 @@ def _match_folds(
     images: FullImages,
     stated: Optics,
     poses: Poses,
+    alternatives: Poses,
     members: list[np.ndarray],
     references: Iterable[VolumeTransform],
     shells: tuple[int, int],
 ) -> tuple[MatchResult, OpticsEvidence | None]:
     """Take one step of every image against the reference of its fold, and evaluate its optics with ``fit``, if given.
 
+    Images whose ``alternatives`` differ from their ``poses`` also take a step from there, and keep the better result.
     ``members`` are the indices of the images in each fold. ``shells`` are the shell to which images are cropped and the
     last one that is compared.
     """
     finest, last = shells
     found, evidence = [], []
+    differs = np.any(alternatives.rotations.as_quat() != poses.rotations.as_quat(), axis=1)
+
+    def stepped(
+        reference: VolumeTransform, rows: np.ndarray, starts: Poses
+    ) -> tuple[WorkingImages, MatchResult]:
+        work = working_images(images[rows], starts[rows], finest).within(last)
+        return work, step(reference, work, starts.rotations[rows])
+
     for reference, fold in zip(references, members, strict=True):
         for part in images[fold].blocks():
             some = fold[part]
-            work = working_images(images[some], poses[some], finest).within(last)
-            found.append(step(reference, work, poses.rotations[some]))
+            work, result = stepped(reference, some, poses)
+            other = np.flatnonzero(differs[some])
+            if len(other):
+                _, there = stepped(reference, some[other], alternatives)
+                # from here on, all displacements are relative to ``poses``
+                apart_px = (alternatives.shifts_px - poses.shifts_px)[some[other]]
+                result = result.improved_by(there.displaced(apart_px / work.pixel_px), other)
+            found.append(result)
             if fit is not None:
-                evidence.append(fit(reference, work, found[-1].poses, stated[some]))
+                evidence.append(fit(reference, work, result.poses, stated[some]))
     order = np.argsort(np.concatenate(members))
     matched = MatchResult(
         Poses.concatenate([part.poses for part in found])[order],
