@@ -2,9 +2,9 @@
 
 From some directions, a nearly symmetric particle looks almost as it does from others, so that the coarse map of the
 initial search takes some images for their near copies. With the finer map of a refinement, all images are located again
-among all orientations, where they are centred. If several of them turn by the same rotation, the particle is nearly
-symmetric with respect to it, and the near copies of the other poses are tried, too. Which pose is better must be decided
-with a map that does not contain the image.
+among all orientations, keeping their centres. If several of them turn by the same rotation, the particle is nearly
+symmetric with respect to it, and the near copies of the other poses are tried, too. Which pose is better must be
+decided with a map that does not contain the image.
 """
 
 from __future__ import annotations
