@@ -343,8 +343,9 @@ def _warn_of_doubts(result: AbInitio, symmetry: str) -> None:
     if not doubts and result.explained < LEAST_EXPLAINED:
         doubts.append(
             f"the map explains only {100 * result.explained:.0f} % of the signal in the images, so it may be wrong: if "
-            "they show different particles, sort them with `cryoem classify2d` and keep the classes of one; if the "
-            "particles are off-centre, allow for shifts; otherwise, use more starts"
+            "they show different particles, sort them with `cryoem classify2d` and keep the classes of one; if they "
+            "cut off the particles, extract larger ones; if the particles are off-centre, allow for shifts; otherwise, "
+            "use more starts"
         )
     for doubt in doubts:
         warnings.warn(doubt, stacklevel=3)
