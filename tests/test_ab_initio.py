@@ -107,7 +107,7 @@ def test_orientations_of_an_unknown_particle(noise_variance, shift_limit_px, ctf
     )
     aligned = orientations.align_frame(stack.rotations, found.poses.rotations)
     assert np.mean(aligned.errors < 0.3) > 0.95
-    assert aligned.median_error < 0.12
+    assert aligned.median_error < 0.06
     assert len(found.likelihoods) == 2
     assert np.median(found.agreement) == 1
     assert 0.9 < found.explained < 1.02
@@ -273,8 +273,8 @@ def test_poses_in_the_frame_of_a_known_map(short, monkeypatch):
     good = ~stack.junk
     errors = (found.poses.rotations * stack.rotations.inv()).magnitude()[good]
     assert np.mean(errors < 0.3) > 0.97
-    assert np.median(errors) < 0.12
-    assert np.linalg.norm(found.poses.shifts_px - stack.shifts_px, axis=1)[good].mean() < 0.7
+    assert np.median(errors) < 0.03
+    assert np.linalg.norm(found.poses.shifts_px - stack.shifts_px, axis=1)[good].mean() < 0.1
     assert found.evidence[good].min() > found.evidence[stack.junk].max()
 
 

@@ -8,7 +8,8 @@ map. The noise variance of each Fourier ring is estimated in each round. At firs
 so that all poses are probable; it falls as the map improves. The numbers of rings and viewing directions grow from
 round to round, and each round rotates the grid of directions at random. Each of several starts uses a few hundred
 images. The start with the highest likelihood on held-out images then continues with random samples of all images, and
-the poses of all images are found with the last map. Of more than ``MOST_SEARCHED`` images, a random selection is
+the poses of all images are found with the last map: the most probable ones of the grid, from which Gauss-Newton steps
+lead to those between its points. Of more than ``MOST_SEARCHED`` images, a random selection is
 searched in this way. The poses of the others are found with the last map, block by block; they do not contribute to it.
 
 References: Scheres, J. Mol. Biol. 415 (2012) 406 (likelihood marginalised over poses); Punjani et al., Nat. Methods 14

@@ -18,6 +18,8 @@ from cryoem.images import distance_from_origin
 from cryoem.orientations.expectation import Expectation, expect
 from cryoem.orientations.maximisation import IDENTITY, CoarseMaps, even_directions
 from cryoem.orientations.rings import RingGrid, particle_mask, ring_images, undo_displacements
+from cryoem.projection.fourier import transform
+from cryoem.projection.matching import correlate_candidates, gauss_newton_steps
 from cryoem.rotations import Poses
 from cryoem.volumes.density import DensityMap, crop_or_pad, resample
 
@@ -39,6 +41,8 @@ QUARTERS = np.array([[-0.25, -0.25], [-0.25, 0.25], [0.25, -0.25], [0.25, 0.25]]
 SIGNAL_RINGS = (2, 8)
 SIGNAL_ERROR = 0.02  # largest relative error of the signal
 CONSTANT = 1e-3  # spread of the pixels around a particle below which they are constant, relative to the image
+FINAL_STEPS = 2  # of each image between the sampled poses
+LARGEST_STEP, LARGEST_DISPLACEMENT = 0.1, 1.0  # in each of them, in radians and voxels of the map
 WIDE_UNTIL = 0.5  # share of the rounds of a start that try all displacements
 
 
@@ -172,7 +176,38 @@ class PoseSearch:
             tried = np.concatenate([self._near(state.centres, rings), tried], axis=1)
         sampling = {"rings": rings, "directions": LAST_DIRECTIONS, "angles": LAST_ANGLES}
         found, poses = self._locate(state, every, tried, rng, **sampling)
-        return found.evidence, poses
+        return found.evidence, self._between_samples(state, poses)
+
+    def _between_samples(self, state: SearchState, poses: Poses) -> Poses:
+        """Improve the poses of all images, which are those of samples, by Gauss-Newton steps on all rings.
+
+        A step is kept only for images whose correlation with the map increases.
+        """
+        grid, n = self.maps.grid, len(self.images)
+        spectrum, shifted = transform(state.volume), bool(self.shift_deviation_px)
+        # positions in the plane, weights and CTF values, as for slices of the map
+        weights = np.repeat(grid.areas / state.noise, grid.angles)
+        plane = self.maps.frequencies, weights, np.repeat(self.images.transfers, grid.angles, axis=1)
+        voxel_px = self.image_size / self.maps.size
+
+        def compare(poses: Poses) -> tuple[np.ndarray, np.ndarray]:
+            centred = undo_displacements(self.images.values, poses.shifts_px[:, None], grid, self.image_size)
+            centred = centred.reshape(n, -1)
+            matrices = poses.rotations.as_matrix()[:, None]
+            return centred, correlate_candidates(spectrum, centred, matrices, *plane)[:, 0]
+
+        centred, scores = compare(poses)
+        for _ in range(FINAL_STEPS):
+            steps, _ = gauss_newton_steps(spectrum, centred, poses.rotations, *plane, with_shifts=shifted)
+            steps[:, 3:] *= voxel_px
+            tried = poses.moved(
+                steps, largest_step=LARGEST_STEP, largest_shift=LARGEST_DISPLACEMENT * voxel_px
+            )
+            moved, tried_scores = compare(tried)
+            better = tried_scores > scores
+            poses, scores = poses.replaced(better, tried), np.maximum(scores, tried_scores)
+            centred = np.where(better[:, None], moved, centred)
+        return poses
 
     def _near(self, centres: np.ndarray, rings: int) -> np.ndarray:
         """Return displacements (k, s, 2) at and next to the centres (k, 2) of images."""

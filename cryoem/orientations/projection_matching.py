@@ -47,9 +47,10 @@ def match_to_map(
 ) -> MapMatch:
     """Find the most probable pose of each image, given a map, by comparison with its projections in all poses.
 
-    The rings, viewing directions and in-plane angles are those of the last round of ``ab_initio``; refinement improves
-    the result. The scale of the map and the noise of each ring are estimated from at most ``CALIBRATION_IMAGES`` random
-    images. The time is proportional to the number of images, and the memory does not depend on it.
+    The rings, viewing directions and in-plane angles are those of the last round of ``ab_initio``; Gauss-Newton steps
+    lead from the best of these poses to the pose between them. The scale of the map and the noise of each ring are
+    estimated from at most ``CALIBRATION_IMAGES`` random images. The time is proportional to the number of images, and
+    the memory does not depend on it.
 
     Parameters
     ----------

@@ -204,7 +204,7 @@ class MatchResult:
         """Sample each pose from its own uncertainty."""
         factors = np.linalg.cholesky(self.covariances)
         draws = np.einsum("nab,nb->na", factors, rng.standard_normal(factors.shape[:2]))
-        return _moved(self.poses, draws, largest_step=np.pi, largest_shift=np.inf)
+        return self.poses.moved(draws, largest_step=np.pi, largest_shift=np.inf)
 
 
 def searchable_shell(radius: float, finest: int) -> int:
@@ -258,7 +258,7 @@ def descend(
             work.transfers,
             with_shifts=refine_shifts,
         )
-        tried = _moved(poses, step)
+        tried = poses.moved(step, largest_step=LARGEST_STEP, largest_shift=LARGEST_SHIFT)
         tried_scores = _correlations(
             reference, work.moved(-tried.shifts_px) if refine_shifts else work, tried
         )
@@ -362,22 +362,3 @@ def _correlations(reference: VolumeTransform, work: WorkingImages, poses: Poses)
     return correlate_candidates(
         reference, work.planes, matrices, work.frequencies, work.weights, work.transfers
     )[:, 0]
-
-
-def _moved(
-    poses: Poses,
-    steps: np.ndarray,
-    *,
-    largest_step: float = LARGEST_STEP,
-    largest_shift: float = LARGEST_SHIFT,
-) -> Poses:
-    """Change poses by (n, 3 or 5) rotation vectors and displacements, shortening those that are too long."""
-    rotations = Rotation.from_rotvec(_shortened(steps[:, :3], largest_step)) * poses.rotations
-    if steps.shape[1] == 3:
-        return Poses(rotations, poses.shifts_px)
-    return Poses(rotations, poses.shifts_px + _shortened(steps[:, 3:], largest_shift))
-
-
-def _shortened(steps: np.ndarray, longest: float) -> np.ndarray:
-    length = np.linalg.norm(steps, axis=1, keepdims=True)
-    return steps * np.minimum(1, longest / np.maximum(length, 1e-12))
