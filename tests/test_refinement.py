@@ -215,6 +215,42 @@ def test_half_sets_can_be_given(small, true, start):
     assert correlations[0] > 0.98 > 0.5 > correlations[1]
 
 
+# --- images far from their pose
+
+NEAR_SYMMETRY = Rotation.from_rotvec([0, 0, np.pi])
+
+
+@pytest.mark.parametrize("shift_limit_px", [0.0, 2.0])
+def test_images_in_the_near_copy_of_their_pose_are_found_again(shift_limit_px, particle):
+    density = DensityMap((0.6 * particle + 0.4 * turned_by_half(particle)).astype(np.float32), PIXEL_ANGSTROM)
+    stack = simulate(density, 200, image_size=32, noise_variance=0.1, shift_limit_px=shift_limit_px, rng=0)
+    wrong = np.arange(200) % 8 == 0
+    start = stack.poses.replaced(wrong, Poses(stack.rotations * NEAR_SYMMETRY, stack.shifts_px))
+    result = refined(stack.images, start, refine_shifts=shift_limit_px > 0, schedule=SHORT)
+    errors = (result.rotations * stack.rotations.inv()).magnitude()
+    assert errors.max() < 0.1
+
+
+def turned_by_half(volume: np.ndarray) -> np.ndarray:
+    """Rotate a volume by 180 degrees around z, about the voxel ``size // 2``."""
+    turned = np.zeros_like(volume)
+    turned[:, 1:, 1:] = volume[:, :0:-1, :0:-1]
+    return turned
+
+
+def test_near_symmetries_are_the_turns_that_images_share():
+    rng = np.random.default_rng(0)
+    axes = Rotation.from_rotvec([[0, 0, 2.0], [1.5, 0, 0]])
+    spread = Rotation.from_rotvec(random_small_rotations((8,), radius=0.05, rng=1))
+    shared = Rotation.concatenate([spread[:5] * axes[0], spread[5:] * axes[1]])
+    found = common_turns(Rotation.concatenate([shared, Rotation.random(3, rng=rng)]))
+    expected = [axes[0], axes[0].inv(), axes[1], axes[1].inv()]
+    assert len(found) == 4
+    for turn in expected:
+        assert min((turn * other.inv()).magnitude() for other in found) < 0.05
+    assert common_turns(Rotation.random(30, rng=rng)) == []
+
+
 # --- shifts, CTF, symmetry
 
 
@@ -299,40 +335,6 @@ def test_steps_estimate_their_uncertainty_and_samples_spread_accordingly(particl
 
 IMAGES, POSES = np.random.default_rng(0).normal(size=(20, 16, 16)), random_rotations(20, rng=0)
 CTF = Optics(4.0, ContrastTransfer(), np.ones(3))
-
-
-NEAR_SYMMETRY = Rotation.from_rotvec([0, 0, np.pi])
-
-
-@pytest.mark.parametrize("shift_limit_px", [0.0, 2.0])
-def test_images_in_the_near_copy_of_their_pose_are_found_again(shift_limit_px, particle):
-    density = DensityMap((0.6 * particle + 0.4 * turned_by_half(particle)).astype(np.float32), PIXEL_ANGSTROM)
-    stack = simulate(density, 200, image_size=32, noise_variance=0.1, shift_limit_px=shift_limit_px, rng=0)
-    wrong = np.arange(200) % 8 == 0
-    start = stack.poses.replaced(wrong, Poses(stack.rotations * NEAR_SYMMETRY, stack.shifts_px))
-    result = refined(stack.images, start, refine_shifts=shift_limit_px > 0, schedule=SHORT)
-    errors = (result.rotations * stack.rotations.inv()).magnitude()
-    assert errors.max() < 0.1
-
-
-def turned_by_half(volume: np.ndarray) -> np.ndarray:
-    """Rotate a volume by 180 degrees around z, about the voxel ``size // 2``."""
-    turned = np.zeros_like(volume)
-    turned[:, 1:, 1:] = volume[:, :0:-1, :0:-1]
-    return turned
-
-
-def test_near_symmetries_are_the_turns_that_images_share():
-    rng = np.random.default_rng(0)
-    axes = Rotation.from_rotvec([[0, 0, 2.0], [1.5, 0, 0]])
-    spread = Rotation.from_rotvec(random_small_rotations((8,), radius=0.05, rng=1))
-    shared = Rotation.concatenate([spread[:5] * axes[0], spread[5:] * axes[1]])
-    found = common_turns(Rotation.concatenate([shared, Rotation.random(3, rng=rng)]))
-    expected = [axes[0], axes[0].inv(), axes[1], axes[1].inv()]
-    assert len(found) == 4
-    for turn in expected:
-        assert min((turn * other.inv()).magnitude() for other in found) < 0.05
-    assert common_turns(Rotation.random(30, rng=rng)) == []
 
 
 @pytest.mark.parametrize(
