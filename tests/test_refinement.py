@@ -251,6 +251,13 @@ def test_near_symmetries_are_the_turns_that_images_share():
     assert common_turns(Rotation.random(30, rng=rng)) == []
 
 
+def test_no_image_needs_to_be_close_to_its_pose(small):
+    wrong = Rotation.random(16, rng=0)
+    found = refined(small[:16], wrong, schedule=RefinementSchedule(search_rounds=0, gradient_rounds=1))
+    assert ((found.rotations * wrong.inv()).magnitude() > 0.3).any()
+    assert np.isfinite(found.map.data).all()
+
+
 # --- shifts, CTF, symmetry
 
 

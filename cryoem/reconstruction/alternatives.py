@@ -79,7 +79,9 @@ def alternative_poses(
     reference = transform(volume)
     improved = partial(_improved, reference, last_shell=last_shell, refine_shifts=refine_shifts, rng=rng)
     coarse, _ = improved(images[apart], found[apart], AROUND_COARSE)
-    alternatives = Poses.concatenate([poses[~apart], coarse])[np.argsort(np.argsort(apart, kind="stable"))]
+    order = np.arange(len(poses))
+    order[apart] = len(poses) + np.arange(len(coarse))
+    alternatives = Poses.concatenate([poses, coarse])[order]
 
     # the best near copies of the other poses
     best = np.where(apart, np.inf, -np.inf)
