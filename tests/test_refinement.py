@@ -249,6 +249,7 @@ def test_near_symmetries_are_the_turns_that_images_share():
     for turn in expected:
         assert min((turn * other.inv()).magnitude() for other in found) < 0.05
     assert common_turns(Rotation.random(30, rng=rng)) == []
+    assert common_turns(Rotation.from_rotvec(np.tile([0.3, 0, 0], (5, 1)))) == []
 
 
 def test_no_image_needs_to_be_close_to_its_pose(small):

@@ -137,6 +137,7 @@ def common_turns(turns: Rotation) -> list[Rotation]:
     turns = turns[:: -(-len(turns) // MOST_TURNS)]
     both = Rotation.concatenate([turns, turns.inv()])
     alike = np.abs(turns.as_quat() @ both.as_quat().T) > np.cos(ALIKE_RAD / 2)
+    alike &= both.magnitude() > 2 * ALIKE_RAD  # copies that are so near need no search of their own
     found: list[Rotation] = []
     while len(found) < 2 * MOST_SYMMETRIES:
         counts = np.count_nonzero(alike[:, : len(turns)] | alike[:, len(turns) :], axis=1)
