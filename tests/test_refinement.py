@@ -318,6 +318,14 @@ def test_the_drift_of_half_sets_is_removed(symmetry, turn, origin):
     np.testing.assert_allclose(found.shifts_px, wanted.shifts_px, atol=1e-6)
 
 
+def test_images_that_were_located_again_do_not_turn_the_frame():
+    wanted = Poses(random_rotations(60, rng=1))
+    again = np.arange(60) < 8
+    jumped = wanted.replaced(again, Poses(wanted.rotations * Rotation.from_rotvec([0, 0, np.pi / 2])))
+    found = remove_drift(jumped, wanted, "C1")
+    assert (found.rotations * wanted.rotations.inv()).magnitude()[~again].max() < 1e-6
+
+
 def test_steps_estimate_their_uncertainty_and_samples_spread_accordingly(particle):
     """For many noisy copies of one view, estimated and sampled poses scatter as the covariances predict."""
     rotations = random_rotations(1, rng=5)[np.zeros(300, int)]
