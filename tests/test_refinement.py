@@ -231,6 +231,17 @@ def test_images_in_the_near_copy_of_their_pose_are_found_again(shift_limit_px, p
     assert errors.max() < 0.1
 
 
+def test_images_that_are_found_again_do_not_delay_the_end(particle):
+    density = DensityMap((0.6 * particle + 0.4 * turned_by_half(particle)).astype(np.float32), PIXEL_ANGSTROM)
+    stack = simulate(crop_or_pad(density, 24), 120, noise_variance=1.0, rng=0)
+    wrong = np.arange(120) % 8 == 0
+    start = stack.poses.replaced(wrong, Poses(stack.rotations * NEAR_SYMMETRY))
+    schedule = RefinementSchedule(search_rounds=0, gradient_rounds=3)
+    history = refined(stack.images, start, schedule=schedule).history
+    assert history[0]["moved_rad"] > 4 * history[1]["moved_rad"]  # images were found again
+    assert [entry["kind"] for entry in history] == ["gradient", "gradient", "joint", "joint"]
+
+
 def turned_by_half(volume: np.ndarray) -> np.ndarray:
     """Rotate a volume by 180 degrees around z, about the voxel ``size // 2``."""
     turned = np.zeros_like(volume)
