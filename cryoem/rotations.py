@@ -62,7 +62,7 @@ class Poses:
         return cls(rotations, np.concatenate([part.shifts_px for part in parts]))
 
     def replaced(self, where: np.ndarray, others: Poses) -> Poses:
-        """Replace the poses for which ``where`` (n,) is True by those of ``others``, which has the same length."""
+        """Return the poses, with those for which ``where`` (n,) is True replaced by those of n ``others``."""
         where = where[:, None]
         quaternions = np.where(where, others.rotations.as_quat(), self.rotations.as_quat())
         return Poses(Rotation(quaternions), np.where(where, others.shifts_px, self.shifts_px))

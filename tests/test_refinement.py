@@ -215,6 +215,61 @@ def test_half_sets_can_be_given(small, true, start):
     assert correlations[0] > 0.98 > 0.5 > correlations[1]
 
 
+# --- images far from their pose
+
+NEAR_SYMMETRY = Rotation.from_rotvec([0, 0, np.pi])
+
+
+@pytest.mark.parametrize("shift_limit_px", [0.0, 2.0])
+def test_images_in_the_near_copy_of_their_pose_are_found_again(shift_limit_px, particle):
+    density = DensityMap((0.6 * particle + 0.4 * turned_by_half(particle)).astype(np.float32), PIXEL_ANGSTROM)
+    stack = simulate(density, 200, image_size=32, noise_variance=0.1, shift_limit_px=shift_limit_px, rng=0)
+    wrong = np.arange(200) % 8 == 0
+    start = stack.poses.replaced(wrong, Poses(stack.rotations * NEAR_SYMMETRY, stack.shifts_px))
+    result = refined(stack.images, start, refine_shifts=shift_limit_px > 0, schedule=SHORT)
+    errors = (result.rotations * stack.rotations.inv()).magnitude()
+    assert errors.max() < 0.1
+
+
+def test_images_that_are_found_again_do_not_delay_the_end(particle):
+    density = DensityMap((0.6 * particle + 0.4 * turned_by_half(particle)).astype(np.float32), PIXEL_ANGSTROM)
+    stack = simulate(crop_or_pad(density, 24), 120, noise_variance=1.0, rng=0)
+    wrong = np.arange(120) % 8 == 0
+    start = stack.poses.replaced(wrong, Poses(stack.rotations * NEAR_SYMMETRY))
+    schedule = RefinementSchedule(search_rounds=0, gradient_rounds=3)
+    history = refined(stack.images, start, schedule=schedule).history
+    assert history[0]["moved_rad"] > 4 * history[1]["moved_rad"]  # images were found again
+    assert [entry["kind"] for entry in history] == ["gradient", "gradient", "joint", "joint"]
+
+
+def turned_by_half(volume: np.ndarray) -> np.ndarray:
+    """Rotate a volume by 180 degrees around z, about the voxel ``size // 2``."""
+    turned = np.zeros_like(volume)
+    turned[:, 1:, 1:] = volume[:, :0:-1, :0:-1]
+    return turned
+
+
+def test_near_symmetries_are_the_turns_that_images_share():
+    rng = np.random.default_rng(0)
+    axes = Rotation.from_rotvec([[0, 0, 2.0], [1.5, 0, 0]])
+    spread = Rotation.from_rotvec(random_small_rotations((8,), radius=0.05, rng=1))
+    shared = Rotation.concatenate([spread[:5] * axes[0], spread[5:] * axes[1]])
+    found = common_turns(Rotation.concatenate([shared, Rotation.random(3, rng=rng)]))
+    expected = [axes[0], axes[0].inv(), axes[1], axes[1].inv()]
+    assert len(found) == 4
+    for turn in expected:
+        assert min((turn * other.inv()).magnitude() for other in found) < 0.05
+    assert common_turns(Rotation.random(30, rng=rng)) == []
+    assert common_turns(Rotation.from_rotvec(np.tile([0.3, 0, 0], (5, 1)))) == []
+
+
+def test_no_image_needs_to_be_close_to_its_pose(small):
+    wrong = Rotation.random(16, rng=0)
+    found = refined(small[:16], wrong, schedule=RefinementSchedule(search_rounds=0, gradient_rounds=1))
+    assert ((found.rotations * wrong.inv()).magnitude() > 0.3).any()
+    assert np.isfinite(found.map.data).all()
+
+
 # --- shifts, CTF, symmetry
 
 
@@ -274,6 +329,14 @@ def test_the_drift_of_half_sets_is_removed(symmetry, turn, origin):
     np.testing.assert_allclose(found.shifts_px, wanted.shifts_px, atol=1e-6)
 
 
+def test_images_that_were_located_again_do_not_turn_the_frame():
+    wanted = Poses(random_rotations(60, rng=1))
+    again = np.arange(60) < 8
+    jumped = wanted.replaced(again, Poses(wanted.rotations * Rotation.from_rotvec([0, 0, np.pi / 2])))
+    found = remove_drift(jumped, wanted, "C1")
+    assert (found.rotations * wanted.rotations.inv()).magnitude()[~again].max() < 1e-6
+
+
 def test_steps_estimate_their_uncertainty_and_samples_spread_accordingly(particle):
     """For many noisy copies of one view, estimated and sampled poses scatter as the covariances predict."""
     rotations = random_rotations(1, rng=5)[np.zeros(300, int)]
@@ -299,40 +362,6 @@ def test_steps_estimate_their_uncertainty_and_samples_spread_accordingly(particl
 
 IMAGES, POSES = np.random.default_rng(0).normal(size=(20, 16, 16)), random_rotations(20, rng=0)
 CTF = Optics(4.0, ContrastTransfer(), np.ones(3))
-
-
-NEAR_SYMMETRY = Rotation.from_rotvec([0, 0, np.pi])
-
-
-@pytest.mark.parametrize("shift_limit_px", [0.0, 2.0])
-def test_images_in_the_near_copy_of_their_pose_are_found_again(shift_limit_px, particle):
-    density = DensityMap((0.6 * particle + 0.4 * turned_by_half(particle)).astype(np.float32), PIXEL_ANGSTROM)
-    stack = simulate(density, 200, image_size=32, noise_variance=0.1, shift_limit_px=shift_limit_px, rng=0)
-    wrong = np.arange(200) % 8 == 0
-    start = stack.poses.replaced(wrong, Poses(stack.rotations * NEAR_SYMMETRY, stack.shifts_px))
-    result = refined(stack.images, start, refine_shifts=shift_limit_px > 0, schedule=SHORT)
-    errors = (result.rotations * stack.rotations.inv()).magnitude()
-    assert errors.max() < 0.1
-
-
-def turned_by_half(volume: np.ndarray) -> np.ndarray:
-    """Rotate a volume by 180 degrees around z, about the voxel ``size // 2``."""
-    turned = np.zeros_like(volume)
-    turned[:, 1:, 1:] = volume[:, :0:-1, :0:-1]
-    return turned
-
-
-def test_near_symmetries_are_the_turns_that_images_share():
-    rng = np.random.default_rng(0)
-    axes = Rotation.from_rotvec([[0, 0, 2.0], [1.5, 0, 0]])
-    spread = Rotation.from_rotvec(random_small_rotations((8,), radius=0.05, rng=1))
-    shared = Rotation.concatenate([spread[:5] * axes[0], spread[5:] * axes[1]])
-    found = common_turns(Rotation.concatenate([shared, Rotation.random(3, rng=rng)]))
-    expected = [axes[0], axes[0].inv(), axes[1], axes[1].inv()]
-    assert len(found) == 4
-    for turn in expected:
-        assert min((turn * other.inv()).magnitude() for other in found) < 0.05
-    assert common_turns(Rotation.random(30, rng=rng)) == []
 
 
 @pytest.mark.parametrize(

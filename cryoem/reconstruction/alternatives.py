@@ -1,10 +1,10 @@
-"""Alternative poses of images, which are out of the reach of small steps.
+"""Alternative poses of images, out of the reach of small steps.
 
-From some directions, a nearly symmetric particle looks almost as it does from others, so that the coarse map of the
-initial search takes some images for their near copies. With the finer map of a refinement, all images are located again
-among all orientations, keeping their centres. If several of them turn by the same rotation, the particle is nearly
-symmetric with respect to it, and the near copies of the other poses are tried, too. Which pose is better must be
-decided with a map that does not contain the image.
+A nearly symmetric particle looks almost the same from several directions, so an initial search, whose map is coarse,
+gives some images a near copy of their pose. With the finer map of a refinement, all images are located again among all
+orientations, keeping their centres. If several of them turn by the same rotation, the particle is nearly symmetric
+under it, and the near copies of the other poses are tried, too. Which pose is better must be decided with a map that
+does not contain the image.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from cryoem.volumes.density import DensityMap
 
 APART_RAD = 0.3  # from here on, a pose is out of the reach of small steps
 ALIKE_RAD = 0.2  # turns that differ by less belong to the same near symmetry
-FEWEST, LEAST_SHARE = 3, 0.02  # images that turn alike, also relative to all that turn
-MOST_TURNS, MOST_SYMMETRIES = 1000, 3  # that are compared and found
+FEWEST, LEAST_SHARE = 3, 0.02  # fewest images that turn alike, and their least share of all images that turn
+MOST_TURNS, MOST_SYMMETRIES = 1000, 3  # most turns that are compared, and most near symmetries that are found
 # radii in radians and numbers of candidates of the searches around poses of coarse maps, and around near copies
 AROUND_COARSE = {0.12: 24, 0.06: 24, 0.03: 24}
 AROUND_COPIES = {0.03: 8}
@@ -61,7 +61,7 @@ def alternative_poses(
     Returns
     -------
     Poses
-        Alternative to the pose of each image, or the same pose if there is none.
+        Alternative to the pose of each image, or the same pose if there is none, as for images below ``SMALLEST_PX``.
     """
     if images.size < SMALLEST_PX:
         return poses
@@ -79,7 +79,9 @@ def alternative_poses(
     reference = transform(volume)
     improved = partial(_improved, reference, last_shell=last_shell, refine_shifts=refine_shifts, rng=rng)
     coarse, _ = improved(images[apart], found[apart], AROUND_COARSE)
-    alternatives = Poses.concatenate([poses[~apart], coarse])[np.argsort(np.argsort(apart, kind="stable"))]
+    order = np.arange(len(poses))
+    order[apart] = len(poses) + np.arange(len(coarse))
+    alternatives = Poses.concatenate([poses, coarse])[order]
 
     # the best near copies of the other poses
     best = np.where(apart, np.inf, -np.inf)
@@ -135,6 +137,7 @@ def common_turns(turns: Rotation) -> list[Rotation]:
     turns = turns[:: -(-len(turns) // MOST_TURNS)]
     both = Rotation.concatenate([turns, turns.inv()])
     alike = np.abs(turns.as_quat() @ both.as_quat().T) > np.cos(ALIKE_RAD / 2)
+    alike &= both.magnitude() > 2 * ALIKE_RAD  # copies that are so near need no search of their own
     found: list[Rotation] = []
     while len(found) < 2 * MOST_SYMMETRIES:
         counts = np.count_nonzero(alike[:, : len(turns)] | alike[:, len(turns) :], axis=1)

@@ -186,11 +186,11 @@ class MatchResult:
     covariances: np.ndarray
 
     def displaced(self, shifts: np.ndarray) -> MatchResult:
-        """Return the results with displacements from other centres, at (n, 2) coarse pixels from the current ones."""
+        """Return the results relative to other centres, from which the current ones are (n, 2) coarse pixels away."""
         return replace(self, poses=Poses(self.poses.rotations, self.poses.shifts_px + shifts))
 
     def improved_by(self, others: MatchResult, rows: np.ndarray) -> MatchResult:
-        """Replace the results of the images ``rows`` (k,) by others (k,) where these have higher scores."""
+        """Return the results, with those of the images ``rows`` (k,) replaced by others (k,) that score higher."""
         better = others.scores > self.scores[rows]
         order = np.arange(len(self.scores))
         order[rows[better]] = len(order) + np.flatnonzero(better)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation
+from scipy.stats import trim_mean
 
 from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.reconstruction.maps import checked_subset
@@ -41,6 +42,7 @@ from cryoem.validation import unread_images
 from cryoem.volumes.density import DensityMap
 
 JOINT_ROUNDS = 2
+TRIMMED = 0.25  # share of the largest and of the smallest turns that do not determine the drift
 
 
 @dataclass(frozen=True)
@@ -277,12 +279,16 @@ def mean_entry(states: list[RefinementState]) -> dict:
 
 
 def remove_drift(found: Poses, reference: Poses, symmetry: str) -> Poses:
-    """Move poses into the frame and to the origin of ``reference``, as far as the symmetry leaves these free."""
+    """Move poses into the frame and to the origin of ``reference``, as far as the symmetry leaves these free.
+
+    The frame is a trimmed mean, so that images that were located far from their reference hardly turn it.
+    """
     if len(point_group(symmetry)) == 1:
-        frame = (found.rotations.inv() * reference.rotations).mean()
+        free = np.ones(3)
     else:
-        angles = (found.rotations.inv() * reference.rotations).as_rotvec()[:, 2]
-        frame = Rotation.from_rotvec([0, 0, np.median(angles) if str(symmetry).upper()[0] == "C" else 0.0])
+        free = np.array([0, 0, str(symmetry).upper()[0] == "C"])
+    turns = (found.rotations.inv() * reference.rotations).as_rotvec()
+    frame = Rotation.from_rotvec(trim_mean(turns, TRIMMED, axis=0) * free)
     rotations = found.rotations * frame
     moved = origin_displacements(rotations, reference.shifts_px - found.shifts_px, symmetry=symmetry)
     return Poses(rotations, found.shifts_px + moved)

@@ -20,7 +20,7 @@ from scipy.spatial.transform import Rotation
 from cryoem.contrast import Optics
 from cryoem.projection.fourier import VolumeTransform, transform
 from cryoem.reconstruction.accumulation import FourierAccumulator
-from cryoem.reconstruction.alternatives import alternative_poses
+from cryoem.reconstruction.alternatives import APART_RAD, alternative_poses
 from cryoem.reconstruction.masks import particle_mask
 from cryoem.reconstruction.optics_fits import (
     OpticsEvidence,
@@ -113,14 +113,16 @@ class RefinementState:
 
     ``poses`` are the most likely poses, and ``sampled`` those used to reconstruct maps. ``optics`` has the fitted
     defocus and scale of each image. ``settled`` contains the most likely poses of each gradient round since
-    convergence. ``finest_shell`` is the finest shell at which images are compared. ``history`` has one entry per round.
-    ``ended`` is True after the last round.
+    convergence. ``stepped_rad`` is the mean change of orientation in the last round, without images that were located
+    again, or zero before the first round. ``finest_shell`` is the finest shell at which images are compared.
+    ``history`` has one entry per round. ``ended`` is True after the last round.
     """
 
     poses: Poses
     sampled: Poses
     optics: Optics
     settled: tuple[Poses, ...]
+    stepped_rad: float
     finest_shell: int
     history: tuple[dict, ...]
     ended: bool
@@ -137,7 +139,7 @@ class RefinementState:
 
 def first_state(settings: RoundSettings, poses: Poses, optics: Optics, finest_shell: int) -> RefinementState:
     """Return the state before the first round."""
-    return RefinementState(poses, poses, optics, (), finest_shell, (), settings.last_round == 0)
+    return RefinementState(poses, poses, optics, (), 0.0, finest_shell, (), settings.last_round == 0)
 
 
 def next_round(
@@ -200,7 +202,10 @@ def next_round(
         for new in (found.poses, found.sample(rng))
     )
 
-    moved = float((poses.rotations * state.poses.rotations.inv()).magnitude().mean())
+    turned = (poses.rotations * state.poses.rotations.inv()).magnitude()
+    moved, near = float(turned.mean()), turned <= APART_RAD
+    # images that were located again say nothing about convergence
+    stepped = float(turned[near].mean()) if near.any() and not searching else moved
     resolution = pixel_px * settings.pixel_size_angstrom * fsc.resolution_angstrom(TRUST_THRESHOLD)
     entry = {
         "round": number + 1,
@@ -216,12 +221,13 @@ def next_round(
         finest_shell = min(images.size // 2, int(1.3 * last) + 4)
     settled = state.settled
     if not searching:
-        converging = state.history and moved < CONVERGING * state.history[-1]["moved_rad"]
+        converging = stepped < CONVERGING * state.stepped_rad
         settled = (poses,) if converging else (*settled, poses)
     jitters = len(settled) >= SETTLED_ROUNDS and finest_shell <= state.finest_shell
     converged = not searching and (moved < schedule.tolerance or jitters)
     ended = converged or number + 1 == settings.last_round
-    return RefinementState(poses, sampled, optics, settled, finest_shell, (*state.history, entry), ended)
+    history = (*state.history, entry)
+    return RefinementState(poses, sampled, optics, settled, stepped, finest_shell, history, ended)
 
 
 def _match_folds(
