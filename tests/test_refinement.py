@@ -1,5 +1,7 @@
 """Refinement: coarse poses improve, true poses stay, and only the images are used."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -11,8 +13,8 @@ from cryoem.orientations.evaluation import align_shifts, pose_error
 from cryoem.particles.simulation import simulate
 from cryoem.projection.fourier import transform
 from cryoem.projection.projectors import project
-from cryoem.reconstruction import pose_steps, refinement
-from cryoem.reconstruction.alternatives import common_turns
+from cryoem.reconstruction import pose_steps, refinement, rounds
+from cryoem.reconstruction.alternatives import alternative_poses, common_turns
 from cryoem.reconstruction.maps import reconstruct
 from cryoem.reconstruction.masks import masked_half_map_fsc
 from cryoem.reconstruction.pose_steps import descend, full_images, pose_limit, working_images
@@ -231,15 +233,28 @@ def test_images_in_the_near_copy_of_their_pose_are_found_again(shift_limit_px, p
     assert errors.max() < 0.1
 
 
-def test_images_that_are_found_again_do_not_delay_the_end(particle):
+def test_images_that_are_found_again_do_not_delay_the_end(particle, monkeypatch):
+    calls = []
+    monkeypatch.setattr(rounds, "alternative_poses", partial(counted, calls))
     density = DensityMap((0.6 * particle + 0.4 * turned_by_half(particle)).astype(np.float32), PIXEL_ANGSTROM)
     stack = simulate(crop_or_pad(density, 24), 120, noise_variance=1.0, rng=0)
     wrong = np.arange(120) % 8 == 0
     start = stack.poses.replaced(wrong, Poses(stack.rotations * NEAR_SYMMETRY))
     schedule = RefinementSchedule(search_rounds=0, gradient_rounds=3)
     history = refined(stack.images, start, schedule=schedule).history
-    assert history[0]["moved_rad"] > 4 * history[1]["moved_rad"]  # images were found again
+    assert history[0]["relocated"] >= 12
+    assert history[1]["relocated"] == 0
     assert [entry["kind"] for entry in history] == ["gradient", "gradient", "joint", "joint"]
+    assert len(calls) == 3
+    # if no half has such images, none are looked for among all
+    history = refined(stack.images, stack.poses, schedule=schedule).history
+    assert sum(entry["relocated"] for entry in history) == 0
+    assert len(calls) == 3 + 2
+
+
+def counted(calls: list, images, *arguments, **options) -> Poses:
+    calls.append(len(images))
+    return alternative_poses(images, *arguments, **options)
 
 
 def turned_by_half(volume: np.ndarray) -> np.ndarray:

@@ -69,12 +69,13 @@ class Refinement:
         - ``round``: number of the round
         - ``kind``: ``"search"`` or ``"gradient"`` for rounds of the two halves, and ``"joint"`` for those of all images
         - ``score``: mean correlation between images and slices
-        - ``moved_rad``: mean change of orientation
+        - ``moved_rad``: mean change of orientation, without relocated images
+        - ``relocated``: number of images located again, at an orientation more than 0.3 rad away
         - ``resolution_angstrom``: resolution at which the masked FSC between two halves of the eight folds falls below
           0.143; it steers the refinement and must not be quoted as the resolution of the map
 
-        In the rounds of the halves, the numbers are means over both. As each half has half of the images, the
-        resolution improves at the first joint round.
+        In the rounds of the halves, the numbers are means over both, and ``relocated`` is their sum. As each half has
+        half of the images, the resolution improves at the first joint round.
     optics : Optics
         Optics of the images, with the fitted defocus and scale if these were refined.
     """
@@ -209,7 +210,9 @@ def refine(
     merged = Poses.concatenate(halves)[order]
     fitted = Optics.concatenate([state.optics for state in states])[order]
     finest_shell = max(state.finest_shell for state in states)
-    refined, optics = _refine_jointly(settings, full, merged, fitted, finest_shell, rng, report)
+    # if no image of a half had a better pose far away, none is looked for again
+    relocate = any(entry["relocated"] for entry in history)
+    refined, optics = _refine_jointly(settings, full, merged, fitted, finest_shell, relocate, rng, report)
     halves = [remove_drift(half, refined[rows], symmetry) for half, rows in zip(halves, members, strict=True)]
 
     # reconstruct the final maps at full size, in the units of the images
@@ -252,13 +255,14 @@ def _refine_jointly(
     start: Poses,
     optics: Optics,
     finest_shell: int,
+    relocate: bool,
     rng: np.random.Generator,
     report: Callable[[dict, Rotation], None],
 ) -> tuple[Poses, Optics]:
     """Refine all images together for a few rounds of Gauss-Newton steps."""
     rounds = min(settings.schedule.gradient_rounds, JOINT_ROUNDS)
     schedule = replace(settings.schedule, search_rounds=0, gradient_rounds=rounds)
-    joint = replace(settings, schedule=schedule)
+    joint = replace(settings, schedule=schedule, relocate=relocate)
     state = first_state(joint, start, optics, finest_shell)
     while not state.ended:
         state = next_round(joint, full, state, rng)
@@ -272,10 +276,13 @@ def mean_entry(states: list[RefinementState]) -> dict:
     moved = [state for state in states if len(state.history) == last]
     weights = [len(state.poses) for state in moved]
     numbers = ("score", "moved_rad", "resolution_angstrom")
-    return moved[0].history[-1] | {
+    means = {
         name: float(np.average([state.history[-1][name] for state in moved], weights=weights))
         for name in numbers
     }
+    return (
+        moved[0].history[-1] | means | {"relocated": sum(state.history[-1]["relocated"] for state in moved)}
+    )
 
 
 def remove_drift(found: Poses, reference: Poses, symmetry: str) -> Poses:

@@ -93,13 +93,18 @@ class RefinementSchedule:
 
 @dataclass(frozen=True)
 class RoundSettings:
-    """Settings of all rounds; ``group`` (k, 3, 3) contains the rotations of the point group."""
+    """Settings of all rounds.
+
+    ``group`` (k, 3, 3) contains the rotations of the point group. ``relocate`` states whether the first gradient round
+    also tries alternative poses.
+    """
 
     pixel_size_angstrom: float
     group: np.ndarray
     schedule: RefinementSchedule
     refine_shifts: bool
     refine_ctf: bool
+    relocate: bool = True
 
     @property
     def last_round(self) -> int:
@@ -113,16 +118,14 @@ class RefinementState:
 
     ``poses`` are the most likely poses, and ``sampled`` those used to reconstruct maps. ``optics`` has the fitted
     defocus and scale of each image. ``settled`` contains the most likely poses of each gradient round since
-    convergence. ``stepped_rad`` is the mean change of orientation in the last round, without images that were located
-    again, or zero before the first round. ``finest_shell`` is the finest shell at which images are compared.
-    ``history`` has one entry per round. ``ended`` is True after the last round.
+    convergence. ``finest_shell`` is the finest shell at which images are compared. ``history`` has one entry per round.
+    ``ended`` is True after the last round.
     """
 
     poses: Poses
     sampled: Poses
     optics: Optics
     settled: tuple[Poses, ...]
-    stepped_rad: float
     finest_shell: int
     history: tuple[dict, ...]
     ended: bool
@@ -139,7 +142,7 @@ class RefinementState:
 
 def first_state(settings: RoundSettings, poses: Poses, optics: Optics, finest_shell: int) -> RefinementState:
     """Return the state before the first round."""
-    return RefinementState(poses, poses, optics, (), 0.0, finest_shell, (), settings.last_round == 0)
+    return RefinementState(poses, poses, optics, (), finest_shell, (), settings.last_round == 0)
 
 
 def next_round(
@@ -173,7 +176,7 @@ def next_round(
             refine_shifts=settings.refine_shifts,
         )
     alternatives = state.poses
-    if number == schedule.search_rounds:  # the first round of small steps
+    if settings.relocate and number == schedule.search_rounds:
         alternatives = alternative_poses(
             images,
             state.poses,
@@ -203,15 +206,15 @@ def next_round(
     )
 
     turned = (poses.rotations * state.poses.rotations.inv()).magnitude()
-    moved, near = float(turned.mean()), turned <= APART_RAD
-    # images that were located again say nothing about convergence
-    stepped = float(turned[near].mean()) if near.any() and not searching else moved
+    near = turned <= APART_RAD
+    moved = float(turned[near].mean()) if near.any() else 0.0
     resolution = pixel_px * settings.pixel_size_angstrom * fsc.resolution_angstrom(TRUST_THRESHOLD)
     entry = {
         "round": number + 1,
         "kind": "search" if searching else "gradient",
         "score": float(found.scores.mean()),
         "moved_rad": moved,
+        "relocated": np.count_nonzero(~near),
         "resolution_angstrom": resolution,
     }
 
@@ -221,13 +224,12 @@ def next_round(
         finest_shell = min(images.size // 2, int(1.3 * last) + 4)
     settled = state.settled
     if not searching:
-        converging = stepped < CONVERGING * state.stepped_rad
+        converging = state.history and moved < CONVERGING * state.history[-1]["moved_rad"]
         settled = (poses,) if converging else (*settled, poses)
     jitters = len(settled) >= SETTLED_ROUNDS and finest_shell <= state.finest_shell
     converged = not searching and (moved < schedule.tolerance or jitters)
     ended = converged or number + 1 == settings.last_round
-    history = (*state.history, entry)
-    return RefinementState(poses, sampled, optics, settled, stepped, finest_shell, history, ended)
+    return RefinementState(poses, sampled, optics, settled, finest_shell, (*state.history, entry), ended)
 
 
 def _match_folds(
