@@ -62,6 +62,7 @@
       }
       fitTitles(content.layout, width);
       fitImages(content.layout, width);
+      if (width < NARROW_PX && scenesOf(content.layout).length === 1) fitScene(content.layout, width);
     }
     plot.style.minHeight = (content.layout.height || DEFAULT_HEIGHT_PX) + "px";
     content.config = {
@@ -171,6 +172,14 @@
     const shape = Math.abs((y.range[1] - y.range[0]) / (x.range[1] - x.range[0]));
     const height = shape * (width - margin.l - margin.r) + margin.t + margin.b;
     layout.height = Math.min(layout.height || DEFAULT_HEIGHT_PX, Math.max(120, Math.ceil(height)));
+  }
+
+  // Keep the sides of a scene in view, and its slider below its buttons.
+  function fitScene(layout, width) {
+    layout.height = Math.min(layout.height || DEFAULT_HEIGHT_PX, 0.9 * width);
+    if (!layout.updatemenus) return;
+    layout.height += 60;
+    Object.assign(layout.sliders[0], { x: 0.1, len: 0.8, pad: { t: 60 } });
   }
 
   // Shrink a drawing, whose coordinates are pixels, with its text, and leave room for the buttons above it.
