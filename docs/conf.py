@@ -55,6 +55,7 @@ html_theme = "sphinx_book_theme"
 html_title = "cryoem"
 html_static_path = ["_static", str(mathjax), str(plotly_js)]
 html_css_files = ["site.css"]
+html_js_files = [("tables.js", {"defer": "defer"})]
 html_favicon = "_static/logo.svg"
 html_copy_source = False
 html_show_sphinx = False

@@ -18,7 +18,10 @@ import pytest
 from browser import browser_tab, find_chromium
 
 from cryoem import plots
-from cryoem.runs.report import render_figures
+from cryoem.rotations import random_rotations
+from cryoem.runs import write_overview
+from cryoem.runs.jobs import write_json
+from cryoem.runs.report import render_figures, render_page
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ("myst_nb", "sphinx", "sphinx_book_theme")
@@ -157,6 +160,51 @@ def test_figures_fit_into_a_narrow_page(tab, tmp_path, width):
     assert tab.evaluate(f"{drawing}.querySelector('.main-svg').clientWidth") < 900
     tab.call("Emulation.clearDeviceMetricsOverride")
     assert not tab.errors
+
+
+def test_tables_of_runs_and_readings_fit_into_a_narrow_page(tab, tmp_path):
+    about = {"finished_at": "2026-01-02T10:00:00+00:00", "input": "a-long-name-of-a-map", "profile": "quick"}
+    write_json(tmp_path / "a-run" / "summary.json", about | {"numbers": {}, "seconds": {}, "warnings": {}})
+    write_overview(tmp_path)
+    readings = [("shifts in angstrom instead of pixels", "-1240.1", "-112.3 (-145 SE)", "23.5 Å")]
+    texts = dict.fromkeys(("title", "about", "verdict"), "a")
+    lists = {"findings": [], "remarks": [], "facts": [("images", "2")], "readings": readings, "figures": []}
+    (tmp_path / "check.html").write_text(
+        render_page("check.html", well=True, **texts, **lists), encoding="utf-8"
+    )
+    for name in ("index.html", "check.html"):
+        assert scrolled_on_a_phone(tab, tmp_path / name) == []
+
+
+def test_tables_of_the_site_fit_into_a_narrow_page(site, tab):
+    for name in ("index.html", "docs/benchmarks.html", EXECUTED):
+        assert {*scrolled_on_a_phone(tab, site / name)} <= {"PRE"}  # code
+
+
+def test_a_sphere_is_not_cut_off_on_a_narrow_page(tab, tmp_path):
+    sphere = plots.coverage_sphere(random_rotations(9, rng=0))
+    page = render_figures(title="t", about="a", figures={"sphere": sphere})
+    (tmp_path / "a.html").write_text(page, encoding="utf-8")
+    tab.call("Emulation.setDeviceMetricsOverride", width=400, height=900, deviceScaleFactor=1, mobile=True)
+    tab.open((tmp_path / "a.html").as_uri())
+    tab.wait_for(
+        "document.querySelector('.plot')._fullLayout?._size && document.querySelector('.modebar-group')"
+    )
+    scene = tab.evaluate("(({w, h}) => [w, h])(document.querySelector('.plot')._fullLayout._size)")
+    tab.call("Emulation.clearDeviceMetricsOverride")
+    assert scene[1] < 1.1 * scene[0]
+
+
+def scrolled_on_a_phone(tab, page: Path) -> list[str]:
+    """Return the names of elements, the page included, that scroll sideways at a width of 400 px."""
+    tab.call("Emulation.setDeviceMetricsOverride", width=400, height=900, deviceScaleFactor=1, mobile=True)
+    tab.open(page.as_uri())
+    found = tab.evaluate("""[...document.querySelectorAll("html, main, main *")].filter(element =>
+        element.clientWidth && element.scrollWidth > element.clientWidth + 1
+        && (element.tagName == "HTML" || /auto|scroll/.test(getComputedStyle(element).overflowX))
+    ).map(element => element.tagName)""")
+    tab.call("Emulation.clearDeviceMetricsOverride")
+    return found
 
 
 def eye(camera: dict) -> np.ndarray:

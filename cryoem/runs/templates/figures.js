@@ -1,5 +1,5 @@
 // Draw each plotly figure of a page (templates/figure.html) when it scrolls into view, in light or dark colours.
-(function () {
+(() => {
   "use strict";
   const NARROW_PX = 600;  // panels side by side are stacked in figures that are narrower
   const DEFAULT_HEIGHT_PX = 440;
@@ -29,14 +29,14 @@
   }
 
   function scenesOf(layout) {
-    return Object.keys(layout).filter(function (key) { return /^scene\d*$/.test(key); });
+    return Object.keys(layout).filter(key => /^scene\d*$/.test(key));
   }
 
   // Parse a figure, in the given colours and from the current viewpoint.
   function parsed(plot, dark) {
     const figure = figures.get(plot);
     let text = figure.source.textContent;
-    if (dark) text = text.replace(/"(#[0-9a-f]{6}|white|rgba\(255,255,255,0\.85?\))"/g, function (whole, colour) {
+    if (dark) text = text.replace(/"(#[0-9a-f]{6}|white|rgba\(255,255,255,0\.85?\))"/g, (whole, colour) => {
       return colour in DARK ? '"' + DARK[colour] + '"' : whole;
     });
     const content = JSON.parse(text);
@@ -48,7 +48,7 @@
   function shown(plot) {
     const dark = isDark(), content = parsed(plot, dark);
     if (dark) content.layout.paper_bgcolor = content.layout.plot_bgcolor = "rgba(0,0,0,0)";  // that of the page
-    const width = plot.clientWidth, tables = content.data.filter(function (trace) { return trace.type === "table"; });
+    const width = plot.clientWidth, tables = content.data.filter(trace => trace.type === "table");
     if (plot.classList.contains("turning")) showMapOnly(content.layout, figures.get(plot).cameras, width);
     else if (tables.length) fitTable(tables[0], content.layout, width);
     else if (content.layout.width) shrinkDrawing(content.layout, width);
@@ -62,13 +62,14 @@
       }
       fitTitles(content.layout, width);
       fitImages(content.layout, width);
+      if (width < NARROW_PX && scenesOf(content.layout).length === 1) fitScene(content.layout, width);
     }
     plot.style.minHeight = (content.layout.height || DEFAULT_HEIGHT_PX) + "px";
     content.config = {
       responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "",
       modeBarButtonsToAdd: [{
         name: "svg", title: "Download as SVG", icon: Plotly.Icons.disk,
-        click: function () {
+        click: () => {
           keepCameras(plot);
           const image = { format: "svg", width: plot.clientWidth, height: plot.clientHeight, filename: "figure" };
           Plotly.downloadImage(parsed(plot, false), image);
@@ -82,7 +83,7 @@
     const figure = figures.get(plot);
     if (figure.drawn) return;
     figure.drawn = true;
-    Plotly.newPlot(plot, shown(plot)).then(function () {
+    Plotly.newPlot(plot, shown(plot)).then(() => {
       makeRoom(plot);
       joinCameras(plot);
       if (plot.classList.contains("turning")) startTurning(plot);
@@ -96,30 +97,30 @@
       const axis = layout[key];
       if (/^scene\d*$/.test(key)) {
         const domain = axis.domain || {};
-        panels.push({ x: domain.x || [0, 1], y: domain.y || [0, 1], place: function (y) { axis.domain = { x: [0, 1], y: y }; } });
+        panels.push({ x: domain.x || [0, 1], y: domain.y || [0, 1], place: y => { axis.domain = { x: [0, 1], y: y }; } });
       } else if (/^xaxis\d*$/.test(key)) {
         const other = layout["yaxis" + (axis.anchor || "y").slice(1)];
         if (!other || axis.overlaying || other.overlaying) return;
-        panels.push({ x: axis.domain || [0, 1], y: other.domain || [0, 1], other: other, place: function (y) {
+        panels.push({ x: axis.domain || [0, 1], y: other.domain || [0, 1], other: other, place: y => {
           axis.domain = [0, 1];
           other.domain = y;
           axis.showticklabels = other.showticklabels = true;
         } });
       }
     }
-    panels.sort(function (a, b) { return b.y[1] - a.y[1] || a.x[0] - b.x[0]; });
-    if (!panels.some(function (panel) { return panel.x[0] > 0.2; })) return;
+    panels.sort((a, b) => b.y[1] - a.y[1] || a.x[0] - b.x[0]);
+    if (!panels.some(panel => panel.x[0] > 0.2)) return;
     const count = panels.length, gap = 0.24 / count, height = (1 - (count - 1) * gap) / count;
-    const before = layout.height || 440, rows = new Set(panels.map(function (panel) { return panel.y[1]; })).size;
+    const before = layout.height || 440, rows = new Set(panels.map(panel => panel.y[1])).size;
     layout.height = Math.round(before / rows * count);
-    panels.forEach(function (panel, index) {
+    panels.forEach((panel, index) => {
       const top = 1 - index * (height + gap);
       for (const note of layout.annotations || []) {
         const isTitle = note.xref === "paper" && note.yref === "paper" &&
           Math.abs(note.x - (panel.x[0] + panel.x[1]) / 2) < 0.02 && Math.abs(note.y - panel.y[1]) < 0.02;
         if (isTitle && !note.moved) Object.assign(note, { x: 0.5, y: top, moved: true });
       }
-      const first = panels.find(function (each) { return each.y[1] === panel.y[1]; });
+      const first = panels.find(each => each.y[1] === panel.y[1]);
       if (panel.other && first.other && !(panel.other.title && panel.other.title.text)) panel.other.title = first.other.title;
       panel.place([Math.max(0, top - height), top]);
     });
@@ -140,23 +141,23 @@
       if (domain) domains.push(domain);
     }
     function fitted(text, size, room) {
-      const longest = Math.max.apply(null, String(text).split("<br>").map(function (line) { return lettersOf(line).length; }));
+      const longest = Math.max(...String(text).split("<br>").map(line => lettersOf(line).length));
       return Math.max(8, Math.min(size, room / (LETTER * longest)));
     }
     const titles = [];
     for (const note of layout.annotations || []) {
       if (note.xref !== "paper" || note.yref !== "paper" || note.showarrow !== false) continue;
-      const own = domains.find(function (domain) { return Math.abs(note.x - (domain[0] + domain[1]) / 2) < 0.02; });
+      const own = domains.find(domain => Math.abs(note.x - (domain[0] + domain[1]) / 2) < 0.02);
       if (own) titles.push({ note: note, size: fitted(note.text, (note.font || {}).size || 13, (own[1] - own[0]) * inner) });
     }
-    const smallest = Math.min.apply(null, titles.map(function (title) { return title.size; }));
-    for (const title of titles) title.note.font = Object.assign({}, title.note.font, { size: smallest });
+    const smallest = Math.min(...titles.map(title => title.size));
+    for (const title of titles) title.note.font = { ...title.note.font, size: smallest };
     for (const key of Object.keys(layout)) {
       const axis = layout[key];
       if (!/^xaxis\d*$/.test(key) || !axis.title || !axis.title.text) continue;
       const domain = axis.domain || [0, 1], font = axis.title.font || {}, isAlone = domain[1] - domain[0] > 0.9;
       const room = isAlone ? inner + 2 * right : (domain[1] - domain[0]) * inner;
-      axis.title.font = Object.assign({}, font, { size: fitted(axis.title.text, font.size || 13, room) });
+      axis.title.font = { ...font, size: fitted(axis.title.text, font.size || 13, room) };
       // where panels are close together, only the first of those with the same vertical axis has its title
       const other = layout["yaxis" + (axis.anchor || "y").slice(1)] || {}, first = (layout.yaxis || {}).title || {};
       const isRepeated = domain[0] > 0 && other.title && other.title.text === first.text;
@@ -173,6 +174,14 @@
     layout.height = Math.min(layout.height || DEFAULT_HEIGHT_PX, Math.max(120, Math.ceil(height)));
   }
 
+  // Keep the sides of a scene in view, and its slider below its buttons.
+  function fitScene(layout, width) {
+    layout.height = Math.min(layout.height || DEFAULT_HEIGHT_PX, 0.9 * width);
+    if (!layout.updatemenus) return;
+    layout.height += 60;
+    Object.assign(layout.sliders[0], { x: 0.1, len: 0.8, pad: { t: 60 } });
+  }
+
   // Shrink a drawing, whose coordinates are pixels, with its text, and leave room for the buttons above it.
   function shrinkDrawing(layout, width) {
     const scale = Math.min(1, Math.max(SMALLEST_DRAWING, width / layout.width));
@@ -187,23 +196,23 @@
   // Give each column room for its longest word, and the table room for all its rows.
   function fitTable(table, layout, width) {
     const size = width < NARROW_PX ? 11 : 12, letter = 1.1 * LETTER * size, margin = layout.margin, padding = 18;
-    const columns = table.cells.values.map(function (cells, index) {
+    const columns = table.cells.values.map((cells, index) => {
       return [table.header.values[index]].concat(cells).map(lettersOf);
     });
-    function widthOf(texts) { return padding + letter * Math.max.apply(null, texts.map(function (text) { return text.length; })); }
-    const least = columns.map(function (texts) { return widthOf(texts.join(" ").split(/\s+/)); }), most = columns.map(widthOf);
-    function sum(values) { return values.reduce(function (a, b) { return a + b; }, 0); }
+    function widthOf(texts) { return padding + letter * Math.max(...texts.map(text => text.length)); }
+    const least = columns.map(texts => widthOf(texts.join(" ").split(/\s+/))), most = columns.map(widthOf);
+    function sum(values) { return values.reduce((a, b) => a + b, 0); }
     const inner = Math.max(width - margin.l - margin.r, sum(least)), spare = inner - sum(least), wanted = sum(most) - sum(least);
-    const widths = least.map(function (value, index) {
+    const widths = least.map((value, index) => {
       return wanted > 0 ? value + spare * (most[index] - value) / wanted : value + spare / least.length;
     });
     layout.width = inner + margin.l + margin.r;
     table.columnwidth = widths;
-    for (const part of [table.header, table.cells]) part.font = Object.assign({}, part.font, { size: size });
+    for (const part of [table.header, table.cells]) part.font = { ...part.font, size };
     let height = margin.t + margin.b + 24;
     for (let row = 0; row < columns[0].length; row++) {
-      const lines = columns.map(function (texts, index) { return Math.ceil(letter * texts[row].length / (widths[index] - padding + 1)); });
-      height += Math.max(28, 12 + 1.35 * size * Math.max.apply(null, lines));
+      const lines = columns.map((texts, index) => Math.ceil(letter * texts[row].length / (widths[index] - padding + 1)));
+      height += Math.max(28, 12 + 1.35 * size * Math.max(...lines));
     }
     layout.height = Math.ceil(height);
   }
@@ -227,7 +236,7 @@
     if (height - before < 2) return;
     plot.style.minHeight = height + "px";
     const moved = Plotly.relayout(plot, { height: height, "margin.t": top });
-    if (tries > 1) moved.then(function () { makeRoom(plot, tries - 1); });  // a legend that did not fit has grown
+    if (tries > 1) moved.then(() => { makeRoom(plot, tries - 1); });  // a legend that did not fit has grown
   }
 
   // Leave out the axes and the controls, and move the camera closer.
@@ -266,15 +275,15 @@
     const scenes = scenesOf(plot.layout);
     if (scenes.length < 2) return;
     let following = false;
-    plot.on("plotly_relayout", function (change) {
-      const turned = scenes.find(function (scene) { return change[scene + ".camera"]; });
+    plot.on("plotly_relayout", change => {
+      const turned = scenes.find(scene => change[scene + ".camera"]);
       if (!turned || following || figures.get(plot).turning) return;
       const update = {};
       for (const scene of scenes) {
         if (scene !== turned) update[scene + ".camera"] = change[turned + ".camera"];
       }
       following = true;
-      Plotly.relayout(plot, update).finally(function () { following = false; });
+      Plotly.relayout(plot, update).finally(() => { following = false; });
     });
   }
 
@@ -292,7 +301,7 @@
       for (const scene of scenes) {
         const camera = plot.layout[scene].camera, eye = camera.eye;
         const turned = { x: cos * eye.x - sin * eye.y, y: sin * eye.x + cos * eye.y, z: eye.z };
-        update[scene + ".camera"] = Object.assign({}, camera, { eye: turned });
+        update[scene + ".camera"] = { ...camera, eye: turned };
       }
       Plotly.relayout(plot, update);
     }
@@ -303,8 +312,8 @@
       if (turning) requestAnimationFrame(turn);
     }
     button.hidden = false;
-    button.onclick = function () { set(!figure.turning); };
-    plot.onpointerdown = plot.onwheel = function () { set(false); };
+    button.onclick = () => { set(!figure.turning); };
+    plot.onpointerdown = plot.onwheel = () => { set(false); };
     set(!(figure.stopped || stillness.matches));
   }
 
@@ -312,22 +321,22 @@
     for (const plot of figures.keys()) {
       if (!figures.get(plot).drawn) continue;
       keepCameras(plot);
-      Plotly.react(plot, shown(plot)).then(function () { makeRoom(plot); });
+      Plotly.react(plot, shown(plot)).then(() => { makeRoom(plot); });
     }
   }
 
-  const watcher = new IntersectionObserver(function (entries) {
+  const watcher = new IntersectionObserver(entries => {
     for (const entry of entries) (entry.isIntersecting ? draw : release)(entry.target);
   }, { rootMargin: "600px 0px" });
   for (const plot of figures.keys()) watcher.observe(plot);
   systemIsDark.addEventListener("change", redrawAll);
   new MutationObserver(redrawAll).observe(document.documentElement, { attributeFilter: ["data-theme"] });
-  window.addEventListener("beforeprint", function () {
+  window.addEventListener("beforeprint", () => {
     printing = true;
     redrawAll();
     for (const plot of figures.keys()) draw(plot);
   });
-  window.addEventListener("afterprint", function () {
+  window.addEventListener("afterprint", () => {
     printing = false;
     redrawAll();
   });
