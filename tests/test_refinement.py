@@ -252,6 +252,14 @@ def test_images_that_are_found_again_do_not_delay_the_end(particle, monkeypatch)
     assert len(calls) == 3 + 2
 
 
+def test_noisy_images_do_not_leave_their_true_poses():
+    group = point_group("C4")
+    stack = simulate(phantom(size=24, symmetry="C4"), 200, noise_variance=2.0, rng=0)
+    result = refined(stack.images, disturbed(stack.rotations), symmetry="C4")
+    errors = [(result.rotations * turn * stack.rotations.inv()).magnitude() for turn in group]
+    assert np.min(errors, axis=0).max() < 0.6
+
+
 def counted(calls: list, images, *arguments, **options) -> Poses:
     calls.append(len(images))
     return alternative_poses(images, *arguments, **options)

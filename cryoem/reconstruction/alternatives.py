@@ -30,6 +30,21 @@ MOST_TURNS, MOST_SYMMETRIES = 1000, 3  # most turns that are compared, and most 
 # radii in radians and numbers of candidates of the searches around poses of coarse maps, and around near copies
 AROUND_COARSE = {0.12: 24, 0.06: 24, 0.03: 24}
 AROUND_COPIES = {0.03: 8}
+# least log-likelihood ratio of an alternative that is no near copy: of very many poses, a wrong one is often the most
+# likely by a little
+LEAST_GAIN = 5.0
+
+
+@dataclass(frozen=True)
+class Alternatives:
+    """Alternatives to the poses of n images.
+
+    ``poses`` contains the same pose again for an image without an alternative. ``least_gain`` is the least logarithm of
+    the ratio of likelihoods with which an alternative replaces a pose.
+    """
+
+    poses: Poses
+    least_gain: float = 0.0
 
 
 def alternative_poses(
@@ -41,7 +56,7 @@ def alternative_poses(
     group: np.ndarray,
     refine_shifts: bool,
     rng: np.random.Generator,
-) -> Poses:
+) -> Alternatives:
     """Find alternatives to the poses of n images.
 
     Parameters
@@ -60,11 +75,11 @@ def alternative_poses(
 
     Returns
     -------
-    Poses
-        Alternative to the pose of each image, or the same pose if there is none, as for images below ``SMALLEST_PX``.
+    Alternatives
+        None for images below ``SMALLEST_PX``.
     """
     if images.size < SMALLEST_PX:
-        return poses
+        return Alternatives(poses)
     voxel = images.optics.pixel_size_angstrom * images.size / len(volume)
     found = match_to_map(
         _CentredImages(images.images, images.rows, poses.shifts_px),
@@ -75,7 +90,7 @@ def alternative_poses(
     found = Poses(found.rotations, poses.shifts_px)
     apart = _turns(poses, found, group).magnitude() > APART_RAD
     if not apart.any():
-        return poses
+        return Alternatives(poses)
     reference = transform(volume)
     improved = partial(_improved, reference, last_shell=last_shell, refine_shifts=refine_shifts, rng=rng)
     coarse, _ = improved(images[apart], found[apart], AROUND_COARSE)
@@ -85,12 +100,13 @@ def alternative_poses(
 
     # the best near copies of the other poses
     best = np.where(apart, np.inf, -np.inf)
-    for turn in common_turns(_turns(poses[apart], coarse, group)):
+    near_symmetries = common_turns(_turns(poses[apart], coarse, group))
+    for turn in near_symmetries:
         copies = Poses(poses.rotations * turn, poses.shifts_px)
         copies, scores = improved(images, copies, AROUND_COPIES)
         alternatives = alternatives.replaced(scores > best, copies)
         best = np.maximum(best, scores)
-    return alternatives
+    return Alternatives(alternatives, 0.0 if near_symmetries else LEAST_GAIN)
 
 
 def _improved(

@@ -189,9 +189,14 @@ class MatchResult:
         """Return the results relative to other centres, from which the current ones are (n, 2) coarse pixels away."""
         return replace(self, poses=Poses(self.poses.rotations, self.poses.shifts_px + shifts))
 
-    def improved_by(self, others: MatchResult, rows: np.ndarray) -> MatchResult:
-        """Return the results, with those of the images ``rows`` (k,) replaced by others (k,) that score higher."""
-        better = others.scores > self.scores[rows]
+    def improved_by(self, others: MatchResult, rows: np.ndarray, *, least_rise: float) -> MatchResult:
+        """Return the results, with those of the images ``rows`` (k,) replaced by others (k,) that explain more.
+
+        ``least_rise`` is the least difference of the explained fractions of the power of an image, which are squared
+        scores, relative to the unexplained fraction.
+        """
+        before, after = (np.maximum(scores, 0) ** 2 for scores in (self.scores[rows], others.scores))
+        better = after - before > least_rise * (1 - before)
         order = np.arange(len(self.scores))
         order[rows[better]] = len(order) + np.flatnonzero(better)
         return MatchResult(

@@ -20,7 +20,7 @@ from scipy.spatial.transform import Rotation
 from cryoem.contrast import Optics
 from cryoem.projection.fourier import VolumeTransform, transform
 from cryoem.reconstruction.accumulation import FourierAccumulator
-from cryoem.reconstruction.alternatives import APART_RAD, alternative_poses
+from cryoem.reconstruction.alternatives import APART_RAD, Alternatives, alternative_poses
 from cryoem.reconstruction.masks import particle_mask
 from cryoem.reconstruction.optics_fits import (
     OpticsEvidence,
@@ -175,7 +175,7 @@ def next_round(
             rng=rng,
             refine_shifts=settings.refine_shifts,
         )
-    alternatives = state.poses
+    alternatives = Alternatives(state.poses)
     if settings.relocate and number == schedule.search_rounds:
         alternatives = alternative_poses(
             images,
@@ -214,7 +214,7 @@ def next_round(
         "kind": "search" if searching else "gradient",
         "score": float(found.scores.mean()),
         "moved_rad": moved,
-        "relocated": np.count_nonzero(~near),
+        "relocated": int(np.count_nonzero(~near)),
         "resolution_angstrom": resolution,
     }
 
@@ -238,7 +238,7 @@ def _match_folds(
     images: FullImages,
     stated: Optics,
     poses: Poses,
-    alternatives: Poses,
+    alternatives: Alternatives,
     members: list[np.ndarray],
     references: Iterable[VolumeTransform],
     shells: tuple[int, int],
@@ -251,7 +251,7 @@ def _match_folds(
     """
     finest, last = shells
     found, evidence = [], []
-    differs = np.any(alternatives.rotations.as_quat() != poses.rotations.as_quat(), axis=1)
+    differs = np.any(alternatives.poses.rotations.as_quat() != poses.rotations.as_quat(), axis=1)
 
     def stepped(
         reference: VolumeTransform, rows: np.ndarray, starts: Poses
@@ -265,10 +265,14 @@ def _match_folds(
             work, result = stepped(reference, some, poses)
             other = np.flatnonzero(differs[some])
             if len(other):
-                _, there = stepped(reference, some[other], alternatives)
+                _, there = stepped(reference, some[other], alternatives.poses)
                 # from here on, all displacements are relative to ``poses``
-                apart_px = (alternatives.shifts_px - poses.shifts_px)[some[other]]
-                result = result.improved_by(there.displaced(apart_px / work.pixel_px), other)
+                apart_px = (alternatives.poses.shifts_px - poses.shifts_px)[some[other]]
+                there = there.displaced(apart_px / work.pixel_px)
+                # in white noise, the log-likelihood ratio is the rise multiplied by the number of elements
+                result = result.improved_by(
+                    there, other, least_rise=alternatives.least_gain / work.weights.sum()
+                )
             found.append(result)
             if fit is not None:
                 evidence.append(fit(reference, work, result.poses, stated[some]))
