@@ -133,16 +133,13 @@ def test_ab_initio_finds_the_orientations_and_a_map(walked):
     assert (initial.data.shape, initial.voxel_size_angstrom) == ((32, 32, 32), 8)
 
 
-def test_refinement_improves_the_poses_and_writes_them_with_the_maps(walked):
+def test_refinement_writes_accurate_poses_with_the_maps(walked):
     folder, outputs = walked
     (text,) = (ended.stdout for line, ended in outputs.items() if "refine" in line)
     true, start, found = (
         particles.open_particles(folder / f"{name}.star") for name in ("particles", "initial", "refined")
     )
-    before, after = (
-        orientations.align_frame(true.rotations, poses.rotations).median_error for poses in (start, found)
-    )
-    assert after < 0.6 * before
+    assert orientations.align_frame(true.rotations, found.rotations).median_error < 0.043
     moved = np.rad2deg((found.rotations * start.rotations.inv()).magnitude().mean())
     assert f"mean change of the orientations {moved:.2f}°, of the shifts" in text
     # the half-maps are those of the half-sets in the table, and agree to the resolution that is printed
