@@ -76,7 +76,7 @@ def alternative_poses(
     Returns
     -------
     Alternatives
-        None for images below ``SMALLEST_PX``.
+        Images smaller than ``SMALLEST_PX`` have none.
     """
     if images.size < SMALLEST_PX:
         return Alternatives(poses)

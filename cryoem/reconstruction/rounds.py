@@ -227,7 +227,8 @@ def next_round(
         converging = state.history and moved < CONVERGING * state.history[-1]["moved_rad"]
         settled = (poses,) if converging else (*settled, poses)
     jitters = len(settled) >= SETTLED_ROUNDS and finest_shell <= state.finest_shell
-    converged = not searching and (moved < schedule.tolerance or jitters)
+    # relocated images have taken only the steps of one round
+    converged = not searching and near.all() and (moved < schedule.tolerance or jitters)
     ended = converged or number + 1 == settings.last_round
     return RefinementState(poses, sampled, optics, settled, finest_shell, (*state.history, entry), ended)
 
