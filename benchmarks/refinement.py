@@ -10,9 +10,9 @@ the true optics, each from the orientations that were found with the stated opti
 
 "Error / limit" is the mean pose error divided by that of the most likely poses, given the true map and the true optics;
 "median" is the ratio of the medians, on which images that are "far" from their true orientation, 0.3 rad or more, have
-little influence. "Resolution" is that at which the half-maps agree, divided by that of half-maps of the same images
-with true poses and optics. Rows of several seeds contain means and, after the sign ±, standard deviations; times are
-medians.
+little influence. "Resolution" is that at which the half-maps agree, divided by that of half-maps of the same halves, in
+the same frame, with true poses and optics. Rows of several seeds contain means and, after the sign ±, standard
+deviations; times are medians.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ PARTICLES = {  # and the seeds of each of their cases
     "1igy": {"centred": 1},
     "1ncb": {"centred": 1},
     "4gxy": {"centred": 1},
+    "2d0f": {"centred": 1},
+    "5ugo": {"centred": 1},
 }
 NOISE_VARIANCE = 16.0
 AGREE = 0.143
@@ -106,8 +108,7 @@ def measure(density: volumes.DensityMap, case: str, images: int, seed: int) -> d
         ParticleStack(stack.images, stated), shift_deviation_px=largest / np.sqrt(6), rng=seed
     ).poses
     limit = reconstruction.pose_limit(stack.images, stack.poses, density, optics=true).errors_rad
-    finest = resolution_of_truth(stack, seed)
-    refine = partial(refined, stack, start, limit, finest, seed)
+    refine = partial(refined, stack, start, limit, seed)
     if case != "defocus":
         return {case: refine(true)}
     return {
@@ -118,7 +119,7 @@ def measure(density: volumes.DensityMap, case: str, images: int, seed: int) -> d
 
 
 def refined(
-    stack: ParticleStack, start: Poses, limit: np.ndarray, finest: float, seed: int, optics: Optics, **options
+    stack: ParticleStack, start: Poses, limit: np.ndarray, seed: int, optics: Optics, **options
 ) -> tuple[float, ...]:
     """Refine poses, and return the columns of the table as numbers: rad, ratios, images, a ratio, Å, and seconds."""
     begin, processor = time.perf_counter(), time.process_time()
@@ -130,15 +131,15 @@ def refined(
     if optics.ctf is not None:
         fitted, true = (each.isotropic().defocus_angstrom for each in (found.optics, stack.optics))
         defocus_error = np.sqrt(np.mean((fitted - true) ** 2))
-    resolution = found.fsc.resolution_angstrom(AGREE) / finest
+    resolution = found.fsc.resolution_angstrom(AGREE) / resolution_of_truth(stack, found)
     return errors.mean(), *ratios, np.count_nonzero(errors >= NEAR_RAD), resolution, defocus_error, *times
 
 
-def resolution_of_truth(stack: ParticleStack, seed: int) -> float:
-    """Return the resolution of half-maps with the true poses and optics."""
-    subset = np.random.default_rng(seed).permutation(len(stack)) % 2
+def resolution_of_truth(stack: ParticleStack, found: reconstruction.Refinement) -> float:
+    """Return the resolution of half-maps of the same halves, in the same frame, with the true poses and optics."""
+    true = orientations.align_frame(found.rotations, stack.rotations).rotations
     halves = reconstruction.reconstruct_halves(
-        stack.images, stack.poses, optics=stack.optics, subset=subset
+        stack.images, Poses(true, stack.shifts_px), optics=stack.optics, subset=found.subset
     ).half_maps
     first, second = (half.data for half in halves)
     fsc = reconstruction.masked_half_map_fsc(

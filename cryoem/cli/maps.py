@@ -170,7 +170,7 @@ def refine(
     ] = False,
     search_rounds: Annotated[
         int, typer.Option(min=0, help="Rounds of random search around the poses; 0 if they are almost right.")
-    ] = 3,
+    ] = 2,
     gradient_rounds: Annotated[
         int,
         typer.Option(

@@ -77,7 +77,7 @@ class RefinementSchedule:
         If a value is out of range.
     """
 
-    search_rounds: int = 3
+    search_rounds: int = 2
     gradient_rounds: int = 4
     candidates: int = 24
     search_radius: float = 0.12
