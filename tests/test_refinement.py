@@ -1,8 +1,5 @@
 """Refinement: coarse poses improve, true poses stay, and only the images are used."""
 
-from dataclasses import replace
-from functools import partial
-
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -14,8 +11,7 @@ from cryoem.orientations.evaluation import align_shifts, pose_error
 from cryoem.particles.simulation import simulate
 from cryoem.projection.fourier import transform
 from cryoem.projection.projectors import project
-from cryoem.reconstruction import pose_steps, refinement, rounds
-from cryoem.reconstruction.alternatives import alternative_poses, common_turns
+from cryoem.reconstruction import pose_steps, refinement
 from cryoem.reconstruction.maps import reconstruct
 from cryoem.reconstruction.masks import masked_half_map_fsc
 from cryoem.reconstruction.pose_steps import descend, full_images, pose_limit, working_images
@@ -106,7 +102,7 @@ def test_each_round_is_in_the_history_and_calls_the_callback(result, start, call
     assert [entry["round"] for entry in result.history] == list(rounds)
     kinds = [entry["kind"] for entry in result.history]
     assert kinds == sorted(kinds, key=["search", "gradient", "joint"].index)
-    assert kinds.count("search") == 3
+    assert kinds.count("search") == 2
     assert 1 <= kinds.count("gradient") <= 4
     assert 1 <= kinds.count("joint") <= refinement.JOINT_ROUNDS
     assert [entry for entry, _ in calls] == result.history
@@ -221,75 +217,6 @@ def test_half_sets_can_be_given(small, true, start):
 # --- images far from their pose
 
 NEAR_SYMMETRY = Rotation.from_rotvec([0, 0, np.pi])
-
-
-@pytest.mark.parametrize("shift_limit_px", [0.0, 2.0])
-def test_images_in_the_near_copy_of_their_pose_are_found_again(shift_limit_px, particle):
-    density = DensityMap((0.6 * particle + 0.4 * turned_by_half(particle)).astype(np.float32), PIXEL_ANGSTROM)
-    stack = simulate(density, 200, image_size=32, noise_variance=0.1, shift_limit_px=shift_limit_px, rng=0)
-    wrong = np.arange(200) % 8 == 0
-    start = stack.poses.replaced(wrong, Poses(stack.rotations * NEAR_SYMMETRY, stack.shifts_px))
-    result = refined(stack.images, start, refine_shifts=shift_limit_px > 0, schedule=SHORT)
-    errors = (result.rotations * stack.rotations.inv()).magnitude()
-    assert errors.max() < 0.1
-
-
-def test_images_that_are_found_again_do_not_delay_the_end(particle, monkeypatch):
-    calls = []
-    monkeypatch.setattr(rounds, "alternative_poses", partial(counted, calls))
-    density = DensityMap((0.6 * particle + 0.4 * turned_by_half(particle)).astype(np.float32), PIXEL_ANGSTROM)
-    stack = simulate(crop_or_pad(density, 24), 120, noise_variance=1.0, rng=0)
-    wrong = np.arange(120) % 8 == 0
-    start = stack.poses.replaced(wrong, Poses(stack.rotations * NEAR_SYMMETRY))
-    schedule = RefinementSchedule(search_rounds=0, gradient_rounds=3)
-    history = refined(stack.images, start, schedule=schedule).history
-    assert history[0]["relocated"] >= 12
-    assert history[1]["relocated"] == 0
-    assert [entry["kind"] for entry in history] == ["gradient", "gradient", "joint", "joint"]
-    assert len(calls) == 3
-    # however large the tolerance, they take the steps of another round
-    tolerant = replace(schedule, tolerance=1.0)
-    history = refined(stack.images, start, schedule=tolerant).history
-    assert [entry["kind"] for entry in history][:2] == ["gradient", "gradient"]
-    calls.clear()
-    # if no half has such images, none are looked for among all
-    history = refined(stack.images, stack.poses, schedule=schedule).history
-    assert sum(entry["relocated"] for entry in history) == 0
-    assert len(calls) == 2
-
-
-def test_noisy_images_do_not_leave_their_true_poses():
-    group = point_group("C4")
-    stack = simulate(phantom(size=24, symmetry="C4"), 200, noise_variance=2.0, rng=0)
-    result = refined(stack.images, disturbed(stack.rotations), symmetry="C4")
-    errors = [(result.rotations * turn * stack.rotations.inv()).magnitude() for turn in group]
-    assert np.min(errors, axis=0).max() < 0.6
-
-
-def counted(calls: list, images, *arguments, **options) -> Poses:
-    calls.append(len(images))
-    return alternative_poses(images, *arguments, **options)
-
-
-def turned_by_half(volume: np.ndarray) -> np.ndarray:
-    """Rotate a volume by 180 degrees around z, about the voxel ``size // 2``."""
-    turned = np.zeros_like(volume)
-    turned[:, 1:, 1:] = volume[:, :0:-1, :0:-1]
-    return turned
-
-
-def test_near_symmetries_are_the_turns_that_images_share():
-    rng = np.random.default_rng(0)
-    axes = Rotation.from_rotvec([[0, 0, 2.0], [1.5, 0, 0]])
-    spread = Rotation.from_rotvec(random_small_rotations((8,), radius=0.05, rng=1))
-    shared = Rotation.concatenate([spread[:5] * axes[0], spread[5:] * axes[1]])
-    found = common_turns(Rotation.concatenate([shared, Rotation.random(3, rng=rng)]))
-    expected = [axes[0], axes[0].inv(), axes[1], axes[1].inv()]
-    assert len(found) == 4
-    for turn in expected:
-        assert min((turn * other.inv()).magnitude() for other in found) < 0.05
-    assert common_turns(Rotation.random(30, rng=rng)) == []
-    assert common_turns(Rotation.from_rotvec(np.tile([0.3, 0, 0], (5, 1)))) == []
 
 
 def test_no_image_needs_to_be_close_to_its_pose(small):

@@ -129,6 +129,31 @@ def expect(
     )
 
 
+def best_turns(
+    images: RingImages, references: np.ndarray, noise: np.ndarray, *, angles: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn each reference in the plane to match each centred image best.
+
+    Parameters
+    ----------
+    images, references, noise, angles
+        As for ``expect``, on all rings of the images.
+
+    Returns
+    -------
+    scores, angles_rad : (n, d) array
+        Log-likelihood of each of n images at the best in-plane angle of each of d references, up to a constant of the
+        image, and this angle.
+    """
+    compared = _References(references, noise, images, rings=references.shape[1], angles=angles)
+    threads = min(len(images), numba.get_num_threads())
+    parts = np.array_split(np.arange(len(images)), threads)
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        results = list(pool.map(lambda part: compared.best_angles(images[part]), parts))
+    scores, best = (np.concatenate(part) for part in zip(*results, strict=True))
+    return scores, 2 * np.pi / angles * best
+
+
 class _References:
     """The factors of the matrix products that the images have in common."""
 
@@ -146,6 +171,33 @@ class _References:
         self.imaginary = np.concatenate([weighted.imag, -weighted.real], axis=1)
         turns = 2 * np.pi / angles * np.arange(angles // 2 + 1)[:, None] * np.arange(self.count)
         self.cosines, self.sines = np.cos(turns).astype(np.float32), np.sin(turns).astype(np.float32)
+
+    def _compare(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the harmonics of images (k, rings, angles), as (m, k, 2 rings) real numbers, and their products.
+
+        The products (2, angles / 2 + 1, k d) are log-likelihoods without the power of the references: the terms that
+        the angles psi and -psi have in common, and the terms of opposite sign.
+        """
+        of_images = harmonics_of(values, self.count)
+        both = np.concatenate([of_images.real, of_images.imag], axis=2)
+        logs = np.empty((2, self.angles // 2 + 1, len(values) * len(self.power)), np.float32)
+        np.matmul(self.cosines, np.matmul(both, self.real).reshape(self.count, -1), out=logs[0])
+        np.matmul(self.sines, np.matmul(both, self.imaginary).reshape(self.count, -1), out=logs[1])
+        return both, logs
+
+    def best_angles(self, images: RingImages) -> tuple[np.ndarray, np.ndarray]:
+        """Return the best log-likelihood of each centred image with each reference, and the angle index: (n, d)."""
+        n, d = len(images), len(self.power)
+        best, angle = np.empty((n, d), np.float32), np.empty((n, d), int)
+        step = max(1, POSTERIOR_VALUES // (self.angles * d))
+        for start in range(0, n, step):
+            block = slice(start, start + step)
+            transfers = images.transfers[block]
+            common, opposite = self._compare(images.values[block] * transfers[..., None])[1]
+            logs = np.concatenate([common + opposite, (common - opposite)[-2:0:-1]])
+            angle[block] = np.argmax(logs, axis=0).reshape(-1, d)
+            best[block] = logs.max(axis=0).reshape(-1, d) - (transfers**2 * self.precision) @ self.power.T
+        return best, angle
 
     def posterior(
         self, images: RingImages, displacements_px: np.ndarray, deviation: float, junk: bool
@@ -169,11 +221,7 @@ class _References:
             values = values * transfers[..., None]
             if s > 1 or tried.any():
                 values = undo_displacements(values, tried, images.grid, images.image_size)
-            of_images = harmonics_of(values.reshape(k * s, on_rings, -1), self.count)  # (m, k s, rings)
-            both = np.concatenate([of_images.real, of_images.imag], axis=2)
-            logs = np.empty((2, self.angles // 2 + 1, k * s * d), np.float32)
-            np.matmul(self.cosines, np.matmul(both, self.real).reshape(self.count, -1), out=logs[0])
-            np.matmul(self.sines, np.matmul(both, self.imaginary).reshape(self.count, -1), out=logs[1])
+            both, logs = self._compare(values.reshape(k * s, on_rings, -1))
             prior = np.square(tried).sum(axis=2) / (2 * deviation**2)
             bias = ((transfers**2 * self.precision) @ self.power.T)[:, None] + prior[..., None]
             bias = bias.reshape(k, s * d).astype(np.float32)

@@ -254,9 +254,12 @@ def ab_initio(
         search.last_round(state, rng.permutation(count)[:LAST_IMAGES], (done + 1) / LAST_ROUNDS, rng)
         show("all images", done + 1, state)
     evidence, poses = search.locate(state, rng)
+    good = np.flatnonzero(evidence > 0)
+    if len(good):
+        poses = search.improved(state, poses, good)
     halves = tuple(search.map_at(state, poses, np.arange(count) % 2 == half) for half in (0, 1))
     density_map = search.map_at(state, poses, np.full(count, True))
-    good, shifts_px = np.flatnonzero(evidence > 0), poses.shifts_px
+    shifts_px = poses.shifts_px
     of_others = [start.poses for start in others]
     if count < n:
         rest = np.setdiff1d(np.arange(n), searched)

@@ -15,12 +15,12 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics
 from cryoem.images import distance_from_origin
-from cryoem.orientations.expectation import Expectation, expect
+from cryoem.orientations.expectation import Expectation, best_turns, expect
 from cryoem.orientations.maximisation import IDENTITY, CoarseMaps, even_directions
 from cryoem.orientations.rings import RingGrid, particle_mask, ring_images, undo_displacements
 from cryoem.projection.fourier import transform
 from cryoem.projection.matching import correlate_candidates, gauss_newton_steps
-from cryoem.rotations import Poses
+from cryoem.rotations import Poses, copies_of
 from cryoem.volumes.density import DensityMap, crop_or_pad, resample
 
 SMALLEST_PX = 16  # side length of the images
@@ -178,20 +178,55 @@ class PoseSearch:
         found, poses = self._locate(state, every, tried, rng, **sampling)
         return found.evidence, self._between_samples(state, poses)
 
-    def _between_samples(self, state: SearchState, poses: Poses) -> Poses:
-        """Improve the poses of all images, which are those of samples, by Gauss-Newton steps on all rings.
+    def improved(self, state: SearchState, poses: Poses, used: np.ndarray) -> Poses:
+        """Replace the map by that of the images ``used`` at their poses, and improve the poses of all images."""
+        state.volume = self.maps.without_solvent(self._reconstruct(state, poses, used, self.rings))
+        return self._between_samples(state, poses)
 
-        A step is kept only for images whose correlation with the map increases.
+    def plausible(
+        self, state: SearchState, rng: np.random.Generator, *, within: float, apart_rad: float, most: int
+    ) -> tuple[np.ndarray, Rotation]:
+        """Find the orientations of centred images that are hardly less likely than the best one.
+
+        Their log-likelihood on all rings is lower by less than ``within``. There are at most ``most`` per image, at
+        least ``apart_rad`` from one another up to the point group. Returns the image of each of them, and the
+        orientations.
         """
-        grid, n = self.maps.grid, len(self.images)
+        directions = even_directions(LAST_DIRECTIONS, rng)
+        references = self.maps.slices(state.volume, directions.as_matrix(), self.rings)
+        scores, angles = best_turns(self.images, references, state.noise, angles=LAST_ANGLES)
+        group, index, found = Rotation.from_matrix(state.group), [], []
+        for i, (score, angle) in enumerate(zip(scores, angles, strict=True)):
+            order = np.argsort(-score)
+            order = order[score[order] > score[order[0]] - within]
+            rotations = Rotation.from_rotvec(np.outer(angle[order], [0, 0, 1])) * directions[order]
+            left = np.arange(len(order))
+            for _ in range(most):
+                index.append(i)
+                found.append(rotations[left[0]])
+                overlaps = np.abs(rotations[left].as_quat() @ copies_of(rotations[left[0]], group)[0].T)
+                left = left[overlaps.max(axis=1) < np.cos(apart_rad / 2)]
+                if not len(left):
+                    break
+        index, rotations = np.array(index), Rotation.concatenate(found)
+        poses = self._between_samples(state, Poses(rotations, np.zeros((len(index), 2))), index)
+        return index, poses.rotations
+
+    def _between_samples(self, state: SearchState, poses: Poses, index: np.ndarray | None = None) -> Poses:
+        """Improve the poses of all images, or of the images ``index``, by Gauss-Newton steps on all rings.
+
+        The poses are those of samples. A step is kept only where the correlation with the map increases.
+        """
+        images = self.images if index is None else self.images[index]
+        grid, n = self.maps.grid, len(images)
         spectrum, shifted = transform(state.volume), bool(self.shift_deviation_px)
         # positions in the plane, weights and CTF values, as for slices of the map
         weights = np.repeat(grid.areas / state.noise, grid.angles)
-        plane = self.maps.frequencies, weights, np.repeat(self.images.transfers, grid.angles, axis=1)
+        plane = self.maps.frequencies, weights, np.repeat(images.transfers, grid.angles, axis=1)
         voxel_px = self.image_size / self.maps.size
 
         def compare(poses: Poses) -> tuple[np.ndarray, np.ndarray]:
-            centred = undo_displacements(self.images.values, poses.shifts_px[:, None], grid, self.image_size)
+            centred = undo_displacements(images.values, poses.shifts_px[:, None], grid, self.image_size)
             centred = centred.reshape(n, -1)
             matrices = poses.rotations.as_matrix()[:, None]
             return centred, correlate_candidates(spectrum, centred, matrices, *plane)[:, 0]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.images import image_blocks
@@ -93,14 +94,67 @@ def match_to_map(
     optics = optics_of(optics, density_map.voxel_size_angstrom if optics is None else None, count=n)
     not_negative(shift_deviation_px, name="shift_deviation_px")
     rng = np.random.default_rng(rng)
-    some = np.sort(rng.permutation(n)[:CALIBRATION_IMAGES])
+    search, state = _calibrated(images, density_map, optics, shift_deviation_px, rng)
+    options = {"search": search, "rng": rng, "map_blocks": map_blocks, "callback": callback}
+    evidence, poses, _ = locate_all(images, optics, np.arange(n), [state], **options)
+    return MapMatch(poses, evidence)
+
+
+def plausible_orientations(
+    images,
+    density_map: DensityMap,
+    *,
+    optics: Optics,
+    group: np.ndarray,
+    within: float,
+    apart_rad: float,
+    most: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, Rotation]:
+    """Find the orientations of centred images that are hardly less likely than the best one, given a map.
+
+    Parameters
+    ----------
+    images, density_map, optics
+        As for ``match_to_map``.
+    group : (k, 3, 3) array
+        Rotations of the point group of the map.
+    within : float
+        Largest difference of log-likelihood from the best orientation.
+    apart_rad : float
+        Least distance between the orientations of an image, up to the point group, in radians.
+    most : int
+        Largest number of orientations of an image.
+    rng : Generator
+
+    Returns
+    -------
+    index : (m,) array
+        Image to which each orientation belongs.
+    rotations : Rotation
+        The m orientations.
+    """
+    search, state = _calibrated(images, density_map, optics, 0.0, rng)
+    state = replace(state, group=group)
+    index, found = [], []
+    for block in image_blocks(images):
+        some = PoseSearch(images[block], optics[block], 0.0, deviation=search.deviation)
+        rows, rotations = some.plausible(state, rng, within=within, apart_rad=apart_rad, most=most)
+        index.append(block.start + rows)
+        found.append(rotations)
+    return np.concatenate(index), Rotation.concatenate(found)
+
+
+def _calibrated(
+    images, density_map: DensityMap, optics: Optics, shift_deviation_px: float, rng: np.random.Generator
+) -> tuple[PoseSearch, SearchState]:
+    """Return a search among some of the images, and the map with its scale and the noise of each ring."""
+    some = np.sort(rng.permutation(len(images))[:CALIBRATION_IMAGES])
     search = PoseSearch(images[some], optics[some], shift_deviation_px)
     state = search.state_of(density_map)
     for _ in range(CALIBRATION_ROUNDS):
         search.calibrate(state, rng)
-    options = {"search": search, "rng": rng, "map_blocks": map_blocks, "callback": callback}
-    evidence, poses, _ = locate_all(images, optics, np.arange(n), [state], **options)
-    return MapMatch(poses, evidence)
+    return search, state
 
 
 def locate_all(

@@ -210,9 +210,7 @@ def refine(
     merged = Poses.concatenate(halves)[order]
     fitted = Optics.concatenate([state.optics for state in states])[order]
     finest_shell = max(state.finest_shell for state in states)
-    # if no image of a half had a better pose far away, none is looked for again
-    relocate = any(entry["relocated"] for entry in history)
-    refined, optics = _refine_jointly(settings, full, merged, fitted, finest_shell, relocate, rng, report)
+    refined, optics = _refine_jointly(settings, full, merged, fitted, finest_shell, rng, report)
     halves = [remove_drift(half, refined[rows], symmetry) for half, rows in zip(halves, members, strict=True)]
 
     # reconstruct the final maps at full size, in the units of the images
@@ -255,14 +253,13 @@ def _refine_jointly(
     start: Poses,
     optics: Optics,
     finest_shell: int,
-    relocate: bool,
     rng: np.random.Generator,
     report: Callable[[dict, Rotation], None],
 ) -> tuple[Poses, Optics]:
     """Refine all images together for a few rounds of Gauss-Newton steps."""
     rounds = min(settings.schedule.gradient_rounds, JOINT_ROUNDS)
     schedule = replace(settings.schedule, search_rounds=0, gradient_rounds=rounds)
-    joint = replace(settings, schedule=schedule, relocate=relocate)
+    joint = replace(settings, schedule=schedule)
     state = first_state(joint, start, optics, finest_shell)
     while not state.ended:
         state = next_round(joint, full, state, rng)

@@ -20,7 +20,7 @@ from scipy.spatial.transform import Rotation
 from cryoem.contrast import Optics
 from cryoem.projection.fourier import VolumeTransform, transform
 from cryoem.reconstruction.accumulation import FourierAccumulator
-from cryoem.reconstruction.alternatives import APART_RAD, Alternatives, alternative_poses
+from cryoem.reconstruction.alternatives import APART_RAD, alternative_poses
 from cryoem.reconstruction.masks import particle_mask
 from cryoem.reconstruction.optics_fits import (
     OpticsEvidence,
@@ -47,6 +47,7 @@ AHEAD = 2  # references that are computed at a time
 FOLDS = 8  # more folds mean less noise in the references but more work
 TRUST_THRESHOLD = 0.143
 COMPARED_THRESHOLD = 0.06  # close to the optimum, images also gain from shells with little signal
+LEAST_GAIN = 2.0  # least log-likelihood ratio with which an alternative, far away, replaces a pose
 CONVERGING = 0.5  # orientations still converge if they move by less than this fraction of the previous move
 SETTLED_ROUNDS = 2  # gradient rounds since convergence, after which a refinement ends
 
@@ -95,8 +96,7 @@ class RefinementSchedule:
 class RoundSettings:
     """Settings of all rounds.
 
-    ``group`` (k, 3, 3) contains the rotations of the point group. ``relocate`` states whether the first gradient round
-    also tries alternative poses.
+    ``group`` (k, 3, 3) contains the rotations of the point group.
     """
 
     pixel_size_angstrom: float
@@ -104,7 +104,6 @@ class RoundSettings:
     schedule: RefinementSchedule
     refine_shifts: bool
     refine_ctf: bool
-    relocate: bool = True
 
     @property
     def last_round(self) -> int:
@@ -175,13 +174,13 @@ def next_round(
             rng=rng,
             refine_shifts=settings.refine_shifts,
         )
-    alternatives = Alternatives(state.poses)
-    if settings.relocate and number == schedule.search_rounds:
+    alternatives = state.poses
+    if number == schedule.search_rounds:
         alternatives = alternative_poses(
             images,
             state.poses,
             locally_filtered((halves[0] + halves[1]).invert(), maps, mask, last_shell=last),
-            last,
+            (finest, last),
             group=settings.group,
             refine_shifts=settings.refine_shifts,
             rng=rng.spawn(1)[0],
@@ -239,7 +238,7 @@ def _match_folds(
     images: FullImages,
     stated: Optics,
     poses: Poses,
-    alternatives: Alternatives,
+    alternatives: Poses,
     members: list[np.ndarray],
     references: Iterable[VolumeTransform],
     shells: tuple[int, int],
@@ -252,7 +251,7 @@ def _match_folds(
     """
     finest, last = shells
     found, evidence = [], []
-    differs = np.any(alternatives.poses.rotations.as_quat() != poses.rotations.as_quat(), axis=1)
+    differs = np.any(alternatives.rotations.as_quat() != poses.rotations.as_quat(), axis=1)
 
     def stepped(
         reference: VolumeTransform, rows: np.ndarray, starts: Poses
@@ -266,14 +265,12 @@ def _match_folds(
             work, result = stepped(reference, some, poses)
             other = np.flatnonzero(differs[some])
             if len(other):
-                _, there = stepped(reference, some[other], alternatives.poses)
+                _, there = stepped(reference, some[other], alternatives)
                 # from here on, all displacements are relative to ``poses``
-                apart_px = (alternatives.poses.shifts_px - poses.shifts_px)[some[other]]
+                apart_px = (alternatives.shifts_px - poses.shifts_px)[some[other]]
                 there = there.displaced(apart_px / work.pixel_px)
                 # in white noise, the log-likelihood ratio is the rise multiplied by the number of elements
-                result = result.improved_by(
-                    there, other, least_rise=alternatives.least_gain / work.weights.sum()
-                )
+                result = result.improved_by(there, other, least_rise=LEAST_GAIN / work.weights.sum())
             found.append(result)
             if fit is not None:
                 evidence.append(fit(reference, work, result.poses, stated[some]))
