@@ -31,10 +31,14 @@ def turned_by_half(volume: np.ndarray) -> np.ndarray:
     return turned
 
 
+def mixture(particle: np.ndarray, share: float) -> DensityMap:
+    mixed = (1 - share) * particle + share * turned_by_half(particle)
+    return DensityMap(mixed.astype(np.float32), PIXEL_ANGSTROM)
+
+
 @pytest.fixture(scope="module")
 def nearly_symmetric(particle):
-    mixed = 0.6 * particle + 0.4 * turned_by_half(particle)
-    return DensityMap(mixed.astype(np.float32), PIXEL_ANGSTROM)
+    return mixture(particle, 0.4)
 
 
 def refined(stack, poses, **options):
@@ -119,12 +123,12 @@ def test_alternatives_of_misplaced_images_are_their_true_poses(finest, nearly_sy
     np.testing.assert_array_equal(found[~wrong].rotations.as_quat(), start[~wrong].rotations.as_quat())
 
 
-@pytest.mark.parametrize("symmetry", ["C1", "C2"])
-def test_plausible_orientations_are_apart_and_contain_the_true_one(symmetry, nearly_symmetric):
-    density = nearly_symmetric
-    if symmetry == "C2":
-        density = DensityMap(density.data + turned_by_half(density.data), PIXEL_ANGSTROM)
-    stack = simulate(density, 50, image_size=32, noise_variance=1.0, rng=0)
+@pytest.mark.parametrize(
+    ("symmetry", "share", "noise_variance"), [("C1", 0.4, 1.0), ("C1", 0.45, 0.01), ("C2", 0.5, 1.0)]
+)
+def test_plausible_orientations_are_apart_and_contain_the_true_one(symmetry, share, noise_variance, particle):
+    density = mixture(particle, share)
+    stack = simulate(density, 50, image_size=32, noise_variance=noise_variance, rng=0)
     index, rotations = plausible_orientations(
         stack.images,
         density,

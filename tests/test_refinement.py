@@ -216,8 +216,6 @@ def test_half_sets_can_be_given(small, true, start):
 
 # --- images far from their pose
 
-NEAR_SYMMETRY = Rotation.from_rotvec([0, 0, np.pi])
-
 
 def test_no_image_needs_to_be_close_to_its_pose(small):
     wrong = Rotation.random(16, rng=0)

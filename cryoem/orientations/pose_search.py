@@ -43,6 +43,8 @@ SIGNAL_ERROR = 0.02  # largest relative error of the signal
 CONSTANT = 1e-3  # spread of the pixels around a particle below which they are constant, relative to the image
 FINAL_STEPS = 2  # of each image between the sampled poses
 LARGEST_STEP, LARGEST_DISPLACEMENT = 0.1, 1.0  # in each of them, in radians and voxels of the map
+SAMPLING_LOSS = 0.1  # of the log-likelihood, by which samples may be worse than poses between them
+COMPARED_SAMPLES = 100  # best ones of an image, among which alternatives are found
 WIDE_UNTIL = 0.5  # share of the rounds of a start that try all displacements
 
 
@@ -176,46 +178,55 @@ class PoseSearch:
             tried = np.concatenate([self._near(state.centres, rings), tried], axis=1)
         sampling = {"rings": rings, "directions": LAST_DIRECTIONS, "angles": LAST_ANGLES}
         found, poses = self._locate(state, every, tried, rng, **sampling)
-        return found.evidence, self._between_samples(state, poses)
+        return found.evidence, self._between_samples(state, poses)[0]
 
     def improved(self, state: SearchState, poses: Poses, used: np.ndarray) -> Poses:
         """Replace the map by that of the images ``used`` at their poses, and improve the poses of all images."""
         state.volume = self.maps.without_solvent(self._reconstruct(state, poses, used, self.rings))
-        return self._between_samples(state, poses)
+        return self._between_samples(state, poses)[0]
 
     def plausible(
         self, state: SearchState, rng: np.random.Generator, *, within: float, apart_rad: float, most: int
     ) -> tuple[np.ndarray, Rotation]:
         """Find the orientations of centred images that are hardly less likely than the best one.
 
-        Their log-likelihood on all rings is lower by less than ``within``. There are at most ``most`` per image, at
-        least ``apart_rad`` from one another up to the point group. Returns the image of each of them, and the
-        orientations.
+        Their log-likelihood on all rings, with the contrast of each image fitted, is lower by at most ``within``. There
+        are at most ``most`` per image. They are samples on a grid that are the best ones within ``apart_rad``, up to
+        the point group, and then move between the samples. Returns the image of each of them, and the orientations.
         """
         directions = even_directions(LAST_DIRECTIONS, rng)
         references = self.maps.slices(state.volume, directions.as_matrix(), self.rings)
         scores, angles = best_turns(self.images, references, state.noise, angles=LAST_ANGLES)
         group, index, found = Rotation.from_matrix(state.group), [], []
         for i, (score, angle) in enumerate(zip(scores, angles, strict=True)):
-            order = np.argsort(-score)
-            order = order[score[order] > score[order[0]] - within]
+            order = np.argsort(-score)[:COMPARED_SAMPLES]
+            best = score[order[0]]
+            order = order[score[order] >= best - within - SAMPLING_LOSS * abs(best)]
             rotations = Rotation.from_rotvec(np.outer(angle[order], [0, 0, 1])) * directions[order]
-            left = np.arange(len(order))
-            for _ in range(most):
-                index.append(i)
-                found.append(rotations[left[0]])
-                overlaps = np.abs(rotations[left].as_quat() @ copies_of(rotations[left[0]], group)[0].T)
-                left = left[overlaps.max(axis=1) < np.cos(apart_rad / 2)]
-                if not len(left):
-                    break
-        index, rotations = np.array(index), Rotation.concatenate(found)
-        poses = self._between_samples(state, Poses(rotations, np.zeros((len(index), 2))), index)
-        return index, poses.rotations
+            overlaps = np.abs(rotations.as_quat() @ copies_of(rotations, group).transpose(1, 2, 0)).max(
+                axis=0
+            )
+            shadowed = np.tril(overlaps > np.cos(apart_rad / 2), -1).any(axis=1)
+            some = rotations[np.flatnonzero(~shadowed)[:most]]
+            index.append(np.full(len(some), i))
+            found.append(some)
+        index, rotations = np.concatenate(index), Rotation.concatenate(found)
+        poses, correlations = self._between_samples(state, Poses(rotations, np.zeros((len(index), 2))), index)
+        pixels = self.images.coverage * np.pi * np.arange(1, self.rings + 1)
+        power = np.mean(np.abs(self.images.values) ** 2, axis=2) @ (pixels / state.noise)
+        scores = power[index] * correlations * np.abs(correlations)
+        best = np.full(len(self.images), -np.inf)
+        np.maximum.at(best, index, scores)
+        plausible = scores >= best[index] - within
+        return index[plausible], poses.rotations[plausible]
 
-    def _between_samples(self, state: SearchState, poses: Poses, index: np.ndarray | None = None) -> Poses:
+    def _between_samples(
+        self, state: SearchState, poses: Poses, index: np.ndarray | None = None
+    ) -> tuple[Poses, np.ndarray]:
         """Improve the poses of all images, or of the images ``index``, by Gauss-Newton steps on all rings.
 
-        The poses are those of samples. A step is kept only where the correlation with the map increases.
+        The poses are those of samples. A step is kept only where the correlation with the map increases. Returns the
+        poses and their correlations.
         """
         images = self.images if index is None else self.images[index]
         grid, n = self.maps.grid, len(images)
@@ -242,7 +253,7 @@ class PoseSearch:
             better = tried_scores > scores
             poses, scores = poses.replaced(better, tried), np.maximum(scores, tried_scores)
             centred = np.where(better[:, None], moved, centred)
-        return poses
+        return poses, scores
 
     def _near(self, centres: np.ndarray, rings: int) -> np.ndarray:
         """Return displacements (k, s, 2) at and next to the centres (k, 2) of images."""

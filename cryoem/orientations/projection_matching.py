@@ -122,7 +122,7 @@ def plausible_orientations(
     within : float
         Largest difference of log-likelihood from the best orientation.
     apart_rad : float
-        Least distance between the orientations of an image, up to the point group, in radians.
+        Radius in radians around each sample on a grid, up to the point group, within which it is the best one.
     most : int
         Largest number of orientations of an image.
     rng : Generator

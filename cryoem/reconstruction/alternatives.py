@@ -71,9 +71,7 @@ def alternative_poses(
         most=MOST,
         rng=rng,
     )
-    copies = copies_of(rotations, Rotation.from_matrix(group))
-    near = np.abs(np.einsum("na,nka->nk", poses.rotations[index].as_quat(), copies)).max(axis=1)
-    apart = near < np.cos(APART_RAD / 2)
+    apart = _apart(poses.rotations[index], rotations, group)
     index, rotations = index[apart], rotations[apart]
     if not len(index):
         return poses
@@ -88,11 +86,21 @@ def alternative_poses(
             tried = Poses(result.poses.rotations, tried.shifts_px + work.pixel_px * result.poses.shifts_px)
         found.append(tried)
         scores.append(result.scores)
-    best_first = np.lexsort((-np.concatenate(scores), index))
+    # some may have moved back to the current pose
+    scores = np.concatenate(scores)
+    scores[~_apart(poses.rotations[index], Poses.concatenate(found).rotations, group)] = -np.inf
+    best_first = np.lexsort((-scores, index))
     which, first = np.unique(index[best_first], return_index=True)
     order = np.arange(len(poses))
     order[which] = len(poses) + best_first[first]
     return Poses.concatenate([poses, *found])[order]
+
+
+def _apart(rotations: Rotation, others: Rotation, group: np.ndarray) -> np.ndarray:
+    """Return which of n orientations are out of reach of all symmetric copies of the other one: (n,)."""
+    copies = copies_of(others, Rotation.from_matrix(group))
+    overlaps = np.abs(np.einsum("na,nka->nk", rotations.as_quat(), copies))
+    return overlaps.max(axis=1) < np.cos(APART_RAD / 2)
 
 
 @dataclass(frozen=True)
