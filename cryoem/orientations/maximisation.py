@@ -7,12 +7,14 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.orientations.rings import RingGrid
 from cryoem.projection import fourier
+from cryoem.projection.gridding import add_slices, grid_symmetry, half_ball, symmetrise, volume_from_sums
 from cryoem.volumes.density import soft_sphere
 
 RADIUS = 0.35  # of the sphere that contains the particle, relative to the box
 EDGE = 0.06  # width of its soft edge, relative to the box
 IDENTITY = np.eye(3)[None]
 DAMPING = 0.05  # added to the sampling density before the signal is known, relative to its mean
+NEGLIGIBLE = 1e-6  # the same, where there are no slices at all
 NOISE_SIGMAS = 2.0  # density below this many standard deviations of the noise counts as solvent
 
 
@@ -30,14 +32,10 @@ class CoarseMaps:
 
     def __init__(self, grid: RingGrid, coverage: float):
         self.grid, self.coverage, self.size = grid, coverage, 2 * (grid.rings + 2)
-        self.shape = fourier.GridShape((self.size,) * 3)
         self.frequencies = grid.frequencies / self.size
-        self.mask = soft_sphere(self.shape.volume, RADIUS * self.size, EDGE * self.size)
-        nz, ny, nx = self.shape.full
-        z, y, x = (np.arange(m) / m for m in (nz, ny, nx))
-        self.radius = self.size * np.sqrt(
-            (z[:, None, None] - 0.5) ** 2 + (y[:, None] - 0.5) ** 2 + x[: nx // 2 + 1] ** 2
-        ).astype(np.float32)
+        self.mask = soft_sphere((self.size,) * 3, RADIUS * self.size, EDGE * self.size)
+        self.ball = half_ball(self.size)
+        self.radius = self.ball.radius * (self.size / self.ball.full)  # of each stored point, in rings
 
     def slices(self, volume: np.ndarray, matrices: np.ndarray, rings: int) -> np.ndarray:
         """Return the central slices of a map on the first rings: (d, rings, angles) complex64."""
@@ -60,22 +58,33 @@ class CoarseMaps:
         """
         rings = sums.shape[1]
         precision = (self.coverage * self.grid.areas[:rings] / noise[:rings]).astype(np.float32)
-        points = self.frequencies[: rings * self.grid.angles]
-        values = (sums * precision[:, None]).reshape(len(sums), -1)
-        ones = np.repeat(weights * precision, self.grid.angles, axis=1)
-        copies = [matrices @ element for element in group]
-        total = sum(fourier.spread_slices(values, copy, points, self.shape) for copy in copies)
-        density = sum(fourier.spread_slices(ones, copy, points, self.shape).real for copy in copies)
-        density = np.maximum(density, 0)
-        first = self._real(total / (density + DAMPING * density[density > 0].mean()))
+        transfers = np.sqrt(weights).astype(np.float32)[..., None]
+        # transfers multiply the values, and their squares the density
+        slices = np.divide(sums, transfers, out=np.zeros_like(sums), where=transfers > 0)
+        values, density = np.zeros(self.ball.points, np.complex64), np.zeros(self.ball.points, np.float32)
+        representatives, rotations = grid_symmetry(group)
+        for representative in representatives:
+            add_slices(
+                values,
+                density,
+                slices.reshape(len(sums), -1),
+                matrices @ representative,
+                self.frequencies[: rings * self.grid.angles],
+                weights=np.repeat(precision, self.grid.angles),
+                transfers=np.repeat(transfers, self.grid.angles, axis=1)[..., 0],
+                size=self.size,
+            )
+        symmetrise(values, density, rotations, size=self.size)
+        first = volume_from_sums(values, density, damping=DAMPING, size=self.size) * self.mask
         some = matrices[:: max(1, len(matrices) // 100)]
         signal = (
             np.mean(np.abs(self.slices(first, some, rings)) ** 2, axis=(0, 2)) + np.finfo(np.float32).tiny
         )
         # the grid has several points per Fourier voxel, and the weights of a spread sample sum to ``roll_off.max()``
-        voxel = self.shape.roll_off.max() / fourier.OVERSAMPLING**3
-        penalty = voxel / np.interp(self.radius, np.arange(1, rings + 1), signal)
-        return self._real(np.where(self.radius <= rings + 0.5, total / (density + penalty), 0))
+        voxel = (fourier.GridShape(self.mask.shape).axis_roll_offs[0].max() / fourier.OVERSAMPLING) ** 3
+        density += self.ball.shares * voxel / np.interp(self.radius, np.arange(1, rings + 1), signal)
+        values[self.radius > rings + 0.5] = 0
+        return volume_from_sums(values, density, damping=NEGLIGIBLE, size=self.size) * self.mask
 
     def without_solvent(self, volume: np.ndarray) -> np.ndarray:
         """Remove the negative density of a map, and reduce its positive density to what noise does not explain.
@@ -91,10 +100,6 @@ class CoarseMaps:
         explained = NOISE_SIGMAS**2 * variance / np.maximum(volume**2, np.finfo(np.float32).tiny)
         cleared = volume * np.where(volume > 0, np.maximum(1 - explained, 0), 0)
         return cleared if cleared.any() else volume
-
-    def _real(self, half: np.ndarray) -> np.ndarray:
-        kernel = self.shape.roll_off.max()
-        return fourier.untransform(half, self.shape) * (kernel / np.prod(self.shape.full)) * self.mask
 
 
 def even_directions(count: int, rng: np.random.Generator) -> Rotation:

@@ -50,13 +50,31 @@ class HalfBall:
     @cached_property
     def middle(self) -> np.ndarray:
         """Index of k_x = 0 in each row: (planes, rows) int64."""
-        lengths = np.where(self.reach >= 0, 2 * self.reach.astype(np.int64) + 1, 0).ravel()
+        lengths = self._lengths.ravel()
         return (np.cumsum(lengths) - lengths).reshape(self.reach.shape) + np.maximum(self.reach, 0)
 
     @cached_property
     def points(self) -> int:
         """Number of stored points."""
-        return int(np.where(self.reach >= 0, 2 * self.reach.astype(np.int64) + 1, 0).sum())
+        return int(self._lengths.sum())
+
+    @cached_property
+    def radius(self) -> np.ndarray:
+        """Distance of each stored point from zero frequency, in grid points: (points,) float32."""
+        rows, lengths = np.indices(self.reach.shape).reshape(2, -1), self._lengths.ravel()
+        kx = np.arange(self.points) - np.repeat(self.middle.ravel(), lengths)
+        squared = (rows[0] - 1) ** 2 + (rows[1] - self.full // 2 - RIM) ** 2
+        return np.sqrt(kx**2 + np.repeat(squared, lengths)).astype(np.float32)
+
+    @cached_property
+    def shares(self) -> np.ndarray:
+        """One half for points that are stored together with their Hermitian twins, otherwise 1: (points,) float32."""
+        of_planes = np.where(np.arange(-1, len(self.reach) - 1) <= 1, 0.5, 1).astype(np.float32)
+        return np.repeat(of_planes, self._lengths.sum(axis=1))
+
+    @property
+    def _lengths(self) -> np.ndarray:
+        return np.where(self.reach >= 0, 2 * self.reach.astype(np.int64) + 1, 0)
 
 
 @lru_cache(maxsize=8)
@@ -98,6 +116,33 @@ def add_slices(
         np.ascontiguousarray(transfers, np.float32),
         numba.get_num_threads(),
     )
+
+
+def grid_symmetry(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Split a point group (k, 3, 3) into those of its rotations that map the grid onto itself, and their left cosets.
+
+    Returns a representative of each of m cosets, (m, 3, 3), and the rotations, (k / m, 3, 3) integers. Slices need to
+    be added only for each representative: ``symmetrise`` then takes the average over the rotations.
+    """
+
+    def on_grid(matrices: np.ndarray) -> np.ndarray:
+        return np.isclose(matrices, np.rint(matrices), atol=1e-6).all(axis=(-2, -1))
+
+    representatives: list[np.ndarray] = []
+    for g in group:
+        if not any(on_grid(r.T @ g) for r in representatives):
+            representatives.append(g)
+    return np.array(representatives), np.rint(group[on_grid(group)]).astype(np.int64)
+
+
+def symmetrise(values: np.ndarray, density: np.ndarray, rotations: np.ndarray, *, size: int) -> None:
+    """Average the ``values`` and the ``density`` of a half ball over a group of rotations, in place.
+
+    The ``rotations`` (k, 3, 3), integers, map the grid onto itself, so this is exact.
+    """
+    if len(rotations) > 1:
+        ball = half_ball(size)
+        _symmetrise(values, density, ball.middle, ball.reach, rotations)
 
 
 def volume_from_sums(
@@ -203,6 +248,55 @@ def _add(values, density, middle, full, table, planes, matrices, frequencies, we
                         h[1] += w * d1
                         h[2] += w * d2
                         h[3] += w * d3
+
+
+@numba.njit(parallel=True, cache=True)
+def _symmetrise(values, density, middle, reach, rotations):
+    top, n = middle.shape[0] - 2, len(rotations)
+    # each orbit is averaged when its first point is reached
+    for kz in numba.prange(top + 1):
+        for ky in range(-top if kz > 0 else 0, top + 1):
+            furthest = min(reach[kz + 1, ky + top], top)
+            for kx in range(-furthest if kz > 0 or ky > 0 else 0, furthest + 1):
+                value, seen, first = 0j, 0.0, True
+                for r in rotations:
+                    x, y, z, opposite = _rotated(kx, ky, kz, r)
+                    if (z, y, x) < (kz, ky, kx):
+                        first = False
+                        break
+                    at, twin = _stored(middle, x, y, z)
+                    total = values[at] + (np.conj(values[twin]) if twin >= 0 else 0)
+                    value += np.conj(total) if opposite else total
+                    seen += density[at] + (density[twin] if twin >= 0 else 0)
+                if not first:
+                    continue
+                value, seen = value / n, seen / n
+                for r in rotations:
+                    x, y, z, opposite = _rotated(kx, ky, kz, r)
+                    at, twin = _stored(middle, x, y, z)
+                    share = 0.5 if twin >= 0 else 1.0
+                    values[at] = share * (np.conj(value) if opposite else value)
+                    density[at] = share * seen
+                    if twin >= 0:
+                        values[twin], density[twin] = np.conj(values[at]), density[at]
+
+
+@numba.njit(inline="always")
+def _rotated(kx, ky, kz, r):
+    """Return a rotated grid point or, if that is in the other half, the opposite one, and which of the two it is."""
+    x = kx * r[0, 0] + ky * r[1, 0] + kz * r[2, 0]
+    y = kx * r[0, 1] + ky * r[1, 1] + kz * r[2, 1]
+    z = kx * r[0, 2] + ky * r[1, 2] + kz * r[2, 2]
+    if (z, y, x) < (0, 0, 0):
+        return -x, -y, -z, True
+    return x, y, z, False
+
+
+@numba.njit(inline="always")
+def _stored(middle, x, y, z):
+    """Return the index of a point with k_z >= 0, and that of its Hermitian twin, or -1 if this is not stored."""
+    top = middle.shape[0] - 2
+    return middle[z + 1, top + y] + x, middle[1 - z, top - y] - x if z <= 1 else -1
 
 
 @numba.njit(nogil=True, cache=True)

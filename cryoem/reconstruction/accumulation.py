@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import BinaryIO
 
@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.images import fourier_disc, half_planes_from_images, image_blocks, shift_phases
-from cryoem.projection.gridding import add_slices, half_ball, volume_from_sums
+from cryoem.projection.gridding import add_slices, grid_symmetry, half_ball, symmetrise, volume_from_sums
 from cryoem.rotations import Poses, as_poses, point_group
 from cryoem.validation import square_images, unread_images
 
@@ -28,24 +28,27 @@ class FourierAccumulator:
     """Sums of slices gridded into the Fourier space of a cubic volume.
 
     ``values`` and ``density`` are the sums of the slice values and of the sampling density at the points of
-    ``gridding.HalfBall``. Accumulators of disjoint sets of images can be added and subtracted.
+    ``gridding.HalfBall``. They are averaged over the rotations ``symmetry`` (k, 3, 3) before they are inverted.
+    Accumulators of disjoint sets of images can be added and subtracted.
     """
 
     values: np.ndarray
     density: np.ndarray
     size: int
+    symmetry: np.ndarray
 
     @classmethod
-    def empty(cls, size: int) -> FourierAccumulator:
-        """Return the sums of no images, for a volume ``size`` voxels wide."""
+    def empty(cls, size: int, group: np.ndarray) -> FourierAccumulator:
+        """Return the sums of no images, for a volume ``size`` voxels wide with the symmetry of ``group`` (k, 3, 3)."""
         points = half_ball(size).points
-        return cls(np.zeros(points, np.complex64), np.zeros(points, np.float32), size)
+        arrays = np.zeros(points, np.complex64), np.zeros(points, np.float32)
+        return cls(*arrays, size, grid_symmetry(group)[1])
 
     def __add__(self, other: FourierAccumulator) -> FourierAccumulator:
-        return FourierAccumulator(self.values + other.values, self.density + other.density, self.size)
+        return replace(self, values=self.values + other.values, density=self.density + other.density)
 
     def __sub__(self, other: FourierAccumulator) -> FourierAccumulator:
-        return FourierAccumulator(self.values - other.values, self.density - other.density, self.size)
+        return replace(self, values=self.values - other.values, density=self.density - other.density)
 
     def __iadd__(self, other: FourierAccumulator) -> FourierAccumulator:
         np.add(self.values, other.values, out=self.values)
@@ -73,6 +76,7 @@ class FourierAccumulator:
 
         If ``overwrite`` is true, the sums are used as working memory, and cannot be used afterwards.
         """
+        symmetrise(self.values, self.density, self.symmetry, size=self.size)
         options = {"damping": DAMPING, "size": self.size, "overwrite": overwrite}
         return volume_from_sums(self.values, self.density, **options)
 
@@ -156,14 +160,14 @@ def grid_slices(
     """Grid (n, m) slices at (n, 3, 3) orientations into the Fourier space of a volume ``size`` voxels wide.
 
     ``frequencies`` (m, 2) are in cycles per voxel, inside the Nyquist circle, and ``weights`` (m,) are those of
-    ``images.FourierDisc``. Each slice is added at all orientations that are equivalent under ``group`` (k, 3, 3). The
-    CTF values ``transfers`` (n, m) multiply the slice values, and their squares multiply the density, so that
-    ``invert`` corrects for the CTF. The slices are added to ``sums`` in place, if given.
+    ``images.FourierDisc``. The orientations that are equivalent under ``group`` (k, 3, 3) count equally. The CTF values
+    ``transfers`` (n, m) multiply the slice values, and their squares multiply the density, so that ``invert`` corrects
+    for the CTF. The slices are added to ``sums`` in place, if given.
     """
-    sums = FourierAccumulator.empty(size) if sums is None else sums
+    sums = FourierAccumulator.empty(size, group) if sums is None else sums
     options = {"weights": weights, "transfers": transfers, "size": size}
-    for g in group:
-        add_slices(sums.values, sums.density, planes, matrices @ g, frequencies, **options)
+    for representative in grid_symmetry(group)[0]:
+        add_slices(sums.values, sums.density, planes, matrices @ representative, frequencies, **options)
     return sums
 
 

@@ -170,7 +170,7 @@ def reconstruct_halves(
         sums += kept.pop()
     else:
         scratch.seek(0)
-        sums = FourierAccumulator.empty(images.shape[1])
+        sums = FourierAccumulator.empty(images.shape[1], point_group(symmetry).as_matrix())
         for _ in half_volumes:
             sums.add_from(scratch)
     volumes = (sums.invert(overwrite=True), *half_volumes)
