@@ -21,7 +21,7 @@ from cryoem.orientations.pose_search import PoseSearch
 from cryoem.orientations.rings import RingGrid, harmonics_of, ring_images, values_of
 from cryoem.orientations.symmetry_axes import symmetry_frame
 from cryoem.projection import project
-from cryoem.rotations import Poses, point_group
+from cryoem.rotations import Poses, point_group, random_rotations
 from cryoem.volumes import phantom
 from cryoem.volumes.density import DensityMap, resample, soft_sphere
 
@@ -213,6 +213,21 @@ def test_displacements_are_surveyed_on_the_rings_that_they_resolve(
     assert used == surveyed
     limit = pose_search.LARGEST_SHIFT * deviation_px
     assert np.linalg.norm(tried, axis=-1).max() < limit + min(3, np.sqrt(2) * limit)
+
+
+@pytest.mark.parametrize("symmetry", ["C3", "D2", "O", "I"])
+def test_symmetric_maps_of_the_search_are_those_of_all_copies(symmetry, rng):
+    maps = CoarseMaps(RingGrid(6, 48), coverage=1.0)
+    matrices, group = random_rotations(200, rng=0).as_matrix(), point_group(symmetry).as_matrix()
+    sums, weights = rng.normal(size=(200, 6, 48, 2)) @ [1, 1j], rng.uniform(0, 2, (200, 6))
+    sums, noise = sums.astype(np.complex64), np.full(6, 5.0)
+    copies = (matrices[:, None] @ group).reshape(
+        -1, 3, 3
+    )  # in this order, the same slices measure the signal
+    repeated = (np.repeat(each, len(group), axis=0) for each in (sums, weights))
+    expected = maps.volume(*repeated, noise, copies)
+    found = maps.volume(sums, weights, noise, matrices, group)
+    assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
 
 
 def test_maps_of_the_search_have_no_solvent_unless_the_particle_is_dark(rng):

@@ -14,7 +14,7 @@ RADIUS = 0.35  # of the sphere that contains the particle, relative to the box
 EDGE = 0.06  # width of its soft edge, relative to the box
 IDENTITY = np.eye(3)[None]
 DAMPING = 0.05  # added to the sampling density before the signal is known, relative to its mean
-NEGLIGIBLE = 1e-6  # the same, where there are no slices at all
+NEGLIGIBLE = 1e-6  # the same once the signal is known, for points without slices
 NOISE_SIGMAS = 2.0  # density below this many standard deviations of the noise counts as solvent
 
 
@@ -80,9 +80,10 @@ class CoarseMaps:
         signal = (
             np.mean(np.abs(self.slices(first, some, rings)) ** 2, axis=(0, 2)) + np.finfo(np.float32).tiny
         )
-        # the grid has several points per Fourier voxel, and the weights of a spread sample sum to ``roll_off.max()``
+        # the grid has several points per Fourier voxel, over which a spread sample has the weight ``roll_off.max()``
         voxel = (fourier.GridShape(self.mask.shape).axis_roll_offs[0].max() / fourier.OVERSAMPLING) ** 3
-        density += self.ball.shares * voxel / np.interp(self.radius, np.arange(1, rings + 1), signal)
+        penalty = voxel / len(rotations) / np.interp(self.radius, np.arange(1, rings + 1), signal)
+        density += self.ball.shares * penalty
         values[self.radius > rings + 0.5] = 0
         return volume_from_sums(values, density, damping=NEGLIGIBLE, size=self.size) * self.mask
 

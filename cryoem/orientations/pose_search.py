@@ -19,8 +19,8 @@ from cryoem.orientations.expectation import Expectation, best_turns, expect
 from cryoem.orientations.maximisation import IDENTITY, CoarseMaps, even_directions
 from cryoem.orientations.rings import RingGrid, particle_mask, ring_images, undo_displacements
 from cryoem.projection.fourier import transform
-from cryoem.projection.matching import correlate_candidates, gauss_newton_steps
-from cryoem.rotations import Poses, copies_of
+from cryoem.projection.matching import take_steps
+from cryoem.rotations import Poses, copies_of, viewing_directions
 from cryoem.volumes.density import DensityMap, crop_or_pad, resample
 
 SMALLEST_PX = 16  # side length of the images
@@ -44,6 +44,7 @@ CONSTANT = 1e-3  # spread of the pixels around a particle below which they are c
 FINAL_STEPS = 2  # of each image between the sampled poses
 LARGEST_STEP, LARGEST_DISPLACEMENT = 0.1, 1.0  # in each of them, in radians and voxels of the map
 SAMPLING_LOSS = 0.1  # of the log-likelihood, by which samples may be worse than poses between them
+UNIT_MARGIN = 0.15  # of cosines, around an asymmetric unit of viewing directions
 COMPARED_SAMPLES = 100  # best ones of an image, among which alternatives are found
 WIDE_UNTIL = 0.5  # share of the rounds of a start that try all displacements
 
@@ -194,18 +195,17 @@ class PoseSearch:
         are at most ``most`` per image. They are samples on a grid that are the best ones within ``apart_rad``, up to
         the point group, and then move between the samples. Returns the image of each of them, and the orientations.
         """
-        directions = even_directions(LAST_DIRECTIONS, rng)
+        directions = _asymmetric_unit(even_directions(LAST_DIRECTIONS, rng), state.group, rng)
         references = self.maps.slices(state.volume, directions.as_matrix(), self.rings)
         scores, angles = best_turns(self.images, references, state.noise, angles=LAST_ANGLES)
-        group, index, found = Rotation.from_matrix(state.group), [], []
+        index, found = [], []
         for i, (score, angle) in enumerate(zip(scores, angles, strict=True)):
             order = np.argsort(-score)[:COMPARED_SAMPLES]
             best = score[order[0]]
             order = order[score[order] >= best - within - SAMPLING_LOSS * abs(best)]
             rotations = Rotation.from_rotvec(np.outer(angle[order], [0, 0, 1])) * directions[order]
-            overlaps = np.abs(rotations.as_quat() @ copies_of(rotations, group).transpose(1, 2, 0)).max(
-                axis=0
-            )
+            copies = copies_of(rotations, Rotation.from_matrix(state.group))
+            overlaps = np.abs(rotations.as_quat() @ copies.transpose(1, 2, 0)).max(axis=0)
             shadowed = np.tril(overlaps > np.cos(apart_rad / 2), -1).any(axis=1)
             some = rotations[np.flatnonzero(~shadowed)[:most]]
             index.append(np.full(len(some), i))
@@ -229,31 +229,20 @@ class PoseSearch:
         poses and their correlations.
         """
         images = self.images if index is None else self.images[index]
-        grid, n = self.maps.grid, len(images)
-        spectrum, shifted = transform(state.volume), bool(self.shift_deviation_px)
-        # positions in the plane, weights and CTF values, as for slices of the map
-        weights = np.repeat(grid.areas / state.noise, grid.angles)
-        plane = self.maps.frequencies, weights, np.repeat(images.transfers, grid.angles, axis=1)
-        voxel_px = self.image_size / self.maps.size
-
-        def compare(poses: Poses) -> tuple[np.ndarray, np.ndarray]:
-            centred = undo_displacements(images.values, poses.shifts_px[:, None], grid, self.image_size)
-            centred = centred.reshape(n, -1)
-            matrices = poses.rotations.as_matrix()[:, None]
-            return centred, correlate_candidates(spectrum, centred, matrices, *plane)[:, 0]
-
-        centred, scores = compare(poses)
-        for _ in range(FINAL_STEPS):
-            steps, _ = gauss_newton_steps(spectrum, centred, poses.rotations, *plane, with_shifts=shifted)
-            steps[:, 3:] *= voxel_px
-            tried = poses.moved(
-                steps, largest_step=LARGEST_STEP, largest_shift=LARGEST_DISPLACEMENT * voxel_px
-            )
-            moved, tried_scores = compare(tried)
-            better = tried_scores > scores
-            poses, scores = poses.replaced(better, tried), np.maximum(scores, tried_scores)
-            centred = np.where(better[:, None], moved, centred)
-        return poses, scores
+        grid, voxel_px = self.maps.grid, self.image_size / self.maps.size
+        poses, correlations, _ = take_steps(
+            transform(state.volume),
+            images.values.reshape(len(images), -1),
+            Poses(poses.rotations, poses.shifts_px / voxel_px),
+            self.maps.frequencies,
+            np.repeat(grid.areas / state.noise, grid.angles),
+            np.repeat(images.transfers, grid.angles, axis=1),
+            steps=FINAL_STEPS,
+            with_shifts=bool(self.shift_deviation_px),
+            largest_step=LARGEST_STEP,
+            largest_shift=LARGEST_DISPLACEMENT,
+        )
+        return Poses(poses.rotations, voxel_px * poses.shifts_px), correlations
 
     def _near(self, centres: np.ndarray, rings: int) -> np.ndarray:
         """Return displacements (k, s, 2) at and next to the centres (k, 2) of images."""
@@ -377,6 +366,16 @@ class PoseSearch:
         return self.maps.volume(
             values, transfers**2, state.noise, poses.rotations[used].as_matrix(), state.group
         )
+
+
+def _asymmetric_unit(orientations: Rotation, group: np.ndarray, rng: np.random.Generator) -> Rotation:
+    """Select the orientations with viewing directions that are closer to a random axis than to its symmetric copies.
+
+    Those that are almost as close are included. The first rotation of ``group`` (k, 3, 3) is the identity.
+    """
+    axis = rng.normal(size=3)
+    closeness = viewing_directions(orientations) @ (group @ axis).T / np.linalg.norm(axis)
+    return orientations[closeness[:, 0] >= closeness.max(axis=1) - UNIT_MARGIN]
 
 
 def between(first: int, last: int, share: float) -> int:

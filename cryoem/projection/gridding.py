@@ -119,10 +119,10 @@ def add_slices(
 
 
 def grid_symmetry(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Split a point group (k, 3, 3) into those of its rotations that map the grid onto itself, and their left cosets.
+    """Factorise the elements of a point group (k, 3, 3) as ``r h``, where each h maps the grid onto itself.
 
-    Returns a representative of each of m cosets, (m, 3, 3), and the rotations, (k / m, 3, 3) integers. Slices need to
-    be added only for each representative: ``symmetrise`` then takes the average over the rotations.
+    Returns the m representatives r of the left cosets, (m, 3, 3), and the rotations h, (k / m, 3, 3) integers. Slices
+    need to be added only for each representative: ``symmetrise`` then takes the average over the rotations.
     """
 
     def on_grid(matrices: np.ndarray) -> np.ndarray:
@@ -156,7 +156,7 @@ def volume_from_sums(
     ball = half_ball(size)
     full, half = ball.full, ball.full // 2
     roll_off = GridShape((size,) * 3).axis_roll_offs[0]
-    floor = np.float32(damping * _positive_mean(density))
+    floor = np.float32(max(damping * _positive_mean(density), np.finfo(np.float32).tiny))
     # transform x and y, plane by plane
     count = 2 * (half + 1) * size**2
     memory = values.view(np.float32)[:count] if overwrite else np.empty(count, np.float32)

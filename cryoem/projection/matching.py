@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.images import shift_phases
 from cryoem.projection.fourier import KERNEL_TABLE, WIDTH, VolumeTransform, sample, sample_with_slope
+from cryoem.rotations import Poses
 
 BLOCK = 256  # images displaced at a time, to bound the memory for their phases
 
@@ -78,6 +79,45 @@ def gauss_newton_steps(
     hessians += damping[:, :, None] * np.eye(unknowns)
     inverse = np.linalg.inv(hessians)
     return (inverse @ gradients[..., None])[..., 0], inverse
+
+
+def take_steps(
+    spectrum: VolumeTransform,
+    planes: np.ndarray,
+    poses: Poses,
+    frequencies: np.ndarray,
+    weights: np.ndarray,
+    transfers: np.ndarray | None = None,
+    *,
+    steps: int,
+    with_shifts: bool,
+    largest_step: float,
+    largest_shift: float,
+) -> tuple[Poses, np.ndarray, np.ndarray]:
+    """Take at least one Gauss-Newton step of n poses, and keep those steps that increase the correlation.
+
+    The steps are at most ``largest_step`` radians and ``largest_shift`` pixels long. If ``with_shifts`` is False, the
+    particles are centred and stay so. Returns the poses, their correlations (n,), and the inverse matrices of
+    ``gauss_newton_steps`` in the last step.
+    """
+    comparison = frequencies, weights, transfers
+
+    def compare(poses: Poses) -> tuple[np.ndarray, np.ndarray]:
+        centred = displaced(planes, frequencies, -poses.shifts_px) if with_shifts else planes
+        matrices = poses.rotations.as_matrix()[:, None]
+        return centred, correlate_candidates(spectrum, centred, matrices, *comparison)[:, 0]
+
+    centred, scores = compare(poses)
+    for _ in range(steps):
+        changes, inverse = gauss_newton_steps(
+            spectrum, centred, poses.rotations, *comparison, with_shifts=with_shifts
+        )
+        tried = poses.moved(changes, largest_step=largest_step, largest_shift=largest_shift)
+        moved, tried_scores = compare(tried)
+        better = tried_scores > scores
+        poses, scores = poses.replaced(better, tried), np.maximum(scores, tried_scores)
+        centred = np.where(better[:, None], moved, centred) if with_shifts else planes
+    return poses, scores, inverse
 
 
 def _arguments(spectrum, planes, matrices, frequencies, weights, transfers):

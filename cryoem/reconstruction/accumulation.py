@@ -28,8 +28,9 @@ class FourierAccumulator:
     """Sums of slices gridded into the Fourier space of a cubic volume.
 
     ``values`` and ``density`` are the sums of the slice values and of the sampling density at the points of
-    ``gridding.HalfBall``. They are averaged over the rotations ``symmetry`` (k, 3, 3) before they are inverted.
-    Accumulators of disjoint sets of images can be added and subtracted.
+    ``gridding.HalfBall``. Before the sums are inverted, they are replaced by their averages over the rotations
+    ``symmetry`` (k, 3, 3), which map the grid onto itself. Accumulators of disjoint sets of images with the same
+    symmetry can be added and subtracted.
     """
 
     values: np.ndarray
@@ -114,7 +115,8 @@ def accumulate(
     symmetry : str
         Point group of the particle, in the frame of ``rotations.point_group``. Default: ``"C1"``.
     sums : FourierAccumulator, optional
-        Sums of other images, to which the block is added in place. Default: start with empty sums.
+        Sums of other images with the same symmetry, to which the block is added in place. Default: start with empty
+        sums.
 
     Returns
     -------

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.images import fourier_disc, half_planes_from_images, image_blocks, subtract_background
 from cryoem.projection.fourier import VolumeTransform, transform
-from cryoem.projection.matching import correlate_candidates, displaced, gauss_newton_steps
+from cryoem.projection.matching import correlate_candidates, displaced, take_steps
 from cryoem.reconstruction.accumulation import FourierAccumulator, grid_slices
 from cryoem.rotations import Poses, as_poses, random_small_rotations
 from cryoem.validation import finite_array, square_images, whole_number
@@ -251,25 +251,18 @@ def descend(
 
     A step is kept only for images whose correlation increases. ``steps`` must be at least 1.
     """
-    poses, centred = Poses(rotations, np.zeros((len(work.planes), 2))), work
-    scores = _correlations(reference, centred, poses)
-    for _ in range(steps):
-        step, inverse = gauss_newton_steps(
-            reference,
-            centred.planes,
-            poses.rotations,
-            work.frequencies,
-            work.weights,
-            work.transfers,
-            with_shifts=refine_shifts,
-        )
-        tried = poses.moved(step, largest_step=LARGEST_STEP, largest_shift=LARGEST_SHIFT)
-        tried_scores = _correlations(
-            reference, work.moved(-tried.shifts_px) if refine_shifts else work, tried
-        )
-        better = tried_scores > scores
-        poses, scores = poses.replaced(better, tried), np.maximum(scores, tried_scores)
-        centred = work.moved(-poses.shifts_px) if refine_shifts else work
+    poses, scores, inverse = take_steps(
+        reference,
+        work.planes,
+        Poses(rotations, np.zeros((len(work.planes), 2))),
+        work.frequencies,
+        work.weights,
+        work.transfers,
+        steps=steps,
+        with_shifts=refine_shifts,
+        largest_step=LARGEST_STEP,
+        largest_shift=LARGEST_SHIFT,
+    )
     unexplained = np.mean(np.abs(work.planes) ** 2, axis=1) / 2 * np.clip(1 - scores**2, 0, 1)
     return MatchResult(
         poses, scores, unexplained[:, None, None] * inverse + 1e-16 * np.eye(inverse.shape[-1])
@@ -359,11 +352,3 @@ def pose_limit(
     errors = (found.poses.rotations * start.rotations.inv()).magnitude()
     variances = np.einsum("naa->na", found.covariances)[:, :3]
     return PoseLimit(errors, np.sqrt(variances.sum(axis=1)))
-
-
-def _correlations(reference: VolumeTransform, work: WorkingImages, poses: Poses) -> np.ndarray:
-    """Compute the correlation of each image with its slice: (n,)."""
-    matrices = poses.rotations.as_matrix()[:, None]
-    return correlate_candidates(
-        reference, work.planes, matrices, work.frequencies, work.weights, work.transfers
-    )[:, 0]
