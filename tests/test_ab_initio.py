@@ -215,6 +215,19 @@ def test_displacements_are_surveyed_on_the_rings_that_they_resolve(
     assert np.linalg.norm(tried, axis=-1).max() < limit + min(3, np.sqrt(2) * limit)
 
 
+def test_dark_surroundings_of_a_particle_are_not_taken_for_noise(short):
+    bright = phantom(size=32, rng=0)
+    dark = DensityMap(bright.data - ndimage.gaussian_filter(bright.data, 3), bright.voxel_size_angstrom)
+    for density, clears in ((bright, True), (dark, False)):
+        stack = particles.simulate(density, 100, noise_variance=0.5, rng=0)
+        stages = []
+        found = orientations.ab_initio(stack, starts=2, rng=0, callback=stages.append)
+        assert {each._state.clears for each in stages[-3:]} == {clears}
+        errors = orientations.align_frame(stack.rotations, found.poses.rotations).errors
+        assert np.median(errors) < 0.15
+        assert found.explained > 0.9
+
+
 @pytest.mark.parametrize("symmetry", ["C3", "D2", "O", "I"])
 def test_symmetric_maps_of_the_search_are_those_of_all_copies(symmetry, rng):
     maps = CoarseMaps(RingGrid(6, 48), coverage=1.0)
@@ -253,7 +266,7 @@ def test_the_explained_signal_of_particles_that_are_cut_out_is_not_known(radius_
 def test_the_explained_signal_of_pure_noise_is_not_known(short, rng):
     noise = rng.normal(size=(60, 32, 32)).astype(np.float32)
     search = pose_search.PoseSearch(noise, contrast.Optics(4.0), 0.0)
-    state, every = search.random_state(np.arange(60), rng), np.arange(60)
+    state, every = search.random_state(np.arange(60), rng, clears=True), np.arange(60)
     assert np.isnan(search.explained(state, noise, np.zeros((60, 2)), every, rng))
 
 

@@ -3,14 +3,15 @@
 No map and no training are needed. Starting from random orientations, each round computes the posterior of the pose of
 each image given the current map (E step), and a new map from the images at all probable poses (M step). Because a
 particle is denser than the solvent, negative density is treated as noise and removed, and so is positive density that
-is just as weak. An image may also be pure noise. It counts with the probability that it is not, so junk fades from the
-map. The noise variance of each Fourier ring is estimated in each round. At first it is the total power of the images,
-so that all poses are probable; it falls as the map improves. The numbers of rings and viewing directions grow from
-round to round, and each round rotates the grid of directions at random. Each of several starts uses a few hundred
-images. The start with the highest likelihood on held-out images then continues with random samples of all images, and
-the poses of all images are found with the last map: the most probable ones of the grid, from which Gauss-Newton steps
-lead to those between its points. Of more than ``MOST_SEARCHED`` images, a random selection is
-searched in this way. The poses of the others are found with the last map, block by block; they do not contribute to it.
+is just as weak, unless held-out images are more likely without this, as for a particle with dark surroundings. An
+image may also be pure noise. It counts with the probability that it is not, so junk fades from the map. The noise
+variance of each Fourier ring is estimated in each round. At first it is the total power of the images, so that all
+poses are probable; it falls as the map improves. The numbers of rings and viewing directions grow from round to round,
+and each round rotates the grid of directions at random. Each of several starts uses a few hundred images. The start
+with the highest likelihood on held-out images then continues with random samples of all images, and the poses of all
+images are found with the last map: the most probable ones of the grid, from which Gauss-Newton steps lead to those
+between its points. Of more than ``MOST_SEARCHED`` images, a random selection is searched in this way. The poses of the
+others are found with the last map, block by block; they do not contribute to it.
 
 References: Scheres, J. Mol. Biol. 415 (2012) 406 (likelihood marginalised over poses); Punjani et al., Nat. Methods 14
 (2017) 290 (maps from random starts). The products over circular harmonics are described in ``expectation``.
@@ -234,18 +235,24 @@ def ab_initio(
         if callback is not None:
             callback(Round(stage, number, search, replace(state)))
 
-    tried = []
-    for start in range(1, starts + 1):
-        state = search.random_state(used, rng)
+    def run_start(stage: str | None, rng: np.random.Generator, *, clears: bool) -> _Start:
+        state = search.random_state(used, rng, clears=clears)
         for done in range(START_ROUNDS):
             search.start_round(state, used, done / (START_ROUNDS - 1), rng)
-            show(f"start {start}", done + 1, state)
+            if stage is not None:
+                show(stage, done + 1, state)
         surveyed, poses = search.survey(state, rng)
         frame, correlation = Rotation.identity(), np.nan
         if len(group) > 1:
             frame, correlation = symmetry_frame(state.volume, group, rng=rng)
         likelihood = search.likelihood(state, surveyed, held_out)
-        tried.append(_Start(state, poses, likelihood, frame, correlation))
+        return _Start(state, poses, likelihood, frame, correlation)
+
+    stages = [f"start {start}" for start in range(1, starts + 1)]
+    tried = [run_start(stage, rng, clears=True) for stage in stages]
+    with_solvent = run_start(None, rng.spawn(1)[0], clears=False)
+    if with_solvent.likelihood > max(start.likelihood for start in tried):
+        tried = [run_start(stage, rng, clears=False) for stage in stages]
     best = max(tried, key=lambda start: start.likelihood)
     others, state = [start for start in tried if start is not best], best.state
     if len(group) > 1:

@@ -62,6 +62,11 @@ class SearchState:
     centres: np.ndarray
     rings: int = FIRST_RINGS
     group: np.ndarray = field(default_factory=lambda: IDENTITY)
+    clears: bool = True
+
+    def replace_map(self, maps: CoarseMaps, volume: np.ndarray) -> None:
+        """Replace the map and, if the state ``clears`` the solvent, remove this from it."""
+        self.volume = maps.without_solvent(volume) if self.clears else volume
 
 
 class PoseSearch:
@@ -84,7 +89,7 @@ class PoseSearch:
 
     # --- rounds
 
-    def random_state(self, used: np.ndarray, rng: np.random.Generator) -> SearchState:
+    def random_state(self, used: np.ndarray, rng: np.random.Generator, *, clears: bool) -> SearchState:
         """Return a map from random orientations, the power of the images as noise variance, and zero centres."""
         some, rings = self.images[used], FIRST_RINGS + 2
         matrices = Rotation.random(len(used), rng=rng).as_matrix()
@@ -92,7 +97,7 @@ class PoseSearch:
         volume = self.maps.volume(
             some.values[:, :rings] * transfers[..., None], transfers**2, self.power, matrices
         )
-        return SearchState(volume, self.power.copy(), np.zeros((len(self.images), 2)))
+        return SearchState(volume, self.power.copy(), np.zeros((len(self.images), 2)), clears=clears)
 
     def state_of(self, density_map: DensityMap) -> SearchState:
         """Return a map of the particle, scaled to the power of the images, which is also the noise variance."""
@@ -158,7 +163,7 @@ class PoseSearch:
         state.noise[:known] = (state.noise[:known] + found.noise) / 2
         state.centres[index] = found.displacements_px if wide else found.centres_px
         volume = self.maps.volume(found.sums, found.weights, state.noise, rotations.as_matrix(), state.group)
-        state.volume = self.maps.without_solvent(volume)
+        state.replace_map(self.maps, volume)
 
     def survey(self, state: SearchState, rng: np.random.Generator) -> tuple[np.ndarray, Poses]:
         """Find all images with the map of a start, at all displacements; return their evidence and poses."""
@@ -183,7 +188,7 @@ class PoseSearch:
 
     def improved(self, state: SearchState, poses: Poses, used: np.ndarray) -> Poses:
         """Replace the map by that of the images ``used`` at their poses, and improve the poses of all images."""
-        state.volume = self.maps.without_solvent(self._reconstruct(state, poses, used, self.rings))
+        state.replace_map(self.maps, self._reconstruct(state, poses, used, self.rings))
         return self._between_samples(state, poses)[0]
 
     def plausible(
