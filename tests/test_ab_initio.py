@@ -190,7 +190,7 @@ def test_a_mixture_of_particles_is_not_explained_even_if_the_starts_agree(short,
         # with this seed, the starts agree, as with most
         found = orientations.ab_initio(images, pixel_size_angstrom=5.0, starts=2, rng=0)
     assert np.median(found.agreement) == 1
-    assert found.explained < 0.8
+    assert found.explained < 0.9
 
 
 @pytest.mark.parametrize(
