@@ -103,7 +103,8 @@ class Round:
     ----------
     stage : str
         ``"start 1"``, ``"start 2"``, ..., ``"all images"``, or, with more than ``MOST_SEARCHED`` images,
-        ``"other images"``, which are located block by block without changing the map.
+        ``"other images"``, which are located block by block without changing the map. If the starts are repeated with
+        the solvent, their stages occur again.
     number : int
         Number of the round within its stage, from 1, or number of other images located so far.
     """
@@ -154,7 +155,7 @@ class _Start:
 
 
 def count_rounds(starts: int) -> int:
-    """Return the number of rounds in which ``ab_initio`` searches, not counting blocks of other images."""
+    """Return the number of rounds that ``ab_initio`` shows, without blocks of other images and repeated starts."""
     return starts * START_ROUNDS + LAST_ROUNDS
 
 
@@ -187,7 +188,8 @@ def ab_initio(
         Point group of the particle; see ``cryoem.rotations.point_group``. The starts do not use it. Its axes are found
         in the map of the best start, and the symmetry is then imposed. Default: ``"C1"``.
     starts : int
-        Number of random starts. Default: 4.
+        Number of random starts, at least 1. One more keeps the negative density, and if held-out images are more likely
+        with it than with all others, these are repeated in this way. Default: 4.
     rng : Generator or int
         Random number generator or seed. Default: 0.
     callback : callable, optional
