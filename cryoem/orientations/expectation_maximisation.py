@@ -22,6 +22,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -188,8 +189,8 @@ def ab_initio(
         Point group of the particle; see ``cryoem.rotations.point_group``. The starts do not use it. Its axes are found
         in the map of the best start, and the symmetry is then imposed. Default: ``"C1"``.
     starts : int
-        Number of random starts, at least 1. One more keeps the negative density, and if held-out images are more likely
-        with it than with all others, these are repeated in this way. Default: 4.
+        Number of random starts, at least 1. If held-out images become more likely when further rounds of the best start
+        keep the negative density, the starts are repeated in this way. Default: 4.
     rng : Generator or int
         Random number generator or seed. Default: 0.
     callback : callable, optional
@@ -237,25 +238,28 @@ def ab_initio(
         if callback is not None:
             callback(Round(stage, number, search, replace(state)))
 
-    def run_start(stage: str | None, rng: np.random.Generator, *, clears: bool) -> _Start:
+    def run_start(stage: str, *, clears: bool) -> _Start:
         state = search.random_state(used, rng, clears=clears)
         for done in range(START_ROUNDS):
             search.start_round(state, used, done / (START_ROUNDS - 1), rng)
-            if stage is not None:
-                show(stage, done + 1, state)
-        surveyed, poses = search.survey(state, rng)
+            show(stage, done + 1, state)
+        surveyed, poses = search.survey(state, np.arange(count), rng)
+        state.centres = poses.shifts_px
         frame, correlation = Rotation.identity(), np.nan
         if len(group) > 1:
             frame, correlation = symmetry_frame(state.volume, group, rng=rng)
-        likelihood = search.likelihood(state, surveyed, held_out)
+        likelihood = search.likelihood(state, held_out, surveyed[held_out])
         return _Start(state, poses, likelihood, frame, correlation)
 
     stages = [f"start {start}" for start in range(1, starts + 1)]
-    tried = [run_start(stage, rng, clears=True) for stage in stages]
-    with_solvent = run_start(None, rng.spawn(1)[0], clears=False)
-    if with_solvent.likelihood > max(start.likelihood for start in tried):
-        tried = [run_start(stage, rng, clears=False) for stage in stages]
-    best = max(tried, key=lambda start: start.likelihood)
+    tried = [run_start(stage, clears=True) for stage in stages]
+    likelihood = attrgetter("likelihood")
+    best = max(tried, key=likelihood)
+    compared = rng.permutation(held_out)[:START_IMAGES]
+    if search.solvent_matters(best.state, used, compared, rng):
+        with_solvent = [run_start(stage, clears=False) for stage in stages]
+        tried = max(tried, with_solvent, key=lambda starts: max(map(likelihood, starts)))
+        best = max(tried, key=likelihood)
     others, state = [start for start in tried if start is not best], best.state
     if len(group) > 1:
         search.impose(state, best.in_frame_of_group(best.poses), group)

@@ -8,6 +8,7 @@ from scipy.spatial.transform import Rotation
 from cryoem.orientations.rings import RingGrid
 from cryoem.projection import fourier
 from cryoem.projection.gridding import add_slices, grid_symmetry, half_ball, symmetrise, volume_from_sums
+from cryoem.rotations import viewing_directions
 from cryoem.volumes.density import soft_sphere
 
 RADIUS = 0.35  # of the sphere that contains the particle, relative to the box
@@ -15,6 +16,7 @@ EDGE = 0.06  # width of its soft edge, relative to the box
 IDENTITY = np.eye(3)[None]
 DAMPING = 0.05  # added to the sampling density before the signal is known, relative to its mean
 NEGLIGIBLE = 1e-6  # the same once the signal is known, for points without slices
+UNIT_MARGIN = 0.15  # of cosines, around an asymmetric unit of viewing directions
 NOISE_SIGMAS = 2.0  # density below this many standard deviations of the noise counts as solvent
 
 
@@ -108,3 +110,13 @@ def even_directions(count: int, rng: np.random.Generator) -> Rotation:
     i = np.arange(count) + 0.5
     tilt, rot = np.arccos(1 - 2 * i / count), np.pi * (1 + np.sqrt(5)) * i
     return Rotation.from_euler("ZYZ", np.stack([0 * rot, -tilt, -rot], axis=1)) * Rotation.random(rng=rng)
+
+
+def asymmetric_unit(orientations: Rotation, group: np.ndarray, rng: np.random.Generator) -> Rotation:
+    """Select the orientations with viewing directions that are closer to a random axis than to its symmetric copies.
+
+    Those that are almost as close are included. The first rotation of ``group`` (k, 3, 3) is the identity.
+    """
+    axis = rng.normal(size=3)
+    closeness = viewing_directions(orientations) @ (group @ axis).T / np.linalg.norm(axis)
+    return orientations[closeness[:, 0] >= closeness.max(axis=1) - UNIT_MARGIN]

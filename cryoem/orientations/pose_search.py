@@ -8,7 +8,7 @@ cells of the grid are then divided into quarters, which more rings resolve.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -16,11 +16,11 @@ from scipy.spatial.transform import Rotation
 from cryoem.contrast import Optics
 from cryoem.images import distance_from_origin
 from cryoem.orientations.expectation import Expectation, best_turns, expect
-from cryoem.orientations.maximisation import IDENTITY, CoarseMaps, even_directions
+from cryoem.orientations.maximisation import IDENTITY, CoarseMaps, asymmetric_unit, even_directions
 from cryoem.orientations.rings import RingGrid, particle_mask, ring_images, undo_displacements
 from cryoem.projection.fourier import transform
 from cryoem.projection.matching import take_steps
-from cryoem.rotations import Poses, copies_of, viewing_directions
+from cryoem.rotations import Poses, copies_of
 from cryoem.volumes.density import DensityMap, crop_or_pad, resample
 
 SMALLEST_PX = 16  # side length of the images
@@ -44,9 +44,9 @@ CONSTANT = 1e-3  # spread of the pixels around a particle below which they are c
 FINAL_STEPS = 2  # of each image between the sampled poses
 LARGEST_STEP, LARGEST_DISPLACEMENT = 0.1, 1.0  # in each of them, in radians and voxels of the map
 SAMPLING_LOSS = 0.1  # of the log-likelihood, by which samples may be worse than poses between them
-UNIT_MARGIN = 0.15  # of cosines, around an asymmetric unit of viewing directions
 COMPARED_SAMPLES = 100  # best ones of an image, among which alternatives are found
 WIDE_UNTIL = 0.5  # share of the rounds of a start that try all displacements
+ROUNDS_WITH_SOLVENT = 4  # after those of a start, to compare likelihoods with and without solvent
 
 
 @dataclass
@@ -165,14 +165,28 @@ class PoseSearch:
         volume = self.maps.volume(found.sums, found.weights, state.noise, rotations.as_matrix(), state.group)
         state.replace_map(self.maps, volume)
 
-    def survey(self, state: SearchState, rng: np.random.Generator) -> tuple[np.ndarray, Poses]:
-        """Find all images with the map of a start, at all displacements; return their evidence and poses."""
-        every, rings = np.arange(len(self.images)), self.start_rings
-        tried = self._everywhere(state, every, rng, rings)
+    def survey(
+        self, state: SearchState, index: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, Poses]:
+        """Find images with the map of a start, at all displacements; return their evidence and poses."""
+        rings = self.start_rings
+        tried = self._everywhere(state, index, rng, rings)
         sampling = {"rings": rings, "directions": START_DIRECTIONS, "angles": START_ANGLES}
-        found, poses = self._locate(state, every, tried, rng, **sampling)
-        state.centres = poses.shifts_px
+        found, poses = self._locate(state, index, tried, rng, **sampling)
         return found.evidence, poses
+
+    def solvent_matters(
+        self, state: SearchState, used: np.ndarray, held_out: np.ndarray, rng: np.random.Generator
+    ) -> bool:
+        """Return whether more rounds of a start make held-out images more likely if the map keeps its solvent."""
+        likelihoods = []
+        for clears in (True, False):
+            longer = replace(state, clears=clears)
+            for _ in range(ROUNDS_WITH_SOLVENT):
+                self.start_round(longer, used, 1.0, rng)
+            evidence, _ = self.survey(longer, held_out, rng)
+            likelihoods.append(self.likelihood(longer, held_out, evidence))
+        return likelihoods[1] > likelihoods[0]
 
     def locate(
         self, state: SearchState, rng: np.random.Generator, *, with_centres: bool = True
@@ -200,7 +214,7 @@ class PoseSearch:
         are at most ``most`` per image. They are samples on a grid that are the best ones within ``apart_rad``, up to
         the point group, and then move between the samples. Returns the image of each of them, and the orientations.
         """
-        directions = _asymmetric_unit(even_directions(LAST_DIRECTIONS, rng), state.group, rng)
+        directions = asymmetric_unit(even_directions(LAST_DIRECTIONS, rng), state.group, rng)
         references = self.maps.slices(state.volume, directions.as_matrix(), self.rings)
         scores, angles = best_turns(self.images, references, state.noise, angles=LAST_ANGLES)
         index, found = [], []
@@ -285,13 +299,13 @@ class PoseSearch:
         turns = Rotation.from_rotvec(np.outer(found.angles_rad, [0, 0, 1]))
         return found, Poses(turns * rotations[found.reference], found.displacements_px)
 
-    def likelihood(self, state: SearchState, evidence: np.ndarray, held_out: np.ndarray) -> float:
-        """Return the mean log-likelihood of the given images on the rings of a start."""
+    def likelihood(self, state: SearchState, index: np.ndarray, evidence: np.ndarray) -> float:
+        """Return the mean log-likelihood of images with a given evidence, on the rings of a start."""
         rings = self.start_rings
         pixels = self.images.coverage * np.pi * np.arange(1, rings + 1)
-        power = np.mean(np.abs(self.images.values[held_out, :rings]) ** 2, axis=2)
+        power = np.mean(np.abs(self.images.values[index, :rings]) ** 2, axis=2)
         of_noise = -(pixels * (np.log(state.noise[:rings]) + power / state.noise[:rings])).sum(axis=1)
-        return float((evidence[held_out] + of_noise).mean())
+        return float((evidence + of_noise).mean())
 
     def explained(
         self, state: SearchState, images, shifts_px: np.ndarray, chosen: np.ndarray, rng: np.random.Generator
@@ -371,16 +385,6 @@ class PoseSearch:
         return self.maps.volume(
             values, transfers**2, state.noise, poses.rotations[used].as_matrix(), state.group
         )
-
-
-def _asymmetric_unit(orientations: Rotation, group: np.ndarray, rng: np.random.Generator) -> Rotation:
-    """Select the orientations with viewing directions that are closer to a random axis than to its symmetric copies.
-
-    Those that are almost as close are included. The first rotation of ``group`` (k, 3, 3) is the identity.
-    """
-    axis = rng.normal(size=3)
-    closeness = viewing_directions(orientations) @ (group @ axis).T / np.linalg.norm(axis)
-    return orientations[closeness[:, 0] >= closeness.max(axis=1) - UNIT_MARGIN]
 
 
 def between(first: int, last: int, share: float) -> int:

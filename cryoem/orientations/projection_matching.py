@@ -204,6 +204,6 @@ def _locate_block(
     images, optics, rng = item
     search = PoseSearch(images, optics, shift_deviation_px, deviation=deviation)
     *others, last = (replace(state, centres=np.zeros((len(images), 2))) for state in states)
-    surveyed = [search.survey(state, rng)[1] for state in others]
+    surveyed = [search.survey(state, np.arange(len(images)), rng)[1] for state in others]
     evidence, poses = search.locate(last, rng, with_centres=False)
     return evidence, *surveyed, poses
