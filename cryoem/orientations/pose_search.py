@@ -17,7 +17,13 @@ from cryoem.contrast import Optics
 from cryoem.images import distance_from_origin
 from cryoem.orientations.expectation import Expectation, best_turns, expect
 from cryoem.orientations.maximisation import IDENTITY, CoarseMaps, asymmetric_unit, even_directions
-from cryoem.orientations.rings import RingGrid, particle_mask, ring_images, undo_displacements
+from cryoem.orientations.rings import (
+    RingGrid,
+    disc_of_displacements,
+    particle_mask,
+    ring_images,
+    undo_displacements,
+)
 from cryoem.projection.fourier import transform
 from cryoem.projection.matching import take_steps
 from cryoem.rotations import Poses, copies_of
@@ -214,6 +220,24 @@ class PoseSearch:
         are at most ``most`` per image. They are samples on a grid that are the best ones within ``apart_rad``, up to
         the point group, and then move between the samples. Returns the image of each of them, and the orientations.
         """
+        index, samples = self._best_samples(state, rng, within=within, apart_rad=apart_rad, most=most)
+        poses, correlations = self._between_samples(state, Poses(samples, np.zeros((len(index), 2))), index)
+        pixels = self.images.coverage * np.pi * np.arange(1, self.rings + 1)
+        power = np.mean(np.abs(self.images.values) ** 2, axis=2) @ (pixels / state.noise)
+        scores = power[index] * correlations * np.abs(correlations)
+        best = np.full(len(self.images), -np.inf)
+        np.maximum.at(best, index, scores)
+        plausible = scores >= best[index] - within
+        return index[plausible], poses.rotations[plausible]
+
+    def _best_samples(
+        self, state: SearchState, rng: np.random.Generator, *, within: float, apart_rad: float, most: int
+    ) -> tuple[np.ndarray, Rotation]:
+        """Find the samples of centred images near which poses may be ``plausible``.
+
+        Samples within ``apart_rad`` of a better one, up to the point group, are left out. Returns the image of each
+        sample, and the orientations.
+        """
         directions = asymmetric_unit(even_directions(LAST_DIRECTIONS, rng), state.group, rng)
         references = self.maps.slices(state.volume, directions.as_matrix(), self.rings)
         scores, angles = best_turns(self.images, references, state.noise, angles=LAST_ANGLES)
@@ -229,15 +253,7 @@ class PoseSearch:
             some = rotations[np.flatnonzero(~shadowed)[:most]]
             index.append(np.full(len(some), i))
             found.append(some)
-        index, rotations = np.concatenate(index), Rotation.concatenate(found)
-        poses, correlations = self._between_samples(state, Poses(rotations, np.zeros((len(index), 2))), index)
-        pixels = self.images.coverage * np.pi * np.arange(1, self.rings + 1)
-        power = np.mean(np.abs(self.images.values) ** 2, axis=2) @ (pixels / state.noise)
-        scores = power[index] * correlations * np.abs(correlations)
-        best = np.full(len(self.images), -np.inf)
-        np.maximum.at(best, index, scores)
-        plausible = scores >= best[index] - within
-        return index[plausible], poses.rotations[plausible]
+        return np.concatenate(index), Rotation.concatenate(found)
 
     def _between_samples(
         self, state: SearchState, poses: Poses, index: np.ndarray | None = None
@@ -390,11 +406,3 @@ class PoseSearch:
 def between(first: int, last: int, share: float) -> int:
     """Return the integer at a fraction of the way from ``first`` to ``last``, rounded towards zero."""
     return int(first + (last - first) * share)
-
-
-def disc_of_displacements(step: float, radius: float) -> np.ndarray:
-    """Return the points (s, 2) of a square grid within a disc."""
-    most = int(np.ceil(radius / step))
-    axis = step * np.arange(-most, most + 1)
-    points = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    return points[np.hypot(*points.T) <= radius * 1.0001]

@@ -142,6 +142,14 @@ def _times_powers(values, factors):
     return out
 
 
+def disc_of_displacements(step: float, radius: float) -> np.ndarray:
+    """Return the points (s, 2) of a square grid within a disc."""
+    most = int(np.ceil(radius / step))
+    axis = step * np.arange(-most, most + 1)
+    points = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    return points[np.hypot(*points.T) <= radius * 1.0001]
+
+
 def harmonics_of(values: np.ndarray, count: int) -> np.ndarray:
     """Expand (k, rings, angles) values on the half circle in harmonics 0 to count - 1: (count, k, rings) complex64."""
     circle = np.concatenate([values, values.conj()], axis=-1)

@@ -23,8 +23,8 @@ import numpy as np
 
 from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.orientations.expectation import Expectation, expect
-from cryoem.orientations.pose_search import between, disc_of_displacements
-from cryoem.orientations.rings import RingGrid, ring_images
+from cryoem.orientations.pose_search import between
+from cryoem.orientations.rings import RingGrid, disc_of_displacements, ring_images
 from cryoem.udl.class_averages import average_classes
 from cryoem.validation import not_negative, square_images, whole_number
 
