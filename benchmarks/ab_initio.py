@@ -1,6 +1,6 @@
 """Find the orientations of simulated images of several particles without a map, in easy and in hard cases.
 
-    python benchmarks/ab_initio.py                           all particles and cases, one seed each (9 minutes)
+    python benchmarks/ab_initio.py                           all particles and cases, one seed each (12 minutes)
     python benchmarks/ab_initio.py --seeds 5 --particles 5j0n 1ncb --cases centred ctf
 
 By default, 1,650 images of 116 px with white noise of variance 16 (relative to noise-free images) are searched. The
