@@ -227,6 +227,14 @@ def test_dark_surroundings_of_a_particle_are_not_taken_for_noise(short):
         assert found.explained > 0.9
 
 
+def test_a_start_whose_numbers_overflowed_is_never_the_best(rng):
+    search = PoseSearch(rng.normal(size=(20, 32, 32)).astype(np.float32), contrast.Optics(4.0), 0.0)
+    every = np.arange(20)
+    state = search.random_state(every, rng, clears=True)
+    assert np.isfinite(search.likelihood(state, every, np.zeros(20)))
+    assert search.likelihood(state, every, np.full(20, np.nan)) == -np.inf
+
+
 @pytest.mark.parametrize("symmetry", ["C3", "D2", "O", "I"])
 def test_symmetric_maps_of_the_search_are_those_of_all_copies(symmetry, rng):
     maps = CoarseMaps(RingGrid(6, 48), coverage=1.0)

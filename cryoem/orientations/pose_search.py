@@ -316,12 +316,16 @@ class PoseSearch:
         return found, Poses(turns * rotations[found.reference], found.displacements_px)
 
     def likelihood(self, state: SearchState, index: np.ndarray, evidence: np.ndarray) -> float:
-        """Return the mean log-likelihood of images with a given evidence, on the rings of a start."""
+        """Return the mean log-likelihood of images with a given evidence, on the rings of a start.
+
+        It is minus infinity, so that other starts are better, if the numbers have overflowed.
+        """
         rings = self.start_rings
         pixels = self.images.coverage * np.pi * np.arange(1, rings + 1)
         power = np.mean(np.abs(self.images.values[index, :rings]) ** 2, axis=2)
         of_noise = -(pixels * (np.log(state.noise[:rings]) + power / state.noise[:rings])).sum(axis=1)
-        return float((evidence + of_noise).mean())
+        mean = float((evidence + of_noise).mean())
+        return -np.inf if np.isnan(mean) else mean
 
     def explained(
         self, state: SearchState, images, shifts_px: np.ndarray, chosen: np.ndarray, rng: np.random.Generator
