@@ -15,8 +15,8 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics
 from cryoem.images import distance_from_origin
-from cryoem.orientations.expectation import Expectation, best_turns, expect
-from cryoem.orientations.maximisation import IDENTITY, CoarseMaps, asymmetric_unit, even_directions
+from cryoem.orientations.expectation import Expectation, expect
+from cryoem.orientations.maximisation import IDENTITY, CoarseMaps, even_directions
 from cryoem.orientations.rings import (
     RingGrid,
     disc_of_displacements,
@@ -26,7 +26,7 @@ from cryoem.orientations.rings import (
 )
 from cryoem.projection.fourier import transform
 from cryoem.projection.matching import take_steps
-from cryoem.rotations import Poses, copies_of
+from cryoem.rotations import Poses
 from cryoem.volumes.density import DensityMap, crop_or_pad, resample
 
 SMALLEST_PX = 16  # side length of the images
@@ -49,8 +49,6 @@ SIGNAL_ERROR = 0.02  # largest relative error of the signal
 CONSTANT = 1e-3  # spread of the pixels around a particle below which they are constant, relative to the image
 FINAL_STEPS = 2  # of each image between the sampled poses
 LARGEST_STEP, LARGEST_DISPLACEMENT = 0.1, 1.0  # in each of them, in radians and voxels of the map
-SAMPLING_LOSS = 0.1  # of the log-likelihood, by which samples may be worse than poses between them
-COMPARED_SAMPLES = 100  # best ones of an image, among which alternatives are found
 WIDE_UNTIL = 0.5  # share of the rounds of a start that try all displacements
 ROUNDS_WITH_SOLVENT = 4  # after those of a start, to compare likelihoods with and without solvent
 
@@ -204,58 +202,14 @@ class PoseSearch:
             tried = np.concatenate([self._near(state.centres, rings), tried], axis=1)
         sampling = {"rings": rings, "directions": LAST_DIRECTIONS, "angles": LAST_ANGLES}
         found, poses = self._locate(state, every, tried, rng, **sampling)
-        return found.evidence, self._between_samples(state, poses)[0]
+        return found.evidence, self.between_samples(state, poses)[0]
 
     def improved(self, state: SearchState, poses: Poses, used: np.ndarray) -> Poses:
         """Replace the map by that of the images ``used`` at their poses, and improve the poses of all images."""
         state.replace_map(self.maps, self._reconstruct(state, poses, used, self.rings))
-        return self._between_samples(state, poses)[0]
+        return self.between_samples(state, poses)[0]
 
-    def plausible(
-        self, state: SearchState, rng: np.random.Generator, *, within: float, apart_rad: float, most: int
-    ) -> tuple[np.ndarray, Rotation]:
-        """Find the orientations of centred images that are hardly less likely than the best one.
-
-        Their log-likelihood on all rings, with the contrast of each image fitted, is lower by at most ``within``. There
-        are at most ``most`` per image. They are samples on a grid that are the best ones within ``apart_rad``, up to
-        the point group, and then move between the samples. Returns the image of each of them, and the orientations.
-        """
-        index, samples = self._best_samples(state, rng, within=within, apart_rad=apart_rad, most=most)
-        poses, correlations = self._between_samples(state, Poses(samples, np.zeros((len(index), 2))), index)
-        pixels = self.images.coverage * np.pi * np.arange(1, self.rings + 1)
-        power = np.mean(np.abs(self.images.values) ** 2, axis=2) @ (pixels / state.noise)
-        scores = power[index] * correlations * np.abs(correlations)
-        best = np.full(len(self.images), -np.inf)
-        np.maximum.at(best, index, scores)
-        plausible = scores >= best[index] - within
-        return index[plausible], poses.rotations[plausible]
-
-    def _best_samples(
-        self, state: SearchState, rng: np.random.Generator, *, within: float, apart_rad: float, most: int
-    ) -> tuple[np.ndarray, Rotation]:
-        """Find the samples of centred images near which poses may be ``plausible``.
-
-        Samples within ``apart_rad`` of a better one, up to the point group, are left out. Returns the image of each
-        sample, and the orientations.
-        """
-        directions = asymmetric_unit(even_directions(LAST_DIRECTIONS, rng), state.group, rng)
-        references = self.maps.slices(state.volume, directions.as_matrix(), self.rings)
-        scores, angles = best_turns(self.images, references, state.noise, angles=LAST_ANGLES)
-        index, found = [], []
-        for i, (score, angle) in enumerate(zip(scores, angles, strict=True)):
-            order = np.argsort(-score)[:COMPARED_SAMPLES]
-            best = score[order[0]]
-            order = order[score[order] >= best - within - SAMPLING_LOSS * abs(best)]
-            rotations = Rotation.from_rotvec(np.outer(angle[order], [0, 0, 1])) * directions[order]
-            copies = copies_of(rotations, Rotation.from_matrix(state.group))
-            overlaps = np.abs(rotations.as_quat() @ copies.transpose(1, 2, 0)).max(axis=0)
-            shadowed = np.tril(overlaps > np.cos(apart_rad / 2), -1).any(axis=1)
-            some = rotations[np.flatnonzero(~shadowed)[:most]]
-            index.append(np.full(len(some), i))
-            found.append(some)
-        return np.concatenate(index), Rotation.concatenate(found)
-
-    def _between_samples(
+    def between_samples(
         self, state: SearchState, poses: Poses, index: np.ndarray | None = None
     ) -> tuple[Poses, np.ndarray]:
         """Improve the poses of all images, or of the images ``index``, by Gauss-Newton steps on all rings.

@@ -11,12 +11,22 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.images import image_blocks
-from cryoem.orientations.pose_search import SMALLEST_PX, PoseSearch, SearchState
-from cryoem.rotations import Poses
+from cryoem.orientations.expectation import best_turns
+from cryoem.orientations.maximisation import asymmetric_unit, even_directions
+from cryoem.orientations.pose_search import (
+    LAST_ANGLES,
+    LAST_DIRECTIONS,
+    SMALLEST_PX,
+    PoseSearch,
+    SearchState,
+)
+from cryoem.rotations import Poses, copies_of
 from cryoem.validation import not_negative, unread_images
 from cryoem.volumes.density import DensityMap
 
 CALIBRATION_IMAGES, CALIBRATION_ROUNDS = 400, 6
+SAMPLING_LOSS = 0.1  # of the log-likelihood, by which samples may be worse than poses between them
+COMPARED_SAMPLES = 100  # best ones of an image, among which alternatives are found
 
 
 @dataclass(frozen=True)
@@ -139,9 +149,67 @@ def plausible_orientations(
     index, found = [], []
     for block in image_blocks(images):
         some = PoseSearch(images[block], optics[block], 0.0, deviation=search.deviation)
-        rows, rotations = some.plausible(state, rng, within=within, apart_rad=apart_rad, most=most)
+        rows, rotations = _plausible(some, state, rng, within=within, apart_rad=apart_rad, most=most)
         index.append(block.start + rows)
         found.append(rotations)
+    return np.concatenate(index), Rotation.concatenate(found)
+
+
+def _plausible(
+    search: PoseSearch,
+    state: SearchState,
+    rng: np.random.Generator,
+    *,
+    within: float,
+    apart_rad: float,
+    most: int,
+) -> tuple[np.ndarray, Rotation]:
+    """Find the orientations of centred images that are hardly less likely than the best one.
+
+    Their log-likelihood on all rings, with the contrast of each image fitted, is lower by at most ``within``. There
+    are at most ``most`` per image. They are samples on a grid that are the best ones within ``apart_rad``, up to
+    the point group, and then move between the samples. Returns the image of each of them, and the orientations.
+    """
+    index, samples = _best_samples(search, state, rng, within=within, apart_rad=apart_rad, most=most)
+    poses, correlations = search.between_samples(state, Poses(samples, np.zeros((len(index), 2))), index)
+    pixels = search.images.coverage * np.pi * np.arange(1, search.rings + 1)
+    power = np.mean(np.abs(search.images.values) ** 2, axis=2) @ (pixels / state.noise)
+    scores = power[index] * correlations * np.abs(correlations)
+    best = np.full(len(search.images), -np.inf)
+    np.maximum.at(best, index, scores)
+    plausible = scores >= best[index] - within
+    return index[plausible], poses.rotations[plausible]
+
+
+def _best_samples(
+    search: PoseSearch,
+    state: SearchState,
+    rng: np.random.Generator,
+    *,
+    within: float,
+    apart_rad: float,
+    most: int,
+) -> tuple[np.ndarray, Rotation]:
+    """Find the samples of centred images near which poses may be plausible.
+
+    Samples within ``apart_rad`` of a better one, up to the point group, are left out. Returns the image of each
+    sample, and the orientations.
+    """
+    directions = asymmetric_unit(even_directions(LAST_DIRECTIONS, rng), state.group, rng)
+    references = search.maps.slices(state.volume, directions.as_matrix(), search.rings)
+    scores, angles = best_turns(search.images, references, state.noise, angles=LAST_ANGLES)
+    index, found = [], []
+    for i, (score, angle) in enumerate(zip(scores, angles, strict=True)):
+        order = np.argsort(-score)[:COMPARED_SAMPLES]
+        best = score[order[0]]
+        order = order[score[order] >= best - within - SAMPLING_LOSS * abs(best)]
+        rotations = Rotation.from_rotvec(np.outer(angle[order], [0, 0, 1])) * directions[order]
+        copies = copies_of(rotations, Rotation.from_matrix(state.group))
+        overlaps = np.abs(rotations.as_quat() @ copies.transpose(1, 2, 0)).max(axis=0)
+        shadowed = np.tril(overlaps > np.cos(apart_rad / 2), -1).any(axis=1)
+        some = rotations[np.flatnonzero(~shadowed)[:most]]
+        index.append(np.full(len(some), i))
+        found.append(some)
     return np.concatenate(index), Rotation.concatenate(found)
 
 
