@@ -230,36 +230,13 @@ def ab_initio(
     values = search.images.values
     if np.allclose(values, values[0], atol=IDENTICAL * np.abs(values).max()):
         raise ValueError(f"all {n} images are identical; images of different views are required")
-    order = rng.permutation(count)
-    used = order[: max(FEWEST_IMAGES, min(START_IMAGES, 4 * count // 5))]
-    held_out = np.setdiff1d(order, used) if count > len(used) else order
 
     def show(stage: str, number: int, state: SearchState) -> None:
         if callback is not None:
             callback(Round(stage, number, search, replace(state)))
 
-    def run_start(stage: str, *, clears: bool) -> _Start:
-        state = search.random_state(used, rng, clears=clears)
-        for done in range(START_ROUNDS):
-            search.start_round(state, used, done / (START_ROUNDS - 1), rng)
-            show(stage, done + 1, state)
-        surveyed, poses = search.survey(state, np.arange(count), rng)
-        state.centres = poses.shifts_px
-        frame, correlation = Rotation.identity(), np.nan
-        if len(group) > 1:
-            frame, correlation = symmetry_frame(state.volume, group, rng=rng)
-        likelihood = search.likelihood(state, held_out, surveyed[held_out])
-        return _Start(state, poses, likelihood, frame, correlation)
-
-    stages = [f"start {start}" for start in range(1, starts + 1)]
-    tried = [run_start(stage, clears=True) for stage in stages]
-    likelihood = attrgetter("likelihood")
-    best = max(tried, key=likelihood)
-    compared = rng.permutation(held_out)[:START_IMAGES]
-    if search.solvent_matters(best.state, used, compared, rng):
-        with_solvent = [run_start(stage, clears=False) for stage in stages]
-        tried = max(tried, with_solvent, key=lambda starts: max(map(likelihood, starts)))
-        best = max(tried, key=likelihood)
+    tried = _run_starts(search, starts, group, rng, show)
+    best = max(tried, key=attrgetter("likelihood"))
     others, state = [start for start in tried if start is not best], best.state
     if len(group) > 1:
         search.impose(state, best.in_frame_of_group(best.poses), group)
@@ -316,6 +293,36 @@ def ab_initio(
     )
     _warn_of_doubts(result, symmetry)
     return result
+
+
+def _run_starts(search: PoseSearch, starts: int, group: Rotation, rng, show: Callable) -> list[_Start]:
+    """Run random starts without negative density, and with it if held-out images become more likely."""
+    count = len(search.images)
+    order = rng.permutation(count)
+    used = order[: max(FEWEST_IMAGES, min(START_IMAGES, 4 * count // 5))]
+    held_out = np.setdiff1d(order, used) if count > len(used) else order
+
+    def run(stage: str, *, clears: bool) -> _Start:
+        state = search.random_state(used, rng, clears=clears)
+        for done in range(START_ROUNDS):
+            search.start_round(state, used, done / (START_ROUNDS - 1), rng)
+            show(stage, done + 1, state)
+        surveyed, poses = search.survey(state, np.arange(count), rng)
+        state.centres = poses.shifts_px
+        frame, correlation = Rotation.identity(), np.nan
+        if len(group) > 1:
+            frame, correlation = symmetry_frame(state.volume, group, rng=rng)
+        likelihood = search.likelihood(state, held_out, surveyed[held_out])
+        return _Start(state, poses, likelihood, frame, correlation)
+
+    stages = [f"start {start}" for start in range(1, starts + 1)]
+    cleared = [run(stage, clears=True) for stage in stages]
+    likelihood = attrgetter("likelihood")
+    compared = rng.permutation(held_out)[:START_IMAGES]
+    if not search.solvent_matters(max(cleared, key=likelihood).state, used, compared, rng):
+        return cleared
+    with_solvent = [run(stage, clears=False) for stage in stages]
+    return max(cleared, with_solvent, key=lambda tried: max(map(likelihood, tried)))
 
 
 def _warn_of_doubts(result: AbInitio, symmetry: str) -> None:
