@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 
 import numpy as np
 import scipy.fft
@@ -11,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.images import fourier_disc, half_planes_from_images, image_blocks, subtract_background
-from cryoem.projection.fourier import VolumeTransform, transform
+from cryoem.projection.fourier import VolumeTransform, read_slices, transform
 from cryoem.projection.matching import correlate_candidates, displaced, take_steps
 from cryoem.reconstruction.accumulation import FourierAccumulator, grid_slices
 from cryoem.rotations import Poses, as_poses, random_small_rotations
@@ -21,6 +23,7 @@ from cryoem.volumes.density import DensityMap, cube
 KEPT_BYTES = 2**30  # largest size of the half-planes of all images that are kept in memory
 BLOCK_BYTES = 2**26  # size of the half-planes that are processed at a time
 SHELLS_PER_RADIAN = 2.0  # over the search radius, finer shells rotate by more than a search can follow
+NOISELESS = 0.95  # fraction of the power of the images that slices explain
 LARGEST_STEP = 0.15  # radians
 LARGEST_SHIFT = 1.0  # coarse pixels
 
@@ -64,13 +67,44 @@ class FullImages:
         count = max(1, BLOCK_BYTES // _plane_bytes(self.size))
         return np.array_split(np.arange(len(self)), -(-len(self) // count))
 
-    def gridded(self, poses: Poses, shell: int, group: np.ndarray) -> FourierAccumulator:
-        """Grid all images at their poses, cropped to ``shell``, with the symmetry of ``group`` (k, 3, 3)."""
+    def gridded(
+        self, poses: Poses, shell: int, group: np.ndarray, *, reference: VolumeTransform | None = None
+    ) -> FourierAccumulator:
+        """Grid all images at their poses, cropped to ``shell``, with the symmetry of ``group`` (k, 3, 3).
+
+        What the images differ from a ``reference``, if given, is added to them.
+        """
         sums = None
         for some in self.blocks():
             work = working_images(self[some], poses[some], shell)
-            sums = work.gridded(poses.rotations[some].as_matrix(), group, sums)
+            matrices = poses.rotations[some].as_matrix()
+            if reference is not None:
+                work = work.with_differences(reference, matrices)
+            sums = work.gridded(matrices, group, sums)
         return sums
+
+
+def gridded_sets(
+    images: FullImages,
+    poses: Poses,
+    members: list[np.ndarray],
+    shell: int,
+    group: np.ndarray,
+    *,
+    explained: float,
+) -> list[FourierAccumulator]:
+    """Grid disjoint sets of images, whose indices are ``members``; other parameters as in ``FullImages.gridded``.
+
+    Gridding averages the samples around each point, which changes amplitudes by a few percent. This is much less than
+    the noise, unless the slices explain nearly all of the power of the images. If the fraction ``explained`` is above
+    ``NOISELESS``, the images therefore count with the difference from the map of all sets added, as in the first step
+    of an iterative inversion.
+    """
+    sums = [images[some].gridded(poses[some], shell, group) for some in members]
+    if explained <= NOISELESS:
+        return sums
+    reference = transform(reduce(add, sums).invert())
+    return [images[some].gridded(poses[some], shell, group, reference=reference) for some in members]
 
 
 def _plane_bytes(size: int) -> int:
@@ -113,6 +147,13 @@ class WorkingImages:
     def moved(self, shifts: np.ndarray) -> WorkingImages:
         """Displace the content of the images by (n, 2) coarse pixels."""
         return replace(self, planes=displaced(self.planes, self.frequencies, shifts))
+
+    def with_differences(self, reference: VolumeTransform, matrices: np.ndarray) -> WorkingImages:
+        """Add the differences from the slices of a reference at (n, 3, 3) orientations to the images."""
+        predicted = read_slices(reference, matrices, self.frequencies)
+        if self.transfers is not None:
+            predicted *= self.transfers
+        return replace(self, planes=2 * self.planes - predicted)
 
     def gridded(
         self, matrices: np.ndarray, group: np.ndarray, sums: FourierAccumulator | None = None

@@ -209,8 +209,7 @@ def refine(
     order = np.argsort(np.concatenate(members))
     merged = Poses.concatenate(halves)[order]
     fitted = Optics.concatenate([state.optics for state in states])[order]
-    finest_shell = max(state.finest_shell for state in states)
-    refined, optics = _refine_jointly(settings, full, merged, fitted, finest_shell, rng, report)
+    refined, optics = _refine_jointly(settings, full, merged, fitted, states, rng, report)
     halves = [remove_drift(half, refined[rows], symmetry) for half, rows in zip(halves, members, strict=True)]
 
     # reconstruct the final maps at full size, in the units of the images
@@ -252,15 +251,17 @@ def _refine_jointly(
     full: FullImages,
     start: Poses,
     optics: Optics,
-    finest_shell: int,
+    halves: list[RefinementState],
     rng: np.random.Generator,
     report: Callable[[dict, Rotation], None],
 ) -> tuple[Poses, Optics]:
-    """Refine all images together for a few rounds of Gauss-Newton steps."""
+    """Refine all images together for a few rounds of Gauss-Newton steps, after their two ``halves``."""
     rounds = min(settings.schedule.gradient_rounds, JOINT_ROUNDS)
     schedule = replace(settings.schedule, search_rounds=0, gradient_rounds=rounds)
     joint = replace(settings, schedule=schedule)
-    state = first_state(joint, start, optics, finest_shell)
+    finest_shell = max(half.finest_shell for half in halves)
+    explained = float(np.mean([half.explained for half in halves]))
+    state = first_state(joint, start, optics, finest_shell, explained=explained)
     while not state.ended:
         state = next_round(joint, full, state, rng)
         report(state.history[-1] | {"kind": "joint"}, state.poses.rotations)

@@ -34,6 +34,7 @@ from cryoem.reconstruction.pose_steps import (
     WorkingImages,
     coarse_size,
     descend,
+    gridded_sets,
     search,
     searchable_shell,
     working_images,
@@ -117,8 +118,9 @@ class RefinementState:
 
     ``poses`` are the most likely poses, and ``sampled`` those used to reconstruct maps. ``optics`` has the fitted
     defocus and scale of each image. ``settled`` contains the most likely poses of each gradient round since
-    convergence. ``finest_shell`` is the finest shell at which images are compared. ``history`` has one entry per round.
-    ``ended`` is True after the last round.
+    convergence. ``finest_shell`` is the finest shell at which images are compared, and ``explained`` the fraction of
+    the power of the images that slices explained in the last round. ``history`` has one entry per round. ``ended`` is
+    True after the last round.
     """
 
     poses: Poses
@@ -126,6 +128,7 @@ class RefinementState:
     optics: Optics
     settled: tuple[Poses, ...]
     finest_shell: int
+    explained: float
     history: tuple[dict, ...]
     ended: bool
 
@@ -139,9 +142,11 @@ class RefinementState:
         return Poses(Rotation.from_rotvec(turns) * last, shifts)
 
 
-def first_state(settings: RoundSettings, poses: Poses, optics: Optics, finest_shell: int) -> RefinementState:
+def first_state(
+    settings: RoundSettings, poses: Poses, optics: Optics, finest_shell: int, *, explained: float = 0.0
+) -> RefinementState:
     """Return the state before the first round."""
-    return RefinementState(poses, poses, optics, (), finest_shell, (), settings.last_round == 0)
+    return RefinementState(poses, poses, optics, (), finest_shell, explained, (), settings.last_round == 0)
 
 
 def next_round(
@@ -157,7 +162,7 @@ def next_round(
     # grid the folds at the sampled poses, and measure how well their halves agree
     fold = rng.permutation(len(state.poses)) % FOLDS
     members = [np.flatnonzero(fold == f) for f in range(FOLDS)]
-    sums = [images[some].gridded(state.sampled[some], finest, settings.group) for some in members]
+    sums = gridded_sets(images, state.sampled, members, finest, settings.group, explained=state.explained)
     halves = [reduce(add, sums[half::2]) for half in (0, 1)]
     maps = [half.invert() for half in halves]
     mask = particle_mask(*maps)
@@ -229,7 +234,9 @@ def next_round(
     # relocated images have taken only the steps of one round
     converged = not searching and near.all() and (moved < schedule.tolerance or jitters)
     ended = converged or number + 1 == settings.last_round
-    return RefinementState(poses, sampled, optics, settled, finest_shell, (*state.history, entry), ended)
+    explained = float(np.mean(np.maximum(found.scores, 0) ** 2))
+    history = (*state.history, entry)
+    return RefinementState(poses, sampled, optics, settled, finest_shell, explained, history, ended)
 
 
 def _match_folds(
