@@ -13,10 +13,13 @@ from typing import Annotated
 import numpy as np
 import pytest
 import typer
+from particle_files import DEFOCI, MICROSCOPE, mrc, names_of, some_images, star
 from typer.testing import CliRunner
 
 from cryoem.cli.options import Force, Out
-from cryoem.cli.shared import Answer, command, json_text, new_file
+from cryoem.cli.shared import Answer, check_images, command, json_text, new_file
+from cryoem.particles.mrc import MrcStack
+from cryoem.particles.opening import open_particles
 
 
 def run(work, *arguments):
@@ -49,10 +52,20 @@ def test_stdout_has_the_answer_only():
     assert json.loads(run(lambda: None, "--json").stdout) == {"times": 1}
 
 
+def test_errors_of_the_ctf_are_raised_before_images_are_read(tmp_path, monkeypatch):
+    mrc(tmp_path / "a.mrcs", some_images())
+    columns = {**DEFOCI, **MICROSCOPE, "rlnVoltage": [200.0, 300.0]}
+    opened = open_particles(star(tmp_path / "a.star", names_of(2), **columns))
+    monkeypatch.setattr(MrcStack, "read", lambda *_: pytest.fail("an image was read"))
+    with pytest.raises(ValueError, match=r"[Vv]oltage"):
+        check_images(opened, leave_out_outliers=False)
+
+
 def test_a_warning_is_one_line_on_stderr():
     def warn():
         warnings.simplefilter("always")
-        warnings.warn("the header\n lacks a cell", UserWarning, stacklevel=1)
+        for _ in range(2):
+            warnings.warn("the header\n lacks a cell", UserWarning, stacklevel=1)
 
     ended = run(warn)
     assert (ended.exit_code, ended.stdout) == (0, "done\n")

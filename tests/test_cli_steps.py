@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import skimage
 from command_line import answer, invoke
 from tiny_training import eagerly, uncompiled, without_compilation  # noqa: F401 (a fixture)
 
@@ -112,6 +113,14 @@ def test_distances_keep_their_parameters(walked, tmp_path):
     assert parameters["encoder"]["image_size"] == 16
     given = ["distances", walked[0] / "particles.star", "--encoder", walked[0] / "encoder.weights.h5"]
     answer(*given, "--landmarks", 15, "--out", tmp_path / "landmarks.h5")
+    # a training folder has no checksum
+    (tmp_path / "set/one_png").mkdir(parents=True)
+    for number in (1, 2, 3):
+        pixels = np.random.default_rng(number).integers(0, 256, (24, 24), dtype=np.uint8)
+        skimage.io.imsave(tmp_path / f"set/one_png/{number}.png", pixels, check_contrast=False)
+    encoder = ["--encoder", walked[0] / "encoder.weights.h5"]
+    own = answer("distances", tmp_path / "set", "--pixel-size", 8, *encoder, "--out", tmp_path / "d.h5")
+    assert (own["images"], own["particles_sha256"]) == (3, None)
     few = files.load_arrays(tmp_path / "landmarks.h5")
     assert few["distances"].shape == (N, 15)
     np.testing.assert_allclose(few["distances"], arrays["distances"][:, few["landmarks"]], atol=2e-3)

@@ -242,16 +242,23 @@ def test_argument_table_and_headers_in_this_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("pixel", "shown"),
-    [(0.0, "0"), ((1.0, 1.2, 1.0), "1, 1.2"), (np.nan, "nan")],
+    ("pixel", "says"),
+    [
+        (0.0, "has no single valid pixel size, got 0 angstrom; pass"),
+        (np.nan, "has no single valid pixel size, got nan angstrom; pass"),
+        (
+            (1.0, 1.2, 1.0),
+            "has no pixel size, and its stacks state 1, 1.2 angstrom; put stacks of different pixel size into "
+            "different tables, or, if their headers are wrong, pass",
+        ),
+    ],
 )
-def test_a_header_without_a_pixel_size(tmp_path, pixel, shown):
+def test_a_header_without_a_pixel_size(tmp_path, pixel, says):
     path = mrc(tmp_path / "a.mrcs", some_images(), pixel=pixel)
     with pytest.raises(ValueError, match=r"pixel size") as error:
         open_particles(path)
-    assert one_sentence(error) == (
-        f"{path} has no single valid pixel size, got {shown} angstrom; pass pixel_size_angstrom (--pixel-size)"
-    )
+    assert one_sentence(error) == f"{path} {says} pixel_size_angstrom (--pixel-size)"
+    mrc(path, some_images(), pixel=0)
     assert open_particles(path, pixel_size_angstrom=2.5).pixel_size_angstrom == 2.5
     by_table = star(tmp_path / "a.star", ["1@a.mrcs"], optics=optics_of([1]))
     assert open_particles(by_table).pixel_size_angstrom == PIXEL
@@ -270,7 +277,6 @@ def test_pixel_sizes_of_relion_30_and_of_several_stacks_or_groups(tmp_path):
     used = star(tmp_path / "a.star", ["1@b.mrcs", "2@b.mrcs"], optics=optics, rlnOpticsGroup=[3, 1])
     assert open_particles(used).pixel_size_angstrom == 2.0  # other groups are ignored
     for names, options, sizes in (
-        (["1@a.mrcs", "1@b.mrcs"], {}, "1, 2"),
         (["1@b.mrcs", "2@b.mrcs"], {"optics": optics, "rlnOpticsGroup": [2, 1]}, "2, 4"),
         (["1@c.mrcs"], {**detector, "rlnMagnification": 0.0, "block": ""}, "inf"),
     ):

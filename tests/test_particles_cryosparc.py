@@ -165,6 +165,24 @@ def test_a_relion_job_is_converted_to_cryosparcs_fields_and_units(stack):
     assert np.load(stack / "again.cs")["uid"].tolist() == records["uid"].tolist()
 
 
+def test_half_sets_and_optics_groups_are_kept_in_relion_tables(stack):
+    split = np.array([0, 1, 1, 0, 1], np.uint32)
+    pose = {
+        "alignments3D__pose": np.zeros((5, 3)),
+        "alignments3D__split": split,
+        "blob__sign": np.full(5, -1.0),
+    }
+    file = open_particles(cs(stack / "a.cs", **pose, **CTF))
+    write_particles(stack / "b.star", file)
+    with pytest.warns(UserWarning, match="are dark"):
+        write_poses(stack / "c.star", file, file.poses.mirrored)
+    write_poses(stack / "d.cs", open_particles(stack / "b.star"), file.poses)
+    for name in ("b.star", "c.star", "d.cs"):
+        written = open_particles(stack / name)
+        np.testing.assert_array_equal(written.random_subset, split)
+        assert len(open_particles(stack / name, optics_group=2)) == 3
+
+
 def test_shifts_count_pixels_of_their_own_alignment(stack):
     """This occurs, for example, after refining images that were downsampled by two."""
     fields = {"alignments3D__shift": np.full((5, 2), 1.0), "alignments3D__psize_A": np.full(5, 2 * PIXEL)}

@@ -8,9 +8,11 @@ import pytest
 from particle_files import CS_CTF, DEFOCI, MICROSCOPE, PIXEL, cs, mrc, names_of, optics_of, some_images, star
 
 from cryoem.images import shrink
+from cryoem.particles.columns import DoubtfulValue
 from cryoem.particles.opening import open_particles, read_poses
-from cryoem.particles.star import write_xmd
-from cryoem.particles.writing import write_particles, write_poses
+from cryoem.particles.relion import relion_tables
+from cryoem.particles.star import write_star, write_xmd
+from cryoem.particles.writing import names_or_copies, write_particles, write_poses
 from cryoem.projection.projectors import project
 from cryoem.rotations import random_rotations
 from cryoem.volumes.phantoms import phantom
@@ -75,6 +77,9 @@ def test_scales_that_are_not_positive_are_refused_by_name(stack, bad):
         _ = open_particles(cs(stack / "b.cs", **CS_CTF, ctf__scale=np.full(5, bad))).optics
     optics = {**optics_of([1]), "rlnImagePixelSize": bad}
     xmd = stack / "a.xmd"
+    write_xmd(xmd, pd.DataFrame({"image": names_of(1), "samplingRate": PIXEL, "scale": bad}))
+    with pytest.raises(ValueError, match=rf"a.xmd: the column scale must contain {shown}"):
+        _ = open_particles(xmd).shifts_px
     write_xmd(xmd, pd.DataFrame({"image": names_of(1), "samplingRate": bad}))
     for path, name in (
         (star(stack / "p.star", names_of(1), optics=optics), "rlnImagePixelSize"),
@@ -122,6 +127,57 @@ def test_optics_groups_of_different_pixel_sizes_are_rescaled(tmp_path):
         ValueError, match=r"--pixel-size\) would merge images of different scale; .*--optics-group"
     ):
         open_particles(path, pixel_size_angstrom=8.4)
+
+
+def test_tables_of_rescaled_images_refer_to_copies(tmp_path):
+    images = some_images(4, size=16)
+    mrc(tmp_path / "a.mrcs", images, pixel=8.4)
+    optics = {**optics_of([1, 2], [8.0, 8.4])}
+    path = star(tmp_path / "a.star", names_of(4), optics=optics, rlnOpticsGroup=[1, 1, 2, 2])
+    with pytest.warns(UserWarning, match="rescaling them to 8.4"):
+        file = open_particles(path)
+    (tmp_path / "out").mkdir()
+    new = tmp_path / "out/classes.star"
+    names = names_or_copies(file, new)
+    table, groups = file.relion_tables
+    known = {"pixel_size_angstrom": 8.4, "image_size": 16, "table": table, "optics_groups": groups}
+    table, groups = relion_tables(names, np.zeros(4), np.zeros((4, 2)), **known)
+    write_star(new, table, optics=groups)
+    written = open_particles(new)
+    assert (written.pixel_size_angstrom, written.scales) == (8.4, None)
+    np.testing.assert_array_equal(written, file)
+    assert table.rlnOpticsGroup.tolist() == [1, 1, 2, 2]
+
+
+def test_shifts_of_images_that_were_shrunk_after_their_table_was_written(stack):
+    """Images of 6 px, from 12 px of 1.5 angstrom: an origin of 3 angstrom was 2 px, and is 1 px now."""
+    optics = optics_of([1]) | {"rlnImageSize": 12}
+    path = star(stack / "a.star", names_of(1), optics=optics, rlnOriginXAngst=[3.0])
+    with pytest.warns(DoubtfulValue, match=r"12 px .*, but .* 6 px; .* is not 1.5 but 3 angstrom"):
+        as_stated = open_particles(path)
+    np.testing.assert_allclose(as_stated.shifts_px, [[-2, 0]])
+    with pytest.warns(UserWarning, match=r"states a pixel size of 1.5 angstrom; using .*=3$"):
+        file = open_particles(path, pixel_size_angstrom=3.0)
+    np.testing.assert_allclose(file.shifts_px, [[-1, 0]])
+    with pytest.warns(UserWarning, match=r"state a pixel size of 1.5 angstrom; replacing it with 3"):
+        write_particles(stack / "b.star", file)
+    again = open_particles(stack / "b.star")
+    np.testing.assert_allclose(again.shifts_px, [[-1, 0]])
+    # a different calibration changes no displacement in pixels
+    with pytest.warns(UserWarning, match=r"using .*=1.45$"):
+        calibrated = open_particles(path, pixel_size_angstrom=1.45)
+    np.testing.assert_allclose(calibrated.shifts_px, [[-2, 0]])
+
+
+def test_stacks_whose_headers_disagree_are_named(stack):
+    mrc(stack / "b.mrcs", some_images(), pixel=3.0)
+    names = ["1@a.mrcs", "1@b.mrcs"]
+    path = star(stack / "a.star", names, optics=optics_of([1]))
+    with pytest.warns(UserWarning, match=r"of 1.5 angstrom, .*, but the stacks state 3; using 1.5$"):
+        open_particles(path)
+    path = star(stack / "b.star", names)
+    with pytest.raises(ValueError, match=r"its stacks state 1.5, 3 angstrom; put stacks .* different tables"):
+        open_particles(path)
 
 
 @pytest.mark.parametrize("size", [31, 32])

@@ -14,6 +14,8 @@ from cryoem import particles, volumes
 from cryoem.images import image_blocks
 from cryoem.particles.mrc import StackWriter
 from cryoem.particles.opening import open_particles
+from cryoem.particles.writing import write_poses
+from cryoem.rotations import random_rotations
 from cryoem.runs.pipeline import open_measured
 from cryoem.runs.profiles import get_profile
 
@@ -130,12 +132,18 @@ def test_gzipped_stacks_are_read_wherever_they_are_named(tmp_path, name):
     np.testing.assert_array_equal(file[[7, 0, 3]], images[[7, 0, 3]])
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(file)), images)
     assert file.paths == (tmp_path / name,)
-    table = star(tmp_path / "a.star", [f"3@{name}", f"1@{name}"])
-    np.testing.assert_array_equal(open_particles(table), images[[2, 0]])
+    table = open_particles(star(tmp_path / "a.star", [f"3@{name}", f"1@{name}"]))
+    np.testing.assert_array_equal(table, images[[2, 0]])
+    with pytest.warns(UserWarning, match=r"not in uncompressed MRC stacks, .*; writing the images to b.mrcs"):
+        write_poses(tmp_path / "b.star", table, random_rotations(2, rng=0))
+    with mrcfile.open(tmp_path / "b.mrcs") as stack:  # RELION and cryoSPARC read no gzip
+        np.testing.assert_array_equal(stack.data, images[[2, 0]])
     (tmp_path / name).write_bytes(gzip.compress(mrc(tmp_path / "plain.mrcs", images[:2]).read_bytes()))
     assert len(open_particles(tmp_path / name)) == 2  # not the copy of the older file
     (tmp_path / name).write_bytes(content[:-9])
-    with pytest.raises(OSError, match=rf"cannot read the stack .*{name}: Compressed file ended") as error:
+    with pytest.raises(
+        OSError, match=rf"cannot read the stack .*{name}: its compressed data are damaged"
+    ) as error:
         open_particles(tmp_path / name)
     one_sentence(error)
 

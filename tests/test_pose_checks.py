@@ -261,6 +261,28 @@ def test_the_command_lists_what_is_wrong_with_a_table(job, tmp_path):
     assert not any("states images of" in remark for remark in values["remarks"])
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("rlnVoltage", 300_000.0, "rlnVoltage must contain values from"),
+        ("rlnCtfDataArePhaseFlipped", 1, "contains CTF-corrected images"),
+        ("rlnAngleTilt", np.nan, "the column rlnAngleTilt must contain finite numbers, got nan in row 1"),
+    ],
+)
+def test_wrong_values_in_a_table_are_findings(job, tmp_path, column, value, says):
+    """Images and outliers are still reported."""
+    particles.write_particles(tmp_path / "a.star", job)
+    table, groups = read_star(tmp_path / "a.star")
+    (table if column in table else groups)[column] = value
+    particles.write_star(tmp_path / "b.star", table, optics=groups)
+    ended = invoke("check", tmp_path / "b.star", "--json")
+    assert ended.exit_code == 0, ended.stderr
+    values = json.loads(ended.stdout)
+    assert says in values["findings"][0]
+    assert (values["facts"]["outliers"], values["poses_confirmed"]) == ("none", None)
+    assert "Poses are not checked while values in the table are wrong." in values["remarks"]
+
+
 def test_the_command_names_images_on_two_scales(job, tmp_path):
     images = job.images * np.where(np.arange(48) < 24, 1, 50)[:, None, None]
     particles.write_particles(tmp_path / "a.star", particles.ParticleStack(images, job.optics, job.poses))
@@ -299,7 +321,8 @@ def test_flipped_poses_give_the_flipped_map(tmp_path, size):
     density = volumes.DensityMap(volumes.phantom(size=24).data[:size, :size, :size], PIXEL, (1.0, 2.0, 3.0))
     volumes.write_map(tmp_path / "map.mrc", density)
     particles.write_particles(tmp_path / "a.star", particles.simulate(density, 30, shift_limit_px=2, rng=0))
-    assert invoke("flip", tmp_path / "map.mrc", "--out", tmp_path / "b.mrc").exit_code == 0
+    (tmp_path / "map.mrc").rename(tmp_path / "map.ccp4")
+    assert invoke("flip", tmp_path / "map.ccp4", "--out", tmp_path / "b.mrc").exit_code == 0
     assert invoke("flip", tmp_path / "a.star", "--out", tmp_path / "b.star").exit_code == 0
     flipped, middle = volumes.read_map(tmp_path / "b.mrc"), size // 2
     np.testing.assert_array_equal(flipped.data[middle + 3], density.data[middle - 3])
@@ -311,6 +334,19 @@ def test_flipped_poses_give_the_flipped_map(tmp_path, size):
     mirrored = volumes.mirror(volumes.DensityMap(maps[0], PIXEL)).data
     inside = np.s_[1:, 1:, 1:] if size % 2 == 0 else np.s_[:]
     np.testing.assert_allclose(maps[1][inside], mirrored[inside], atol=1e-3 * np.abs(maps[0]).max())
+
+
+def test_poses_can_be_flipped_whatever_is_known_of_the_ctf(job, tmp_path):
+    """RELION's 3.0 table without amplitude contrast, and images that are already corrected."""
+    particles.write_particles(tmp_path / "a.star", job)
+    table, groups = read_star(tmp_path / "a.star")
+    particles.write_star(tmp_path / "b.star", table, optics=groups.drop(columns="rlnAmplitudeContrast"))
+    particles.write_star(tmp_path / "c.star", table, optics=groups.assign(rlnCtfDataArePhaseFlipped=1))
+    for name in ("b.star", "c.star"):
+        ended = invoke("flip", tmp_path / name, "--out", tmp_path / f"flipped-{name}")
+        assert ended.exit_code == 0, ended.stderr
+        turned = open_particles(tmp_path / f"flipped-{name}").rotations * job.poses.mirrored.rotations.inv()
+        assert turned.magnitude().max() < 1e-6
 
 
 def test_only_poses_and_maps_can_be_flipped(tmp_path):

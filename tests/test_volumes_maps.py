@@ -168,7 +168,9 @@ def test_a_stack_that_looks_like_a_map_is_a_warning(tmp_path, space_group):
     np.testing.assert_array_equal(volumes.read_map(store(path, noisy, ispg=space_group)).data, noisy)
 
 
-@pytest.mark.parametrize(("name", "header"), [("a.mrcs", {}), ("a.mrc", {"mz": 1}), ("a.mrc", {"ispg": 401})])
+@pytest.mark.parametrize(
+    ("name", "header"), [("a.mrcs", {}), ("A.MRCS", {}), ("a.mrc", {"mz": 1}), ("a.mrc", {"ispg": 401})]
+)
 def test_an_option_reads_a_file_that_is_marked_as_a_stack_as_a_map(tmp_path, name, header):
     data = volumes.phantom(size=16).data
     path = store(tmp_path / name, data, **header)

@@ -79,25 +79,27 @@ def classify2d(
     from cryoem.particles.naming import names_for_table
     from cryoem.particles.relion import relion_tables
     from cryoem.particles.star import write_star
+    from cryoem.particles.writing import names_or_copies
     from cryoem.udl.classification import ROUNDS, classify
 
     given = {"shift_deviation_px": shift_deviation_px, "rounds": rounds}
     given = {name: value for name, value in given.items() if value is not None}
     with new_folder(out) as folder:
         opened = opening.open(particles, as_stack=as_stack)
-        with warnings.catch_warnings(action="ignore"):  # given below
-            # raises an error, before the search
-            names_for_table(opened, folder / STAR_FILE, new_stacks=(AVERAGES_FILE,))
+        if opened.as_stored:
+            with warnings.catch_warnings(action="ignore"):  # given below
+                # raises an error, before the search
+                names_for_table(opened, folder / STAR_FILE, new_stacks=(AVERAGES_FILE,))
         check_memory(
             f"classifying {len(opened):,} images of {opened.image_size} px",
             len(opened) * (16.0 * opened.image_size**2 + RING_BYTES),
         )
         opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
-        names = names_for_table(opened, folder / STAR_FILE, new_stacks=(AVERAGES_FILE,))
+        names = names_or_copies(opened, folder / STAR_FILE, new_stacks=(AVERAGES_FILE,))
         with shared.progress("classifying", rounds or ROUNDS, unit="round") as done:
             found = classify(opened, 50 if k is None else k, rng=seed, callback=done, **given)
         write_stack(folder / AVERAGES_FILE, found.averages, pixel_size_angstrom=opened.pixel_size_angstrom)
-        from_relion = opened.program == "relion"
+        table, groups = opened.relion_tables
         table, groups = relion_tables(
             names,
             found.angles_rad,
@@ -105,8 +107,8 @@ def classify2d(
             pixel_size_angstrom=opened.pixel_size_angstrom,
             image_size=opened.image_size,
             scores={SCORE: found.log_likelihoods},
-            table=opened.table if from_relion else None,
-            optics_groups=opened.optics_groups if from_relion else None,
+            table=table,
+            optics_groups=groups,
         )
         write_star(folder / STAR_FILE, table.assign(**{CLASS: found.classes + 1}), optics=groups)
         write_text(folder / PAGE_FILE, _page(found, opened))

@@ -29,10 +29,7 @@ def flip(
         Path,
         typer.Option("--out", help="Output file: a map if the input is one, otherwise a table (.star, .cs)."),
     ],
-    pixel_size: options.PixelSize = None,
-    datadir: options.Datadir = None,
-    optics_group: options.OpticsGroup = None,
-    passthrough: options.Passthrough = None,
+    opening: options.Opening,
     as_map: options.AsMap = False,
     force: options.Force = False,
 ) -> Answer:
@@ -47,30 +44,22 @@ def flip(
       cryoem flip map.mrc --out flipped.mrc
       cryoem flip orientations.star --out flipped.star
     """
-    from cryoem.particles.opening import open_particles
     from cryoem.particles.writing import write_poses
     from cryoem.volumes.density import mirror
     from cryoem.volumes.maps import read_map, write_map
 
     if source.name.lower().endswith(shared.MAP_SUFFIXES):
-        given = {"--pixel-size": pixel_size, "--datadir": datadir}
-        given |= {"--optics-group": optics_group, "--passthrough": passthrough}
-        for name, value in given.items():
+        for name, value in vars(opening).items():
             if value is not None:
-                raise typer.BadParameter(f"applies only to tables, got the map {source}", param_hint=name)
+                option = f"--{name.replace('_', '-')}"
+                raise typer.BadParameter(f"applies only to tables, got the map {source}", param_hint=option)
         shared.new_file(out, *shared.MAP_SUFFIXES, force=force, inputs=(source,))
         flipped = mirror(read_map(source, as_map=as_map))
         write_map(out, flipped)
         values = {"map": out, "voxel_size_angstrom": flipped.voxel_size_angstrom}
         return Answer(f"mirrored map: {out}", values)
     shared.new_file(out, ".star", ".cs", force=force, inputs=(source,))
-    opened = open_particles(
-        source,
-        pixel_size_angstrom=pixel_size,
-        datadir=datadir,
-        optics_group=optics_group,
-        passthrough=passthrough,
-    )
+    opened = opening.open(source)
     if opened.poses is None:
         raise ValueError(f"{source} has no orientations to flip")
     shared.check_poses(out, opened, force=force)

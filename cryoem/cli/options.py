@@ -91,15 +91,12 @@ class Opening:
         """Open a particle file. Raises the same errors as ``open_particles``."""
         from cryoem.particles.opening import open_particles
 
-        return open_particles(
-            particles,
-            pixel_size_angstrom=self.pixel_size,
-            datadir=self.datadir,
-            optics_group=self.optics_group,
-            passthrough=self.passthrough,
-            microscope=self.microscope,
-            as_stack=as_stack,
-        )
+        return open_particles(particles, as_stack=as_stack, **self.arguments())
+
+    def arguments(self) -> dict[str, object]:
+        """Return the arguments of ``open_particles``."""
+        given = dict(vars(self))
+        return {"pixel_size_angstrom": given.pop("pixel_size"), **given}
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,8 @@ def distances(
     shared.new_file(out, ".h5", force=force, inputs=(particles, encoder))
     opened = opening.open(particles, as_stack=as_stack)
     shared.refuse_input(out, opened.paths)
+    # a folder has no checksum
+    particles_sha256 = sha256_of(opened.path) if opened.path.is_file() else None
     opened, rows = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
     # load TensorFlow only after the particle file has been opened and checked
     from cryoem.distances.prediction import estimate_distances
@@ -70,7 +72,7 @@ def distances(
         "image_size_px": opened.image_size,
         "pixel_size_angstrom": opened.pixel_size_angstrom,
         "encoder": asdict(trained.settings),
-        "particles_sha256": sha256_of(opened.path),
+        "particles_sha256": particles_sha256,
         "encoder_sha256": sha256_of(encoder),
         "symmetry": trained.settings.symmetry,
         "landmarks": landmarks,

@@ -37,7 +37,7 @@ NOTHING_CHANGED = "nothing was changed"
 _outputs: ContextVar[dict[str, str]] = ContextVar("outputs")  # of the command that runs: options by path
 EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)  # their messages are complete sentences
 
-MAP_SUFFIXES = (".mrc", ".map", ".mrc.gz", ".map.gz")
+MAP_SUFFIXES = (".mrc", ".map", ".ccp4", ".mrc.gz", ".map.gz", ".ccp4.gz")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as a JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Print the full traceback if an error occurs.")]
@@ -150,13 +150,17 @@ def _plain(value):
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Raise an exception on SIGTERM, and print each warning as one line on stderr."""
+    """Raise an exception on SIGTERM, and print each warning once, as one line on stderr."""
+    shown = set()
 
     def terminate(*_):
         raise _Terminated
 
     def show(message, *_, **__) -> None:
-        typer.echo(f"cryoem: warning: {' '.join(str(message).split())}", err=True)
+        text = " ".join(str(message).split())
+        if text not in shown:
+            typer.echo(f"cryoem: warning: {text}", err=True)
+        shown.add(text)
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
@@ -234,9 +238,13 @@ def check_poses(table: Path, particles: ParticleFile, *, force: bool, option: st
 
 
 def check_images(opened: ParticleFile, *, leave_out_outliers: bool) -> tuple[ParticleFile, np.ndarray]:
-    """Check all images of a particle file; return the particles to use, and their indices in the file."""
+    """Check all images of a particle file; return the particles to use, and their indices in the file.
+
+    Errors of the CTF parameters are raised before any image is read.
+    """
     from cryoem.particles.outliers import usable_images
 
+    _ = opened.ctf
     with progress("checking", len(opened)) as done:
         rows = usable_images(opened, leave_out_outliers=leave_out_outliers, callback=done)
     return (opened if len(rows) == len(opened) else opened[rows]), rows

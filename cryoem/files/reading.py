@@ -108,7 +108,7 @@ def _unpacked(path: Path, _changed_ns: int, _n_bytes: int) -> Path:
             shutil.copyfileobj(source, target, 2**20)
     except (OSError, EOFError, zlib.error) as error:
         os.unlink(copy)
-        raise OSError(getattr(error, "strerror", None) or first_line(error)) from None
+        raise OSError(why_unreadable(error)) from None
     return Path(copy)
 
 
@@ -138,6 +138,13 @@ def sources_sha256() -> str:
         sha256.update(f"{path.relative_to(package).as_posix()} {len(content)}\n".encode())
         sha256.update(content)
     return sha256.hexdigest()
+
+
+def why_unreadable(error: Exception) -> str:
+    """Return why a file, which may be compressed with gzip, cannot be read, as the end of a sentence."""
+    if isinstance(error, (EOFError, zlib.error)):
+        return "its compressed data are damaged or incomplete"
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def first_line(error: Exception) -> str:

@@ -38,7 +38,7 @@ UNUSED = {  # optical effects that no step corrects for, with their columns and 
         **{f"ctf/{kind}_A/{k}": 0.0 for kind in ("shift", "trefoil", "tetra") for k in range(4)},
     },
     "constant term of the CTF": {"ctf/scale_const": 0.0},
-    "scale of the alignment": {"scale": 1.0},
+    "scale of the alignment": {"scale": 1.0, "alignments3D/alpha": 1.0},
 }
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import ContrastTransfer, Optics
+from cryoem.files.reading import is_gzip
 from cryoem.images import shrink
 from cryoem.particles import cryosparc, projections, relion, training_folder, xmipp
 from cryoem.particles.columns import (
@@ -25,6 +26,7 @@ from cryoem.particles.columns import (
     unused_optics,
 )
 from cryoem.particles.mrc import StackedImages
+from cryoem.particles.pixel_sizes import shrinkage
 from cryoem.particles.stack import ParticleStack
 from cryoem.rotations import Poses
 
@@ -43,7 +45,7 @@ OPENING = {  # of files that contain both the images and what is known of them
     "training folder": training_folder.open_training_folder,
 }
 GROUPS = {"relion": relion.GROUP, "cryosparc": cryosparc.GROUP}  # columns with the numbers of optics groups
-HALF_SETS = {"relion": ("rlnRandomSubset", {1, 2}), "cryosparc": ("alignments3D/split", {0, 1})}
+HALF_SETS = {"relion": (relion.SUBSET, {1, 2}), "cryosparc": ("alignments3D/split", {0, 1})}
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +109,28 @@ class ParticleFile:
         return (len(self), self.image_size, self.image_size)
 
     @property
+    def as_stored(self) -> bool:
+        """Whether tables of other programs can refer to the images: unchanged ones in uncompressed MRC stacks."""
+        return (
+            self.scales is None
+            and self.images.in_mrc
+            and not any(is_gzip(stack.path) for stack in self.images.stacks)
+        )
+
+    @property
+    def relion_tables(self) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
+        """Table and optics groups of a RELION file, for new tables of the same images. None for other files.
+
+        The groups do not state the pixel size if the images are rescaled when they are read.
+        """
+        if self.program != "relion":
+            return None, None
+        groups = self.optics_groups
+        if groups is not None and self.scales is not None:
+            groups = groups.drop(columns=[*relion.PIXELS], errors="ignore")
+        return self.table, groups
+
+    @property
     def paths(self) -> tuple[Path, ...]:
         """Paths of the file, of its passthrough file and of the stacks of its images, without duplicates."""
         more = [] if self.passthrough is None else [self.passthrough]
@@ -121,7 +145,9 @@ class ParticleFile:
     def shifts_px(self) -> np.ndarray | None:
         """Displacements (x, y) of the particles from pixel ``image_size // 2`` in pixels, (n, 2). None if unknown.
 
-        Positive values point towards larger x and y. Warns if a shift places a particle outside its image.
+        Positive values point towards larger x and y. If the table states larger images, and pixels that are smaller by
+        the same factor, the images were shrunk after it was written, and so are the shifts. Warns if a shift places a
+        particle outside its image.
         """
         if self.program is None:
             return None
@@ -130,6 +156,11 @@ class ParticleFile:
             return None
         if self.scales is not None:
             shifts = shifts * self.scales[:, None]
+        program = PROGRAMS[self.program]
+        if self.program not in OPENING:
+            stated = program.pixel_sizes(self._columns)
+            sizes = self.image_size, self.pixel_size_angstrom
+            shifts = shifts / shrinkage(self._columns, program.IMAGE_SIZE, stated, *sizes)
         largest = np.abs(shifts).max(axis=1)
         outside = np.count_nonzero(largest > self.image_size / 2)
         if outside:

@@ -52,6 +52,8 @@ def _is_file(path: Path) -> bool:
     """Return whether a file exists. A name that is too long for the system counts as missing."""
     try:
         return path.is_file()
+    except PermissionError:
+        raise PermissionError(f"cannot read the folder {path.parent}: permission denied") from None
     except OSError:
         return False
 

@@ -6,6 +6,7 @@ program returns them; the headers of the stacks. One warning lists all sizes tha
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Mapping
@@ -73,6 +74,12 @@ def resolve_pixel_size(
             raise UnknownPixelSize(
                 f"{path} has no pixel size; pass pixel_size_angstrom (--pixel-size)", header
             )
+        if column is None and _all_valid(sizes):
+            raise UnknownPixelSize(
+                f"{path} has no pixel size, and its stacks state {listed} angstrom; put stacks of different pixel size "
+                "into different tables, or, if their headers are wrong, pass pixel_size_angstrom (--pixel-size)",
+                header,
+            )
         named = "" if column is None else f" ({column})"
         known = "" if header is None else f", such as the {header:.6g} of its stacks"
         raise UnknownPixelSize(
@@ -89,13 +96,13 @@ def resolve_pixel_size(
             DoubtfulValue,
             stacklevel=3,
         )
-    others = {name: _one_size(values) for name, values in stated.items()} | {"the stacks": _one_size(headers)}
     if argument is not None and one is not None and _agree(one, used):
         return used, None  # the user has already decided between the table and the headers
-    others = {name: size for name, size in others.items() if size is not None and not _agree(size, used)}
+    others = {name: _other_sizes(sizes, used) for name, sizes in {**stated, "the stacks": headers}.items()}
+    others = {name: sizes for name, sizes in others.items() if sizes}
     if others and argument is not None:
         different: list[float] = []
-        for size in others.values():
+        for size in itertools.chain(*others.values()):
             if not any(_agree(size, other) for other in different):
                 different.append(size)
         values = " and ".join(f"{size:.6g} angstrom" for size in different)
@@ -106,7 +113,8 @@ def resolve_pixel_size(
         )
     elif others:
         values = " and ".join(
-            f"{name} state{'' if name == 'the stacks' else 's'} {size:.6g}" for name, size in others.items()
+            f"{name} state{'' if name == 'the stacks' else 's'} {' and '.join(f'{size:.6g}' for size in sizes)}"
+            for name, sizes in others.items()
         )
         warnings.warn(
             f"{path} states a pixel size of {used:.6g} angstrom, from {source}, but {values}; using {used:.6g}",
@@ -132,12 +140,39 @@ def check_stated_image_size(
         )
 
 
+def shrinkage(
+    columns: Columns,
+    names: tuple[str, ...],
+    pixel_sizes: Mapping[str, np.ndarray],
+    image_size: int,
+    pixel_size_angstrom: float,
+) -> np.ndarray:
+    """Return the factor by which the images were shrunk since their table was written, as (n, 1) or (1, 1) numbers.
+
+    It is 1 unless the image size that the table states (columns ``names``) is larger than that of the images by the
+    same factor by which the pixel size that it states (``pixel_sizes``) is smaller.
+    """
+    stated = next((columns.numbers(name) for name in names if name in columns), None)
+    pixels = next(iter(pixel_sizes.values()), None)
+    if stated is None or pixels is None:
+        return np.ones((1, 1))
+    factors = stated / image_size
+    shrunk = np.isclose(pixels * factors, pixel_size_angstrom, rtol=DISAGREE, atol=0)
+    return np.where(shrunk, factors, 1.0)[:, None]
+
+
 def _agree(size: float, other: float) -> bool:
     return math.isclose(size, other, rel_tol=DISAGREE)
 
 
 def _all_valid(sizes) -> bool:
     return len(sizes) > 0 and all(0 < size <= LARGEST_PIXEL_ANGSTROM for size in np.unique(sizes))
+
+
+def _other_sizes(sizes, used: float) -> list[float]:
+    """Return up to five distinct valid sizes that differ from the one used."""
+    valid = np.unique([size for size in sizes if 0 < size <= LARGEST_PIXEL_ANGSTROM])
+    return [float(size) for size in valid if not _agree(size, used)][:5]
 
 
 def _one_size(sizes) -> float | None:

@@ -18,7 +18,7 @@ from cryoem.validation import one_each, positive_number, shifts_of, whole_number
 if TYPE_CHECKING:
     import pandas as pd
 
-GROUP, PIXEL = "rlnOpticsGroup", "rlnImagePixelSize"
+GROUP, PIXEL, SUBSET = "rlnOpticsGroup", "rlnImagePixelSize", "rlnRandomSubset"
 IMAGE_SIZE = ("rlnImageSize",)
 PIXELS = (PIXEL, "rlnPixelSize")
 EULER = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")

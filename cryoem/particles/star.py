@@ -70,8 +70,8 @@ def read_xmd(path: str | os.PathLike) -> pd.DataFrame:
     return table[~disabled].reset_index(drop=True)
 
 
-def write_star(path: str | os.PathLike, table: pd.DataFrame, *, optics: pd.DataFrame) -> None:
-    """Write a RELION 3.1 STAR file with the tables ``data_optics`` and ``data_particles``.
+def write_star(path: str | os.PathLike, table: pd.DataFrame, *, optics: pd.DataFrame | None) -> None:
+    """Write a RELION 3.1 STAR file with the tables ``data_optics`` and ``data_particles``, or a single 3.0 table.
 
     RELION resolves the stack names in rlnImageName relative to the folder from which it is started. It recognises a
     stack only if the name ends in ``.mrcs`` or ``:mrcs``.
@@ -82,8 +82,9 @@ def write_star(path: str | os.PathLike, table: pd.DataFrame, *, optics: pd.DataF
         Path of the file, ending in ``.star``.
     table : pandas.DataFrame
         Table with one row per image, including the column rlnImageName.
-    optics : pandas.DataFrame
-        Table with one row per optics group, including the column rlnOpticsGroup.
+    optics : pandas.DataFrame or None
+        Table with one row per optics group, including the column rlnOpticsGroup. None writes a file of RELION 3.0, in
+        which the constants of the microscope are columns of ``table``.
 
     Raises
     ------
@@ -96,18 +97,22 @@ def write_star(path: str | os.PathLike, table: pd.DataFrame, *, optics: pd.DataF
     write_text(path_with_suffix(path, ".star"), star_text(table, optics))
 
 
-def star_text(table: pd.DataFrame, optics: pd.DataFrame) -> str:
+def star_text(table: pd.DataFrame, optics: pd.DataFrame | None) -> str:
     """Return the text that ``write_star`` writes."""
     import starfile
 
     _require_column(table, RELION_IMAGE, name="table")
-    _require_column(optics, "rlnOpticsGroup", name="optics")
+    if optics is None:
+        blocks, version = {"": table}, ""
+    else:
+        _require_column(optics, "rlnOpticsGroup", name="optics")
+        blocks, version = {"optics": optics, "particles": table}, "# version 30001\n\n"
     text = ""
-    for name, block in (("optics", optics), ("particles", table)):
+    for name, block in blocks.items():
         block_text = starfile.to_string({name: block}, float_format=DIGITS, na_rep="nan")
         # Remove the time stamp in the first line, so that equal tables produce equal files.
         _, _, block_text = block_text.partition("\n")
-        text += f"\n# version 30001\n\n{block_text.lstrip()}"
+        text += f"\n{version}{block_text.lstrip()}"
     return text
 
 

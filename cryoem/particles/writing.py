@@ -24,7 +24,7 @@ from cryoem.particles.columns import (
     contrast_from_optics,
     states_no_ctf,
 )
-from cryoem.particles.files import ParticleFile
+from cryoem.particles.files import GROUPS, ParticleFile
 from cryoem.particles.mrc import StackWriter
 from cryoem.particles.naming import names_for_table
 from cryoem.particles.simulation import SimulatedParticles
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Particles = ParticleStack | SimulatedParticles | ParticleFile
+COPY_FILE = "particles.star"
 
 
 def write_particles(
@@ -127,7 +128,8 @@ def write_poses(
     The CTF parameters, except those in ``optics``, and the pixel size are taken from the particle file. If input and
     output are RELION files, the other columns are kept, except for the old poses. A STAR file cannot record that
     particles are dark, as they are in some cryoSPARC files. If any particles are dark, the images are written to a new
-    stack next to the table, with the dark particles inverted.
+    stack next to the table, with the dark particles inverted. So are images that are rescaled when they are read, or
+    are not in uncompressed MRC stacks.
 
     A cryoSPARC file has the fields uid, blob, alignments3D and, if the CTF is known, ctf. If the input is a cryoSPARC
     file, the uids are kept, so that cryoSPARC can join the other fields.
@@ -143,7 +145,7 @@ def write_poses(
         given.
     subset : array, optional
         (n,) half-set in which each particle was refined, 0 or 1, written to rlnRandomSubset as 1 or 2, or to
-        alignments3D/split as 0 or 1. Default: the existing column in a STAR file, if both files are RELION files.
+        alignments3D/split as 0 or 1. Default: the half-sets in the particle file, if it has any.
     optics : Optics, optional
         Optics of the n images, whose defocus and scale replace those in the particle file. The astigmatism of the file
         is kept. Default: keep the optics of the file.
@@ -151,7 +153,7 @@ def write_poses(
     Warns
     -----
     UserWarning
-        The particles are dark or were rescaled, so a stack of new images is written; a stack name in the new table does
+        A new stack of images is written; a stack name in the new table does
         not lead to the original stack (see ``names_for_table``); or the pixel size in the optics groups differs from
         that of the particles by more than 1 % and is replaced.
 
@@ -172,27 +174,43 @@ def write_poses(
     names = _names_of_new_stack(path, particles) if new_stack else names_for_table(particles, path)
     fitted = {} if optics is None else _fitted(particles, optics)
     if path.suffix.lower() == ".star":
-        extra = {} if subset is None else {"rlnRandomSubset": subset + 1}
+        extra = {} if subset is None else {relion.SUBSET: subset + 1}
         extra |= {relion.CONTRAST[name]: values for name, values in fitted.items()}
         without = relion.POSE_COLUMNS
         text = _star_text(particles, names, poses.rotations, poses.shifts_px, without=without, extra=extra)
         content = text.encode()
     else:
-        known = (poses.rotations, poses.shifts_px, subset)
+        known = (poses.rotations, poses.shifts_px, particles.random_subset if subset is None else subset)
         content = _cs_content(particles, names, *known, fitted=fitted, new_stack=new_stack is not None)
     if new_stack is None:
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
         return
-    dark = _has_dark(path, particles)
-    why = "are dark, which a STAR file cannot record" if dark else "have several pixel sizes"
+    if _has_dark(path, particles):
+        why, images = "are dark, which a STAR file cannot record", "inverted images"
+    elif particles.scales is not None:
+        why, images = "have several pixel sizes", "rescaled images"
+    else:
+        why, images = "are not in uncompressed MRC stacks, to which tables refer", "the images"
     warnings.warn(
-        f"the particles in {particles.path} {why}; "
-        f"writing {'inverted' if dark else 'rescaled'} images to {new_stack.name}",
+        f"the particles in {particles.path} {why}; writing {images} to {new_stack.name}",
         UserWarning,
         stacklevel=2,
     )
     _write_with_images(path, content, particles)
+
+
+def names_or_copies(particles: ParticleFile, table: Path, *, new_stacks: tuple[str, ...] = ()) -> list[str]:
+    """Return the name of each image for a new table, after writing copies if tables cannot refer to the images.
+
+    Parameters are those of ``names_for_table``. Images that are rescaled when they are read, or are not in uncompressed
+    MRC stacks, are written to ``particles.mrcs`` in the folder of the new table, with the table ``particles.star``.
+    """
+    if particles.as_stored:
+        return names_for_table(particles, table, new_stacks=new_stacks)
+    path = table.with_name(COPY_FILE)
+    write_particles(path, particles)
+    return _names_of_new_stack(path, particles)
 
 
 def stack_of_poses(path: str | os.PathLike, particles: ParticleFile) -> Path | None:
@@ -203,8 +221,7 @@ def stack_of_poses(path: str | os.PathLike, particles: ParticleFile) -> Path | N
     """
     path = path_with_suffix(path, ".star", ".cs")
     _refuse_inputs(particles, path)
-    # a rescaled image is no longer the one in its stack
-    if _has_dark(path, particles) or particles.scales is not None:
+    if _has_dark(path, particles) or not particles.as_stored:
         _names_of_new_stack(path, particles)
         return path.with_suffix(".mrcs")
     with warnings.catch_warnings(action="ignore"):  # given by write_poses
@@ -214,8 +231,9 @@ def stack_of_poses(path: str | os.PathLike, particles: ParticleFile) -> Path | N
 
 def _has_dark(path: Path, particles: ParticleFile) -> bool:
     """Return whether particles are dark, if the table at ``path`` is a STAR file, which cannot record this."""
-    as_star = path.suffix.lower() == ".star"
-    return as_star and particles.contrast is not None and not particles.contrast["inverted"].all()
+    if path.suffix.lower() != ".star" or particles.program != "cryosparc":
+        return False
+    return particles.contrast is not None and not particles.contrast["inverted"].all()
 
 
 def _names_of_new_stack(path: Path, particles: Particles) -> list[str]:
@@ -244,7 +262,8 @@ def _write_with_images(
     """Write the content of a table and, next to it, the stack of images with bright particles."""
     count = len(particles)
     # A STAR table cannot record the sign, so particles in a RELION file are always bright.
-    contrast = None if _relion_table(particles) is not None else _contrast(particles)
+    from_relion = isinstance(particles, ParticleFile) and particles.program == "relion"
+    contrast = None if from_relion else _contrast(particles)
     bright = np.ones(count, bool) if contrast is None else contrast["inverted"].to_numpy()
     sign = np.where(bright, 1, -1).astype(np.float32)[:, None, None]
     stack, pixel = path.with_suffix(".mrcs"), particles.pixel_size_angstrom
@@ -258,12 +277,6 @@ def _write_with_images(
 
 def _read(particles: Particles, part: slice) -> np.ndarray:
     return np.asarray(particles[part])
-
-
-def _relion_table(particles: Particles) -> pd.DataFrame | None:
-    """Return the table if the particles come from a RELION file, otherwise None."""
-    from_relion = isinstance(particles, ParticleFile) and particles.program == "relion"
-    return particles.table if from_relion else None
 
 
 def _without_ctf(particles: Particles) -> dict[str, int]:
@@ -314,9 +327,8 @@ def _cs_content(
         columns = Columns(particles.path, particles.table)
         if cryosparc.UID in columns:
             more[cryosparc.UID] = particles.table[cryosparc.UID].to_numpy(np.uint64)
-        for group in (relion.GROUP, cryosparc.GROUP):
-            if group in columns:
-                more[cryosparc.GROUP] = columns.numbers(group).astype(np.uint32)
+        if (group := GROUPS.get(particles.program)) in particles.table:
+            more[cryosparc.GROUP] = columns.numbers(group).astype(np.uint32)
     if subset is not None:
         more[cryosparc.SPLIT] = subset.astype(np.uint32)
     if _without_ctf(particles):
@@ -332,6 +344,15 @@ def _cs_content(
     )
 
 
+def _groups_and_half_sets(particles: ParticleFile) -> dict[str, np.ndarray]:
+    """Return the optics groups and half-sets of particles as RELION columns, as far as they are known."""
+    subset, column = particles.random_subset, GROUPS.get(particles.program)
+    known = {} if subset is None else {relion.SUBSET: subset + 1}
+    if column in (particles.table if particles.table is not None else ()):
+        known[relion.GROUP] = Columns(particles.path, particles.table).numbers(column).astype(int)
+    return known
+
+
 def _star_text(
     particles: Particles,
     names: list[str],
@@ -342,17 +363,15 @@ def _star_text(
     extra: dict[str, np.ndarray] | None = None,
 ) -> str:
     """Return the text of a STAR file. The columns of a RELION table are kept, except those in ``without``."""
-    table, pixel = _relion_table(particles), particles.pixel_size_angstrom
+    table, groups = particles.relion_tables if isinstance(particles, ParticleFile) else (None, None)
+    pixel = particles.pixel_size_angstrom
     if table is not None and not without:
         rotations = None  # keep the angles in the table to the last digit
     known = relion.particle_columns(
         rotations, shifts_px, _contrast(particles) if table is None else None, pixel_size_angstrom=pixel
     )
-    groups = None if table is None else particles.optics_groups
-    if groups is not None and particles.scales is not None:
-        groups = groups.drop(
-            columns=[*relion.PIXELS], errors="ignore"
-        )  # those before the images were rescaled
+    if table is None and isinstance(particles, ParticleFile):
+        known |= _groups_and_half_sets(particles)
     particle_table, optics_groups = relion.with_optics_groups(
         names,
         known | (extra or {}) | _without_ctf(particles),

@@ -28,7 +28,7 @@ PIXEL = "samplingRate"
 IMAGE_SIZE = ()  # XMIPP states none
 EULER = ("angleRot", "angleTilt", "anglePsi")
 SHIFT = ("shiftX", "shiftY")
-FLIP = "flip"
+FLIP, SCALE = "flip", "scale"
 B_FACTOR = "cryoemCtfBfactor"  # XMIPP has no column for the B factor
 CONTRAST = {
     "voltage_kv": "ctfVoltage",
@@ -68,8 +68,9 @@ def shifts_px(columns: Columns, pixel_size_angstrom: float) -> np.ndarray | None
     """Return the displacement (x, y) of each particle in pixels, (n, 2).
 
     The displacement is the position that XMIPP's transformation maps to the origin. XMIPP's shifts are in pixels, so
-    ``pixel_size_angstrom`` is not used.
+    ``pixel_size_angstrom`` is not used. Images are not scaled, but a scale that is not positive is refused.
     """
+    columns.positive(SCALE, default=1.0)
     if not columns.has_any(SHIFT):
         return None
     shifts = columns.stacked(SHIFT)

@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "jobs": ["NotebookJob", "RunInProgressError", "read_record"],
         "overview": ["all_runs", "write_overview"],
         "phase": ["MissingPhaseError", "Phase", "StalePhaseError", "open_phase"],
-        "pipeline": ["PHASES", "OtherInputError", "PhaseInfo", "run_name", "saved_figures"],
+        "pipeline": ["PHASES", "OtherInputError", "PhaseInfo", "open_measured", "run_name", "saved_figures"],
         "profiles": ["PROFILES", "Profile", "get_profile", "parse_setting"],
         "runner": ["RunSummary", "run"],
     },

@@ -97,19 +97,19 @@ def inspect_particles(
 
     Raises
     ------
-    ValueError
-        If a value in the table is not finite, or CTF constants differ between particles.
     OSError
         If a stack cannot be read.
     """
     rng = np.random.default_rng(rng)
     pixels = check_images(particles, callback=read)
     unusable, outliers = pixels.unusable, pixels.outliers
-    optics, poses, subset = particles.optics, particles.poses, particles.random_subset
+    wrong: list[str] = []  # values in the table
+    optics = _known(lambda: particles.optics, wrong) or Optics(particles.pixel_size_angstrom)
+    poses, subset = _known(lambda: particles.poses, wrong), particles.random_subset
     facts = _facts(particles, optics, poses, subset)
     facts["unusable images"] = _named(particles, unusable)
     facts["outliers"] = _named(particles, outliers)
-    findings = [
+    findings = wrong + [
         f"{len(found)} of {len(particles)} images {verb}: {_named(particles, found)}"
         for found, verb in ((unusable, "cannot be used"), (outliers, "may be outliers"))
         if found
@@ -121,7 +121,9 @@ def inspect_particles(
     ]
     remarks, check = [], None
     good = np.delete(np.arange(len(particles)), [*unusable, *outliers])
-    if poses is None:
+    if wrong:
+        remarks.append("Poses are not checked while values in the table are wrong.")
+    elif poses is None:
         remarks.append("There are no poses to check.")
         remarks += [
             f"Without poses, a {each.name} cannot be excluded: all values are small."
@@ -171,6 +173,15 @@ def readings_table(check: PoseCheck | None) -> list[tuple[str, str, str, str]]:
         )
         for each in sorted(check.readings, key=lambda each: -each.log_likelihood)
     ]
+
+
+def _known(read: Callable, wrong: list[str]):
+    """Return what a function reads from the table or, if it raises an error, None, and add the error to ``wrong``."""
+    try:
+        return read()
+    except ValueError as error:
+        wrong.append(str(error))
+        return None
 
 
 def _facts(particles: ParticleFile, optics, poses, subset) -> dict[str, str]:

@@ -20,11 +20,13 @@ from cryoem.memory import check_memory
 from cryoem.particles.files import ParticleFile
 from cryoem.particles.opening import open_particles
 from cryoem.particles.simulation import check_simulation
+from cryoem.particles.writing import stack_of_poses
 from cryoem.runs.jobs import NotebookJob, read_record, why_not_current, write_json
 from cryoem.runs.profiles import PROFILES, DataSettings, Profile, get_profile, is_path, settings_of_phase
 
 COPIES_OF_IMAGES = 3  # in memory at the same time, in phase 0
 FIGURES = "figures"
+POSES_FILE = "particles.star"  # of the last phase
 INPUT_FILE = "run.json"
 
 
@@ -232,7 +234,7 @@ def find_run(
         )
     folder = data_folder() / "runs" / name
     check_writable(folder / INPUT_FILE)  # before the input files are read
-    return Run(resolved, folder, _input_checksums(resolved))
+    return Run(resolved, folder, _input_checksums(resolved, folder))
 
 
 def open_measured(settings: DataSettings) -> ParticleFile:
@@ -255,10 +257,11 @@ def saved_figures(folder: Path) -> list[tuple[str, str, str]]:
     return [(content["name"], content["caption"], json.dumps(content["figure"])) for content in contents]
 
 
-def _input_checksums(profile: Profile) -> dict[str, object]:
+def _input_checksums(profile: Profile, folder: Path) -> dict[str, object]:
     """Return the sha256 of the map file, and of the particle file and its stacks, which are listed by relative path.
 
-    Raise a MemoryError before any checksum is computed if the map or the particles do not fit into memory.
+    Raise a MemoryError before any checksum is computed if the map or the particles do not fit into memory, and a
+    ValueError if a table in the ``folder`` of the run cannot refer to the images.
     """
     checksums: dict[str, object] = {}
     if profile.particles is None and profile.image_size is not None:  # otherwise, phase 0 checks this
@@ -280,14 +283,14 @@ def _input_checksums(profile: Profile) -> dict[str, object]:
                 )
             if profile.refine_ctf and measured.ctf is None:
                 raise ValueError(f"refine_ctf requires CTF parameters, but {profile.particles} has none")
+            stack_of_poses(folder / list(PHASES)[-1] / POSES_FILE, measured)
         count = min(len(measured), profile.n_particles or len(measured))
         profile.check_recovery(count)
         n_bytes = COPIES_OF_IMAGES * 4 * count * measured.image_size**2
         what = f"reading {count:,} particles of {measured.image_size} px from {profile.particles}"
         check_memory(what, n_bytes, remedy="use fewer particles (--set n_particles=...)")
-        folder = Path(profile.particles).parent
+        start = Path(profile.particles).parent
         checksums["particles_sha256"] = {
-            os.path.relpath(path, folder): sha256_of(path)
-            for path in (*measured.paths, *([profile.passthrough] if profile.passthrough else []))
+            os.path.relpath(path, start): sha256_of(path) for path in measured.paths
         }
     return checksums

@@ -15,12 +15,11 @@ from cryoem.files.writing import new_folder
 from cryoem.images import image_blocks
 from cryoem.particles.files import ParticleFile
 from cryoem.particles.mrc import StackWriter, write_stack
-from cryoem.particles.naming import names_for_table
 from cryoem.particles.opening import open_particles
 from cryoem.particles.outliers import usable_images
 from cryoem.particles.relion import relion_tables
 from cryoem.particles.star import write_star, write_xmd
-from cryoem.particles.writing import write_particles
+from cryoem.particles.writing import names_or_copies
 from cryoem.particles.xmipp import write_emaf, xmipp_table
 from cryoem.reconstruction.resolution import fourier_ring_correlation
 from cryoem.udl.aligner import (
@@ -51,7 +50,6 @@ BLOCK_BYTES = 512 * 4 * 128**2  # 512 images of 128 px
 HALF_SET_THRESHOLD = 0.143
 STACK_FILE, AVERAGES_FILE = "aligned.mrcs", "averages.mrcs"
 STAR_FILE, XMD_FILE, EMAF_FILE = "aligned.star", "aligned.xmd", "aligned-emaf.xmd"
-COPY_FILE = "particles.star"
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def align_file(
 
     The input is not modified, and the output folder appears only when it is complete. All images are checked first. The
     output tables refer to the input stacks as described in ``particles.names_for_table``. Images to which tables cannot
-    refer, such as PNG files, are also copied to ``particles.mrcs``, with the table ``particles.star``.
+    refer, such as PNG files, and rescaled images are copied to ``particles.mrcs``, with the table ``particles.star``.
 
     Parameters
     ----------
@@ -177,12 +175,9 @@ def align_file(
             start = load_for("initial_model", training.initial_model, particles, symmetry=training.symmetry)
         say("checking the images", progress)
         particles = particles[usable_images(particles, leave_out_outliers=leave_out)]
-        if particles.images.in_mrc:
-            names = names_for_table(particles, folder / STAR_FILE, new_stacks=(STACK_FILE, AVERAGES_FILE))
-        else:
+        if not particles.as_stored:
             say("copying the images", progress)
-            write_particles(folder / COPY_FILE, particles)
-            names = open_particles(folder / COPY_FILE).image_names
+        names = names_or_copies(particles, folder / STAR_FILE, new_stacks=(STACK_FILE, AVERAGES_FILE))
         rng = np.random.default_rng(rng)
         # the aligner and the reference come from a sample that fits into memory
         most = most if model is None else min(most, IMAGES_FOR_POWER)
@@ -304,7 +299,7 @@ def _write_tables(
     emaf: bool,
 ) -> None:
     """Write the alignment of the original images for RELION and XMIPP, and for EMAF."""
-    has_relion_table = particles.table is not None and particles.path.suffix.lower() == ".star"
+    known, known_groups = particles.relion_tables
     table, optics_groups = relion_tables(
         names,
         found.angles_rad,
@@ -312,8 +307,8 @@ def _write_tables(
         pixel_size_angstrom=particles.pixel_size_angstrom,
         image_size=particles.image_size,
         scores={"cryoemCorrelation": found.correlation, "cryoemCorrentropy": correntropy},
-        table=particles.table if has_relion_table else None,
-        optics_groups=particles.optics_groups if has_relion_table else None,
+        table=known,
+        optics_groups=known_groups,
     )
     write_star(folder / STAR_FILE, table, optics=optics_groups)
     table = xmipp_table(names, found.angles_rad, found.shifts_px, max_cc=found.correlation)

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from cryoem.files.reading import is_gzip
+from cryoem.files.reading import is_gzip, why_unreadable
 from cryoem.files.writing import atomic_write, write_text
 from cryoem.memory import check_box
 from cryoem.volumes.density import DensityMap
@@ -146,7 +146,7 @@ def write_map(path: str | os.PathLike, density_map: DensityMap) -> None:
     import mrcfile
 
     path = Path(path)
-    compression = "gzip" if path.suffix == ".gz" else None
+    compression = "gzip" if path.suffix.lower() == ".gz" else None
     with atomic_write(path) as partial, mrcfile.new(partial, compression=compression) as mrc:
         with np.errstate(over="ignore"):
             mrc.set_data(density_map.data)
@@ -222,7 +222,7 @@ def _refuse_images(path: Path, header: MrcHeader, shape_xyz: list[int], *, as_ma
     if nz == 1:
         raise ValueError(f"{path} is a single image of {nx} x {ny} pixels, not a density map")
     no_cell = not any(header.fields["cella"][axis] for axis in "xyz")
-    is_stack = path.name.removesuffix(".gz").endswith(".mrcs") or int(header.fields["mz"]) == 1
+    is_stack = path.name.lower().removesuffix(".gz").endswith(".mrcs") or int(header.fields["mz"]) == 1
     is_stack = is_stack or int(header.fields["ispg"]) == 401 or (no_cell and nx == ny != nz)
     if is_stack and not as_map:
         raise ValueError(
@@ -289,4 +289,4 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         with gzip.open(path) if is_gzip(path) else open(path, "rb") as stream:
             yield stream
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"cannot read the map {path}: {error}") from None
+        raise ValueError(f"cannot read the map {path}: {why_unreadable(error)}") from None

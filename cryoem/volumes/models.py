@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoem.files.reading import first_line, foreign_kind, is_gzip
+from cryoem.files.reading import first_line, foreign_kind, is_gzip, why_unreadable
 from cryoem.volumes.atoms import density_of_atoms
 from cryoem.volumes.density import DensityMap
 
@@ -135,7 +135,7 @@ def _read_structure(path: Path):
         with gzip.open(path) if is_gzip(path) else open(path, "rb") as stream:
             content = stream.read()
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"cannot read the atomic model {path}: {first_line(error)}") from None
+        raise ValueError(f"cannot read the atomic model {path}: {why_unreadable(error)}") from None
     what = f"{path} is not an atomic model in mmCIF or PDB format"
     if found := foreign_kind(content):
         raise ValueError(f"{what}: it is {found}")
