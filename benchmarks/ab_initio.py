@@ -18,11 +18,11 @@ The particles are 5j0n in all cases, and others in some of them: a ribosome (a m
 beta-galactosidase, whose D2 symmetry is imposed, three atomic models at a resolution of 8 angstrom, with 3-angstrom
 pixels, and three phantoms with tetrahedral, octahedral and icosahedral symmetry, which is imposed as well.
 
-A search arrives if at least 97 % of the orientations are within 0.3 rad of the true ones, after alignment of the frame
+A search succeeds if at least 97 % of the orientations are within 0.3 rad of the true ones, after alignment of the frame
 and the hand. Junk and images of another particle are not counted. "Explained" is the fraction of the signal that the
 map explains: a low value suggests a mixture of particles. "ROC area" is the area under the ROC curve of the evidence,
-which tells the particle from junk. Each row contains the number of seeds whose search arrived, the worst value of each
-other quantity over all seeds, the range of the explained signal, and the median times.
+which distinguishes the particle from junk. Each row contains the number of seeds whose search succeeded, the worst
+value of each other quantity over all seeds, the range of the explained signal, and the median times.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ PARTICLES = {  # and their cases
     "phantom-I": ("centred",),
 }
 SYMMETRY = {"beta-galactosidase": "D2", "phantom-T": "T", "phantom-O": "O", "phantom-I": "I"}
-NEAR_RAD, ARRIVED = 0.3, 0.97
+NEAR_RAD, SUCCEEDED = 0.3, 0.97
 PREFERRED_RAD, PREFERENCE = np.pi / 4, 3
 
 
@@ -96,7 +96,7 @@ def main() -> None:
         (
             "particle",
             "case",
-            "arrived",
+            "succeeded",
             "within 0.3 rad",
             "mean error",
             "agreement",
@@ -177,7 +177,7 @@ def measure(
 def summary(near, error, agreement, explained, area, wall, processor) -> tuple[str, ...]:
     """Return the cells of a row, from the results of all seeds."""
     return (
-        f"{np.count_nonzero(near >= ARRIVED)} of {len(near)}",
+        f"{np.count_nonzero(near >= SUCCEEDED)} of {len(near)}",
         f"{100 * near.min():.1f} %",
         f"{error.max():.3f} rad",
         f"{agreement.min():.2f}",

@@ -141,9 +141,15 @@ def test_learn_runs_again_with_the_map_that_was_found(monkeypatch, run_call):
         ("--seed one", ", got one"),
         ("--particles a.star --microscope 300 2.7 low", ", got low"),
         ("--model-map a.mrc", "--model-map requires --particles"),
-        ("--map 5j0n --learn", "--learn requires --particles, and no map"),
-        ("--particles a.star --model-map 5j0n --learn", "--learn requires --particles, and no map"),
-        ("--particles a.star --set map_name=phantom --learn", "--learn requires --particles, and no map"),
+        ("--map 5j0n --learn", "--learn requires --particles and cannot be combined"),
+        (
+            "--particles a.star --model-map 5j0n --learn",
+            "--learn requires --particles and cannot be combined",
+        ),
+        (
+            "--particles a.star --set map_name=phantom --learn",
+            "--learn requires --particles and cannot be combined",
+        ),
         ("--particles a.star --learn --set leave_out_junk=true", "--learn uses all images"),
         (
             "--set leave_out_junk=true",

@@ -178,8 +178,8 @@ def test_a_map_agrees_with_itself_to_nyquist(half_maps):
     volumes.write_map(half_maps[1], volumes.read_map(half_maps[0]))
     answer = invoke("fsc", *half_maps)
     assert answer.stderr == (
-        f"cryoem: warning: {half_maps[0]} and {half_maps[1]} contain identical maps, so their FSC is 1 and says "
-        "nothing about the resolution; compare two different maps\n"
+        f"cryoem: warning: {half_maps[0]} and {half_maps[1]} contain identical maps, so their FSC is 1 at "
+        "all frequencies and does not measure the resolution; compare two different maps\n"
     )
     assert (
         answer.stdout

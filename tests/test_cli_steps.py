@@ -187,7 +187,7 @@ def test_refinement_keeps_the_half_sets_of_the_table(walked, tmp_path):
 def test_a_network_is_trained_on_images_like_the_particles(walked):
     folder, outputs = walked
     (text,) = (ended.stdout for line, ended in outputs.items() if "train" in line)
-    (noise_variance, agreement) = re.findall(r"noise variance ([\d.]+), .* of the map by ([\d.]+)", text)[0]
+    (noise_variance, agreement) = re.findall(r"noise variance ([\d.]+), .* of the map ([\d.]+)", text)[0]
     assert float(noise_variance) == pytest.approx(0.5, rel=0.1)
     assert float(agreement) > 0.9
     assert text.startswith("2 epochs in ")

@@ -103,7 +103,7 @@ def test_a_negative_of_the_particle_is_refused(density):
 def test_noise_alone_and_a_map_without_structure_are_refused(density, rng):
     # less power at low than at high frequencies, unlike any particle
     blue = np.gradient(rng.normal(size=(200, 48, 48)), axis=2)
-    with pytest.raises(ValueError, match=r"^no signal from density_map was found in the images"):
+    with pytest.raises(ValueError, match=r"^no signal from the map was found in the images"):
         calibrate(blue, density)
     with pytest.raises(
         ValueError, match=r"^no signal was found in the images: their power is not higher at low"

@@ -92,7 +92,9 @@ def test_datadir_comes_first(tmp_path, kind):
         np.testing.assert_array_equal(open_particles(path, datadir=datadir), some_images(seed=seed)[:1])
     with pytest.raises(FileNotFoundError, match=r"^datadir must be a folder, got .*missing$"):
         open_particles(path, datadir=tmp_path / "missing")
-    with pytest.raises(ValueError, match=r"so datadir=.* does not apply; omit it$"):
+    with pytest.raises(
+        ValueError, match=r"so the folder of the stacks, .* \(--datadir\), does not apply; omit it$"
+    ):
         open_particles(tmp_path / "jobs" / "Extract" / "a.mrcs", datadir=tmp_path)
     with pytest.raises(
         FileNotFoundError, match=r"which was not found in .*project, .* or the working folder$"

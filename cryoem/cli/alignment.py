@@ -70,9 +70,9 @@ def align2d(
 
     Writes the aligned stack, tables for RELION and XMIPP, the averages before and after alignment, and the aligner. The
     output folder is created only when all files are complete. Stack names in the tables are absolute, or relative to a
-    folder above the output: the project of the input table, or the working folder. In this case, start RELION or XMIPP
-    in that folder. If PARTICLES is a training folder with true
-    angles (parameters.txt), angle errors are reported.
+    folder above the output: the project of the input table, or the working folder. If they are relative, start RELION
+    or XMIPP in that folder. If PARTICLES is a training folder with true angles (parameters.txt), angle errors are
+    reported.
 
     \b
     Example:
@@ -118,7 +118,8 @@ def align2d(
     images = "1 image" if result.images == 1 else f"{result.images:,} images"
     text = f"{images} aligned in {result.seconds:.0f} s ({result.method}); {agreement}"
     if result.error_deg is not None:
-        text += f"\nmean error of the angles {result.error_deg:.2f}°, between neighbours {result.pair_error_deg:.2f}°"
+        text += f"\nmean angle error {result.error_deg:.2f}° "
+        text += f"({result.pair_error_deg:.2f}° for angles between consecutive images)"
     values = {**vars(result), "page": html}
     if html is not None:
         write_text(html, _averages_page(result, title=particles.name, agreement=agreement))

@@ -28,12 +28,13 @@ def check(
     as_stack: options.AsStack = False,
     force: options.Force = False,
 ) -> Answer:
-    """Check a particle file: what was read, outliers, and whether poses and CTF are understood.
+    """Check a particle file: what was read, outliers, and whether the poses and the CTF are interpreted correctly.
 
-    If there are poses, some hundred images are compared with quick maps of the others: as read, and under the usual
-    misreadings (inverse rotations, signs of angles and shifts, wrong units and scales, a constant turn or displacement,
-    mirrored images, sign of the CTF, inverted contrast). The handedness of the map cannot be checked, because
-    projections do not determine it. Images on two scales, repeated images and unusable half-sets are findings, too.
+    If there are poses, a few hundred images are compared with quick maps of the others: as read, and under the usual
+    misreadings (inverse rotations, signs of angles and shifts, wrong units and scales, a constant in-plane rotation or
+    displacement, mirrored images, sign of the CTF, inverted contrast). The handedness of the map cannot be checked,
+    because projections do not determine it. Images on two scales, repeated images and unusable half-sets are also
+    reported.
 
     \b
     Example:

@@ -57,9 +57,9 @@ def classify2d(
 
     Writes averages.mrcs, classes.star with the class, angle, origin and log-likelihood of each particle, and the page
     classes.html, a gallery with the count and resolution of each class. Classes are numbered from 1 in order of
-    descending count. Empty and unresolved classes, and classes of noise or of neighbours at the edge, are marked. The
-    CTF is corrected if the file contains its parameters. Images must fit into memory. To align one class in detail, use
-    its average as the reference of align2d, such as --reference 3@classes/averages.mrcs.
+    descending count. Empty and unresolved classes, and classes of noise or of neighbouring particles at the edge, are
+    marked as junk. The CTF is corrected if the file contains its parameters. Images must fit into memory. To align one
+    class in detail, use its average as the reference of align2d, such as --reference 3@classes/averages.mrcs.
 
     \b
     Example:

@@ -92,8 +92,8 @@ def fsc(
     _check_same_grid(a, first, b, second)
     if (first.data == second.data).all():
         warnings.warn(
-            f"{a} and {b} contain identical maps, so their FSC is 1 and says nothing about the resolution; "
-            "compare two different maps",
+            f"{a} and {b} contain identical maps, so their FSC is 1 at all frequencies and does not measure the "
+            "resolution; compare two different maps",
             UserWarning,
             stacklevel=2,
         )

@@ -22,7 +22,7 @@ FULL_RANGES = {"rot": (0.0, 360.0), "tilt": (0.0, 180.0), "psi": (0.0, 360.0)}  
 def fetch(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Registry name, PDB id or EMDB id.")],
 ) -> Answer:
-    """Download a map or an atomic model, and print its path.
+    """Download a map, an atomic model or example particles, and print the path.
 
     An existing file is reused if its checksum is correct.
 
@@ -59,7 +59,7 @@ def density(
         typer.Option(help="Resolution in angstrom; by default that of the input map, otherwise two voxels."),
     ] = None,
     symmetry: Annotated[
-        str | None, typer.Option(help="Point group of the phantom: C1, C2, ..., D2, ....")
+        str | None, typer.Option(help="Point group of the phantom: Cn, Dn, T, O or I.")
     ] = None,
     size: Annotated[
         int | None,
@@ -159,8 +159,8 @@ def project(
     structural_noise: Annotated[
         float,
         typer.Option(
-            help="Variance of noise with the power spectrum of the particle, such as 0.7, to which the CTF is applied, "
-            "as to ice and other molecules; relative to the variance of the projections."
+            help="Variance of structural noise (ice and other molecules), relative to the variance of the projections, "
+            "such as 0.7. It has the power spectrum of the particle, and the CTF is applied to it."
         ),
     ] = 0.0,
     amplitude_spread: Annotated[
@@ -183,7 +183,7 @@ def project(
     """Simulate particle images from a map.
 
     Writes a table with the orientations, shifts and CTF parameters, and an image stack (.mrcs) with the same name. By
-    default, the images are ideal; options make them as hard as measured ones.
+    default, the images are ideal; options add the imperfections of measured images.
 
     \b
     Example:

@@ -48,8 +48,9 @@ def abinitio(
     the start with the highest likelihood continues with all images. If there are more than 10,000 images, the search
     uses 10,000 random ones; the poses of the others are then found in the map. Do not trust the map if the starts
     disagree, or if it leaves more than a tenth of the signal unexplained. The handedness of the map is arbitrary. The
-    resolution is that between maps of alternate images, which share their orientations, so it is an overestimate.
-    Symmetry is not used by the starts: its axes are found in the map of the best one, and then it is imposed.
+    resolution is measured between maps of alternate images. Their orientations were found with one common map, so it is
+    an overestimate. The starts ignore the symmetry: its axes are found in the map of the best start, and the symmetry
+    is then imposed.
 
     \b
     Example:

@@ -48,8 +48,9 @@ def reconstruct(
     """Reconstruct a map from particle images with known orientations.
 
     Shifts and the CTF are corrected if the file contains them. Half-maps are reconstructed from RELION's random subsets
-    (rlnRandomSubset) if the table contains them, and otherwise from alternate images. In the latter case, the halves
-    were not refined independently, so the resolution is overestimated.
+    (rlnRandomSubset) if the table contains them, and otherwise from alternate images. The resolution is an overestimate
+    if the halves were not refined independently, as with alternate images or with poses from `cryoem refine`; for the
+    latter, use the half-maps of `cryoem refine --half-maps`.
 
     \b
     Example:
@@ -169,13 +170,18 @@ def refine(
         ),
     ] = False,
     search_rounds: Annotated[
-        int, typer.Option(min=0, help="Rounds of random search around the poses; 0 if they are almost right.")
+        int,
+        typer.Option(
+            min=0,
+            help="Number of rounds of random search around the poses; 0 if the poses are already accurate.",
+        ),
     ] = 2,
     gradient_rounds: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Maximum number of rounds of Gauss-Newton steps in each half; at most 2 of all images follow.",
+            help="Maximum number of rounds of Gauss-Newton steps in each half; at most 2 rounds with all images "
+            "follow.",
         ),
     ] = 4,
     *,

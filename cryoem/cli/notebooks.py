@@ -47,8 +47,8 @@ def run(
         bool,
         typer.Option(
             "--learn",
-            help="Follow the run by a second one, whose name ends in -learned: train a network on the map that the "
-            "first run found, and recover the orientations from learned distances.",
+            help="Start a second run after the first, with a name that ends in -learned: it trains a network on the "
+            "map from the first run and recovers the orientations from learned distances.",
         ),
     ] = False,
     force: Annotated[
@@ -87,7 +87,9 @@ def run(
         model = {} if model_map is None else {"map_name": model_map}
         chosen = profiles.get_profile(settings.profile, **(model | overrides))
         if learn and (chosen.particles is None or chosen.map_name is not None):
-            raise typer.BadParameter("--learn requires --particles, and no map")
+            raise typer.BadParameter(
+                "--learn requires --particles and cannot be combined with --model-map or --set map_name"
+            )
         if learn and chosen.leave_out_junk:
             raise typer.BadParameter("--learn uses all images, so leave_out_junk must be false, got True")
     except ValueError as error:

@@ -63,7 +63,10 @@ AsStack = Annotated[
     bool, typer.Option("--as-stack", help="Read a .mrc file as a stack even if it looks like a density map.")
 ]
 Symmetry = Annotated[
-    str, typer.Option(help="Point group of the particle (C1, C2, ..., D2, ...), with the main axis along z.")
+    str,
+    typer.Option(
+        help="Point group of the particle (Cn, Dn, T, O or I), with axes as in the documentation on conventions."
+    ),
 ]
 Workers = Annotated[
     int, typer.Option(min=1, help="Number of worker processes on this machine; they share its cores.")

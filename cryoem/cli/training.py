@@ -46,8 +46,8 @@ def train(
     projections have the size, pixel size, CTF and noise of these particles. The map must show the same particle; a low
     resolution suffices. For particles that are off-centre, use --set shift_limit_px.
 
-    A checkpoint is stored after every epoch, for encoder.weights.h5 in the folder encoder.checkpoints, which is removed
-    at the end.
+    A checkpoint is stored after every epoch in a folder next to the output (encoder.checkpoints for
+    encoder.weights.h5). The folder is removed when training is complete.
 
     \b
     Example:
@@ -154,8 +154,8 @@ def train(
     }
     text = f"{epochs} epochs in {trial.training_seconds:.0f} s: {out}\n"
     if agreement is not None:
-        text += f"particles: noise variance {noise_variance:.3g}, their mean image correlates with that of the map by "
-        text += f"{agreement:.2f}\n"
+        text += f"particles: noise variance {noise_variance:.3g}, "
+        text += f"correlation of their mean image with the mean projection of the map {agreement:.2f}\n"
     text += (
         f"mean error of the distances between simulated images: {error:.3f} rad ({np.rad2deg(error):.1f}°)"
     )

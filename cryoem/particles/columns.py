@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 DISAGREE = 1e-2  # smallest relative difference between contradictory values
 SAME = 1e-6  # largest relative difference between rounded values of the same constant
-NECESSARY = ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast")
+NECESSARY = {  # with their names and units for messages
+    "voltage_kv": ("voltage", " kV"),
+    "spherical_aberration_mm": ("spherical aberration", " mm"),
+    "amplitude_contrast": ("amplitude contrast", ""),
+}
 CONSTANTS = (*NECESSARY, "b_factor_angstrom2", "phase_shift_rad", "inverted")
 DEFOCUS = ("defocus_u_angstrom", "defocus_v_angstrom", "azimuth_rad")
 POSSIBLE = LIMITS | dict.fromkeys(DEFOCUS[:2], (-LARGEST_DEFOCUS_ANGSTROM, LARGEST_DEFOCUS_ANGSTROM))
@@ -169,8 +173,9 @@ def read_contrast(columns: Columns, names: dict[str, str], *, angle_unit_rad: fl
     for name in NECESSARY:
         if names[name] not in columns:
             raise ValueError(
-                f"{columns.path} has {first} but no {names[name]}, and the CTF needs both; pass microscope, "
-                "the voltage, spherical aberration and amplitude contrast (--microscope 300 2.7 0.1)"
+                f"{columns.path} has {first} but no {names[name]}, and the CTF needs both; specify the "
+                "voltage, spherical aberration and amplitude contrast (`microscope` in Python, "
+                "`--microscope 300 2.7 0.1` on the command line)"
             )
     if second not in columns:
         names = {**names, DEFOCUS[1]: first}
@@ -247,20 +252,23 @@ def with_microscope(
     Warn about constants in the file that differ by more than 1 %.
     """
     given = dict(zip(NECESSARY, microscope, strict=True))
-    try:
-        ContrastTransfer(**given)
-    except ValueError as error:
-        raise ValueError(f"microscope (kV, mm, fraction) is impossible: {error}") from None
+    for (name, value), (words, unit) in zip(given.items(), NECESSARY.values(), strict=True):
+        low, high = LIMITS[name]
+        if not low <= value <= high:
+            raise ValueError(
+                f"microscope is invalid: the {words} must be between {low:g} and {high:g}{unit}, got {value:.6g}{unit}"
+            )
     constants = {names[name]: value for name, value in given.items()}
-    off = [
-        f"{name} {columns.numbers(name)[0]:.6g}"
-        for name, value in constants.items()
-        if name in columns and not np.allclose(columns.numbers(name), value, rtol=DISAGREE, atol=0)
-    ]
-    if off:
-        values = ", ".join(f"{value:g}" for value in microscope)
+    stated, used = [], []
+    for (column, value), (_, unit) in zip(constants.items(), NECESSARY.values(), strict=True):
+        if column in columns and not np.allclose(columns.numbers(column), value, rtol=DISAGREE, atol=0):
+            stated.append(f"{column} {columns.numbers(column)[0]:.6g}")
+            used.append(f"{value:g}{unit}")
+    if stated:
         warnings.warn(
-            f"{columns.path} states {', '.join(off)}; using microscope={values}", UserWarning, stacklevel=4
+            f"{columns.path} states {', '.join(stated)}; using {', '.join(used)} as specified",
+            UserWarning,
+            stacklevel=4,
         )
     if columns.optics is None:
         return columns.table.assign(**constants), None
@@ -322,12 +330,12 @@ def common_transfer(contrast: pd.DataFrame, path: Path, *, groups: bool) -> Cont
     constants |= {
         name: float(values.mean()) for name, values in own_values(contrast).items() if name in constants
     }
-    for name in NECESSARY:
+    for name, (words, unit) in NECESSARY.items():
         values = contrast[name].to_numpy(float)
         if np.ptp(values) > SAME * np.abs(values).max():
             raise ValueError(
-                f"{path}: {name} must be the same for all particles, got {values.min():.6g} to {values.max():.6g}; "
-                f"{of_one_kind(groups)}"
+                f"{path}: the {words} must be the same for all particles, got {values.min():.6g} to "
+                f"{values.max():.6g}{unit}; {of_one_kind(groups)}"
             )
     mean = contrast[[*DEFOCUS[:2]]].to_numpy().mean(axis=1)
     return ContrastTransfer(**constants, defocus_range_angstrom=(float(mean.min()), float(mean.max())))

@@ -129,13 +129,18 @@ def open_particles(
     table = optics_groups = None
     sizes: dict[str, np.ndarray] = {}
     if passthrough is not None and program != "cryosparc":
-        raise ValueError(f"{path} is not a .cs file, so passthrough={passthrough} does not apply; omit it")
+        raise ValueError(
+            f"{path} is not a .cs file, so the passthrough file {passthrough} (--passthrough) does not apply; omit it"
+        )
     if program is None or program in OPENING:
-        given = {"optics_group": optics_group, "datadir": datadir, "microscope": microscope}
-        for name, value in given.items():
+        for value, words in (
+            (optics_group, f"the optics group {optics_group} (--optics-group)"),
+            (datadir, f"the folder of the stacks, {datadir} (--datadir),"),
+            (microscope, "the microscope (--microscope)"),
+        ):
             if value is not None:
                 what = "a stack without a table" if program is None else "not a table that refers to stacks"
-                raise ValueError(f"{path} is {what}, so {name}={value} does not apply; omit it")
+                raise ValueError(f"{path} is {what}, so {words} does not apply; omit it")
         if program is None:
             names, images = whole_stack(path, as_stack=as_stack)
         else:
@@ -234,7 +239,9 @@ def _read_table(
         table = read_xmd(path)
     if optics_group is not None:
         if column not in table:
-            raise ValueError(f"{path} has no optics groups; omit optics_group={optics_group}")
+            raise ValueError(
+                f"{path} has no optics groups; omit the optics group {optics_group} (--optics-group)"
+            )
         groups = Columns(path, table).numbers(column)
         if not (groups == optics_group).any():
             known = ", ".join(f"{group:g}" for group in np.unique(groups))

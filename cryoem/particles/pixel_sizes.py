@@ -107,7 +107,7 @@ def resolve_pixel_size(
                 different.append(size)
         values = " and ".join(f"{size:.6g} angstrom" for size in different)
         warnings.warn(
-            f"{path} states a pixel size of {values}; using pixel_size_angstrom={used:.6g}",
+            f"{path} states a pixel size of {values}; using {used:.6g} angstrom as specified",
             UserWarning,
             stacklevel=3,
         )

@@ -75,8 +75,8 @@ class Realism:
     ----------
     structural_noise : float
         Variance of the structural noise (ice, carbon, other molecules), relative to the variance of the projections. It
-        has the same power spectrum as the projections, and goes through the CTF with them, before the white noise is
-        added. Default: 0.7, close to the signal-to-noise ratio of 1.4 in Baxter et al.
+        has the same power spectrum as the projections. The CTF is applied to both, before the white noise is added.
+        Default: 0.7, close to the signal-to-noise ratio of 1.4 in Baxter et al.
     astigmatism_angstrom : float
         Largest difference between the defoci U and V of an image, in a random direction. Differences are uniform from
         0. Default: 500.

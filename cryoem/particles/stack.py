@@ -226,15 +226,13 @@ def calibrate(
     parts = np.stack([signal_power, np.ones_like(power)], axis=1)
     (signal_variance, noise), _ = scipy.optimize.nnls(parts / power[:, None], np.ones_like(power))
     if signal_variance == 0:
-        raise ValueError(
-            "no signal from density_map was found in the images; check that they show this particle"
-        )
+        raise ValueError("no signal from the map was found in the images; check that they show this particle")
     means = (flip_phases(*pair).mean(axis=0).ravel() for pair in ((images, optics), (model, model_optics)))
     agreement = float(np.corrcoef(*means)[0, 1])
     if agreement < 0:
         raise ValueError(
             "the images have inverted contrast: after phase flipping, the correlation between the mean image and the "
-            f"mean projection of density_map is {agreement:.2f}; invert the images"
+            f"mean projection of the map is {agreement:.2f}; invert the images"
         )
     return Calibration(
         signal=float(np.sqrt(signal_variance)),

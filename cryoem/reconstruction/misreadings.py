@@ -99,7 +99,7 @@ def displaced(reading: Misreading, offset_px: np.ndarray, *, shown_px: np.ndarra
     return replace(reading, **parts)
 
 
-AS_READ = Misreading("none", "as read", "the poses are understood as they are read")
+AS_READ = Misreading("none", "as read", "the poses are correct as read")
 SHUFFLED = Misreading(
     "none", "orientations of other images", "the orientations belong to other images", shuffle=1
 )
@@ -107,7 +107,7 @@ MISREADINGS = (
     Misreading(
         "rotations",
         "inverse rotations",
-        "the rotations are inverse: they look like rotations from microscope to particle coordinates",
+        "the rotations are inverted: they look like rotations from microscope to particle coordinates",
         Rotation.inv,
     ),
     Misreading("rotations", "sign of psi", "psi has the opposite sign", _signs(1, -1)),
@@ -115,7 +115,7 @@ MISREADINGS = (
     Misreading(
         "rotations",
         "other hand of the angles",
-        "the angles have the other hand: they look like those of mirrored images",
+        "the angles have the opposite handedness: they look like those of mirrored images",
         _signs(-1, -1),
     ),
     Misreading(
@@ -179,7 +179,7 @@ MISREADINGS = (
     Misreading(
         "shifts",
         "no shifts",
-        "the shifts fit in none of the readings that were tried: without them, the images agree better",
+        "the shifts are wrong in all readings that were tried: the images agree better without them",
         None,
         np.zeros_like,
     ),

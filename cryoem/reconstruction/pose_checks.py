@@ -1,4 +1,4 @@
-"""Check whether the poses and the CTF of particle images are understood, by trying the usual misreadings of them.
+"""Check whether the poses and the CTF of particle images are interpreted correctly, by trying the usual misreadings.
 
 For each reading, two half-maps (or, for few images, one map for each fold of the images) are reconstructed, and each
 image is compared with the projection of the map to which it did not contribute. Only the right reading lets images
@@ -113,7 +113,7 @@ def check_poses(
     rng: np.random.Generator | int | None = None,
     callback: Callable[[int, int], None] | None = None,
 ) -> PoseCheck:
-    """Check whether poses and CTF are understood, by comparing images with maps from the others.
+    """Check whether poses and CTF are interpreted correctly, by comparing images with maps from the others.
 
     Parameters
     ----------

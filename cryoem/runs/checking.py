@@ -1,4 +1,4 @@
-"""Check a particle file before it is used: what was read, outliers, and whether its poses and CTF are understood."""
+"""Check a particle file before it is used: what was read, outliers, and how its poses and CTF are interpreted."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ SHOWN, SHOWN_PX, CENTRED_PX = 12, 128, 32  # images in the page and their larges
 IN_SPECTRUM = 60  # images of similar defocus in the power spectrum
 HALF_MAPS = 0.143
 HAND = (
-    "Projections do not determine the handedness of the map: with all tilts negated, or all images turned by 180 "
-    "degrees, the images would fit as well."
+    "Projections do not determine the handedness of the map: with all tilts negated, or with all images "
+    "rotated in plane by 180 degrees, the images would fit equally well."
 )
 
 
@@ -131,8 +131,8 @@ def inspect_particles(
         ]
     elif len(good) < FEWEST or particles.image_size < SMALLEST_PX:
         remarks.append(
-            f"Poses are checked with at least {FEWEST} images of {SMALLEST_PX} px, got {len(good)} of "
-            f"{particles.image_size} px."
+            f"The poses were not checked: this requires at least {FEWEST} usable images at least {SMALLEST_PX} px "
+            f"wide, got {len(good)} images {particles.image_size} px wide."
         )
     else:
         check = check_poses(particles[good], poses[good], optics=optics[good], rng=rng, callback=compared)
@@ -257,8 +257,8 @@ def _pose_findings(check: PoseCheck) -> list[str]:
         findings.append(f"{each.finding}{measured}")
     if check.dark:
         findings.append(
-            f"the particles are dark (skewness of the density {check.skewness:.2f}): the images have the other "
-            "contrast, or the CTF has the opposite sign, which images cannot distinguish; invert the images"
+            f"the particles are dark (skewness of the density {check.skewness:.2f}): the contrast of the images or the "
+            "sign of the CTF is inverted, which images cannot distinguish; invert the images"
         )
     return findings
 
@@ -329,7 +329,7 @@ def _figures(
     figures.append(
         (
             "The same images, phase-flipped, downsampled, and centred with their shifts as read. If the shifts are "
-            "understood, the particles are at the centre.",
+            "interpreted correctly, the particles are centred.",
             plots.projection_gallery(centred, titles=names),
         )
     )

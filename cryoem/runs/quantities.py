@@ -117,7 +117,7 @@ DEFINITIONS = {
     "local_resolution_finest_angstrom": "10th percentile of the same resolutions.",
     "local_resolution_coarsest_angstrom": "90th percentile of the same resolutions.",
     "conical_resolution_finest_angstrom": (
-        "Resolution of the half-maps in the best of 100 cones of directions. It equals the coarsest if all "
+        "Resolution of the half-maps in the best of 100 cones of directions. It equals that of the worst cone if all "
         "directions are equally well sampled."
     ),
     "conical_resolution_coarsest_angstrom": "Resolution of the half-maps in the worst of these cones.",

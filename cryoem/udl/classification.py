@@ -1,11 +1,11 @@
-"""Two-dimensional classification: averages of unlike views, by expectation-maximisation with free references.
+"""Two-dimensional classification: averages of unlike views, by expectation-maximisation with independent references.
 
 The steps are those of ``orientations.ab_initio``, with K class averages on rings in Fourier space instead of the slices
 of one map. The E step computes the posterior of the class, the in-plane angle and the shift of each image; the M step
 divides the weighted sums on each ring by the weights. The noise variance of each ring starts at the total power of the
 images and is estimated in each round, so that all classes are probable at first; the number of rings grows. Every class
-has the same prior probability, and a class that loses its images restarts near a large class, so classes do not
-collapse into a few.
+has the same prior probability, and a class that loses most of its images is replaced by splitting one that explains
+much of the signal, so classes do not collapse into a few.
 
 In the last rounds, two halves of the images have their own averages. The averages of one half score the images of the
 other half: noise has no positive expected log-likelihood under averages that it did not contribute to.
