@@ -144,7 +144,8 @@ def main() -> None:
     )
     limit = reconstruction.pose_limit(stack, stack.poses, truth.map).errors_rad
     best, reached = truth.resolution(stack.poses), truth.resolution(refinement.poses)
-    halves, best_halves = refinement.fsc.resolution_angstrom(0.143), truth.half_map_resolution(refinement)
+    halves = refinement.fsc.resolution_angstrom(reconstruction.HALF_MAP_THRESHOLD)
+    best_halves = truth.half_map_resolution(refinement)
     targets = targets_of(arguments)
     target = {name: f"<= {value}" for name, value in targets.items()}
 
@@ -248,7 +249,7 @@ class Truth:
             voxel_size_angstrom=self.map.voxel_size_angstrom,
             rng=0,
         )
-        return curve.resolution_angstrom(0.143)
+        return curve.resolution_angstrom(reconstruction.HALF_MAP_THRESHOLD)
 
     def shift_error_px(self, poses: Poses) -> float:
         """Return the mean length of the shift errors."""

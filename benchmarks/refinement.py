@@ -50,7 +50,6 @@ PARTICLES = {  # and the seeds of each of their cases
     "5ugo": {"centred": 1},
 }
 NOISE_VARIANCE = 16.0
-AGREE = 0.143
 
 
 def main() -> None:
@@ -131,7 +130,9 @@ def refined(
     if optics.ctf is not None:
         fitted, true = (each.isotropic().defocus_angstrom for each in (found.optics, stack.optics))
         defocus_error = np.sqrt(np.mean((fitted - true) ** 2))
-    resolution = found.fsc.resolution_angstrom(AGREE) / resolution_of_truth(stack, found)
+    resolution = found.fsc.resolution_angstrom(reconstruction.HALF_MAP_THRESHOLD) / resolution_of_truth(
+        stack, found
+    )
     return errors.mean(), *ratios, np.count_nonzero(errors >= NEAR_RAD), resolution, defocus_error, *times
 
 
@@ -149,7 +150,7 @@ def resolution_of_truth(stack: ParticleStack, found: reconstruction.Refinement) 
         voxel_size_angstrom=stack.pixel_size_angstrom,
         rng=0,
     )
-    return fsc.resolution_angstrom(AGREE)
+    return fsc.resolution_angstrom(reconstruction.HALF_MAP_THRESHOLD)
 
 
 def summary(values: np.ndarray) -> tuple[str, ...]:

@@ -245,6 +245,15 @@ def test_align2d_leaves_a_page_with_the_averages_before_and_after(tmp_path, part
     assert "use --force to overwrite it" in refused.stderr
 
 
+def test_align2d_says_that_the_averages_of_two_halves_do_not_agree(tmp_path, particle):
+    image = particle.sum(axis=0)
+    write_stack(tmp_path / "a.mrcs", np.stack([image, -image] * 2), pixel_size_angstrom=4.0)
+    ended = invoke("align2d", tmp_path / "a.mrcs", "--method", "template", "--out", tmp_path / "b")
+    assert ended.exit_code == 0
+    assert "; the averages of two halves do not agree\n" in ended.stdout
+    assert json.loads((tmp_path / "b" / "summary.json").read_text())["resolution_angstrom"] is None
+
+
 def test_align2d_passes_its_options_on(monkeypatch):
     call = {}
 

@@ -88,7 +88,18 @@ CURVE = FSC(np.array([0.1, 0.2, 0.3, 0.4]), np.array([1.0, 0.6, 0.2, 0.5]))
 )
 def test_resolution_is_interpolated_where_the_curve_first_falls_below(threshold, frequency):
     assert CURVE.resolution_angstrom(threshold) == pytest.approx(1 / frequency)
-    assert FSC(CURVE.frequency, 0.1 * CURVE.correlation).resolution_angstrom(threshold) == pytest.approx(10)
+    assert CURVE.resolution_or_none(threshold) == CURVE.resolution_angstrom(threshold)
+    # a curve that starts below the threshold
+    low = FSC(CURVE.frequency, 0.1 * CURVE.correlation)
+    assert low.resolution_angstrom(threshold) == pytest.approx(10)
+    assert (low.resolution_or_none(threshold) is None) == (threshold > 0.1)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "shells"), [(0.143, 4), (0.2, 4), (0.3, 2), (0.6, 2), (0.8, 1), (1.1, 0)]
+)
+def test_shells_are_counted_up_to_the_first_below_the_threshold(threshold, shells):
+    assert CURVE.shells_above(threshold) == shells
 
 
 # --- masks and phase randomisation

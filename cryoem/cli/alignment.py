@@ -112,8 +112,10 @@ def align2d(
         rng=seed,
         progress=True,
     )
-    agreement = "a single image has no halves to compare"
-    if result.resolution_angstrom is not None:
+    agreement = "the averages of two halves do not agree"
+    if result.images == 1:
+        agreement = "a single image has no halves to compare"
+    elif result.resolution_angstrom is not None:
         agreement = f"the averages of two halves agree to {result.resolution_angstrom:.1f} Å"
     images = "1 image" if result.images == 1 else f"{result.images:,} images"
     text = f"{images} aligned in {result.seconds:.0f} s ({result.method}); {agreement}"

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cryoem.cli import options, shared
-from cryoem.cli.maps import HALF_MAPS, resolution_at
 from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def fsc(
     threshold: Annotated[
         float,
         typer.Option(help="FSC threshold: 0.143 for two half-maps, 0.5 for comparison with a known map."),
-    ] = HALF_MAPS,
+    ] = 0.143,
     out: Annotated[Path | None, typer.Option("--out", help="Output file for the curves (.csv).")] = None,
     figure: Annotated[Path | None, typer.Option("--figure", help="Output file for a figure (.html).")] = None,
     report: Annotated[
@@ -117,7 +116,7 @@ def fsc(
         curve, shells = family.corrected, family.curves()
         columns = {"correlation": curve.correlation, "phase_randomised": curve.phase_randomised}
         columns |= {f"{name}": getattr(family, name).correlation for name in UNCORRECTED}
-    resolution = resolution_at(curve, threshold)
+    resolution = curve.resolution_or_none(threshold)
     text = f"no resolution: the curve starts below FSC {threshold:g}"
     falls_below = bool(curve.correlation.min() < threshold)
     if resolution is not None:
@@ -133,7 +132,7 @@ def fsc(
         "phase_randomised": curve.phase_randomised,
     }
     if family is not None:
-        others = {name: resolution_at(getattr(family, name), threshold) for name in UNCORRECTED}
+        others = {name: getattr(family, name).resolution_or_none(threshold) for name in UNCORRECTED}
         named = [f"{UNCORRECTED[name]} {'none' if r is None else f'{r:.2f} Å'}" for name, r in others.items()]
         text += f", corrected for the mask; uncorrected: {', '.join(named)}"
         for name, found in others.items():

@@ -62,7 +62,7 @@ def abinitio(
     from cryoem.files.writing import atomic_write_many
     from cryoem.orientations import expectation_maximisation as em
     from cryoem.particles.writing import write_poses
-    from cryoem.reconstruction.resolution import fourier_shell_correlation
+    from cryoem.reconstruction.resolution import HALF_MAP_THRESHOLD, fourier_shell_correlation
     from cryoem.volumes.density import resample
     from cryoem.volumes.maps import write_map
 
@@ -99,7 +99,7 @@ def abinitio(
         )
     halves = [half.data for half in found.half_maps]
     curve = fourier_shell_correlation(*halves, voxel_size_angstrom=found.map.voxel_size_angstrom)
-    resolution = curve.resolution_angstrom(0.143) if curve.correlation[0] >= 0.143 else None
+    resolution = curve.resolution_or_none(HALF_MAP_THRESHOLD)
     best = int(np.argmax(found.likelihoods))
     agreeing = float(np.mean(found.agreement)) if starts > 1 else None
     junk = found.evidence < 0
@@ -143,8 +143,8 @@ def abinitio(
     listed = ", ".join(f"{value:.1f}{' (best)' * (i == best)}" for i, value in enumerate(found.likelihoods))
     text += f"mean log-likelihood of held-out images in each start: {listed}\n"
     text += (
-        "the halves have no resolution: their FSC starts below 0.143"
+        f"the halves have no resolution: their FSC starts below {HALF_MAP_THRESHOLD:g}"
         if resolution is None
-        else f"maps of alternate images agree to {resolution:.1f} Å (FSC 0.143)"
+        else f"maps of alternate images agree to {resolution:.1f} Å (FSC {HALF_MAP_THRESHOLD:g})"
     )
     return Answer(text, values)

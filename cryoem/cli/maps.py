@@ -16,9 +16,7 @@ from cryoem.memory import check_memory
 
 if TYPE_CHECKING:
     from cryoem.particles.files import ParticleFile
-    from cryoem.reconstruction.resolution import FSC
 
-HALF_MAPS = 0.143
 PROGRAM_BYTES = 300_000_000  # memory of the program and of one block of images
 
 # in memory at the same time during a refinement
@@ -62,6 +60,7 @@ def reconstruct(
     from cryoem.reconstruction import maps
     from cryoem.reconstruction.accumulation import accumulate_blocks
     from cryoem.reconstruction.masks import masked_half_map_fsc, particle_mask
+    from cryoem.reconstruction.resolution import HALF_MAP_THRESHOLD
     from cryoem.reconstruction.rounds import FOLDS
     from cryoem.volumes.density import DensityMap
     from cryoem.volumes.maps import chimerax_script_path, write_chimerax_script, write_map
@@ -117,7 +116,7 @@ def reconstruct(
             first, second = (half.data for half in outputs)
             mask, voxel = particle_mask(first, second), opened.pixel_size_angstrom
             curve = masked_half_map_fsc(first, second, mask, voxel_size_angstrom=voxel, rng=0)
-            resolution = resolution_at(curve)
+            resolution = curve.resolution_or_none(HALF_MAP_THRESHOLD)
     script = write_chimerax_script(out, outputs[0], level=level)
     values = {
         "map": out,
@@ -136,9 +135,9 @@ def reconstruct(
         }
         text += f"\nhalf-maps {paths[1]} and {paths[2]} "
         text += (
-            f"have no resolution: their masked FSC starts below {HALF_MAPS:g}"
+            f"have no resolution: their masked FSC starts below {HALF_MAP_THRESHOLD:g}"
             if resolution is None
-            else f"agree to {resolution:.2f} Å (masked, FSC {HALF_MAPS:g})"
+            else f"agree to {resolution:.2f} Å (masked, FSC {HALF_MAP_THRESHOLD:g})"
         )
         if subset is None:
             text += "; this is an overestimate, because the halves (alternate images) were not refined independently"
@@ -211,6 +210,7 @@ def refine(
     from cryoem.particles.writing import write_poses
     from cryoem.reconstruction import pose_steps, refinement
     from cryoem.reconstruction.accumulation import memory_bytes
+    from cryoem.reconstruction.resolution import HALF_MAP_THRESHOLD
     from cryoem.reconstruction.rounds import RefinementSchedule
     from cryoem.volumes.maps import chimerax_script_path, write_chimerax_script, write_map
 
@@ -263,7 +263,7 @@ def refine(
     script = write_chimerax_script(out, found.map, level=plots.automatic_level(found.map.data * found.mask))
     moved_rad = float((found.rotations * opened.rotations.inv()).magnitude().mean())
     shifted_px = float(np.linalg.norm(found.shifts_px - opened.poses.shifts_px, axis=1).mean())
-    resolution = resolution_at(found.fsc)
+    resolution = found.fsc.resolution_or_none(HALF_MAP_THRESHOLD)
     values = {
         "map": out,
         "chimerax_script": script,
@@ -292,9 +292,9 @@ def refine(
         )
         text += f"; the contrast varies by {100 * values['contrast_spread']:.1f} % (standard deviation)\n"
     text += (
-        f"the half-maps have no resolution: their masked FSC starts below {HALF_MAPS:g}"
+        f"the half-maps have no resolution: their masked FSC starts below {HALF_MAP_THRESHOLD:g}"
         if resolution is None
-        else f"half-maps, refined separately, agree to {resolution:.2f} Å (masked, FSC {HALF_MAPS:g})"
+        else f"half-maps, refined separately, agree to {resolution:.2f} Å (masked, FSC {HALF_MAP_THRESHOLD:g})"
     )
     return Answer(f"{text}\n{how_to_view(out, script)}", values)
 
@@ -317,8 +317,3 @@ def _half_path(path: Path, number: int) -> Path:
     """Return ``map-half-1.mrc.gz`` for ``map.mrc.gz``."""
     stem, suffix, compression = re.fullmatch(r"(.*?)(\.\w+)(\.gz)?", path.name, re.IGNORECASE).groups("")
     return path.with_name(f"{stem}-half-{number}{suffix}{compression}")
-
-
-def resolution_at(curve: FSC, threshold: float = HALF_MAPS) -> float | None:
-    """Return the resolution (angstrom) at a threshold, or None if the curve starts below it."""
-    return curve.resolution_angstrom(threshold) if curve.correlation[0] >= threshold else None

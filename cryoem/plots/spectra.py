@@ -22,7 +22,7 @@ from cryoem.plots.template import (
     points_of,
     round_below,
 )
-from cryoem.reconstruction.resolution import FSC
+from cryoem.reconstruction.resolution import FSC, HALF_MAP_THRESHOLD
 from cryoem.reconstruction.sharpening import Guinier
 from cryoem.validation import finite_array, positive_number
 
@@ -30,7 +30,7 @@ from cryoem.validation import finite_array, positive_number
 def fourier_shell_correlation(
     curves: Mapping[str, tuple],
     *,
-    thresholds: Sequence[float] = (0.5, 0.143),
+    thresholds: Sequence[float] = (0.5, HALF_MAP_THRESHOLD),
     published_angstrom: Mapping[str, float] | None = None,
     title: str = "Fourier shell correlation",
 ) -> go.Figure:

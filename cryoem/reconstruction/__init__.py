@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "refinement": ["Refinement", "refine"],
         "resolution": [
             "FSC",
+            "HALF_MAP_THRESHOLD",
             "fourier_ring_correlation",
             "fourier_shell_correlation",
             "shell_index",

@@ -150,8 +150,7 @@ def _under_mask(a, b, mask, plain: FSC, rng) -> tuple[FSC, FSC]:
     rng = np.random.default_rng(rng)
     voxel = 1 / (plain.frequency[0] * len(a))
     masked = fourier_shell_correlation(a, b, voxel_size_angstrom=voxel, mask=mask)
-    below = np.flatnonzero(plain.correlation < RANDOMISED_BELOW)
-    first = below[0] + 1 if len(below) else len(plain.correlation)
+    first = min(plain.shells_above(RANDOMISED_BELOW) + 1, len(plain.correlation))
     random = np.zeros_like(masked.correlation)
     draws = max(1, RANDOMISED_PX // len(a))
     for _ in range(draws):

@@ -11,11 +11,7 @@ import scipy.fft
 from cryoem.images import hermitian_weights
 from cryoem.validation import finite_array, positive_number
 
-RANDOMISED_BELOW = (
-    0.8  # phases are randomised from the shell at which the unmasked FSC falls below this value
-)
-LOOSER = 0.06  # distance from the tight to the loose mask, relative to the box width
-
+HALF_MAP_THRESHOLD = 0.143  # for two half-maps: Rosenthal and Henderson, J. Mol. Biol. 333 (2003) 721
 ELEMENTS = 2**20  # elements of a transform that are compared at a time
 
 
@@ -37,23 +33,33 @@ class FSC:
     correlation: np.ndarray
     phase_randomised: np.ndarray | None = None
 
+    def shells_above(self, threshold: float) -> int:
+        """Return the number of shells before the curve first falls below a threshold."""
+        below = np.flatnonzero(self.correlation < threshold)
+        return int(below[0]) if len(below) else len(self.correlation)
+
     def resolution_angstrom(self, threshold: float) -> float:
         """Return the resolution at which the curve first falls below a threshold, interpolated linearly.
 
         The threshold must be between 0 and 1. If the curve never falls below the threshold, the Nyquist resolution is
-        returned.
+        returned. If it starts below the threshold, the resolution of shell 1, which is the box width, is returned; see
+        ``resolution_or_none``.
         """
         if not 0 < threshold < 1:
             raise ValueError(f"threshold must be between 0 and 1, got {threshold}")
-        below = np.flatnonzero(self.correlation < threshold)
-        if len(below) == 0:
+        i = self.shells_above(threshold)
+        if i == len(self.correlation):
             return float(1 / self.frequency[-1])
-        i = below[0]
         if i == 0:
             return float(1 / self.frequency[0])
         high, low = self.correlation[i - 1], self.correlation[i]
         t = (high - threshold) / (high - low)
         return float(1 / (self.frequency[i - 1] + t * (self.frequency[i] - self.frequency[i - 1])))
+
+    def resolution_or_none(self, threshold: float) -> float | None:
+        """Return the resolution in angstrom, or None if the curve starts below the threshold, so that there is none."""
+        resolution = self.resolution_angstrom(threshold)
+        return resolution if self.shells_above(threshold) else None
 
 
 def fourier_shell_correlation(

@@ -39,14 +39,13 @@ from cryoem.reconstruction.pose_steps import (
     searchable_shell,
     working_images,
 )
-from cryoem.reconstruction.resolution import FSC, fourier_shell_correlation
+from cryoem.reconstruction.resolution import FSC, HALF_MAP_THRESHOLD, fourier_shell_correlation
 from cryoem.reconstruction.variation import locally_filtered
 from cryoem.rotations import Poses
 from cryoem.validation import not_negative, positive_number, whole_number
 
 AHEAD = 2  # references that are computed at a time
 FOLDS = 8  # more folds mean less noise in the references but more work
-TRUST_THRESHOLD = 0.143
 COMPARED_THRESHOLD = 0.06  # close to the optimum, images also gain from shells with little signal
 LEAST_GAIN = 2.0  # least log-likelihood ratio with which an alternative, far away, replaces a pose
 CONVERGING = 0.5  # orientations still converge if they move by less than this fraction of the previous move
@@ -167,7 +166,7 @@ def next_round(
     maps = [half.invert() for half in halves]
     mask = particle_mask(*maps)
     fsc = fourier_shell_correlation(*maps, mask=mask)
-    last = min(finest, last_trusted_shell(fsc, TRUST_THRESHOLD if searching else COMPARED_THRESHOLD))
+    last = min(finest, last_trusted_shell(fsc, HALF_MAP_THRESHOLD if searching else COMPARED_THRESHOLD))
 
     # match every image with the map of the other folds
     step = partial(descend, steps=2, refine_shifts=settings.refine_shifts)
@@ -212,7 +211,7 @@ def next_round(
     turned = (poses.rotations * state.poses.rotations.inv()).magnitude()
     near = turned <= APART_RAD
     moved = float(turned[near].mean()) if near.any() else 0.0
-    resolution = pixel_px * settings.pixel_size_angstrom * fsc.resolution_angstrom(TRUST_THRESHOLD)
+    resolution = pixel_px * settings.pixel_size_angstrom * fsc.resolution_angstrom(HALF_MAP_THRESHOLD)
     entry = {
         "round": number + 1,
         "kind": "search" if searching else "gradient",
@@ -295,8 +294,7 @@ def _match_folds(
 
 def last_trusted_shell(fsc: FSC, threshold: float) -> int:
     """Return the last shell before the correlation of the half-maps falls below a threshold, at least 4."""
-    below = np.flatnonzero(fsc.correlation < threshold)
-    return max(int(below[0]) if len(below) else len(fsc.correlation), 4)
+    return max(fsc.shells_above(threshold), 4)
 
 
 def _references(

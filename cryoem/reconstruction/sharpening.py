@@ -8,7 +8,7 @@ import numpy as np
 import scipy.fft
 
 from cryoem.images import hermitian_weights
-from cryoem.reconstruction.resolution import FSC, shell_index
+from cryoem.reconstruction.resolution import FSC, HALF_MAP_THRESHOLD, shell_index
 from cryoem.validation import finite_array, positive_number
 from cryoem.volumes.density import DensityMap, low_pass
 
@@ -89,7 +89,7 @@ def guinier(
     end = frequency[-1]
     if fsc is not None:
         amplitude = amplitude * _reliability(fsc, frequency)
-        end = 1 / fsc.resolution_angstrom(0.143)
+        end = 1 / fsc.resolution_angstrom(HALF_MAP_THRESHOLD)
     if to_angstrom is not None:
         end = 1 / positive_number(to_angstrom, name="to_angstrom")
     start = min(1 / FITTED_FROM_ANGSTROM, end / 2)
@@ -171,8 +171,7 @@ def _reliability(fsc: FSC, frequency: np.ndarray) -> np.ndarray:
     correlation = finite_array(fsc.correlation, name="fsc.correlation", ndim=1)
     if len(correlation) != len(frequency):
         raise ValueError(f"fsc must have {len(frequency)} shells, as the map, got {len(correlation)}")
-    below = np.flatnonzero(correlation < 0.143)
     correlation = np.maximum(correlation, 0)
     weight = np.sqrt(2 * correlation / (1 + correlation))
-    weight[below[0] if len(below) else len(weight) :] = 0
+    weight[fsc.shells_above(HALF_MAP_THRESHOLD) :] = 0
     return weight

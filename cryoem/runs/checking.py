@@ -15,7 +15,7 @@ from cryoem.particles.outliers import check_images, describe_repeats
 from cryoem.particles.stack import fit_ctf_power
 from cryoem.reconstruction.misreadings import defocus_units
 from cryoem.reconstruction.pose_checks import PoseCheck, check_poses
-from cryoem.reconstruction.resolution import FSC
+from cryoem.reconstruction.resolution import FSC, HALF_MAP_THRESHOLD
 from cryoem.reconstruction.rounds import FOLDS
 from cryoem.runs.report import embeddable, render_page
 
@@ -23,7 +23,6 @@ FEWEST, SMALLEST_PX = 4, 16  # images and width for which poses can be checked
 NAMED = 10  # outliers in the list
 SHOWN, SHOWN_PX, CENTRED_PX = 12, 128, 32  # images in the page and their largest widths
 IN_SPECTRUM = 60  # images of similar defocus in the power spectrum
-HALF_MAPS = 0.143
 HAND = (
     "Projections do not determine the handedness of the map: with all tilts negated, or with all images "
     "rotated in plane by 180 degrees, the images would fit equally well."
@@ -286,9 +285,8 @@ def _named(particles: ParticleFile, found: dict[int, str]) -> str:
 
 
 def _resolution(fsc: FSC) -> str:
-    if fsc.correlation[0] < HALF_MAPS:
-        return "none"
-    return f"{fsc.resolution_angstrom(HALF_MAPS):.1f} Å"
+    resolution = fsc.resolution_or_none(HALF_MAP_THRESHOLD)
+    return "none" if resolution is None else f"{resolution:.1f} Å"
 
 
 def _figures(
@@ -342,7 +340,7 @@ def _figures(
             f"Half-map FSC of {check.images} images, cropped in Fourier space, without a mask: as read, with what was "
             "found, and with the orientations of other images."
         )
-        figures.append((caption, plots.fourier_shell_correlation(curves, thresholds=(HALF_MAPS,))))
+        figures.append((caption, plots.fourier_shell_correlation(curves, thresholds=(HALF_MAP_THRESHOLD,))))
     if check.confirmed:
         voxel = check.map.voxel_size_angstrom
         caption = "Slices of the quick map, with the best reading."

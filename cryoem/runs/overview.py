@@ -11,6 +11,7 @@ from cryoem import plots
 from cryoem.files.arrays import load_arrays
 from cryoem.files.reading import data_folder, read_json
 from cryoem.files.writing import write_text
+from cryoem.reconstruction.resolution import HALF_MAP_THRESHOLD
 from cryoem.runs.quantities import DEFINITIONS, quantity
 from cryoem.runs.report import embeddable, render_page
 from cryoem.units import label_with_unit, readable_duration
@@ -84,10 +85,10 @@ def write_overview(folder: Path | None = None) -> Path:
     columns[1]["sorted"] = "descending"
     figures = []
     if curves := _curves(folder, runs):
-        drawn = plots.fourier_shell_correlation(curves, thresholds=(0.143,))
+        drawn = plots.fourier_shell_correlation(curves, thresholds=(HALF_MAP_THRESHOLD,))
         caption = (
-            "Fourier shell correlation between the half-maps of each run, inside its mask (threshold 0.143). "
-            "Click on a name in the legend to hide its curve."
+            "Fourier shell correlation between the half-maps of each run, inside its mask (threshold "
+            f"{HALF_MAP_THRESHOLD:g}). Click on a name in the legend to hide its curve."
         )
         figures.append({"caption": caption, **embeddable(drawn.to_json())})
     path = folder / PAGE

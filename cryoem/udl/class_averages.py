@@ -9,10 +9,9 @@ import scipy.fft
 
 from cryoem.contrast import Optics
 from cryoem.images import apply_ctf, distance_from_origin, subtract_background
-from cryoem.reconstruction.resolution import fourier_ring_correlation, shell_index
+from cryoem.reconstruction.resolution import HALF_MAP_THRESHOLD, fourier_ring_correlation, shell_index
 from cryoem.udl.registration import BLOCK, align_images, particle_mask
 
-THRESHOLD = 0.143
 EDGE_RADIUS = 0.75  # of the edge, relative to the largest circle in the image
 
 
@@ -71,8 +70,8 @@ def average_classes(
             total[c] = 0
             continue
         curve = fourier_ring_correlation(*halves, pixel_size_angstrom=pixel)
-        if curve.correlation[0] >= THRESHOLD:
-            resolutions[c] = curve.resolution_angstrom(THRESHOLD)
+        if resolution := curve.resolution_or_none(HALF_MAP_THRESHOLD):
+            resolutions[c] = resolution
         correlation = np.clip(np.append(1, curve.correlation), 0, 1)  # from ring 0
         merit = np.sqrt(2 * correlation / (1 + correlation))
         total[c] = _filtered(total[c], merit, rings)

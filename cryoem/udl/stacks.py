@@ -21,7 +21,7 @@ from cryoem.particles.relion import relion_tables
 from cryoem.particles.star import write_star, write_xmd
 from cryoem.particles.writing import names_or_copies
 from cryoem.particles.xmipp import write_emaf, xmipp_table
-from cryoem.reconstruction.resolution import fourier_ring_correlation
+from cryoem.reconstruction.resolution import HALF_MAP_THRESHOLD, fourier_ring_correlation
 from cryoem.udl.aligner import (
     IMAGES_FOR_POWER,
     Aligner,
@@ -47,7 +47,6 @@ MOST_TRAINING_IMAGES = 10_000
 SAMPLE_BYTES, MOST_SAMPLE_BYTES = 400_000_000, 4_000_000_000
 FEWEST_OF_LARGE_IMAGES = 1_000
 BLOCK_BYTES = 512 * 4 * 128**2  # 512 images of 128 px
-HALF_SET_THRESHOLD = 0.143
 STACK_FILE, AVERAGES_FILE = "aligned.mrcs", "averages.mrcs"
 STAR_FILE, XMD_FILE, EMAF_FILE = "aligned.star", "aligned.xmd", "aligned-emaf.xmd"
 
@@ -70,8 +69,8 @@ class AlignedFiles:
         Mean correlation between the aligned images and the reference.
     resolution_angstrom : float or None
         Resolution at which the Fourier ring correlation between the averages of two half-sets falls below 0.143; None
-        for a single image. Both half-sets are aligned to the same reference, so the value is too optimistic for few or
-        very noisy images.
+        for a single image, or if the averages do not agree. Both half-sets are aligned to the same reference, so the
+        value is too optimistic for few or very noisy images.
     seconds : float
         Elapsed time.
     error_deg, pair_error_deg : float or None
@@ -273,7 +272,7 @@ def _align_blocks(
     if n > 1:
         masked = (halves - halves.mean(axis=(1, 2), keepdims=True)) * particle_mask(size)
         agreement = fourier_ring_correlation(*masked, pixel_size_angstrom=pixel)
-        resolution = agreement.resolution_angstrom(HALF_SET_THRESHOLD)
+        resolution = agreement.resolution_or_none(HALF_MAP_THRESHOLD)
     registration = Registration(*poses)
     numbers = {"mean_correlation": float(registration.correlation.mean()), "resolution_angstrom": resolution}
     return registration, correntropy, numbers
