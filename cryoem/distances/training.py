@@ -22,7 +22,7 @@ from cryoem.images import (
     shift_phases,
 )
 from cryoem.particles.simulation import ImagingConditions, check_simulation, clean_deviation
-from cryoem.particles.stack import ParticleStack
+from cryoem.particles.stack import KnownParticles
 from cryoem.projection import fourier
 from cryoem.projection.projectors import project
 from cryoem.rotations import random_rotations
@@ -202,7 +202,7 @@ def train(
     encoder: TrainedEncoder,
     stream: ProjectionStream,
     *,
-    validation: ParticleStack | tuple[np.ndarray, ...],
+    validation: KnownParticles | tuple[np.ndarray, ...],
     schedule: TrainingSchedule,
     checkpoints: str | os.PathLike | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -219,10 +219,10 @@ def train(
         Encoder to train in place, with the feature distance and symmetry of its settings.
     stream : ProjectionStream
         Training images.
-    validation : ParticleStack or tuple of arrays
-        Validation set, which should not contain any training image. Either a ``ParticleStack`` with known poses, whose
-        images ``train`` phase-flips and Fourier-crops to the image size of the encoder; or a tuple of (n, y, x) images
-        of that size, (n, 4) quaternions and, if the encoder estimates shifts, (n, 2) shifts in pixels of these images.
+    validation : particles or tuple of arrays
+        Validation set, which should not contain any training image. Either particles with known poses, whose images
+        ``train`` phase-flips and Fourier-crops to the image size of the encoder; or a tuple of (n, y, x) images of that
+        size, (n, 4) quaternions and, if the encoder estimates shifts, (n, 2) shifts in pixels of these images.
     schedule : TrainingSchedule
         Number of epochs, learning rate and stopping criteria.
     checkpoints, callbacks, verbose
@@ -294,7 +294,7 @@ def _validation_batch_size(n: int, replicas: int) -> int:
     return next(size for size in sizes if n % size != 1)
 
 
-def _validation_data(validation: ParticleStack | tuple[np.ndarray, ...], settings: EncoderSettings):
+def _validation_data(validation: KnownParticles | tuple[np.ndarray, ...], settings: EncoderSettings):
     """Return images and labels as arguments of ``model.fit``."""
     if not isinstance(validation, tuple):
         if validation.poses is None:

@@ -23,7 +23,7 @@ from cryoem.distances.losses import cosine_distance, pair_loss, unit
 from cryoem.distances.trained import EncoderSettings, TrainedEncoder
 from cryoem.experiments.trials import Trial
 from cryoem.images import correct_images
-from cryoem.particles.simulation import ImagingConditions, simulate
+from cryoem.particles.simulation import ImagingConditions, simulate_lazily
 from cryoem.rotations import geodesic_distance
 from cryoem.training.backend import keras, ops
 from cryoem.training.compilation import TrainingSchedule, jit_compile
@@ -195,17 +195,8 @@ def learn_distances(
     encoder = settings.build()
     streams = []
     for part, n in enumerate(projections):
-        stack = simulate(
-            density,
-            n,
-            image_size=imaging.image_size,
-            coverage=imaging.coverage,
-            noise_variance=imaging.noise_variance,
-            shift_limit_px=imaging.shift_limit_px,
-            ctf=imaging.ctf,
-            rng=[seed, part],
-        )
-        images = correct_images(stack.images, optics=stack.optics, size=settings.image_size)
+        stack = simulate_lazily(density, n, imaging, rng=[seed, part])
+        images = correct_images(np.asarray(stack), optics=stack.optics, size=settings.image_size)
         if pairs == "batch":
             streams.append(image_stream(images, stack.rotations, batch_size=batch_size, seed=seed))
         else:

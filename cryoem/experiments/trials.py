@@ -18,7 +18,7 @@ from cryoem.orientations.evaluation import align_frame, align_to
 from cryoem.orientations.expectation_maximisation import ab_initio
 from cryoem.orientations.gauge import fix_gauge
 from cryoem.orientations.recovery import Recovery
-from cryoem.particles.simulation import ImagingConditions, simulate
+from cryoem.particles.simulation import ImagingConditions, simulate_lazily
 from cryoem.particles.stack import ParticleStack
 from cryoem.projection.projectors import project
 from cryoem.reconstruction.maps import reconstruct
@@ -174,16 +174,7 @@ def learn_distances(
         for one in maps
     ]
     stream = streams[0] if len(streams) == 1 else AlternatingStream(streams)
-    unseen = simulate(
-        maps[0],
-        n_validation,
-        image_size=imaging.image_size,
-        coverage=imaging.coverage,
-        noise_variance=imaging.noise_variance,
-        shift_limit_px=imaging.shift_limit_px,
-        ctf=imaging.ctf,
-        rng=[seed, 1],
-    )
+    unseen = simulate_lazily(maps[0], n_validation, imaging, rng=[seed, 1])
     schedule = epochs if isinstance(epochs, TrainingSchedule) else TrainingSchedule(epochs)
     history = train(encoder, stream, validation=unseen, schedule=schedule, **training)
     # a mirror image shows the particle from the opposite direction, which some coverages do not contain
