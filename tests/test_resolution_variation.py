@@ -6,7 +6,7 @@ import scipy.fft
 
 from cryoem.reconstruction.resolution import FSC, shell_index
 from cryoem.reconstruction.sharpening import guinier, sharpen
-from cryoem.reconstruction.variation import conical_fsc, half_sphere, local_resolution, locally_filtered
+from cryoem.reconstruction.variation import conical_fsc, local_resolution, locally_filtered
 from cryoem.volumes.density import DensityMap, low_pass, soft_sphere
 
 FLOAT32 = 1e-5
@@ -105,7 +105,9 @@ def test_a_cone_that_is_a_half_sphere_is_the_fsc_and_directions_are_spread():
     curve = fourier_shell_correlation(a, b, voxel_size_angstrom=2.0, mask=mask)
     np.testing.assert_allclose(found.correlation, np.tile(curve.correlation, (3, 1)), atol=FLOAT32)
     np.testing.assert_array_equal(found.frequency, curve.frequency)
-    axes = half_sphere(100)
+    axes = conical_fsc(a, b, voxel_size_angstrom=2.0).directions
+    assert axes.shape == (100, 3)
+    assert axes[:, 2].min() > 0
     nearest = np.sort(np.abs(axes @ axes.T), axis=1)[:, -2]
     assert np.rad2deg(np.arccos(nearest)).min() > 5
 

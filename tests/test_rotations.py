@@ -11,6 +11,7 @@ from cryoem.rotations import (
     COVERAGES,
     Poses,
     as_poses,
+    even_orientations,
     from_cryosparc_pose,
     from_relion_euler_deg,
     geodesic_distance,
@@ -86,6 +87,19 @@ def test_so3_is_uniform():
     assert np.abs(vectors.T @ vectors / n - np.eye(9) / 3).max() < bound
     angle = Rotation.from_matrix(vectors.reshape(n, 3, 3)).magnitude()
     assert angle.mean() == pytest.approx(np.pi / 2 + 2 / np.pi, abs=bound)  # density (1 - cos) / pi
+
+
+@pytest.mark.parametrize("n", [100, 1001])
+def test_even_orientations_cover_the_sphere_without_in_plane_rotation(n):
+    found = even_orientations(n)
+    directions = viewing_directions(found)
+    np.testing.assert_allclose(directions.mean(axis=0), 0, atol=3 / n)
+    nearest = np.sort(np.arccos(np.clip(directions @ directions.T, -1, 1)), axis=1)[:, 1]
+    assert nearest.min() > 0.75 * nearest.max()
+    assert (directions[: n // 2, 2] > 0).all()
+    np.testing.assert_allclose(to_relion_euler_deg(found)[:, 2], 0, atol=1e-9)
+    with pytest.raises(ValueError, match="n must be an integer >= 1, got 0"):
+        even_orientations(0)
 
 
 def test_half_and_quarter_cover_their_part_of_the_sphere_uniformly():

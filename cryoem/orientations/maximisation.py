@@ -105,13 +105,6 @@ class CoarseMaps:
         return cleared if cleared.any() else volume
 
 
-def even_directions(count: int, rng: np.random.Generator) -> Rotation:
-    """Return ``count`` orientations whose viewing directions cover the sphere evenly, in a random frame."""
-    i = np.arange(count) + 0.5
-    tilt, rot = np.arccos(1 - 2 * i / count), np.pi * (1 + np.sqrt(5)) * i
-    return Rotation.from_euler("ZYZ", np.stack([0 * rot, -tilt, -rot], axis=1)) * Rotation.random(rng=rng)
-
-
 def asymmetric_unit(orientations: Rotation, group: np.ndarray, rng: np.random.Generator) -> Rotation:
     """Select the orientations with viewing directions that are closer to a random axis than to its symmetric copies.
 

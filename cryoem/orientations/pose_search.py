@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from cryoem.contrast import Optics
 from cryoem.images import distance_from_origin
 from cryoem.orientations.expectation import Expectation, expect
-from cryoem.orientations.maximisation import IDENTITY, CoarseMaps, even_directions
+from cryoem.orientations.maximisation import IDENTITY, CoarseMaps
 from cryoem.orientations.rings import (
     RingGrid,
     disc_of_displacements,
@@ -26,7 +26,7 @@ from cryoem.orientations.rings import (
 )
 from cryoem.projection.fourier import transform
 from cryoem.projection.matching import take_steps
-from cryoem.rotations import Poses
+from cryoem.rotations import Poses, even_orientations
 from cryoem.volumes.density import DensityMap, crop_or_pad, resample
 
 SMALLEST_PX = 16  # side length of the images
@@ -108,7 +108,8 @@ class PoseSearch:
         size = self.maps.size
         voxel = self.pixel_size_angstrom * self.image_size / size
         volume = crop_or_pad(resample(density_map, voxel), size).data
-        slices = self.maps.slices(volume, even_directions(FIRST_DIRECTIONS, 0).as_matrix(), self.rings)
+        rotations = even_orientations(FIRST_DIRECTIONS) * Rotation.random(rng=0)
+        slices = self.maps.slices(volume, rotations.as_matrix(), self.rings)
         if not volume.any():
             raise ValueError("density_map must have density within the field of view of the images, got none")
         if not self.power.all():
@@ -322,7 +323,7 @@ class PoseSearch:
         junk: bool = True,
     ) -> tuple[Expectation, Rotation]:
         """Compute the posterior over a random grid of directions; return it with the rotations of the directions."""
-        rotations = even_directions(directions, rng)
+        rotations = even_orientations(directions) * Rotation.random(rng=rng)
         references = self.maps.slices(state.volume, rotations.as_matrix(), min(rings + 2, self.rings))
         found = expect(
             self.images[index],

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.images import image_blocks
 from cryoem.orientations.expectation import best_turns
-from cryoem.orientations.maximisation import asymmetric_unit, even_directions
+from cryoem.orientations.maximisation import asymmetric_unit
 from cryoem.orientations.pose_search import (
     LAST_ANGLES,
     LAST_DIRECTIONS,
@@ -20,7 +20,7 @@ from cryoem.orientations.pose_search import (
     PoseSearch,
     SearchState,
 )
-from cryoem.rotations import Poses, copies_of
+from cryoem.rotations import Poses, copies_of, even_orientations
 from cryoem.validation import not_negative, unread_images
 from cryoem.volumes.density import DensityMap
 
@@ -195,7 +195,8 @@ def _best_samples(
     Samples within ``apart_rad`` of a better one, up to the point group, are left out. Returns the image of each
     sample, and the orientations.
     """
-    directions = asymmetric_unit(even_directions(LAST_DIRECTIONS, rng), state.group, rng)
+    directions = even_orientations(LAST_DIRECTIONS) * Rotation.random(rng=rng)
+    directions = asymmetric_unit(directions, state.group, rng)
     references = search.maps.slices(state.volume, directions.as_matrix(), search.rings)
     scores, angles = best_turns(search.images, references, state.noise, angles=LAST_ANGLES)
     index, found = [], []

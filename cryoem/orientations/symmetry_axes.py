@@ -13,7 +13,7 @@ from scipy.ndimage import affine_transform, center_of_mass, shift
 from scipy.spatial.transform import Rotation
 
 from cryoem.projection import fourier
-from cryoem.rotations import point_group
+from cryoem.rotations import even_orientations, point_group, viewing_directions
 from cryoem.volumes.density import DensityMap, crop_or_pad, cube, enclosing_image_size, resample
 
 VIEWS = 16  # slices that are compared
@@ -147,9 +147,7 @@ def describe_symmetry_doubt(density_map: DensityMap, symmetry: str, correlation:
 
 def _axes() -> np.ndarray:
     """Return directions that cover the half sphere evenly: (AXES, 3)."""
-    i = np.arange(AXES) + 0.5
-    z, azimuth = 1 - i / AXES, np.pi * (1 + np.sqrt(5)) * i
-    return np.stack([*(np.sqrt(1 - z**2) * np.stack([np.cos(azimuth), np.sin(azimuth)])), z], axis=1)
+    return viewing_directions(even_orientations(2 * AXES)[:AXES])
 
 
 def _weights(volume: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 
 from cryoem.images import hermitian_weights
 from cryoem.reconstruction.resolution import FSC, matching_volumes, shell_index
+from cryoem.rotations import even_orientations, viewing_directions
 from cryoem.validation import positive_number, whole_number
 
 CONE_HALF_ANGLE_DEG = 20.0
@@ -242,7 +243,7 @@ def conical_fsc(
         raise ValueError(f"half_angle_deg must be above 0 and at most 90, got {half_angle_deg}")
     a, b = matching_volumes(a, b, mask)
     n = len(a)
-    axes = half_sphere(directions)
+    axes = viewing_directions(even_orientations(2 * directions)[:directions])
     fa, fb = scipy.fft.rfftn(a, workers=-1), scipy.fft.rfftn(b, workers=-1)
     shells, weights = shell_index(n), hermitian_weights(n, ndim=3)
     ky, kx = np.meshgrid(np.fft.fftfreq(n) * n, np.fft.rfftfreq(n) * n, indexing="ij")
@@ -267,11 +268,3 @@ def conical_fsc(
     correlation = np.where(norm > 0, cross / np.where(norm > 0, norm, 1), 1.0)
     frequency = np.arange(1, n // 2 + 1) / (n * voxel)
     return ConicalFSC(axes, frequency, correlation.T, float(half_angle_deg))
-
-
-def half_sphere(count: int) -> np.ndarray:
-    """Return ``count`` evenly spread unit vectors with z > 0, on a Fibonacci spiral: (count, 3)."""
-    index = np.arange(count)
-    z = 1 - (index + 0.5) / count
-    angle = np.pi * (3 - np.sqrt(5)) * index
-    return np.stack([np.sqrt(1 - z**2) * np.cos(angle), np.sqrt(1 - z**2) * np.sin(angle), z], axis=1)

@@ -28,6 +28,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "COVERAGES",
             "EulerRanges",
             "check_coverage",
+            "even_orientations",
             "random_rotations",
             "random_small_rotations",
         ],

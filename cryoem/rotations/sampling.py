@@ -1,4 +1,4 @@
-"""Random orientations with given distributions."""
+"""Orientations with given distributions: random ones, and a grid of viewing directions."""
 
 from __future__ import annotations
 
@@ -73,6 +73,16 @@ def random_rotations(
         angles = np.rad2deg(np.stack([rot[some], tilt[some], psi[some]], axis=1))
         quaternions[some] = from_relion_euler_deg(angles).as_quat()
     return Rotation(quaternions, normalize=False, copy=False)
+
+
+def even_orientations(n: int) -> Rotation:
+    """Return ``n`` orientations whose viewing directions cover the sphere evenly, on a spiral from pole to pole.
+
+    The in-plane angles are 0. The first half of an even number of orientations covers the half sphere with z > 0.
+    """
+    i = np.arange(whole_number(n, name="n", at_least=1)) + 0.5
+    tilt, rot = np.arccos(1 - 2 * i / n), np.pi * (1 + np.sqrt(5)) * i
+    return Rotation.from_euler("ZYZ", np.stack([0 * rot, -tilt, -rot], axis=1))
 
 
 def check_coverage(coverage: str | EulerRanges) -> str | EulerRanges:
