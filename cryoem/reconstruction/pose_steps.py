@@ -12,7 +12,13 @@ import scipy.fft
 from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics, known_optics, optics_of
-from cryoem.images import fourier_disc, half_planes_from_images, image_blocks, subtract_background
+from cryoem.images import (
+    cropped_frequencies,
+    fourier_disc,
+    half_planes_from_images,
+    image_blocks,
+    subtract_background,
+)
 from cryoem.projection.fourier import VolumeTransform, read_slices, transform
 from cryoem.projection.matching import correlate_candidates, displaced, take_steps
 from cryoem.reconstruction.accumulation import FourierAccumulator, grid_slices
@@ -201,10 +207,8 @@ def working_images(images: FullImages, poses: Poses, shell: int) -> WorkingImage
     size = images.size
     coarse = coarse_size(size, shell)
     disc = fourier_disc(coarse)
-    k = np.rint(disc.frequencies * coarse).astype(int)  # (m, 2): k_x >= 0, k_y of either sign
-    index = (k[:, 1] % size) * (size // 2 + 1) + k[:, 0]
     pixel_px = size / coarse
-    planes = images.elements(index)
+    planes = images.elements(cropped_frequencies(size, coarse)[disc.index])
     transfers = None if images.optics.ctf is None else images.optics.transfers(disc.frequencies / pixel_px)
     work = WorkingImages(planes, disc.frequencies, disc.weights, transfers, coarse, pixel_px)
     return work.moved(-poses.shifts_px / pixel_px) if poses.shifts_px.any() else work
