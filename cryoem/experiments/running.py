@@ -21,7 +21,8 @@ from cryoem.files.reading import canonical_json, data_folder, notebooks_folder, 
 from cryoem.files.writing import atomic_write, check_writable, remove_partial_files
 from cryoem.runs.execution import NotebookError
 from cryoem.runs.jobs import RECORD_FILE, NotebookJob, folder_lock, read_record
-from cryoem.runs.profiles import is_path, located
+from cryoem.runs.profiles import located
+from cryoem.volumes.registry import is_path
 
 PACKAGES = ("numpy", "scipy", "keras", "tensorflow")
 

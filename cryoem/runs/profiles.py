@@ -9,7 +9,6 @@ phase.
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from types import NoneType
 from typing import Literal, get_args, get_origin
@@ -27,14 +26,9 @@ ALL_PAIRS = ("sgd", "published")  # methods that can use neither distances to la
 LANDMARKS = 1000  # of larger stacks, for axes of at most order 4
 
 
-def is_path(map_name: str) -> bool:
-    """Return True if the name of a map is a path, which contains a folder or a suffix, unlike registry names."""
-    return os.sep in map_name or Path(map_name).suffix != ""
-
-
 def located(map_name: str) -> str:
     """Convert the path of a map to an absolute path, because notebooks run in other folders; check registry names."""
-    if not is_path(map_name):
+    if not registry.is_path(map_name):
         try:
             registry.check_name(map_name)
         except ValueError as error:

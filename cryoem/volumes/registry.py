@@ -216,7 +216,7 @@ def find_file(name_or_path: str | os.PathLike) -> Path | None:
     name = os.fspath(name_or_path)
     if re.fullmatch(PHANTOM, name):
         return None
-    if _is_path(name_or_path):
+    if is_path(name_or_path):
         path = Path(name)
     else:
         entry = find_entry(name)
@@ -235,7 +235,8 @@ def _given_file(entry: Entry) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _is_path(name_or_path: str | os.PathLike) -> bool:
+def is_path(name_or_path: str | os.PathLike) -> bool:
+    """Return True for a path, which contains a folder or a suffix other than ``.gz``, unlike registry names."""
     name = os.fspath(name_or_path)
     return isinstance(name_or_path, Path) or os.sep in name or _suffix(name) != ""
 
@@ -312,7 +313,7 @@ def load(
             voxel_size_angstrom=made_at,
             resolution_angstrom=resolution_angstrom,
         )
-    path = Path(name) if _is_path(name_or_path) else fetch(name)
+    path = Path(name) if is_path(name_or_path) else fetch(name)
     check_suffix(path)
     if _suffix(path.name) in MODEL_SUFFIXES:
         resolution = 2 * made_at if resolution_angstrom is None else resolution_angstrom
