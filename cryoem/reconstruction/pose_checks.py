@@ -234,7 +234,7 @@ def _with_origin(compared: Comparison, reading: Misreading, best: Misreading) ->
 
 
 def _reading(compared: Comparison, trial: Misreading) -> Reading:
-    maps, fsc = compared.scores[trial][3], None
+    maps, fsc = compared.scores[trial].maps, None
     if len(maps) == 2:
         fsc = fourier_shell_correlation(*maps, voxel_size_angstrom=compared.optics.pixel_size_angstrom)
     likelihood = float(compared.log_likelihoods(trial).mean())

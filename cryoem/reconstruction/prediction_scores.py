@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 
@@ -39,6 +39,29 @@ CONTROLS = 3  # ways to assign the orientations of other images
 DECISIVE_SPREADS = 2.0  # difference between a reading of few images and its controls, by their range
 
 
+@dataclass(frozen=True)
+class Score:
+    """Score of one reading of n images.
+
+    Attributes
+    ----------
+    gain : (shells,) array
+        Factor by which the predictions of all images in each shell fit best.
+    cross, square : (n, shells) array
+        Sums <x, p> and <p, p> of each image x and its prediction p in each shell.
+    maps : list of (z, y, x) array
+        For each fold, the map of the other images, with which its images are compared.
+    total : FourierAccumulator
+        Sums over all images.
+    """
+
+    gain: np.ndarray
+    cross: np.ndarray
+    square: np.ndarray
+    maps: list[np.ndarray]
+    total: FourierAccumulator
+
+
 class Comparison:
     """Images in Fourier space, and the scores of readings on them."""
 
@@ -66,7 +89,7 @@ class Comparison:
         self.folds = np.arange(n) % (2 if n >= FEW else min(n, FOLDS))
         self.shell = np.rint(np.hypot(*self.disc.frequencies.T) * self.size).astype(int)
         self.power = self._in_shells(np.abs(self.planes) ** 2)
-        self.scores: dict[Misreading, tuple] = {}
+        self.scores: dict[Misreading, Score] = {}
         self._densities: dict[tuple, np.ndarray] = {}
         self._callback = callback
 
@@ -105,13 +128,12 @@ class Comparison:
             found = found + grid[np.argmax((spectrum @ phases).real)]
         return found
 
-    def _compare(self, trial: Misreading) -> tuple:
-        """Return the gain of each shell, the sums <x, p> and <p, p> in the shells of each image, and the maps."""
+    def _compare(self, trial: Misreading) -> Score:
         planes, predicted, maps, total = self._predict(trial)
         cross = self._in_shells((planes.conj() * predicted).real)
         square = self._in_shells(np.abs(predicted) ** 2)
         gain = np.clip(cross.sum(axis=0) / np.maximum(square.sum(axis=0), 1e-30), 0, None)
-        return gain, cross, square, maps, total
+        return Score(gain, cross, square, maps, total)
 
     def _predict(self, trial: Misreading) -> tuple:
         """Return the centred images, their predictions by maps from other images, these maps, and the sums of all."""
@@ -165,12 +187,12 @@ class Comparison:
         power = self.power.sum(axis=0)
         counts = np.bincount(self.shell, self.disc.weights)[1 : self.size // 2]
         variance = np.maximum(residual, LEAST_NOISE * power) / (len(self.folds) * counts)
-        gain, cross, square = self.scores[trial][:3]
-        return ((2 * gain * cross - gain**2 * square) / variance).sum(axis=1)
+        score = self.scores[trial]
+        return ((2 * score.gain * score.cross - score.gain**2 * score.square) / variance).sum(axis=1)
 
     def _residual(self, trial: Misreading) -> np.ndarray:
-        gain, cross, square = self.scores[trial][:3]
-        return (self.power - 2 * gain * cross + gain**2 * square).sum(axis=0)
+        score = self.scores[trial]
+        return (self.power - 2 * score.gain * score.cross + score.gain**2 * score.square).sum(axis=0)
 
     def difference(self, trial: Misreading, other: Misreading) -> tuple[float, float]:
         """Return the mean difference of two log-likelihoods, and its number of standard errors."""
@@ -221,10 +243,10 @@ class Comparison:
 
     def density(self, trial: Misreading) -> tuple[np.ndarray, float]:
         """Return the map of a reading, and the skewness of its density inside the box, without that of the noise."""
-        maps, total = self.scores[trial][3:]
-        volume = _inverted(total)
+        score = self.scores[trial]
+        volume = _inverted(score.total)
         inside = soft_sphere(volume.shape, 0.4 * self.size, 0) > 0.5
-        first, second = (low_pass(DensityMap(each, 1.0), 4.0).data[inside] for each in maps[:2])
+        first, second = (low_pass(DensityMap(each, 1.0), 4.0).data[inside] for each in score.maps[:2])
         first, second = first - first.mean(), second - second.mean()
         # the noise of two halves is independent, so these mean products contain only the density
         third = np.mean(first * second * (first + second), dtype=float) / 2
