@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from scipy.spatial.transform import Rotation
 
-from cryoem.plots.densities import automatic_level, surface_mesh
+from cryoem.plots.densities import POSITION, automatic_level, mesh, surface_mesh
 from cryoem.plots.sphere import ABOVE, sphere_figure, xyz
 from cryoem.plots.template import (
     BLUE,
@@ -30,7 +30,6 @@ from cryoem.volumes.density import DensityMap
 TRIANGLES_PER_ANIMATION = 90_000
 EVIDENCE_BINS = 60
 
-_LIGHT = {"ambient": 0.32, "diffuse": 0.9, "specular": 0.25, "roughness": 0.5, "fresnel": 0.1}
 _HEAT = (
     (0.0, "#c3ccd6"),
     (0.1, "#f3c99b"),
@@ -139,17 +138,9 @@ def growing_map(maps: Mapping[str, DensityMap]) -> go.Figure:
             max_triangles=budget,
         )
         reach = float(np.abs(vertices).max())  # that of the last map, which is shown first
-        corners, faces = zip("xyz", vertices.T, strict=True), zip("ijk", triangles.T, strict=True)
-        meshes.append(dict(corners) | dict(faces))
-    look = {
-        "color": "#6ea6d8",
-        "flatshading": False,
-        "lighting": _LIGHT,
-        "lightposition": {"x": 4000, "y": 1000, "z": 6000},
-        "hovertemplate": "x %{x:.0f} Å<br>y %{y:.0f} Å<br>z %{z:.0f} Å<extra></extra>",
-    }
+        meshes.append(mesh(vertices, triangles, hovertemplate=f"{POSITION}<extra></extra>"))
     fig = figure(height=520, margin={"l": 10, "r": 10, "t": 20, "b": 10})
-    fig.add_mesh3d(**meshes[-1], **look)
+    fig.add_trace(meshes[-1])
     span = {"visible": False, "range": [-reach, reach]}
     fig.update_scenes(
         xaxis=span,
@@ -160,8 +151,7 @@ def growing_map(maps: Mapping[str, DensityMap]) -> go.Figure:
         uirevision="kept",
     )
     fig.frames = [
-        go.Frame(name=name, data=[go.Mesh3d(**mesh, **look)], traces=[0])
-        for name, mesh in zip(maps, meshes, strict=True)
+        go.Frame(name=name, data=[surface], traces=[0]) for name, surface in zip(maps, meshes, strict=True)
     ]
     return fig.update_layout(**animation_controls(list(maps)))
 

@@ -29,7 +29,7 @@ GREYS = (
 AUTOMATIC_LEVELS = (0.6, 1.0, 1.5)
 POSITION = "x %{x:.1f} Å<br>y %{y:.1f} Å<br>z %{z:.1f} Å"
 
-_SURFACE_COLOURS = ("#6ea6d8", "#f0b13c")
+SURFACE_COLOURS = ("#6ea6d8", "#f0b13c")
 _LIGHT = {"ambient": 0.32, "diffuse": 0.9, "specular": 0.25, "roughness": 0.5, "fresnel": 0.1}
 _EYE = np.array([1.3, 1.3, 0.8])
 
@@ -213,13 +213,7 @@ def density_isosurface(
     names = names or (("first", "second") if second is not None else ("density",))
     if len(names) != len(maps):
         raise ValueError(f"names must have one entry per map ({len(maps)}), got {len(names)}")
-    if level is None:
-        levels = [[factor * automatic_level(m) for factor in AUTOMATIC_LEVELS] for m in maps]
-        labels, shown = [f"{factor:g}" for factor in AUTOMATIC_LEVELS], AUTOMATIC_LEVELS.index(1.0)
-    else:
-        given = [float(value) for value in np.atleast_1d(level)]
-        levels, labels, shown = [given] * len(maps), [f"{value:.4g}" for value in given], len(given) // 2
-
+    levels, labels, shown = _levels(maps, level)
     if local_resolution_angstrom is not None:
         local_resolution_angstrom = finite_array(
             local_resolution_angstrom, name="local_resolution_angstrom", ndim=3
@@ -245,26 +239,18 @@ def density_isosurface(
                 density, value, voxel_size_angstrom=voxel_size_angstrom, max_triangles=budget
             )
             corners += [vertices.min(0), vertices.max(0)]
-            paint, hover = {"color": _SURFACE_COLOURS[column - 1]}, ""
+            paint, hover = {"color": SURFACE_COLOURS[column - 1]}, ""
             if local_resolution_angstrom is not None:
                 at = vertices[:, ::-1].T / voxel_size_angstrom + np.array(density.shape)[:, None] // 2
                 shown_values = map_coordinates(local_resolution_angstrom, at, order=1, mode="nearest")
                 coloured.append(shown_values)
                 paint = {"intensity": shown_values.astype(np.float32), "coloraxis": "coloraxis"}
                 hover = "<br>resolution %{intensity:.1f} Å"
-            fig.add_mesh3d(
-                **dict(zip("xyz", vertices.T, strict=True)),
-                **dict(zip("ijk", triangles.T, strict=True)),
-                **paint,
-                flatshading=False,
-                lighting=_LIGHT,
-                lightposition={"x": 4000, "y": 1000, "z": 6000},
-                name=f"{name} at {value:.4g}",
-                hovertemplate=f"{POSITION}{hover}<extra>%{{fullData.name}}</extra>",
-                visible=index == shown,
-                row=1,
-                col=column,
+            paint |= {"hovertemplate": f"{POSITION}{hover}<extra>%{{fullData.name}}</extra>"}
+            surface = mesh(
+                vertices, triangles, name=f"{name} at {value:.4g}", visible=index == shown, **paint
             )
+            fig.add_trace(surface, row=1, col=column)
     if coloured:
         low, high = np.percentile(np.concatenate(coloured), [2, 98])
         bar = {"title": {"text": "local resolution (Å)"}, "len": 0.7}
@@ -285,17 +271,32 @@ def density_isosurface(
     eye = dict(zip("xyz", _EYE * (1.15 if second is not None else 1.0), strict=True))
     fig.update_scenes(aspectmode="cube", camera={"eye": eye, "center": {"x": 0, "y": 0, "z": -0.1}})
     if len(labels) > 1:
-        # each slider step shows one level of each map
-        shows = [[i == at for i in range(len(labels))] * len(maps) for at in range(len(labels))]
-        steps = [
-            {"label": label, "method": "restyle", "args": [{"visible": visible}]}
-            for label, visible in zip(labels, shows, strict=True)
-        ]
         suffix = " × the automatic level" if level is None else ""
-        place = {"x": 0.5, "xanchor": "center", "len": 0.5, "y": 0.02, "pad": {"t": 10, "b": 5}}
-        label = {"prefix": "surface at ", "suffix": suffix}
-        fig.update_layout(sliders=[{"active": shown, "steps": steps, "currentvalue": label, **place}])
+        fig.update_layout(sliders=[_level_slider(labels, shown, maps=len(maps), suffix=suffix)])
     return fig
+
+
+def _levels(
+    maps: list[np.ndarray], level: float | Sequence[float] | None
+) -> tuple[list[list[float]], list[str], int]:
+    """Return the levels of each map, their labels on the slider, and the index of the one to show first."""
+    if level is None:
+        levels = [[factor * automatic_level(each) for factor in AUTOMATIC_LEVELS] for each in maps]
+        return levels, [f"{factor:g}" for factor in AUTOMATIC_LEVELS], AUTOMATIC_LEVELS.index(1.0)
+    given = [float(value) for value in np.atleast_1d(level)]
+    return [given] * len(maps), [f"{value:.4g}" for value in given], len(given) // 2
+
+
+def _level_slider(labels: list[str], shown: int, *, maps: int, suffix: str) -> dict:
+    """Return a slider, of which each step shows one level of each map."""
+    shows = [[i == at for i in range(len(labels))] * maps for at in range(len(labels))]
+    steps = [
+        {"label": label, "method": "restyle", "args": [{"visible": visible}]}
+        for label, visible in zip(labels, shows, strict=True)
+    ]
+    place = {"x": 0.5, "xanchor": "center", "len": 0.5, "y": 0.02, "pad": {"t": 10, "b": 5}}
+    label = {"prefix": "surface at ", "suffix": suffix}
+    return {"active": shown, "steps": steps, "currentvalue": label, **place}
 
 
 def automatic_level(volume: np.ndarray) -> float:
@@ -368,3 +369,16 @@ def surface_mesh(
     # (v, zyx) voxels -> (v, xyz) angstrom
     vertices = ((corners - 1) * step - centre)[:, ::-1] * voxel_size_angstrom
     return vertices.astype(np.float32), triangles.astype(np.uint16 if len(vertices) < 2**16 else np.uint32)
+
+
+def mesh(vertices: np.ndarray, triangles: np.ndarray, **look) -> go.Mesh3d:
+    """Return a mesh from ``surface_mesh`` as a smooth, lit surface; ``look`` adds or replaces its properties."""
+    usual = {
+        "color": SURFACE_COLOURS[0],
+        "flatshading": False,
+        "lighting": _LIGHT,
+        "lightposition": {"x": 4000, "y": 1000, "z": 6000},
+        "hovertemplate": f"{POSITION}<extra>%{{fullData.name}}</extra>",
+    }
+    corners, faces = zip("xyz", vertices.T, strict=True), zip("ijk", triangles.T, strict=True)
+    return go.Mesh3d(**dict(corners), **dict(faces), **(usual | look))

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from scipy.spatial.transform import Rotation
 
 from cryoem.images import downsample
-from cryoem.plots.densities import automatic_level, surface_mesh
+from cryoem.plots.densities import automatic_level, mesh, surface_mesh
 from cryoem.plots.sphere import ABOVE, grid_triangles, sphere_figure, xyz
 from cryoem.plots.template import PAPER, figure, histogram, named_colours, panels
 from cryoem.projection import project
@@ -117,16 +117,9 @@ def projection_rays(
     images = project(volume, rotations, image_size=size)
 
     fig = figure(height=620, margin={"l": 10, "r": 10, "t": 40, "b": 10}, legend={"x": 0, "y": 1})
-    fig.add_mesh3d(
-        **xyz(vertices.T),
-        **dict(zip("ijk", triangles.T, strict=True)),
-        color="#6ea6d8",
-        opacity=0.55,
-        lighting={"ambient": 0.4, "diffuse": 0.8, "specular": 0.15, "roughness": 0.6},
-        lightposition={"x": 4000, "y": 1000, "z": 6000},
-        name="particle",
-        hoverinfo="skip",
-    )
+    light = {"ambient": 0.4, "diffuse": 0.8, "specular": 0.15, "roughness": 0.6}
+    look = {"opacity": 0.55, "lighting": light, "hovertemplate": None, "hoverinfo": "skip"}
+    fig.add_trace(mesh(vertices, triangles, name="particle", **look))
     names, colours = _angle_names(rotations), named_colours(range(len(rotations)))
     for index, matrix in enumerate(rotations.as_matrix()):
         image, centre = _reduced(images[index], WIDEST_DETECTOR_PX), 1.5 * reach * matrix[2]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import plotly.graph_objects as go
 
-from cryoem.plots.densities import automatic_level, surface_mesh
+from cryoem.plots.densities import automatic_level, mesh, surface_mesh
 from cryoem.plots.template import named_colours, non_empty_mapping, panels
 from cryoem.volumes.density import DensityMap
 
@@ -53,18 +53,8 @@ def surface_row(maps: Mapping[str, DensityMap]) -> go.Figure:
             max_triangles=TRIANGLES_PER_ROW // len(maps),
         )
         reach = max(reach, float(np.abs(vertices).max()))
-        fig.add_mesh3d(
-            **dict(zip("xyz", vertices.T, strict=True)),
-            **dict(zip("ijk", triangles.T, strict=True)),
-            color=colour,
-            flatshading=False,
-            lighting=_LIGHT,
-            lightposition={"x": 4000, "y": 1000, "z": 6000},
-            name=str(title),
-            hovertemplate="x %{x:.0f} Å<br>y %{y:.0f} Å<br>z %{z:.0f} Å<extra>%{fullData.name}</extra>",
-            row=1,
-            col=column,
-        )
+        surface = mesh(vertices, triangles, color=colour, lighting=_LIGHT, name=str(title))
+        fig.add_trace(surface, row=1, col=column)
     hidden = {"visible": False, "range": [-reach, reach]}
     return fig.update_scenes(
         xaxis=hidden, yaxis=hidden, zaxis=hidden, aspectmode="cube", camera={"eye": _EYE}
