@@ -147,16 +147,15 @@ OPTICS = Optics(1.0, ContrastTransfer(), [1e4])
         ({"images": FIVE * np.nan}, "images must be finite, got NaN or infinity in 1280 of 1280 values"),
         ({"images": 0 * FIVE}, "images must not be constant, got constant values in 5 of 5 images"),
         ({"images": FIVE[:4]}, "(poses|rotations) must have one entry for each of the 4 images, got 5"),
-        ({"pairs": 0}, "pairs must be an integer >= 1, got 0"),
+        ({"pairs": 2.5}, r"pairs must be an integer >= 1, got 2\.5"),
         ({"symmetry": "Q"}, "symmetry must be Cn, Dn, T, O or I, got 'Q'"),
-        ({"refinement_pairs": 2.5}, r"refinement_pairs must be an integer >= 1, got 2\.5"),
         ({"max_images": 2}, "max_images must be an integer >= 3, got 2"),
         ({"optics": OPTICS}, "defocus_angstrom must have one entry for each of the 5 images, got 1"),
     ],
 )
 def test_unfit_arguments_are_one_sentence(options, message):
     steps = [fix_gauge]
-    if not options.keys() & {"refinement_pairs", "max_images", "optics"}:
+    if not options.keys() & {"max_images", "optics"}:
         steps.append(common_line_score)
     images, others = options.get("images", FIVE), {k: v for k, v in options.items() if k != "images"}
     for step in steps:

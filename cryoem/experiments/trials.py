@@ -37,6 +37,7 @@ PIXEL_SIZE_5A1A_ANGSTROM = 275 / 116
 STAND_IN = "beta-galactosidase"  # an experimental map of the protein of the model 5a1a
 OUTLINE = 0.1  # density at the outline of a particle, relative to the maximum
 QUANTILES = 51
+DISTANCE_BINS = 24
 NEIGHBOURS = 10
 VALIDATION_IMAGES = 128
 RECORDED_STEPS = 100
@@ -187,7 +188,6 @@ def measure_distances(
     rotations: Rotation,
     *,
     symmetry: str = "C1",
-    bins: int = 24,
     **conditions,
 ) -> list[dict]:
     """Measure the errors of (n, n) predicted distances in radians, and of the orientations recovered from them.
@@ -212,8 +212,8 @@ def measure_distances(
         "recovery_loss_rad2": recovery.losses[-1],
     }
     rows = [measurement(quantity, value, **conditions) for quantity, value in numbers.items()]
-    edges = np.linspace(0, np.pi, bins + 1)
-    which = np.minimum(np.digitize(true, edges) - 1, bins - 1)
+    edges = np.linspace(0, np.pi, DISTANCE_BINS + 1)
+    which = np.minimum(np.digitize(true, edges) - 1, DISTANCE_BINS - 1)
     for b in np.unique(which):
         binned = {**conditions, "true_distance_rad": round(float((edges[b] + edges[b + 1]) / 2), 4)}
         rows.append(measurement("distance_bias_rad", error[which == b].mean(), **binned))

@@ -25,7 +25,7 @@ import numba
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.validation import not_negative, square_images, whole_number
+from cryoem.validation import square_images, whole_number
 
 N_ANGLES = 360
 LEAST_SIGNAL = 1e-3
@@ -171,7 +171,6 @@ def orientations_from_common_lines(
     images: np.ndarray,
     *,
     estimator: str = "voting",
-    largest_shift_px: float = 0.0,
     directions: int = 360,
     rng: np.random.Generator | int | None = None,
 ) -> Rotation:
@@ -180,12 +179,9 @@ def orientations_from_common_lines(
     Parameters
     ----------
     images : (n, y, x) array, y == x
-        At least 3 images of one particle, at least 8 px wide.
+        At least 3 images of one particle, at least 8 px wide. The particles must be centred.
     estimator : {"voting", "sync3n"}
         ASPIRE's ``CLSyncVoting`` or ``CLSync3N``. Default: ``"voting"``.
-    largest_shift_px : float
-        Largest displacement of the particles in pixels. The search for the common line of each pair is repeated for
-        every whole-pixel shift. Default: 0.
     directions : int
         Number of directions sampled over a full turn in each image; must be even. Default: 360.
     rng : Generator or int, optional
@@ -207,7 +203,6 @@ def orientations_from_common_lines(
         If the relative orientations are too inconsistent to be combined.
     """
     images = square_images(images, at_least=3, smallest_px=8)
-    not_negative(largest_shift_px, name="largest_shift_px")
     if whole_number(directions, name="directions", at_least=4) % 2:
         raise ValueError(f"directions must be even, got {directions}")
     if estimator not in ESTIMATORS:
@@ -226,7 +221,7 @@ def orientations_from_common_lines(
         found = getattr(aspire.abinitio, ESTIMATORS[estimator])(
             source,
             n_theta=directions,
-            max_shift=max(0, largest_shift_px - 1e-6) / images.shape[1],  # ASPIRE rounds up
+            max_shift=0.0,
             disable_gpu=True,
             **options,
         )

@@ -33,7 +33,8 @@ COARSE_RADII = 16
 SEARCH_RADII = (0.12, 0.06, 0.03)
 SUMMIT_RADII, LAST_RADII = (0.06, 0.04, 0.03, 0.02, 0.01), (0.005,)
 BLOCK = 32  # images whose lines fit into the cache together
-CLIMBING_SHARE = 10  # one pair for refinement in this number is used for the first steps to the summit
+CLIMBING_PAIRS = 200_000  # for the last steps to the summit
+CLIMBING_SHARE = 10  # one of these pairs in this number is used for the first steps
 _ROWS, _COLUMNS = np.triu_indices(3)
 _AXES = np.vstack([np.zeros((1, 3)), np.eye(3), -np.eye(3)])
 _EDGES = np.array([v for v in np.ndindex(3, 3, 3) if sum(x != 1 for x in v) == 2]) - 1
@@ -75,7 +76,6 @@ def fix_gauge(
     optics: Optics | None = None,
     symmetry: str = "C1",
     pairs: int = 600,
-    refinement_pairs: int = 200_000,
     max_images: int = 1000,
     rng: np.random.Generator | int | None = None,
 ) -> Gauge:
@@ -96,8 +96,6 @@ def fix_gauge(
         of G. Default: ``"C1"``.
     pairs : int
         Number of image pairs used to score each candidate in the coarse search over SO(3). Default: 600.
-    refinement_pairs : int
-        Number of image pairs used to score the best candidate during local refinement. Default: 200,000.
     max_images : int
         Maximum number of images to compare, chosen at random. Default: 1000.
     rng : Generator or int, optional
@@ -119,7 +117,6 @@ def fix_gauge(
     Common lines: van Heel, Ultramicroscopy 21 (1987) 111.
     """
     pairs = whole_number(pairs, name="pairs", at_least=1)
-    refinement_pairs = whole_number(refinement_pairs, name="refinement_pairs", at_least=1)
     max_images = whole_number(max_images, name="max_images", at_least=3)
     images = unread_images(images, at_least=3, smallest_px=8)
     n = images.shape[0]
@@ -137,7 +134,7 @@ def fix_gauge(
     )
     # search the turn of the orientations and, without symmetry, of their transposes
     lines, copies = fourier_lines(corrected), len(corrected) * len(group)
-    coarse, fine = (_pairs(copies, count, rng) for count in (pairs, refinement_pairs))
+    coarse, fine = (_pairs(copies, count, rng) for count in (pairs, CLIMBING_PAIRS))
     some = fine[np.sort(rng.permutation(len(fine))[: max(pairs, len(fine) // CLIMBING_SHARE)])]
     candidates = (poses.rotations, poses.rotations.inv()) if len(group) == 1 else (poses.rotations,)
     matrices = [_copies(oriented[chosen], group) for oriented in candidates]

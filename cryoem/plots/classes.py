@@ -18,6 +18,7 @@ FAULT_NAMES = {
     "unresolved": "unresolved",
     "at the edge": "signal at the edge",
 }
+COLUMNS = 6
 LARGEST_DISC_PX = 34
 
 
@@ -28,7 +29,6 @@ def class_gallery(
     resolutions_angstrom: np.ndarray,
     faults: Sequence[str],
     pixel_size_angstrom: float,
-    columns: int = 6,
 ) -> go.Figure:
     """Plot class averages with the number, count and resolution of each class, and frames around junk classes.
 
@@ -44,8 +44,6 @@ def class_gallery(
         Reason why each class is junk, as in ``udl.Classification``, or ``""``.
     pixel_size_angstrom : float
         Pixel size in angstrom.
-    columns : int
-        Maximum number of classes per row. Default: 6.
 
     Raises
     ------
@@ -68,7 +66,7 @@ def class_gallery(
     return projection_gallery(
         averages[shown],
         pixel_size_angstrom=pixel_size_angstrom,
-        columns=columns,
+        columns=COLUMNS,
         titles=titles,
         frames=[FAULT_COLOURS[faults[c]] if faults[c] else None for c in shown],
     )

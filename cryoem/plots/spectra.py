@@ -119,15 +119,13 @@ def _add_threshold(fig: go.Figure, threshold: float, crossings: list, *, flip_be
         )
 
 
-def guinier_plot(plots: Mapping[str, Guinier], *, title: str = "ln(amplitude)") -> go.Figure:
+def guinier_plot(plots: Mapping[str, Guinier]) -> go.Figure:
     """Plot the logarithm of the amplitudes of maps against the squared frequency, with the lines of their B factors.
 
     Parameters
     ----------
     plots : mapping of str to Guinier
         Results of ``reconstruction.guinier``, by name. Shells without amplitude are not drawn.
-    title : str
-        Title of the vertical axis.
 
     Raises
     ------
@@ -153,7 +151,7 @@ def guinier_plot(plots: Mapping[str, Guinier], *, title: str = "ln(amplitude)") 
     fig.update_xaxes(
         title_text="squared spatial frequency (1/Å²); resolution (Å) in bold", tickvals=ticks, ticktext=labels
     )
-    return fig.update_yaxes(title_text=title)
+    return fig.update_yaxes(title_text="ln(amplitude)")
 
 
 def power_spectrum(

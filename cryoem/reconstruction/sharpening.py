@@ -10,7 +10,7 @@ import scipy.fft
 from cryoem.images import hermitian_weights
 from cryoem.reconstruction.resolution import FSC, HALF_MAP_THRESHOLD, shell_index
 from cryoem.validation import finite_array, positive_number
-from cryoem.volumes.density import DensityMap, low_pass
+from cryoem.volumes.density import DensityMap
 
 FITTED_FROM_ANGSTROM = 10.0  # below this frequency, the shape of the particle determines the amplitudes
 FEWEST_SHELLS = 3
@@ -111,7 +111,6 @@ def sharpen(
     *,
     b_factor_angstrom2: float,
     fsc: FSC | None = None,
-    resolution_angstrom: float | None = None,
 ) -> DensityMap:
     """Undo the fall of a map's amplitudes with frequency.
 
@@ -125,8 +124,6 @@ def sharpen(
     fsc : FSC, optional
         FSC of the half-maps. Amplitudes are also multiplied by sqrt(2 FSC / (1 + FSC)), which suppresses frequencies
         that are mostly noise. Default: no weighting.
-    resolution_angstrom : float, optional
-        Resolution of the low-pass filter that is applied afterwards. Default: no filter.
 
     Returns
     -------
@@ -135,8 +132,7 @@ def sharpen(
     Raises
     ------
     ValueError
-        If the box is not cubic, the B factor is not finite, ``fsc`` has a different number of shells, or the resolution
-        is not positive.
+        If the box is not cubic, the B factor is not finite, or ``fsc`` has a different number of shells.
 
     References
     ----------
@@ -152,8 +148,7 @@ def sharpen(
         # nothing is known beyond Nyquist; the mean of the map is kept
         gain *= np.concatenate([[1.0], _reliability(fsc, frequency), np.zeros(shells.max() - n // 2)])
     spectrum = scipy.fft.rfftn(density_map.data, workers=-1) * gain.astype(np.float32)[shells]
-    sharpened = DensityMap(scipy.fft.irfftn(spectrum, s=(n, n, n), workers=-1), voxel, density_map.origin)
-    return sharpened if resolution_angstrom is None else low_pass(sharpened, resolution_angstrom)
+    return DensityMap(scipy.fft.irfftn(spectrum, s=(n, n, n), workers=-1), voxel, density_map.origin)
 
 
 def _shells_of(density_map: DensityMap) -> tuple[int, np.ndarray]:
