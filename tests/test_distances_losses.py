@@ -22,6 +22,8 @@ from cryoem.rotations import geodesic_distance, point_group, random_rotations
 FLOAT32 = 1e-5  # several operations on numbers of order 1 in single precision
 KINDS = ("kernel", "cosine", "euclidean")
 GROUPS = ["C2", "D3", "O", "I"]
+# standard deviation of the distances that have the same kernel, at the values of the kernel at which it is largest
+SPREAD_RAD = {"C2": 0.14, "D3": 0.16, "O": 0.063, "I": 0.026}
 
 
 # --- without symmetry
@@ -149,11 +151,11 @@ def test_symmetric_distances_are_decoded_within_their_spread(symmetry):
     decoded = distances_from_features(features, features, kind="kernel", symmetry=symmetry)
     true = exact_distances(rotations, symmetry=symmetry)
     pairs = np.triu_indices(300, 1)
-    error, kernel = (decoded - true)[pairs], symmetric_kernel(symmetry)
+    error, spread = (decoded - true)[pairs], SPREAD_RAD[symmetry]
     assert abs(error.mean()) < 0.01
-    assert error.std() < 1.1 * kernel.spread.max()
+    assert error.std() < spread
     near = true[pairs] < 0.4 * np.sort(point_group(symmetry).magnitude())[1] / 2
-    assert np.abs(error[near]).max() < 3 * kernel.spread.max()
+    assert np.abs(error[near]).max() < spread
     loss, metric = (
         float(make("kernel", symmetry)(quaternions32(rotations), features.astype(np.float32)))
         for make in (pair_loss, pair_error)

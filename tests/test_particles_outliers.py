@@ -15,7 +15,7 @@ from particle_files import PIXEL, mrc, one_sentence, optics_of, some_images, sta
 from cryoem.contrast import Optics
 from cryoem.distances.exact import exact_distances
 from cryoem.files import save_arrays
-from cryoem.particles import ParticleStack, find_outliers, open_particles, usable_images, write_particles
+from cryoem.particles import ParticleStack, check_images, open_particles, usable_images, write_particles
 from cryoem.particles.outliers import BLOCK_BYTES, describe_repeats
 from cryoem.particles.star import read_star, write_star
 from cryoem.reconstruction import reconstruct
@@ -115,6 +115,12 @@ def test_recover_uses_the_images_from_which_the_distances_were_estimated(views, 
     np.testing.assert_allclose(exact_distances(found.rotations), distances, atol=1e-3)
 
 
+def found_in(images, **options) -> tuple[dict, dict]:
+    """Return the unusable images and the outliers."""
+    check = check_images(images, **options)
+    return check.unusable, check.outliers
+
+
 def test_what_stands_out_is_found_in_any_units_and_on_any_background(rng):
     images = rng.normal(1e4, 1e-3, (60, 24, 24)).astype(np.float64)
     for bad, change in (
@@ -126,7 +132,7 @@ def test_what_stands_out_is_found_in_any_units_and_on_any_background(rng):
         images[bad] = change(images[bad])
     images[50], images[51, 3, 3] = 7, np.inf
     done = []
-    unusable, outliers = find_outliers(images, callback=done.append)
+    unusable, outliers = found_in(images, callback=done.append)
     assert unusable == {50: "is blank", 51: "has pixels that are not finite"}
     assert set(outliers) == {3, 17, 30, 44}
     assert outliers[3].startswith("has a mean of ")
@@ -138,7 +144,7 @@ def test_what_stands_out_is_found_in_any_units_and_on_any_background(rng):
 def test_units_do_not_matter_to_any_command(noisy, tmp_path, scale):
     images, rotations = noisy
     images = images * np.float32(scale)
-    assert find_outliers(images) == ({}, {})
+    assert found_in(images) == ({}, {})
     path = written(tmp_path / "a.star", images, rotations)
     assert json.loads(invoke("check", path, "--json").stdout)["poses_confirmed"]
     ended = invoke("reconstruct", path, "--half-maps", "--out", tmp_path / "a.mrc")
@@ -150,16 +156,16 @@ def test_units_do_not_matter_to_any_command(noisy, tmp_path, scale):
 def test_a_finite_hot_pixel_is_an_outlier(noisy):
     images, _ = noisy
     images[HOT, 20, 9] = 1e20
-    unusable, outliers = find_outliers(images)
+    unusable, outliers = found_in(images)
     assert (unusable, list(outliers)) == ({}, [HOT])
 
 
 def test_images_of_different_views_defoci_and_micrographs_are_not_outliers(views, rng):
     images, _ = views
-    assert find_outliers(images) == ({}, {})
+    assert found_in(images) == ({}, {})
     scaled = rng.uniform(0.5, 2, (300, 1, 1)) * images + rng.normal(0, 1, (300, 1, 1))
-    assert find_outliers(scaled) == ({}, {})
-    assert find_outliers(images[:1]) == ({}, {})
+    assert found_in(scaled) == ({}, {})
+    assert found_in(images[:1]) == ({}, {})
 
 
 @pytest.mark.parametrize(
@@ -169,7 +175,7 @@ def test_no_real_image_is_an_outlier(real_data, name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # unusual headers
         opened = open_particles(real_data / "particles" / name, pixel_size_angstrom=2.0)
-    assert find_outliers(opened) == ({}, {})
+    assert found_in(opened) == ({}, {})
 
 
 def test_all_outliers_are_counted_and_a_stack_without_usable_images_is_refused(tmp_path):
@@ -220,7 +226,7 @@ def test_images_on_two_scales_are_named(tmp_path, rng, change, text, merged):
     expected = f"job.star: the images are on two scales: {high} {text.format(low)} normalise all images"
     with pytest.warns(UserWarning, match=expected):
         assert len(usable_images(opened)) == 60
-    assert find_outliers(opened) == ({}, {})
+    assert found_in(opened) == ({}, {})
 
 
 def test_a_copy_of_an_image_under_another_name_is_found(tmp_path):

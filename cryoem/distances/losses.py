@@ -29,8 +29,9 @@ products, so features can match this kernel too. The nearest copy dominates the 
 which the features distinguish all orientations: they are harmonics of degree p at most, and an n-fold axis requires
 degree n.
 
-``S`` is a function of the distance to the nearest copy only near d = 0. Elsewhere, distances with the same ``S`` vary
-by ``SymmetricKernel.spread``, and the decoded distance is their mean over all pairs of orientations.
+``S`` is a function of the distance to the nearest copy only near d = 0. Elsewhere, distances with the same ``S`` vary,
+and the decoded distance is their mean over all pairs of orientations. Their standard deviation is at most 0.03 (I) to
+0.16 rad (D3).
 
 Sums and powers of positive definite functions are positive definite (Schur). Their use here is new.
 """
@@ -60,8 +61,8 @@ HIGHEST_BY_GROUP = {"T": 3, "O": 4, "I": 6}
 class SymmetricKernel:
     """Kernel of a point group.
 
-    ``distances`` and ``spread`` are the mean and standard deviation of the distance in radians, tabulated at equally
-    spaced values of ``sqrt(1 - kernel)`` from 0 to ``largest``.
+    ``distances`` is the mean distance in radians, tabulated at equally spaced values of ``sqrt(1 - kernel)`` from 0 to
+    ``largest``.
     """
 
     power: int
@@ -70,7 +71,6 @@ class SymmetricKernel:
     highest: float  # value of S
     largest: float
     distances: np.ndarray  # (bins,)
-    spread: np.ndarray  # (bins,)
 
 
 def highest_harmonic(symmetry: str) -> int:
@@ -99,20 +99,18 @@ def symmetric_kernel(symmetry: str) -> SymmetricKernel:
     overlaps = np.abs(copies_of(Rotation.from_rotvec(angles[:, None] * axes), group)[..., 3])
     reduced = 2 * np.arccos(np.minimum(overlaps.max(axis=1), 1))
     values = (np.sum(overlaps ** (2 * power), axis=1) - mean) / (highest - mean)
-    # tabulate the mean and spread of the distance in bins of sqrt(1 - kernel), interpolating empty bins
+    # tabulate the mean distance in bins of sqrt(1 - kernel), interpolating empty bins
     far = np.sqrt(np.maximum(1 - values, 0))
     largest = float(far.max())
     edges = np.linspace(0, largest, BINS)
     nearest = np.rint(far / largest * (BINS - 1)).astype(int)
     count = np.maximum(np.bincount(nearest, weights, BINS), 1e-12)
     average = np.bincount(nearest, weights * reduced, BINS) / count
-    squares = np.bincount(nearest, weights * reduced**2, BINS) / count
     average[0] = 0
     average = np.interp(edges, edges[count > 1e-12], average[count > 1e-12])
-    spread = np.sqrt(np.maximum(squares - average**2, 0))
     # the rows of each matrix are the basis quaternions times g
     turns = np.stack([(Rotation.from_quat(np.eye(4)) * g).as_quat() for g in group])
-    return SymmetricKernel(power, turns, mean, highest, largest, average, spread)
+    return SymmetricKernel(power, turns, mean, highest, largest, average)
 
 
 def pair_loss(

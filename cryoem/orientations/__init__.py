@@ -16,7 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "recovery_error",
         ],
         "expectation_maximisation": ["AbInitio", "Round", "ab_initio", "count_rounds"],
-        "gauge": ["Gauge", "common_line_score", "covering_rotations", "fix_gauge"],
+        "gauge": ["Gauge", "covering_rotations", "fix_gauge"],
         "projection_matching": ["MapMatch", "match_to_map"],
         "recovery": ["Recovery", "recover_orientations"],
         "symmetry_axes": ["SYMMETRIC", "align_symmetry", "describe_symmetry_doubt", "nearest_symmetry"],

@@ -24,7 +24,7 @@ from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.images import correct_images
 from cryoem.orientations.common_lines import fourier_lines, score_turns
 from cryoem.rotations import Poses, as_poses, point_group
-from cryoem.validation import many_rotations, square_images, unread_images, whole_number
+from cryoem.validation import unread_images, whole_number
 
 CANDIDATES = 20_000
 FEW_PAIRS, PROMISING_SHARE = 150, 5  # one candidate in this number is scored again, with more pairs
@@ -147,46 +147,6 @@ def fix_gauge(
         turn = _climb(lines, matrices[inverted], fine, turn, radius)
     score = float(score_turns(lines, matrices[inverted], fine, _float_matrices(turn)[None])[0])
     return Gauge(turn * candidates[inverted], score, inverted, turn, runner_up)
-
-
-def common_line_score(
-    images: np.ndarray,
-    rotations: Rotation,
-    *,
-    symmetry: str = "C1",
-    pairs: int = 2000,
-    rng: np.random.Generator | int | None = None,
-) -> float:
-    """Return the mean correlation of the images along the common lines predicted by the orientations, in [-1, 1].
-
-    Parameters
-    ----------
-    images : (n, y, x) array, y == x
-        At least 3 images, at least 8 px wide. The particles must be centred, and images with a CTF must be
-        phase-flipped.
-    rotations : Rotation
-        Orientations of the n images.
-    symmetry : str
-        Point group of the particle. Default: ``"C1"``.
-    pairs : int
-        Number of image pairs to compare. Default: 2000.
-    rng : Generator or int, optional
-        Random number generator or seed.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than 3 images; if the images do not have shape (n, y, y), are too small or constant, or
-        contain NaN or infinity; if the number of orientations differs from the number of images; if ``pairs`` is less
-        than 1; or if the point group is unknown.
-    """
-    images = square_images(images, at_least=3, smallest_px=8)
-    many_rotations(rotations, count=len(images))
-    pairs = whole_number(pairs, name="pairs", at_least=1)
-    group = point_group(symmetry)
-    chosen = _pairs(len(images) * len(group), pairs, np.random.default_rng(rng))
-    identity = np.eye(3, dtype=np.float32)[None]
-    return float(score_turns(fourier_lines(images), _copies(rotations, group), chosen, identity)[0])
 
 
 def _search(lines, matrices, coarse, some) -> tuple[float, Rotation]:

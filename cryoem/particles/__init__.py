@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "mrc": ["StackWriter", "write_stack"],
         "naming": ["names_for_table"],
         "opening": ["open_particles", "read_poses"],
-        "outliers": ["describe_repeats", "find_outliers", "usable_images"],
+        "outliers": ["check_images", "describe_repeats", "usable_images"],
         "relion": ["relion_tables"],
         "simulation": [
             "ImagingConditions",

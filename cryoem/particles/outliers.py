@@ -48,16 +48,17 @@ class ImageCheck:
         )
 
 
-def find_outliers(
-    images: np.ndarray, *, callback: Callable[[int], None] | None = None
-) -> tuple[dict[int, str], dict[int, str]]:
-    """Find unusable images, and outliers with unusual pixel values.
+def check_images(images: np.ndarray, *, callback: Callable[[int], None] | None = None) -> ImageCheck:
+    """Find unusable images, outliers with unusual pixel values, and images on two scales, such as merged stacks.
 
     Three values of each image are compared with their medians over all images: the mean, the standard deviation and the
     largest deviation from the mean. The last two are compared as logarithms. An image is an outlier if one of the three
     differs from its median by more than 10 robust standard deviations plus a margin. A robust standard deviation is
     1.4826 times the median absolute deviation. The margin is 3 typical standard deviations of an image for the mean,
     and a factor of 3 for the others. A single hot pixel makes an image an outlier.
+
+    Images are on two scales if the sorted standard deviations of the images that are not outliers have a gap of a
+    factor of 3, or their sorted means one of 3 typical standard deviations.
 
     Parameters
     ----------
@@ -68,9 +69,7 @@ def find_outliers(
 
     Returns
     -------
-    unusable, outliers : dict
-        Reason, as the predicate of a sentence, for each unusable image (blank or not finite) and for each outlier, by
-        zero-based index of the image.
+    ImageCheck
 
     Raises
     ------
@@ -78,16 +77,6 @@ def find_outliers(
         If the images do not have shape (n, y, y).
     OSError
         If a stack cannot be read.
-    """
-    found = check_images(images, callback=callback)
-    return found.unusable, found.outliers
-
-
-def check_images(images: np.ndarray, *, callback: Callable[[int], None] | None = None) -> ImageCheck:
-    """Find unusable images and outliers as in ``find_outliers``, and images on two scales, such as merged stacks.
-
-    Images are on two scales if the sorted standard deviations of the images that are not outliers have a gap of a
-    factor of 3, or their sorted means one of 3 typical standard deviations.
     """
     images = unread_images(images)
     values = np.full((len(images), 3), np.nan)  # mean, standard deviation, largest deviation from the mean
