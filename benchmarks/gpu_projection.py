@@ -180,10 +180,10 @@ def cgls_with_astra(images: np.ndarray, matrices: np.ndarray, *, iterations: int
     """Reconstruct a (y, y, y) volume from (n, y, x) images with ASTRA's own conjugate gradients."""
     import astra
 
-    from cryoem.projection.projectors import _astra_geometries
+    from cryoem.projection.projectors import astra_geometries
 
     size = images.shape[1]
-    volume_geometry, projection_geometry = _astra_geometries(matrices, (size,) * 3, size)
+    volume_geometry, projection_geometry = astra_geometries(matrices, (size,) * 3, size)
     sinogram = astra.data3d.create("-sino", projection_geometry, np.ascontiguousarray(images.swapaxes(0, 1)))
     volume = astra.data3d.create("-vol", volume_geometry, 0)
     settings = astra.astra_dict("CGLS3D_CUDA")

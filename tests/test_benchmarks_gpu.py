@@ -49,7 +49,7 @@ def start(scripts, monkeypatch, *arguments: str, card: str | None = CARD) -> Non
 
 def trace_rays(volume, matrices, size, *, displacement_px=0.0) -> np.ndarray:
     """Project along rays through the geometry passed to ASTRA, slice by slice along the steepest axis."""
-    box, views = projectors._astra_geometries(matrices, volume.shape, size)
+    box, views = projectors.astra_geometries(matrices, volume.shape, size)
     first = [box["option"][f"WindowMin{axis}"] + 0.5 for axis in "XYZ"]  # centre of the first voxel
     steps = np.arange(size) - (size - 1) / 2
     images = np.empty((len(matrices), size, size), np.float32)
@@ -67,7 +67,7 @@ def trace_rays(volume, matrices, size, *, displacement_px=0.0) -> np.ndarray:
 
 def smear_rays(images, matrices, shape) -> np.ndarray:
     """Back-project by linear interpolation of each image at the projection of each voxel."""
-    box, views = projectors._astra_geometries(matrices, shape, images.shape[1])
+    box, views = projectors.astra_geometries(matrices, shape, images.shape[1])
     z, y, x = np.ix_(
         *(
             box["option"][f"WindowMin{axis}"] + 0.5 + np.arange(n)

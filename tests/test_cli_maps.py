@@ -226,9 +226,25 @@ def test_fsc_writes_a_report_and_a_sharpened_map(half_maps, tmp_path):
     low, high = values["conical_resolution_range_angstrom"]
     assert 16 <= low <= high
     text = page.read_text()
-    assert text.count('class="plotly-graph-div"') == 4
+    assert text.count('class="figure-json"') == 4
     assert f"B factor {b_factor:.0f} Å²" in text
     assert 'src="http' not in text
+
+
+def test_fsc_reports_half_maps_that_do_not_agree(tmp_path, rng):
+    paths = [tmp_path / "a.mrc", tmp_path / "b.mrc"]
+    for path in paths:
+        volumes.write_map(path, volumes.DensityMap(rng.normal(size=(24, 24, 24)).astype(np.float32), 4.0))
+    page = tmp_path / "resolution.html"
+    answer = invoke("fsc", *paths, "--report", page, "--json")
+    assert answer.exit_code == 0, answer.stderr
+    assert json.loads(answer.stdout)["b_factor_angstrom2"] is None
+    text = page.read_text()
+    assert text.count('class="figure-json"') == 3
+    assert "No B factor" in text
+    refused = invoke("fsc", *paths, "--soft-mask", "--sharpened", tmp_path / "c.mrc")
+    assert refused.exit_code == 1
+    assert "the map cannot be sharpened: a B factor requires at least 3 shells" in refused.stderr
 
 
 @pytest.mark.parametrize("threshold", [1.5, 1, 0, -1])

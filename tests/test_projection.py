@@ -264,7 +264,7 @@ def test_detector_coordinates_are_the_first_two_rows():
 def test_astra_geometry_puts_the_origin_at_the_middle_voxel_and_pixel(shape, size):
     pytest.importorskip("astra")
     rotations = random_rotations(3, rng=1)
-    volume, projection = projectors._astra_geometries(rotations.as_matrix(), shape, size)
+    volume, projection = projectors.astra_geometries(rotations.as_matrix(), shape, size)
     assert [volume[f"Grid{axis}Count"] for axis in ("Slice", "Row", "Col")] == list(shape)
     for axis, n in zip("ZYX", shape, strict=True):
         assert volume["option"][f"WindowMin{axis}"] + 0.5 == -(n // 2)

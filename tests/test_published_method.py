@@ -16,7 +16,7 @@ from cryoem.experiments import published, published_method
 from cryoem.experiments.published_method import (
     ShuffledStream,
     absolute_error,
-    learn_distances,
+    learn_as_published,
     pair_stream,
     sample_pairs,
     siamese_network,
@@ -36,7 +36,7 @@ def tiny(*, settings: EncoderSettings = SETTINGS, seconds: float | None = None, 
     """Train for two epochs, on 28 pairs or 12 images."""
     defaults = {"projections": (12, 8), "pairs": 0.2, "batch_size": 16}
     schedule = TrainingSchedule(2, published_method.LEARNING_RATE, seconds=seconds)
-    return learn_distances(
+    return learn_as_published(
         phantom(size=16), ImagingConditions(16), settings, schedule=schedule, **(defaults | options)
     )
 
@@ -158,7 +158,7 @@ def test_a_training_resumes_on_a_machine_that_rounds_differently(tmp_path, monke
     monkeypatch.setattr(published_method, "correct_images", rounding_differently)
     assert len(tiny(checkpoints=tmp_path).history["loss"]) == 2
     with pytest.raises(ValueError, match=r"different training run \(imaging .*'noise_variance': 0\.0"):
-        learn_distances(
+        learn_as_published(
             phantom(size=16),
             ImagingConditions(16, 1.0),
             SETTINGS,

@@ -274,7 +274,12 @@ PENTAGON = np.pi * np.array([[min((i - j) % 5, (j - i) % 5) > 1 for j in range(5
         (
             COLUMNS,
             {"method": "sgd", "landmarks": np.arange(13)},
-            "method 'sgd' requires the distances between all .*",
+            "method 'sgd' uses the distances between all pairs, so landmarks must be None",
+        ),
+        (
+            GOOD,
+            {"method": "published", "landmarks": 15},
+            "method 'published' uses the distances between all pairs, so landmarks must be None",
         ),
         (COLUMNS, {"landmarks": np.arange(12)}, r"landmarks must be 13 integer indices, .* of shape \(12,\)"),
         (

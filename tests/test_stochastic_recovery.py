@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cryoem.orientations.descent import _has_converged
+from cryoem.orientations.descent import has_converged
 from cryoem.orientations.evaluation import recovery_error
 from cryoem.orientations.recovery import recover_orientations
 from cryoem.rotations import geodesic_distance, random_rotations
@@ -90,4 +90,4 @@ def test_the_published_recovery_is_exact_for_exact_distances():
     ],
 )
 def test_the_published_recovery_converges_when_its_loss_is_level_or_small(losses, converged):
-    assert _has_converged(losses) == converged
+    assert has_converged(losses) == converged

@@ -69,9 +69,10 @@ def fsc(
     import pandas as pd
 
     from cryoem import plots
-    from cryoem.files.writing import atomic_write, write_text
+    from cryoem.files.writing import write_text
     from cryoem.reconstruction.masks import fsc_family
     from cryoem.reconstruction.resolution import fourier_shell_correlation
+    from cryoem.runs.report import render_figures
     from cryoem.volumes.maps import read_map, write_map
 
     if not 0 < threshold < 1:
@@ -140,23 +141,29 @@ def fsc(
                 f"{name}_resolution_angstrom": found,
                 f"{name}_correlation": getattr(family, name).correlation,
             }
+    sharp = fit = None
     if report is not None or sharpened is not None:
-        sharp, fit = _sharpened(first, second, curve)
-        values |= {"b_factor_angstrom2": fit.b_factor_angstrom2}
-        text += f"\nB factor {fit.b_factor_angstrom2:.0f} Å²"
+        try:
+            sharp, fit = _sharpened(first, second, curve)
+        except ValueError as error:  # too few shells agree
+            if sharpened is not None:
+                raise ValueError(f"the map cannot be sharpened: {error}; omit --sharpened") from None
+            text += f"\nno sharpening: {error}"
+        else:
+            text += f"\nB factor {fit.b_factor_angstrom2:.0f} Å²"
+        values |= {"b_factor_angstrom2": None if fit is None else fit.b_factor_angstrom2}
     if out is not None:
         # one row for each shell
         table = pd.DataFrame({"frequency_per_angstrom": curve.frequency, **columns})
         write_text(out, table.to_csv(index=False, float_format="%.9g"))
         text += f"\nCurve: {out}"
     if figure is not None:
-        page = plots.fourier_shell_correlation(shells, thresholds=(threshold,))
-        # include plotly.js, so that the page works offline
-        write_text(figure, page.to_html(include_plotlyjs=True, config={"displaylogo": False}))
+        drawn = plots.fourier_shell_correlation(shells, thresholds=(threshold,))
+        title, about = "Fourier shell correlation", f"{a.name} and {b.name}"
+        write_text(figure, render_figures(title=title, about=about, figures={text.splitlines()[0]: drawn}))
         text += f"\nFigure: {figure}"
     if sharpened is not None:
-        with atomic_write(sharpened) as partial:
-            write_map(partial, sharp)
+        write_map(sharpened, sharp)
         text += f"\nSharpened map: {sharpened}"
     if report is not None:
         from cryoem.cli.resolution_page import resolution_page

@@ -62,6 +62,6 @@ def flip(
     opened = opening.open(source)
     if opened.poses is None:
         raise ValueError(f"{source} has no orientations to flip")
-    shared.check_poses(out, opened, force=force)
+    shared.check_pose_table(out, opened, force=force)
     write_poses(out, opened, opened.poses.mirrored)
     return Answer(f"{len(opened):,} poses of the other hand: {out}", {"poses": out, "images": len(opened)})

@@ -70,7 +70,7 @@ def abinitio(
     shared.new_file(poses, ".star", ".cs", force=force, inputs=(particles,), option="--poses")
     opened = opening.open(particles, as_stack=as_stack)
     shared.refuse_input(out, opened.paths)
-    shared.check_poses(poses, opened, force=force, option="--poses")
+    shared.check_pose_table(poses, opened, force=force, option="--poses")
     opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
     counted = itertools.count(1)
     with contextlib.ExitStack() as bars:

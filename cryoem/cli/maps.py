@@ -230,7 +230,7 @@ def refine(
         raise ValueError(f"{particles} has no CTF parameters; leave out --refine-ctf")
     if refine_ctf and gradient_rounds == 0:
         raise typer.BadParameter("requires --gradient-rounds of at least 1, got 0", param_hint="--refine-ctf")
-    shared.check_poses(poses, opened, force=force, option="--poses")
+    shared.check_pose_table(poses, opened, force=force, option="--poses")
     check_memory(
         f"refining a map {opened.image_size} px wide",
         PROGRAM_BYTES

@@ -158,7 +158,7 @@ def recover(
         opened = opening.open(particles, as_stack=True)
         opened = _same_particles(opened, rows, distances, len(matrix), parameters.get("particles_sha256"))
         if as_table:
-            shared.check_poses(out, opened, force=force)
+            shared.check_pose_table(out, opened, force=force)
         shared.refuse_input(out, opened.paths)
     rng = np.random.default_rng(seed)
     with shared.progress("recovering orientations and fixing the gauge", 2, unit="step") as done:

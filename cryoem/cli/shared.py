@@ -228,7 +228,7 @@ def refuse_input(out: Path, inputs: Iterable[Path]) -> None:
         )
 
 
-def check_poses(table: Path, particles: ParticleFile, *, force: bool, option: str = "--out") -> None:
+def check_pose_table(table: Path, particles: ParticleFile, *, force: bool, option: str = "--out") -> None:
     """Check that new poses of particles can be written to ``table``, and the stack that some tables need next to it."""
     from cryoem.particles.writing import stack_of_poses
 

@@ -134,7 +134,7 @@ def image_stream(
     )
 
 
-def learn_distances(
+def learn_as_published(
     density: DensityMap,
     imaging: ImagingConditions,
     settings: EncoderSettings,

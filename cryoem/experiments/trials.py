@@ -351,7 +351,7 @@ def measure_maps(
     return maps, rows
 
 
-def displaced(rotations: Rotation, mean_angle_rad: float, *, rng) -> Rotation:
+def perturbed(rotations: Rotation, mean_angle_rad: float, *, rng) -> Rotation:
     """Rotate each orientation by a random rotation vector, uniform in a ball, with the given mean angle."""
     small = random_small_rotations((len(rotations),), radius=mean_angle_rad / MEAN_OF_RADIUS, rng=rng)
     return Rotation.from_rotvec(small) * rotations

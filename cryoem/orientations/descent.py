@@ -267,12 +267,12 @@ def stochastic_descent(
             of_steps = np.append(of_steps, found.numpy().astype(float))
         losses.append(of_steps[-count:].mean())
         frames.append(Rotation.from_quat(quaternions.numpy()))
-        if not decay and _has_converged(of_steps):
+        if not decay and has_converged(of_steps):
             break
     return tuple(frames), np.array(losses)
 
 
-def _has_converged(losses: np.ndarray) -> bool:
+def has_converged(losses: np.ndarray) -> bool:
     """Return whether the losses (steps,) have met the published criterion after any step."""
     sums = np.cumsum(np.append(0.0, losses))
     means = (sums[WINDOW:] - sums[:-WINDOW]) / WINDOW  # over the last steps, after each step

@@ -20,7 +20,7 @@ from cryoem.orientations.maximisation import IDENTITY, CoarseMaps
 from cryoem.orientations.rings import (
     RingGrid,
     disc_of_displacements,
-    particle_mask,
+    image_mask,
     ring_images,
     undo_displacements,
 )
@@ -300,7 +300,7 @@ class PoseSearch:
         images, chosen, shifts_px = images[varied], chosen[varied], shifts_px[varied]
         sampling = {"rings": self.rings, "directions": LAST_DIRECTIONS, "angles": LAST_ANGLES}
         found, _ = self._expect(state, chosen, shifts_px[:, None], rng, junk=False, **sampling)
-        around = ring_images(images, self.maps.grid, mask=1 - particle_mask(self.image_size)).values
+        around = ring_images(images, self.maps.grid, mask=1 - image_mask(self.image_size)).values
         rings = slice(*SIGNAL_RINGS)
         areas = self.maps.grid.areas[rings]
         background = np.mean(np.abs(around[:, rings] / np.float32(self.deviation)) ** 2, axis=2) @ areas

@@ -50,9 +50,10 @@ class Recovery:
         Orientations in an arbitrary gauge.
     losses : (rounds,) array
         Mean squared error of the distances (rad^2) in each round, or its robust counterpart if ``robust_width`` is
-        finite.
+        finite. For stochastic descent, means over the steps from one of ``frames`` to the next.
     frames : tuple of Rotation
-        Orientations in each round; the last element equals ``rotations``.
+        Orientations in each round; the last element equals ``rotations``. For stochastic descent, the random start
+        comes first. If more images are located by landmarks than are refined together, there is only the result.
     start : str
         Kind of starting point: ``"spectral"``; ``"enumerated"``, if there are too few images for a spectral start or
         they are too far apart; or ``"random"``, for stochastic descent.
@@ -141,9 +142,9 @@ def recover_orientations(
     if method in LEARNING_RATES:
         if len(group) > 1:
             raise ValueError(f"symmetry must be C1 for stochastic descent, got {symmetry!r}")
-        if np.ndim(landmarks):
+        if landmarks is not None:
             raise ValueError(
-                f"method {method!r} requires the distances between all pairs, got only distances to landmarks"
+                f"method {method!r} uses the distances between all pairs, so landmarks must be None"
             )
         distances = _checked(distances)
         if published := method == "published":

@@ -77,7 +77,7 @@ class RingImages:
         return replace(self, values=self.values[index], transfers=self.transfers[index])
 
 
-def particle_mask(size: int) -> np.ndarray:
+def image_mask(size: int) -> np.ndarray:
     """Return the soft circular mask (size, size) that keeps the particle and removes its surroundings."""
     return circular_mask(size, edge_px=EDGE * size, profile="cosine")
 
@@ -87,7 +87,7 @@ def ring_images(
 ) -> RingImages:
     """Apply a mask (y, x) to images (n, y, x), y == x, and sample them on rings in Fourier space.
 
-    The default mask is ``particle_mask``. Images in files are read block by block. Raises a ValueError if they contain
+    The default mask is ``image_mask``. Images in files are read block by block. Raises a ValueError if they contain
     NaN or infinity.
     """
     import finufft
@@ -97,7 +97,7 @@ def ring_images(
     plan = finufft.Plan(2, (size, size), eps=NUFFT_TOLERANCE, isign=-1, n_trans=min(n, 64), dtype="complex64")
     plan.setpts(points[:, 1].copy(), points[:, 0].copy())
     values = np.empty((n, len(points)), np.complex64)
-    mask = particle_mask(size) if mask is None else mask
+    mask = image_mask(size) if mask is None else mask
     coverage = float(np.mean(mask**2))
     for block in image_blocks(images):
         masked = (

@@ -251,7 +251,7 @@ def detector_vectors(matrices: np.ndarray) -> np.ndarray:
     return np.concatenate([matrices[:, 2], centre, matrices[:, 0], matrices[:, 1]], axis=1)
 
 
-def _astra_geometries(matrices: np.ndarray, volume_shape: tuple[int, int, int], size: int):
+def astra_geometries(matrices: np.ndarray, volume_shape: tuple[int, int, int], size: int):
     """Place voxel and pixel ``n // 2`` at ASTRA's origin, the middle of the volume and of the detector."""
     import astra
 
@@ -271,7 +271,7 @@ def _astra_geometries(matrices: np.ndarray, volume_shape: tuple[int, int, int], 
 def _project_with_astra(volume: np.ndarray, matrices: np.ndarray, size: int) -> np.ndarray:
     import astra
 
-    volume_geometry, projection_geometry = _astra_geometries(matrices, volume.shape, size)
+    volume_geometry, projection_geometry = astra_geometries(matrices, volume.shape, size)
     sinogram_id, sinogram = astra.create_sino3d_gpu(
         np.ascontiguousarray(volume), projection_geometry, volume_geometry
     )
@@ -282,7 +282,7 @@ def _project_with_astra(volume: np.ndarray, matrices: np.ndarray, size: int) -> 
 def _backproject_with_astra(images: np.ndarray, matrices: np.ndarray, volume_shape: tuple) -> np.ndarray:
     import astra
 
-    volume_geometry, projection_geometry = _astra_geometries(matrices, volume_shape, images.shape[1])
+    volume_geometry, projection_geometry = astra_geometries(matrices, volume_shape, images.shape[1])
     sinogram = np.ascontiguousarray(images.swapaxes(0, 1))
     volume_id, volume = astra.create_backprojection3d_gpu(sinogram, projection_geometry, volume_geometry)
     astra.data3d.delete(volume_id)

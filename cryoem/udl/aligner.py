@@ -33,8 +33,8 @@ from cryoem.udl.registration import (
     constant_images,
     filter_reference,
     image_deviation,
+    image_mask,
     mean_power,
-    particle_mask,
     register,
 )
 from cryoem.udl.spectra import PolarGrid, polar_spectra
@@ -217,7 +217,7 @@ def _correntropy(aligned: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
     Source: Liu, Pokharel and Principe, IEEE Trans. Signal Process. 55 (2007) 5286.
     """
-    inside = particle_mask(len(reference)) > 0.5
+    inside = image_mask(len(reference)) > 0.5
 
     def standardised(values):  # in double precision, so that squares do not overflow
         centred = values - values.mean(axis=-1, keepdims=True, dtype=np.float64)

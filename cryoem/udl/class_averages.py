@@ -10,7 +10,7 @@ import scipy.fft
 from cryoem.contrast import Optics
 from cryoem.images import apply_ctf, distance_from_origin, subtract_background
 from cryoem.reconstruction.resolution import HALF_MAP_THRESHOLD, fourier_ring_correlation, shell_index
-from cryoem.udl.registration import BLOCK, align_images, particle_mask
+from cryoem.udl.registration import BLOCK, align_images, image_mask
 
 EDGE_RADIUS = 0.75  # of the edge, relative to the largest circle in the image
 
@@ -62,7 +62,7 @@ def average_classes(
     parts = [_divided(each, weight + damping, rings) for each, weight in zip(sums, weights, strict=True)]
     counts = np.bincount(classes, minlength=k)
     resolutions, edges = np.full(k, np.inf), np.full(k, np.nan)
-    mask, radius = particle_mask(size), distance_from_origin(size) / (size / 2)
+    mask, radius = image_mask(size), distance_from_origin(size) / (size / 2)
     outer = (radius > EDGE_RADIUS) & (radius < 1)
     for c in range(k):
         halves = [(part[c] - part[c].mean()) * mask for part in parts]

@@ -14,7 +14,7 @@ import scipy.fft
 import scipy.sparse
 
 from cryoem.udl.aligner import Aligner
-from cryoem.udl.registration import class_average, particle_mask
+from cryoem.udl.registration import class_average, image_mask
 from cryoem.udl.rotation import unit_vectors, wrap_angles
 from cryoem.udl.spectra import PolarGrid, polar_grid, polar_spectra, subtract_ring_means
 from cryoem.validation import finite_array, square_images, whole_number
@@ -77,7 +77,7 @@ def fourier_mellin_angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     if first.shape != second.shape:
         raise ValueError(f"first and second must have the same shape, got {first.shape} and {second.shape}")
     size = first.shape[1]
-    mask = particle_mask(size)
+    mask = image_mask(size)
 
     def log_polar(image):
         filtered = skimage.filters.difference_of_gaussians(image, 1, size / 4) * mask

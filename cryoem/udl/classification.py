@@ -23,7 +23,7 @@ import numpy as np
 
 from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.orientations.expectation import Expectation, expect
-from cryoem.orientations.pose_search import between
+from cryoem.orientations.pose_search import LARGEST_SHIFT, OFFSET_STEP, between
 from cryoem.orientations.rings import RingGrid, disc_of_displacements, ring_images
 from cryoem.udl.class_averages import average_classes
 from cryoem.validation import not_negative, square_images, whole_number
@@ -41,8 +41,6 @@ SPLIT = 0.3  # relative difference of the two halves of a split class from their
 LEAST_RINGS = 6  # that an average must resolve
 LARGEST_EDGE_POWER = 1 / 3
 SMALLEST_CLASS = 0.2  # relative to the mean count, below which a class restarts
-STEP = 0.8 / (2 * np.pi)  # spacing of displacements on n rings, relative to the image size divided by n
-LARGEST_SHIFT = 2.5  # relative to the standard deviation of the shifts
 MOST_OFFSETS = 30  # displacements that are tried before those of an image are known
 
 
@@ -267,7 +265,10 @@ class _Search:
         """Compute the posterior at all displacements, or at those next to the centre of each image."""
         moves = {}
         if self.shift_deviation_px:
-            step, limit = STEP * self.images.image_size / rings, LARGEST_SHIFT * self.shift_deviation_px
+            step, limit = (
+                OFFSET_STEP * self.images.image_size / rings,
+                LARGEST_SHIFT * self.shift_deviation_px,
+            )
             moves["shift_deviation_px"] = self.shift_deviation_px
             if wide:
                 step = max(step, limit * np.sqrt(np.pi / MOST_OFFSETS))

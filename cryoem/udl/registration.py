@@ -35,14 +35,14 @@ SMALLEST_DEVIATION, LARGEST_DEVIATION = 1e-28, 1e28  # of images, so that produc
 # --- images and references
 
 
-def particle_mask(size: int) -> np.ndarray:
+def image_mask(size: int) -> np.ndarray:
     """Return a mask of the largest circle about pixel n // 2, with a soft edge of 4 px: (size, size) float32."""
     return circular_mask(size, edge_px=4.0)
 
 
 def mean_power(images: np.ndarray) -> np.ndarray:
     """Return the mean squared Fourier magnitude of masked (n, y, x) images: (y, x // 2 + 1)."""
-    mask = particle_mask(images.shape[1])
+    mask = image_mask(images.shape[1])
     total = np.zeros((images.shape[1], images.shape[1] // 2 + 1))
     for block in _blocks(images):
         block = (block - block.mean(axis=(1, 2), keepdims=True)) * mask
@@ -53,7 +53,7 @@ def mean_power(images: np.ndarray) -> np.ndarray:
 
 def constant_images(images: np.ndarray) -> np.ndarray:
     """Return which of (n, y, x) images are constant inside the inscribed circle: (n,) bool."""
-    inside = particle_mask(images.shape[1]) > 0
+    inside = image_mask(images.shape[1]) > 0
     return np.concatenate([np.ptp(block[:, inside], axis=1) == 0 for block in _blocks(images)])
 
 
@@ -86,7 +86,7 @@ def filter_reference(reference: np.ndarray, image_power: np.ndarray) -> Filtered
     """Prepare a (y, x) reference for ``register``, given the ``mean_power`` of images in the same units."""
     size = len(reference)
     reference = np.asarray(reference, np.float64)
-    image = (reference - reference.mean()) * particle_mask(size)
+    image = (reference - reference.mean()) * image_mask(size)
     spectrum = scipy.fft.rfft2(image)
     # noise is the power of the images that the reference does not explain
     total = _ring_means(image_power)
@@ -204,7 +204,7 @@ def class_average(images: np.ndarray, angles_rad: np.ndarray) -> tuple[np.ndarra
 
 def _register_block(images, reference, angles, steps):
     size = images.shape[1]
-    mask = particle_mask(size)
+    mask = image_mask(size)
     images = images - images.mean(axis=(1, 2), keepdims=True)
     # choose between twins and find whole-pixel shifts; shifts are kept in the frame of the reference
     angles, moved = _search(rotate_images(images, -angles) * mask, reference, angles)

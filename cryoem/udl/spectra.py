@@ -18,7 +18,7 @@ import numpy as np
 import scipy.fft
 
 from cryoem.udl.natural import crop_mask
-from cryoem.udl.registration import constant_images, particle_mask
+from cryoem.udl.registration import constant_images, image_mask
 from cryoem.validation import square_images, whole_number
 
 SMALLEST_PX = 16
@@ -148,7 +148,7 @@ def polar_spectra(images: np.ndarray, grid: PolarGrid) -> np.ndarray:
             f"number of constant images: {constant.sum()}"
         )
     elements, weights, columns = _interpolation(grid)
-    mask, side = particle_mask(grid.image_size), 2 * grid.image_size
+    mask, side = image_mask(grid.image_size), 2 * grid.image_size
     spectra = np.empty((len(images), grid.fold * grid.n_angles * grid.n_radii), np.float32)
     for start in range(0, len(images), BLOCK):
         block = images[start : start + BLOCK]

@@ -35,7 +35,7 @@ from cryoem.udl.registration import (
     Registration,
     constant_images,
     image_deviation,
-    particle_mask,
+    image_mask,
 )
 from cryoem.udl.rotation import joint_error_deg, pair_error_deg
 from cryoem.udl.stack_training import AlignerTraining, load_for, obtain_aligner, say
@@ -270,7 +270,7 @@ def _align_blocks(
     write_stack(folder / AVERAGES_FILE, averages, pixel_size_angstrom=pixel)
     resolution = None
     if n > 1:
-        masked = (halves - halves.mean(axis=(1, 2), keepdims=True)) * particle_mask(size)
+        masked = (halves - halves.mean(axis=(1, 2), keepdims=True)) * image_mask(size)
         agreement = fourier_ring_correlation(*masked, pixel_size_angstrom=pixel)
         resolution = agreement.resolution_or_none(HALF_MAP_THRESHOLD)
     registration = Registration(*poses)
