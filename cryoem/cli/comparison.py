@@ -69,11 +69,12 @@ def fsc(
     import pandas as pd
 
     from cryoem import plots
+    from cryoem.cli.handoff import how_to_view, new_map, write_map_and_script
     from cryoem.files.writing import write_text
     from cryoem.reconstruction.masks import fsc_family
     from cryoem.reconstruction.resolution import fourier_shell_correlation
     from cryoem.runs.report import render_figures
-    from cryoem.volumes.maps import read_map, write_map
+    from cryoem.volumes.maps import read_map
 
     if not 0 < threshold < 1:
         raise ValueError(f"--threshold must be between 0 and 1, got {threshold:g}")
@@ -84,10 +85,11 @@ def fsc(
         (out, "--out", (".csv",)),
         (figure, "--figure", (".html",)),
         (report, "--report", (".html",)),
-        (sharpened, "--sharpened", shared.MAP_SUFFIXES),
     ):
         if path is not None:
             shared.new_file(path, *suffixes, force=force, inputs=inputs, option=option)
+    if sharpened is not None:
+        new_map(sharpened, force=force, inputs=inputs, option="--sharpened")
     first, second = read_map(a, as_map=as_map), read_map(b, as_map=as_map)
     _check_same_grid(a, first, b, second)
     if (first.data == second.data).all():
@@ -163,8 +165,8 @@ def fsc(
         write_text(figure, render_figures(title=title, about=about, figures={text.splitlines()[0]: drawn}))
         text += f"\nFigure: {figure}"
     if sharpened is not None:
-        write_map(sharpened, sharp)
-        text += f"\nSharpened map: {sharpened}"
+        script = write_map_and_script(sharpened, sharp)
+        text += f"\nSharpened map: {sharpened}\n{how_to_view(sharpened, script)}"
     if report is not None:
         from cryoem.cli.resolution_page import resolution_page
 

@@ -78,11 +78,11 @@ def density(
     Example:
       cryoem density phantom --symmetry D2 --size 64 --out map.mrc
     """
+    from cryoem.cli.handoff import how_to_view, new_map, write_map_and_script
     from cryoem.volumes import registry
-    from cryoem.volumes.maps import write_map
 
     given = registry.find_file(source)
-    shared.new_file(out, *shared.MAP_SUFFIXES, force=force, inputs=[given] if given else [])
+    new_map(out, force=force, inputs=[given] if given else [])
     if symmetry is not None:
         if source != "phantom":
             raise typer.BadParameter(f"applies only to the phantom, got {source}", param_hint="--symmetry")
@@ -94,15 +94,17 @@ def density(
         size=size,
         as_map=as_map,
     )
-    write_map(out, density_map)
+    script = write_map_and_script(out, density_map)
     shape = " x ".join(map(str, density_map.data.shape[::-1]))
     values = {
         "map": out,
+        "chimerax_script": script,
         "shape_zyx": density_map.data.shape,
         "voxel_size_angstrom": density_map.voxel_size_angstrom,
         "origin_xyz_angstrom": density_map.origin,
     }
-    return Answer(f"{shape} voxels of {density_map.voxel_size_angstrom:.4g} Å: {out}", values)
+    text = f"{shape} voxels of {density_map.voxel_size_angstrom:.4g} Å: {out}\n{how_to_view(out, script)}"
+    return Answer(text, values)
 
 
 @command(afterwards=NOTHING_WRITTEN, on_device=True)

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cryoem.cli import options, shared
 from cryoem.cli.shared import NOTHING_WRITTEN, Answer, command
+
+if TYPE_CHECKING:
+    from cryoem.volumes.density import DensityMap
+
+
+def new_map(out: Path, *, force: bool, inputs: Iterable[Path] = (), option: str = "--out") -> None:
+    """Check that a map and its ChimeraX script can be written, as ``shared.new_file`` does."""
+    from cryoem.volumes.maps import chimerax_script_path
+
+    shared.new_file(out, *shared.MAP_SUFFIXES, force=force, inputs=inputs, option=option)
+    shared.new_file(chimerax_script_path(out), ".cxc", force=force, option=f"the ChimeraX script of {option}")
+
+
+def write_map_and_script(out: Path, density_map: DensityMap) -> Path:
+    """Write a map, and a script that shows it in ChimeraX at an automatic level; return the path of the script."""
+    from cryoem import plots
+    from cryoem.volumes.maps import write_chimerax_script, write_map
+
+    write_map(out, density_map)
+    return write_chimerax_script(out, density_map, level=plots.automatic_level(density_map.data))
 
 
 def how_to_view(map_path: Path, script: Path) -> str:
@@ -46,18 +67,18 @@ def flip(
     """
     from cryoem.particles.writing import write_poses
     from cryoem.volumes.density import mirror
-    from cryoem.volumes.maps import read_map, write_map
+    from cryoem.volumes.maps import read_map
 
     if source.name.lower().endswith(shared.MAP_SUFFIXES):
         for name, value in vars(opening).items():
             if value is not None:
                 option = f"--{name.replace('_', '-')}"
                 raise typer.BadParameter(f"applies only to tables, got the map {source}", param_hint=option)
-        shared.new_file(out, *shared.MAP_SUFFIXES, force=force, inputs=(source,))
+        new_map(out, force=force, inputs=(source,))
         flipped = mirror(read_map(source, as_map=as_map))
-        write_map(out, flipped)
-        values = {"map": out, "voxel_size_angstrom": flipped.voxel_size_angstrom}
-        return Answer(f"mirrored map: {out}", values)
+        script = write_map_and_script(out, flipped)
+        values = {"map": out, "chimerax_script": script, "voxel_size_angstrom": flipped.voxel_size_angstrom}
+        return Answer(f"mirrored map: {out}\n{how_to_view(out, script)}", values)
     shared.new_file(out, ".star", ".cs", force=force, inputs=(source,))
     opened = opening.open(source)
     if opened.poses is None:

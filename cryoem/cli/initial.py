@@ -59,14 +59,16 @@ def abinitio(
     """
     import numpy as np
 
+    from cryoem import plots
+    from cryoem.cli.handoff import how_to_view, new_map
     from cryoem.files.writing import atomic_write_many
     from cryoem.orientations import expectation_maximisation as em
     from cryoem.particles.writing import write_poses
     from cryoem.reconstruction.resolution import HALF_MAP_THRESHOLD, fourier_shell_correlation
     from cryoem.volumes.density import resample
-    from cryoem.volumes.maps import write_map
+    from cryoem.volumes.maps import write_chimerax_script, write_map
 
-    shared.new_file(out, *shared.MAP_SUFFIXES, force=force, inputs=(particles,))
+    new_map(out, force=force, inputs=(particles,))
     shared.new_file(poses, ".star", ".cs", force=force, inputs=(particles,), option="--poses")
     opened = opening.open(particles, as_stack=as_stack)
     shared.refuse_input(out, opened.paths)
@@ -110,10 +112,13 @@ def abinitio(
             "the search found no particle in them"
         )
     with atomic_write_many(out) as (partial,):
-        write_map(partial, resample(found.map, opened.pixel_size_angstrom))
+        initial = resample(found.map, opened.pixel_size_angstrom)
+        write_map(partial, initial)
         write_poses(poses, opened[kept], found.poses[kept])
+    script = write_chimerax_script(out, initial, level=plots.automatic_level(initial.data))
     values = {
         "map": out,
+        "chimerax_script": script,
         "orientations": poses,
         "images": len(opened),
         "junk": int(junk.sum()),
@@ -147,4 +152,4 @@ def abinitio(
         if resolution is None
         else f"maps of alternate images agree to {resolution:.1f} Å (FSC {HALF_MAP_THRESHOLD:g})"
     )
-    return Answer(text, values)
+    return Answer(f"{text}\n{how_to_view(out, script)}", values)

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from cryoem import particles, plots, udl, volumes
 from cryoem.contrast import ContrastTransfer, Optics
 from cryoem.images import add_noise
+from cryoem.particles.star import read_star
 from cryoem.reconstruction import fourier_ring_correlation
 from cryoem.rotations import Poses, random_rotations
 from cryoem.udl import classification
@@ -157,11 +158,11 @@ def test_the_command_writes_a_gallery_and_keeps_classes(job, found, tmp_path, mo
             False,
         )
     # a table of RELION 3.0 has no optics groups
-    columns = particles.read_star(out / "classes.star")[0].drop(columns="rlnOpticsGroup")
+    columns = read_star(out / "classes.star")[0].drop(columns="rlnOpticsGroup")
     particles.write_star(out / "old.star", columns.assign(rlnVoltage=300.0), optics=None)
     assert "data_optics" not in (out / "old.star").read_text()
     invoke("classify2d", out / "old.star", "--pixel-size", 2, "--keep", 1, "--out", tmp_path / "old.star")
-    old = particles.read_star(tmp_path / "old.star")
+    old = read_star(tmp_path / "old.star")
     assert old[1] is None
     assert old[0].rlnVoltage.tolist() == [300.0] * found.counts[0]
     refused = invoke("classify2d", tmp_path / "job.star", "--keep", "1", "--out", tmp_path / "a.star")
