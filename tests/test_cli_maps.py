@@ -54,7 +54,11 @@ def test_density_makes_a_phantom(tmp_path, options, made):
 def test_density_crops_and_resamples_a_map(half_maps, tmp_path):
     out = tmp_path / "map.mrc.gz"
     answer = invoke("density", half_maps[0], "--voxel-size", 16, "--size", 6, "--out", out)
-    assert (answer.exit_code, answer.stdout) == (0, f"6 x 6 x 6 voxels of 16 Å: {out}\n")
+    assert answer.exit_code == 0, answer.stderr
+    assert answer.stdout.startswith(
+        f"6 x 6 x 6 voxels of 16 Å: {out}\nview it: chimerax {tmp_path / 'map.cxc'}\n"
+    )
+    assert 'open "map.mrc.gz"' in (tmp_path / "map.cxc").read_text()
     expected = volumes.crop_or_pad(volumes.resample(volumes.read_map(half_maps[0]), 16.0), 6)
     np.testing.assert_array_equal(volumes.read_map(out).data, expected.data)
 
@@ -82,7 +86,7 @@ def test_density_checks_its_options_before_it_computes(tmp_path, monkeypatch):
             2,
             "applies only to the phantom, got 5j0n",
         ),
-        (["phantom", "--out", tmp_path / "a.txt"], 2, "must end in .mrc or .map or .mrc.gz or .map.gz"),
+        (["phantom", "--out", tmp_path / "a.txt"], 2, "must end in .mrc or .map or .ccp4 or .mrc.gz or"),
         (["phantom", "--out", tmp_path / "no" / "a.mrc"], 1, "the folder of --out"),
         (["phantom"], 2, "Missing option '--out'"),
     ):

@@ -161,7 +161,8 @@ def test_the_command_writes_a_gallery_and_keeps_classes(job, found, tmp_path, mo
     columns = read_star(out / "classes.star")[0].drop(columns="rlnOpticsGroup")
     particles.write_star(out / "old.star", columns.assign(rlnVoltage=300.0), optics=None)
     assert "data_optics" not in (out / "old.star").read_text()
-    invoke("classify2d", out / "old.star", "--pixel-size", 2, "--keep", 1, "--out", tmp_path / "old.star")
+    ended = invoke("classify2d", out / "old.star", "--keep", 1, "--out", tmp_path / "old.star")
+    assert ended.exit_code == 0, ended.stderr
     old = read_star(tmp_path / "old.star")
     assert old[1] is None
     assert old[0].rlnVoltage.tolist() == [300.0] * found.counts[0]
