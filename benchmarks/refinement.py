@@ -3,7 +3,8 @@
     python benchmarks/refinement.py                        all rows (half an hour)
     python benchmarks/refinement.py --particles 5j0n --cases centred --seeds 3
 
-The particles, the images and the cases ``centred`` and ``ctf`` are those of ab_initio.py. In the case ``defocus``, the
+The particles, the images and the cases ``centred`` and ``ctf`` are those of ab_initio.py; images of the case
+``noise-free`` are centred. In the case ``defocus``, the
 stated defoci are wrong by 500 angstrom (standard deviation), the signal differs by up to 20 % between images, and the
 particles are centred. Its images are refined three times: with the stated optics, with refinement of the CTF, and with
 the true optics, each from the orientations that were found with the stated optics.
@@ -35,13 +36,14 @@ DEFOCUS_ERROR_ANGSTROM = 500.0
 CASES = {
     "centred": SEARCHED["centred"],
     "ctf": SEARCHED["ctf"],
+    "noise-free": {"noise_variance": 0.0},
     "defocus": {
         "ctf": ContrastTransfer(defocus_range_angstrom=(5_000.0, 20_000.0), b_factor_angstrom2=0.0),
         "realism": Realism(structural_noise=0.0),
     },
 }
 PARTICLES = {  # and the seeds of each of their cases
-    "5j0n": {"centred": 5, "ctf": 3, "defocus": 1},
+    "5j0n": {"centred": 5, "ctf": 3, "noise-free": 1, "defocus": 1},
     "1u19": {"centred": 1},
     "1igy": {"centred": 1},
     "1ncb": {"centred": 1},
@@ -50,6 +52,7 @@ PARTICLES = {  # and the seeds of each of their cases
     "5ugo": {"centred": 1},
 }
 NOISE_VARIANCE = 16.0
+LEAST_LIMIT_RAD = 1e-5  # of rounding, without noise
 
 
 def main() -> None:
@@ -94,9 +97,8 @@ def measure(density: volumes.DensityMap, case: str, images: int, seed: int) -> d
         density,
         images,
         image_size=len(density.data),
-        noise_variance=NOISE_VARIANCE,
         rng=seed,
-        **CASES[case],
+        **{"noise_variance": NOISE_VARIANCE, **CASES[case]},
     )
     true, stated = stack.optics, stack.optics
     if case == "defocus":
@@ -125,7 +127,9 @@ def refined(
     found = reconstruction.refine(stack.images, start, optics=optics, rng=seed, **options)
     times = time.perf_counter() - begin, time.process_time() - processor
     errors = orientations.align_frame(stack.rotations, found.rotations).errors
-    ratios = errors.mean() / limit.mean(), np.median(errors) / np.median(limit)
+    ratios = np.nan, np.nan
+    if limit.mean() > LEAST_LIMIT_RAD:
+        ratios = errors.mean() / limit.mean(), np.median(errors) / np.median(limit)
     defocus_error = np.nan
     if optics.ctf is not None:
         fitted, true = (each.isotropic().defocus_angstrom for each in (found.optics, stack.optics))
@@ -162,8 +166,8 @@ def summary(values: np.ndarray) -> tuple[str, ...]:
     error, ratio, median, far, resolution, defocus_error, *_ = mean
     return (
         f"{error:.4f} rad",
-        f"{ratio:.3f}{spread[1]}",
-        f"{median:.3f}{spread[2]}",
+        "-" if np.isnan(ratio) else f"{ratio:.3f}{spread[1]}",
+        "-" if np.isnan(median) else f"{median:.3f}{spread[2]}",
         f"{far:.2g}",
         f"{resolution:.3f}{spread[4]}",
         "-" if np.isnan(defocus_error) else f"{defocus_error:.0f} Å",

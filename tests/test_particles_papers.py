@@ -183,5 +183,7 @@ def test_wrong_pictures_are_one_sentence(folder):
         open_particles(folder, pixel_size_angstrom=2)
     with pytest.raises(ValueError, match="is a folder without one_png/, so it is not a training folder"):
         open_particles(folder / "one_png", pixel_size_angstrom=2)
-    with pytest.raises(ValueError, match=r"is not a table .*so datadir=\. does not apply"):
+    with pytest.raises(
+        ValueError, match=r"is not a table .*so the folder of the stacks, \. \(--datadir\), does not apply"
+    ):
         open_particles(folder, pixel_size_angstrom=2, datadir=".")

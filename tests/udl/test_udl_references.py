@@ -137,7 +137,7 @@ def test_a_training_folder_is_aligned_and_its_errors_are_reported(clean, models,
     assert run.exit_code == 0, run.stderr
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["error_deg"] < summary["pair_error_deg"] < 1
-    assert f"mean error of the angles {summary['error_deg']:.2f}°" in run.stdout
+    assert f"mean angle error {summary['error_deg']:.2f}°" in run.stdout
     # the tables refer to a copy of the images that other programs can read
     aligned = open_particles(tmp_path / "out" / "aligned.star")
     np.testing.assert_array_equal(
