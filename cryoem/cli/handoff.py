@@ -56,9 +56,9 @@ def flip(
 ) -> Answer:
     """Change the hand of a map, or of poses.
 
-    Projections do not determine the hand of a map. If a known structure does not fit, or if α-helices are left-handed,
-    flip both the map and the poses. The map is mirrored along z, and the tilts of the poses are negated. A map
-    reconstructed from the new poses is the mirrored map.
+    Projections do not determine the hand of a map. If a known structure does not fit, or if alpha helices are
+    left-handed, flip both the map and the poses. The map is mirrored along z, and the tilts of the poses are negated. A
+    map reconstructed from the new poses is the mirrored map.
 
     \b
     Example:
