@@ -9,11 +9,10 @@ from cryoem.orientations.evaluation import (
     align_frame,
     align_shifts,
     align_to,
-    mirror,
     pose_error,
     recovery_error,
 )
-from cryoem.rotations import geodesic_distance, random_rotations, random_small_rotations
+from cryoem.rotations import geodesic_distance, mirror, random_rotations, random_small_rotations
 
 ZERO = 1e-10  # radians; float64 after an iteration
 

@@ -7,11 +7,11 @@ from scipy.spatial.transform import Rotation
 from cryoem.contrast import ContrastTransfer, Optics
 from cryoem.orientations import gauge
 from cryoem.orientations.common_lines import fourier_lines, score_turns
-from cryoem.orientations.evaluation import mirror, pose_error
+from cryoem.orientations.evaluation import pose_error
 from cryoem.orientations.gauge import covering_rotations, fix_gauge
 from cryoem.particles.simulation import ImagingConditions, simulate_lazily
 from cryoem.projection.projectors import project
-from cryoem.rotations import Poses, geodesic_distance, point_group, random_rotations
+from cryoem.rotations import Poses, geodesic_distance, mirror, point_group, random_rotations
 from cryoem.volumes.phantoms import phantom
 
 QUICK = 3000  # candidates on a coarser grid than the default; a local search follows anyway

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from importlib.metadata import version
@@ -19,7 +18,7 @@ from cryoem.experiments.grids import Experiment
 from cryoem.experiments.tables import gather
 from cryoem.files.reading import canonical_json, data_folder, notebooks_folder, sha256_of, sources_sha256
 from cryoem.files.writing import atomic_write, check_writable, remove_partial_files
-from cryoem.runs.execution import NotebookError
+from cryoem.runs.execution import NotebookError, notice
 from cryoem.runs.jobs import RECORD_FILE, NotebookJob, folder_lock, read_record
 from cryoem.runs.profiles import located
 from cryoem.volumes.registry import is_path
@@ -98,21 +97,17 @@ def run_experiment(
     check_writable(path)
     jobs = _jobs(experiment, size, folder, source.absolute(), map_name)
 
-    def notice(text: str) -> None:
-        if progress:
-            sys.stderr.write(f"{text}\n")
-            sys.stderr.flush()
-
+    say = partial(notice, progress=progress)
     with folder_lock(folder):
         remove_partial_files(folder)
         waiting = [job for job in jobs if force or job.why_not_current() is not None]
-        notice(f"{experiment.name}, {size}: {len(jobs)} points, {len(jobs) - len(waiting)} already complete")
+        say(f"{experiment.name}, {size}: {len(jobs)} points, {len(jobs) - len(waiting)} already complete")
         execute = partial(_failure_of, progress=progress and map_blocks is map)
         failures = []
         for count, (job, failure) in enumerate(
             zip(waiting, map_blocks(execute, waiting), strict=True), start=1
         ):
-            notice(f"{count}/{len(waiting)} {failure or f'{job.title}: done'}")
+            say(f"{count}/{len(waiting)} {failure or f'{job.title}: done'}")
             failures += [failure] if failure else []
         if failures:
             raise ExperimentFailedError(f"{len(failures)} of {len(waiting)} points failed; {failures[0]}")

@@ -11,7 +11,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "align_frame",
             "align_shifts",
             "align_to",
-            "mirror",
             "pose_error",
             "recovery_error",
         ],

@@ -14,10 +14,9 @@ from functools import partial
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoem.rotations import copies_of, normaliser, origin_displacements, point_group
+from cryoem.rotations import copies_of, mirror, normaliser, origin_displacements, point_group
 from cryoem.validation import many_rotations, shifts_of
 
-MIRROR = np.diag([1.0, 1.0, -1.0])
 REWEIGHTED_ROUNDS = 30
 # search for symmetric particles
 SEEDS = 12
@@ -174,11 +173,6 @@ def align_shifts(
         for name, shifts in (("true_px", true_px), ("found_px", found_px))
     )
     return found_px + origin_displacements(rotations, true_px - found_px, symmetry=symmetry)
-
-
-def mirror(rotations: Rotation) -> Rotation:
-    """Return ``J R J`` with J = diag(1, 1, -1), the orientations at which the mirrored particle has the same images."""
-    return Rotation.from_matrix(MIRROR @ rotations.as_matrix() @ MIRROR)
 
 
 def _angles(a: Rotation, b: Rotation) -> np.ndarray:

@@ -248,9 +248,14 @@ def _group(particles: ParticleFile, indices: np.ndarray) -> str:
 def _named(particles: ParticleFile, found: Mapping[int, str]) -> str:
     """Describe each image by its number, its stack and the reason."""
     images = particles.images
-    named = [
-        f"image {images.number_of[index] + 1} of {images.stacks[images.stack_of[index]].path} {reason}"
-        for index, reason in list(found.items())[:NAMED]
-    ]
-    more = len(found) - len(named)
-    return ", ".join([*named, *([f"and {more} more"] if more else [])])
+    return name_first(
+        found,
+        lambda index: f"image {images.number_of[index] + 1} of {images.stacks[images.stack_of[index]].path}",
+    )
+
+
+def name_first(found: Mapping[int, str], name: Callable[[int], str]) -> str:
+    """Name the first images, each followed by its reason, and count the others."""
+    named = [f"{name(index)} {reason}" for index, reason in list(found.items())[:NAMED]]
+    more = [f"and {len(found) - NAMED} more"] if len(found) > NAMED else []
+    return ", ".join(named + more)

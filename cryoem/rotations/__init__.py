@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "conversions": [
             "from_cryosparc_pose",
             "from_relion_euler_deg",
+            "mirror",
             "to_relion_euler_deg",
             "viewing_directions",
         ],

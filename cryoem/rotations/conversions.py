@@ -1,4 +1,4 @@
-"""Conversions between orientations and the angles of other packages."""
+"""Conversions: angles of other packages, viewing directions, and orientations of the mirrored particle."""
 
 from __future__ import annotations
 
@@ -91,3 +91,8 @@ def _triples(values: np.ndarray, *, name: str) -> np.ndarray:
 def viewing_directions(rotations: Rotation) -> np.ndarray:
     """Return the microscope's z-axis in each particle's frame: (n, 3) unit vectors, the third row of each R."""
     return rotations.as_matrix()[..., 2, :]
+
+
+def mirror(rotations: Rotation) -> Rotation:
+    """Return ``J R J`` with J = diag(1, 1, -1), the orientations at which the mirrored particle has the same images."""
+    return Rotation.from_quat(rotations.as_quat() * [-1, -1, 1, 1])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from cryoem.rotations.conversions import mirror
 from cryoem.validation import many_rotations, shifts_of
 
 
@@ -65,7 +66,7 @@ class Poses:
     @property
     def mirrored(self) -> Poses:
         """Poses of the same images for the mirror image of the particle (z -> -z): all tilts are negated."""
-        return Poses(Rotation(self.rotations.as_quat() * [-1, -1, 1, 1]), self.shifts_px)
+        return Poses(mirror(self.rotations), self.shifts_px)
 
 
 def _shortened(steps: np.ndarray, longest: float) -> np.ndarray:

@@ -11,7 +11,7 @@ from cryoem import plots
 from cryoem.contrast import Optics
 from cryoem.images import correct_images, downsample
 from cryoem.particles.files import ParticleFile
-from cryoem.particles.outliers import check_images, describe_repeats
+from cryoem.particles.outliers import check_images, describe_repeats, name_first
 from cryoem.particles.stack import fit_ctf_power
 from cryoem.reconstruction.misreadings import defocus_units
 from cryoem.reconstruction.pose_checks import PoseCheck, check_poses
@@ -20,7 +20,6 @@ from cryoem.reconstruction.rounds import FOLDS
 from cryoem.runs.report import embeddable, render_page
 
 FEWEST, SMALLEST_PX = 4, 16  # images and width for which poses can be checked
-NAMED = 10  # outliers in the list
 SHOWN, SHOWN_PX, CENTRED_PX = 12, 128, 32  # images in the page and their largest widths
 IN_SPECTRUM = 60  # images of similar defocus in the power spectrum
 HAND = (
@@ -279,9 +278,7 @@ def _pose_remarks(check: PoseCheck) -> list[str]:
 
 def _named(particles: ParticleFile, found: dict[int, str]) -> str:
     """Name images as in the table, with the reason for each."""
-    listed = [f"{particles.image_names[index]} {reason}" for index, reason in sorted(found.items())[:NAMED]]
-    more = [f"and {len(found) - NAMED} more"] if len(found) > NAMED else []
-    return ", ".join(listed + more) or "none"
+    return name_first(dict(sorted(found.items())), particles.image_names.__getitem__) or "none"
 
 
 def _resolution(fsc: FSC) -> str:

@@ -21,6 +21,13 @@ EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError, MemoryError)
 SHOWN_WARNINGS = (UserWarning, RuntimeWarning)
 
 
+def notice(text: str, *, progress: bool) -> None:
+    """Print a line on stderr if progress is shown."""
+    if progress:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
 class NotebookError(RuntimeError):
     """A cell raised an error, or the kernel died or did not start."""
 

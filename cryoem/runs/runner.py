@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from cryoem.files.reading import notebooks_folder, sources_sha256
 from cryoem.files.writing import remove_partial_files, write_text
-from cryoem.runs.execution import read_notebook, warnings_of
+from cryoem.runs.execution import notice, read_notebook, warnings_of
 from cryoem.runs.jobs import RECORD_FILE, folder_lock, read_record, write_json
 from cryoem.runs.overview import PAGE, SUMMARY_FILE, write_overview
 from cryoem.runs.phase import CHECKPOINTS
@@ -105,11 +105,7 @@ def run(
         if not (source / info.notebook).is_file():
             raise FileNotFoundError(f"notebook {source / info.notebook} of phase {info.name} not found")
 
-    def notice(text: str) -> None:
-        if progress:
-            sys.stderr.write(f"{text}\n")
-            sys.stderr.flush()
-
+    say = partial(notice, progress=progress)
     executed = []
     with folder_lock(found.folder, remedy="wait for it to finish, or choose a different --run"):
         found.claim(force=force)
@@ -121,15 +117,15 @@ def run(
             elif (reason := job.why_not_current()) is None:
                 made_by = read_record(job.folder)["versions"].get("cryoem_sources_sha256")
                 hint = "; the code of this package has changed since, so use --force to repeat it"
-                notice(f"{info.title}: complete, kept{'' if made_by == sources_sha256() else hint}")
+                say(f"{info.title}: complete, kept{'' if made_by == sources_sha256() else hint}")
                 continue
             elif (job.folder / RECORD_FILE).exists():
-                notice(f"{info.title} {reason}; repeating it")
+                say(f"{info.title} {reason}; repeating it")
             record = job.execute(progress=progress)
             executed.append(info.name)
             for warning in _warnings(job.folder, info):
-                notice(f"{info.title}: warning: {warning}")
-            notice(f"{info.title}: done in {record['seconds']:.0f} s")
+                say(f"{info.title}: warning: {warning}")
+            say(f"{info.title}: done in {record['seconds']:.0f} s")
         return _summarise(found, executed=tuple(executed))
 
 
