@@ -12,7 +12,7 @@ from command_line import invoke
 
 from cryoem import contrast, particles, reconstruction, rotations, volumes
 from cryoem.particles import outliers
-from cryoem.volumes import registry
+from cryoem.volumes import loading
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_density_checks_its_options_before_it_computes(tmp_path, monkeypatch):
     def loaded(*_, **__):
         raise AssertionError("nothing must be computed that cannot be written")
 
-    monkeypatch.setattr(registry, "load", loaded)
+    monkeypatch.setattr(loading, "load", loaded)
     for arguments, code, message in (
         (
             ["5j0n", "--symmetry", "D2", "--out", tmp_path / "a.mrc"],

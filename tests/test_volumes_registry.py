@@ -12,7 +12,7 @@ from particle_files import correlation
 
 from cryoem import particles, volumes
 from cryoem.volumes import registry
-from cryoem.volumes.registry import DEFAULT_VOXEL_SIZE_ANGSTROM, PHANTOM_BOX_ANGSTROM
+from cryoem.volumes.loading import DEFAULT_VOXEL_SIZE_ANGSTROM, PHANTOM_BOX_ANGSTROM
 
 
 @pytest.fixture

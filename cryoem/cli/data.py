@@ -79,15 +79,15 @@ def density(
       cryoem density phantom --symmetry D2 --size 64 --out map.mrc
     """
     from cryoem.cli.handoff import how_to_view, new_map, write_map_and_script
-    from cryoem.volumes import registry
+    from cryoem.volumes import loading
 
-    given = registry.find_file(source)
+    given = loading.find_file(source)
     new_map(out, force=force, inputs=[given] if given else [])
     if symmetry is not None:
         if source != "phantom":
             raise typer.BadParameter(f"applies only to the phantom, got {source}", param_hint="--symmetry")
         source = f"phantom-{symmetry}"
-    density_map = registry.load(
+    density_map = loading.load(
         source,
         voxel_size_angstrom=voxel_size,
         resolution_angstrom=resolution,
@@ -198,7 +198,7 @@ def project(
     from cryoem.particles.opening import read_poses, referenced_stacks
     from cryoem.particles.simulation import ImagingConditions, Realism, simulate_lazily
     from cryoem.particles.writing import write_particles
-    from cryoem.volumes import registry
+    from cryoem.volumes import loading
     from cryoem.volumes.density import enclosing_image_size, share_beyond
 
     ranges = {"rot": rot_range, "tilt": tilt_range, "psi": psi_range}
@@ -218,7 +218,7 @@ def project(
     stack = _new_particles(out, force=force, inputs=[Path(source), *([poses] if poses else [])])
     if poses is not None and stack.exists() and any(map(stack.samefile, referenced_stacks(poses))):
         raise ValueError(f"{stack} contains the images of --poses {poses}; choose a different name for --out")
-    density_map = registry.load(source, as_map=as_map)
+    density_map = loading.load(source, as_map=as_map)
     whole = enclosing_image_size(density_map)
     if image_size and image_size < whole and (cut := share_beyond(density_map, image_size / 2)) > LARGEST_CUT:
         warnings.warn(

@@ -61,7 +61,7 @@ def train(
     from cryoem.particles.simulation import BYTES_PER_PIXEL, ImagingConditions
     from cryoem.particles.stack import calibrate
     from cryoem.runs.profiles import DistanceSettings, get_profile
-    from cryoem.volumes import registry
+    from cryoem.volumes import loading
     from cryoem.volumes.density import enclosing_image_size
 
     shared.new_file(out, SUFFIX, force=force, inputs=(Path(map_name),))
@@ -80,14 +80,14 @@ def train(
     noise_variance, image_size, voxel = wanted.noise_variance, wanted.image_size, wanted.voxel_size_angstrom
     ctf, agreement = ContrastTransfer() if wanted.ctf else None, None
     if wanted.particles is None:
-        density = registry.load(wanted.map_name, voxel_size_angstrom=voxel, as_map=wanted.as_map)
+        density = loading.load(wanted.map_name, voxel_size_angstrom=voxel, as_map=wanted.as_map)
     else:
         opened, _ = shared.check_images(
             opening.open(settings.particles, as_stack=wanted.as_stack),
             leave_out_outliers=wanted.leave_out_outliers,
         )
         image_size, ctf = opened.image_size, opened.ctf
-        density = registry.load(
+        density = loading.load(
             wanted.map_name, voxel_size_angstrom=opened.pixel_size_angstrom, as_map=wanted.as_map
         )
         count = min(len(opened), CALIBRATION_IMAGES)

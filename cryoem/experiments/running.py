@@ -21,7 +21,7 @@ from cryoem.files.writing import atomic_write, check_writable, remove_partial_fi
 from cryoem.runs.execution import NotebookError, notice
 from cryoem.runs.jobs import RECORD_FILE, NotebookJob, folder_lock, read_record
 from cryoem.runs.profiles import located
-from cryoem.volumes.registry import is_path
+from cryoem.volumes.loading import is_path
 
 PACKAGES = ("numpy", "scipy", "keras", "tensorflow")
 

@@ -27,7 +27,7 @@ from cryoem.reconstruction.resolution import fourier_shell_correlation
 from cryoem.rotations import geodesic_distance, random_small_rotations
 from cryoem.training.backend import keras
 from cryoem.training.compilation import TrainingSchedule
-from cryoem.volumes import registry
+from cryoem.volumes import loading, registry
 from cryoem.volumes.density import DensityMap, centre, crop_or_pad, cube, low_pass, resample, soft_mask
 from cryoem.volumes.phantoms import DIAMETER_OVER_BOX, phantom
 
@@ -90,9 +90,9 @@ def load_particle(
     (arXiv:2104.06237, section on data).
     """
     if map_name.lower() == "5a1a":
-        density = crop_or_pad(registry.load(map_name, voxel_size_angstrom=1.0), BOX_5A1A)
+        density = crop_or_pad(loading.load(map_name, voxel_size_angstrom=1.0), BOX_5A1A)
         return resample(density, voxel_size_angstrom or PIXEL_SIZE_5A1A_ANGSTROM)
-    density = registry.load(map_name, voxel_size_angstrom=voxel_size_angstrom)
+    density = loading.load(map_name, voxel_size_angstrom=voxel_size_angstrom)
     if not masked:
         return density
     mask = soft_mask(low_pass(density, MASK_FILTER_ANGSTROM), extend_px=2, edge_px=4)

@@ -23,7 +23,7 @@ from cryoem.particles.simulation import check_simulation
 from cryoem.particles.writing import stack_of_poses
 from cryoem.runs.jobs import NotebookJob, read_record, why_not_current, write_json
 from cryoem.runs.profiles import PROFILES, DataSettings, Profile, get_profile, settings_of_phase
-from cryoem.volumes.registry import is_path
+from cryoem.volumes.loading import is_path
 
 COPIES_OF_IMAGES = 3  # in memory at the same time, in phase 0
 FIGURES = "figures"

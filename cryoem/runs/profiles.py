@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from cryoem.rotations import COVERAGES, point_group
 from cryoem.validation import suggestion
-from cryoem.volumes import registry
+from cryoem.volumes import loading, registry
 
 MOST_PAIRED = 10_000  # largest number of images for which the distances between all pairs are estimated
 ALL_PAIRS = ("sgd", "published")  # methods that can use neither distances to landmarks nor a symmetry
@@ -28,9 +28,9 @@ LANDMARKS = 1000  # of larger stacks, for axes of at most order 4
 
 def located(map_name: str) -> str:
     """Convert the path of a map to an absolute path, because notebooks run in other folders; check registry names."""
-    if not registry.is_path(map_name):
+    if not loading.is_path(map_name):
         try:
-            registry.check_name(map_name)
+            loading.check_name(map_name)
         except ValueError as error:
             raise ValueError(f"map_name {str(error).removeprefix('name ')}") from None
         return map_name
@@ -40,7 +40,7 @@ def located(map_name: str) -> str:
             f"map_name must be a registry name or the path of a map; {path} does not exist"
             f"{suggestion(path.name, [*registry.ENTRIES, *(each.name for each in path.parent.glob('*.*'))])}"
         )
-    registry.check_suffix(path)
+    loading.check_suffix(path)
     return str(path)
 
 

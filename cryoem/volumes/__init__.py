@@ -18,9 +18,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "soft_sphere",
             "subtract_solvent",
         ],
+        "loading": ["load"],
         "maps": ["chimerax_script_path", "read_map", "write_chimerax_script", "write_map"],
         "models": ["density_from_model"],
         "phantoms": ["phantom"],
-        "registry": ["ENTRIES", "Entry", "fetch", "find_entry", "load"],
+        "registry": ["ENTRIES", "Entry", "fetch", "find_entry"],
     },
 )
