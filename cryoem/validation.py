@@ -27,7 +27,9 @@ def finite_array(values, *, name: str, ndim: int, dtype=None) -> np.ndarray:
     if dtype is not None:
         with np.errstate(over="ignore"):
             values = np.ascontiguousarray(values, dtype)
-    bad = values.size - np.count_nonzero(np.isfinite(values))
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(values.sum(dtype=float))  # unlike the count below, it needs no memory
+    bad = 0 if finite else values.size - np.count_nonzero(np.isfinite(values))
     if bad:
         raise ValueError(f"{name} must be finite, got NaN or infinity in {bad} of {values.size} values")
     return values

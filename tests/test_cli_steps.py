@@ -290,7 +290,7 @@ def test_half_maps_are_of_relions_random_subsets(walked, tmp_path):
     table["rlnImageName"] = particles.open_particles(tmp_path / "a.star").table["rlnImageName"]
     particles.write_star(tmp_path / "a.star", table, optics=source.optics_groups)
     values = answer("reconstruct", tmp_path / "a.star", "--half-maps", "--out", tmp_path / "map.mrc.gz")
-    assert values["halves_refined_apart"]
+    assert values["halves_from_table"]
     for name, chosen in (("map-half-1.mrc.gz", first), ("map-half-2.mrc.gz", ~first)):
         expected = reconstruction.reconstruct(
             stack.images[chosen], stack.poses[chosen], pixel_size_angstrom=8.0

@@ -220,6 +220,24 @@ def test_large_arrays_are_mapped_and_neither_changes_nor_a_new_file_affect_the_o
     np.testing.assert_array_equal(loaded["x"][1:], values[1:])
 
 
+def test_images_in_files_are_written_block_by_block(tmp_path, monkeypatch):
+    class Images:
+        shape, read = (5, 4, 4), []
+
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, block):
+            self.read.append(block)
+            return values[block]
+
+    monkeypatch.setattr("cryoem.files.arrays.BLOCK_BYTES", 2 * 4 * 4 * 4)
+    values = np.random.default_rng(0).normal(size=Images.shape).astype(np.float32)
+    files.save_arrays(tmp_path / "a.h5", {"x": (Images(), "px", "images")}, parameters={})
+    np.testing.assert_array_equal(files.load_arrays(tmp_path / "a.h5")["x"], values)
+    assert Images.read == [slice(0, 2), slice(2, 4), slice(4, 6)]
+
+
 def test_files_that_hold_no_such_arrays(tmp_path):
     path = tmp_path / "a.h5"
     with pytest.raises(FileNotFoundError, match=f"^{path} does not exist$"):

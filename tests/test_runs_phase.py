@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import plotly.graph_objects as go
+import psutil
 import pytest
 from command_line import invoke
 from small_notebooks import TOY_RUN, finish_phases
@@ -46,7 +50,11 @@ def test_particles_come_back_with_all_that_is_known(home, small_volume, ctf):
     phase = runs.open_phase(DATA, profile="toy", overrides={"symmetry": "C2"})
     phase.save_particles("particles", stack, noise_variance=(np.array(2.0), "clean variances"))
     found = phase.load_particles(DATA, "particles")
-    np.testing.assert_array_equal(found.images, stack.images)
+    np.testing.assert_array_equal(found, stack.images)
+    np.testing.assert_array_equal(found[[3, 1]][1:], stack.images[[1]])
+    sent = pickle.loads(pickle.dumps(found[2:4]))
+    assert len(sent.source) == 2
+    np.testing.assert_array_equal(sent, stack.images[2:4])
     np.testing.assert_array_equal(found.shifts_px, stack.shifts_px)
     np.testing.assert_allclose(found.rotations.as_quat(), stack.rotations.as_quat(), atol=1e-15)
     assert (found.ctf, found.symmetry, found.pixel_size_angstrom) == (ctf, "C2", 3.0)
@@ -206,7 +214,7 @@ def test_a_run_of_another_input_is_not_overwritten(home):
         runs.open_phase(DISTANCES, profile="toy", map_name=str(moved)).load(DATA, "numbers")
 
 
-def test_an_input_that_does_not_fit_into_memory_is_refused_before_it_is_hashed(home, monkeypatch):
+def test_an_input_that_does_not_fit_is_refused_before_it_is_hashed(home, monkeypatch):
     monkeypatch.setattr(pipeline, "sha256_of", lambda path: pytest.fail(f"{path} was hashed"))
     monkeypatch.chdir(home)
     particles.write_stack(
@@ -217,7 +225,15 @@ def test_an_input_that_does_not_fit_into_memory_is_refused_before_it_is_hashed(h
         stream.seek(8)
         stream.write(np.int32(n).tobytes())
         stream.truncate(1024 + 4 * n * 300**2)
-    message = r"300,000 particles of 300 px from .*big\.mrcs needs about 324\.0 GB, and"
+    disk = shutil.disk_usage(home)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: disk._replace(free=10**11))
+    message = r"^cannot write .*particles\.h5: it needs 108 GB, but only 100 GB are free; make room"
+    with pytest.raises(OSError, match=message):
+        runs.open_phase(DATA, profile="toy", overrides={"particles": "big.mrcs"})
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**9))
+    message = (
+        r"refining 300,000 particles of 300 px from .*big\.mrcs needs about .* GB, and 1\.0 GB is available"
+    )
     with pytest.raises(MemoryError, match=message):
         runs.open_phase(DATA, profile="toy", overrides={"particles": "big.mrcs"})
     few = {"particles": "big.mrcs", "recovery_method": "sgd"}

@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 
 PROGRAM_BYTES = 300_000_000  # memory of the program and of one block of images
 
-# in memory at the same time during a refinement
-COPIES_OF_BLOCK = 6  # the transforms of a block of images, at several sizes
-COPIES_OF_SUMS = 17  # those of the eight folds, and the maps of three folds that are computed at a time
-CTF_BYTES = 5_000  # for the likelihoods of the defoci of an image, at a resolution of 2 Å
-
 
 @command(afterwards=NOTHING_WRITTEN, on_device=True)
 def reconstruct(
@@ -131,7 +126,7 @@ def reconstruct(
         values |= {
             "half_maps": paths[1:],
             "half_map_resolution_angstrom": resolution,
-            "halves_refined_apart": subset is not None,
+            "halves_from_table": subset is not None,
         }
         text += f"\nhalf-maps {paths[1]} and {paths[2]} "
         text += (
@@ -208,8 +203,7 @@ def refine(
     from cryoem.cli.handoff import how_to_view
     from cryoem.files.writing import atomic_write_many
     from cryoem.particles.writing import write_poses
-    from cryoem.reconstruction import pose_steps, refinement
-    from cryoem.reconstruction.accumulation import memory_bytes
+    from cryoem.reconstruction import refinement
     from cryoem.reconstruction.resolution import HALF_MAP_THRESHOLD
     from cryoem.reconstruction.rounds import RefinementSchedule
     from cryoem.volumes.maps import chimerax_script_path, write_chimerax_script, write_map
@@ -233,11 +227,7 @@ def refine(
     shared.check_pose_table(poses, opened, force=force, option="--poses")
     check_memory(
         f"refining a map {opened.image_size} px wide",
-        PROGRAM_BYTES
-        + min(pose_steps.KEPT_BYTES, 4 * len(opened) * opened.image_size**2)
-        + COPIES_OF_BLOCK * pose_steps.BLOCK_BYTES
-        + COPIES_OF_SUMS * memory_bytes(opened.image_size, half_maps=False)
-        + (CTF_BYTES * len(opened) if refine_ctf else 0),
+        PROGRAM_BYTES + refinement.memory_bytes(len(opened), opened.image_size, refine_ctf=refine_ctf),
     )
     opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
     shared.warn_of_repeats(opened)

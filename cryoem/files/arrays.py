@@ -20,6 +20,7 @@ from cryoem.files.writing import atomic_write
 NUMBERS = "biufc"  # kinds of NumPy dtypes that can be stored: numbers and booleans
 SEAL = b"cryoem arrays, sha256 from byte 512 on: "
 SEAL_BYTES = 512
+BLOCK_BYTES = 2**26
 MAPPED_BYTES = 2**26  # size from which arrays are mapped from the file instead of read
 
 
@@ -35,7 +36,8 @@ def save_arrays(path: str | os.PathLike, arrays: Mapping[str, tuple], *, paramet
     path : path-like
         Path of the HDF5 file. Missing parent folders are created, and an existing file is replaced.
     arrays : mapping
-        Arrays to write: a mapping from dataset names to ``(array, units)`` or ``(array, units, description)``.
+        Arrays to write: a mapping from dataset names to ``(array, units)`` or ``(array, units, description)``. Images
+        in files, which have a ``shape`` but no ``dtype``, are read and written block by block, as float32.
     parameters : dict
         Parameters that produced the arrays. The values must be JSON-serialisable.
 
@@ -60,16 +62,26 @@ def save_arrays(path: str | os.PathLike, arrays: Mapping[str, tuple], *, paramet
                     raise ValueError(
                         f"arrays[{name!r}] must be (array, units) or (array, units, description), got {entry!r:.80}"
                     )
-                values = np.asarray(entry[0])
-                if values.dtype.kind not in NUMBERS:
-                    raise ValueError(
-                        f"arrays[{name!r}] must contain numbers or booleans, got dtype {values.dtype}"
-                    )
-                file[name] = values
-                file[name].attrs.update(units=texts[0], description="".join(texts[1:]))
+                values, (units, *description) = entry[0], texts
+                if hasattr(values, "shape") and not hasattr(values, "dtype"):
+                    _write_blocks(file.create_dataset(name, values.shape, np.float32), values)
+                else:
+                    values = np.asarray(values)
+                    if values.dtype.kind not in NUMBERS:
+                        raise ValueError(
+                            f"arrays[{name!r}] must contain numbers or booleans, got dtype {values.dtype}"
+                        )
+                    file[name] = values
+                file[name].attrs.update(units=units, description="".join(description))
         seal = _seal(partial)
         with open(partial, "r+b") as stream:
             stream.write(seal)
+
+
+def _write_blocks(dataset: h5py.Dataset, images) -> None:
+    n, count = len(images), max(1, BLOCK_BYTES * len(images) // dataset.nbytes)
+    for start in range(0, n, count):
+        dataset[start : start + count] = np.asarray(images[start : start + count])
 
 
 def load_arrays(path: str | os.PathLike, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:

@@ -44,7 +44,8 @@ def check_writable(path: str | os.PathLike, *, n_bytes: int = 0) -> None:
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
         raise OSError(
-            f"cannot write {path}: it needs {n_bytes / 1e9:.3g} GB, but only {free / 1e9:.3g} GB are free"
+            f"cannot write {path}: it needs {n_bytes / 1e9:.3g} GB, but only {free / 1e9:.3g} GB are free; "
+            "make room, or use another disk"
         )
 
 

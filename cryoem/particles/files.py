@@ -27,7 +27,7 @@ from cryoem.particles.columns import (
 )
 from cryoem.particles.mrc import StackedImages
 from cryoem.particles.pixel_sizes import shrinkage
-from cryoem.particles.stack import ParticleStack
+from cryoem.particles.stack import ParticleStack, StackOnDemand
 from cryoem.rotations import Poses
 
 if TYPE_CHECKING:
@@ -311,6 +311,10 @@ class ParticleFile:
             A stack cannot be read.
         """
         return ParticleStack(np.asarray(self), self.optics, self.poses, symmetry)
+
+    def on_demand(self, *, symmetry: str = "C1") -> StackOnDemand:
+        """Return the particles with their optics and poses, like ``to_stack``, but read images when they are used."""
+        return StackOnDemand(self, np.arange(len(self)), self.optics, self.poses, symmetry)
 
     def stated_pixel_sizes(self) -> dict[str, np.ndarray]:
         """Return the pixel sizes in angstrom by source, the most important first: columns, then the stack headers.

@@ -1,4 +1,4 @@
-"""Particle images in memory with their optics and poses, and the calibration of measured images.
+"""Particle images with their optics and poses, in memory or read on demand, and the calibration of measured images.
 
 Programs scale images differently. In this package, noise-free images, including the effect of the CTF, have variance 1
 over the data set.
@@ -12,7 +12,7 @@ import numpy as np
 import scipy.optimize
 from scipy.spatial.transform import Rotation
 
-from cryoem.contrast import ContrastTransfer, Optics, optics_of
+from cryoem.contrast import ContrastTransfer, Optics, known_optics, optics_of
 from cryoem.images import (
     apply_ctf,
     flip_phases,
@@ -28,6 +28,10 @@ from cryoem.volumes.density import DensityMap
 NOISE_FREQUENCY = 0.4  # in cycles per pixel, above which images without a map are taken as noise
 LEAST_SIGNAL = 2e-3  # variance of the signal, relative to that of the noise, that can be found without a map
 MODEL_PROJECTIONS = 400
+MOST_CALIBRATED, CALIBRATED_PIXELS = (
+    2000,
+    2**26,
+)  # largest numbers of images, and of their pixels, for a calibration
 
 
 class KnownParticles:
@@ -124,6 +128,59 @@ class ParticleStack(KnownParticles):
         return np.array(self.images, dtype=dtype, copy=copy)
 
 
+@dataclass(frozen=True, eq=False)
+class StackOnDemand(KnownParticles):
+    """Particle images that are read, and scaled, when they are used.
+
+    It can be passed wherever images are expected. Indexing selects images without reading them, and ``numpy.asarray``
+    reads them as (n, y, x) float32.
+
+    Parameters
+    ----------
+    source : array-like
+        Images (m, y, x), y == x: a ``ParticleFile``, or an array that is mapped from a file.
+    rows : (n,) array
+        Zero-based indices of the particles in ``source``.
+    optics : Optics
+        Optics of the n images.
+    poses : Poses, optional
+        Orientation and shift of each of the n particles. Default: unknown.
+    symmetry : str
+        Point group of the particle. Default: C1.
+    signal : float, optional
+        Number by which the images are divided, after the background of each is subtracted. Default: the images are not
+        scaled.
+    """
+
+    source: object
+    rows: np.ndarray
+    optics: Optics
+    poses: Poses | None = None
+    symmetry: str = "C1"
+    signal: float | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the images, (n, y, x)."""
+        return (len(self.rows), *self.source.shape[1:])
+
+    def __getitem__(self, index: slice | np.ndarray) -> StackOnDemand:
+        """Select particles without reading their images."""
+        poses = None if self.poses is None else self.poses[index]
+        return replace(self, rows=self.rows[index], optics=self.optics[index], poses=poses)
+
+    def __getstate__(self) -> dict:
+        """Return what is sent to another process: only the selected images."""
+        return {**self.__dict__, "source": self.source[self.rows], "rows": np.arange(len(self))}
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        images = np.asarray(self.source[self.rows], np.float32)
+        if self.signal is not None:
+            images = subtract_background(images)
+            images /= np.float32(self.signal)
+        return images if dtype is None else images.astype(dtype, copy=False)
+
+
 # --- calibration against a map of the particle
 
 
@@ -155,19 +212,18 @@ class Calibration:
     power: np.ndarray
     fitted: np.ndarray
 
-    def scaled(self, stack: ParticleStack) -> ParticleStack:
-        """Return the stack with its background subtracted and its images divided by ``signal``."""
-        images = subtract_background(stack.images)
-        images /= np.float32(self.signal)
-        return replace(stack, images=images)
+    def scaled(self, stack: StackOnDemand) -> StackOnDemand:
+        """Return the stack with the background of its images subtracted, and the images divided by ``signal``."""
+        return replace(stack, signal=self.signal)
 
 
 def calibrate(
-    images: np.ndarray,
+    images,
     density_map: DensityMap | None = None,
     *,
     optics: Optics | None = None,
     coverage: str = "so3",
+    rng: np.random.Generator | int | None = 0,
 ) -> Calibration:
     """Estimate the signal and the white noise in measured images, from a density map if there is one.
 
@@ -176,15 +232,18 @@ def calibrate(
 
     Parameters
     ----------
-    images : array
-        (n, y, x) images with y == x, in any units. A few hundred images are enough.
+    images : (n, y, x) array-like, y == x
+        Images in any units. At most ``MOST_CALIBRATED`` of them, selected at random, are used, and fewer if they have
+        more than ``CALIBRATED_PIXELS`` pixels; of images in files, only these are read.
     density_map : DensityMap, optional
         Map of the particle or of a similar particle, with the pixel size of the images. The scale of the density does
         not matter. Default: no map; the agreement is then NaN, and the fitted power is that of the noise.
     optics : Optics, optional
-        Optics of the images. Default: no CTF.
+        Optics of the images. Default: ``images.optics`` if available, otherwise no CTF.
     coverage : str
         Distribution of the orientations; see ``cryoem.rotations.random_rotations``. Default: so3.
+    rng : Generator or int, optional
+        Random number generator or seed for the selection. Default: 0.
 
     Returns
     -------
@@ -204,11 +263,18 @@ def calibrate(
     The signal and the noise are fitted by non-negative least squares to the mean power of the images in each shell. The
     residual of each shell is divided by this mean power.
     """
-    images = subtract_background(square_images(images, smallest_px=8))
+    optics = known_optics(images, optics)
+    images = unread_images(images, smallest_px=8)
+    n = len(images)
+    optics = None if optics is None else optics_of(optics, None, count=n)
+    most = min(MOST_CALIBRATED, max(1, CALIBRATED_PIXELS // images.shape[1] ** 2))
+    if n > most:
+        chosen = np.sort(np.random.default_rng(rng).permutation(n)[:most])
+        images, optics = images[chosen], None if optics is None else optics[chosen]
+    images = subtract_background(square_images(images))
     if density_map is None:
         return _calibrate_without_map(images)
-    pixel = density_map.voxel_size_angstrom
-    optics = Optics(pixel) if optics is None else optics_of(optics, None, count=len(images))
+    optics = Optics(density_map.voxel_size_angstrom) if optics is None else optics
     size = images.shape[1]
     rotations = random_rotations(MODEL_PROJECTIONS, coverage=coverage, rng=0)
     model = project(density_map.data, rotations, image_size=size)

@@ -25,9 +25,10 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import trim_mean
 
 from cryoem.contrast import Optics, known_optics, optics_of
+from cryoem.reconstruction import accumulation
 from cryoem.reconstruction.maps import checked_subset
 from cryoem.reconstruction.masks import masked_half_map_fsc, particle_mask
-from cryoem.reconstruction.pose_steps import FullImages, full_images
+from cryoem.reconstruction.pose_steps import BLOCK_BYTES, KEPT_BYTES, FullImages, full_images
 from cryoem.reconstruction.resolution import FSC
 from cryoem.reconstruction.rounds import (
     FOLDS,
@@ -42,6 +43,10 @@ from cryoem.validation import unread_images
 from cryoem.volumes.density import DensityMap
 
 JOINT_ROUNDS = 2
+# in memory at the same time
+COPIES_OF_BLOCK = 6  # the transforms of a block of images, at several sizes
+COPIES_OF_SUMS = 17  # those of the eight folds, and the maps of three folds that are computed at a time
+CTF_BYTES = 5_000  # for the likelihoods of the defoci of an image, at a resolution of 2 Å
 TRIMMED = 0.25  # share of the largest and of the smallest turns that do not determine the drift
 
 
@@ -224,6 +229,16 @@ def refine(
     whole, a, b = (DensityMap(v.astype(np.float32), optics.pixel_size_angstrom) for v in (whole, a, b))
     subset = np.isin(np.arange(n), members[1]).astype(int)
     return Refinement(refined, whole, (a, b), subset, mask, fsc, history, optics)
+
+
+def memory_bytes(count: int, size: int, *, refine_ctf: bool = False) -> int:
+    """Return about how much memory in bytes the refinement of images (count, size, size) in files takes."""
+    return (
+        min(KEPT_BYTES, 4 * count * size**2)
+        + COPIES_OF_BLOCK * BLOCK_BYTES
+        + COPIES_OF_SUMS * accumulation.memory_bytes(size, half_maps=False)
+        + (CTF_BYTES * count if refine_ctf else 0)
+    )
 
 
 def _refine_halves(

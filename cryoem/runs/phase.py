@@ -22,7 +22,7 @@ from cryoem.files.arrays import load_arrays, save_arrays
 from cryoem.files.reading import canonical_json
 from cryoem.files.writing import write_text
 from cryoem.particles.files import ParticleFile
-from cryoem.particles.stack import ParticleStack
+from cryoem.particles.stack import ParticleStack, StackOnDemand
 from cryoem.rotations import Poses
 from cryoem.runs.jobs import RECORD_FILE, read_record, write_record
 from cryoem.runs.pipeline import FIGURES, PhaseInfo, Run, find_run, open_measured, phase_info
@@ -133,13 +133,13 @@ class Phase:
         """
         return load_arrays(self.find(phase_name, f"{name}.h5"), datasets)
 
-    def save_particles(self, name: str, stack: ParticleStack, **more: tuple) -> None:
+    def save_particles(self, name: str, stack: ParticleStack | StackOnDemand, **more: tuple) -> None:
         """Save a particle stack and additional arrays, which have the form described in ``save``.
 
-        The symmetry is not saved, because it is a setting of the run.
+        Images are read block by block. The symmetry is not saved, because it is a setting of the run.
         """
         arrays = {
-            "images": (stack.images, "clean standard deviations", "(n, y, x) particle images"),
+            "images": (stack, "clean standard deviations", "(n, y, x) particle images"),
             "pixel_size": (np.array(stack.pixel_size_angstrom), "angstrom", "pixel size"),
         }
         if stack.poses is not None:
@@ -155,8 +155,11 @@ class Phase:
                 arrays[OWN_TRANSFER + key] = (values, UNITS_OF_TRANSFER[key], "(n,) value of each image")
         self.save(name, arrays | more)
 
-    def load_particles(self, phase_name: str, name: str) -> ParticleStack:
-        """Load a particle stack, with the symmetry from the settings; raises the same errors as ``load``."""
+    def load_particles(self, phase_name: str, name: str) -> StackOnDemand:
+        """Load a particle stack, with the symmetry from the settings; raises the same errors as ``load``.
+
+        Its images are read when they are used.
+        """
         arrays = self.load(phase_name, name)
         ctf = poses = None
         if "defocus" in arrays:
@@ -169,7 +172,8 @@ class Phase:
             poses = Poses(Rotation.from_quat(arrays["quaternions"]), arrays["shifts"])
         own = {key: arrays[OWN_TRANSFER + key] for key in OWN if OWN_TRANSFER + key in arrays}
         optics = Optics(float(arrays["pixel_size"]), ctf, arrays.get("defocus"), **own)
-        return ParticleStack(arrays["images"], optics, poses, self.settings.symmetry)
+        images = arrays["images"]
+        return StackOnDemand(images, np.arange(len(images)), optics, poses, self.settings.symmetry)
 
     def open_particles(self) -> ParticleFile:
         """Open the measured particles of the run.

@@ -21,12 +21,13 @@ from cryoem.particles.files import ParticleFile
 from cryoem.particles.opening import open_particles
 from cryoem.particles.simulation import check_simulation
 from cryoem.particles.writing import stack_of_poses
+from cryoem.reconstruction.refinement import memory_bytes
 from cryoem.runs.jobs import NotebookJob, read_record, why_not_current, write_json
 from cryoem.runs.profiles import PROFILES, DataSettings, Profile, get_profile, settings_of_phase
 from cryoem.volumes.loading import is_path
 
-COPIES_OF_IMAGES = 3  # in memory at the same time, in phase 0
 FIGURES = "figures"
+PARTICLES_FILE = "particles.h5"  # of the first phase
 POSES_FILE = "particles.star"  # of the last phase
 INPUT_FILE = "run.json"
 
@@ -261,8 +262,9 @@ def saved_figures(folder: Path) -> list[tuple[str, str, str]]:
 def _input_checksums(profile: Profile, folder: Path) -> dict[str, object]:
     """Return the sha256 of the map file, and of the particle file and its stacks, which are listed by relative path.
 
-    Raise a MemoryError before any checksum is computed if the map or the particles do not fit into memory, and a
-    ValueError if a table in the ``folder`` of the run cannot refer to the images.
+    Raise a MemoryError before any checksum is computed if the map or the refinement does not fit into memory, an
+    OSError if the copy of the images does not fit on the disk, and a ValueError if a table in the ``folder`` of the run
+    cannot refer to the images.
     """
     checksums: dict[str, object] = {}
     if profile.particles is None and profile.image_size is not None:  # otherwise, phase 0 checks this
@@ -287,9 +289,12 @@ def _input_checksums(profile: Profile, folder: Path) -> dict[str, object]:
             stack_of_poses(folder / list(PHASES)[-1] / POSES_FILE, measured)
         count = min(len(measured), profile.n_particles or len(measured))
         profile.check_recovery(count)
-        n_bytes = COPIES_OF_IMAGES * 4 * count * measured.image_size**2
-        what = f"reading {count:,} particles of {measured.image_size} px from {profile.particles}"
-        check_memory(what, n_bytes, remedy="use fewer particles (--set n_particles=...)")
+        size = measured.image_size
+        what = f"refining {count:,} particles of {size} px from {profile.particles}"
+        check_memory(what, memory_bytes(count, size, refine_ctf=profile.refine_ctf))
+        copy = folder / next(iter(PHASES)) / PARTICLES_FILE
+        if not copy.is_file():
+            check_writable(copy, n_bytes=4 * count * size**2)
         start = Path(profile.particles).parent
         checksums["particles_sha256"] = {
             os.path.relpath(path, start): sha256_of(path) for path in measured.paths
