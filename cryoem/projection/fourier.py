@@ -114,13 +114,6 @@ def _padded_transform(values: np.ndarray, length: int, axis: int) -> np.ndarray:
     return scipy.fft.fft(padded, axis=axis, workers=-1, overwrite_x=True)
 
 
-def _box(shape: GridShape) -> tuple[slice, ...]:
-    """Return the slices of the volume in the padded array, where voxel n // 2 is at index m // 2."""
-    return tuple(
-        slice(m // 2 - n // 2, m // 2 - n // 2 + n) for n, m in zip(shape.volume, shape.full, strict=True)
-    )
-
-
 def _negate(half: np.ndarray) -> np.ndarray:
     """Return the conjugate at (-k_z, -k_y) of an array whose first two axes are even and shifted."""
     return np.roll(half[::-1, ::-1], (1, 1), axis=(0, 1)).conj()
@@ -149,17 +142,20 @@ def _guarded(half: np.ndarray) -> np.ndarray:
 
 
 def _fold_guard(guarded: np.ndarray) -> np.ndarray:
-    """Fold the guard band back into the half grid, and add the Hermitian twin of every sample."""
+    """Fold the guard band back into the half grid, and add the Hermitian twins of its samples near k_x = 0 and Nyquist.
+
+    The result is a view.
+    """
     rows = guarded[_GUARD:-_GUARD]
     rows[:_GUARD] += guarded[-_GUARD:]
     rows[-_GUARD:] += guarded[:_GUARD]
     wide = rows[:, _GUARD:-_GUARD]
     wide[:, :_GUARD] += rows[:, -_GUARD:]
     wide[:, -_GUARD:] += rows[:, :_GUARD]
-    twin = _negate(wide)
-    half = wide[..., _GUARD:-_GUARD].copy()
-    half[..., : _GUARD + 1] += twin[..., _GUARD::-1]
-    half[..., -_GUARD - 1 :] += twin[..., : -_GUARD - 2 : -1]
+    first, last = _negate(wide[..., : _GUARD + 1]), _negate(wide[..., -_GUARD - 1 :])
+    half = wide[..., _GUARD:-_GUARD]
+    half[..., : _GUARD + 1] += first[..., ::-1]
+    half[..., -_GUARD - 1 :] += last[..., ::-1]
     return half
 
 
@@ -181,16 +177,18 @@ def read_slices(spectrum: VolumeTransform, matrices: np.ndarray, frequencies: np
     return values
 
 
-def spread_slices(
-    values: np.ndarray, matrices: np.ndarray, frequencies: np.ndarray, shape: GridShape
-) -> np.ndarray:
-    """Add (n, m) slice values and their Hermitian twins to the Fourier grid, at the points of ``read_slices``.
+def zero_grids(shape: GridShape, count: int) -> np.ndarray:
+    """Return a Fourier grid without slices for each of k threads, k <= ``count``: (k, *shape.stored) complex64."""
+    return np.zeros((min(numba.get_num_threads(), count), *shape.stored), np.complex64)
 
-    The result is the complex64 half grid k_x >= 0, shifted along z and y. It is twice the adjoint of ``read_slices``
-    for real volumes.
+
+def spread_slices(
+    grids: np.ndarray, values: np.ndarray, matrices: np.ndarray, frequencies: np.ndarray, shape: GridShape
+) -> None:
+    """Add (n, m) slice values to Fourier grids, at the points of ``read_slices``, in place.
+
+    ``grids`` (k, *shape.stored) are complex64. Each of k threads adds its part of the slices to one of them.
     """
-    chunks = min(numba.get_num_threads(), len(matrices))
-    grids = np.zeros((chunks, *shape.stored), np.complex64)
     _spread(
         np.ascontiguousarray(values, np.complex64),
         np.array(shape.full),
@@ -199,18 +197,39 @@ def spread_slices(
         np.ascontiguousarray(frequencies, np.float32),
         grids.view(np.float32),
     )
-    return _fold_guard(grids.sum(axis=0))
 
 
-def untransform(half: np.ndarray, shape: GridShape) -> np.ndarray:
-    """Transform a half grid back, crop it to the volume and divide by the kernel's roll-off: (z, y, x) float32.
+def untransform(grids: np.ndarray, shape: GridShape) -> np.ndarray:
+    """Transform the sum of grids of slices back, crop it and divide by the kernel's roll-off: (z, y, x) float32.
 
     The inverse transform is not normalised. Applied after ``spread_slices``, this function gives twice the adjoint of
-    ``transform`` followed by ``read_slices``.
+    ``transform`` followed by ``read_slices``. The content of ``grids`` is lost.
     """
-    spectrum = scipy.fft.ifftshift(half, axes=(0, 1))
-    padded = scipy.fft.irfftn(spectrum, s=shape.full, workers=-1, norm="forward")
-    return scipy.fft.fftshift(padded)[_box(shape)] / shape.roll_off
+    volume = grids[0]
+    for grid in grids[1:]:
+        volume += grid
+    volume = _fold_guard(volume)
+    for axis, n in enumerate(
+        shape.volume
+    ):  # crop one axis at a time, so that the rest of it is not transformed
+        if axis < 2:
+            volume = scipy.fft.ifft(volume, axis=axis, workers=-1, norm="forward")
+        else:
+            volume = scipy.fft.irfft(volume, shape.full[2], axis=2, workers=-1, norm="forward")
+        volume = cropped(volume, n, axis)
+    z, y, x = shape.axis_roll_offs
+    # frequencies are shifted by half a grid along z and y, so every other voxel has the wrong sign
+    z, y = (each * (-1.0) ** (np.arange(len(each)) - len(each) // 2) for each in (z, y))
+    volume /= (z[:, None, None] * y[:, None] * x).astype(np.float32)
+    return volume
+
+
+def cropped(padded: np.ndarray, size: int, axis: int) -> np.ndarray:
+    """Crop one axis with the origin at index 0 to ``size`` voxels with the origin at voxel ``size // 2``."""
+    before, after = size // 2, size - size // 2
+    ahead = (slice(None),) * axis
+    parts = padded[(*ahead, slice(padded.shape[axis] - before, None))], padded[(*ahead, slice(after))]
+    return np.concatenate(parts, axis=axis)
 
 
 @numba.njit(inline="always")
@@ -330,21 +349,22 @@ def _spread(values, full, table, matrices, frequencies, grids):
     nz, ny, nx = full
     n, chunks = matrices.shape[0], grids.shape[0]
     for chunk in numba.prange(chunks):
-        wx, wy, wz = np.empty(2 * WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+        grid = grids[chunk]
+        wx, wy, wz = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
         for i in range(chunk * n // chunks, (chunk + 1) * n // chunks):
             for j in range(frequencies.shape[0]):
                 kx, ky, kz, conjugate = _place(frequencies[j, 0], frequencies[j, 1], matrices[i], nx, ny, nz)
-                ix = 2 * (kernel_weights(kx, table, wx, 2) + _GUARD)
+                ix = 2 * (kernel_weights(kx, table, wx, 1) + _GUARD)
                 iy = (kernel_weights(ky, table, wy, 1) + ny // 2) % ny + _GUARD
                 iz = (kernel_weights(kz, table, wz, 1) + nz // 2) % nz + _GUARD
                 re = values[i, j].real
                 im = -values[i, j].imag if conjugate else values[i, j].imag
-                v0, v1, v2, v3 = wx[0] * re, wx[0] * im, wx[2] * re, wx[2] * im
-                v4, v5, v6, v7 = wx[4] * re, wx[4] * im, wx[6] * re, wx[6] * im
+                v0, v1, v2, v3 = wx[0] * re, wx[0] * im, wx[1] * re, wx[1] * im
+                v4, v5, v6, v7 = wx[2] * re, wx[2] * im, wx[3] * re, wx[3] * im
                 for a in range(WIDTH):
                     for b in range(WIDTH):
                         w = wz[a] * wy[b]
-                        g = grids[chunk, iz + a, iy + b, ix : ix + 8]
+                        g = grid[iz + a, iy + b, ix : ix + 8]
                         g[0] += w * v0
                         g[1] += w * v1
                         g[2] += w * v2

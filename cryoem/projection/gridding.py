@@ -16,7 +16,7 @@ import numba
 import numpy as np
 import scipy.fft
 
-from cryoem.projection.fourier import KERNEL_TABLE, WIDTH, GridShape, kernel_weights
+from cryoem.projection.fourier import KERNEL_TABLE, WIDTH, GridShape, cropped, kernel_weights
 
 RIM = 2  # grid points around the ball that the kernel reaches along each axis
 SLAB_BYTES = 8_000_000  # size of the planes that are transformed at a time
@@ -168,7 +168,7 @@ def volume_from_sums(
         slab = np.zeros((min(count, half + 1 - start), full, full), np.complex64)
         _averages(values, density, ball.middle, ball.reach, start, floor, slab)
         for axis in (2, 1):
-            slab = _cropped(
+            slab = cropped(
                 scipy.fft.ifft(slab, axis=axis, workers=-1, norm="forward", overwrite_x=True), size, axis
             )
         planes[start : start + count] = slab
@@ -180,7 +180,7 @@ def volume_from_sums(
         rows = slice(start, start + count)
         padded = scipy.fft.irfft(planes[:, rows], n=full, axis=0, workers=-1, norm="forward")
         kernel = roll_off[:, None, None] * roll_off[rows, None] * roll_off
-        volume[:, rows] = _cropped(padded, size, 0) * (scale / kernel)
+        volume[:, rows] = cropped(padded, size, 0) * (scale / kernel)
     # move the voxels together, and give the rest of the memory back
     if overwrite:
         return np.ascontiguousarray(volume)
@@ -189,13 +189,6 @@ def volume_from_sums(
     del planes, volume
     memory.resize(size**3, refcheck=False)  # no other array uses it
     return memory.reshape(size, size, size)
-
-
-def _cropped(padded: np.ndarray, size: int, axis: int) -> np.ndarray:
-    """Crop one axis with the origin at index 0 to ``size`` voxels with the origin at voxel ``size // 2``."""
-    before, after = size // 2, size - size // 2
-    ahead = (slice(None),) * axis
-    return np.concatenate([padded[(*ahead, slice(-before, None))], padded[(*ahead, slice(after))]], axis=axis)
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)

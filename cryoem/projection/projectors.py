@@ -163,13 +163,13 @@ def backproject(
     frequencies = plane_frequencies(working)
     weights = hermitian_weights(working).ravel() / (2 * working**2)
     # pad the images, transform them, and spread their slices into the grid
-    half = 0
+    grids = fourier.zero_grids(shape, len(matrices))
     for start in range(0, len(matrices), 8 * BATCH):
         batch = slice(start, start + 8 * BATCH)
         padded = np.pad(images[batch], ((0, 0), border, border))
         slices = half_planes_from_images(padded) * weights.astype(np.float32)
-        half = half + fourier.spread_slices(slices, matrices[batch], frequencies, shape)
-    return fourier.untransform(half, shape)
+        fourier.spread_slices(grids, slices, matrices[batch], frequencies, shape)
+    return fourier.untransform(grids, shape)
 
 
 def resolve_backend(backend: str) -> str:
