@@ -20,8 +20,9 @@ import numpy as np
 import scipy.fft
 from scipy.special import i0
 
+from cryoem.projection.vectors import WIDTH, add_complex_row, sum_rows
+
 OVERSAMPLING = 2.0
-WIDTH = 4
 TABLE_STEPS = 1024
 _BETA = np.pi * np.sqrt((WIDTH / OVERSAMPLING) ** 2 * (OVERSAMPLING - 0.5) ** 2 - 0.8)
 _GUARD = WIDTH
@@ -245,47 +246,52 @@ def _place(fx, fy, r, nx, ny, nz):
 
 
 @numba.njit(inline="always")
-def kernel_weights(position, table, weights, repeat):
-    """Write the kernel weights around a position, each ``repeat`` times; return the index of the first grid point."""
+def kernel_weights(position, table, weights):
+    """Write the kernel weights around a position; return the index of the first grid point."""
     base = np.floor(position)
     scaled = (position - base) * np.float32(TABLE_STEPS)
     row = int(scaled)
     t = np.float32(scaled - row)
     for i in range(WIDTH):
-        for k in range(repeat):
-            weights[repeat * i + k] = table[row, i] + t * (table[row + 1, i] - table[row, i])
+        weights[i] = table[row, i] + t * (table[row + 1, i] - table[row, i])
     return int(base) - (WIDTH // 2 - 1)
 
 
 @numba.njit(inline="always")
-def sample(grid, full, table, matrix, fx, fy, wx, wy, wz):
-    """Interpolate the transform at one point of a slice; return the real and imaginary parts.
+def _first_point(grid, full, table, kx, ky, kz, weights):
+    """Write the kernel weights along x, y and z around a frequency; return the position of the first point in a grid.
+
+    ``grid`` (z, y, x) is a stored half grid, viewed as float32 with alternating real and imaginary parts.
+    """
+    nz, ny, _ = full
+    ix = 2 * (kernel_weights(kx, table, weights[0]) + _GUARD)
+    iy = (kernel_weights(ky, table, weights[1]) + ny // 2) % ny + _GUARD
+    iz = (kernel_weights(kz, table, weights[2]) + nz // 2) % nz + _GUARD
+    return (iz * grid.shape[1] + iy) * grid.shape[2] + ix
+
+
+@numba.njit(inline="always")
+def _weighted(points, weights):
+    """Return the weighted sum of ``WIDTH`` complex numbers, given as alternating real and imaginary parts."""
+    total = np.complex64(0)
+    for i in range(WIDTH):
+        total += weights[i] * complex(points[2 * i], points[2 * i + 1])
+    return total
+
+
+@numba.njit(inline="always")
+def sample(grid, full, table, matrix, fx, fy, weights, sums):
+    """Interpolate the transform at one point of a slice; return a complex number.
 
     ``grid`` is the half grid with its guard band, viewed as float32 with alternating real and imaginary parts. ``full``
-    is the (z, y, x) size of the full grid, and ``table`` is ``KERNEL_TABLE``. ``wx`` (2 WIDTH), ``wy`` and ``wz``
-    (WIDTH) are work arrays.
+    is the (z, y, x) size of the full grid, and ``table`` is ``KERNEL_TABLE``. ``weights`` (3, WIDTH) and ``sums`` (2
+    WIDTH) are work arrays.
     """
     nz, ny, nx = full
     kx, ky, kz, conjugate = _place(fx, fy, matrix, nx, ny, nz)
-    ix = 2 * (kernel_weights(kx, table, wx, 2) + _GUARD)
-    iy = (kernel_weights(ky, table, wy, 1) + ny // 2) % ny + _GUARD
-    iz = (kernel_weights(kz, table, wz, 1) + nz // 2) % nz + _GUARD
-    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.float32(0)
-    for a in range(WIDTH):
-        for b in range(WIDTH):
-            w = wz[a] * wy[b]
-            g = grid[iz + a, iy + b, ix : ix + 8]
-            s0 += w * g[0]
-            s1 += w * g[1]
-            s2 += w * g[2]
-            s3 += w * g[3]
-            s4 += w * g[4]
-            s5 += w * g[5]
-            s6 += w * g[6]
-            s7 += w * g[7]
-    real = s0 * wx[0] + s2 * wx[2] + s4 * wx[4] + s6 * wx[6]
-    imaginary = s1 * wx[1] + s3 * wx[3] + s5 * wx[5] + s7 * wx[7]
-    return real, -imaginary if conjugate else imaginary
+    sum_rows(grid, _first_point(grid, full, table, kx, ky, kz, weights), weights[2], weights[1], sums)
+    value = _weighted(sums, weights[0])
+    return value.conjugate() if conjugate else value
 
 
 @numba.njit(inline="always")
@@ -297,38 +303,25 @@ def _kernel_slopes(position, table, slopes):
 
 
 @numba.njit(inline="always")
-def sample_with_slope(grid, full, table, matrix, fx, fy, weights, slopes):
+def sample_with_slope(grid, full, table, matrix, fx, fy, weights, slopes, sums):
     """Interpolate the transform at one point of a slice, and its derivatives along the axes of the volume.
 
-    The arguments are those of ``sample``, except that ``weights`` and ``slopes`` (3, WIDTH) are work arrays. Return
-    four complex numbers: the value, and the derivatives with respect to the x, y and z frequencies in cycles per voxel.
+    The arguments are those of ``sample``, except that ``weights`` and ``slopes`` (3, WIDTH) and ``sums`` (2 WIDTH) are
+    work arrays. Return four complex numbers: the value, and the derivatives with respect to the x, y and z frequencies
+    in cycles per voxel.
     """
     nz, ny, nx = full
     kx, ky, kz, conjugate = _place(fx, fy, matrix, nx, ny, nz)
-    ix = 2 * (kernel_weights(kx, table, weights[0], 1) + _GUARD)
-    iy = (kernel_weights(ky, table, weights[1], 1) + ny // 2) % ny + _GUARD
-    iz = (kernel_weights(kz, table, weights[2], 1) + nz // 2) % nz + _GUARD
+    first = _first_point(grid, full, table, kx, ky, kz, weights)
     _kernel_slopes(kx, table, slopes[0])
     _kernel_slopes(ky, table, slopes[1])
     _kernel_slopes(kz, table, slopes[2])
-    vr = vi = xr = xi = yr = yi = zr = zi = np.float32(0)
-    for a in range(WIDTH):
-        for b in range(WIDTH):
-            g = grid[iz + a, iy + b, ix : ix + 8]
-            re = g[0] * weights[0, 0] + g[2] * weights[0, 1] + g[4] * weights[0, 2] + g[6] * weights[0, 3]
-            im = g[1] * weights[0, 0] + g[3] * weights[0, 1] + g[5] * weights[0, 2] + g[7] * weights[0, 3]
-            dre = g[0] * slopes[0, 0] + g[2] * slopes[0, 1] + g[4] * slopes[0, 2] + g[6] * slopes[0, 3]
-            dim = g[1] * slopes[0, 0] + g[3] * slopes[0, 1] + g[5] * slopes[0, 2] + g[7] * slopes[0, 3]
-            w, wy, wz = (
-                weights[2, a] * weights[1, b],
-                weights[2, a] * slopes[1, b],
-                slopes[2, a] * weights[1, b],
-            )
-            vr, vi = vr + w * re, vi + w * im
-            xr, xi = xr + w * dre, xi + w * dim
-            yr, yi = yr + wy * re, yi + wy * im
-            zr, zi = zr + wz * re, zi + wz * im
-    value, x, y, z = complex(vr, vi), nx * complex(xr, xi), ny * complex(yr, yi), nz * complex(zr, zi)
+    sum_rows(grid, first, weights[2], weights[1], sums)
+    value, x = _weighted(sums, weights[0]), nx * _weighted(sums, slopes[0])
+    sum_rows(grid, first, weights[2], slopes[1], sums)
+    y = ny * _weighted(sums, weights[0])
+    sum_rows(grid, first, slopes[2], weights[1], sums)
+    z = nz * _weighted(sums, weights[0])
     if conjugate:  # V(p) = conj(V(-p))
         return value.conjugate(), -x.conjugate(), -y.conjugate(), -z.conjugate()
     return value, x, y, z
@@ -337,11 +330,10 @@ def sample_with_slope(grid, full, table, matrix, fx, fy, weights, slopes):
 @numba.njit(parallel=True, fastmath=True, cache=True)
 def _read(grid, full, table, matrices, frequencies, values):
     for i in numba.prange(matrices.shape[0]):
-        wx, wy, wz = np.empty(2 * WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+        weights, sums = np.empty((3, WIDTH), np.float32), np.empty(2 * WIDTH, np.float32)
         for j in range(frequencies.shape[0]):
             fx, fy = frequencies[j, 0], frequencies[j, 1]
-            real, imaginary = sample(grid, full, table, matrices[i], fx, fy, wx, wy, wz)
-            values[i, j] = complex(real, imaginary)
+            values[i, j] = sample(grid, full, table, matrices[i], fx, fy, weights, sums)
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)
@@ -350,26 +342,16 @@ def _spread(values, full, table, matrices, frequencies, grids):
     n, chunks = matrices.shape[0], grids.shape[0]
     for chunk in numba.prange(chunks):
         grid = grids[chunk]
-        wx, wy, wz = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+        points = grid.reshape(-1)
+        weights, row = np.empty((3, WIDTH), np.float32), np.empty(2 * WIDTH, np.float32)
         for i in range(chunk * n // chunks, (chunk + 1) * n // chunks):
             for j in range(frequencies.shape[0]):
                 kx, ky, kz, conjugate = _place(frequencies[j, 0], frequencies[j, 1], matrices[i], nx, ny, nz)
-                ix = 2 * (kernel_weights(kx, table, wx, 1) + _GUARD)
-                iy = (kernel_weights(ky, table, wy, 1) + ny // 2) % ny + _GUARD
-                iz = (kernel_weights(kz, table, wz, 1) + nz // 2) % nz + _GUARD
-                re = values[i, j].real
-                im = -values[i, j].imag if conjugate else values[i, j].imag
-                v0, v1, v2, v3 = wx[0] * re, wx[0] * im, wx[1] * re, wx[1] * im
-                v4, v5, v6, v7 = wx[2] * re, wx[2] * im, wx[3] * re, wx[3] * im
+                first = _first_point(grid, full, table, kx, ky, kz, weights)
+                value = values[i, j].conjugate() if conjugate else values[i, j]
+                for k in range(WIDTH):
+                    row[2 * k], row[2 * k + 1] = weights[0, k] * value.real, weights[0, k] * value.imag
                 for a in range(WIDTH):
                     for b in range(WIDTH):
-                        w = wz[a] * wy[b]
-                        g = grid[iz + a, iy + b, ix : ix + 8]
-                        g[0] += w * v0
-                        g[1] += w * v1
-                        g[2] += w * v2
-                        g[3] += w * v3
-                        g[4] += w * v4
-                        g[5] += w * v5
-                        g[6] += w * v6
-                        g[7] += w * v7
+                        at = first + (a * grid.shape[1] + b) * grid.shape[2]
+                        add_complex_row(points, at, weights[2, a] * weights[1, b], row)

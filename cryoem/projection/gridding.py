@@ -17,6 +17,7 @@ import numpy as np
 import scipy.fft
 
 from cryoem.projection.fourier import KERNEL_TABLE, WIDTH, GridShape, cropped, kernel_weights
+from cryoem.projection.vectors import add_complex_row, add_row
 
 RIM = 2  # grid points around the ball that the kernel reaches along each axis
 SLAB_BYTES = 8_000_000  # size of the planes that are transformed at a time
@@ -198,6 +199,7 @@ def _add(values, density, middle, full, table, planes, matrices, frequencies, we
     # each thread adds to every ``chunks``-th plane, so that no two threads write to the same point
     for chunk in numba.prange(chunks):
         wx, wy, wz = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+        row, seen = np.empty(2 * WIDTH, np.float32), np.empty(WIDTH, np.float32)
         for i in range(matrices.shape[0]):
             r = matrices[i]
             for j in range(frequencies.shape[0]):
@@ -212,35 +214,21 @@ def _add(values, density, middle, full, table, planes, matrices, frequencies, we
                     continue
                 kx = sign * (fx * r[0, 0] + fy * r[1, 0]) * full
                 ky = sign * (fx * r[0, 1] + fy * r[1, 1]) * full
-                iz = kernel_weights(kz, table, wz, 1) + 1
-                iy = kernel_weights(ky, table, wy, 1) + half + RIM
-                ix = kernel_weights(kx, table, wx, 1)
+                iz = kernel_weights(kz, table, wz) + 1
+                iy = kernel_weights(ky, table, wy) + half + RIM
+                ix = kernel_weights(kx, table, wx)
                 weight = weights[j]
                 re, im, d = weight * planes[i, j].real, sign * weight * planes[i, j].imag, weight
                 if with_ctf:
                     t = transfers[i, j]
                     re, im, d = re * t, im * t, d * t * t
-                v0, v1, v2, v3 = wx[0] * re, wx[0] * im, wx[1] * re, wx[1] * im
-                v4, v5, v6, v7 = wx[2] * re, wx[2] * im, wx[3] * re, wx[3] * im
-                d0, d1, d2, d3 = wx[0] * d, wx[1] * d, wx[2] * d, wx[3] * d
+                for k in range(WIDTH):
+                    row[2 * k], row[2 * k + 1], seen[k] = wx[k] * re, wx[k] * im, wx[k] * d
                 for a in range(first, WIDTH, chunks):
                     for b in range(WIDTH):
-                        w = wz[a] * wy[b]
                         at = middle[iz + a, iy + b] + ix
-                        g = values[2 * at : 2 * at + 8]
-                        g[0] += w * v0
-                        g[1] += w * v1
-                        g[2] += w * v2
-                        g[3] += w * v3
-                        g[4] += w * v4
-                        g[5] += w * v5
-                        g[6] += w * v6
-                        g[7] += w * v7
-                        h = density[at : at + 4]
-                        h[0] += w * d0
-                        h[1] += w * d1
-                        h[2] += w * d2
-                        h[3] += w * d3
+                        add_complex_row(values, 2 * at, wz[a] * wy[b], row)
+                        add_row(density, at, wz[a] * wy[b], seen)
 
 
 @numba.njit(parallel=True, cache=True)

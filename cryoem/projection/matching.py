@@ -140,14 +140,13 @@ def _correlate(grid, full, table, planes, matrices, frequencies, weights, transf
     n, c = scores.shape
     for task in numba.prange(n * c):
         i, k = task // c, task % c
-        wx, wy, wz = np.empty(2 * WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+        kernel, sums = np.empty((3, WIDTH), np.float32), np.empty(2 * WIDTH, np.float32)
         cross = power = total = 0.0
         for j in range(len(weights)):
-            re, im = sample(
-                grid, full, table, matrices[i, k], frequencies[j, 0], frequencies[j, 1], wx, wy, wz
-            )
+            fx, fy = frequencies[j]
+            expected = sample(grid, full, table, matrices[i, k], fx, fy, kernel, sums)
             transfer = transfers[np.int64(i) % len(transfers), j]
-            re, im = transfer * re, transfer * im
+            re, im = transfer * expected.real, transfer * expected.imag
             value = planes[i, j]
             cross += weights[j] * (re * value.real + im * value.imag)
             power += weights[j] * (re * re + im * im)
@@ -167,12 +166,13 @@ def _normal_equations(
     unknowns = gradients.shape[1]
     for i in numba.prange(n):
         kernel, slopes = np.empty((3, WIDTH), np.float32), np.empty((3, WIDTH), np.float32)
+        sums = np.empty(2 * WIDTH, np.float32)
         values, r = np.empty((m, unknowns + 1), np.complex64), matrices[i]
         # fit the contrast by least squares
         cross = power = 0.0
         for j in range(m):
             fx, fy = frequencies[j]
-            value, gx, gy, gz = sample_with_slope(grid, full, table, r, fx, fy, kernel, slopes)
+            value, gx, gy, gz = sample_with_slope(grid, full, table, r, fx, fy, kernel, slopes, sums)
             transfer = transfers[np.int64(i) % len(transfers), j]
             value = transfer * value
             # a turn about one axis of the image moves its frequency k by the cross product of axis and k
