@@ -16,8 +16,15 @@ import numba
 import numpy as np
 import scipy.fft
 
-from cryoem.projection.fourier import KERNEL_TABLE, WIDTH, GridShape, cropped, kernel_weights
-from cryoem.projection.vectors import add_complex_row, add_row
+from cryoem.projection.fourier import (
+    KERNEL_TABLE,
+    WIDTH,
+    GridShape,
+    add_complex_row,
+    add_row,
+    cropped,
+    kernel_weights,
+)
 
 RIM = 2  # grid points around the ball that the kernel reaches along each axis
 SLAB_BYTES = 8_000_000  # size of the planes that are transformed at a time
