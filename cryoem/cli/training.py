@@ -11,9 +11,7 @@ import typer
 
 from cryoem.cli import options, shared
 from cryoem.cli.shared import Answer, command
-from cryoem.memory import check_memory
 
-CALIBRATION_IMAGES = 2000
 USUAL_ERROR_RAD = 0.25  # as in notebook 1
 SUFFIX = ".weights.h5"
 
@@ -58,7 +56,7 @@ def train(
 
     from cryoem.contrast import ContrastTransfer
     from cryoem.orientations.symmetry_axes import align_symmetry, describe_symmetry_doubt
-    from cryoem.particles.simulation import BYTES_PER_PIXEL, ImagingConditions
+    from cryoem.particles.simulation import ImagingConditions
     from cryoem.particles.stack import calibrate
     from cryoem.runs.profiles import DistanceSettings, get_profile
     from cryoem.volumes import loading
@@ -90,13 +88,7 @@ def train(
         density = loading.load(
             wanted.map_name, voxel_size_angstrom=opened.pixel_size_angstrom, as_map=wanted.as_map
         )
-        count = min(len(opened), CALIBRATION_IMAGES)
-        check_memory(
-            f"measuring the noise in {count:,} images of {image_size} px",
-            BYTES_PER_PIXEL * count * image_size**2,
-        )
-        some = opened[np.random.default_rng(wanted.seed).permutation(len(opened))[:count]]
-        found = calibrate(np.asarray(some), density, optics=some.optics, coverage=wanted.coverage)
+        found = calibrate(opened, density, coverage=wanted.coverage, rng=wanted.seed)
         noise_variance, agreement = found.noise_variance, found.agreement
     density, correlation = align_symmetry(density, wanted.symmetry)
     if doubt := describe_symmetry_doubt(density, wanted.symmetry, correlation):

@@ -28,10 +28,8 @@ from cryoem.volumes.density import DensityMap
 NOISE_FREQUENCY = 0.4  # in cycles per pixel, above which images without a map are taken as noise
 LEAST_SIGNAL = 2e-3  # variance of the signal, relative to that of the noise, that can be found without a map
 MODEL_PROJECTIONS = 400
-MOST_CALIBRATED, CALIBRATED_PIXELS = (
-    2000,
-    2**26,
-)  # largest numbers of images, and of their pixels, for a calibration
+MOST_CALIBRATED = 2000  # images
+CALIBRATED_PIXELS = 2**26  # of all images of a calibration
 
 
 class KnownParticles:

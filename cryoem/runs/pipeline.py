@@ -26,6 +26,7 @@ from cryoem.runs.jobs import NotebookJob, read_record, why_not_current, write_js
 from cryoem.runs.profiles import PROFILES, DataSettings, Profile, get_profile, settings_of_phase
 from cryoem.volumes.loading import is_path
 
+COPIES_OF_IMAGES = 3  # in memory at the same time, for methods that read all images at once
 FIGURES = "figures"
 PARTICLES_FILE = "particles.h5"  # of the first phase
 POSES_FILE = "particles.star"  # of the last phase
@@ -291,7 +292,8 @@ def _input_checksums(profile: Profile, folder: Path) -> dict[str, object]:
         profile.check_recovery(count)
         size = measured.image_size
         what = f"refining {count:,} particles of {size} px from {profile.particles}"
-        check_memory(what, memory_bytes(count, size, refine_ctf=profile.refine_ctf))
+        read = 0 if profile.reconstruction_method == "fourier" else COPIES_OF_IMAGES * 4 * count * size**2
+        check_memory(what, max(read, memory_bytes(count, size, refine_ctf=profile.refine_ctf)))
         copy = folder / next(iter(PHASES)) / PARTICLES_FILE
         if not copy.is_file():
             check_writable(copy, n_bytes=4 * count * size**2)
