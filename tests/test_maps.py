@@ -4,6 +4,7 @@ import io
 import tempfile
 import tracemalloc
 
+import numba
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -203,6 +204,16 @@ def test_halves_are_every_other_image_by_default(views):
     for half, start in zip(found.half_maps, (0, 1), strict=True):
         expected = rebuilt(images[start::2], rotations[start::2], symmetry="C2")
         np.testing.assert_allclose(half.data, expected, atol=20 * FLOAT32 * np.abs(expected).max())
+
+
+def test_sums_do_not_depend_on_the_number_of_threads(views, monkeypatch):
+    found = []
+    for threads in (1, 2, 7):
+        monkeypatch.setattr(numba, "get_num_threads", lambda count=threads: count)
+        found.append(accumulate(views[0][:40], Poses(views[1][:40]), Optics(4.0)))
+    for other in found[1:]:
+        np.testing.assert_array_equal(other.values, found[0].values)
+        np.testing.assert_array_equal(other.density, found[0].density)
 
 
 def test_accumulators_add_and_subtract(views):

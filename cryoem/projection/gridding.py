@@ -122,8 +122,21 @@ def add_slices(
         np.ascontiguousarray(frequencies, np.float32),
         np.ascontiguousarray(weights, np.float32),
         np.ascontiguousarray(transfers, np.float32),
-        numba.get_num_threads(),
+        _zones(matrices, frequencies, ball, numba.get_num_threads()),
     )
+
+
+def _zones(matrices: np.ndarray, frequencies: np.ndarray, ball: HalfBall, count: int) -> np.ndarray:
+    """Divide the planes of a half ball into zones that receive about equally many samples: (count + 1,) edges.
+
+    The numbers of samples are estimated from some of the slices and of the frequencies.
+    """
+    few, sparse = matrices[:: 1 + len(matrices) // 100], frequencies[:: 1 + len(frequencies) // 500]
+    heights = np.abs(few[:, :2, 2] @ sparse.T) * ball.full
+    # a sample adds to the planes around it, and the first plane is the one at k_z = -1
+    edges = np.quantile(heights, np.linspace(0, 1, count + 1)).astype(np.int64) + 2
+    edges[0], edges[-1] = 0, len(ball.reach)
+    return edges
 
 
 def grid_symmetry(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -200,11 +213,12 @@ def volume_from_sums(
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)
-def _add(values, density, middle, full, table, planes, matrices, frequencies, weights, transfers, chunks):
+def _add(values, density, middle, full, table, planes, matrices, frequencies, weights, transfers, zones):
     half = full // 2
     with_ctf = transfers.shape[0] > 0
-    # each thread adds to every ``chunks``-th plane, so that no two threads write to the same point
-    for chunk in numba.prange(chunks):
+    # each thread adds to the planes of its own zone, so that no two threads write to the same point
+    for zone in numba.prange(len(zones) - 1):
+        begin, end = zones[zone], zones[zone + 1]
         wx, wy, wz = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
         row, seen = np.empty(2 * WIDTH, np.float32), np.empty(WIDTH, np.float32)
         for i in range(matrices.shape[0]):
@@ -216,8 +230,7 @@ def _add(values, density, middle, full, table, planes, matrices, frequencies, we
                 if kz < 0:
                     sign = np.float32(-1)
                 kz *= sign
-                first = (chunk - int(np.floor(kz))) % chunks
-                if first >= WIDTH:
+                if int(kz) >= end or int(kz) + WIDTH <= begin:
                     continue
                 kx = sign * (fx * r[0, 0] + fy * r[1, 0]) * full
                 ky = sign * (fx * r[0, 1] + fy * r[1, 1]) * full
@@ -231,7 +244,7 @@ def _add(values, density, middle, full, table, planes, matrices, frequencies, we
                     re, im, d = re * t, im * t, d * t * t
                 for k in range(WIDTH):
                     row[2 * k], row[2 * k + 1], seen[k] = wx[k] * re, wx[k] * im, wx[k] * d
-                for a in range(first, WIDTH, chunks):
+                for a in range(max(0, begin - iz), min(WIDTH, end - iz)):
                     for b in range(WIDTH):
                         at = middle[iz + a, iy + b] + ix
                         add_complex_row(values, 2 * at, wz[a] * wy[b], row)
