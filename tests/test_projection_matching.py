@@ -8,8 +8,8 @@ from small_projections import FLOAT32, INTERPOLATION, cpu
 from cryoem.contrast import ContrastTransfer
 from cryoem.images import fourier_disc, half_planes_from_images, shift
 from cryoem.projection.fourier import transform
-from cryoem.projection.matching import correlate_candidates, displaced, gauss_newton_steps
-from cryoem.rotations import random_rotations
+from cryoem.projection.matching import correlate_candidates, displaced, gauss_newton_steps, take_steps
+from cryoem.rotations import Poses, random_rotations, random_small_rotations
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +40,31 @@ def test_a_gauss_newton_step_corrects_small_turns_and_displacements(slices, unkn
     shifts = (unknowns == 5) * np.array([[0.2, -0.1], [0.0, 0.15], [-0.25, 0.05]])
     seen = displaced(3 * planes, disc[0], shifts)  # the contrast may vary
     start = Rotation.from_rotvec(-turns) * true
-    steps, inverse = gauss_newton_steps(spectrum, seen, start, *disc, with_shifts=unknowns == 5)
+    steps, inverse, scores = gauss_newton_steps(spectrum, seen, start, *disc, with_shifts=unknowns == 5)
     assert inverse.shape == (3, unknowns, unknowns)
+    before = correlate_candidates(spectrum, seen, start.as_matrix()[:, None], *disc)[:, 0]
+    np.testing.assert_allclose(scores, before, atol=FLOAT32)
     np.testing.assert_allclose(steps[:, :3], turns, atol=0.002)
     np.testing.assert_allclose(steps[:, 3:], shifts[:, : unknowns - 3], atol=0.02)
+
+
+def test_a_step_that_lowers_the_correlation_is_tried_again_at_half_its_length(slices):
+    spectrum, planes, true, *disc = slices
+    fine = np.hypot(*disc[0].T) > 0.12
+    planes, true = np.repeat(planes[:, fine], 20, axis=0), true[np.repeat(np.arange(3), 20)]
+    disc = [each[fine] for each in disc]
+    turns = Rotation.from_rotvec(random_small_rotations((60,), radius=0.5, rng=4))
+    start = Poses(turns * true, np.zeros((60, 2)))
+    bounds = {"with_shifts": False, "largest_step": np.pi, "largest_shift": 1.0}
+    reached, scores = zip(
+        *(take_steps(spectrum, planes, start, *disc, steps=n, **bounds)[:2] for n in (1, 2, 3, 8)),
+        strict=True,
+    )
+    assert (np.diff(scores, axis=0) >= -FLOAT32).all()
+    stayed = (reached[0].rotations * start.rotations.inv()).magnitude() < 1e-6
+    likely = stayed & (scores[0] > 0)  # from a negative correlation, steps lead to an inverted contrast
+    assert 1 < likely.sum() < 30
+    assert (scores[3] > scores[0])[likely].all()
 
 
 def test_displaced_transforms_are_those_of_shifted_images(small_volume):

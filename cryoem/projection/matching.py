@@ -55,7 +55,7 @@ def gauss_newton_steps(
     transfers: np.ndarray | None = None,
     *,
     with_shifts: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compute Gauss-Newton steps of orientations, and optionally shifts, towards the images.
 
     Each step minimises ``|F - a S(exp(delta) R)|^2`` over delta for a linearised slice S. The contrast a is fitted by
@@ -63,22 +63,25 @@ def gauss_newton_steps(
 
     The first result contains the steps (n, 3 or 5): rotation vectors in radians, followed by displacements (x, y) in
     pixels. The second is the inverse (n, 3 or 5, 3 or 5) of the damped normal matrices. Its product with the noise
-    variance of an element's real or imaginary part is the covariance of each pose.
+    variance of an element's real or imaginary part is the covariance of each pose. The third contains the correlations
+    (n,) of the images with the slices before the step.
     """
     unknowns = 5 if with_shifts else 3
     hessians = np.zeros((len(planes), unknowns, unknowns))
     gradients = np.zeros((len(planes), unknowns))
+    scores = np.empty(len(planes), np.float32)
     _normal_equations(
         *_arguments(spectrum, planes, rotations.as_matrix(), frequencies, weights, transfers),
         hessians,
         gradients,
+        scores,
     )
     # damp angles and displacements separately, each by its own mean curvature
     alike = np.equal.outer(np.arange(unknowns) < 3, np.arange(unknowns) < 3)
     damping = 1e-3 * np.einsum("naa->na", hessians) @ alike + 1e-30
     hessians += damping[:, :, None] * np.eye(unknowns)
     inverse = np.linalg.inv(hessians)
-    return (inverse @ gradients[..., None])[..., 0], inverse
+    return (inverse @ gradients[..., None])[..., 0], inverse, scores
 
 
 def take_steps(
@@ -96,27 +99,34 @@ def take_steps(
 ) -> tuple[Poses, np.ndarray, np.ndarray]:
     """Take at least one Gauss-Newton step of n poses, and keep those steps that increase the correlation.
 
-    The steps are at most ``largest_step`` radians and ``largest_shift`` pixels long. If ``with_shifts`` is False, the
-    particles are centred and stay so. Returns the poses, their correlations (n,), and the inverse matrices of
-    ``gauss_newton_steps`` in the last step.
+    The steps are at most ``largest_step`` radians and ``largest_shift`` pixels long. A step that does not increase the
+    correlation is tried again at half its length. If ``with_shifts`` is False, the particles are centred and stay so.
+    Returns the poses, their correlations (n,), and the inverse matrices of ``gauss_newton_steps`` where the last steps
+    began.
     """
     comparison = frequencies, weights, transfers
 
-    def compare(poses: Poses) -> tuple[np.ndarray, np.ndarray]:
-        centred = displaced(planes, frequencies, -poses.shifts_px) if with_shifts else planes
-        matrices = poses.rotations.as_matrix()[:, None]
-        return centred, correlate_candidates(spectrum, centred, matrices, *comparison)[:, 0]
+    def seen_from(poses: Poses) -> np.ndarray:
+        return displaced(planes, frequencies, -poses.shifts_px) if with_shifts else planes
 
-    centred, scores = compare(poses)
-    for _ in range(steps):
-        changes, inverse = gauss_newton_steps(
-            spectrum, centred, poses.rotations, *comparison, with_shifts=with_shifts
+    def step_from(poses: Poses) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return gauss_newton_steps(
+            spectrum, seen_from(poses), poses.rotations, *comparison, with_shifts=with_shifts
         )
+
+    changes, inverse, scores = step_from(poses)
+    for remaining in reversed(range(steps)):
         tried = poses.moved(changes, largest_step=largest_step, largest_shift=largest_shift)
-        moved, tried_scores = compare(tried)
+        if remaining:
+            next_changes, next_inverse, tried_scores = step_from(tried)
+        else:
+            matrices = tried.rotations.as_matrix()[:, None]
+            tried_scores = correlate_candidates(spectrum, seen_from(tried), matrices, *comparison)[:, 0]
         better = tried_scores > scores
         poses, scores = poses.replaced(better, tried), np.maximum(scores, tried_scores)
-        centred = np.where(better[:, None], moved, centred) if with_shifts else planes
+        if remaining:
+            changes = np.where(better[:, None], next_changes, changes / 2)
+            inverse = np.where(better[:, None, None], next_inverse, inverse)
     return poses, scores, inverse
 
 
@@ -156,9 +166,9 @@ def _correlate(grid, full, table, planes, matrices, frequencies, weights, transf
 
 @numba.njit(parallel=True, fastmath=True, cache=True)
 def _normal_equations(
-    grid, full, table, planes, matrices, frequencies, weights, transfers, hessians, gradients
+    grid, full, table, planes, matrices, frequencies, weights, transfers, hessians, gradients, scores
 ):
-    """Form the normal equations of each image at its orientation in ``matrices`` (n, 3, 3).
+    """Form the normal equations of each image at its orientation in ``matrices`` (n, 3, 3), and correlate it there.
 
     If there are five unknowns, the last two are displacements along x and y.
     """
@@ -169,7 +179,7 @@ def _normal_equations(
         sums = np.empty(2 * WIDTH, np.float32)
         values, r = np.empty((m, unknowns + 1), np.complex64), matrices[i]
         # fit the contrast by least squares
-        cross = power = 0.0
+        cross = power = total = 0.0
         for j in range(m):
             fx, fy = frequencies[j]
             value, gx, gy, gz = sample_with_slope(grid, full, table, r, fx, fy, kernel, slopes, sums)
@@ -189,6 +199,8 @@ def _normal_equations(
                 values[j, a + 1] = complex(0, -2 * np.pi * frequencies[j, a - 3]) * value
             cross += weights[j] * (value.conjugate() * planes[i, j]).real
             power += weights[j] * (value.real**2 + value.imag**2)
+            total += weights[j] * (planes[i, j].real ** 2 + planes[i, j].imag ** 2)
+        scores[i] = cross / np.sqrt(max(power * total, 1e-30))
         contrast = cross / max(power, 1e-30)
         for j in range(m):
             residual = planes[i, j] - contrast * values[j, 0]
