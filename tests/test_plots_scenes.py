@@ -84,6 +84,8 @@ def test_slider_shows_one_level_of_each_map():
     assert [mesh.visible for mesh in figure.data] == [False, True, False] * 2
     radii = [np.abs(mesh.x).max() for mesh in figure.data[:3]]
     assert radii[0] > radii[1] > radii[2]
+    # the axes fit the surface that is shown first
+    np.testing.assert_allclose(figure.layout.scene.xaxis.range, [-1.06 * radii[1], 1.06 * radii[1]], rtol=0.02)
     single = plots.density_isosurface(volume, voxel_size_angstrom=1, level=0.5)
     assert len(single.data) == 1
     assert not single.layout.sliders

@@ -63,8 +63,8 @@ phase.record(recovery_error_rad=np.float32(0.125), n_images=1650)
 import warnings
 warnings.warn("the map is small", UserWarning)
 images = phase.load("0-data-preparation", "projections", ["images"])["images"]
-phase.record(headline=True, resolution_angstrom=8.25)
 phase.record(rounds=phase.settings.gradient_rounds, noise_variance=images.max())
+phase.record(headline=True, resolution_angstrom=8.25)
 """,
 }
 
@@ -142,6 +142,8 @@ def test_a_run_ends_with_a_summary_that_shows_warnings(story):
     assert text == story.whole.text + "\n"
     assert text.startswith("Result\n")
     assert text.index("8.25 Å") < text.index("interrupted") < text.index("0.125 rad") < text.index("executed")
+    of_map = text[text.index("\nReconstruction\n") :]
+    assert of_map.index("8.25 Å") < of_map.index("rounds")
     page = story.files["report.html"]
     assert story.whole.report == story.folder / "report.html"
     for shown in ("Loss against rounds.", "8.25 Å", "Distance estimation: The training was interrupted."):

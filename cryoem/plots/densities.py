@@ -198,7 +198,8 @@ def density_isosurface(
     Returns
     -------
     Figure
-        One mesh per map and level. Meshes are coarsened if necessary to keep the total below 100,000 triangles.
+        One mesh per map and level. Meshes are coarsened if necessary to keep the total below 100,000 triangles. The axes
+        end near the surfaces that are shown first.
 
     Raises
     ------
@@ -238,7 +239,8 @@ def density_isosurface(
             vertices, triangles = surface_mesh(
                 density, value, voxel_size_angstrom=voxel_size_angstrom, max_triangles=budget
             )
-            corners += [vertices.min(0), vertices.max(0)]
+            if index == shown:
+                corners += [vertices.min(0), vertices.max(0)]
             paint, hover = {"color": SURFACE_COLOURS[column - 1]}, ""
             if local_resolution_angstrom is not None:
                 at = vertices[:, ::-1].T / voxel_size_angstrom + np.array(density.shape)[:, None] // 2
@@ -263,7 +265,8 @@ def density_isosurface(
             }
         )
     lowest, highest = np.min(corners, axis=0).astype(float), np.max(corners, axis=0).astype(float)
-    reach = 0.51 * (highest - lowest).max()
+    # at a lower level, noise may fill the box
+    reach = 0.53 * (highest - lowest).max()
     for axis, middle in zip("xyz", (lowest + highest) / 2, strict=True):
         span = {"range": [middle - reach, middle + reach], "nticks": 5}
         fig.update_scenes({f"{axis}axis": {**span, "title": {"text": f"{axis} (Å)"}}})

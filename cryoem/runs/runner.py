@@ -155,7 +155,14 @@ def _summarise(run: Run, *, executed: tuple[str, ...]) -> RunSummary:
             else Quantity("particles", source),
             Quantity("seed", str(profile.seed), "Seed of the random numbers."),
         ],
-        **{run.phases[name].title: _quantities(values) for name, values in numbers.items() if values},
+        # the most important numbers of a phase come first
+        **{
+            run.phases[name].title: _quantities(
+                {key: values[key] for key in results[name]["headline"]} | values
+            )
+            for name, values in numbers.items()
+            if values
+        },
     }
     phases = {
         info.title: {
