@@ -49,6 +49,13 @@ def test_junk_is_counted_and_can_be_left_out(searched):
     assert (values["images"], values["junk"], values["images_in_table"]) == (24, 3, 21)
 
 
+def test_particles_may_be_off_centre_by_default(searched):
+    stack, calls = searched
+    invoke(*COMMAND)
+    invoke(*COMMAND, "--shift-deviation-px", "0", "--force")
+    assert [call["shift_deviation_px"] for call in calls] == [0.03 * stack.image_size, 0]
+
+
 def test_the_symmetry_is_searched_for_and_its_correlation_printed(searched):
     _, calls = searched
     ended = invoke(*COMMAND, "--symmetry", "D2")

@@ -49,7 +49,7 @@ def test_a_posterior_is_drawn_at_its_directions_with_its_number_of_directions():
     sharp = np.eye(50)[7]
     figure = plots.posterior_sphere(rotations, {"flat": np.ones(50), "sharp": sharp})
     titles = [frame.layout.title.text for frame in figure.frames]
-    assert titles == ["50 of 50 directions are probable", "1 of 50 directions are probable"]
+    assert titles == ["50 of 50 directions are probable", "1 of 50 directions is probable"]
     points = figure.frames[1].data[0]
     largest = np.argmax(points.marker.size)
     assert largest == np.argmax(points.marker.color) == 7
@@ -85,7 +85,9 @@ def test_slider_shows_one_level_of_each_map():
     radii = [np.abs(mesh.x).max() for mesh in figure.data[:3]]
     assert radii[0] > radii[1] > radii[2]
     # the axes fit the surface that is shown first
-    np.testing.assert_allclose(figure.layout.scene.xaxis.range, [-1.06 * radii[1], 1.06 * radii[1]], rtol=0.02)
+    np.testing.assert_allclose(
+        figure.layout.scene.xaxis.range, [-1.06 * radii[1], 1.06 * radii[1]], rtol=0.02
+    )
     single = plots.density_isosurface(volume, voxel_size_angstrom=1, level=0.5)
     assert len(single.data) == 1
     assert not single.layout.sliders

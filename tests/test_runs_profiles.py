@@ -73,6 +73,17 @@ def test_wrong_profiles_are_one_sentence(name, overrides, message):
     assert str(caught.value) == message
 
 
+def test_measured_particles_may_be_off_centre(tmp_path):
+    job = {"map_name": None, "orientation_method": "ab_initio", "particles": str(tmp_path / "job.star")}
+    assert runs.get_profile("toy").shift_limit_of(100) == 0
+    # a triangular distribution with a standard deviation of 3 px
+    assert runs.get_profile("toy", **job).shift_limit_of(100) == pytest.approx(7.348, abs=1e-3)
+    for limit in (0, 20):
+        assert runs.get_profile("toy", **job, shift_limit_px=limit).shift_limit_of(100) == limit
+    with pytest.raises(ValueError, match="shift_limit_px must be 0 for architecture published, got None"):
+        runs.get_profile("toy", **job, architecture="published")
+
+
 def test_large_stacks_use_landmarks_unless_the_number_is_set():
     assert [runs.get_profile("quick").landmarks_of(n) for n in (10_000, 10_001, 50_000)] == [None, 1000, 1000]
     assert [runs.get_profile("quick", landmarks=40).landmarks_of(n) for n in (100, 50_000)] == [40, 40]

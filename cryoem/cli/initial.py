@@ -22,11 +22,12 @@ def abinitio(
     ],
     *,
     shift_deviation_px: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="Standard deviation of the displacements of the particles along x and y; 0 if they are centred."
+            help="Standard deviation of the displacements of the particles along x and y; by default 3 % of the width, "
+            "0 if they are centred."
         ),
-    ] = 0.0,
+    ] = None,
     symmetry: options.Symmetry = "C1",
     starts: Annotated[int, typer.Option(min=1, help="Number of random starts.")] = 4,
     seed: options.Seed = 0,
@@ -55,13 +56,14 @@ def abinitio(
     \b
     Example:
       cryoem abinitio particles.star --out initial.mrc --poses orientations.star
-      cryoem abinitio job.star --shift-deviation-px 2 --out initial.mrc --poses orientations.star
+      cryoem abinitio centred.star --shift-deviation-px 0 --out initial.mrc --poses orientations.star
     """
     import numpy as np
 
     from cryoem import plots
     from cryoem.cli.handoff import how_to_view, new_map
     from cryoem.files.writing import atomic_write_many
+    from cryoem.images import SHIFT_DEVIATION
     from cryoem.orientations import expectation_maximisation as em
     from cryoem.particles.writing import write_poses
     from cryoem.reconstruction.resolution import HALF_MAP_THRESHOLD, fourier_shell_correlation
@@ -74,6 +76,8 @@ def abinitio(
     shared.refuse_input(out, opened.paths)
     shared.check_pose_table(poses, opened, force=force, option="--poses")
     opened, _ = shared.check_images(opened, leave_out_outliers=leave_out_outliers)
+    if shift_deviation_px is None:
+        shift_deviation_px = SHIFT_DEVIATION * opened.image_size
     counted = itertools.count(1)
     with contextlib.ExitStack() as bars:
         searched = bars.enter_context(

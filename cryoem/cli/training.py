@@ -42,7 +42,8 @@ def train(
 
     The network is trained on simulated projections of the map, as in phase 1 of `cryoem run`. With --particles, the
     projections have the size, pixel size, CTF and noise of these particles. The map must show the same particle; a low
-    resolution suffices. For particles that are off-centre, use --set shift_limit_px.
+    resolution suffices. With --particles, particles may be off-centre by up to 7 % of the image width; --set
+    shift_limit_px changes this.
 
     A checkpoint is stored after every epoch in a folder next to the output (encoder.checkpoints for
     encoder.weights.h5). The folder is removed when training is complete.
@@ -50,7 +51,7 @@ def train(
     \b
     Example:
       cryoem train --map 5j0n --noise-variance 16 --out encoder.weights.h5
-      cryoem train --map initial.mrc --particles job.star --set shift_limit_px=4 --out encoder.weights.h5
+      cryoem train --map initial.mrc --particles job.star --out encoder.weights.h5
     """
     import numpy as np
 
@@ -93,10 +94,12 @@ def train(
     density, correlation = align_symmetry(density, wanted.symmetry)
     if doubt := describe_symmetry_doubt(density, wanted.symmetry, correlation):
         warnings.warn(doubt, UserWarning, stacklevel=2)
+    image_size = image_size or enclosing_image_size(density)
+    shift_limit_px = wanted.shift_limit_of(image_size)
     imaging = ImagingConditions(
-        image_size=image_size or enclosing_image_size(density),
+        image_size=image_size,
         noise_variance=noise_variance,
-        shift_limit_px=wanted.shift_limit_px,
+        shift_limit_px=shift_limit_px,
         coverage=wanted.coverage,
         ctf=ctf,
     )
@@ -111,7 +114,7 @@ def train(
         channels=wanted.channels,
         feature_distance=wanted.feature_distance,
         symmetry=wanted.symmetry,
-        with_shifts=wanted.shift_limit_px > 0,
+        with_shifts=shift_limit_px > 0,
     )
     checkpoints = out.with_name(f"{stem}.checkpoints")
     with shared.progress("training", wanted.training_epochs, unit="epoch") as done:

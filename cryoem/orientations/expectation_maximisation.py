@@ -359,17 +359,17 @@ def _warn_of_doubts(result: AbInitio, symmetry: str) -> None:
     if len(result.likelihoods) > 1 and np.median(result.agreement) < 0.5:
         doubts.append(
             f"the starts disagree on the orientations of most images (median agreement "
-            f"{np.median(result.agreement):.2f}), so the map is not reliable; allow for shifts if the particles are "
-            "off-centre, specify the point group if they are symmetric, keep the 2D classes of a single particle if "
-            "the images show several, or use more images"
+            f"{np.median(result.agreement):.2f}), so the map is not reliable; allow for larger shifts if the particles "
+            "are off-centre, specify the point group if they are symmetric, keep the 2D classes of a single particle "
+            "if the images show several, or use more images"
         )
     # the other doubts are more specific
     if not doubts and result.explained < LEAST_EXPLAINED:
         doubts.append(
             f"the map explains only {100 * result.explained:.0f} % of the signal in the images, so it may be wrong: if "
             "they show different particles, sort them with `cryoem classify2d` and keep the classes of one; if they "
-            "cut off the particles, extract larger ones; if the particles are off-centre, allow for shifts; otherwise, "
-            "use more starts"
+            "cut off the particles, extract larger ones; if the particles are off-centre, allow for larger shifts; "
+            "otherwise, use more starts"
         )
     for doubt in doubts:
         warnings.warn(doubt, stacklevel=3)

@@ -184,7 +184,8 @@ def posterior_sphere(rotations: Rotation, posteriors: Mapping[str, np.ndarray]) 
             )
         share = np.maximum(share, 1e-30) / share.sum()
         count = np.exp(-(share * np.log(share)).sum())
-        titles.append(f"{count:.0f} of {len(share)} directions are probable")
+        verb = "is" if round(count) == 1 else "are"
+        titles.append(f"{count:.0f} of {len(share)} directions {verb} probable")
         relative = (share / share.max()).astype(np.float32)
         marker = {
             "size": 2.5 + 9 * np.sqrt(relative),

@@ -198,8 +198,8 @@ def density_isosurface(
     Returns
     -------
     Figure
-        One mesh per map and level. Meshes are coarsened if necessary to keep the total below 100,000 triangles. The axes
-        end near the surfaces that are shown first.
+        One mesh per map and level. Meshes are coarsened if necessary to keep the total below 100,000 triangles. The
+        axes end near the surfaces that are shown first.
 
     Raises
     ------

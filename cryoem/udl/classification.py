@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cryoem.contrast import Optics, known_optics, optics_of
+from cryoem.images import SHIFT_DEVIATION
 from cryoem.orientations.expectation import Expectation, expect
 from cryoem.orientations.pose_search import LARGEST_SHIFT, OFFSET_STEP, between
 from cryoem.orientations.rings import RingGrid, disc_of_displacements, ring_images
@@ -30,7 +31,6 @@ from cryoem.validation import not_negative, square_images, whole_number
 
 SMALLEST_PX = 16
 ROUNDS = 30
-SHIFT_DEVIATION = 0.03  # of the displacements, relative to the image size
 ANGLES_PER_RING = 64  # on half a ring
 FIRST_RINGS, LAST_RINGS = 4, 20
 FIRST_ANGLES, LAST_ANGLES = 36, 120  # in the plane, even numbers
