@@ -27,6 +27,7 @@ from sphinx.cmd.build import build_main
 from cryoem.files import data_folder
 from cryoem.runs import PHASES, get_profile, run_name
 from cryoem.runs.execution import NotebookError, code_sha256, execute_notebook, read_notebook
+from cryoem.runs.pipeline import WITHOUT_MAP
 from cryoem.runs.report import figures_script, render_figure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,7 +70,7 @@ def main() -> None:
     if options.execute and not chosen:
         sys.exit(f"build_site: no notebook matches {options.execute}; use a pattern such as '0-*'")
     build = options.out.resolve()
-    executed = {name: execute(name, build, size=options.profile) for name in chosen}
+    executed = {name: shown_copy(name, build, size=options.profile) for name in chosen}
     source = build / "source"
     shutil.rmtree(source, ignore_errors=True)
     for path in (path for pattern in COPIED for path in ROOT.glob(pattern)):
@@ -97,19 +98,29 @@ def main() -> None:
     print(f"wrote {build / 'html' / 'index.html'}")
 
 
-def execute(name: Path, build: Path, *, size: str) -> tuple[Path, str]:
+def shown_copy(name: Path, build: Path, *, size: str) -> tuple[Path, str]:
     """Return an executed copy of a notebook and its size, which is ``size`` or the default size.
 
-    The notebook is executed unless it has already been executed at its default size and its code has not changed, or
-    at ``size`` and neither it nor the package has changed.
+    The notebook is executed unless it has already been executed at its default size and its code has not changed.
+    """
+    for path in (build / "executed" / "quick" / name, *default_run(name)):
+        if size == "toy" and path.is_file() and same_code(path, ROOT / name):
+            return path, "quick"
+    return execute(name, build, size=size), size
+
+
+def execute(name: Path, build: Path, *, size: str) -> Path:
+    """Return an executed copy of a notebook at the given size.
+
+    The notebook, and before it the notebooks of earlier phases, are executed unless they have already been executed at
+    this size and neither they nor the package have changed.
     """
     notebook, executed = ROOT / name, build / "executed" / size / name
-    for path in (build / "executed" / "quick" / name, *default_run(name)):
-        if size == "toy" and path.is_file() and same_code(path, notebook):
-            return path, "quick"
     newest = max(path.stat().st_mtime for path in (notebook, *ROOT.glob("cryoem/**/*.py")))
     if executed.is_file() and executed.stat().st_mtime > newest:
-        return executed, size
+        return executed
+    for earlier in earlier_phases(name):
+        execute(earlier, build, size=size)
     code = read_notebook(notebook)["cells"]
     parameters = {"profile": size} if any('profile = "' in "".join(cell["source"]) for cell in code) else {}
     toy = notebook.with_name("toy.json")
@@ -125,7 +136,15 @@ def execute(name: Path, build: Path, *, size: str) -> tuple[Path, str]:
     except NotebookError as error:
         sys.exit(f"build_site: {name} failed: {error}")
     os.replace(partial, executed)
-    return executed, size
+    return executed
+
+
+def earlier_phases(name: Path) -> list[Path]:
+    """Return the notebooks of the phases whose results a notebook reads."""
+    phases = [Path("notebooks") / info.notebook for info in PHASES.values()]
+    if name == Path("notebooks") / WITHOUT_MAP.notebook:
+        return phases[:1]
+    return phases[: phases.index(name)] if name in phases else []
 
 
 def default_run(name: Path) -> list[Path]:

@@ -19,8 +19,9 @@ from browser import browser_tab, find_chromium
 
 from cryoem import plots
 from cryoem.rotations import random_rotations
-from cryoem.runs import write_overview
+from cryoem.runs import PHASES, write_overview
 from cryoem.runs.jobs import write_json
+from cryoem.runs.pipeline import WITHOUT_MAP
 from cryoem.runs.report import render_figures, render_page
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +71,32 @@ def test_an_unknown_notebook_is_an_error(tmp_path):
     run = build(tmp_path, "9-*")
     assert run.returncode == 1
     assert "no notebook matches ['9-*']" in run.stderr
+
+
+def test_a_phase_is_preceded_by_the_phases_that_it_reads_at_its_own_size(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    monkeypatch.setenv("CRYOEM_HOME", str(tmp_path / "home"))  # not the runs of a user
+    import build_site
+
+    done = []
+
+    def execute(notebook, out, **options):
+        done.append(notebook.stem)
+        out.write_text("{}")
+
+    monkeypatch.setattr(build_site, "execute_notebook", execute)
+    *earlier, last = (Path("notebooks") / info.notebook for info in PHASES.values())
+    without_map = Path("notebooks") / WITHOUT_MAP.notebook
+    for name in earlier:  # phase 3 has changed since they were executed at their default size
+        copy = tmp_path / "executed/quick" / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, copy)
+    shown = {
+        name: build_site.shown_copy(name, tmp_path, size="toy") for name in (*earlier, without_map, last)
+    }
+    assert [size for _, size in shown.values()] == ["quick"] * 3 + ["toy"] * 2
+    first, *between = (name.stem for name in earlier)
+    assert done == [first, without_map.stem, *between, last.stem]
 
 
 def test_toy_sizes_belong_to_notebooks_that_exist():
