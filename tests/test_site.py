@@ -167,7 +167,9 @@ def test_figures_fit_into_a_narrow_page(tab, tmp_path, width):
         "curves": plots.method_comparison(methods, names=["clean", "noisy", "noisier"]),
         "table": plots.number_table(rows, header=["a method", "published method", "ours"]),
         "drawing": plots.intuition_schematic(np.eye(8) + np.zeros((3, 1, 1)), np.eye(3)),
+        "scene": plots.density_isosurface(np.pad(np.ones((3, 3, 3)), 2), voxel_size_angstrom=1, level=0.5),
     }
+    figures["scene"].update_layout(title={"text": "a title over the whole width of the page", "y": 0.97})
     (tmp_path / "a.html").write_text(render_figures(title="t", about="a", figures=figures), encoding="utf-8")
     tab.call(
         "Emulation.setDeviceMetricsOverride", width=width, height=3000, deviceScaleFactor=1, mobile=False
@@ -176,7 +178,7 @@ def test_figures_fit_into_a_narrow_page(tab, tmp_path, width):
     tab.wait_for(
         "[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.modebar-group'))"
     )
-    curves, table, drawing = (f"document.querySelectorAll('.plot')[{i}]" for i in range(3))
+    curves, table, drawing, scene = (f"document.querySelectorAll('.plot')[{i}]" for i in range(4))
     inside = f"{curves}.querySelector('NAME').getBoundingClientRect()"
     bar, legend = (inside.replace("NAME", name) for name in (".modebar", ".legend .bg"))
     tab.wait_for(f"{legend}.top >= {bar}.bottom - 1", seconds=20)
@@ -185,6 +187,9 @@ def test_figures_fit_into_a_narrow_page(tab, tmp_path, width):
     )
     assert tab.evaluate(f"{bottom.format(table)} <= {table}.getBoundingClientRect().bottom")
     assert tab.evaluate(f"{drawing}.querySelector('.main-svg').clientWidth") < 900
+    inside = f"{scene}.querySelector('NAME').getBoundingClientRect()"
+    bar, title = (inside.replace("NAME", name) for name in (".modebar", ".gtitle"))
+    assert width > 600 or tab.evaluate(f"{title}.top >= {bar}.bottom - 1")
     tab.call("Emulation.clearDeviceMetricsOverride")
     assert not tab.errors
 

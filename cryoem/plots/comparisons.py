@@ -67,7 +67,8 @@ def methods_by_condition(
     x, y = (np.concatenate([points[axis] for points in drawn.values()]) for axis in (0, 1))
     at = np.unique(x)
     ends = np.log10([at[0] / 1.15, at[-1] * 1.15])
-    fig.update_xaxes(log_axis_at(at), title_text=x_title, range=ends)
+    upright = -90 if len(conditions) > 3 else None  # labels of narrow panels would overlap
+    fig.update_xaxes(log_axis_at(at), title_text=x_title, range=ends, tickangle=upright)
     fig.update_yaxes(log_axis(y))
     fig.update_yaxes(title_text=y_title, row=1, col=1)
     return one_legend_entry_per_group(fig)
