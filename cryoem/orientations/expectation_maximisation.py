@@ -246,7 +246,7 @@ def ab_initio(
     evidence, poses = search.locate(state, rng)
     good = np.flatnonzero(evidence > 0)
     if 2 * len(good) > count:  # a map of few images would be worse
-        poses = search.improved(state, poses, good)
+        poses = search.improved(state, poses, good, rng)
     halves = tuple(search.map_at(state, poses, np.arange(count) % 2 == half) for half in (0, 1))
     density_map = search.map_at(state, poses, np.full(count, True))
     shifts_px = poses.shifts_px

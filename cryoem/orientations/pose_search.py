@@ -197,18 +197,29 @@ class PoseSearch:
         self, state: SearchState, rng: np.random.Generator, *, with_centres: bool = True
     ) -> tuple[np.ndarray, Poses]:
         """Find all images at all displacements and, if they have centres, near these; return evidence and poses."""
-        every, rings = np.arange(len(self.images)), self.rings
-        tried = self._everywhere(state, every, rng, rings)
+        tried = self._everywhere(state, np.arange(len(self.images)), rng, self.rings)
         if self.shift_deviation_px and with_centres:
-            tried = np.concatenate([self._near(state.centres, rings), tried], axis=1)
-        sampling = {"rings": rings, "directions": LAST_DIRECTIONS, "angles": LAST_ANGLES}
-        found, poses = self._locate(state, every, tried, rng, **sampling)
-        return found.evidence, self.between_samples(state, poses)[0]
+            tried = np.concatenate([self._near(state.centres, self.rings), tried], axis=1)
+        evidence, poses, _ = self._locate_at(state, tried, rng)
+        return evidence, poses
 
-    def improved(self, state: SearchState, poses: Poses, used: np.ndarray) -> Poses:
-        """Replace the map by that of the images ``used`` at their poses, and improve the poses of all images."""
+    def improved(self, state: SearchState, poses: Poses, used: np.ndarray, rng: np.random.Generator) -> Poses:
+        """Replace the map by that of the images ``used`` at their poses, and improve the poses of all images.
+
+        Each image is also compared with the new map at all orientations, and its better pose is kept.
+        """
         state.replace_map(self.maps, self._reconstruct(state, poses, used, self.rings))
-        return self.between_samples(state, poses)[0]
+        poses, correlations = self.between_samples(state, poses)
+        _, others, of_others = self._locate_at(state, self._near(poses.shifts_px, self.rings), rng)
+        return poses.replaced(of_others > correlations, others)
+
+    def _locate_at(
+        self, state: SearchState, tried: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, Poses, np.ndarray]:
+        """Find all images at displacements (n, s, 2); return their evidence, poses, and correlations with the map."""
+        sampling = {"rings": self.rings, "directions": LAST_DIRECTIONS, "angles": LAST_ANGLES}
+        found, poses = self._locate(state, np.arange(len(self.images)), tried, rng, **sampling)
+        return found.evidence, *self.between_samples(state, poses)
 
     def between_samples(
         self, state: SearchState, poses: Poses, index: np.ndarray | None = None
