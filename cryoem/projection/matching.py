@@ -99,10 +99,9 @@ def take_steps(
 ) -> tuple[Poses, np.ndarray, np.ndarray]:
     """Take at least one Gauss-Newton step of n poses, and keep those steps that increase the correlation.
 
-    The steps are at most ``largest_step`` radians and ``largest_shift`` pixels long. A step that does not increase the
-    correlation is tried again at half its length. If ``with_shifts`` is False, the particles are centred and stay so.
-    Returns the poses, their correlations (n,), and the inverse matrices of ``gauss_newton_steps`` where the last steps
-    began.
+    The steps are at most ``largest_step`` radians and ``largest_shift`` pixels long. After a step that does not increase
+    the correlation, half of it is tried. If ``with_shifts`` is False, the particles are centred and stay so. Returns the
+    poses, their correlations (n,), and the inverse matrices of ``gauss_newton_steps`` where the last steps began.
     """
     comparison = frequencies, weights, transfers
 

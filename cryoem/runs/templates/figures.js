@@ -20,7 +20,7 @@
   for (const plot of document.querySelectorAll(".plot")) {
     const owner = plot.dataset.figure ? document.getElementById(plot.dataset.figure) : plot.parentElement;
     const source = owner.querySelector(".figure-json");
-    figures.set(plot, { source: source, cameras: {}, drawn: false, turning: false });
+    figures.set(plot, { source, cameras: {}, drawn: false, turning: false });
   }
 
   function isDark() {
@@ -46,25 +46,25 @@
 
   // Return a figure as this page shows it.
   function shown(plot) {
-    const dark = isDark(), content = parsed(plot, dark);
-    if (dark) content.layout.paper_bgcolor = content.layout.plot_bgcolor = "rgba(0,0,0,0)";  // that of the page
+    const dark = isDark(), content = parsed(plot, dark), layout = content.layout;
+    if (dark) layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";  // that of the page
     const width = plot.clientWidth, tables = content.data.filter(trace => trace.type === "table");
-    if (plot.classList.contains("turning")) showMapOnly(content.layout, figures.get(plot).cameras, width);
-    else if (tables.length) fitTable(tables[0], content.layout, width);
-    else if (content.layout.width) shrinkDrawing(content.layout, width);
+    if (plot.classList.contains("turning")) showMapOnly(layout, figures.get(plot).cameras, width);
+    else if (tables.length) fitTable(tables[0], layout, width);
+    else if (layout.width) shrinkDrawing(layout, width);
     else {
       if (width < NARROW_PX) {
-        stackPanels(content.layout);
-        const isImages = (content.layout.xaxis || {}).visible === false;  // their labels stay side by side
-        for (const note of isImages ? content.layout.annotations || [] : []) {
-          if (note.xref !== "paper" && note.font && note.font.size) note.font.size = Math.max(7, note.font.size * width / NARROW_PX);
+        stackPanels(layout);
+        const isImages = layout.xaxis?.visible === false;  // their labels stay side by side
+        for (const note of isImages ? layout.annotations || [] : []) {
+          if (note.xref !== "paper" && note.font?.size) note.font.size = Math.max(7, note.font.size * width / NARROW_PX);
         }
       }
-      fitTitles(content.layout, width);
-      fitImages(content.layout, width);
-      if (width < NARROW_PX && scenesOf(content.layout).length === 1) fitScene(content.layout, width);
+      fitTitles(layout, width);
+      fitImages(layout, width);
+      if (width < NARROW_PX && scenesOf(layout).length === 1) fitScene(layout, width);
     }
-    plot.style.minHeight = (content.layout.height || DEFAULT_HEIGHT_PX) + "px";
+    plot.style.minHeight = (layout.height || DEFAULT_HEIGHT_PX) + "px";
     content.config = {
       responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "",
       modeBarButtonsToAdd: [{
@@ -101,7 +101,7 @@
       } else if (/^xaxis\d*$/.test(key)) {
         const other = layout["yaxis" + (axis.anchor || "y").slice(1)];
         if (!other || axis.overlaying || other.overlaying) return;
-        panels.push({ x: axis.domain || [0, 1], y: other.domain || [0, 1], other: other, place: y => {
+        panels.push({ x: axis.domain || [0, 1], y: other.domain || [0, 1], other, place: y => {
           axis.domain = [0, 1];
           other.domain = y;
           axis.showticklabels = other.showticklabels = true;
@@ -111,7 +111,7 @@
     panels.sort((a, b) => b.y[1] - a.y[1] || a.x[0] - b.x[0]);
     if (!panels.some(panel => panel.x[0] > 0.2)) return;
     const count = panels.length, gap = 0.24 / count, height = (1 - (count - 1) * gap) / count;
-    const before = layout.height || 440, rows = new Set(panels.map(panel => panel.y[1])).size;
+    const before = layout.height || DEFAULT_HEIGHT_PX, rows = new Set(panels.map(panel => panel.y[1])).size;
     layout.height = Math.round(before / rows * count);
     panels.forEach((panel, index) => {
       const top = 1 - index * (height + gap);
@@ -121,11 +121,11 @@
         if (isTitle && !note.moved) Object.assign(note, { x: 0.5, y: top, moved: true });
       }
       const first = panels.find(each => each.y[1] === panel.y[1]);
-      if (panel.other && first.other && !(panel.other.title && panel.other.title.text)) panel.other.title = first.other.title;
+      if (panel.other && first.other && !panel.other.title?.text) panel.other.title = first.other.title;
       panel.place([Math.max(0, top - height), top]);
     });
     for (const note of layout.annotations || []) delete note.moved;
-    if (layout.legend && layout.legend.y > 1) layout.legend.y = 1 + (layout.legend.y - 1) * before / layout.height;
+    if (layout.legend?.y > 1) layout.legend.y = 1 + (layout.legend.y - 1) * before / layout.height;
   }
 
   function lettersOf(text) {
@@ -137,7 +137,7 @@
     const margin = Object.assign({ l: 70, r: 30 }, layout.margin), right = margin.r, inner = width - margin.l - right;
     const domains = [];
     for (const key of Object.keys(layout)) {
-      const domain = /^scene\d*$/.test(key) ? (layout[key].domain || {}).x : /^xaxis\d*$/.test(key) ? layout[key].domain : null;
+      const domain = /^scene\d*$/.test(key) ? layout[key].domain?.x : /^xaxis\d*$/.test(key) ? layout[key].domain : null;
       if (domain) domains.push(domain);
     }
     function fitted(text, size, room) {
@@ -148,18 +148,18 @@
     for (const note of layout.annotations || []) {
       if (note.xref !== "paper" || note.yref !== "paper" || note.showarrow !== false) continue;
       const own = domains.find(domain => Math.abs(note.x - (domain[0] + domain[1]) / 2) < 0.02);
-      if (own) titles.push({ note: note, size: fitted(note.text, (note.font || {}).size || 13, (own[1] - own[0]) * inner) });
+      if (own) titles.push({ note, size: fitted(note.text, note.font?.size || 13, (own[1] - own[0]) * inner) });
     }
     const smallest = Math.min(...titles.map(title => title.size));
     for (const title of titles) title.note.font = { ...title.note.font, size: smallest };
     for (const key of Object.keys(layout)) {
       const axis = layout[key];
-      if (!/^xaxis\d*$/.test(key) || !axis.title || !axis.title.text) continue;
+      if (!/^xaxis\d*$/.test(key) || !axis.title?.text) continue;
       const domain = axis.domain || [0, 1], font = axis.title.font || {}, isAlone = domain[1] - domain[0] > 0.9;
       const room = isAlone ? inner + 2 * right : (domain[1] - domain[0]) * inner;
       axis.title.font = { ...font, size: fitted(axis.title.text, font.size || 13, room) };
       // where panels are close together, only the first of those with the same vertical axis has its title
-      const other = layout["yaxis" + (axis.anchor || "y").slice(1)] || {}, first = (layout.yaxis || {}).title || {};
+      const other = layout["yaxis" + (axis.anchor || "y").slice(1)] || {}, first = layout.yaxis?.title || {};
       const isRepeated = domain[0] > 0 && other.title && other.title.text === first.text;
       if (isRepeated && (domain[1] - domain[0]) * inner < CLOSE_PX) other.title.text = "";
     }
@@ -177,7 +177,7 @@
   // Keep the sides of a scene in view, and its slider below its buttons.
   function fitScene(layout, width) {
     layout.height = Math.min(layout.height || DEFAULT_HEIGHT_PX, 0.9 * width);
-    if ((layout.title || {}).text) {  // place it below the buttons
+    if (layout.title?.text) {  // place it below the buttons
       layout.height += BUTTONS_PX;
       layout.margin = { ...layout.margin, t: 2.2 * BUTTONS_PX };
       Object.assign(layout.title, { y: 1 - 1.2 * BUTTONS_PX / layout.height, yanchor: "top" });
@@ -194,7 +194,7 @@
     layout.height = layout.height * scale + BUTTONS_PX;
     layout.margin.t = BUTTONS_PX;
     for (const note of layout.annotations || []) {
-      if (note.font && note.font.size) note.font.size *= scale;
+      if (note.font?.size) note.font.size *= scale;
     }
   }
 
