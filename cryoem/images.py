@@ -17,9 +17,8 @@ from cryoem.contrast import Optics, optics_of
 from cryoem.validation import finite_array, not_negative, one_each, shifts_of, square_images
 
 BLOCK_BYTES = 32_000_000
-SHIFT_DEVIATION = (
-    0.03  # typical for displacements of picked particles along x and y, relative to the image width
-)
+# typical standard deviation of the displacements of picked particles along x and y, relative to the image width
+SHIFT_DEVIATION = 0.03
 
 
 # --- Fourier half-planes

@@ -2,7 +2,7 @@
 
     python docs/build_site.py                         execute all notebooks at toy size (minutes), like `make site`
     python docs/build_site.py --profile quick         execute the notebooks at their default size (hours)
-    python docs/build_site.py --execute '0-*'         execute only these; show the others without results
+    python docs/build_site.py --execute '0-*'         show only the results of these
     python docs/build_site.py --repository URL        link each page to the repository
 
 The script needs the extra `site`, but no network connection. A notebook that was already executed at its default size,
@@ -112,15 +112,14 @@ def shown_copy(name: Path, build: Path, *, size: str) -> tuple[Path, str]:
 def execute(name: Path, build: Path, *, size: str) -> Path:
     """Return an executed copy of a notebook at the given size.
 
-    The notebook, and before it the notebooks of earlier phases, are executed unless they have already been executed at
-    this size and neither they nor the package have changed.
+    The notebooks of earlier phases that it reads are executed before it. A notebook is not executed again if neither it
+    nor the package has changed, and no earlier phase was executed since.
     """
     notebook, executed = ROOT / name, build / "executed" / size / name
-    newest = max(path.stat().st_mtime for path in (notebook, *ROOT.glob("cryoem/**/*.py")))
+    earlier = [execute(each, build, size=size) for each in earlier_phases(name)]
+    newest = max(path.stat().st_mtime for path in (notebook, *earlier, *ROOT.glob("cryoem/**/*.py")))
     if executed.is_file() and executed.stat().st_mtime > newest:
         return executed
-    for earlier in earlier_phases(name):
-        execute(earlier, build, size=size)
     code = read_notebook(notebook)["cells"]
     parameters = {"profile": size} if any('profile = "' in "".join(cell["source"]) for cell in code) else {}
     toy = notebook.with_name("toy.json")

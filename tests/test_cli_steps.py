@@ -192,7 +192,7 @@ def test_a_network_is_trained_on_images_like_the_particles(walked):
     assert float(agreement) > 0.9
     assert text.startswith("2 epochs in ")
     assert distances.load_encoder(folder / "encoder.weights.h5").settings == distances.EncoderSettings(
-        16, channels=4, with_shifts=True
+        16, channels=4
     )
     assert not (folder / "encoder.checkpoints").exists()
 

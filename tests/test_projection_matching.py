@@ -55,14 +55,17 @@ def test_a_step_that_lowers_the_correlation_is_tried_again_at_half_its_length(sl
     disc = [each[fine] for each in disc]
     turns = Rotation.from_rotvec(random_small_rotations((60,), radius=0.5, rng=4))
     start = Poses(turns * true, np.zeros((60, 2)))
-    bounds = {"with_shifts": False, "largest_step": np.pi, "largest_shift": 1.0}
+    bounds = {"with_shifts": False, "largest_step": 1.0, "largest_shift": 1.0}
     reached, scores = zip(
         *(take_steps(spectrum, planes, start, *disc, steps=n, **bounds)[:2] for n in (1, 2, 3, 8)),
         strict=True,
     )
     assert (np.diff(scores, axis=0) >= -FLOAT32).all()
-    stayed = (reached[0].rotations * start.rotations.inv()).magnitude() < 1e-6
-    likely = stayed & (scores[0] > 0)  # from a negative correlation, steps lead to an inverted contrast
+    first = (reached[0].rotations * start.rotations.inv()).magnitude()
+    assert first.max() == pytest.approx(1.0)
+    likely = (first < 1e-6) & (
+        scores[0] > 0
+    )  # from a negative correlation, steps lead to an inverted contrast
     assert 1 < likely.sum() < 30
     assert (scores[3] > scores[0])[likely].all()
 

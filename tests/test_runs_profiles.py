@@ -80,7 +80,7 @@ def test_measured_particles_may_be_off_centre(tmp_path):
     assert runs.get_profile("toy", **job).shift_limit_of(100) == pytest.approx(7.348, abs=1e-3)
     for limit in (0, 20):
         assert runs.get_profile("toy", **job, shift_limit_px=limit).shift_limit_of(100) == limit
-    with pytest.raises(ValueError, match="shift_limit_px must be 0 for architecture published, got None"):
+    with pytest.raises(ValueError, match="must be 0 for architecture published, got the default of 7 %"):
         runs.get_profile("toy", **job, architecture="published")
 
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -82,6 +83,7 @@ def test_a_phase_is_preceded_by_the_phases_that_it_reads_at_its_own_size(tmp_pat
 
     def execute(notebook, out, **options):
         done.append(notebook.stem)
+        time.sleep(0.02)  # longer than the resolution of file times
         out.write_text("{}")
 
     monkeypatch.setattr(build_site, "execute_notebook", execute)
@@ -97,6 +99,11 @@ def test_a_phase_is_preceded_by_the_phases_that_it_reads_at_its_own_size(tmp_pat
     assert [size for _, size in shown.values()] == ["quick"] * 3 + ["toy"] * 2
     first, *between = (name.stem for name in earlier)
     assert done == [first, without_map.stem, *between, last.stem]
+    build_site.shown_copy(last, tmp_path, size="toy")  # nothing has changed
+    assert len(done) == 5
+    (tmp_path / "executed/toy" / earlier[0]).touch()  # as if it had been executed again
+    build_site.shown_copy(last, tmp_path, size="toy")
+    assert done[5:] == [*between, last.stem]
 
 
 def test_toy_sizes_belong_to_notebooks_that_exist():

@@ -24,8 +24,8 @@ def abinitio(
     shift_deviation_px: Annotated[
         float | None,
         typer.Option(
-            help="Standard deviation of the displacements of the particles along x and y; by default 3 % of the width, "
-            "0 if they are centred."
+            help="Standard deviation of the displacements of the particles along x and y; 3 % of the image width by "
+            "default. Use 0 for centred particles."
         ),
     ] = None,
     symmetry: options.Symmetry = "C1",

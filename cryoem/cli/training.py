@@ -41,9 +41,8 @@ def train(
     """Train the network that estimates distances between the orientations of images.
 
     The network is trained on simulated projections of the map, as in phase 1 of `cryoem run`. With --particles, the
-    projections have the size, pixel size, CTF and noise of these particles. The map must show the same particle; a low
-    resolution suffices. With --particles, particles may be off-centre by up to 7 % of the image width; --set
-    shift_limit_px changes this.
+    projections have the size, pixel size, CTF and noise of these particles, and are off-centre by up to 7 % of the
+    image width (--set shift_limit_px changes this). The map must show the same particle; a low resolution suffices.
 
     A checkpoint is stored after every epoch in a folder next to the output (encoder.checkpoints for
     encoder.weights.h5). The folder is removed when training is complete.

@@ -3,15 +3,16 @@
 No map and no training are needed. Starting from random orientations, each round computes the posterior of the pose of
 each image given the current map (E step), and a new map from the images at all probable poses (M step). Because a
 particle is denser than the solvent, negative density is treated as noise and removed, and so is positive density that
-is just as weak, unless held-out images are more likely without this, as for a particle with dark surroundings. An
-image may also be pure noise. It counts with the probability that it is not, so junk fades from the map. The noise
-variance of each Fourier ring is estimated in each round. At first it is the total power of the images, so that all
-poses are probable; it falls as the map improves. The numbers of rings and viewing directions grow from round to round,
-and each round rotates the grid of directions at random. Each of several starts uses a few hundred images. The start
-with the highest likelihood on held-out images then continues with random samples of all images, and the poses of all
-images are found with the last map: the most probable ones of the grid, from which Gauss-Newton steps lead to those
-between its points. Of more than ``MOST_SEARCHED`` images, a random selection is searched in this way. The poses of the
-others are found with the last map, block by block; they do not contribute to it.
+is just as weak, unless held-out images are more likely without this, as for a particle with dark surroundings. An image
+may also be pure noise. It counts with the probability that it is not, so junk fades from the map. The noise variance of
+each Fourier ring is estimated in each round. At first it is the total power of the images, so that all poses are
+probable; it falls as the map improves. The numbers of rings and viewing directions grow from round to round, and each
+round rotates the grid of directions at random. Each of several starts uses a few hundred images. The start with the
+highest likelihood on held-out images then continues with random samples of all images, and the poses of all images are
+found with the last map: the most probable ones of the grid, from which Gauss-Newton steps lead to those between its
+points. With the map at these poses, this is repeated, and each image keeps its better pose. Of more than
+``MOST_SEARCHED`` images, a random selection is searched in this way. The poses of the others are found with the last
+map, block by block; they do not contribute to it.
 
 References: Scheres, J. Mol. Biol. 415 (2012) 406 (likelihood marginalised over poses); Punjani et al., Nat. Methods 14
 (2017) 290 (maps from random starts). The products over circular harmonics are described in ``expectation``.

@@ -199,7 +199,7 @@ def density_isosurface(
     -------
     Figure
         One mesh per map and level. Meshes are coarsened if necessary to keep the total below 100,000 triangles. The
-        axes end near the surfaces that are shown first.
+        axes end near the surfaces that are shown first, and cut off surfaces of lower levels, such as those of noise.
 
     Raises
     ------
@@ -239,7 +239,7 @@ def density_isosurface(
             vertices, triangles = surface_mesh(
                 density, value, voxel_size_angstrom=voxel_size_angstrom, max_triangles=budget
             )
-            if index == shown:
+            if index == shown:  # at a lower level, noise may fill the box
                 corners += [vertices.min(0), vertices.max(0)]
             paint, hover = {"color": SURFACE_COLOURS[column - 1]}, ""
             if local_resolution_angstrom is not None:
@@ -265,7 +265,6 @@ def density_isosurface(
             }
         )
     lowest, highest = np.min(corners, axis=0).astype(float), np.max(corners, axis=0).astype(float)
-    # at a lower level, noise may fill the box
     reach = 0.53 * (highest - lowest).max()
     for axis, middle in zip("xyz", (lowest + highest) / 2, strict=True):
         span = {"range": [middle - reach, middle + reach], "nticks": 5}

@@ -99,9 +99,10 @@ def take_steps(
 ) -> tuple[Poses, np.ndarray, np.ndarray]:
     """Take at least one Gauss-Newton step of n poses, and keep those steps that increase the correlation.
 
-    The steps are at most ``largest_step`` radians and ``largest_shift`` pixels long. After a step that does not increase
-    the correlation, half of it is tried. If ``with_shifts`` is False, the particles are centred and stay so. Returns the
-    poses, their correlations (n,), and the inverse matrices of ``gauss_newton_steps`` where the last steps began.
+    The steps are at most ``largest_step`` radians and ``largest_shift`` pixels long. After a step that does not
+    increase the correlation, half of it is tried. If ``with_shifts`` is False, the particles are centred and stay so.
+    Returns the poses, their correlations (n,), and the inverse matrices of ``gauss_newton_steps`` where the last steps
+    began.
     """
     comparison = frequencies, weights, transfers
 
@@ -109,13 +110,17 @@ def take_steps(
         return displaced(planes, frequencies, -poses.shifts_px) if with_shifts else planes
 
     def step_from(poses: Poses) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return gauss_newton_steps(
+        changes, inverse, scores = gauss_newton_steps(
             spectrum, seen_from(poses), poses.rotations, *comparison, with_shifts=with_shifts
         )
+        for part, longest in ((changes[:, :3], largest_step), (changes[:, 3:], largest_shift)):
+            length = np.linalg.norm(part, axis=1, keepdims=True)
+            part *= np.minimum(1, longest / np.maximum(length, 1e-12))
+        return changes, inverse, scores
 
     changes, inverse, scores = step_from(poses)
     for remaining in reversed(range(steps)):
-        tried = poses.moved(changes, largest_step=largest_step, largest_shift=largest_shift)
+        tried = poses.moved(changes)
         if remaining:
             next_changes, next_inverse, tried_scores = step_from(tried)
         else:

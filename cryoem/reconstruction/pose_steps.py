@@ -254,7 +254,7 @@ class MatchResult:
         """Sample each pose from its own uncertainty."""
         factors = np.linalg.cholesky(self.covariances)
         draws = np.einsum("nab,nb->na", factors, rng.standard_normal(factors.shape[:2]))
-        return self.poses.moved(draws, largest_step=np.pi, largest_shift=np.inf)
+        return self.poses.moved(draws)
 
 
 def searchable_shell(radius: float, finest: int) -> int:

@@ -56,22 +56,15 @@ class Poses:
         quaternions = np.where(where, others.rotations.as_quat(), self.rotations.as_quat())
         return Poses(Rotation(quaternions), np.where(where, others.shifts_px, self.shifts_px))
 
-    def moved(self, steps: np.ndarray, *, largest_step: float, largest_shift: float) -> Poses:
-        """Change the poses by (n, 3 or 5) rotation vectors and displacements, shortening those that are too long."""
-        rotations = Rotation.from_rotvec(_shortened(steps[:, :3], largest_step)) * self.rotations
-        if steps.shape[1] == 3:
-            return Poses(rotations, self.shifts_px)
-        return Poses(rotations, self.shifts_px + _shortened(steps[:, 3:], largest_shift))
+    def moved(self, steps: np.ndarray) -> Poses:
+        """Change the poses by rotation vectors, (n, 3), or by rotation vectors and displacements, (n, 5)."""
+        rotations = Rotation.from_rotvec(steps[:, :3]) * self.rotations
+        return Poses(rotations, self.shifts_px + steps[:, 3:] if steps.shape[1] > 3 else self.shifts_px)
 
     @property
     def mirrored(self) -> Poses:
         """Poses of the same images for the mirror image of the particle (z -> -z): all tilts are negated."""
         return Poses(mirror(self.rotations), self.shifts_px)
-
-
-def _shortened(steps: np.ndarray, longest: float) -> np.ndarray:
-    length = np.linalg.norm(steps, axis=1, keepdims=True)
-    return steps * np.minimum(1, longest / np.maximum(length, 1e-12))
 
 
 def as_poses(poses: Poses | Rotation, *, count: int | None = None) -> Poses:

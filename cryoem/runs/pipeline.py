@@ -185,6 +185,8 @@ class Run:
         settings = settings_of_phase(profile, info.number).model_dump(exclude=without)
         for name in ("map_name", "particles", "passthrough"):
             settings[name] = settings[name] and Path(settings[name]).name
+        if profile.particles is None:  # the default of simulated particles is zero
+            settings["shift_limit_px"] = profile.shift_limit_of(1)
         made_from = {"phase": info.name, "cryoem_version": cryoem.__version__, **settings, **self.checksums}
         if profile.ctf:
             made_from["contrast_transfer"] = dataclasses.asdict(ContrastTransfer())

@@ -243,7 +243,8 @@ class Profile(OrientationSettings):
             )
         if self.architecture != "polar" and self.shift_limit_of(1) > 0:
             raise ValueError(
-                f"shift_limit_px must be 0 for architecture {self.architecture}, got {self.shift_limit_px}; "
+                f"shift_limit_px must be 0 for architecture {self.architecture}, "
+                f"got {self.shift_limit_px or 'the default of 7 % of the image width'}; "
                 "only the polar encoder estimates shifts"
             )
         if self.refine_ctf and self.particles is None and not self.ctf:

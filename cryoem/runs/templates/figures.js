@@ -177,14 +177,14 @@
   // Keep the sides of a scene in view, and its slider below its buttons.
   function fitScene(layout, width) {
     layout.height = Math.min(layout.height || DEFAULT_HEIGHT_PX, 0.9 * width);
-    if (layout.title?.text) {  // place it below the buttons
-      layout.height += BUTTONS_PX;
-      layout.margin = { ...layout.margin, t: 2.2 * BUTTONS_PX };
-      Object.assign(layout.title, { y: 1 - 1.2 * BUTTONS_PX / layout.height, yanchor: "top" });
+    if (layout.updatemenus) {
+      layout.height += 60;
+      Object.assign(layout.sliders[0], { x: 0.1, len: 0.8, pad: { t: 60 } });
     }
-    if (!layout.updatemenus) return;
-    layout.height += 60;
-    Object.assign(layout.sliders[0], { x: 0.1, len: 0.8, pad: { t: 60 } });
+    if (!layout.title?.text) return;
+    layout.height += BUTTONS_PX;
+    layout.margin = { ...layout.margin, t: 2.2 * BUTTONS_PX };
+    Object.assign(layout.title, { y: 1 - 1.2 * BUTTONS_PX / layout.height, yanchor: "top" });  // below the buttons
   }
 
   // Shrink a drawing, whose coordinates are pixels, with its text, and leave room for the buttons above it.
