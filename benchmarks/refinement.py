@@ -1,13 +1,13 @@
 """Refine orientations that were found without a map, and compare their errors with the smallest ones to expect.
 
-    python benchmarks/refinement.py                        all rows (half an hour)
+    python benchmarks/refinement.py                        all rows (three quarters of an hour)
     python benchmarks/refinement.py --particles 5j0n --cases centred --seeds 3
 
-The particles, the images and the cases ``centred`` and ``ctf`` are those of ab_initio.py; images of the case
-``noise-free`` are centred. In the case ``defocus``, the
-stated defoci are wrong by 500 angstrom (standard deviation), the signal differs by up to 20 % between images, and the
-particles are centred. Its images are refined three times: with the stated optics, with refinement of the CTF, and with
-the true optics, each from the orientations that were found with the stated optics.
+The particles, their symmetry, the images and the cases ``centred`` and ``ctf`` are those of ab_initio.py; images of
+the case ``noise-free`` are centred. In the case ``defocus``, the stated defoci are wrong by 500 angstrom (standard
+deviation), the signal differs by up to 20 % between images, and the particles are centred. Its images are refined three
+times: with the stated optics, with refinement of the CTF, and with the true optics, each from the orientations that
+were found with the stated optics.
 
 "Error / limit" is the mean pose error divided by that of the most likely poses, given the true map and the true optics;
 "median" is the ratio of the medians, on which images that are "far" from their true orientation, 0.3 rad or more, have
@@ -24,7 +24,7 @@ from functools import partial
 
 import numpy as np
 from ab_initio import CASES as SEARCHED
-from ab_initio import NEAR_RAD, load, parser_of
+from ab_initio import NEAR_RAD, SYMMETRY, load, parser_of
 from table import print_columns
 
 from cryoem import orientations, particles, reconstruction, volumes
@@ -44,10 +44,12 @@ CASES = {
 }
 PARTICLES = {  # and the seeds of each of their cases
     "5j0n": {"centred": 5, "ctf": 3, "noise-free": 1, "defocus": 1},
+    "ribosome": {"centred": 1, "ctf": 1},
+    "beta-galactosidase": {"centred": 1, "ctf": 1},
+    "1igy": {"centred": 1, "ctf": 1},
+    "1ncb": {"centred": 1, "ctf": 1},
+    "4gxy": {"centred": 1, "ctf": 1},
     "1u19": {"centred": 1},
-    "1igy": {"centred": 1},
-    "1ncb": {"centred": 1},
-    "4gxy": {"centred": 1},
     "2d0f": {"centred": 1},
     "5ugo": {"centred": 1},
 }
@@ -67,7 +69,9 @@ def main() -> None:
                 continue
             found: dict[str, list] = {}
             for seed in range(arguments.seeds or seeds):
-                for label, values in measure(density, case, arguments.images, seed).items():
+                for label, values in measure(
+                    density, SYMMETRY.get(name, "C1"), case, arguments.images, seed
+                ).items():
                     found.setdefault(label, []).append(values)
             for label, values in found.items():
                 rows.append((name, label, *summary(np.array(values))))
@@ -91,7 +95,9 @@ def main() -> None:
     )
 
 
-def measure(density: volumes.DensityMap, case: str, images: int, seed: int) -> dict[str, tuple[float, ...]]:
+def measure(
+    density: volumes.DensityMap, symmetry: str, case: str, images: int, seed: int
+) -> dict[str, tuple[float, ...]]:
     """Return the numbers of each refinement of a case, as listed in ``refined``."""
     stack = particles.simulate(
         density,
@@ -106,10 +112,13 @@ def measure(density: volumes.DensityMap, case: str, images: int, seed: int) -> d
         stated = replace(true, defocus_angstrom=true.defocus_angstrom + np.outer(errors, [1, 1, 0]))
     largest = CASES[case].get("shift_limit_px", 0.0)
     start = orientations.ab_initio(
-        ParticleStack(stack.images, stated), shift_deviation_px=largest / np.sqrt(6), rng=seed
+        ParticleStack(stack.images, stated),
+        shift_deviation_px=largest / np.sqrt(6),
+        symmetry=symmetry,
+        rng=seed,
     ).poses
     limit = reconstruction.pose_limit(stack.images, stack.poses, density, optics=true).errors_rad
-    refine = partial(refined, stack, start, limit, seed)
+    refine = partial(refined, stack, start, limit, symmetry, seed)
     if case != "defocus":
         return {case: refine(true)}
     return {
@@ -120,13 +129,13 @@ def measure(density: volumes.DensityMap, case: str, images: int, seed: int) -> d
 
 
 def refined(
-    stack: ParticleStack, start: Poses, limit: np.ndarray, seed: int, optics: Optics, **options
+    stack: ParticleStack, start: Poses, limit: np.ndarray, symmetry: str, seed: int, optics: Optics, **options
 ) -> tuple[float, ...]:
     """Refine poses, and return the columns of the table as numbers: rad, ratios, images, a ratio, Å, and seconds."""
     begin, processor = time.perf_counter(), time.process_time()
-    found = reconstruction.refine(stack.images, start, optics=optics, rng=seed, **options)
+    found = reconstruction.refine(stack.images, start, optics=optics, symmetry=symmetry, rng=seed, **options)
     times = time.perf_counter() - begin, time.process_time() - processor
-    errors = orientations.align_frame(stack.rotations, found.rotations).errors
+    errors = orientations.align_frame(stack.rotations, found.rotations, symmetry=symmetry).errors
     ratios = np.nan, np.nan
     if limit.mean() > LEAST_LIMIT_RAD:
         ratios = errors.mean() / limit.mean(), np.median(errors) / np.median(limit)
@@ -135,16 +144,20 @@ def refined(
         fitted, true = (each.isotropic().defocus_angstrom for each in (found.optics, stack.optics))
         defocus_error = np.sqrt(np.mean((fitted - true) ** 2))
     resolution = found.fsc.resolution_angstrom(reconstruction.HALF_MAP_THRESHOLD) / resolution_of_truth(
-        stack, found
+        stack, found, symmetry
     )
     return errors.mean(), *ratios, np.count_nonzero(errors >= NEAR_RAD), resolution, defocus_error, *times
 
 
-def resolution_of_truth(stack: ParticleStack, found: reconstruction.Refinement) -> float:
+def resolution_of_truth(stack: ParticleStack, found: reconstruction.Refinement, symmetry: str) -> float:
     """Return the resolution of half-maps of the same halves, in the same frame, with the true poses and optics."""
-    true = orientations.align_frame(found.rotations, stack.rotations).rotations
+    true = orientations.align_frame(found.rotations, stack.rotations, symmetry=symmetry).rotations
     halves = reconstruction.reconstruct_halves(
-        stack.images, Poses(true, stack.shifts_px), optics=stack.optics, subset=found.subset
+        stack.images,
+        Poses(true, stack.shifts_px),
+        optics=stack.optics,
+        symmetry=symmetry,
+        subset=found.subset,
     ).half_maps
     first, second = (half.data for half in halves)
     fsc = reconstruction.masked_half_map_fsc(
