@@ -227,6 +227,18 @@ def test_dark_surroundings_of_a_particle_are_not_taken_for_noise(short):
         assert found.explained > 0.9
 
 
+def test_images_left_in_a_wrong_orientation_are_found_with_the_final_map(rng):
+    stack = particles.simulate(PARTICLE, 150, image_size=32, noise_variance=0.2, rng=1)
+    search = PoseSearch(stack.images, stack.optics, 0.0)
+    wrong, right = np.arange(10), np.arange(10, 150)
+    start = Rotation.concatenate([random_rotations(10, rng=3), stack.rotations[right]])
+    state = search.random_state(right, rng, clears=True)
+    found = search.improved(state, Poses(start), right, rng).rotations
+    before, after = ((stack.rotations.inv() * each).magnitude() for each in (start, found))
+    assert before[wrong].min() > 0.5
+    assert after.max() < 0.2
+
+
 def test_a_start_whose_numbers_overflowed_is_never_the_best(rng):
     search = PoseSearch(rng.normal(size=(20, 32, 32)).astype(np.float32), contrast.Optics(4.0), 0.0)
     every = np.arange(20)
