@@ -51,7 +51,8 @@ def test_junk_is_counted_and_can_be_left_out(searched):
 
 def test_particles_may_be_off_centre_by_default(searched):
     stack, calls = searched
-    invoke(*COMMAND)
+    values = json.loads(invoke(*COMMAND, "--json").stdout)
+    assert values["shift_deviation_px"] == 0.03 * stack.image_size
     invoke(*COMMAND, "--shift-deviation-px", "0", "--force")
     assert [call["shift_deviation_px"] for call in calls] == [0.03 * stack.image_size, 0]
 

@@ -127,6 +127,7 @@ def abinitio(
         "images": len(opened),
         "junk": int(junk.sum()),
         "images_in_table": len(kept),
+        "shift_deviation_px": shift_deviation_px,
         "symmetry": symmetry,
         "symmetry_correlation": None if np.isnan(found.symmetry_correlation) else found.symmetry_correlation,
         "agreement_of_starts": agreeing,
