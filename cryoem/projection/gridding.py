@@ -16,17 +16,10 @@ import numba
 import numpy as np
 import scipy.fft
 
-from cryoem.projection.fourier import (
-    KERNEL_TABLE,
-    WIDTH,
-    GridShape,
-    add_complex_row,
-    add_row,
-    cropped,
-    kernel_weights,
-)
+from cryoem.projection import kernels
+from cryoem.projection.fourier import GridShape, cropped
+from cryoem.projection.kernels import KERNEL_TABLE, RIM
 
-RIM = 2  # grid points around the ball that the kernel reaches along each axis
 SLAB_BYTES = 8_000_000  # size of the planes that are transformed at a time
 
 
@@ -111,7 +104,7 @@ def add_slices(
     ball = half_ball(size)
     if transfers is None:
         transfers = np.empty((0, 0), np.float32)
-    _add(
+    kernels.add_points(
         values.view(np.float32),
         density,
         ball.middle,
@@ -212,45 +205,6 @@ def volume_from_sums(
     return memory.reshape(size, size, size)
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)
-def _add(values, density, middle, full, table, planes, matrices, frequencies, weights, transfers, zones):
-    half = full // 2
-    with_ctf = transfers.shape[0] > 0
-    # each thread adds to the planes of its own zone, so that no two threads write to the same point
-    for zone in numba.prange(len(zones) - 1):
-        begin, end = zones[zone], zones[zone + 1]
-        wx, wy, wz = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
-        row, seen = np.empty(2 * WIDTH, np.float32), np.empty(WIDTH, np.float32)
-        for i in range(matrices.shape[0]):
-            r = matrices[i]
-            for j in range(frequencies.shape[0]):
-                fx, fy = frequencies[j, 0], frequencies[j, 1]
-                kz = (fx * r[0, 2] + fy * r[1, 2]) * full
-                sign = np.float32(1)
-                if kz < 0:
-                    sign = np.float32(-1)
-                kz *= sign
-                if int(kz) >= end or int(kz) + WIDTH <= begin:
-                    continue
-                kx = sign * (fx * r[0, 0] + fy * r[1, 0]) * full
-                ky = sign * (fx * r[0, 1] + fy * r[1, 1]) * full
-                iz = kernel_weights(kz, table, wz) + 1
-                iy = kernel_weights(ky, table, wy) + half + RIM
-                ix = kernel_weights(kx, table, wx)
-                weight = weights[j]
-                re, im, d = weight * planes[i, j].real, sign * weight * planes[i, j].imag, weight
-                if with_ctf:
-                    t = transfers[i, j]
-                    re, im, d = re * t, im * t, d * t * t
-                for k in range(WIDTH):
-                    row[2 * k], row[2 * k + 1], seen[k] = wx[k] * re, wx[k] * im, wx[k] * d
-                for a in range(max(0, begin - iz), min(WIDTH, end - iz)):
-                    for b in range(WIDTH):
-                        at = middle[iz + a, iy + b] + ix
-                        add_complex_row(values, 2 * at, wz[a] * wy[b], row)
-                        add_row(density, at, wz[a] * wy[b], seen)
-
-
 @numba.njit(parallel=True, cache=True)
 def _symmetrise(values, density, middle, reach, rotations):
     top, n = middle.shape[0] - 2, len(rotations)
@@ -333,7 +287,7 @@ def _collect(values, density, middle, reach, kz, opposite, sums, seen):
     full = sums.shape[0]
     for row in range(middle.shape[1]):
         furthest, at = reach[kz + 1, row], middle[kz + 1, row]
-        y = row - full // 2 - RIM
+        y = row - middle.shape[1] // 2
         if opposite:
             y = -y
         y += full if y < 0 else 0

@@ -8,12 +8,13 @@ phase. The CTF multiplies each slice by a real number at each frequency.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.images import shift_phases
-from cryoem.projection.fourier import KERNEL_TABLE, WIDTH, VolumeTransform, sample, sample_with_slope
+from cryoem.projection import kernels
+from cryoem.projection.fourier import VolumeTransform
+from cryoem.projection.kernels import KERNEL_TABLE
 from cryoem.rotations import Poses
 
 BLOCK = 256  # images displaced at a time, to bound the memory for their phases
@@ -33,7 +34,7 @@ def correlate_candidates(
     c, 3, 3) are the candidate orientations. ``transfers`` (n, m) multiply the slices.
     """
     scores = np.empty(matrices.shape[:2], np.float32)
-    _correlate(*_arguments(spectrum, planes, matrices, frequencies, weights, transfers), scores)
+    kernels.correlate(*_arguments(spectrum, planes, matrices, frequencies, weights, transfers), scores)
     return scores
 
 
@@ -70,7 +71,7 @@ def gauss_newton_steps(
     hessians = np.zeros((len(planes), unknowns, unknowns))
     gradients = np.zeros((len(planes), unknowns))
     scores = np.empty(len(planes), np.float32)
-    _normal_equations(
+    kernels.normal_equations(
         *_arguments(spectrum, planes, rotations.as_matrix(), frequencies, weights, transfers),
         hessians,
         gradients,
@@ -147,72 +148,3 @@ def _arguments(spectrum, planes, matrices, frequencies, weights, transfers):
         np.ascontiguousarray(weights, np.float32),
         np.ascontiguousarray(transfers, np.float32),
     )
-
-
-@numba.njit(parallel=True, fastmath=True, cache=True)
-def _correlate(grid, full, table, planes, matrices, frequencies, weights, transfers, scores):
-    n, c = scores.shape
-    for task in numba.prange(n * c):
-        i, k = task // c, task % c
-        kernel, sums = np.empty((3, WIDTH), np.float32), np.empty(2 * WIDTH, np.float32)
-        cross = power = total = 0.0
-        for j in range(len(weights)):
-            fx, fy = frequencies[j]
-            expected = sample(grid, full, table, matrices[i, k], fx, fy, kernel, sums)
-            transfer = transfers[np.int64(i) % len(transfers), j]
-            re, im = transfer * expected.real, transfer * expected.imag
-            value = planes[i, j]
-            cross += weights[j] * (re * value.real + im * value.imag)
-            power += weights[j] * (re * re + im * im)
-            total += weights[j] * (value.real * value.real + value.imag * value.imag)
-        scores[i, k] = cross / np.sqrt(max(power * total, 1e-30))
-
-
-@numba.njit(parallel=True, fastmath=True, cache=True)
-def _normal_equations(
-    grid, full, table, planes, matrices, frequencies, weights, transfers, hessians, gradients, scores
-):
-    """Form the normal equations of each image at its orientation in ``matrices`` (n, 3, 3), and correlate it there.
-
-    If there are five unknowns, the last two are displacements along x and y.
-    """
-    n, m = planes.shape
-    unknowns = gradients.shape[1]
-    for i in numba.prange(n):
-        kernel, slopes = np.empty((3, WIDTH), np.float32), np.empty((3, WIDTH), np.float32)
-        sums = np.empty(2 * WIDTH, np.float32)
-        values, r = np.empty((m, unknowns + 1), np.complex64), matrices[i]
-        # fit the contrast by least squares
-        cross = power = total = 0.0
-        for j in range(m):
-            fx, fy = frequencies[j]
-            value, gx, gy, gz = sample_with_slope(grid, full, table, r, fx, fy, kernel, slopes, sums)
-            transfer = transfers[np.int64(i) % len(transfers), j]
-            value = transfer * value
-            # a turn about one axis of the image moves its frequency k by the cross product of axis and k
-            along_x = transfer * (r[0, 0] * gx + r[0, 1] * gy + r[0, 2] * gz)
-            along_y = transfer * (r[1, 0] * gx + r[1, 1] * gy + r[1, 2] * gz)
-            along_z = transfer * (r[2, 0] * gx + r[2, 1] * gy + r[2, 2] * gz)
-            values[j, 0] = value
-            values[j, 1], values[j, 2], values[j, 3] = (
-                -fy * along_z,
-                fx * along_z,
-                fy * along_x - fx * along_y,
-            )
-            for a in range(3, unknowns):
-                values[j, a + 1] = complex(0, -2 * np.pi * frequencies[j, a - 3]) * value
-            cross += weights[j] * (value.conjugate() * planes[i, j]).real
-            power += weights[j] * (value.real**2 + value.imag**2)
-            total += weights[j] * (planes[i, j].real ** 2 + planes[i, j].imag ** 2)
-        scores[i] = cross / np.sqrt(max(power * total, 1e-30))
-        contrast = cross / max(power, 1e-30)
-        for j in range(m):
-            residual = planes[i, j] - contrast * values[j, 0]
-            for a in range(unknowns):
-                change = weights[j] * contrast * values[j, a + 1].conjugate()
-                gradients[i, a] += (change * residual).real
-                for b in range(a + 1):
-                    hessians[i, a, b] += contrast * (change * values[j, b + 1]).real
-        for a in range(unknowns):
-            for b in range(a):
-                hessians[i, b, a] = hessians[i, a, b]

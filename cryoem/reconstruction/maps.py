@@ -11,7 +11,6 @@ from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics
 from cryoem.images import shift
-from cryoem.projection.projectors import backproject, project
 from cryoem.reconstruction.accumulation import FourierAccumulator, checked_images, sum_images
 from cryoem.rotations import Poses, point_group
 from cryoem.validation import finite_array, whole_number
@@ -197,6 +196,9 @@ def checked_subset(subset: np.ndarray, *, count: int, at_least: int = 1) -> np.n
 
 def _cgls(images: np.ndarray, rotations: Rotation, iterations: int, backend: str, callback) -> np.ndarray:
     """Minimise ``|project(v) - images|^2`` by conjugate gradients, starting from zero."""
+    # direct Fourier inversion does not need the projectors
+    from cryoem.projection.projectors import backproject, project
+
     n = images.shape[1]
     volume = np.zeros((n, n, n), np.float32)
     residual = images.copy()

@@ -14,12 +14,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numba
 import numpy as np
 
 from cryoem.files.pictures import read_grey
 from cryoem.images import circular_mask
-from cryoem.udl.rotation import inverse_matrices, read_spline, to_coefficients
+from cryoem.udl.rotation import inverse_matrices, read_crops, to_coefficients
 from cryoem.validation import finite_array, not_negative, positive_number, whole_number
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
@@ -285,31 +284,8 @@ def _crops(splines, matrices, centres, scale, image_size: int) -> np.ndarray:
     """
     crops = np.empty((len(centres), image_size, image_size), np.float32)
     points = np.ceil(scale - 1e-9).astype(int)  # samples along one side of a crop pixel
-    _read_crops(*splines, matrices, centres, points, _radius(image_size), crops)
+    read_crops(*splines, matrices, centres, points, _radius(image_size), crops)
     return crops
-
-
-@numba.njit(parallel=True, fastmath=True, cache=True)
-def _read_crops(values, starts, shapes, index, matrices, centres, points, radius, crops):
-    n, size = crops.shape[0], crops.shape[1]
-    origin = size // 2
-    for i in numba.prange(n):
-        p = index[i]
-        height, width = shapes[p]
-        grid = values[starts[p] : starts[p] + height * width].reshape(height, width)
-        m, k = matrices[i], points[i]
-        for row in range(size):
-            for column in range(size):
-                total = np.float32(0)
-                if (row - origin) ** 2 + (column - origin) ** 2 < radius**2:
-                    for a in range(k):
-                        v = row - origin + (a + 0.5) / k - 0.5
-                        for b in range(k):
-                            u = column - origin + (b + 0.5) / k - 0.5
-                            x = m[0, 0] * u + m[0, 1] * v + centres[i, 0]
-                            y = m[1, 0] * u + m[1, 1] * v + centres[i, 1]
-                            total += read_spline(grid, x, y)
-                crops[i, row, column] = total / np.float32(k * k)
 
 
 def _add_noise(crops: np.ndarray, noise: str, level: float | None, rng: np.random.Generator):

@@ -233,3 +233,31 @@ def _rotate(images, matrices, shifts_px, level, rotated):
                 x = m[0, 0] * u + m[0, 1] * v + origin + MARGIN_PX
                 y = m[1, 0] * u + m[1, 1] * v + origin + MARGIN_PX
                 rotated[i, row, column] = read_spline(coefficients, x, y) + level[i]
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True)
+def read_crops(values, starts, shapes, index, matrices, centres, points, radius, crops):
+    """Sample splines in n circular ``crops``, at ``centres + matrices @ (x, y)``.
+
+    ``values`` contains the coefficients of all splines, which begin at ``starts`` and have ``shapes``; ``index`` is the
+    spline of each crop. Each pixel of a crop is the average over ``points`` x ``points`` samples.
+    """
+    n, size = crops.shape[0], crops.shape[1]
+    origin = size // 2
+    for i in numba.prange(n):
+        p = index[i]
+        height, width = shapes[p]
+        grid = values[starts[p] : starts[p] + height * width].reshape(height, width)
+        m, k = matrices[i], points[i]
+        for row in range(size):
+            for column in range(size):
+                total = np.float32(0)
+                if (row - origin) ** 2 + (column - origin) ** 2 < radius**2:
+                    for a in range(k):
+                        v = row - origin + (a + 0.5) / k - 0.5
+                        for b in range(k):
+                            u = column - origin + (b + 0.5) / k - 0.5
+                            x = m[0, 0] * u + m[0, 1] * v + centres[i, 0]
+                            y = m[1, 0] * u + m[1, 1] * v + centres[i, 1]
+                            total += read_spline(grid, x, y)
+                crops[i, row, column] = total / np.float32(k * k)
