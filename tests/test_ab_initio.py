@@ -37,12 +37,11 @@ def short(monkeypatch):
         "START_RINGS": 7,
         "LAST_RINGS": 9,
         "FIRST_DIRECTIONS": 100,
-        "SURVEY_DIRECTIONS": 100,
+        "SURVEY": pose_search.SURVEY._replace(directions=100, offsets=20),
         "START_DIRECTIONS": 200,
         "LAST_DIRECTIONS": 300,
         "START_ROUNDS": 16,
         "LAST_ROUNDS": 3,
-        "MOST_OFFSETS": 20,
     }.items():
         module = pose_search if hasattr(pose_search, name) else expectation_maximisation
         monkeypatch.setattr(module, name, value)
@@ -210,7 +209,7 @@ def test_displacements_are_surveyed_on_the_rings_that_they_resolve(
     monkeypatch.setattr(search, "_expect", expect_nothing)
     tried = search._everywhere(None, np.arange(3), rng, rings)
     assert used == surveyed
-    limit = pose_search.LARGEST_SHIFT * deviation_px
+    limit = pose_search.SURVEY.largest * deviation_px
     assert np.linalg.norm(tried, axis=-1).max() < limit + min(3, np.sqrt(2) * limit)
 
 
@@ -227,16 +226,25 @@ def test_dark_surroundings_of_a_particle_are_not_taken_for_noise(short):
         assert found.explained > 0.9
 
 
-def test_images_left_in_a_wrong_orientation_are_found_with_the_final_map(rng):
-    stack = particles.simulate(PARTICLE, 150, image_size=32, noise_variance=0.2, rng=1)
-    search = PoseSearch(stack.images, stack.optics, 0.0)
-    wrong, right = np.arange(10), np.arange(10, 150)
-    start = Rotation.concatenate([random_rotations(10, rng=3), stack.rotations[right]])
+@pytest.mark.parametrize("limit_px", [0.0, 4.0])
+def test_images_left_in_a_wrong_pose_are_found_with_the_final_map(limit_px, rng):
+    stack = particles.simulate(
+        PARTICLE, 150, image_size=32, noise_variance=0.2, shift_limit_px=limit_px, rng=1
+    )
+    search = PoseSearch(stack.images, stack.optics, limit_px / np.sqrt(6))
+    wrong, right = np.arange(5), np.arange(5, 150)
+    # displaced ones are also expected where they are not
+    start = Poses(
+        Rotation.concatenate([random_rotations(5, rng=3), stack.rotations[right]]),
+        np.concatenate([-stack.poses.shifts_px[wrong], stack.poses.shifts_px[right]]),
+    )
     state = search.random_state(right, rng, clears=True)
-    found = search.improved(state, Poses(start), right, rng).rotations
-    before, after = ((stack.rotations.inv() * each).magnitude() for each in (start, found))
+    evidence = np.where(np.arange(150) < 5, -1.0, 1.0)
+    evidence, found = search.improved(state, evidence, start, rng)
+    before, after = ((stack.rotations.inv() * each.rotations).magnitude() for each in (start, found))
     assert before[wrong].min() > 0.5
     assert after.max() < 0.2
+    np.testing.assert_allclose(found.shifts_px, stack.poses.shifts_px, atol=0.5)
 
 
 def test_a_start_whose_numbers_overflowed_is_never_the_best(rng):

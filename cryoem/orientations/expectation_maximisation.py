@@ -184,8 +184,9 @@ def ab_initio(
     pixel_size_angstrom : float, optional
         Pixel size in angstrom, for images without a CTF if ``optics`` is not given.
     shift_deviation_px : float
-        Standard deviation of the displacements of the particles along x and y in pixels, for a Gaussian prior. Larger
-        displacements than ``LARGEST_SHIFT`` (2.5) standard deviations are not tried. Default: 0, for centred particles.
+        Standard deviation of the displacements of the particles along x and y in pixels, for a Gaussian prior.
+        Displacements of up to 2.5 standard deviations are tried, and up to 3.5 for images that the map does not explain
+        otherwise. Default: 0, for centred particles.
     symmetry : str
         Point group of the particle; see ``cryoem.rotations.point_group``. The starts do not use it. Its axes are found
         in the map of the best start, and the symmetry is then imposed. Default: ``"C1"``.
@@ -245,9 +246,9 @@ def ab_initio(
         search.last_round(state, rng.permutation(count)[:LAST_IMAGES], (done + 1) / LAST_ROUNDS, rng)
         show("all images", done + 1, state)
     evidence, poses = search.locate(state, rng)
+    if 2 * np.count_nonzero(evidence > 0) > count:  # a map of few images would be worse
+        evidence, poses = search.improved(state, evidence, poses, rng)
     good = np.flatnonzero(evidence > 0)
-    if 2 * len(good) > count:  # a map of few images would be worse
-        poses = search.improved(state, poses, good, rng)
     halves = tuple(search.map_at(state, poses, np.arange(count) % 2 == half) for half in (0, 1))
     density_map = search.map_at(state, poses, np.full(count, True))
     shifts_px = poses.shifts_px

@@ -9,6 +9,7 @@ cells of the grid are then divided into quarters, which more rings resolve.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -27,20 +28,15 @@ from cryoem.orientations.rings import (
 from cryoem.projection.fourier import transform
 from cryoem.projection.matching import take_steps
 from cryoem.rotations import Poses, even_orientations
-from cryoem.volumes.density import DensityMap, crop_or_pad, resample
+from cryoem.volumes.density import DensityMap
 
 SMALLEST_PX = 16  # side length of the images
 ANGLES_PER_RING = 48  # on half a ring
 FIRST_RINGS, START_RINGS, LAST_RINGS = 4, 14, 20
 FIRST_DIRECTIONS, START_DIRECTIONS, LAST_DIRECTIONS = 150, 300, 600
 FIRST_ANGLES, START_ANGLES, LAST_ANGLES = 36, 56, 72  # in the plane, even numbers
-# fewest and most rings of the survey; between them, as many as the grid of displacements resolves
-SURVEY_RINGS, SURVEY_DIRECTIONS, SURVEY_ANGLES = (5, 8), 150, 36
 # spacing of displacements on n rings, relative to the image size divided by n
 OFFSET_STEP = 0.8 / (2 * np.pi)
-LARGEST_SHIFT = 2.5  # relative to the standard deviation of the shifts
-MOST_OFFSETS = 100  # displacements on the coarsest grid
-KEPT_CELLS = 3  # of the grid of displacements
 QUARTERS = np.array([[-0.25, -0.25], [-0.25, 0.25], [0.25, -0.25], [0.25, 0.25]])  # their centres in a cell
 # indices of the first ring on which the explained signal is measured and of the first that is too sensitive to small
 # errors of the poses
@@ -49,8 +45,30 @@ SIGNAL_ERROR = 0.02  # largest relative error of the signal
 CONSTANT = 1e-3  # spread of the pixels around a particle below which they are constant, relative to the image
 FINAL_STEPS = 2  # of each image between the sampled poses
 LARGEST_STEP, LARGEST_DISPLACEMENT = 0.1, 1.0  # in each of them, in radians and voxels of the map
+# an image is surveyed again if its correlation with the map, relative to the expected one, is low or among the lowest
+LOW, LOWEST = 0.8, 0.05
 WIDE_UNTIL = 0.5  # share of the rounds of a start that try all displacements
 ROUNDS_WITH_SOLVENT = 4  # after those of a start, to compare likelihoods with and without solvent
+
+
+class Survey(NamedTuple):
+    """How all displacements of an image are tried.
+
+    The fewest and the most rings that are used, between which they are as many as the coarsest grid resolves; the
+    numbers of viewing directions and of angles in the plane; the largest displacement, relative to the standard
+    deviation; and the most displacements on the coarsest grid and the number of its cells that are divided.
+    """
+
+    rings: tuple[int, int]
+    directions: int
+    angles: int
+    largest: float
+    offsets: int
+    cells: int
+
+
+SURVEY = Survey((5, 8), directions=150, angles=36, largest=2.5, offsets=100, cells=3)
+THOROUGH_SURVEY = Survey((7, 10), directions=300, angles=56, largest=3.5, offsets=600, cells=6)
 
 
 @dataclass
@@ -102,23 +120,6 @@ class PoseSearch:
             some.values[:, :rings] * transfers[..., None], transfers**2, self.power, matrices
         )
         return SearchState(volume, self.power.copy(), np.zeros((len(self.images), 2)), clears=clears)
-
-    def state_of(self, density_map: DensityMap) -> SearchState:
-        """Return a map of the particle, scaled to the power of the images, which is also the noise variance."""
-        size = self.maps.size
-        voxel = self.pixel_size_angstrom * self.image_size / size
-        volume = crop_or_pad(resample(density_map, voxel), size).data
-        rotations = even_orientations(FIRST_DIRECTIONS) * Rotation.random(rng=0)
-        slices = self.maps.slices(volume, rotations.as_matrix(), self.rings)
-        if not volume.any():
-            raise ValueError("density_map must have density within the field of view of the images, got none")
-        if not self.power.all():
-            raise ValueError(
-                "the images are blank or smoothed: they have no power at some spatial frequencies"
-            )
-        transferred = np.mean(np.abs(slices) ** 2, axis=(0, 2)) * np.mean(self.images.transfers**2, axis=0)
-        volume = volume * np.float32(np.sqrt(self.power.sum() / transferred.sum()))
-        return SearchState(volume, self.power.copy(), np.zeros((len(self.images), 2)))
 
     def calibrate(self, state: SearchState, rng: np.random.Generator) -> None:
         """Fit the scale of the map and the noise variance of each ring to the images."""
@@ -196,30 +197,69 @@ class PoseSearch:
     def locate(
         self, state: SearchState, rng: np.random.Generator, *, with_centres: bool = True
     ) -> tuple[np.ndarray, Poses]:
-        """Find all images at all displacements and, if they have centres, near these; return evidence and poses."""
-        tried = self._everywhere(state, np.arange(len(self.images)), rng, self.rings)
+        """Find all images at all displacements and, if they have centres, near these; return evidence and poses.
+
+        Images that the map does not explain as expected are surveyed again, more thoroughly.
+        """
+        every = np.arange(len(self.images))
+        tried = self._everywhere(state, every, rng, self.rings)
         if self.shift_deviation_px and with_centres:
             tried = np.concatenate([self._near(state.centres, self.rings), tried], axis=1)
-        evidence, poses, _ = self._locate_at(state, tried, rng)
-        return evidence, poses
+        evidence, poses, correlations = self._locate_at(state, every, tried, rng)
+        return self._reconsidered(state, evidence, poses, correlations, rng)
 
-    def improved(self, state: SearchState, poses: Poses, used: np.ndarray, rng: np.random.Generator) -> Poses:
-        """Replace the map by that of the images ``used`` at their poses, and improve the poses of all images.
+    def _reconsidered(
+        self,
+        state: SearchState,
+        evidence: np.ndarray,
+        poses: Poses,
+        correlations: np.ndarray,
+        rng: np.random.Generator,
+    ) -> tuple[np.ndarray, Poses]:
+        """Survey displaced images again that correlate less with the map than expected; return evidence and poses."""
+        relative = correlations / self._expected_correlations(state)
+        doubtful = np.flatnonzero(relative < max(LOW, np.quantile(relative, LOWEST)))
+        if not self.shift_deviation_px or not len(doubtful):
+            return evidence, poses
+        tried = self._everywhere(state, doubtful, rng, self.rings, THOROUGH_SURVEY)
+        found, others, of_others = self._locate_at(state, doubtful, tried, rng)
+        better = np.flatnonzero(of_others > correlations[doubtful])
+        evidence, order = evidence.copy(), np.arange(len(poses))
+        evidence[doubtful[better]], order[doubtful[better]] = found[better], len(order) + better
+        return evidence, Poses.concatenate([poses, others])[order]
 
-        Each image is also compared with the new map at all orientations, and its better pose is kept.
+    def _expected_correlations(self, state: SearchState) -> np.ndarray:
+        """Return the correlations of images with the map at the right poses, averaged over directions: (n,)."""
+        directions = even_orientations(START_DIRECTIONS).as_matrix()
+        slices = self.maps.slices(state.volume, directions, self.rings)
+        precision = self.maps.grid.areas / state.noise
+        explained = self.images.transfers**2 @ (precision * np.mean(np.abs(slices) ** 2, axis=(0, 2)))
+        power = np.mean(np.abs(self.images.values) ** 2, axis=2) @ precision
+        return np.sqrt(explained / np.maximum(power, np.finfo(np.float32).tiny))
+
+    def improved(
+        self, state: SearchState, evidence: np.ndarray, poses: Poses, rng: np.random.Generator
+    ) -> tuple[np.ndarray, Poses]:
+        """Replace the map by that of the images with positive evidence, and improve the poses of all images.
+
+        Each image is also compared with the new map at all orientations, and its better pose is kept. Returns the
+        poses, and the evidence, which changes only if an image is found elsewhere.
         """
+        used = np.flatnonzero(evidence > 0)
         state.replace_map(self.maps, self._reconstruct(state, poses, used, self.rings))
         poses, correlations = self.between_samples(state, poses)
-        _, others, of_others = self._locate_at(state, self._near(poses.shifts_px, self.rings), rng)
-        return poses.replaced(of_others > correlations, others)
+        near = self._near(poses.shifts_px, self.rings)
+        _, others, of_others = self._locate_at(state, np.arange(len(poses)), near, rng)
+        poses = poses.replaced(of_others > correlations, others)
+        return self._reconsidered(state, evidence, poses, np.maximum(correlations, of_others), rng)
 
     def _locate_at(
-        self, state: SearchState, tried: np.ndarray, rng: np.random.Generator
+        self, state: SearchState, index: np.ndarray, tried: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, Poses, np.ndarray]:
-        """Find all images at displacements (n, s, 2); return their evidence, poses, and correlations with the map."""
+        """Find images at displacements (k, s, 2); return their evidence, poses, and correlations with the map."""
         sampling = {"rings": self.rings, "directions": LAST_DIRECTIONS, "angles": LAST_ANGLES}
-        found, poses = self._locate(state, np.arange(len(self.images)), tried, rng, **sampling)
-        return found.evidence, *self.between_samples(state, poses)
+        found, poses = self._locate(state, index, tried, rng, **sampling)
+        return found.evidence, *self.between_samples(state, poses, index)
 
     def between_samples(
         self, state: SearchState, poses: Poses, index: np.ndarray | None = None
@@ -251,23 +291,29 @@ class PoseSearch:
         return centres[:, None] + (disc_of_displacements(step, step) if self.shift_deviation_px else 0)
 
     def _everywhere(
-        self, state: SearchState, index: np.ndarray, rng: np.random.Generator, rings: int
+        self,
+        state: SearchState,
+        index: np.ndarray,
+        rng: np.random.Generator,
+        rings: int,
+        survey: Survey | None = None,
     ) -> np.ndarray:
         """Return displacements (k, s, 2) that cover all that are probable for each image, on the given rings."""
         if not self.shift_deviation_px:
             return np.zeros((len(index), 1, 2))
-        limit, resolved = LARGEST_SHIFT * self.shift_deviation_px, OFFSET_STEP * self.image_size
-        fewest, most = np.minimum(SURVEY_RINGS, rings)
-        side = max(resolved / most, limit * np.sqrt(np.pi / MOST_OFFSETS))
+        survey = survey or SURVEY
+        limit, resolved = survey.largest * self.shift_deviation_px, OFFSET_STEP * self.image_size
+        fewest, most = np.minimum(survey.rings, rings)
+        side = max(resolved / most, limit * np.sqrt(np.pi / survey.offsets))
         used = int(np.clip(resolved / side, fewest, most))
         # the grid moves from round to round
         reach = min(side / 2, limit)
         tried = disc_of_displacements(side, limit) + rng.uniform(-reach, reach, 2)
         tried = np.broadcast_to(tried, (len(index), *tried.shape))
-        sampling = {"directions": SURVEY_DIRECTIONS, "angles": SURVEY_ANGLES}
+        sampling = {"directions": survey.directions, "angles": survey.angles}
         while side > resolved / rings:
             found, _ = self._expect(state, index, tried, rng, rings=used, **sampling)
-            kept = np.argsort(-found.shares, axis=1)[:, :KEPT_CELLS]
+            kept = np.argsort(-found.shares, axis=1)[:, : survey.cells]
             cells = np.take_along_axis(tried, kept[..., None], axis=1)
             tried = (cells[:, :, None] + side * QUARTERS).reshape(len(index), -1, 2)
             side, used = side / 2, min(2 * used, rings)

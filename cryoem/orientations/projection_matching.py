@@ -14,6 +14,7 @@ from cryoem.images import image_blocks
 from cryoem.orientations.expectation import best_turns
 from cryoem.orientations.maximisation import asymmetric_unit
 from cryoem.orientations.pose_search import (
+    FIRST_DIRECTIONS,
     LAST_ANGLES,
     LAST_DIRECTIONS,
     SMALLEST_PX,
@@ -22,7 +23,7 @@ from cryoem.orientations.pose_search import (
 )
 from cryoem.rotations import Poses, copies_of, even_orientations
 from cryoem.validation import not_negative, unread_images
-from cryoem.volumes.density import DensityMap
+from cryoem.volumes.density import DensityMap, crop_or_pad, resample
 
 CALIBRATION_IMAGES, CALIBRATION_ROUNDS = 400, 6
 SAMPLING_LOSS = 0.1  # of the log-likelihood, by which samples may be worse than poses between them
@@ -220,10 +221,26 @@ def _calibrated(
     """Return a search among some of the images, and the map with its scale and the noise of each ring."""
     some = np.sort(rng.permutation(len(images))[:CALIBRATION_IMAGES])
     search = PoseSearch(images[some], optics[some], shift_deviation_px)
-    state = search.state_of(density_map)
+    state = _state_of(search, density_map)
     for _ in range(CALIBRATION_ROUNDS):
         search.calibrate(state, rng)
     return search, state
+
+
+def _state_of(search: PoseSearch, density_map: DensityMap) -> SearchState:
+    """Return a map of the particle, scaled to the power of the images, which is also the noise variance."""
+    size = search.maps.size
+    voxel = search.pixel_size_angstrom * search.image_size / size
+    volume = crop_or_pad(resample(density_map, voxel), size).data
+    rotations = even_orientations(FIRST_DIRECTIONS) * Rotation.random(rng=0)
+    slices = search.maps.slices(volume, rotations.as_matrix(), search.rings)
+    if not volume.any():
+        raise ValueError("density_map must have density within the field of view of the images, got none")
+    if not search.power.all():
+        raise ValueError("the images are blank or smoothed: they have no power at some spatial frequencies")
+    transferred = np.mean(np.abs(slices) ** 2, axis=(0, 2)) * np.mean(search.images.transfers**2, axis=0)
+    volume = volume * np.float32(np.sqrt(search.power.sum() / transferred.sum()))
+    return SearchState(volume, search.power.copy(), np.zeros((len(search.images), 2)))
 
 
 def locate_all(

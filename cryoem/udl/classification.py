@@ -24,7 +24,7 @@ import numpy as np
 from cryoem.contrast import Optics, known_optics, optics_of
 from cryoem.images import SHIFT_DEVIATION
 from cryoem.orientations.expectation import Expectation, expect
-from cryoem.orientations.pose_search import LARGEST_SHIFT, OFFSET_STEP, between
+from cryoem.orientations.pose_search import OFFSET_STEP, SURVEY, between
 from cryoem.orientations.rings import RingGrid, disc_of_displacements, ring_images
 from cryoem.udl.class_averages import average_classes
 from cryoem.validation import not_negative, square_images, whole_number
@@ -267,7 +267,7 @@ class _Search:
         if self.shift_deviation_px:
             step, limit = (
                 OFFSET_STEP * self.images.image_size / rings,
-                LARGEST_SHIFT * self.shift_deviation_px,
+                SURVEY.largest * self.shift_deviation_px,
             )
             moves["shift_deviation_px"] = self.shift_deviation_px
             if wide:
