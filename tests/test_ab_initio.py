@@ -226,6 +226,23 @@ def test_dark_surroundings_of_a_particle_are_not_taken_for_noise(short):
         assert found.explained > 0.9
 
 
+def test_images_are_expected_to_correlate_as_they_do_in_their_true_poses(rng):
+    ctf = ContrastTransfer(defocus_range_angstrom=(4e3, 2e4))
+    stack = particles.simulate(PARTICLE, 300, image_size=32, noise_variance=2.0, ctf=ctf, rng=1)
+    search, every = PoseSearch(stack.images, stack.optics, 1.0), np.arange(300)
+    state = search.random_state(every, rng, clears=True)
+    _, poses = search.improved(state, np.ones(300), stack.poses, rng)
+    state.noise = search._expect(
+        state, every, poses.shifts_px[:, None], rng, rings=search.rings, directions=300, angles=56
+    )[0].noise
+    relative = search.between_samples(state, poses)[1] / search._expected_correlations(state)
+    assert np.median(relative) == pytest.approx(1, abs=0.1)
+    turned = Poses(poses.rotations * Rotation.from_rotvec([1.5, 0, 0]), poses.shifts_px)
+    wrong = search.between_samples(state, turned)[1] / search._expected_correlations(state)
+    assert np.mean(wrong < pose_search.LOW) > 0.9
+    assert np.mean(relative < pose_search.LOW) < 0.1
+
+
 @pytest.mark.parametrize("limit_px", [0.0, 4.0])
 def test_images_left_in_a_wrong_pose_are_found_with_the_final_map(limit_px, rng):
     stack = particles.simulate(
@@ -241,6 +258,8 @@ def test_images_left_in_a_wrong_pose_are_found_with_the_final_map(limit_px, rng)
     state = search.random_state(right, rng, clears=True)
     evidence = np.where(np.arange(150) < 5, -1.0, 1.0)
     evidence, found = search.improved(state, evidence, start, rng)
+    if limit_px:
+        assert evidence.min() > 0
     before, after = ((stack.rotations.inv() * each.rotations).magnitude() for each in (start, found))
     assert before[wrong].min() > 0.5
     assert after.max() < 0.2

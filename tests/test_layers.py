@@ -66,22 +66,22 @@ def test_reconstruction_needs_few_modules_and_no_file():
 
 
 def test_compiled_functions_contain_nothing_of_other_modules():
-    # numba stores machine code until the file of the function changes, not until that of an inlined function does
+    # numba discards its stored machine code if the file of the function changes, but not if that of an inlined one does
     compiled = 0
     for path in sorted((ROOT / "cryoem").rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         imported = {
-            alias.asname or alias.name
+            (alias.asname or alias.name).split(".")[0]
             for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and node.module.startswith("cryoem")
+            if isinstance(node, ast.Import | ast.ImportFrom) and "cryoem" in ast.unparse(node)
             for alias in node.names
         }
         for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef) and "njit" in "".join(map(ast.unparse, node.decorator_list)):
+            if isinstance(node, ast.FunctionDef) and "jit" in "".join(map(ast.unparse, node.decorator_list)):
                 compiled += 1
                 used = {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
                 assert not used & imported, f"{path.name}, {node.name}"
-    assert compiled
+    assert compiled >= 20
 
 
 def test_reconstruct_loads_no_heavy_library():

@@ -185,8 +185,8 @@ def ab_initio(
         Pixel size in angstrom, for images without a CTF if ``optics`` is not given.
     shift_deviation_px : float
         Standard deviation of the displacements of the particles along x and y in pixels, for a Gaussian prior.
-        Displacements of up to 2.5 standard deviations are tried, and up to 3.5 for images that the map does not explain
-        otherwise. Default: 0, for centred particles.
+        Displacements of up to 2.5 standard deviations are tried, and up to 3.5 for images that correlate less with the
+        map than 80 % of what is expected, or are among the lowest 5 %. Default: 0, for centred particles.
     symmetry : str
         Point group of the particle; see ``cryoem.rotations.point_group``. The starts do not use it. Its axes are found
         in the map of the best start, and the symmetry is then imposed. Default: ``"C1"``.

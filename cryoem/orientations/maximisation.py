@@ -8,6 +8,7 @@ from scipy.spatial.transform import Rotation
 from cryoem.orientations.rings import RingGrid
 from cryoem.projection import fourier
 from cryoem.projection.gridding import add_slices, grid_symmetry, half_ball, symmetrise, volume_from_sums
+from cryoem.projection.kernels import OVERSAMPLING
 from cryoem.rotations import viewing_directions
 from cryoem.volumes.density import soft_sphere
 
@@ -83,7 +84,7 @@ class CoarseMaps:
             np.mean(np.abs(self.slices(first, some, rings)) ** 2, axis=(0, 2)) + np.finfo(np.float32).tiny
         )
         # the grid has several points per Fourier voxel, over which a spread sample has the weight ``roll_off.max()``
-        voxel = (fourier.GridShape(self.mask.shape).axis_roll_offs[0].max() / fourier.OVERSAMPLING) ** 3
+        voxel = (fourier.GridShape(self.mask.shape).axis_roll_offs[0].max() / OVERSAMPLING) ** 3
         penalty = voxel / len(rotations) / np.interp(self.radius, np.arange(1, rings + 1), signal)
         density += self.ball.shares * penalty
         values[self.radius > rings + 0.5] = 0

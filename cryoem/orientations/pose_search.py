@@ -3,26 +3,27 @@
 A round computes the posterior of the poses of some images given a coarse map (E step), and the next map (M step). If
 the particles are displaced, the first rounds of a start try all displacements, and later ones only those next to the
 last displacement of each image. All displacements are tried on a few rings first, on a coarse grid; the most probable
-cells of the grid are then divided into quarters, which more rings resolve.
+cells of the grid are then divided into quarters, which more rings resolve. At the end, displaced images that the map
+does not explain as well as the others are surveyed once more, on more rings and a finer grid.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import Optics
-from cryoem.images import distance_from_origin
 from cryoem.orientations.expectation import Expectation, expect
 from cryoem.orientations.maximisation import IDENTITY, CoarseMaps
 from cryoem.orientations.rings import (
     RingGrid,
+    Survey,
     disc_of_displacements,
-    image_mask,
+    power_around,
     ring_images,
+    surroundings_vary,
     undo_displacements,
 )
 from cryoem.projection.fourier import transform
@@ -38,37 +39,18 @@ FIRST_ANGLES, START_ANGLES, LAST_ANGLES = 36, 56, 72  # in the plane, even numbe
 # spacing of displacements on n rings, relative to the image size divided by n
 OFFSET_STEP = 0.8 / (2 * np.pi)
 QUARTERS = np.array([[-0.25, -0.25], [-0.25, 0.25], [0.25, -0.25], [0.25, 0.25]])  # their centres in a cell
+SURVEY = Survey((5, 8), directions=150, angles=36, largest=2.5, offsets=100, cells=3)
+THOROUGH_SURVEY = Survey((7, 10), directions=300, angles=36, largest=3.5, offsets=400, cells=6)
 # indices of the first ring on which the explained signal is measured and of the first that is too sensitive to small
 # errors of the poses
 SIGNAL_RINGS = (2, 8)
 SIGNAL_ERROR = 0.02  # largest relative error of the signal
-CONSTANT = 1e-3  # spread of the pixels around a particle below which they are constant, relative to the image
 FINAL_STEPS = 2  # of each image between the sampled poses
 LARGEST_STEP, LARGEST_DISPLACEMENT = 0.1, 1.0  # in each of them, in radians and voxels of the map
 # an image is surveyed again if its correlation with the map, relative to the expected one, is low or among the lowest
 LOW, LOWEST = 0.8, 0.05
 WIDE_UNTIL = 0.5  # share of the rounds of a start that try all displacements
 ROUNDS_WITH_SOLVENT = 4  # after those of a start, to compare likelihoods with and without solvent
-
-
-class Survey(NamedTuple):
-    """How all displacements of an image are tried.
-
-    The fewest and the most rings that are used, between which they are as many as the coarsest grid resolves; the
-    numbers of viewing directions and of angles in the plane; the largest displacement, relative to the standard
-    deviation; and the most displacements on the coarsest grid and the number of its cells that are divided.
-    """
-
-    rings: tuple[int, int]
-    directions: int
-    angles: int
-    largest: float
-    offsets: int
-    cells: int
-
-
-SURVEY = Survey((5, 8), directions=150, angles=36, largest=2.5, offsets=100, cells=3)
-THOROUGH_SURVEY = Survey((7, 10), directions=300, angles=56, largest=3.5, offsets=600, cells=6)
 
 
 @dataclass
@@ -199,7 +181,7 @@ class PoseSearch:
     ) -> tuple[np.ndarray, Poses]:
         """Find all images at all displacements and, if they have centres, near these; return evidence and poses.
 
-        Images that the map does not explain as expected are surveyed again, more thoroughly.
+        If they are displaced, those that correlate too little with the map are surveyed again.
         """
         every = np.arange(len(self.images))
         tried = self._everywhere(state, every, rng, self.rings)
@@ -216,10 +198,12 @@ class PoseSearch:
         correlations: np.ndarray,
         rng: np.random.Generator,
     ) -> tuple[np.ndarray, Poses]:
-        """Survey displaced images again that correlate less with the map than expected; return evidence and poses."""
+        """Survey displaced images again that correlate too little with the map; return evidence and poses."""
+        if not self.shift_deviation_px:
+            return evidence, poses
         relative = correlations / self._expected_correlations(state)
         doubtful = np.flatnonzero(relative < max(LOW, np.quantile(relative, LOWEST)))
-        if not self.shift_deviation_px or not len(doubtful):
+        if not len(doubtful):
             return evidence, poses
         tried = self._everywhere(state, doubtful, rng, self.rings, THOROUGH_SURVEY)
         found, others, of_others = self._locate_at(state, doubtful, tried, rng)
@@ -229,21 +213,21 @@ class PoseSearch:
         return evidence, Poses.concatenate([poses, others])[order]
 
     def _expected_correlations(self, state: SearchState) -> np.ndarray:
-        """Return the correlations of images with the map at the right poses, averaged over directions: (n,)."""
+        """Return the correlation of each image with the map at the right pose, if its view is an average one: (n,)."""
         directions = even_orientations(START_DIRECTIONS).as_matrix()
         slices = self.maps.slices(state.volume, directions, self.rings)
-        precision = self.maps.grid.areas / state.noise
-        explained = self.images.transfers**2 @ (precision * np.mean(np.abs(slices) ** 2, axis=(0, 2)))
-        power = np.mean(np.abs(self.images.values) ** 2, axis=2) @ precision
-        return np.sqrt(explained / np.maximum(power, np.finfo(np.float32).tiny))
+        areas = self.maps.grid.areas
+        signal = self.images.transfers**2 @ (areas / state.noise * np.mean(np.abs(slices) ** 2, axis=(0, 2)))
+        return np.sqrt(np.maximum(signal, 1e-12) / (signal + areas.sum()))
 
     def improved(
         self, state: SearchState, evidence: np.ndarray, poses: Poses, rng: np.random.Generator
     ) -> tuple[np.ndarray, Poses]:
         """Replace the map by that of the images with positive evidence, and improve the poses of all images.
 
-        Each image is also compared with the new map at all orientations, and its better pose is kept. Returns the
-        poses, and the evidence, which changes only if an image is found elsewhere.
+        Each image is also compared with the new map at all orientations, and its better pose is kept. Displaced images
+        that still correlate too little are surveyed again. Returns the evidence, which changes only for images that
+        this survey finds elsewhere, and the poses.
         """
         used = np.flatnonzero(evidence > 0)
         state.replace_map(self.maps, self._reconstruct(state, poses, used, self.rings))
@@ -349,18 +333,15 @@ class PoseSearch:
         innermost rings are left out, because the mean around the particle is subtracted from each image. The result is
         NaN if the error of the signal exceeds ``SIGNAL_ERROR``, or if the images are constant around the particles.
         """
-        outside = images[:, distance_from_origin(self.image_size) > self.image_size / 2 - 1]
-        spread = np.median(np.abs(outside - np.median(outside, axis=1, keepdims=True)), axis=1)
-        varied = spread > CONSTANT * images.std(axis=(1, 2), dtype=float)
+        varied = surroundings_vary(images)
         if np.count_nonzero(varied) < 2:
             return np.nan
         images, chosen, shifts_px = images[varied], chosen[varied], shifts_px[varied]
         sampling = {"rings": self.rings, "directions": LAST_DIRECTIONS, "angles": LAST_ANGLES}
         found, _ = self._expect(state, chosen, shifts_px[:, None], rng, junk=False, **sampling)
-        around = ring_images(images, self.maps.grid, mask=1 - image_mask(self.image_size)).values
         rings = slice(*SIGNAL_RINGS)
         areas = self.maps.grid.areas[rings]
-        background = np.mean(np.abs(around[:, rings] / np.float32(self.deviation)) ** 2, axis=2) @ areas
+        background = power_around(images, self.maps.grid)[:, rings] @ areas / self.deviation**2
         power = np.mean(np.abs(self.images.values[chosen, rings]) ** 2, axis=(0, 2)) @ areas
         signal = power - background.mean()
         if SIGNAL_ERROR * signal < background.std() / np.sqrt(len(images)):

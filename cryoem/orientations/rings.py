@@ -9,17 +9,19 @@ over m (see ``expectation``). The CTF is radial: for an astigmatic image, the me
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numba
 import numpy as np
 import scipy.fft
 
 from cryoem.contrast import Optics
-from cryoem.images import circular_mask, image_blocks, subtract_background
+from cryoem.images import circular_mask, distance_from_origin, image_blocks, subtract_background
 from cryoem.validation import finite_array
 
 NUFFT_TOLERANCE = 1e-4
 EDGE = 0.1  # width of the soft edge of the mask, relative to the image
+CONSTANT = 1e-3  # spread of the pixels around a particle below which they are constant, relative to the image
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,20 @@ def ring_images(
     return RingImages(values, transfers, grid, size, coverage)
 
 
+def surroundings_vary(images: np.ndarray) -> np.ndarray:
+    """Return which of n images have noise around the particle, instead of constant pixels: (n,)."""
+    size = images.shape[1]
+    outside = images[:, distance_from_origin(size) > size / 2 - 1]
+    spread = np.median(np.abs(outside - np.median(outside, axis=1, keepdims=True)), axis=1)
+    return spread > CONSTANT * images.std(axis=(1, 2), dtype=float)
+
+
+def power_around(images: np.ndarray, grid: RingGrid) -> np.ndarray:
+    """Return the mean power of the surroundings of the particles on rings: (n, rings)."""
+    around = ring_images(images, grid, mask=1 - image_mask(images.shape[1])).values
+    return np.mean(np.abs(around) ** 2, axis=2)
+
+
 def undo_displacements(
     values: np.ndarray, displacements_px: np.ndarray, grid: RingGrid, size: int
 ) -> np.ndarray:
@@ -140,6 +156,31 @@ def _times_powers(values, factors):
                     out[i, j, r, a] = values[i, r, a] * power[a]
                     power[a] *= factors[i, j, a]
     return out
+
+
+class Survey(NamedTuple):
+    """How all displacements of an image are tried.
+
+    Attributes
+    ----------
+    rings : (int, int)
+        Fewest and most rings; between these, as many are used as the spacing of the coarsest grid resolves.
+    directions, angles : int
+        Numbers of viewing directions and of angles in the plane.
+    largest : float
+        Largest displacement, relative to the standard deviation of the displacements.
+    offsets : int
+        Most displacements on the coarsest grid.
+    cells : int
+        Number of cells of the grid that are divided.
+    """
+
+    rings: tuple[int, int]
+    directions: int
+    angles: int
+    largest: float
+    offsets: int
+    cells: int
 
 
 def disc_of_displacements(step: float, radius: float) -> np.ndarray:

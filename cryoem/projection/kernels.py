@@ -1,4 +1,4 @@
-"""Compiled functions that interpolate the Fourier transforms of volumes on central slices, or add slices to them.
+"""Compiled functions that read central slices of the Fourier transform of a volume, compare them, or add them up.
 
 All functions that contain the interpolation kernel are in this module, because numba would not notice that its stored
 machine code contains an old version of a function of another module.
@@ -173,10 +173,11 @@ def spread_points(values, full, table, matrices, frequencies, grids):
 def add_points(
     values, density, middle, full, table, planes, matrices, frequencies, weights, transfers, zones
 ):
-    """Add the ``planes`` (n, m) of n slices, and their density, to a ``HalfBall``; ``full`` is a width.
+    """Add the ``planes`` (n, m) of n slices, times ``weights`` (m,), and their density to a ``gridding.HalfBall``.
 
-    If there are ``transfers`` (n, m), the planes are multiplied by them, and the density by their squares. Each thread
-    adds to the planes of its own zone, so no two threads write to the same point.
+    The ball has k_x = 0 at ``middle`` in each row, and ``full`` is the width of the full grid. If there are
+    ``transfers`` (n, m), the planes are multiplied by them, and the density by their squares. Each thread adds to the
+    planes of k_z between two of the edges ``zones``, so no two threads write to the same point.
     """
     half = full // 2
     with_ctf = transfers.shape[0] > 0
