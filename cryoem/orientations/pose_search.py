@@ -106,7 +106,7 @@ class PoseSearch:
     def calibrate(self, state: SearchState, rng: np.random.Generator) -> None:
         """Fit the scale of the map and the noise variance of each ring to the images."""
         every = np.arange(len(self.images))
-        tried = self._everywhere(state, every, rng, self.rings)
+        tried = self._everywhere(state, every, rng, self.rings, SURVEY)
         sampling = {"rings": self.rings, "directions": START_DIRECTIONS, "angles": START_ANGLES}
         # the scale is not yet known, so no image is taken for junk
         found, rotations = self._expect(state, every, tried, rng, junk=False, **sampling)
@@ -142,7 +142,9 @@ class PoseSearch:
     ) -> None:
         rings = sampling["rings"]
         tried = (
-            self._everywhere(state, index, rng, rings) if wide else self._near(state.centres[index], rings)
+            self._everywhere(state, index, rng, rings, SURVEY)
+            if wide
+            else self._near(state.centres[index], rings)
         )
         found, rotations = self._expect(state, index, tried, rng, **sampling)
         state.rings, known = rings, len(found.noise)
@@ -158,7 +160,7 @@ class PoseSearch:
     ) -> tuple[np.ndarray, Poses]:
         """Find images with the map of a start, at all displacements; return their evidence and poses."""
         rings = self.start_rings
-        tried = self._everywhere(state, index, rng, rings)
+        tried = self._everywhere(state, index, rng, rings, SURVEY)
         sampling = {"rings": rings, "directions": START_DIRECTIONS, "angles": START_ANGLES}
         found, poses = self._locate(state, index, tried, rng, **sampling)
         return found.evidence, poses
@@ -184,7 +186,7 @@ class PoseSearch:
         If they are displaced, those that correlate too little with the map are surveyed again.
         """
         every = np.arange(len(self.images))
-        tried = self._everywhere(state, every, rng, self.rings)
+        tried = self._everywhere(state, every, rng, self.rings, SURVEY)
         if self.shift_deviation_px and with_centres:
             tried = np.concatenate([self._near(state.centres, self.rings), tried], axis=1)
         evidence, poses, correlations = self._locate_at(state, every, tried, rng)
@@ -214,10 +216,9 @@ class PoseSearch:
 
     def _expected_correlations(self, state: SearchState) -> np.ndarray:
         """Return the correlation of each image with the map at the right pose, if its view is an average one: (n,)."""
-        directions = even_orientations(START_DIRECTIONS).as_matrix()
-        slices = self.maps.slices(state.volume, directions, self.rings)
-        areas = self.maps.grid.areas
-        signal = self.images.transfers**2 @ (areas / state.noise * np.mean(np.abs(slices) ** 2, axis=(0, 2)))
+        slices = self.maps.slices(state.volume, even_orientations(START_DIRECTIONS).as_matrix(), self.rings)
+        areas, power = self.maps.grid.areas, np.mean(np.abs(slices) ** 2, axis=(0, 2))
+        signal = self.images.transfers**2 @ (areas / state.noise * power)
         return np.sqrt(np.maximum(signal, 1e-12) / (signal + areas.sum()))
 
     def improved(
@@ -275,17 +276,11 @@ class PoseSearch:
         return centres[:, None] + (disc_of_displacements(step, step) if self.shift_deviation_px else 0)
 
     def _everywhere(
-        self,
-        state: SearchState,
-        index: np.ndarray,
-        rng: np.random.Generator,
-        rings: int,
-        survey: Survey | None = None,
+        self, state: SearchState, index: np.ndarray, rng: np.random.Generator, rings: int, survey: Survey
     ) -> np.ndarray:
         """Return displacements (k, s, 2) that cover all that are probable for each image, on the given rings."""
         if not self.shift_deviation_px:
             return np.zeros((len(index), 1, 2))
-        survey = survey or SURVEY
         limit, resolved = survey.largest * self.shift_deviation_px, OFFSET_STEP * self.image_size
         fewest, most = np.minimum(survey.rings, rings)
         side = max(resolved / most, limit * np.sqrt(np.pi / survey.offsets))
@@ -294,9 +289,9 @@ class PoseSearch:
         reach = min(side / 2, limit)
         tried = disc_of_displacements(side, limit) + rng.uniform(-reach, reach, 2)
         tried = np.broadcast_to(tried, (len(index), *tried.shape))
-        sampling = {"directions": survey.directions, "angles": survey.angles}
         while side > resolved / rings:
-            found, _ = self._expect(state, index, tried, rng, rings=used, **sampling)
+            sampling = {"rings": used, "directions": survey.directions, "angles": survey.angles}
+            found, _ = self._expect(state, index, tried, rng, **sampling)
             kept = np.argsort(-found.shares, axis=1)[:, : survey.cells]
             cells = np.take_along_axis(tried, kept[..., None], axis=1)
             tried = (cells[:, :, None] + side * QUARTERS).reshape(len(index), -1, 2)
