@@ -1,6 +1,7 @@
 """All figures: template, axis titles, errors; then comparisons and sweeps."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -113,6 +114,16 @@ def test_the_folder_loads_plotly_only_for_a_figure():
         "import plotly.io as pio; assert 'cryoem' in pio.templates"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_figure_is_displayed_without_grammars_of_addresses():
+    code = (
+        "import sys; from cryoem import plots; plots.automatic_level; import plotly.graph_objects as go; "
+        "assert 'application/vnd.plotly.v1+json' in go.Figure()._repr_mimebundle_(); "
+        "assert 'nbformat' in sys.modules and 'rfc3987_syntax' not in sys.modules; import rfc3987_syntax"
+    )
+    environment = os.environ | {"PLOTLY_RENDERER": "plotly_mimetype"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 SIZED = {"voxel_size_angstrom": 1}

@@ -78,14 +78,21 @@ def fourier_lines(images: np.ndarray) -> np.ndarray:
     return lines / scale[:, None, None]
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)
-def score_turns(lines, matrices, pairs, turns):
+def score_turns(lines: np.ndarray, matrices: np.ndarray, pairs: np.ndarray, turns: np.ndarray) -> np.ndarray:
     """Score candidate turns A of the image axes, ``R = A @ matrices``, along common lines: (c,).
 
     Matrix p belongs to image ``p % n``, where n is the number of images. The score is the sum of the inner products of
     lines divided by the sum of their mean powers, and is 1 if all lines agree. Strong lines count for more, but a
     candidate cannot improve its score by selecting them.
     """
+    # every layout of an array would be compiled again
+    products, powers = _compare_pairs(lines, matrices, np.ascontiguousarray(pairs), turns)
+    return products.sum(axis=1) / powers.sum(axis=1)
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True)
+def _compare_pairs(lines, matrices, pairs, turns):
+    """Add up the inner products of common lines, and their mean powers, in parts of the ``pairs``: two (c, parts)."""
     parts = 16
     products, powers = np.zeros((len(turns), parts)), np.zeros((len(turns), parts))
     for task in numba.prange(len(turns) * parts):
@@ -108,7 +115,7 @@ def score_turns(lines, matrices, pairs, turns):
             power += mean_power
         products[task // parts, part] = total
         powers[task // parts, part] = power
-    return products.sum(axis=1) / powers.sum(axis=1)
+    return products, powers
 
 
 @numba.njit(inline="always")

@@ -130,11 +130,15 @@ def _normal_equations(distances, quaternions, copies, robust_width):
             h31 += t3 * w1
             h32 += t3 * w2
             h33 += t3 * w3
-        gradients[i] = 2 * g0, 2 * g1, 2 * g2, 2 * g3
-        hessians[i, 0] = 4 * h00, 4 * h10, 4 * h20, 4 * h30
-        hessians[i, 1] = 4 * h10, 4 * h11, 4 * h21, 4 * h31
-        hessians[i, 2] = 4 * h20, 4 * h21, 4 * h22, 4 * h32
-        hessians[i, 3] = 4 * h30, 4 * h31, 4 * h32, 4 * h33
+        # number by number, because whole rows take seconds to compile
+        gradient, hessian = gradients[i], hessians[i]
+        gradient[0], gradient[1], gradient[2], gradient[3] = 2 * g0, 2 * g1, 2 * g2, 2 * g3
+        hessian[0, 0], hessian[1, 0], hessian[2, 0], hessian[3, 0] = 4 * h00, 4 * h10, 4 * h20, 4 * h30
+        hessian[1, 1], hessian[2, 1], hessian[3, 1] = 4 * h11, 4 * h21, 4 * h31
+        hessian[2, 2], hessian[3, 2], hessian[3, 3] = 4 * h22, 4 * h32, 4 * h33
+        for a in range(4):
+            for b in range(a):
+                hessian[b, a] = hessian[a, b]
         squares[i], counts[i] = _loss(residuals, robust_width), count
     return hessians, gradients, squares, counts
 

@@ -200,19 +200,21 @@ def _best_samples(
     directions = asymmetric_unit(directions, state.group, rng)
     references = search.maps.slices(state.volume, directions.as_matrix(), search.rings)
     scores, angles = best_turns(search.images, references, state.noise, angles=LAST_ANGLES)
-    index, found = [], []
-    for i, (score, angle) in enumerate(zip(scores, angles, strict=True)):
-        order = np.argsort(-score)[:COMPARED_SAMPLES]
-        best = score[order[0]]
-        order = order[score[order] >= best - within - SAMPLING_LOSS * abs(best)]
-        rotations = Rotation.from_rotvec(np.outer(angle[order], [0, 0, 1])) * directions[order]
-        copies = copies_of(rotations, Rotation.from_matrix(state.group))
-        overlaps = np.abs(rotations.as_quat() @ copies.transpose(1, 2, 0)).max(axis=0)
+    order = np.argsort(-scores, axis=1)[:, :COMPARED_SAMPLES]
+    compared = np.take_along_axis(scores, order, axis=1)
+    best = compared[:, :1]
+    index, rank = np.nonzero(compared >= best - within - SAMPLING_LOSS * np.abs(best))
+    samples = order[index, rank]
+    turns = Rotation.from_rotvec(angles[index, samples][:, None] * [0, 0, 1])
+    rotations = turns * directions[samples]
+    quaternions, copies = rotations.as_quat(), copies_of(rotations, Rotation.from_matrix(state.group))
+    kept = []
+    for rows in np.split(np.arange(len(index)), np.flatnonzero(np.diff(index)) + 1):
+        overlaps = np.abs(quaternions[rows] @ copies[rows].transpose(1, 2, 0)).max(axis=0)
         shadowed = np.tril(overlaps > np.cos(apart_rad / 2), -1).any(axis=1)
-        some = rotations[np.flatnonzero(~shadowed)[:most]]
-        index.append(np.full(len(some), i))
-        found.append(some)
-    return np.concatenate(index), Rotation.concatenate(found)
+        kept.append(rows[~shadowed][:most])
+    kept = np.concatenate(kept)
+    return index[kept], rotations[kept]
 
 
 def _calibrated(

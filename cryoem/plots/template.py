@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import sys
 from collections.abc import Iterable, Mapping
 from itertools import cycle
 
@@ -37,6 +40,20 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberat
 # Above the plot, so that the legend hides no curve, and on the left, away from plotly's buttons.
 LEGEND_ABOVE = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.01, "yanchor": "bottom"}
 LEGEND_INSIDE = {"x": 0.02, "y": 0.98, "xanchor": "left", "yanchor": "top"}
+
+
+def import_nbformat() -> None:
+    """Import nbformat, which plotly needs to display figures, without the grammars that take a second to import.
+
+    They check internationalised addresses, which no notebook contains. jsonschema uses them only if they are installed.
+    """
+    grammars = "rfc3987_syntax"
+    if grammars in sys.modules:
+        return
+    sys.modules[grammars] = None  # as if they were not installed
+    with contextlib.suppress(ImportError):  # without nbformat, figures can be saved, but not displayed
+        importlib.import_module("nbformat")
+    del sys.modules[grammars]
 
 
 def figure(**layout) -> go.Figure:
@@ -253,3 +270,4 @@ def _template() -> go.layout.Template:
 
 
 pio.templates["cryoem"] = _template()
+import_nbformat()

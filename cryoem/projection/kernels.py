@@ -55,7 +55,7 @@ def _place(fx, fy, r, nx, ny, nz):
     kx = (fx * r[0, 0] + fy * r[1, 0]) * nx
     ky = (fx * r[0, 1] + fy * r[1, 1]) * ny
     kz = (fx * r[0, 2] + fy * r[1, 2]) * nz
-    kx -= nx * np.round(kx / nx)
+    kx -= nx * np.rint(kx / nx)
     if kx < 0:
         return -kx, -ky, -kz, True
     return kx, ky, kz, False

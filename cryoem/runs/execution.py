@@ -15,6 +15,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from cryoem.files.reading import first_line
+from cryoem.plots.template import import_nbformat
 
 # their messages are complete sentences
 EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError, MemoryError)
@@ -62,6 +63,7 @@ def execute_notebook(
     OSError
         If ``output`` cannot be written, for example because the disk is full.
     """
+    import_nbformat()
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
