@@ -22,7 +22,7 @@ from table import print_table
 from cryoem import distances, orientations, particles, projection, reconstruction, volumes
 from cryoem.contrast import ContrastTransfer
 from cryoem.experiments.trials import load_particle
-from cryoem.particles.simulation import ImagingConditions
+from cryoem.particles.conditions import ImagingConditions
 from cryoem.rotations import Poses
 from cryoem.training.backend import keras
 

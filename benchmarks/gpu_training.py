@@ -22,7 +22,7 @@ def training(sizes: Sizes, clock: Clock) -> Iterator[tuple[str, str, str]]:
     """Time training steps of the polar and the published encoder, on prepared images and on simulated ones."""
     backend = keras_backend()
     from cryoem import distances
-    from cryoem.particles.simulation import ImagingConditions
+    from cryoem.particles.conditions import ImagingConditions
     from cryoem.training.compilation import computes_in_float16
 
     if not keras_finds_a_gpu(backend):

@@ -29,7 +29,7 @@ MAKE_JOB = """
 import sys
 from cryoem import particles, volumes
 from cryoem.contrast import ContrastTransfer
-from cryoem.particles.simulation import ImagingConditions
+from cryoem.particles.conditions import ImagingConditions
 density = volumes.cube(volumes.phantom(), {size} // 2)
 conditions = ImagingConditions({size}, noise_variance=4, shift_limit_px=3, ctf=ContrastTransfer(inverted=True))
 particles.write_particles("job.star", particles.simulate_lazily(density, {images}, conditions, rng=0))

@@ -25,7 +25,7 @@ from watch import OURS, in_turns, print_comparison
 from cryoem import particles, volumes
 from cryoem.contrast import ContrastTransfer
 from cryoem.particles import open_particles, write_particles
-from cryoem.particles.simulation import ImagingConditions
+from cryoem.particles.conditions import ImagingConditions
 from cryoem.rotations import from_relion_euler_deg
 
 STARFILE = "starfile"

@@ -26,7 +26,7 @@ from watch import in_turns, peak_alone, ratio_text, time_text
 from cryoem import volumes
 from cryoem.distances import ProjectionStream, build_encoder
 from cryoem.distances.losses import pair_loss
-from cryoem.particles.simulation import ImagingConditions
+from cryoem.particles.conditions import ImagingConditions
 from cryoem.training.backend import keras, ops
 
 TARGET = ">= 500 x for the largest batch"

@@ -27,7 +27,8 @@ from cryoem.distances.prediction import predict_distances, predict_shifts
 from cryoem.distances.trained import EncoderSettings, TrainedEncoder
 from cryoem.distances.training import ProjectionStream, TrainingSchedule, train
 from cryoem.images import apply_ctf, correct_images, downsample, flip_phases, shift
-from cryoem.particles.simulation import ImagingConditions, clean_deviation
+from cryoem.particles.conditions import ImagingConditions
+from cryoem.particles.simulation import clean_deviation
 from cryoem.projection.projectors import project
 from cryoem.rotations import geodesic_distance
 from cryoem.volumes.density import DensityMap

@@ -9,7 +9,8 @@ from cryoem import volumes
 from cryoem.distances.training import ProjectionStream
 from cryoem.experiments import trials
 from cryoem.experiments.catalogue import EXPERIMENTS
-from cryoem.particles.simulation import ImagingConditions, simulate
+from cryoem.particles.conditions import ImagingConditions
+from cryoem.particles.simulation import simulate
 from cryoem.rotations import geodesic_distance, point_group, random_rotations
 
 

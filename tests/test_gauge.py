@@ -9,7 +9,8 @@ from cryoem.orientations import gauge
 from cryoem.orientations.common_lines import fourier_lines, score_turns
 from cryoem.orientations.evaluation import pose_error
 from cryoem.orientations.gauge import covering_rotations, fix_gauge
-from cryoem.particles.simulation import ImagingConditions, simulate_lazily
+from cryoem.particles.conditions import ImagingConditions
+from cryoem.particles.simulation import simulate_lazily
 from cryoem.projection.projectors import project
 from cryoem.rotations import Poses, geodesic_distance, mirror, point_group, random_rotations
 from cryoem.volumes.phantoms import phantom

@@ -10,7 +10,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from cryoem.contrast import ContrastTransfer, Optics
-from cryoem.particles.simulation import ImagingConditions, simulate_lazily
+from cryoem.particles.conditions import ImagingConditions
+from cryoem.particles.simulation import simulate_lazily
 from cryoem.projection.gridding import SLAB_BYTES
 from cryoem.projection.projectors import project
 from cryoem.reconstruction import accumulation

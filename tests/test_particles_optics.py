@@ -24,8 +24,9 @@ from particle_files import (
 from cryoem.contrast import ContrastTransfer, Optics
 from cryoem.images import apply_ctf
 from cryoem.orientations.rings import RingGrid, ring_images
+from cryoem.particles.conditions import ImagingConditions
 from cryoem.particles.opening import open_particles
-from cryoem.particles.simulation import ImagingConditions, simulate_lazily
+from cryoem.particles.simulation import simulate_lazily
 from cryoem.particles.stack import ParticleStack
 from cryoem.particles.star import write_xmd
 from cryoem.particles.writing import write_particles

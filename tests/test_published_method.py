@@ -23,7 +23,7 @@ from cryoem.experiments.published_method import (
     squared_error,
 )
 from cryoem.images import correct_images
-from cryoem.particles.simulation import ImagingConditions
+from cryoem.particles.conditions import ImagingConditions
 from cryoem.rotations import geodesic_distance, random_rotations
 from cryoem.training.compilation import TrainingSchedule
 from cryoem.volumes.phantoms import phantom

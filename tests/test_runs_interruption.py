@@ -26,7 +26,7 @@ volumes.write_map(phase.path("density.mrc"), density)
 import keras
 import tensorflow as tf
 from cryoem import distances, volumes
-from cryoem.particles.simulation import ImagingConditions
+from cryoem.particles.conditions import ImagingConditions
 tf.config.run_functions_eagerly(True)
 begun = []
 class Kill(keras.callbacks.Callback):

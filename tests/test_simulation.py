@@ -7,14 +7,8 @@ import pytest
 
 from cryoem.contrast import ContrastTransfer, Optics
 from cryoem.images import apply_ctf, shift
-from cryoem.particles.simulation import (
-    REFERENCE_PROJECTIONS,
-    ImagingConditions,
-    Realism,
-    clean_deviation,
-    simulate,
-    simulate_lazily,
-)
+from cryoem.particles.conditions import ImagingConditions, Realism
+from cryoem.particles.simulation import REFERENCE_PROJECTIONS, clean_deviation, simulate, simulate_lazily
 from cryoem.particles.stack import shell_power
 from cryoem.projection.projectors import project
 from cryoem.rotations import COVERAGES, Poses, random_rotations, viewing_directions

@@ -16,7 +16,7 @@ from cryoem import particles
 from cryoem.distances.trained import EncoderSettings, TrainedEncoder
 from cryoem.distances.training import ProjectionStream, TrainingSchedule, train
 from cryoem.images import downsample
-from cryoem.particles.simulation import ImagingConditions
+from cryoem.particles.conditions import ImagingConditions
 from cryoem.volumes.phantoms import phantom
 
 TINY = phantom(size=16)

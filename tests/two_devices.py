@@ -20,7 +20,7 @@ from cryoem.distances.prediction import encode
 from cryoem.distances.trained import EncoderSettings, TrainedEncoder
 from cryoem.distances.training import ProjectionStream, TrainingSchedule, train
 from cryoem.images import shift
-from cryoem.particles.simulation import ImagingConditions
+from cryoem.particles.conditions import ImagingConditions
 from cryoem.rotations import random_rotations
 from cryoem.udl.training import AlignerOptions
 from cryoem.udl.training import train as train_aligner

@@ -195,8 +195,9 @@ def project(
       cryoem project map.mrc --ctf --coverage preferred --structural-noise 0.7 --junk 0.1 --out particles.star
     """
     from cryoem.contrast import ContrastTransfer
+    from cryoem.particles.conditions import ImagingConditions, Realism
     from cryoem.particles.opening import read_poses, referenced_stacks
-    from cryoem.particles.simulation import ImagingConditions, Realism, simulate_lazily
+    from cryoem.particles.simulation import simulate_lazily
     from cryoem.particles.writing import write_particles
     from cryoem.volumes import loading
     from cryoem.volumes.density import enclosing_image_size, share_beyond

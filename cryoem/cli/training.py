@@ -56,7 +56,7 @@ def train(
 
     from cryoem.contrast import ContrastTransfer
     from cryoem.orientations.symmetry_axes import align_symmetry, describe_symmetry_doubt
-    from cryoem.particles.simulation import ImagingConditions
+    from cryoem.particles.conditions import ImagingConditions
     from cryoem.particles.stack import calibrate
     from cryoem.runs.profiles import DistanceSettings, get_profile
     from cryoem.volumes import loading

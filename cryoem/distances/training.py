@@ -21,7 +21,8 @@ from cryoem.images import (
     plane_frequencies,
     shift_phases,
 )
-from cryoem.particles.simulation import ImagingConditions, check_simulation, clean_deviation
+from cryoem.particles.conditions import ImagingConditions
+from cryoem.particles.simulation import check_simulation, clean_deviation
 from cryoem.particles.stack import KnownParticles
 from cryoem.projection import fourier
 from cryoem.projection.projectors import project

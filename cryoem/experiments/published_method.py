@@ -23,7 +23,8 @@ from cryoem.distances.losses import cosine_distance, pair_loss, unit
 from cryoem.distances.trained import EncoderSettings, TrainedEncoder
 from cryoem.experiments.trials import Trial
 from cryoem.images import correct_images
-from cryoem.particles.simulation import ImagingConditions, simulate_lazily
+from cryoem.particles.conditions import ImagingConditions
+from cryoem.particles.simulation import simulate_lazily
 from cryoem.rotations import geodesic_distance
 from cryoem.training.backend import keras, ops
 from cryoem.training.compilation import TrainingSchedule, jit_compile

@@ -18,7 +18,8 @@ from cryoem.orientations.evaluation import align_frame, align_to
 from cryoem.orientations.expectation_maximisation import ab_initio
 from cryoem.orientations.gauge import fix_gauge
 from cryoem.orientations.recovery import Recovery
-from cryoem.particles.simulation import ImagingConditions, simulate_lazily
+from cryoem.particles.conditions import ImagingConditions
+from cryoem.particles.simulation import simulate_lazily
 from cryoem.particles.stack import ParticleStack
 from cryoem.projection.projectors import project
 from cryoem.reconstruction.maps import reconstruct

@@ -5,6 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "conditions": ["ImagingConditions", "Realism"],
         "files": ["ParticleFile"],
         "mrc": ["StackWriter", "write_stack"],
         "naming": ["names_for_table"],
@@ -12,8 +13,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "outliers": ["check_images", "describe_repeats", "usable_images"],
         "relion": ["relion_tables"],
         "simulation": [
-            "ImagingConditions",
-            "Realism",
             "SimulatedParticles",
             "clean_deviation",
             "simulate",
