@@ -1,11 +1,11 @@
 """Measure the time and results of a quick run, and the start-up times of `import cryoem` and `cryoem --help`.
 
-    python benchmarks/quick_run.py                  run the quick profile (6 minutes on two cores)
+    python benchmarks/quick_run.py                  run the quick profile (5 minutes on two cores)
     python benchmarks/quick_run.py --profile toy
 
-`cryoem run` executes phases 0 to 3, each time in a new, empty data folder. The very first run also compiles the
-functions, and has a row of its own; the other rows come from the run of median time among the following three. Start-up
-times are medians over new processes. They include the start-up time of Python, which is also shown in a separate row.
+`cryoem run` executes phases 0 to 3, each time in a new, empty data folder. The first run, which also compiles the
+functions, has its own row; the other rows show the run of median time of the next three. Start-up times are medians
+over new processes. They include the start-up time of Python, which is also shown in a separate row.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import tempfile
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +56,15 @@ def main() -> None:
             )  # the first process writes byte code
         os.environ["NUMBA_CACHE_DIR"] = folder
         first, *runs = [cryoem_run(arguments.profile) for _ in range(4)]
-    seconds, memory_gb, numbers = sorted(runs, key=lambda run: run[0])[1]
+    seconds, memory_gb, numbers = sorted(runs, key=itemgetter(0))[1]
     quick = arguments.profile == "quick"
     rows += [
-        ("first run, with compilation", "-", f"{first[0]:.0f} s"),
-        (f"{arguments.profile} run, phases 0 to 3", "<= 75 s" if quick else "-", f"{seconds:.0f} s"),
+        ("first run, which also compiles", "-", f"{first[0]:.0f} s"),
+        (
+            f"{arguments.profile} run, phases 0 to 3, median of three",
+            "<= 75 s" if quick else "-",
+            f"{seconds:.0f} s",
+        ),
         ("training", "<= 45 s" if quick else "-", f"{numbers['training_seconds']:.0f} s"),
         ("peak memory of the run", "-", f"{memory_gb:.2f} GB"),
     ]

@@ -85,14 +85,14 @@ def score_turns(lines: np.ndarray, matrices: np.ndarray, pairs: np.ndarray, turn
     lines divided by the sum of their mean powers, and is 1 if all lines agree. Strong lines count for more, but a
     candidate cannot improve its score by selecting them.
     """
-    # every layout of an array would be compiled again
+    # numba would compile the function again for each memory layout
     products, powers = _compare_pairs(lines, matrices, np.ascontiguousarray(pairs), turns)
     return products.sum(axis=1) / powers.sum(axis=1)
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)
 def _compare_pairs(lines, matrices, pairs, turns):
-    """Add up the inner products of common lines, and their mean powers, in parts of the ``pairs``: two (c, parts)."""
+    """Sum the inner products and the mean powers of common lines in parts of ``pairs``: two (c, parts) arrays."""
     parts = 16
     products, powers = np.zeros((len(turns), parts)), np.zeros((len(turns), parts))
     for task in numba.prange(len(turns) * parts):

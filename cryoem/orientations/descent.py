@@ -130,7 +130,7 @@ def _normal_equations(distances, quaternions, copies, robust_width):
             h31 += t3 * w1
             h32 += t3 * w2
             h33 += t3 * w3
-        # number by number, because whole rows take seconds to compile
+        # one number at a time, because assigning whole rows takes seconds to compile
         gradient, hessian = gradients[i], hessians[i]
         gradient[0], gradient[1], gradient[2], gradient[3] = 2 * g0, 2 * g1, 2 * g2, 2 * g3
         hessian[0, 0], hessian[1, 0], hessian[2, 0], hessian[3, 0] = 4 * h00, 4 * h10, 4 * h20, 4 * h30

@@ -207,10 +207,11 @@ def _best_samples(
     samples = order[index, rank]
     turns = Rotation.from_rotvec(angles[index, samples][:, None] * [0, 0, 1])
     rotations = turns * directions[samples]
-    quaternions, copies = rotations.as_quat(), copies_of(rotations, Rotation.from_matrix(state.group))
+    group, quaternions = Rotation.from_matrix(state.group), rotations.as_quat()
     kept = []
     for rows in np.split(np.arange(len(index)), np.flatnonzero(np.diff(index)) + 1):
-        overlaps = np.abs(quaternions[rows] @ copies[rows].transpose(1, 2, 0)).max(axis=0)
+        copies = copies_of(rotations[rows], group)
+        overlaps = np.abs(quaternions[rows] @ copies.transpose(1, 2, 0)).max(axis=0)
         shadowed = np.tril(overlaps > np.cos(apart_rad / 2), -1).any(axis=1)
         kept.append(rows[~shadowed][:most])
     kept = np.concatenate(kept)

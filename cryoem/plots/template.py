@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import sys
 from collections.abc import Iterable, Mapping
@@ -43,17 +42,21 @@ LEGEND_INSIDE = {"x": 0.02, "y": 0.98, "xanchor": "left", "yanchor": "top"}
 
 
 def import_nbformat() -> None:
-    """Import nbformat, which plotly needs to display figures, without the grammars that take a second to import.
+    """Import nbformat, which plotly needs to display figures, without a dependency that is slow to import.
 
-    They check internationalised addresses, which no notebook contains. jsonschema uses them only if they are installed.
+    ``rfc3987_syntax`` lets jsonschema check internationalised addresses (IRIs) where it is installed. The format of
+    notebooks has none. Other schemas are then checked without it in this process, too.
     """
     grammars = "rfc3987_syntax"
     if grammars in sys.modules:
         return
-    sys.modules[grammars] = None  # as if they were not installed
-    with contextlib.suppress(ImportError):  # without nbformat, figures can be saved, but not displayed
+    sys.modules[grammars] = None  # as if it were not installed
+    try:
         importlib.import_module("nbformat")
-    del sys.modules[grammars]
+    except ImportError:  # figures can be saved, but not displayed
+        pass
+    finally:
+        sys.modules.pop(grammars, None)
 
 
 def figure(**layout) -> go.Figure:

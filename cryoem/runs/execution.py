@@ -15,7 +15,6 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from cryoem.files.reading import first_line
-from cryoem.plots.template import import_nbformat
 
 # their messages are complete sentences
 EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError, MemoryError)
@@ -63,6 +62,8 @@ def execute_notebook(
     OSError
         If ``output`` cannot be written, for example because the disk is full.
     """
+    from cryoem.plots.template import import_nbformat
+
     import_nbformat()
     import papermill
     from nbclient.exceptions import DeadKernelError
