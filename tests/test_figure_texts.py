@@ -96,6 +96,13 @@ def test_what_is_said_about_learning_is_in_the_table():
     ]
     medians = medians[medians.noise_variance == 64].value
     assert medians.max() < 1.02 * medians.min()
+    clean = table[(table.quantity == "pose_error_rad") & (table.noise_variance == 0)]
+    clean = clean.pivot_table("value", ["image_count", "method"], "refined").dropna()
+    bounds = {100: (0.0009, 0.0011), 400: (0.00025, 0.00045), 1650: (0.00015, 0.00045)}
+    assert sorted(set(clean.index.get_level_values("image_count"))) == list(bounds)
+    for (count, method), row in clean.iterrows():
+        assert bounds[count][0] < row[1] < bounds[count][1]
+        assert (row[0] < row[1]) == (method == matched.name and count <= 400)
     lines = table[table.method.str.contains("common lines", na=False) & (table.quantity == "pose_error_rad")]
     refined = lines[lines.refined == 1].set_index(["noise_variance", "image_count"]).value
     assert refined[16, 400].item() == pytest.approx(0.03, abs=0.005)
