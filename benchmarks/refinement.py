@@ -9,11 +9,12 @@ deviation), the signal differs by up to 20 % between images, and the particles a
 times: with the stated optics, with refinement of the CTF, and with the true optics, each from the orientations that
 were found with the stated optics.
 
-"Error / limit" is the mean pose error divided by that of the most likely poses, given the true map and the true optics;
-"median" is the ratio of the medians, on which images that are "far" from their true orientation, 0.3 rad or more, have
-little influence. "Resolution" is that at which the half-maps agree, divided by that of half-maps of the same halves, in
-the same frame, with true poses and optics. Rows of several seeds contain means and, after the sign ±, standard
-deviations; times are medians.
+"Error / limit" is the mean pose error divided by that of the most likely poses, given the true map and the true
+optics; "median" is the ratio of the medians, on which images that are "far" from their true orientation, 0.3 rad or
+more, have little influence. "Resolution" is that at which the half-maps agree, divided by that of half-maps of the
+same halves, in the same frame, with true poses and optics. Below each row of centred images, a row shows the most
+likely poses instead of the refined ones: no refinement can be expected to have a lower ratio. Rows of several seeds
+contain means and, after the sign ±, standard deviations; times are medians.
 """
 
 from __future__ import annotations
@@ -117,21 +118,30 @@ def measure(
         symmetry=symmetry,
         rng=seed,
     ).poses
-    limit = reconstruction.pose_limit(stack.images, stack.poses, density, optics=true).errors_rad
-    refine = partial(refined, stack, start, limit, symmetry, seed)
-    if case != "defocus":
-        return {case: refine(true)}
-    return {
-        "stated defocus": refine(stated),
-        "refined defocus": refine(stated, refine_ctf=True),
-        "true defocus": refine(true),
-    }
+    limit = reconstruction.pose_limit(stack.images, stack.poses, density, optics=true)
+    refine = partial(refined, stack, start, limit.errors_rad, symmetry, seed)
+    if case == "defocus":
+        return {
+            "stated defocus": refine(stated)[0],
+            "refined defocus": refine(stated, refine_ctf=True)[0],
+            "true defocus": refine(true)[0],
+        }
+    numbers, found = refine(true)
+    if case != "centred":
+        return {case: numbers}
+    likely, true = (resolution_of(stack, poses, found, symmetry) for poses in (limit.poses, stack.poses))
+    far = np.count_nonzero(limit.errors_rad >= NEAR_RAD)
+    at_limit = limit.errors_rad.mean(), np.nan, np.nan, far, likely / true, np.nan, np.nan, np.nan
+    return {case: numbers, f"{case}, most likely poses": at_limit}
 
 
 def refined(
     stack: ParticleStack, start: Poses, limit: np.ndarray, symmetry: str, seed: int, optics: Optics, **options
-) -> tuple[float, ...]:
-    """Refine poses, and return the columns of the table as numbers: rad, ratios, images, a ratio, Å, and seconds."""
+) -> tuple[tuple[float, ...], reconstruction.Refinement]:
+    """Refine poses, and return the columns of the table as numbers, and the refinement.
+
+    The numbers are in rad, ratios, images, a ratio, Å, and seconds.
+    """
     begin, processor = time.perf_counter(), time.process_time()
     found = reconstruction.refine(stack.images, start, optics=optics, symmetry=symmetry, rng=seed, **options)
     times = time.perf_counter() - begin, time.process_time() - processor
@@ -143,18 +153,20 @@ def refined(
     if optics.ctf is not None:
         fitted, true = (each.isotropic().defocus_angstrom for each in (found.optics, stack.optics))
         defocus_error = np.sqrt(np.mean((fitted - true) ** 2))
-    resolution = found.fsc.resolution_angstrom(reconstruction.HALF_MAP_THRESHOLD) / resolution_of_truth(
-        stack, found, symmetry
-    )
-    return errors.mean(), *ratios, np.count_nonzero(errors >= NEAR_RAD), resolution, defocus_error, *times
+    resolution = found.fsc.resolution_angstrom(reconstruction.HALF_MAP_THRESHOLD)
+    resolution /= resolution_of(stack, stack.poses, found, symmetry)
+    far = np.count_nonzero(errors >= NEAR_RAD)
+    return (errors.mean(), *ratios, far, resolution, defocus_error, *times), found
 
 
-def resolution_of_truth(stack: ParticleStack, found: reconstruction.Refinement, symmetry: str) -> float:
-    """Return the resolution of half-maps of the same halves, in the same frame, with the true poses and optics."""
-    true = orientations.align_frame(found.rotations, stack.rotations, symmetry=symmetry).rotations
+def resolution_of(
+    stack: ParticleStack, poses: Poses, found: reconstruction.Refinement, symmetry: str
+) -> float:
+    """Return the resolution of half-maps of the halves of a refinement, in its frame, with other poses."""
+    rotations = orientations.align_frame(found.rotations, poses.rotations, symmetry=symmetry).rotations
     halves = reconstruction.reconstruct_halves(
         stack.images,
-        Poses(true, stack.shifts_px),
+        Poses(rotations, poses.shifts_px),
         optics=stack.optics,
         symmetry=symmetry,
         subset=found.subset,
@@ -184,7 +196,7 @@ def summary(values: np.ndarray) -> tuple[str, ...]:
         f"{far:.2g}",
         f"{resolution:.3f}{spread[4]}",
         "-" if np.isnan(defocus_error) else f"{defocus_error:.0f} Å",
-        *(f"{each:.0f} s" for each in seconds),
+        *("-" if np.isnan(each) else f"{each:.0f} s" for each in seconds),
     )
 
 

@@ -374,6 +374,10 @@ def test_the_limit_of_orientations_is_the_cramer_rao_bound(shift_limit_px):
     limit = pose_limit(stack, stack.poses, density)
     errors, bounds = (np.sqrt(np.mean(x**2)) for x in (limit.errors_rad, limit.bounds_rad))
     assert errors == pytest.approx(bounds, rel=0.15)
+    moved = (limit.poses.rotations * stack.rotations.inv()).magnitude()
+    np.testing.assert_allclose(moved, limit.errors_rad, atol=1e-6)
+    displaced = np.sqrt(np.mean((limit.poses.shifts_px - stack.shifts_px) ** 2))
+    assert 0.01 < displaced < 0.3 if shift_limit_px else displaced == 0
     # half the noise variance, hence a lower limit by the square root of two
     quieter = simulate(density, stack.poses, noise_variance=0.5, rng=0)
     lower = pose_limit(quieter, quieter.poses, density)

@@ -323,12 +323,15 @@ class PoseLimit:
 
     Attributes
     ----------
+    poses : Poses
+        The most likely poses, given the true map.
     errors_rad : (n,) array
-        Distance between each true orientation and the most likely one, given the true map.
+        Distance between each true orientation and the most likely one.
     bounds_rad : (n,) array
         Cramer-Rao bound for each image: the smallest root-mean-square error of any unbiased estimate.
     """
 
+    poses: Poses
     errors_rad: np.ndarray
     bounds_rad: np.ndarray
 
@@ -396,4 +399,5 @@ def pose_limit(
     found = descend(reference, work, start.rotations, steps=steps, refine_shifts=shifted)
     errors = (found.poses.rotations * start.rotations.inv()).magnitude()
     variances = np.einsum("naa->na", found.covariances)[:, :3]
-    return PoseLimit(errors, np.sqrt(variances.sum(axis=1)))
+    poses = Poses(found.poses.rotations, start.shifts_px + work.pixel_px * found.poses.shifts_px)
+    return PoseLimit(poses, errors, np.sqrt(variances.sum(axis=1)))
