@@ -12,9 +12,10 @@ from cryoem.particles.simulation import simulate
 from cryoem.projection.fourier import read_slices, transform
 from cryoem.projection.projectors import project
 from cryoem.reconstruction import pose_steps, refinement
+from cryoem.reconstruction.limits import pose_limit
 from cryoem.reconstruction.maps import reconstruct
 from cryoem.reconstruction.masks import masked_half_map_fsc
-from cryoem.reconstruction.pose_steps import descend, full_images, pose_limit, working_images
+from cryoem.reconstruction.pose_steps import descend, full_images, working_images
 from cryoem.reconstruction.refinement import refine, remove_drift
 from cryoem.reconstruction.resolution import fourier_shell_correlation
 from cryoem.reconstruction.rounds import RefinementSchedule

@@ -6,10 +6,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "accumulation": ["FourierAccumulator", "accumulate", "accumulate_blocks"],
+        "limits": ["PoseLimit", "pose_limit"],
         "maps": ["Reconstruction", "reconstruct", "reconstruct_halves"],
         "pose_checks": ["PoseCheck", "Reading", "check_poses"],
         "masks": ["FSCFamily", "fsc_family", "masked_half_map_fsc", "particle_mask"],
-        "pose_steps": ["PoseLimit", "pose_limit"],
         "refinement": ["Refinement", "refine"],
         "resolution": [
             "FSC",
